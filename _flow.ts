@@ -1,0 +1,717 @@
+/**
+ * Flows: what waits, what is interrupted, and who is current across `await`.
+ *
+ * A flow is one greenlet's line of execution as the event loop sees it: the waits
+ * that are pending, and the errors that are due. It is what `AsyncLocalStorage`
+ * carries through every `await`, foreign ones included. A greenlet has one flow, and
+ * another for each `withTimeout` that it is in.
+ *
+ * @module
+ */
+
+import { AsyncLocalStorage } from "node:async_hooks";
+import {
+  getCurrent as getRunning,
+  Greenlet,
+  GreenletError,
+} from "./greenlet.ts";
+import {
+  startTimer,
+  stopTimer,
+  type Timer,
+  type TimerTarget,
+} from "./_timers.ts";
+import { serveCallbacks, type Sleeper, wake } from "./_wakeups.ts";
+import type { Hub } from "./hub.ts";
+
+/**
+ * What every blocking call returns: a native promise, for `await` in an async body,
+ * that a generator body can delegate to by `yield*`.
+ *
+ * The operation has begun when the call returns, whether it is waited on or not. A
+ * wait that is interrupted rejects with the error; when nobody waits on it, that is no
+ * unhandled rejection.
+ *
+ * @typeParam T What the wait gives.
+ *
+ * @example Usage
+ * ```ts
+ * import { sleep, spawn, type Wait } from "@gevent/gevent";
+ *
+ * const wait: Wait<void> = sleep(1);
+ * await wait;
+ *
+ * const g = spawn(function* () {
+ *   yield* sleep(1);
+ *   return "slept";
+ * });
+ * console.log(await g.get()); // slept
+ * ```
+ */
+export interface Wait<T> extends Promise<T> {
+  /** Suspends the generator body until the wait is over. */
+  [Symbol.iterator](): Iterator<unknown, T, unknown>;
+}
+
+/** How often a condemned body may swallow the error before it is left for good. */
+const PATIENCE = 10;
+
+/** A kill that a body has not obeyed yet. */
+interface Kill {
+  readonly error: unknown;
+  /** When clean-up has taken long enough, as `performance.now()` tells time. */
+  readonly deadline: number;
+}
+
+/** What is the matter with a flow: nearly always nothing, so it is kept apart. */
+class Trouble implements TimerTarget {
+  readonly flow: Flow;
+  /** Errors that arrived between waits: each is thrown by one cooperative call. */
+  held: unknown[] = [];
+  /** Errors that were addressed to this flow. */
+  readonly received: unknown[] = [];
+  kill: Kill | null = null;
+  /** Runs while a killed body waits again, until its grace is over. */
+  graceTimer: Timer | null = null;
+  /** Thrown by every wait from now on. */
+  sentence: { readonly error: unknown } | null = null;
+  swallowed = 0;
+
+  constructor(flow: Flow) {
+    this.flow = flow;
+  }
+
+  expired(): void {
+    this.graceTimer = null;
+    this.flow.condemn(this.kill!.error);
+  }
+}
+
+/** Something of a flow that an interrupt undoes. */
+export abstract class Pending {
+  /** `null` when it is not pending. */
+  flow: Flow | null = null;
+  previousPending: Pending | null = null;
+  nextPending: Pending | null = null;
+
+  /**
+   * Ends what is pending, with an error.
+   *
+   * @param final Whether the flow may not wait any longer.
+   */
+  abstract interrupt(error: unknown, final: boolean): void;
+
+  protected join(flow: Flow): void {
+    this.flow = flow;
+    this.previousPending = flow.last;
+    if (flow.last === null) flow.first = this;
+    else flow.last.nextPending = this;
+    flow.last = this;
+  }
+
+  protected leave(): void {
+    const { flow, previousPending, nextPending } = this;
+    if (flow === null) return;
+    if (previousPending === null) flow.first = nextPending;
+    else previousPending.nextPending = nextPending;
+    if (nextPending === null) flow.last = previousPending;
+    else nextPending.previousPending = previousPending;
+    this.flow = this.previousPending = this.nextPending = null;
+    if (flow.first === null) flow.restGrace();
+  }
+}
+
+/** What the last checkpoint has thrown: for the undo of what it has prevented. */
+let dueError: unknown;
+
+/** A line of execution; see the module's text. */
+export class Flow {
+  /** Whom `getCurrent` gives. */
+  readonly greenlet: Greenlet;
+  first: Pending | null = null;
+  last: Pending | null = null;
+  trouble: Trouble | null = null;
+  /** The wait in which the generator body is suspended. */
+  awaited: Suspension<unknown> | null = null;
+  /** Whether some `drive` looks after the generator body. */
+  driven = false;
+  /** Called when the body is given up, being past all patience. */
+  abandoned: ((error: unknown) => void) | null = null;
+  /** What a tree of greenlets shares; main has none, and its children one each. */
+  treeLocals: Record<PropertyKey, unknown> | null = null;
+  /** The neighbours among those that are alive; see `_alive.ts`. */
+  previousAlive: Flow | null = null;
+  nextAlive: Flow | null = null;
+  #reference: WeakRef<Greenlet> | null = null;
+
+  constructor(greenlet: Greenlet) {
+    this.greenlet = greenlet;
+  }
+
+  /** One weak reference for all who were spawned here. */
+  get reference(): WeakRef<Greenlet> {
+    return this.#reference ??= new WeakRef(this.greenlet);
+  }
+
+  #trouble(): Trouble {
+    return this.trouble ??= new Trouble(this);
+  }
+
+  /**
+   * Throws an error into the body: by everything that it waits on, or else by the
+   * next wait that it begins.
+   */
+  interrupt(error: unknown): void {
+    this.receive(error);
+    if (this.first === null) this.#trouble().held.push(error);
+    else this.#interruptPending(error, false);
+    this.workGrace();
+  }
+
+  #interruptPending(error: unknown, final: boolean): void {
+    const first = this.first!;
+    if (first === this.last) return first.interrupt(error, final);
+    // Each may take others away by its undo, and begin nothing: bodies go on later.
+    const all: Pending[] = [];
+    for (let p: Pending | null = first; p !== null; p = p.nextPending) {
+      all.push(p);
+    }
+    for (const pending of all) {
+      if (pending.flow === this) pending.interrupt(error, final);
+    }
+  }
+
+  /** As {@linkcode Flow.interrupt}, and after `grace` ms the flow is condemned. */
+  kill(error: unknown, grace: number): void {
+    const trouble = this.#trouble();
+    if (grace <= 0) {
+      this.receive(error);
+      return this.condemn(error);
+    }
+    const deadline = performance.now() + grace;
+    if (trouble.kill === null || deadline <= trouble.kill.deadline) {
+      trouble.kill = { error, deadline };
+      stopTimer(trouble.graceTimer);
+      trouble.graceTimer = null;
+    }
+    this.interrupt(error);
+  }
+
+  /** Throws an error by what the body waits on, and by every wait it begins. */
+  condemn(error: unknown): void {
+    const trouble = this.#trouble();
+    trouble.held.length = 0;
+    trouble.sentence = { error };
+    this.restGrace();
+    if (this.first === null) return;
+    trouble.swallowed++;
+    this.#interruptPending(error, true);
+  }
+
+  /** The body is dead; if it was killed, nothing that it left behind goes on. */
+  close(): void {
+    const trouble = this.trouble;
+    if (trouble === null) return;
+    this.restGrace();
+    this.abandoned = null;
+    if (trouble.kill !== null) trouble.sentence ??= trouble.kill;
+    trouble.held.length = 0;
+    trouble.kill = null;
+  }
+
+  /** Takes back an error that was not thrown yet. */
+  unhold(error: unknown): void {
+    const held = this.trouble?.held;
+    const i = held === undefined ? -1 : held.indexOf(error);
+    if (i >= 0) held!.splice(i, 1);
+  }
+
+  /** Whether an error waits to be thrown. */
+  holds(error: unknown): boolean {
+    return this.trouble?.held.includes(error) ?? false;
+  }
+
+  /** Notes that an error is meant for this flow, or was handed to it openly. */
+  receive(error: unknown): void {
+    const { received } = this.#trouble();
+    if (!received.includes(error)) received.push(error);
+    if (error !== lastAddressed && isObject(error)) {
+      if (!addressed.has(error)) addressed.set(error, this);
+      lastAddressed = error;
+    }
+  }
+
+  /**
+   * Has to be called before anything cooperative is done.
+   *
+   * @returns `null` to go ahead, else the wait to return in the operation's place.
+   */
+  checkpoint(): Wait<never> | null {
+    const trouble = this.trouble;
+    if (trouble === null) return null;
+    if (
+      trouble.sentence === null && trouble.kill !== null &&
+      performance.now() >= trouble.kill.deadline
+    ) {
+      trouble.sentence = trouble.kill;
+      trouble.held.length = 0;
+    }
+    if (trouble.sentence !== null) {
+      const error = dueError = trouble.sentence.error;
+      const wait = new Suspension<never>();
+      if (++trouble.swallowed > PATIENCE) {
+        const { abandoned } = this;
+        this.abandoned = null;
+        abandoned?.(error);
+      } else {
+        wait.condemned = true;
+        wait.throw(error);
+      }
+      // In no flow, so that past all patience nothing ends it any more.
+      return wait.suspend(null);
+    }
+    if (trouble.held.length === 0) return null;
+    return failedWait(dueError = trouble.held.shift());
+  }
+
+  /** A killed body waits again: for its grace to be over, the clock must run. */
+  workGrace(): void {
+    const { trouble } = this;
+    if (
+      trouble === null || trouble.kill === null || trouble.sentence !== null ||
+      trouble.graceTimer !== null || this.first === null
+    ) return;
+    trouble.graceTimer = startTimer(
+      trouble.kill.deadline - performance.now(),
+      trouble,
+    );
+  }
+
+  /** It does not wait: it may be stuck elsewhere for ever, and holds up no process. */
+  restGrace(): void {
+    const { trouble } = this;
+    if (trouble === null || trouble.graceTimer === null) return;
+    stopTimer(trouble.graceTimer);
+    trouble.graceTimer = null;
+  }
+}
+
+/** Errors that were addressed to some flow, and to which first. */
+const addressed = new WeakMap<object, Flow>();
+/** Spares the look-up when many greenlets are killed by one error. */
+let lastAddressed: unknown;
+/** What stands for another error; see {@linkcode standIn}. */
+const standIns = new WeakMap<object, unknown>();
+
+function isObject(value: unknown): value is object {
+  return typeof value === "object" && value !== null;
+}
+
+/**
+ * What a flow has to fail with that got `error` by a promise which it shares. An exit
+ * or a timeout of another greenlet must not look as if it were this one's.
+ */
+export function ownError(error: unknown, flow: Flow | null): unknown {
+  const taken = original(error);
+  if (!isObject(taken)) return taken;
+  const addressee = addressed.get(taken);
+  if (
+    addressee === undefined || addressee === flow ||
+    flow?.trouble?.received.includes(taken)
+  ) return taken;
+  return new GreenletError(
+    `A promise shared with ${addressee.greenlet} failed as that one was interrupted by ${
+      (taken as Error).name ?? "an error"
+    }`,
+    { cause: taken },
+  );
+}
+
+/** Registers `substitute` to be taken for `error` where a body ends with it. */
+export function standIn(substitute: object, error: unknown): void {
+  standIns.set(substitute, error);
+}
+
+/** The error itself, when given a stand-in. */
+function original(error: unknown): unknown {
+  return isObject(error) && standIns.has(error) ? standIns.get(error) : error;
+}
+
+/** Carries the flow through every `await`. */
+export const store: AsyncLocalStorage<Flow> = new AsyncLocalStorage();
+
+/** What runs whenever no greenlet does: the core's main greenlet. */
+export const main: Greenlet = (() => {
+  let ancestor = getRunning();
+  while (ancestor.parent !== null) ancestor = ancestor.parent;
+  return ancestor;
+})();
+
+const mainFlow = new Flow(main);
+/** The flows of greenlets that are not ours: the core's own, which wait now and then. */
+const rawFlows = new WeakMap<Greenlet, Flow>();
+
+/** Gives a greenlet class a say in where the flow of its instances is. */
+let ownFlow: (greenlet: Greenlet) => Flow | undefined = () => undefined;
+
+/** Called once by the class that keeps its flows itself. */
+export function setOwnFlow(find: (greenlet: Greenlet) => Flow | undefined) {
+  ownFlow = find;
+}
+
+/** The flow of a greenlet. */
+export function flowOf(greenlet: Greenlet): Flow {
+  if (greenlet === main) return mainFlow;
+  let flow = ownFlow(greenlet) ?? rawFlows.get(greenlet);
+  if (flow === undefined) rawFlows.set(greenlet, flow = new Flow(greenlet));
+  return flow;
+}
+
+/** Makes `flow` the one in which the body of a core greenlet runs. */
+export function setFlow(greenlet: Greenlet, flow: Flow): void {
+  rawFlows.set(greenlet, flow);
+}
+
+/** The flow of a function that a body has called, in no greenlet of its own. */
+let called: Flow | null = null;
+
+/** Calls `run` as a part of `flow`, which is not that of whoever runs. */
+export function callIn<R>(flow: Flow, run: () => R): R {
+  const before = called;
+  called = flow;
+  try {
+    return store.run(flow, run);
+  } finally {
+    called = before;
+  }
+}
+
+/** The flow that the running code belongs to. */
+export function currentFlow(): Flow {
+  if (called !== null) return called;
+  const running = getRunning();
+  // Outside generator bodies the event loop runs us, which is main's business; whose
+  // code it is, the context tells.
+  return running === main ? store.getStore() ?? mainFlow : flowOf(running);
+}
+
+/**
+ * The greenlet that the running code belongs to: in a generator body the running
+ * greenlet; in an async body the one that the call belongs to, through every `await`;
+ * else main, which is the hub. gevent's `getcurrent`.
+ *
+ * @returns The current greenlet.
+ *
+ * @example Usage
+ * ```ts
+ * import { getCurrent, getHub, spawn } from "@gevent/gevent";
+ *
+ * const g = spawn(async () => {
+ *   await fetch("data:,");
+ *   return getCurrent();
+ * });
+ * console.log(await g.get() === g); // true
+ * console.log(getCurrent() === getHub()); // true
+ * ```
+ */
+export function getCurrent(): Greenlet {
+  return currentFlow().greenlet;
+}
+
+serveCallbacks();
+
+const WAITING = Symbol("waiting");
+
+/** Where the iterator of a wait comes from. */
+interface Delegable {
+  delegate(): Iterator<unknown, unknown, unknown>;
+}
+
+type OwnWait = Wait<unknown> & { [WAITING]: Delegable };
+
+function iterateWait(this: OwnWait): Iterator<unknown, unknown, unknown> {
+  return this[WAITING].delegate();
+}
+
+let resolveLast: (value: unknown) => void;
+let rejectLast: (error: unknown) => void;
+
+function keepResolvers(
+  resolve: (value: unknown) => void,
+  reject: (error: unknown) => void,
+): void {
+  resolveLast = resolve;
+  rejectLast = reject;
+}
+
+/**
+ * A native promise with own properties: `await` takes it as it is, where it would
+ * wrap an instance of a subclass. Its resolvers are the last ones kept.
+ */
+function newWait(waiting: Delegable): OwnWait {
+  const wait = new Promise(keepResolvers) as OwnWait;
+  wait[WAITING] = waiting;
+  wait[Symbol.iterator] = iterateWait;
+  return wait;
+}
+
+/** What was over from the start: nothing had to be waited for. */
+class Over implements Delegable {
+  readonly #value: unknown;
+  readonly #failed: boolean;
+
+  constructor(value: unknown, failed: boolean) {
+    this.#value = value;
+    this.#failed = failed;
+  }
+
+  delegate(): Iterator<unknown, unknown, unknown> {
+    return this;
+  }
+
+  next(): IteratorReturnResult<unknown> {
+    if (this.#failed) throw this.#value;
+    return { done: true, value: this.#value };
+  }
+}
+
+/** A wait that is over. */
+export function readyWait<T>(value: T): Wait<T> {
+  const wait = newWait(new Over(value, false));
+  resolveLast(value);
+  return wait as Wait<T>;
+}
+
+/** The wait that is over without a value; shared, as there is nothing to tell apart. */
+export const DONE: Wait<void> = readyWait(undefined);
+
+/** A wait that is over with an error, which is no unhandled rejection. */
+export function failedWait(error: unknown): Wait<never> {
+  const wait = newWait(new Over(error, true));
+  wait.catch(ignore);
+  rejectLast(error);
+  return wait as Wait<unknown> as Wait<never>;
+}
+
+function ignore(): void {}
+
+/**
+ * - `idle`: nobody waits yet
+ * - `waiting`
+ * - `given`, `thrown`: over, with a value or with an error
+ */
+type SuspensionState = "idle" | "waiting" | "given" | "thrown";
+
+/**
+ * One wait of one flow: the primitive that every blocking call is built on. A
+ * subclass says in `undo` how to take back what it has registered.
+ */
+export class Suspension<T> extends Pending implements Sleeper, TimerTarget {
+  state: SuspensionState = "idle";
+  /** The result or the error, once there is one. */
+  value: unknown = undefined;
+  /** Whether a generator body is not to be thrown the error, but ended. */
+  condemned = false;
+  promise: OwnWait | null = null;
+  /** `null` once the promise is resolved. */
+  #resolve: ((value: unknown) => void) | null = null;
+  #reject: ((error: unknown) => void) | null = null;
+  #timer: Timer | null = null;
+
+  /** Waits, unless an error is due. */
+  get(): Wait<T> {
+    const flow = currentFlow();
+    const due = flow.checkpoint();
+    if (due === null) return this.suspend(flow);
+    if (this.state === "idle") {
+      this.state = "thrown";
+      this.#stopTimer();
+      this.undo(dueError);
+    }
+    return due;
+  }
+
+  /** Waits, whatever is due; in no flow, it can't be interrupted. */
+  suspend(flow: Flow | null): Wait<T> {
+    const wait = this.promise = newWait(this);
+    this.#resolve = resolveLast;
+    this.#reject = rejectLast;
+    if (this.state === "idle") {
+      this.state = "waiting";
+      if (flow !== null) {
+        this.join(flow);
+        if (flow.trouble !== null) flow.workGrace();
+      }
+    } else {
+      wake(this);
+    }
+    return wait as Wait<unknown> as Wait<T>;
+  }
+
+  /** Ends the wait after `ms`, as `timedOut` says. */
+  limit(ms: number): this {
+    this.#timer = startTimer(ms, this);
+    return this;
+  }
+
+  expired(): void {
+    this.#timer = null;
+    this.undo(undefined);
+    this.timedOut();
+  }
+
+  /** Called at the limit. */
+  protected timedOut(): void {
+    this.settle("given", undefined);
+  }
+
+  /** Takes back what was registered. The error is that of the interrupt, if any. */
+  protected undo(_error: unknown): void {}
+
+  /** Ends the wait with a value. Does nothing when it is over. */
+  switch(value: T): void {
+    this.settle("given", value);
+  }
+
+  /** Ends the wait with an error. Does nothing when it is over. */
+  throw(error: unknown): void {
+    this.settle("thrown", error);
+  }
+
+  override interrupt(error: unknown, final: boolean): void {
+    if (this.state !== "waiting") return;
+    this.undo(error);
+    this.condemned = final;
+    // Where nobody awaits it, it is no unhandled rejection.
+    this.promise!.catch(ignore);
+    this.settle("thrown", error);
+  }
+
+  protected settle(state: "given" | "thrown", value: unknown): void {
+    const before = this.state;
+    if (before !== "idle" && before !== "waiting") return;
+    this.state = state;
+    this.value = value;
+    this.#stopTimer();
+    if (before === "waiting") {
+      this.leave();
+      wake(this);
+    }
+  }
+
+  #stopTimer(): void {
+    if (this.#timer === null) return;
+    stopTimer(this.#timer);
+    this.#timer = null;
+  }
+
+  wake(): void {
+    if (this.state === "given") {
+      this.#resolve!(this.value);
+    } else {
+      if (this.condemned) this.promise!.catch(ignore);
+      this.#reject!(this.value);
+    }
+    this.#resolve = this.#reject = null;
+  }
+
+  delegate(): Iterator<unknown, unknown, unknown> {
+    return new Delegation(this as Suspension<unknown>);
+  }
+}
+
+/** What `yield*` goes through: to the hub, and back by the hub's leave only. */
+class Delegation implements Iterator<unknown, unknown, unknown> {
+  readonly #wait: Suspension<unknown>;
+  #flow: Flow | null = null;
+
+  constructor(wait: Suspension<unknown>) {
+    this.#wait = wait;
+  }
+
+  next(value: unknown): IteratorResult<unknown, unknown> {
+    if (this.#flow === null) return this.#leave();
+    if (this.#forsaken) {
+      throw this.#forsake(
+        new GreenletError(
+          `Cannot switch to ${this.#flow.greenlet} as it waits: received ${value}; end the wait, or use kill()`,
+        ),
+      );
+    }
+    return { done: true, value: this.#wait.value };
+  }
+
+  throw(error: unknown): never {
+    throw this.#forsaken ? this.#forsake(error) : error;
+  }
+
+  return(value: unknown): IteratorResult<unknown, unknown> {
+    if (this.#forsaken) this.#forsake(value);
+    return { done: true, value };
+  }
+
+  #leave(): IteratorResult<unknown, unknown> {
+    const running = getRunning();
+    const request = main.switch()[Symbol.iterator]();
+    const result = request.next();
+    if (result.done) {
+      throw new GreenletError(
+        "Cannot `yield*` a Wait as no generator body of a greenlet runs here: use `await`, or spawn the generator",
+      );
+    }
+    const flow = this.#flow = flowOf(running);
+    flow.awaited = this.#wait;
+    if (!flow.driven) {
+      flow.driven = true;
+      if (store.getStore() === flow) drive(running, flow);
+      else store.run(flow, drive, running, flow);
+    }
+    return result;
+  }
+
+  /** Whether the body goes on although the wait is not over. */
+  get #forsaken(): boolean {
+    return this.#flow!.awaited === this.#wait;
+  }
+
+  #forsake(error: unknown): unknown {
+    this.#flow!.awaited = null;
+    this.#wait.interrupt(error, false);
+    return error;
+  }
+}
+
+/**
+ * Resumes a generator body after each of its waits. Being an async function it has
+ * the body's context again after each `await`, and its wake-ups are in line with
+ * those of the async bodies.
+ */
+async function drive(running: Greenlet, flow: Flow): Promise<void> {
+  while (flow.awaited !== null) {
+    const wait: Suspension<unknown> = flow.awaited;
+    try {
+      await wait.promise;
+    } catch {
+      // Thrown below, in the body.
+    }
+    if (flow.awaited !== wait) continue;
+    flow.awaited = null;
+    try {
+      if (wait.state === "given") core.switch.call(running, wait.value);
+      else if (wait.condemned) core.return.call(running, wait.value);
+      else core.throw.call(running, wait.value);
+    } catch (error) {
+      // It has nobody else to take it.
+      report(running, error);
+    }
+  }
+  flow.driven = false;
+}
+
+/** The core's own methods, whatever a subclass makes of them. */
+const core = Greenlet.prototype;
+
+/** Tells the hub of an error that no greenlet takes. */
+export function report(context: unknown, error: unknown): void {
+  (main as Hub).handleError(context, error);
+}

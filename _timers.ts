@@ -1,0 +1,184 @@
+/**
+ * Many timers on one runtime timer.
+ *
+ * Deno's `setTimeout` costs 2–4 µs; a timer here costs a map look-up and two links.
+ * Deadlines are rounded up to whole milliseconds, so that timers that are due
+ * together share a bucket, and a heap orders the buckets. Nothing is armed as long
+ * as no timer is.
+ *
+ * @module
+ */
+
+// Taken at import, so that neither patch() nor a fake clock set up later is seen.
+const { setTimeout, clearTimeout } = globalThis;
+const clock = performance;
+const now = clock.now.bind(clock);
+
+/** The longest delay that `setTimeout` takes for what it is. */
+const LONGEST = 2 ** 31 - 1;
+
+/** What a timer tells when it is due. */
+export interface TimerTarget {
+  /** Called once, from the event loop; has to be quick and not to throw. */
+  expired(): void;
+}
+
+/** A timer that was started; {@linkcode stopTimer} takes it back. */
+export class Timer {
+  readonly target: TimerTarget;
+  /** `null` once the timer has fired or was stopped. */
+  bucket: Bucket | null;
+  previous: Timer | null = null;
+  next: Timer | null = null;
+
+  constructor(target: TimerTarget, bucket: Bucket) {
+    this.target = target;
+    this.bucket = bucket;
+  }
+}
+
+class Bucket {
+  readonly deadline: number;
+  first: Timer | null = null;
+  last: Timer | null = null;
+
+  constructor(deadline: number) {
+    this.deadline = deadline;
+  }
+}
+
+const buckets = new Map<number, Bucket>();
+/** A binary heap of the keys of `buckets`, each once. */
+const deadlines: number[] = [];
+/** How many timers are started and have not fired. */
+let count = 0;
+/** What the runtime timer is set to; `Infinity` when it is not. */
+let armed = Infinity;
+let runtimeTimer: ReturnType<typeof setTimeout> | undefined;
+
+/**
+ * Starts a timer.
+ *
+ * @param ms In how many milliseconds; `Infinity` starts none.
+ * @param target Whom to tell.
+ */
+export function startTimer(ms: number, target: TimerTarget): Timer | null {
+  if (ms === Infinity) return null;
+  const deadline = Math.ceil(now() + (ms > 0 ? ms : 0));
+  let bucket = buckets.get(deadline);
+  if (bucket === undefined) {
+    buckets.set(deadline, bucket = new Bucket(deadline));
+    pushDeadline(deadline);
+  }
+  const timer = new Timer(target, bucket);
+  timer.previous = bucket.last;
+  if (bucket.last === null) bucket.first = timer;
+  else bucket.last.next = timer;
+  bucket.last = timer;
+  count++;
+  if (deadline < armed) arm(deadline);
+  return timer;
+}
+
+/** Stops a timer, if it has not fired yet. */
+export function stopTimer(timer: Timer | null): void {
+  if (timer === null || timer.bucket === null) return;
+  unlink(timer, timer.bucket);
+  if (count === 0) disarm();
+}
+
+function unlink(timer: Timer, bucket: Bucket): void {
+  if (timer.previous === null) bucket.first = timer.next;
+  else timer.previous.next = timer.next;
+  if (timer.next === null) bucket.last = timer.previous;
+  else timer.next.previous = timer.previous;
+  timer.bucket = timer.previous = timer.next = null;
+  count--;
+}
+
+function arm(deadline: number): void {
+  if (armed !== Infinity) clearTimeout(runtimeTimer);
+  armed = deadline;
+  runtimeTimer = setTimeout(
+    tick,
+    Math.min(Math.max(Math.ceil(deadline - now()), 0), LONGEST),
+  );
+}
+
+/** Leaves nothing behind: no runtime timer that would hold the process up. */
+function disarm(): void {
+  if (armed !== Infinity) clearTimeout(runtimeTimer);
+  armed = Infinity;
+  buckets.clear();
+  deadlines.length = 0;
+}
+
+function tick(): void {
+  armed = Infinity;
+  const time = now();
+  while (deadlines.length > 0 && deadlines[0]! <= time) {
+    const bucket = buckets.get(popDeadline())!;
+    // One by one, as each may stop those after it.
+    for (let timer = bucket.first; timer !== null; timer = bucket.first) {
+      unlink(timer, bucket);
+      timer.target.expired();
+    }
+    buckets.delete(bucket.deadline);
+  }
+  if (count === 0) disarm();
+  else if (deadlines[0]! < armed) arm(deadlines[0]!);
+}
+
+function pushDeadline(deadline: number): void {
+  let i = deadlines.length;
+  while (i > 0) {
+    const parent = (i - 1) >> 1;
+    if (deadlines[parent]! <= deadline) break;
+    deadlines[i] = deadlines[parent]!;
+    i = parent;
+  }
+  deadlines[i] = deadline;
+}
+
+function popDeadline(): number {
+  const least = deadlines[0]!;
+  const last = deadlines.pop()!;
+  const length = deadlines.length;
+  if (length === 0) return least;
+  let i = 0;
+  for (;;) {
+    let child = 2 * i + 1;
+    if (child >= length) break;
+    if (child + 1 < length && deadlines[child + 1]! < deadlines[child]!) {
+      child++;
+    }
+    if (deadlines[child]! >= last) break;
+    deadlines[i] = deadlines[child]!;
+    i = child;
+  }
+  deadlines[i] = last;
+  return least;
+}
+
+/**
+ * Checks a duration.
+ *
+ * @param ms Milliseconds: a number, `Infinity` included. What is below 0 is 0.
+ * @param what For the message: what can't be done.
+ * @throws {TypeError} If it is not a number.
+ * @throws {RangeError} If it is `NaN`.
+ */
+export function checkDuration(ms: unknown, what: string): asserts ms is number {
+  if (typeof ms !== "number") {
+    throw new TypeError(
+      `Cannot ${what} as the time must be a number of milliseconds: received ${
+        typeof ms === "string" ? JSON.stringify(ms) : String(ms)
+      }`,
+    );
+  }
+  if (Number.isNaN(ms)) {
+    throw new RangeError(
+      `Cannot ${what} as the time must be a number of milliseconds: received NaN`,
+    );
+  }
+}

@@ -1,0 +1,93 @@
+/**
+ * The one place that orders wake-ups.
+ *
+ * To wake a body is to resolve the promise it waits on, and JavaScript's own
+ * microtask queue is a first-in-first-out run queue: nothing of ours stands between.
+ * What microtasks lack is fairness, as the event loop waits until the last of them
+ * is done. So after a time slice the wake-ups are set aside, in order, until the
+ * event loop has turned.
+ *
+ * @module
+ */
+
+import { setImmediate } from "node:timers";
+
+/** Something that can be woken. */
+export interface Sleeper {
+  /** Called once, when it is its turn. */
+  wake(): void;
+}
+
+/** How long wake-ups may keep the event loop from turning, in ms; gevent's 5. */
+const SLICE = 5;
+/** How many wake-ups go by between looks at the clock, which costs 100 ns. */
+const LOOK_EVERY = 64;
+
+let untilLook = LOOK_EVERY;
+/** When the event loop has last turned, as far as we know. */
+let turned = 0;
+let aside: Sleeper[] = [];
+const clock = performance;
+
+/** Wakes `sleeper` now, or behind those that wait for the event loop to turn. */
+export function wake(sleeper: Sleeper): void {
+  if (mayGoOn()) sleeper.wake();
+  else setAside(sleeper);
+}
+
+/** Whether there is time left before the event loop has to turn. */
+export function mayGoOn(): boolean {
+  if (aside.length > 0) return false;
+  if (--untilLook > 0) return true;
+  untilLook = LOOK_EVERY;
+  return clock.now() - turned < SLICE;
+}
+
+/** Wakes `sleeper` when the event loop has turned. */
+export function setAside(sleeper: Sleeper): void {
+  if (aside.push(sleeper) === 1) setImmediate(wakeThoseAside);
+}
+
+function wakeThoseAside(): void {
+  turned = clock.now();
+  untilLook = LOOK_EVERY;
+  const sleepers = aside;
+  aside = [];
+  for (const sleeper of sleepers) sleeper.wake();
+}
+
+const resolved = Promise.resolve();
+
+/** A promise that lets those go first who are to be woken before us. */
+export function turn(): Promise<void> {
+  if (mayGoOn()) return resolved;
+  return new Promise((resolve) => setAside({ wake: resolve }));
+}
+
+/** What is to be called by the hub, and in nobody's context. */
+let callbacks: (() => void)[] = [];
+let ring: () => void;
+
+/**
+ * Calls `callback` soon, from the hub: no greenlet is current in it. It must not
+ * throw.
+ */
+export function runCallback(callback: () => void): void {
+  if (callbacks.push(callback) === 1) ring();
+}
+
+/**
+ * Serves {@linkcode runCallback}. Has to be called where no greenlet is current: a
+ * microtask runs in the context in which it was queued, and this loop queues its own.
+ */
+export async function serveCallbacks(): Promise<never> {
+  for (;;) {
+    if (callbacks.length === 0) {
+      await new Promise<void>((resolve) => ring = resolve);
+    }
+    await turn();
+    const batch = callbacks;
+    callbacks = [];
+    for (const callback of batch) callback();
+  }
+}

@@ -1,0 +1,134 @@
+/**
+ * Runs every example, each in a process of its own and with the permission set
+ * of `deno.json` that it needs, and fails if one of them does.
+ *
+ * ```sh
+ * deno task examples
+ * ```
+ *
+ * @module
+ */
+
+/** The examples that end by themselves, with their permission sets. */
+const EXAMPLES = [
+  ["yield_switching", "none"],
+  ["eat_play", "none"],
+  ["overlap", "none"],
+  ["main_ends", "none"],
+  ["patch_json", "none"],
+  ["await_horizon", "none"],
+  ["crawler", "crawler"],
+  ["tcp_500_clients", "local-net"],
+] as const;
+
+const CLIENTS = 500;
+
+/** How long one example may take, in milliseconds, before it counts as stuck. */
+const LIMIT = 60_000;
+
+/** How many lines of the server's to show: it prints one for each connection. */
+const SERVER_LINES = 3;
+
+const failures: string[] = [];
+
+for (const [name, permissions] of EXAMPLES) {
+  heading(name);
+  const { code } = await start(name, permissions).status;
+  if (code !== 0) failures.push(`${name} exited with ${code}`);
+}
+
+heading(`tcp_server and tcp_clients, ${CLIENTS} clients`);
+await runServerAndClients();
+
+heading(failures.length === 0 ? "All examples succeeded" : "Failed");
+for (const failure of failures) console.log(failure);
+Deno.exit(failures.length === 0 ? 0 : 1);
+
+/** Runs the pair as two people would: one starts, uses and stops the other. */
+async function runServerAndClients(): Promise<void> {
+  const address = ["127.0.0.1", String(freePort())];
+  const server = start("tcp_server", "local-net", address, "piped");
+
+  // The server prints its first line once it listens.
+  const lines = linesOf(server.stdout);
+  const first = await lines.next();
+  if (first.done) {
+    const { code } = await server.status;
+    failures.push(`tcp_server exited with ${code} before it listened`);
+    return;
+  }
+  console.log(first.value);
+  const printed = printFirst(SERVER_LINES - 1, lines);
+
+  const clients = start("tcp_clients", "local-net", [
+    ...address,
+    String(CLIENTS),
+  ]);
+  const { code: clientsCode } = await clients.status;
+  if (clientsCode !== 0) {
+    failures.push(`tcp_clients exited with ${clientsCode}`);
+  }
+
+  try {
+    server.kill("SIGINT");
+  } catch (error) {
+    // It is gone already: its exit code says how.
+    if (!(error instanceof TypeError)) throw error;
+  }
+  const { code: serverCode } = await server.status;
+  await printed;
+  if (serverCode !== 0) {
+    failures.push(`tcp_server exited with ${serverCode} after SIGINT`);
+  } else {
+    console.log("tcp_server ended cleanly after SIGINT");
+  }
+}
+
+/** Starts an example with nothing on its standard input. */
+function start(
+  name: string,
+  permissions: string,
+  args: string[] = [],
+  stdout: "inherit" | "piped" = "inherit",
+): Deno.ChildProcess {
+  return new Deno.Command(Deno.execPath(), {
+    args: ["run", "-q", `-P=${permissions}`, `examples/${name}.ts`, ...args],
+    stdin: "null",
+    stdout,
+    signal: AbortSignal.timeout(LIMIT),
+  }).spawn();
+}
+
+/** Prints the first lines, and reads and counts the rest. */
+async function printFirst(
+  count: number,
+  lines: AsyncIterable<string>,
+): Promise<void> {
+  let more = 0;
+  for await (const line of lines) {
+    if (count-- > 0) console.log(line);
+    else more++;
+  }
+  if (more > 0) console.log(`… and ${more} more lines from tcp_server`);
+}
+
+async function* linesOf(
+  bytes: ReadableStream<Uint8Array<ArrayBuffer>>,
+): AsyncGenerator<string, void> {
+  let rest = "";
+  for await (const text of bytes.pipeThrough(new TextDecoderStream())) {
+    const lines = (rest + text).split("\n");
+    rest = lines.pop() ?? "";
+    yield* lines;
+  }
+  if (rest !== "") yield rest;
+}
+
+function freePort(): number {
+  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  return listener.addr.port;
+}
+
+function heading(text: string): void {
+  console.log(`\n=== ${text} ===`);
+}

@@ -1,0 +1,1516 @@
+/**
+ * Greenlets on the event loop: spawn, join, kill.
+ *
+ * ```ts
+ * import { joinAll, sleep, spawn } from "@gevent/gevent";
+ *
+ * async function task(name: string, ms: number) {
+ *   await sleep(ms);
+ *   return `${name} is done`;
+ * }
+ *
+ * const tasks = [spawn(task, "one", 2), spawn(task, "two", 1)];
+ * await joinAll(tasks);
+ * console.log(tasks.map((task) => task.value)); // ["one is done", "two is done"]
+ * ```
+ *
+ * A body may be an async function, a generator function or a plain function, and every
+ * blocking call serves the first two alike: `await sleep(1)`, `yield* sleep(1)`. Time is
+ * in milliseconds.
+ *
+ * @module
+ */
+
+import { clearImmediate, setImmediate } from "node:timers";
+import * as core from "./greenlet.ts";
+import { GreenletError, GreenletExit } from "./greenlet.ts";
+import {
+  currentFlow,
+  DONE,
+  failedWait,
+  Flow,
+  flowOf,
+  ownError,
+  readyWait,
+  report,
+  setOwnFlow,
+  store,
+  Suspension,
+  type Wait,
+} from "./_flow.ts";
+import { getCurrent, getHub } from "./hub.ts";
+import { type Link, type LinkNode, Links } from "./_links.ts";
+import { aliveFlows, delist, enlist, whenQuiet } from "./_alive.ts";
+import { checkDuration, startTimer, stopTimer, type Timer } from "./_timers.ts";
+import { mayGoOn, turn } from "./_wakeups.ts";
+import { isThenable, type Returned } from "./_body.ts";
+import { Timeout } from "./timeout.ts";
+
+export { getCurrent, getHub, type Link, type Returned, type Wait };
+
+/** How long a killed body may take to clean up, unless told otherwise, in ms. */
+const GRACE = 1000;
+
+/** Options of {@linkcode Greenlet.join}. */
+export interface JoinOptions {
+  /** After how many milliseconds to wait no longer. @default {Infinity} */
+  timeout?: number;
+}
+
+/** Options of {@linkcode Greenlet.get}. */
+export interface GetOptions {
+  /** Whether to wait for a greenlet that is not ready. @default {true} */
+  block?: boolean;
+  /** After how many milliseconds to throw a `Timeout`. @default {Infinity} */
+  timeout?: number;
+}
+
+/** Options of {@linkcode Greenlet.kill}. */
+export interface KillOptions {
+  /** Whether to wait until the body has ended. @default {true} */
+  block?: boolean;
+  /** After how many milliseconds to wait no longer. @default {Infinity} */
+  timeout?: number;
+  /**
+   * How many milliseconds the body may take to clean up, before every wait of it throws:
+   * 0 for none, `Infinity` for gevent's rule, by which a body that swallows the error
+   * lives on.
+   *
+   * @default {1000}
+   */
+  grace?: number;
+}
+
+/** Options of {@linkcode killAll}. */
+export interface KillAllOptions extends KillOptions {
+  /** What is thrown in each body. @default {new GreenletExit()} */
+  error?: unknown;
+}
+
+/** Options of {@linkcode wait} and {@linkcode iwait}. */
+export interface WaitOptions {
+  /** After how many milliseconds to wait no longer. @default {Infinity} */
+  timeout?: number;
+  /** For how many of the objects to wait. @default {all of them} */
+  count?: number;
+}
+
+/** Options of {@linkcode joinAll}. */
+export interface JoinAllOptions extends WaitOptions {
+  /** Whether to throw the first error of a greenlet. @default {false} */
+  raiseError?: boolean;
+}
+
+/** What {@linkcode wait} can wait for: greenlets, events, semaphores. */
+export interface Waitable {
+  /** Calls `link` from the hub once the object is ready. */
+  // deno-lint-ignore no-explicit-any
+  rawlink(link: (source: any) => unknown): void;
+  /** Takes the link back. */
+  // deno-lint-ignore no-explicit-any
+  unlink(link: (source: any) => unknown): void;
+}
+
+/**
+ * - `pending`: made, not started
+ * - `scheduled`: to be started soon or later
+ * - `running`: started and not ended
+ * - `succeeded`: has returned, or was killed by a `GreenletExit`
+ * - `failed`: has thrown, or was killed by another error
+ */
+type State = "pending" | "scheduled" | "running" | "succeeded" | "failed";
+
+const spawnCallbacks = new Set<(greenlet: Greenlet) => void>();
+let made = 0;
+
+/** Starts a body soon, in the greenlet's own context, and sees its end. */
+let live: (greenlet: Greenlet) => Promise<void>;
+/** Spawns a greenlet whose error is not printed, as somebody else will throw it. */
+let spawnQuietly: (run: () => unknown) => Greenlet;
+
+/**
+ * A greenlet on the event loop. gevent's `Greenlet`.
+ *
+ * It runs a function as a task with a handle: it can be joined, asked for its result,
+ * linked to, and killed. A subclass may define `run`. A greenlet is deliberately not
+ * thenable: an async function may return one without waiting for it.
+ *
+ * @typeParam T What the body gives in the end.
+ *
+ * @example Usage
+ * ```ts
+ * import { Greenlet, sleep } from "@gevent/gevent";
+ *
+ * const greenlet = new Greenlet(async (ms: number) => {
+ *   try {
+ *     await sleep(ms);
+ *   } finally {
+ *     console.log("cleaned up");
+ *   }
+ * }, 100_000);
+ * greenlet.start();
+ * await sleep(1);
+ * await greenlet.kill(); // cleaned up
+ * console.log(greenlet.dead); // true
+ * ```
+ */
+export class Greenlet<T = unknown> extends core.Greenlet
+  implements Waitable, AsyncDisposable {
+  #state: State = "pending";
+  readonly #flow: Flow;
+  #outcome: unknown = undefined;
+  // Of `this`, which a type argument of the class can't say.
+  // deno-lint-ignore no-explicit-any
+  #links: Links<any> | null = null;
+  /** Until it starts, if it is to start later. */
+  #timer: Timer | null = null;
+  /** What an async body has returned, until it has settled. */
+  #promise: PromiseLike<unknown> | null = null;
+  #abort: AbortController | null = null;
+  readonly #spawner: WeakRef<core.Greenlet>;
+  readonly #number = ++made;
+  readonly #title: string;
+  #name: string | null = null;
+  /** Whether somebody else tells of its error. */
+  #quiet = false;
+
+  /** The arguments of the body. gevent's `args`. */
+  readonly args: readonly unknown[];
+
+  static {
+    setOwnFlow((greenlet) => #flow in greenlet ? greenlet.#flow : undefined);
+    spawnQuietly = (run) => {
+      const greenlet = new Greenlet(run);
+      greenlet.#quiet = true;
+      greenlet.start();
+      return greenlet;
+    };
+    live = async (greenlet) => {
+      await turn();
+      if (greenlet.#state !== "scheduled") return;
+      greenlet.switch(...greenlet.args);
+      const promise = greenlet.#promise;
+      if (promise === null) return;
+      let outcome: unknown;
+      let failed = false;
+      try {
+        outcome = await promise;
+      } catch (error) {
+        failed = true;
+        outcome = error;
+      }
+      greenlet.#promise = null;
+      greenlet.#finish(outcome, failed);
+    };
+  }
+
+  /**
+   * Makes a greenlet that is not started yet; {@linkcode spawn} starts it, too.
+   *
+   * @param run The body; may be left out where a subclass defines `run`.
+   * @param args The body's arguments.
+   * @throws {TypeError} If `run` is not a function.
+   */
+  constructor(
+    // deno-lint-ignore no-explicit-any
+    run?: (...args: any[]) => Generator<unknown, T, any> | PromiseLike<T> | T,
+    ...args: unknown[]
+  ) {
+    super(run, getHub());
+    this.args = args;
+    this.#title = this.run?.name ?? "";
+    this.#flow = new Flow(this);
+    const spawner = currentFlow();
+    this.#spawner = spawner.reference;
+    this.#flow.treeLocals = spawner.treeLocals ?? {};
+  }
+
+  /**
+   * Makes a greenlet and starts it. gevent's `Greenlet.spawn`.
+   *
+   * @param run The body.
+   * @param args Its arguments.
+   * @returns The greenlet. It starts soon, not before this returns.
+   * @throws {TypeError} If `run` is not a function.
+   *
+   * @example Usage
+   * ```ts
+   * import { Greenlet } from "@gevent/gevent";
+   *
+   * const greenlet = Greenlet.spawn((a: number, b: number) => a + b, 1, 2);
+   * console.log(await greenlet.get()); // 3
+   * ```
+   */
+  static spawn<A extends unknown[], R>(
+    run: (...args: A) => R,
+    ...args: A
+  ): Greenlet<Returned<R>>;
+  /**
+   * Makes an instance of a subclass that defines `run`, and starts it.
+   *
+   * @param args The arguments of its constructor.
+   * @returns The greenlet.
+   */
+  static spawn<A extends unknown[], G extends Greenlet>(
+    this: new (...args: A) => G,
+    ...args: A
+  ): G;
+  static spawn(
+    this: new (...args: unknown[]) => Greenlet,
+    ...args: unknown[]
+  ): Greenlet {
+    const greenlet = new this(...args);
+    greenlet.start();
+    return greenlet;
+  }
+
+  /**
+   * Makes a greenlet that starts after a time. gevent's `Greenlet.spawn_later`.
+   *
+   * @param ms In how many milliseconds.
+   * @param run The body.
+   * @param args Its arguments.
+   * @returns The greenlet.
+   * @throws {TypeError | RangeError} If `ms` is not a number of milliseconds, or `run` not
+   * a function.
+   *
+   * @example Usage
+   * ```ts
+   * import { Greenlet } from "@gevent/gevent";
+   *
+   * const greenlet = Greenlet.spawnLater(1, () => "here I am");
+   * console.log(await greenlet.get()); // here I am
+   * ```
+   */
+  static spawnLater<A extends unknown[], R>(
+    ms: number,
+    run: (...args: A) => R,
+    ...args: A
+  ): Greenlet<Returned<R>>;
+  /**
+   * Makes an instance of a subclass that defines `run`, and starts it after a time.
+   *
+   * @param ms In how many milliseconds.
+   * @param args The arguments of its constructor.
+   * @returns The greenlet.
+   */
+  static spawnLater<A extends unknown[], G extends Greenlet>(
+    this: new (...args: A) => G,
+    ms: number,
+    ...args: A
+  ): G;
+  static spawnLater(
+    this: new (...args: unknown[]) => Greenlet,
+    ms: number,
+    ...args: unknown[]
+  ): Greenlet {
+    const greenlet = new this(...args);
+    greenlet.startLater(ms);
+    return greenlet;
+  }
+
+  /**
+   * Has a function called for every greenlet when it is started. gevent's
+   * `add_spawn_callback`.
+   *
+   * @param callback The function; to add it twice is to add it once.
+   *
+   * @example Usage
+   * ```ts
+   * import { Greenlet, spawn } from "@gevent/gevent";
+   *
+   * const callback = (greenlet: Greenlet) => console.log(`new: ${greenlet.name}`);
+   * Greenlet.addSpawnCallback(callback);
+   * await spawn(() => {}).join();
+   * Greenlet.removeSpawnCallback(callback);
+   * ```
+   */
+  static addSpawnCallback(callback: (greenlet: Greenlet) => void): void {
+    if (typeof callback !== "function") {
+      throw new TypeError(
+        `Cannot add spawn callback as it must be a function: received ${callback}`,
+      );
+    }
+    spawnCallbacks.add(callback);
+  }
+
+  /**
+   * Has a function called no more; see {@linkcode Greenlet.addSpawnCallback}. gevent's
+   * `remove_spawn_callback`.
+   *
+   * @param callback The function; need not have been added.
+   */
+  static removeSpawnCallback(callback: (greenlet: Greenlet) => void): void {
+    spawnCallbacks.delete(callback);
+  }
+
+  /** The name that messages show; unless set, `Greenlet-` and a number. */
+  get name(): string {
+    return this.#name ?? `Greenlet-${this.#number}`;
+  }
+
+  /** See the getter. */
+  set name(name: string) {
+    this.#name = String(name);
+  }
+
+  /** Whether the body was to be started, and has not ended. gevent's `bool(g)`. */
+  get started(): boolean {
+    return this.#state === "scheduled" || this.#state === "running";
+  }
+
+  /** Whether it has ended, or was killed before it started, and never runs again. */
+  override get dead(): boolean {
+    return this.#state === "succeeded" || this.#state === "failed";
+  }
+
+  /** Whether the body has started and not ended. */
+  override get active(): boolean {
+    return this.#state === "running";
+  }
+
+  /** Whether it has ended, one way or the other. gevent's `ready`. */
+  ready(): boolean {
+    return this.dead;
+  }
+
+  /**
+   * Whether it has ended, and not by an error. One that was killed by a
+   * {@linkcode GreenletExit} is successful. gevent's `successful`.
+   */
+  successful(): boolean {
+    return this.#state === "succeeded";
+  }
+
+  /** What the body has given; the `GreenletExit`, if it was killed by that. */
+  get value(): T | undefined {
+    return this.#state === "succeeded" ? this.#outcome as T : undefined;
+  }
+
+  /** What the body has thrown. */
+  get exception(): unknown {
+    return this.#state === "failed" ? this.#outcome : undefined;
+  }
+
+  /**
+   * The greenlet that was current when this one was made, as long as it is somewhere else
+   * referred to. gevent's `spawning_greenlet`.
+   */
+  get spawningGreenlet(): core.Greenlet | undefined {
+    return this.#spawner.deref();
+  }
+
+  /**
+   * What this greenlet shares with all that it spawns, and they spawn. Each greenlet that
+   * is spawned by main begins a tree of its own. gevent's `spawn_tree_locals`.
+   */
+  get spawnTreeLocals(): Record<PropertyKey, unknown> {
+    return this.#flow.treeLocals!;
+  }
+
+  /**
+   * A signal that is aborted when this greenlet is killed, with the error as its reason:
+   * for what takes an `AbortSignal`.
+   *
+   * @example Usage
+   * ```ts
+   * import { getCurrent, Greenlet, sleep, spawn } from "@gevent/gevent";
+   *
+   * const g = spawn(async () => {
+   *   const { signal } = getCurrent() as Greenlet;
+   *   signal.onabort = () => console.log("aborted");
+   *   await sleep(1000);
+   * });
+   * await sleep(1);
+   * await g.kill(); // aborted
+   * ```
+   */
+  get signal(): AbortSignal {
+    return (this.#abort ??= new AbortController()).signal;
+  }
+
+  /**
+   * Starts the body soon: after those that were started before, and never before this
+   * returns. Does nothing when it was started or killed before. gevent's `start`.
+   *
+   * @throws {TypeError} If there is no body.
+   */
+  start(): void {
+    if (this.#schedule()) store.run(this.#flow, live, this);
+  }
+
+  /**
+   * Starts the body after a time. Does nothing when it was started or killed before.
+   * gevent's `start_later`.
+   *
+   * @param ms In how many milliseconds.
+   * @throws {TypeError | RangeError} If `ms` is not a number of milliseconds.
+   * @throws {TypeError} If there is no body.
+   */
+  startLater(ms: number): void {
+    checkDuration(ms, "start later");
+    if (!this.#schedule()) return;
+    // It has the context of whoever calls this, and not of whoever sets the timer.
+    store.run(this.#flow, async () => {
+      await new Promise<void>((resolve) => {
+        this.#timer = startTimer(ms, { expired: resolve });
+      });
+      this.#timer = null;
+      await live(this);
+    });
+  }
+
+  /** Whether it is to be started, which it can be once. */
+  #schedule(): boolean {
+    if (this.#state !== "pending") return false;
+    if (typeof this.run !== "function") {
+      throw new TypeError(
+        `Cannot start ${this} as it has no 'run': pass a function to its constructor or define run() in its class`,
+      );
+    }
+    this.#state = "scheduled";
+    this.#flow.abandoned = (error) => this.#giveUp(error);
+    enlist(this.#flow);
+    for (const callback of spawnCallbacks) callback(this);
+    return true;
+  }
+
+  /**
+   * Hands control to a generator body, as the core does, or starts a body at once. For
+   * those who switch themselves: one that waits is resumed by its wait.
+   *
+   * @typeParam S What comes back when somebody switches to us.
+   * @param args What is sent.
+   * @returns As the core's `switch` does.
+   * @throws {GreenletError} If the body is an async function, which the event loop
+   * resumes and nobody else.
+   */
+  override switch<S = unknown>(...args: unknown[]): core.Switch<S> {
+    if (this.#promise !== null) {
+      throw new GreenletError(
+        `Cannot switch to ${this} as its body is an async function, which only its waits resume: use kill(), or a generator body`,
+      );
+    }
+    if (this.dead) return this.parent!.switch(...args);
+    if (this.#state === "pending") this.#schedule();
+    if (this.#state === "scheduled") this.#state = "running";
+    return super.switch(...args);
+  }
+
+  /**
+   * Throws an error into the body, without waiting for what comes of it: by what it waits
+   * on, or else by its next wait. One that has not started never does. gevent's `throw`.
+   * Not a switch point.
+   *
+   * @typeParam S What the switch would give.
+   * @param error What is thrown; by default a new {@linkcode GreenletExit}.
+   * @returns A switch that is over: it gives `undefined`.
+   */
+  override throw<S = unknown>(
+    error: unknown = new GreenletExit(),
+  ): core.Switch<S> {
+    if (!this.#dieBeforeStart(error) && !this.dead) {
+      this.#flow.interrupt(error);
+    }
+    return PERFORMED as core.Switch<unknown> as core.Switch<S>;
+  }
+
+  /** What has become of the body, in the core's eyes. */
+  protected override ended(outcome: unknown, failed: boolean): undefined {
+    if (!failed && isThenable(outcome)) this.#promise = outcome;
+    else this.#finish(outcome, failed);
+  }
+
+  #finish(outcome: unknown, failed: boolean): void {
+    if (this.dead) return;
+    if (failed) outcome = ownError(outcome, this.#flow);
+    const fails = failed && !(outcome instanceof GreenletExit);
+    this.#state = fails ? "failed" : "succeeded";
+    this.#outcome = outcome;
+    this.#flow.close();
+    delist(this.#flow);
+    if (fails && !this.#quiet) report(this, outcome);
+    this.#links?.schedule(this);
+  }
+
+  #dieBeforeStart(error: unknown): boolean {
+    if (this.#state !== "pending" && this.#state !== "scheduled") return false;
+    stopTimer(this.#timer);
+    this.run = undefined!;
+    this.#finish(error, true);
+    return true;
+  }
+
+  #giveUp(error: unknown): void {
+    this.#finish(
+      new GreenletError(
+        `${this} was left suspended for good as it has swallowed its kill again and again`,
+        { cause: error },
+      ),
+      true,
+    );
+  }
+
+  /**
+   * Waits until the greenlet has ended. A switch point. gevent's `join`.
+   *
+   * @param options How long to wait.
+   * @returns Nothing, at the timeout as well: see {@linkcode Greenlet.ready}.
+   * @throws {TypeError | RangeError} If the timeout is not a number of milliseconds.
+   *
+   * @example Usage
+   * ```ts
+   * import { sleep, spawn } from "@gevent/gevent";
+   *
+   * const greenlet = spawn(sleep, 5);
+   * await greenlet.join({ timeout: 1 });
+   * console.log(greenlet.ready()); // false
+   * await greenlet.join();
+   * console.log(greenlet.ready()); // true
+   * ```
+   */
+  join(options: JoinOptions = {}): Wait<void> {
+    const { timeout = Infinity } = options;
+    checkDuration(timeout, "join");
+    const due = currentFlow().checkpoint();
+    if (due !== null) return due;
+    if (this.dead) return DONE;
+    return new Joining(this.#linkList).limit(timeout).get();
+  }
+
+  /**
+   * Waits for the result. A switch point. gevent's `get`.
+   *
+   * @param options Whether and how long to wait.
+   * @returns What the body gives; the `GreenletExit`, if it was killed by that.
+   * @throws {unknown} What the body has thrown.
+   * @throws {Timeout} At the timeout; or if it is not ready and `block` is false.
+   * @throws {TypeError | RangeError} If the timeout is not a number of milliseconds.
+   *
+   * @example Usage
+   * ```ts
+   * import { spawn } from "@gevent/gevent";
+   *
+   * console.log(await spawn(() => 42).get()); // 42
+   * ```
+   */
+  get(options: GetOptions = {}): Wait<T> {
+    const { block = true, timeout = Infinity } = options;
+    checkDuration(timeout, "get");
+    const flow = currentFlow();
+    const due = flow.checkpoint();
+    if (due !== null) return due;
+    if (this.#state === "succeeded") return readyWait(this.#outcome as T);
+    if (this.#state === "failed") {
+      flow.receive(this.#outcome);
+      return failedWait(this.#outcome);
+    }
+    if (!block) return failedWait(new Timeout(0));
+    return new Getting<T>(this.#linkList, flow, timeout).limit(timeout).get();
+  }
+
+  /**
+   * Ends the greenlet: throws an error into its body, which may clean up, and waits until
+   * it has ended. A switch point, unless `block` is false. gevent's `kill`.
+   *
+   * The error is thrown by whatever the body waits on, or else by its next wait. One that
+   * has not started never starts; one that is dead is left alone.
+   *
+   * A kill insists. A body that is still alive after `grace` gets the error again, from
+   * what it waits on and from every wait that it begins; a generator body is ended past
+   * its `catch` blocks. One that swallows it ten times is left suspended for good, and
+   * `hub.handleError` is told.
+   *
+   * @param error What is thrown; by default a new {@linkcode GreenletExit}.
+   * @param options Whether and how long to wait, and how long the body may take.
+   * @returns Nothing, at the timeout as well.
+   * @throws {TypeError | RangeError} If a time is not a number of milliseconds.
+   *
+   * @example Usage
+   * ```ts
+   * import { sleep, spawn } from "@gevent/gevent";
+   *
+   * const session = spawn(async () => {
+   *   for (;;) {
+   *     try {
+   *       await sleep(100_000);
+   *     } catch {
+   *       await sleep(1); // Swallows whatever it is
+   *     }
+   *   }
+   * });
+   * await sleep(1);
+   * await session.kill(undefined, { grace: 5 });
+   * console.log(session.dead); // true
+   * ```
+   */
+  kill(
+    error: unknown = new GreenletExit(),
+    options: KillOptions = {},
+  ): Wait<void> {
+    const { block = true, timeout = Infinity, grace = GRACE } = options;
+    checkDuration(timeout, "kill");
+    checkDuration(grace, "kill");
+    if (this.dead) return DONE;
+    this.#abort?.abort(error);
+    if (!this.#dieBeforeStart(error)) this.#flow.kill(error, grace);
+    return block ? this.join({ timeout }) : DONE;
+  }
+
+  /**
+   * Has a function called in a new greenlet when this one has ended. gevent's `link`.
+   *
+   * Links are called in the order in which they were made, once each; on a greenlet that
+   * has ended, soon.
+   *
+   * @param link Gets this greenlet; or an object that is linkable.
+   * @throws {TypeError} If it is neither.
+   *
+   * @example Usage
+   * ```ts
+   * import { sleep, spawn } from "@gevent/gevent";
+   *
+   * spawn(() => 42).link((greenlet) => console.log(greenlet.value)); // 42
+   * await sleep(1);
+   * ```
+   */
+  link(link: Link<this>): void {
+    this.#link(link, () => true);
+  }
+
+  /**
+   * As {@linkcode Greenlet.link}, if it ends without an error. gevent's `link_value`.
+   *
+   * @param link Gets this greenlet; or an object that is linkable.
+   */
+  linkValue(link: Link<this>): void {
+    this.#link(link, () => this.successful());
+  }
+
+  /**
+   * As {@linkcode Greenlet.link}, if it ends by an error. gevent's `link_exception`.
+   *
+   * @param link Gets this greenlet; or an object that is linkable.
+   */
+  linkException(link: Link<this>): void {
+    this.#link(link, () => !this.successful());
+  }
+
+  #link(link: Link<this>, applies: () => boolean): void {
+    this.#linkList.add(link, (source) => {
+      if (!applies()) return;
+      if (typeof link === "function") spawn(link, source);
+      else link.linked(source);
+    });
+    if (this.dead) this.#links!.schedule(this);
+  }
+
+  /**
+   * As {@linkcode Greenlet.link}, but the function is called from the hub: it must be
+   * quick, and must not wait. gevent's `rawlink`.
+   *
+   * @param link Gets this greenlet; or an object that is linkable.
+   */
+  rawlink(link: Link<this>): void {
+    this.#linkList.add(link);
+    if (this.dead) this.#links!.schedule(this);
+  }
+
+  /**
+   * Takes a link back that was not called yet. gevent's `unlink`.
+   *
+   * @param link What was linked, by whichever method.
+   */
+  unlink(link: Link<this>): void {
+    this.#links?.remove(link);
+  }
+
+  /** Takes all links back. gevent's `unlink_all`. */
+  unlinkAll(): void {
+    this.#links?.clear();
+  }
+
+  // deno-lint-ignore no-explicit-any
+  get #linkList(): Links<any> {
+    return this.#links ??= new Links();
+  }
+
+  /** Joins the greenlet, at the end of an `await using` block. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.join();
+  }
+
+  /** The class, the name and the function. */
+  override toString(): string {
+    const label = this.#title === "" || this.#title === "run"
+      ? ""
+      : `: ${this.#title}`;
+    return `<${this.constructor.name} ${JSON.stringify(this.name)}${label}>`;
+  }
+}
+
+/** A switch for which nothing is left to do. */
+const PERFORMED: core.Switch<undefined> = {
+  value: undefined,
+  // deno-lint-ignore require-yield
+  *[Symbol.iterator](): Generator<never, undefined> {
+    return undefined;
+  },
+};
+
+/** The wait for a greenlet's end. */
+class Joining extends Suspension<void> {
+  // deno-lint-ignore no-explicit-any
+  readonly #node: LinkNode<any>;
+
+  // deno-lint-ignore no-explicit-any
+  constructor(links: Links<any>) {
+    super();
+    this.#node = links.add(this);
+  }
+
+  linked(): void {
+    this.switch();
+  }
+
+  protected override undo(): void {
+    this.#node.drop();
+  }
+}
+
+/** The wait for a greenlet's result. */
+class Getting<T> extends Suspension<T> {
+  // deno-lint-ignore no-explicit-any
+  readonly #node: LinkNode<any>;
+  readonly #flow: Flow;
+  readonly #ms: number;
+
+  // deno-lint-ignore no-explicit-any
+  constructor(links: Links<any>, flow: Flow, ms: number) {
+    super();
+    this.#node = links.add(this);
+    this.#flow = flow;
+    this.#ms = ms;
+  }
+
+  linked(source: Greenlet<T>): void {
+    if (source.successful()) return this.switch(source.value as T);
+    this.#flow.receive(source.exception);
+    this.throw(source.exception);
+  }
+
+  protected override undo(): void {
+    this.#node.drop();
+  }
+
+  protected override timedOut(): void {
+    this.throw(new Timeout(this.#ms));
+  }
+}
+
+/**
+ * Makes a greenlet and starts it. gevent's `spawn`.
+ *
+ * The body starts soon: after those that were spawned before, and never before this
+ * returns. It inherits the `AsyncLocalStorage` context of the caller. Not a switch point.
+ *
+ * @typeParam A The types of the arguments.
+ * @typeParam R What the function returns.
+ * @param run The body: an async function, a generator function or a plain function.
+ * @param args Its arguments.
+ * @returns The greenlet.
+ * @throws {TypeError} If `run` is not a function.
+ *
+ * @example Usage
+ * ```ts
+ * import { sleep, spawn } from "@gevent/gevent";
+ *
+ * const one = spawn(async (ms: number) => {
+ *   await sleep(ms);
+ *   return 1;
+ * }, 1);
+ * const two = spawn(function* () {
+ *   yield* sleep(1);
+ *   return 2;
+ * });
+ * console.log(await one.get() + await two.get()); // 3
+ * ```
+ */
+export function spawn<A extends unknown[], R>(
+  run: (...args: A) => R,
+  ...args: A
+): Greenlet<Returned<R>> {
+  checkBody(run, "spawn");
+  return Greenlet.spawn(run, ...args);
+}
+
+/**
+ * Makes a greenlet that starts after a time. gevent's `spawn_later`. Not a switch point.
+ *
+ * @typeParam A The types of the arguments.
+ * @typeParam R What the function returns.
+ * @param ms In how many milliseconds.
+ * @param run The body.
+ * @param args Its arguments.
+ * @returns The greenlet.
+ * @throws {TypeError | RangeError} If `ms` is not a number of milliseconds, or `run` not
+ * a function.
+ *
+ * @example Usage
+ * ```ts
+ * import { spawnLater } from "@gevent/gevent";
+ *
+ * const later = spawnLater(1, (name: string) => `hello ${name}`, "rose");
+ * console.log(await later.get()); // hello rose
+ * ```
+ */
+export function spawnLater<A extends unknown[], R>(
+  ms: number,
+  run: (...args: A) => R,
+  ...args: A
+): Greenlet<Returned<R>> {
+  checkBody(run, "spawn later");
+  return Greenlet.spawnLater(ms, run, ...args);
+}
+
+function checkBody(run: unknown, what: string): void {
+  if (typeof run === "function") return;
+  throw new TypeError(
+    `Cannot ${what} as 'run' must be a function: received ${run}`,
+  );
+}
+
+/** One of the core's greenlets, with what there is to know of its flow. */
+class RawGreenlet extends core.Greenlet {
+  readonly #spawner = currentFlow();
+
+  get spawningGreenlet(): core.Greenlet | undefined {
+    return this.#spawner.reference.deref();
+  }
+
+  get spawnTreeLocals(): Record<PropertyKey, unknown> {
+    return flowOf(this).treeLocals!;
+  }
+
+  protected override ended(outcome: unknown, failed: boolean): undefined {
+    if (!failed && isThenable(outcome)) {
+      outcome.then(() => this.#end(), (error) => this.#end(error));
+    } else if (failed) {
+      this.#end(outcome);
+    } else {
+      this.#end();
+    }
+  }
+
+  #end(...errors: unknown[]): void {
+    const flow = flowOf(this);
+    flow.close();
+    delist(flow);
+    for (const error of errors) {
+      if (!(error instanceof GreenletExit)) report(this, error);
+    }
+  }
+}
+
+/**
+ * Starts a function in one of the core's greenlets, with the hub as its parent: cheaper
+ * than {@linkcode spawn}, as it can't be joined, linked or asked for a result. gevent's
+ * `spawn_raw`. Not a switch point.
+ *
+ * @typeParam A The types of the arguments.
+ * @param run The body.
+ * @param args Its arguments.
+ * @returns The greenlet; {@linkcode kill} takes it, too.
+ * @throws {TypeError} If `run` is not a function.
+ *
+ * @example Usage
+ * ```ts
+ * import { sleep, spawnRaw } from "@gevent/gevent";
+ *
+ * const raw = spawnRaw((name: string) => console.log(`hello ${name}`), "rose");
+ * await sleep(1); // hello rose
+ * console.log(raw.dead); // true
+ * ```
+ */
+export function spawnRaw<A extends unknown[]>(
+  run: (...args: A) => unknown,
+  ...args: A
+): core.Greenlet {
+  checkBody(run, "spawn raw");
+  const raw = new RawGreenlet(run, getHub());
+  const flow = flowOf(raw);
+  flow.treeLocals = currentFlow().treeLocals ?? {};
+  enlist(flow);
+  store.run(flow, async () => {
+    await turn();
+    if (!raw.dead) raw.switch(...args);
+  });
+  return raw;
+}
+
+/**
+ * Lets the others run for a time. A switch point. gevent's `sleep`, in milliseconds.
+ *
+ * @param ms How long; 0 or less to let only those go first who are ready now; `Infinity`
+ * to wait for an interrupt.
+ * @returns Nothing.
+ * @throws {TypeError | RangeError} If `ms` is not a number of milliseconds.
+ *
+ * @example Usage
+ * ```ts
+ * import { sleep } from "@gevent/gevent";
+ *
+ * const start = performance.now();
+ * await sleep(5);
+ * console.log(performance.now() - start >= 5); // true
+ * ```
+ */
+export function sleep(ms = 0): Wait<void> {
+  checkDuration(ms, "sleep");
+  const flow = currentFlow();
+  const due = flow.checkpoint();
+  if (due !== null) return due;
+  if (ms > 0) return new Suspension<void>().limit(ms).suspend(flow);
+  // For an async body any `await` is a place in the line; a generator body has to leave.
+  if (core.getCurrent() === getHub() && mayGoOn()) return DONE;
+  const turn = new Suspension<void>();
+  turn.switch();
+  return turn.suspend(flow);
+}
+
+/** The wait for the event loop to have nothing to do. */
+class Idling extends Suspension<void> {
+  #immediate = setImmediate(() => this.#look());
+  #turns = 0;
+
+  #look(): void {
+    // Those who are ready at the first turn of the loop have run at the second.
+    if (++this.#turns === 2) this.switch();
+    else this.#immediate = setImmediate(() => this.#look());
+  }
+
+  protected override undo(): void {
+    clearImmediate(this.#immediate);
+  }
+}
+
+/**
+ * Waits until the greenlets that are ready have run, and the event loop has looked after
+ * its timers and its I/O. A switch point. gevent's `idle`.
+ *
+ * @returns Nothing.
+ *
+ * @example Usage
+ * ```ts
+ * import { idle, sleep, spawn } from "@gevent/gevent";
+ *
+ * const busy = spawn(async () => {
+ *   for (let i = 0; i < 10; i++) await sleep(0);
+ * });
+ * await idle();
+ * console.log(busy.dead); // true
+ * ```
+ */
+export function idle(): Wait<void> {
+  return currentFlow().checkpoint() ?? new Idling().get();
+}
+
+/** The wait for several objects. */
+class Waiting<S extends Waitable> extends Suspension<S[]> {
+  readonly #objects: S[];
+  readonly #done: S[] = [];
+  readonly #count: number;
+  readonly #flow: Flow;
+  readonly #raise: boolean;
+  readonly #link = (source: S) => this.#arrived(source);
+
+  constructor(objects: S[], count: number, flow: Flow, raise: boolean) {
+    super();
+    this.#objects = objects;
+    this.#count = count;
+    this.#flow = flow;
+    this.#raise = raise;
+    for (const object of objects) object.rawlink(this.#link);
+  }
+
+  #arrived(source: S): void {
+    if (this.state !== "waiting") return;
+    this.#done.push(source);
+    if (this.#raise && source instanceof Greenlet && !source.successful()) {
+      this.undo();
+      this.#flow.receive(source.exception);
+      this.throw(source.exception);
+    } else if (this.#done.length >= this.#count) {
+      this.undo();
+      this.switch(this.#done);
+    }
+  }
+
+  protected override undo(): void {
+    if (this.#done.length === this.#objects.length) return;
+    for (const object of this.#objects) object.unlink(this.#link);
+  }
+
+  protected override timedOut(): void {
+    this.switch(this.#done);
+  }
+}
+
+function waitFor<S extends Waitable>(
+  objects: Iterable<S>,
+  options: JoinAllOptions,
+  what: string,
+): Wait<S[]> {
+  const { timeout = Infinity, count, raiseError = false } = options;
+  checkDuration(timeout, what);
+  const all = checkWaitables(objects, what);
+  const enough = checkCount(count, all.length, what);
+  const flow = currentFlow();
+  const due = flow.checkpoint();
+  if (due !== null) return due;
+  if (enough === 0) return readyWait([]);
+  return new Waiting(all, enough, flow, raiseError).limit(timeout).get();
+}
+
+function checkWaitables<S extends Waitable>(
+  objects: Iterable<S>,
+  what: string,
+): S[] {
+  if (typeof objects?.[Symbol.iterator] !== "function") {
+    throw new TypeError(
+      `Cannot ${what} as the objects must be iterable: received ${objects}`,
+    );
+  }
+  const all = [...objects];
+  for (const object of all) {
+    if (typeof object?.rawlink !== "function") {
+      throw new TypeError(
+        `Cannot ${what} as each object must be a greenlet, or have rawlink(): received ${object}`,
+      );
+    }
+  }
+  return all;
+}
+
+function checkCount(
+  count: number | undefined,
+  length: number,
+  what: string,
+): number {
+  if (count === undefined) return length;
+  if (!Number.isInteger(count) || count < 0) {
+    throw new RangeError(
+      `Cannot ${what} as 'count' must be a non-negative integer: received ${count}`,
+    );
+  }
+  return Math.min(count, length);
+}
+
+/**
+ * Waits until greenlets have ended. A switch point. gevent's `joinall`.
+ *
+ * @typeParam G The type of the greenlets.
+ * @param greenlets The greenlets, or whatever has links.
+ * @param options How long, for how many, and whether to throw.
+ * @returns Those that have ended, in that order.
+ * @throws {unknown} With `raiseError`, the error of the first that has failed.
+ * @throws {TypeError | RangeError} If an option or an object is not what it must be.
+ *
+ * @example Usage
+ * ```ts
+ * import { joinAll, spawn } from "@gevent/gevent";
+ *
+ * const squares = await joinAll([1, 2, 3].map((n) => spawn(() => n * n)));
+ * console.log(squares.map((g) => g.value)); // [1, 4, 9]
+ * ```
+ */
+export function joinAll<G extends Waitable>(
+  greenlets: Iterable<G>,
+  options: JoinAllOptions = {},
+): Wait<G[]> {
+  return waitFor(greenlets, options, "join all");
+}
+
+/**
+ * Waits until objects are ready; without any, until all greenlets but the current one
+ * have ended. A switch point. gevent's `wait`.
+ *
+ * @returns Whether all have ended; `false` at the timeout.
+ *
+ * @example Usage
+ * ```ts
+ * import { sleep, spawn, wait } from "@gevent/gevent";
+ *
+ * spawn(sleep, 1);
+ * console.log(await wait()); // true
+ * ```
+ */
+export function wait(objects?: null, options?: WaitOptions): Wait<boolean>;
+/**
+ * Waits until objects are ready.
+ *
+ * @typeParam S The type of the objects.
+ * @param objects Greenlets, events, semaphores.
+ * @param options How long, and for how many.
+ * @returns Those that are ready, in that order.
+ * @throws {TypeError | RangeError} If an option or an object is not what it must be.
+ *
+ * @example Usage
+ * ```ts
+ * import { spawnLater, wait } from "@gevent/gevent";
+ *
+ * const slow = spawnLater(100, () => "slow");
+ * const quick = spawnLater(1, () => "quick");
+ * const [first] = await wait([slow, quick], { count: 1 });
+ * console.log(first.value); // quick
+ * await slow.kill();
+ * ```
+ */
+export function wait<S extends Waitable>(
+  objects: Iterable<S>,
+  options?: WaitOptions,
+): Wait<S[]>;
+export function wait<S extends Waitable>(
+  objects?: Iterable<S> | null,
+  options: WaitOptions = {},
+): Wait<S[]> | Wait<boolean> {
+  if (objects !== undefined && objects !== null) {
+    return waitFor(objects, options, "wait");
+  }
+  const { timeout = Infinity } = options;
+  checkDuration(timeout, "wait");
+  return whenQuiet(timeout);
+}
+
+/**
+ * What {@linkcode iwait} returns: for `for await`, and for `using`. A generator body calls
+ * `yield* ready.next()`.
+ *
+ * @typeParam S The type of the objects.
+ */
+export interface ReadyIterator<S> extends AsyncIterableIterator<S> {
+  /** Waits for the next object. A switch point. */
+  next(): Wait<IteratorResult<S, undefined>>;
+  /** Gives up the objects that are not ready. */
+  return(): Wait<IteratorResult<S, undefined>>;
+  /** Itself. */
+  [Symbol.asyncIterator](): ReadyIterator<S>;
+  /** Gives up the objects that are not ready. */
+  [Symbol.dispose](): void;
+}
+
+/** The wait of an {@linkcode Arrivals} for the next object. */
+class Arriving<S extends Waitable>
+  extends Suspension<IteratorResult<S, undefined>> {
+  readonly #arrivals: Arrivals<S>;
+
+  constructor(arrivals: Arrivals<S>) {
+    super();
+    this.#arrivals = arrivals;
+  }
+
+  protected override undo(): void {
+    this.#arrivals.forget(this);
+  }
+}
+
+class Arrivals<S extends Waitable> implements ReadyIterator<S> {
+  readonly #objects: S[];
+  #left: number;
+  readonly #ready: S[] = [];
+  #taken = 0;
+  readonly #waiting: Arriving<S>[] = [];
+  readonly #timer: Timer | null;
+  readonly #link = (source: S) => this.#arrived(source);
+
+  constructor(objects: S[], count: number, timeout: number) {
+    this.#objects = objects;
+    this.#left = count;
+    this.#timer = startTimer(timeout, { expired: () => this.#close() });
+    for (const object of objects) object.rawlink(this.#link);
+  }
+
+  #arrived(source: S): void {
+    if (this.#left === 0) return;
+    this.#left--;
+    const next = this.#waiting.shift();
+    if (next === undefined) this.#ready.push(source);
+    else next.switch({ done: false, value: source });
+    if (this.#left === 0) this.#close();
+  }
+
+  #close(): void {
+    this.#left = 0;
+    stopTimer(this.#timer);
+    for (const object of this.#objects.splice(0)) object.unlink(this.#link);
+    for (const next of this.#waiting.splice(0)) {
+      next.switch({ done: true, value: undefined });
+    }
+  }
+
+  forget(arriving: Arriving<S>): void {
+    const i = this.#waiting.indexOf(arriving);
+    if (i >= 0) this.#waiting.splice(i, 1);
+  }
+
+  next(): Wait<IteratorResult<S, undefined>> {
+    const due = currentFlow().checkpoint();
+    if (due !== null) return due;
+    if (this.#taken < this.#ready.length) {
+      return readyWait({ done: false, value: this.#ready[this.#taken++]! });
+    }
+    if (this.#left === 0) return readyWait({ done: true, value: undefined });
+    const arriving = new Arriving(this);
+    this.#waiting.push(arriving);
+    return arriving.get();
+  }
+
+  return(): Wait<IteratorResult<S, undefined>> {
+    this.#close();
+    return readyWait({ done: true, value: undefined });
+  }
+
+  [Symbol.asyncIterator](): this {
+    return this;
+  }
+
+  [Symbol.dispose](): void {
+    this.#close();
+  }
+}
+
+/**
+ * Gives objects as they become ready. gevent's `iwait`.
+ *
+ * @typeParam S The type of the objects.
+ * @param objects Greenlets, events, semaphores.
+ * @param options How long, and for how many. The time runs from this call.
+ * @returns An iterator; it ends at the timeout.
+ * @throws {TypeError | RangeError} If an option or an object is not what it must be.
+ *
+ * @example Usage
+ * ```ts
+ * import { iwait, spawnLater } from "@gevent/gevent";
+ *
+ * const greenlets = [2, 1].map((ms) => spawnLater(ms, () => ms));
+ * for await (const greenlet of iwait(greenlets)) {
+ *   console.log(greenlet.value); // 1, then 2
+ * }
+ * ```
+ */
+export function iwait<S extends Waitable>(
+  objects: Iterable<S>,
+  options: WaitOptions = {},
+): ReadyIterator<S> {
+  const { timeout = Infinity, count } = options;
+  checkDuration(timeout, "wait");
+  const all = checkWaitables(objects, "wait");
+  return new Arrivals(all, checkCount(count, all.length, "wait"), timeout);
+}
+
+/**
+ * Ends a greenlet of whatever kind. A switch point, unless `block` is false. gevent's
+ * `kill`.
+ *
+ * One of the core's own, which can't be joined, is not waited for.
+ *
+ * @param greenlet The greenlet.
+ * @param error What is thrown; by default a new {@linkcode GreenletExit}.
+ * @param options See {@linkcode Greenlet.kill}.
+ * @returns Nothing.
+ *
+ * @example Usage
+ * ```ts
+ * import { kill, sleep, spawn } from "@gevent/gevent";
+ *
+ * const greenlet = spawn(sleep, 100_000);
+ * await kill(greenlet);
+ * console.log(greenlet.dead); // true
+ * ```
+ */
+export function kill(
+  greenlet: core.Greenlet,
+  error: unknown = new GreenletExit(),
+  options: KillOptions = {},
+): Wait<void> {
+  if (greenlet instanceof Greenlet) return greenlet.kill(error, options);
+  if (!(greenlet instanceof core.Greenlet) || greenlet.parent === null) {
+    throw new TypeError(
+      `Cannot kill as the greenlet must be one, and not the main one: received ${greenlet}`,
+    );
+  }
+  const { grace = GRACE } = options;
+  checkDuration(grace, "kill");
+  if (greenlet.dead) return DONE;
+  if (greenlet.active) flowOf(greenlet).kill(error, grace);
+  else store.exit(() => void throwSoon(greenlet, error));
+  return DONE;
+}
+
+/** Kills what has not started, from the hub: nobody may be switched away here. */
+async function throwSoon(raw: core.Greenlet, error: unknown): Promise<void> {
+  await turn();
+  try {
+    raw.throw(error);
+  } catch (thrown) {
+    report(raw, thrown);
+  }
+}
+
+/**
+ * Kills greenlets, all at once, and waits until they have ended. A switch point, unless
+ * `block` is false. gevent's `killall`.
+ *
+ * @param greenlets The greenlets.
+ * @param options What to throw, whether and how long to wait, and how long the bodies may
+ * take to clean up; see {@linkcode Greenlet.kill}.
+ * @returns Nothing.
+ * @throws {Timeout} If some are alive at the timeout.
+ * @throws {TypeError | RangeError} If a time is not a number of milliseconds.
+ *
+ * @example Usage
+ * ```ts
+ * import { killAll, sleep, spawn } from "@gevent/gevent";
+ *
+ * const sleepers = [1, 2, 3].map(() => spawn(sleep, 100_000));
+ * await killAll(sleepers);
+ * console.log(sleepers.every((g) => g.dead)); // true
+ * ```
+ */
+export function killAll(
+  greenlets: Iterable<core.Greenlet>,
+  options: KillAllOptions = {},
+): Wait<void> {
+  const { error = new GreenletExit(), block = true, timeout = Infinity } =
+    options;
+  checkDuration(timeout, "kill all");
+  const { grace = GRACE } = options;
+  const all = [...greenlets];
+  for (const greenlet of all) kill(greenlet, error, { block: false, grace });
+  const alive = all.filter((g): g is Greenlet =>
+    g instanceof Greenlet && !g.dead
+  );
+  if (!block || alive.length === 0) return DONE;
+  return new KillingAll(alive, timeout).limit(timeout).get();
+}
+
+/** The wait for killed greenlets to end. */
+class KillingAll extends Suspension<void> {
+  readonly #greenlets: Greenlet[];
+  #left: number;
+  readonly #ms: number;
+  readonly #link = () => {
+    if (--this.#left === 0) this.switch();
+  };
+
+  constructor(greenlets: Greenlet[], ms: number) {
+    super();
+    this.#greenlets = greenlets;
+    this.#left = greenlets.length;
+    this.#ms = ms;
+    for (const greenlet of greenlets) greenlet.rawlink(this.#link);
+  }
+
+  protected override undo(): void {
+    for (const greenlet of this.#greenlets) greenlet.unlink(this.#link);
+  }
+
+  protected override timedOut(): void {
+    this.throw(new Timeout(this.#ms));
+  }
+}
+
+let isRunning = false;
+
+/**
+ * Runs a function as the program's main greenlet. When it ends, the other greenlets are
+ * killed, as they die with the main greenlet in gevent; when their `finally` blocks have
+ * run, its result is returned.
+ *
+ * SIGINT (Ctrl-C) kills it, and so unwinds everything; a second one ends the process. A
+ * greenlet that is stuck in a foreign promise is left there after its grace.
+ *
+ * @typeParam A The types of the arguments.
+ * @typeParam R What the function returns.
+ * @param main The function.
+ * @param args Its arguments.
+ * @returns What the function gives; the `GreenletExit`, if it was killed.
+ * @throws {unknown} What the function throws.
+ * @throws {GreenletError} If another `run` is in progress.
+ *
+ * @example Usage
+ * ```ts
+ * import { run, sleep, spawn } from "@gevent/gevent";
+ *
+ * const result = await run(async () => {
+ *   spawn(async () => {
+ *     try {
+ *       await sleep(100_000);
+ *     } finally {
+ *       console.log("cut short");
+ *     }
+ *   });
+ *   await sleep(1);
+ *   return "done";
+ * });
+ * console.log(result); // cut short, done
+ * ```
+ */
+export async function run<A extends unknown[], R>(
+  main: (...args: A) => R,
+  ...args: A
+): Promise<Returned<R>> {
+  checkBody(main, "run");
+  if (isRunning) {
+    throw new GreenletError(
+      "Cannot run as another run() is in progress: spawn() what belongs to it",
+    );
+  }
+  isRunning = true;
+  const greenlet = spawnQuietly(() => main(...args));
+  const interrupt = () => {
+    stopListening();
+    greenlet.kill(undefined, { block: false });
+  };
+  const stopListening = onInterrupt(interrupt);
+  try {
+    try {
+      await greenlet.join();
+    } finally {
+      await killTheRest();
+    }
+    return await greenlet.get() as Returned<R>;
+  } finally {
+    stopListening();
+    isRunning = false;
+  }
+}
+
+/** Calls `listener` at SIGINT, where the runtime has signals. */
+function onInterrupt(listener: () => void): () => void {
+  const { Deno } = globalThis;
+  if (Deno?.addSignalListener === undefined) return () => {};
+  Deno.addSignalListener("SIGINT", listener);
+  return () => Deno.removeSignalListener("SIGINT", listener);
+}
+
+async function killTheRest(): Promise<void> {
+  const spared = new Set<core.Greenlet | undefined>();
+  let caller: core.Greenlet | undefined = getCurrent();
+  while (caller instanceof Greenlet) {
+    spared.add(caller);
+    caller = caller.spawningGreenlet;
+  }
+  for (;;) {
+    const rest = [...aliveFlows()].map((flow) => flow.greenlet)
+      .filter((greenlet) => !spared.has(greenlet));
+    if (rest.length === 0) return;
+    for (const greenlet of rest) spared.add(greenlet);
+    try {
+      // Whoever waits has ended soon after its grace; the others can't be ended.
+      await killAll(rest, { timeout: GRACE + GRACE / 4 });
+    } catch (error) {
+      if (!(error instanceof Timeout)) throw error;
+    }
+  }
+}

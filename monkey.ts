@@ -1,0 +1,2 @@
+/** stub @module */
+export function patch(): Disposable { return { [Symbol.dispose]() {} }; }

@@ -1,0 +1,349 @@
+/**
+ * Time limits that end what they limit.
+ *
+ * ```ts
+ * import { sleep, Timeout, withTimeout } from "@gevent/gevent";
+ *
+ * console.log(await withTimeout(5, () => sleep(1000), { value: "late" })); // late
+ *
+ * try {
+ *   using _timeout = Timeout.start(5);
+ *   await sleep(1000);
+ * } catch (error) {
+ *   console.log(error instanceof Timeout); // true
+ * }
+ * ```
+ *
+ * @module
+ */
+
+import { Greenlet } from "./greenlet.ts";
+import {
+  callIn,
+  currentFlow,
+  Flow,
+  main,
+  setFlow,
+  store,
+  Suspension,
+} from "./_flow.ts";
+import type { Wait } from "./hub.ts";
+import { checkDuration, startTimer, stopTimer, type Timer } from "./_timers.ts";
+import { setAside, turn } from "./_wakeups.ts";
+import { isThenable, type Returned } from "./_body.ts";
+
+export type { Returned };
+
+/** Options of a {@linkcode Timeout}. */
+export interface TimeoutOptions {
+  /** What is thrown in the timeout's place. @default {this} */
+  error?: unknown;
+}
+
+/**
+ * An error that is thrown into the greenlet that has started it, after a time. gevent's
+ * `Timeout`.
+ *
+ * It is thrown once: by what the greenlet waits on then, or else by its next wait. One
+ * that was closed is never thrown. Nested timeouts are told apart by identity.
+ *
+ * Outside greenlets all code shares the main greenlet, so that a timeout there is thrown
+ * into whatever main waits on: in code that runs many times at once, use
+ * {@linkcode withTimeout}, or spawn a greenlet.
+ *
+ * @example Usage
+ * ```ts
+ * import { sleep, Timeout } from "@gevent/gevent";
+ *
+ * using timeout = Timeout.start(5);
+ * try {
+ *   await sleep(1000);
+ * } catch (error) {
+ *   if (error !== timeout) throw error;
+ *   console.log("too slow");
+ * }
+ * ```
+ */
+export class Timeout extends Error {
+  static {
+    this.prototype.name = "Timeout";
+  }
+
+  /** After how many milliseconds it is thrown; `Infinity` for never. */
+  readonly ms: number;
+  readonly #error: unknown;
+  #timer: Timer | null = null;
+  /** The flow that has started it last. */
+  #flow: Flow | null = null;
+
+  /**
+   * Makes a timeout that is not started.
+   *
+   * @param ms After how many milliseconds it is to be thrown; never, if left out.
+   * @param options What to throw.
+   * @throws {TypeError | RangeError} If `ms` is not a number of milliseconds.
+   */
+  constructor(ms?: number | null, options: TimeoutOptions = {}) {
+    const after = ms ?? Infinity;
+    checkDuration(after, "create timeout");
+    super(after === Infinity ? "Timed out" : `Timed out after ${after} ms`);
+    this.ms = after;
+    this.#error = "error" in options ? options.error : this;
+  }
+
+  /**
+   * Makes a timeout and starts it. gevent's `Timeout.start_new`.
+   *
+   * @param ms After how many milliseconds it is thrown; never, if left out.
+   * @param options What to throw.
+   * @returns The timeout: `using` closes it at the end of the block.
+   * @throws {TypeError | RangeError} If `ms` is not a number of milliseconds.
+   *
+   * @example Usage
+   * ```ts
+   * import { sleep, Timeout } from "@gevent/gevent";
+   *
+   * {
+   *   using _timeout = Timeout.start(1000, { error: new Error("Too slow") });
+   *   await sleep(1);
+   * }
+   * await sleep(1); // Nothing is thrown any more
+   * ```
+   */
+  static start(ms?: number | null, options?: TimeoutOptions): Timeout {
+    const timeout = new Timeout(ms, options);
+    timeout.start();
+    return timeout;
+  }
+
+  /**
+   * Starts the time for the current greenlet; anew, if it was started. gevent's
+   * `Timeout.start`. Not a switch point.
+   */
+  start(): void {
+    this.close();
+    const flow = this.#flow = currentFlow();
+    this.#timer = startTimer(this.ms, {
+      expired: () => {
+        this.#timer = null;
+        flow.interrupt(this.#error);
+      },
+    });
+  }
+
+  /** Whether the time runs. gevent's `Timeout.pending`. */
+  get pending(): boolean {
+    return this.#timer !== null;
+  }
+
+  /**
+   * Stops the time. What has not been thrown yet never is, even if the time is over.
+   * gevent's `Timeout.close`.
+   */
+  close(): void {
+    stopTimer(this.#timer);
+    this.#timer = null;
+    this.#flow?.unhold(this.#error);
+    this.#flow = null;
+  }
+
+  /** The same as {@linkcode Timeout.close}. gevent's `Timeout.cancel`. */
+  cancel(): void {
+    this.close();
+  }
+
+  /** Closes the timeout, at the end of a `using` block. */
+  [Symbol.dispose](): void {
+    this.close();
+  }
+}
+
+/** Options of {@linkcode withTimeout}. */
+export interface WithTimeoutOptions<V> {
+  /** What is returned at the timeout, where else it is thrown. */
+  value?: V;
+}
+
+/**
+ * Calls a function and waits for its result, for so long. A switch point. gevent's
+ * `with_timeout`.
+ *
+ * At the limit a {@linkcode Timeout} is thrown into what the function waits on, and its
+ * result is taken if it ends at once. Else the call returns or throws all the same, as it
+ * always does in time, even when the function waits for a foreign promise or swallows the
+ * error. What is left of it gets the `Timeout` from every wait that it begins, and after
+ * ten of them is left suspended for good.
+ *
+ * The function runs in the current greenlet: whatever interrupts that interrupts it.
+ *
+ * @typeParam R What the function returns.
+ * @typeParam V The type of `value`.
+ * @param ms After how many milliseconds; `Infinity` for no limit.
+ * @param run The function: async, generator or plain.
+ * @param options What to return at the timeout.
+ * @returns The function's result, or `value`.
+ * @throws {Timeout} At the limit, if no `value` is given.
+ * @throws {TypeError | RangeError} If `ms` is not a number of milliseconds or `run` not a
+ * function.
+ *
+ * @example Usage
+ * ```ts
+ * import { sleep, withTimeout } from "@gevent/gevent";
+ *
+ * async function slow() {
+ *   try {
+ *     await sleep(1000);
+ *     return "slow";
+ *   } finally {
+ *     console.log("cleaned up");
+ *   }
+ * }
+ * console.log(await withTimeout(5, slow, { value: "late" })); // cleaned up, late
+ * ```
+ */
+export function withTimeout<R, V = never>(
+  ms: number,
+  run: () => R,
+  options: WithTimeoutOptions<V> = {},
+): Wait<Returned<R> | V> {
+  checkDuration(ms, "call with a timeout");
+  if (typeof run !== "function") {
+    throw new TypeError(
+      `Cannot call with a timeout as 'run' must be a function: received ${run}`,
+    );
+  }
+  const flow = currentFlow();
+  const wait = flow.checkpoint() ?? new Limited(flow, ms, options).start(run);
+  return wait as Wait<Returned<R> | V>;
+}
+
+/** The wait for a function that runs in a flow of its own, in the same greenlet. */
+class Limited extends Suspension<unknown> {
+  readonly #outer: Flow;
+  readonly #inner: Flow;
+  readonly #ms: number;
+  readonly #options: WithTimeoutOptions<unknown>;
+  #timeout: Timeout | null = null;
+
+  constructor(outer: Flow, ms: number, options: WithTimeoutOptions<unknown>) {
+    super();
+    this.#outer = outer;
+    this.#inner = new Flow(outer.greenlet);
+    this.#inner.treeLocals = outer.treeLocals;
+    this.#ms = ms;
+    this.#options = options;
+  }
+
+  start(run: () => unknown): Wait<unknown> {
+    this.limit(this.#ms);
+    const wait = this.suspend(this.#outer);
+    try {
+      this.#follow(callIn(this.#inner, run));
+    } catch (error) {
+      this.#end(error, true);
+    }
+    return wait;
+  }
+
+  async #follow(result: unknown): Promise<void> {
+    if (!isThenable(result)) return this.#drive(result);
+    let outcome: unknown;
+    let failed = false;
+    try {
+      outcome = await result;
+    } catch (error) {
+      outcome = error;
+      failed = true;
+    }
+    this.#end(outcome, failed);
+  }
+
+  /** Ends with a plain result; or first runs the generator that it is. */
+  async #drive(result: unknown): Promise<void> {
+    const body = new LimitedBody(
+      () => result,
+      (outcome, failed) => this.#end(outcome, failed),
+    );
+    setFlow(body, this.#inner);
+    // Only from the event loop can control be given away to come back there.
+    await turn();
+    store.run(this.#inner, () => body.switch());
+  }
+
+  #end(outcome: unknown, failed: boolean): void {
+    // What the function has left behind, it has left behind too late.
+    if (this.#timeout === null) this.#inner.close();
+    else this.#inner.condemn(this.#timeout);
+    if (failed && outcome === this.#timeout) this.#giveUp(outcome);
+    else if (failed) this.#fail(outcome);
+    else this.settle("given", outcome);
+  }
+
+  #fail(error: unknown): void {
+    if (this.#inner.trouble?.received.includes(error)) {
+      this.#outer.receive(error);
+    }
+    this.settle("thrown", error);
+  }
+
+  /** At the limit. */
+  override expired(): void {
+    const timeout = this.#timeout = new Timeout(this.#ms);
+    this.#inner.interrupt(timeout);
+    this.#leaveSoon(timeout);
+  }
+
+  /** The function gets what its greenlet gets, and we wait for its clean-up. */
+  override interrupt(error: unknown, final: boolean): void {
+    if (final) this.#inner.condemn(error);
+    else this.#inner.interrupt(error);
+    // Where nobody awaits us, an interrupt is no unhandled rejection.
+    this.promise!.catch(() => {});
+    const isStuck = final || this.#inner.holds(error);
+    if (isStuck) this.#leaveSoon(error);
+  }
+
+  /**
+   * Waits no longer for a function that doesn't end within a turn of the event loop.
+   */
+  #leaveSoon(error: unknown): void {
+    setAside({
+      wake: () => {
+        if (this.state !== "waiting") return;
+        if (error !== this.#timeout && !this.#isHeld(error)) return;
+        this.#inner.condemn(error);
+        if (error === this.#timeout) this.#giveUp(error);
+        else this.#fail(error);
+      },
+    });
+  }
+
+  #isHeld(error: unknown): boolean {
+    return this.#inner.trouble?.sentence != null || this.#inner.holds(error);
+  }
+
+  #giveUp(timeout: unknown): void {
+    if ("value" in this.#options) {
+      this.settle("given", this.#options.value);
+    } else {
+      this.#fail(timeout);
+    }
+  }
+}
+
+/** The generator body of a limited function. */
+class LimitedBody extends Greenlet {
+  readonly #end: (outcome: unknown, failed: boolean) => void;
+
+  constructor(
+    run: () => unknown,
+    end: (outcome: unknown, failed: boolean) => void,
+  ) {
+    super(run, main);
+    this.#end = end;
+  }
+
+  protected override ended(outcome: unknown, failed: boolean): undefined {
+    this.#end(outcome, failed);
+  }
+}
