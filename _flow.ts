@@ -107,6 +107,7 @@ export abstract class Pending {
     if (flow.last === null) flow.first = this;
     else flow.last.nextPending = this;
     flow.last = this;
+    if (flow.trouble !== null) flow.workGrace();
   }
 
   protected leave(): void {
@@ -372,6 +373,12 @@ export function setFlow(greenlet: Greenlet, flow: Flow): void {
   rawFlows.set(greenlet, flow);
 }
 
+/** The flow to be cooperative in; `null` outside greenlets and limited calls. */
+export function cooperativeFlow(): Flow | null {
+  const flow = currentFlow();
+  return flow === mainFlow ? null : flow;
+}
+
 /** The flow of a function that a body has called, in no greenlet of its own. */
 let called: Flow | null = null;
 
@@ -538,10 +545,7 @@ export class Suspension<T> extends Pending implements Sleeper, TimerTarget {
     this.#reject = rejectLast;
     if (this.state === "idle") {
       this.state = "waiting";
-      if (flow !== null) {
-        this.join(flow);
-        if (flow.trouble !== null) flow.workGrace();
-      }
+      if (flow !== null) this.join(flow);
     } else {
       wake(this);
     }

@@ -25,9 +25,10 @@
  */
 
 export { GreenletError, GreenletExit } from "./greenlet.ts";
+export type { Greenlet as CoreGreenlet, Switch } from "./greenlet.ts";
 export * as greenlet from "./greenlet.ts";
 export * from "./hub.ts";
 export * from "./timeout.ts";
 export * from "./gevent.ts";
 export * as monkey from "./monkey.ts";
-export { patch } from "./monkey.ts";
+export { type Part, patch, type PatchOptions } from "./monkey.ts";

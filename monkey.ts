@@ -1,2 +1,137 @@
-/** stub @module */
-export function patch(): Disposable { return { [Symbol.dispose]() {} }; }
+/**
+ * Makes code that never heard of gevent cooperate.
+ *
+ * {@linkcode patch} replaces the runtime's own waiting functions with cooperative ones, so
+ * that whatever waits in them, in a greenlet, can be killed and timed out. Outside
+ * greenlets they behave as before.
+ *
+ * ```ts
+ * import { patch, sleep, spawn } from "@gevent/gevent";
+ *
+ * // Somebody else's code
+ * async function pause(ms: number) {
+ *   try {
+ *     await new Promise((resolve) => setTimeout(resolve, ms));
+ *   } finally {
+ *     console.log("cleaned up");
+ *   }
+ * }
+ *
+ * using _ = patch();
+ * const greenlet = spawn(pause, 100_000);
+ * await sleep(1);
+ * await greenlet.kill(); // cleaned up
+ * ```
+ *
+ * What was taken from a global or an object before `patch()` stays what it was, as for
+ * instance `const { setTimeout } = globalThis` at the top of a module: patch first. The
+ * methods of sockets are found by the first socket or listener that is made under
+ * `patch()`.
+ *
+ * @module
+ */
+
+import { patchNet } from "./_patch_net.ts";
+import { patchTimers } from "./_patch_timers.ts";
+
+export { getOriginal, patchItem, patchModule } from "./_items.ts";
+
+/**
+ * A part of what {@linkcode patch} replaces.
+ *
+ * - `timers`: `setTimeout`, `setInterval`, `clearTimeout`, `clearInterval`
+ * - `net`: `Deno.connect`, `Deno.listen`, and the methods `accept`, `read`, `write`,
+ *   `close` of what they give, for TCP and Unix sockets
+ */
+export type Part = "timers" | "net";
+
+/** Options of {@linkcode patch}: a part that is `false` is left as it is. */
+export type PatchOptions = { [P in Part]?: boolean };
+
+const parts: Record<Part, () => Disposable> = {
+  timers: patchTimers,
+  net: patchNet,
+};
+
+/** The parts that are patched, by how many, and what restores them. */
+const patched = new Map<
+  Part,
+  { count: number; readonly restore: Disposable }
+>();
+
+/**
+ * Replaces the runtime's waiting functions with cooperative ones. gevent's `patch_all`.
+ *
+ * To patch twice is to patch once: a part is restored when all have been disposed of that
+ * asked for it. Operations that are pending then go on.
+ *
+ * @param options Which parts to leave out.
+ * @returns What restores the originals, when it is disposed of.
+ * @throws {TypeError} If there is no such part.
+ *
+ * @example Usage
+ * ```ts
+ * import { joinAll, patch, spawn } from "@gevent/gevent";
+ *
+ * using _ = patch();
+ * async function task(name: string) {
+ *   console.log(`${name} starts`);
+ *   await new Promise((resolve) => setTimeout(resolve, 1));
+ *   console.log(`${name} ends`);
+ * }
+ * await joinAll([spawn(task, "one"), spawn(task, "two")]);
+ * ```
+ */
+export function patch(options: PatchOptions = {}): Disposable {
+  for (const name of Object.keys(options)) checkPart(name, "patch");
+  const stack = new DisposableStack();
+  for (const part of Object.keys(parts) as Part[]) {
+    if (options[part] ?? true) stack.use(patchPart(part));
+  }
+  return stack;
+}
+
+function patchPart(part: Part): Disposable {
+  let state = patched.get(part);
+  if (state === undefined) {
+    patched.set(part, state = { count: 0, restore: parts[part]() });
+  }
+  state.count++;
+  return {
+    [Symbol.dispose]() {
+      if (--state.count > 0) return;
+      patched.delete(part);
+      state.restore[Symbol.dispose]();
+    },
+  };
+}
+
+function checkPart(name: string, what: string): asserts name is Part {
+  if (Object.hasOwn(parts, name)) return;
+  throw new TypeError(
+    `Cannot ${what} as the part must be one of ${
+      Object.keys(parts).join(", ")
+    }: received ${JSON.stringify(name)}`,
+  );
+}
+
+/**
+ * Whether a part is patched. gevent's `is_module_patched`.
+ *
+ * @param part The part.
+ * @returns Whether it is.
+ * @throws {TypeError} If there is no such part.
+ *
+ * @example Usage
+ * ```ts
+ * import { monkey } from "@gevent/gevent";
+ *
+ * using _ = monkey.patch({ net: false });
+ * console.log(monkey.isPatched("timers")); // true
+ * console.log(monkey.isPatched("net")); // false
+ * ```
+ */
+export function isPatched(part: Part): boolean {
+  checkPart(part, "tell what is patched");
+  return patched.has(part);
+}
