@@ -21,7 +21,7 @@ import {
   type Timer,
   type TimerTarget,
 } from "./_timers.ts";
-import { serveCallbacks, type Sleeper, wake } from "./_wakeups.ts";
+import { serveTasks, type Sleeper, wake } from "./_wakeups.ts";
 import type { Hub } from "./hub.ts";
 
 /**
@@ -138,8 +138,9 @@ export class Flow {
   driven = false;
   /** Called when the body is given up, being past all patience. */
   abandoned: ((error: unknown) => void) | null = null;
-  /** What a tree of greenlets shares; main has none, and its children one each. */
-  treeLocals: Record<PropertyKey, unknown> | null = null;
+  /** The first of the tree of greenlets that this one is in; main is in none. */
+  root: Flow | null = null;
+  #treeLocals: Record<PropertyKey, unknown> | null = null;
   /** The neighbours among those that are alive; see `_alive.ts`. */
   previousAlive: Flow | null = null;
   nextAlive: Flow | null = null;
@@ -152,6 +153,11 @@ export class Flow {
   /** One weak reference for all who were spawned here. */
   get reference(): WeakRef<Greenlet> {
     return this.#reference ??= new WeakRef(this.greenlet);
+  }
+
+  /** What a tree of greenlets shares. */
+  get treeLocals(): Record<PropertyKey, unknown> {
+    return (this.root ?? this).#treeLocals ??= {};
   }
 
   #trouble(): Trouble {
@@ -425,7 +431,7 @@ export function getCurrent(): Greenlet {
   return currentFlow().greenlet;
 }
 
-serveCallbacks();
+serveTasks();
 
 const WAITING = Symbol("waiting");
 

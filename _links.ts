@@ -5,7 +5,7 @@
  */
 
 import { report } from "./_flow.ts";
-import { runCallback } from "./_wakeups.ts";
+import { runSoon, type Task } from "./_wakeups.ts";
 
 /** What a link is: a function, or an object that is told. */
 export type Link<S> = ((source: S) => unknown) | {
@@ -41,10 +41,16 @@ export class LinkNode<S> {
 }
 
 /** Links in the order in which they were added, which is that of the calls. */
-export class Links<S> {
+export class Links<S> implements Task {
+  readonly #source: S;
   first: LinkNode<S> | null = null;
   last: LinkNode<S> | null = null;
   #scheduled = false;
+
+  /** @param source What the links are told of. */
+  constructor(source: S) {
+    this.#source = source;
+  }
 
   /**
    * @param link What to call, or the object to tell.
@@ -76,16 +82,15 @@ export class Links<S> {
   }
 
   /** Soon calls every link that is still there then, from the hub, and drops it. */
-  schedule(source: S): void {
+  schedule(): void {
     if (this.#scheduled || this.first === null) return;
     this.#scheduled = true;
-    runCallback(() => {
-      this.#scheduled = false;
-      this.#call(source);
-    });
+    runSoon(this);
   }
 
-  #call(source: S): void {
+  run(): void {
+    this.#scheduled = false;
+    const source = this.#source;
     for (let node = this.first; node !== null; node = this.first) {
       // Dropped one by one, so that a link may still take back those after it.
       node.drop();

@@ -64,30 +64,32 @@ export function turn(): Promise<void> {
   return new Promise((resolve) => setAside({ wake: resolve }));
 }
 
-/** What is to be called by the hub, and in nobody's context. */
-let callbacks: (() => void)[] = [];
+/** Something that the hub does. */
+export interface Task {
+  /** Called once, where no greenlet is current. Must not throw. */
+  run(): void;
+}
+
+let tasks: Task[] = [];
 let ring: () => void;
 
-/**
- * Calls `callback` soon, from the hub: no greenlet is current in it. It must not
- * throw.
- */
-export function runCallback(callback: () => void): void {
-  if (callbacks.push(callback) === 1) ring();
+/** Has the hub do something soon, in nobody's context. */
+export function runSoon(task: Task): void {
+  if (tasks.push(task) === 1) ring();
 }
 
 /**
- * Serves {@linkcode runCallback}. Has to be called where no greenlet is current: a
- * microtask runs in the context in which it was queued, and this loop queues its own.
+ * Serves {@linkcode runSoon}. Has to be called where no greenlet is current: a microtask
+ * runs in the context in which it was queued, and this loop queues its own.
  */
-export async function serveCallbacks(): Promise<never> {
+export async function serveTasks(): Promise<never> {
   for (;;) {
-    if (callbacks.length === 0) {
+    if (tasks.length === 0) {
       await new Promise<void>((resolve) => ring = resolve);
     }
     await turn();
-    const batch = callbacks;
-    callbacks = [];
-    for (const callback of batch) callback();
+    const batch = tasks;
+    tasks = [];
+    for (const task of batch) task.run();
   }
 }

@@ -115,16 +115,28 @@ export interface Waitable {
  * - `pending`: made, not started
  * - `scheduled`: to be started soon or later
  * - `running`: started and not ended
+ * - `following`: running, and an async function, which the event loop resumes
  * - `succeeded`: has returned, or was killed by a `GreenletExit`
  * - `failed`: has thrown, or was killed by another error
  */
-type State = "pending" | "scheduled" | "running" | "succeeded" | "failed";
+type State =
+  | "pending"
+  | "scheduled"
+  | "running"
+  | "following"
+  | "succeeded"
+  | "failed";
 
 const spawnCallbacks = new Set<(greenlet: Greenlet) => void>();
 let made = 0;
 
-/** Starts a body soon, in the greenlet's own context, and sees its end. */
-let live: (greenlet: Greenlet) => Promise<void>;
+/**
+ * Reactions to promises. They know whose they are by the context in which they were
+ * added, so that no greenlet needs closures of its own: 200 bytes and 300 ns for each.
+ */
+let begin: () => void;
+let succeed: (value: unknown) => void;
+let fail: (error: unknown) => void;
 /** Spawns a greenlet whose error is not printed, as somebody else will throw it. */
 let spawnQuietly: (run: () => unknown) => Greenlet;
 
@@ -164,8 +176,6 @@ export class Greenlet<T = unknown> extends core.Greenlet
   #links: Links<any> | null = null;
   /** Until it starts, if it is to start later. */
   #timer: Timer | null = null;
-  /** What an async body has returned, until it has settled. */
-  #promise: PromiseLike<unknown> | null = null;
   #abort: AbortController | null = null;
   readonly #spawner: WeakRef<core.Greenlet>;
   readonly #number = ++made;
@@ -185,23 +195,13 @@ export class Greenlet<T = unknown> extends core.Greenlet
       greenlet.start();
       return greenlet;
     };
-    live = async (greenlet) => {
-      await turn();
-      if (greenlet.#state !== "scheduled") return;
-      greenlet.switch(...greenlet.args);
-      const promise = greenlet.#promise;
-      if (promise === null) return;
-      let outcome: unknown;
-      let failed = false;
-      try {
-        outcome = await promise;
-      } catch (error) {
-        failed = true;
-        outcome = error;
-      }
-      greenlet.#promise = null;
-      greenlet.#finish(outcome, failed);
+    const own = () => store.getStore()!.greenlet as Greenlet;
+    begin = () => {
+      const greenlet = own();
+      if (greenlet.#state === "scheduled") greenlet.switch(...greenlet.args);
     };
+    succeed = (value) => own().#finish(value, false);
+    fail = (error) => own().#finish(error, true);
   }
 
   /**
@@ -222,7 +222,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
     this.#flow = new Flow(this);
     const spawner = currentFlow();
     this.#spawner = spawner.reference;
-    this.#flow.treeLocals = spawner.treeLocals ?? {};
+    this.#flow.root = spawner.root ?? this.#flow;
   }
 
   /**
@@ -356,7 +356,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
 
   /** Whether the body was to be started, and has not ended. gevent's `bool(g)`. */
   get started(): boolean {
-    return this.#state === "scheduled" || this.#state === "running";
+    return this.#state === "scheduled" || this.active;
   }
 
   /** Whether it has ended, or was killed before it started, and never runs again. */
@@ -366,7 +366,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
 
   /** Whether the body has started and not ended. */
   override get active(): boolean {
-    return this.#state === "running";
+    return this.#state === "running" || this.#state === "following";
   }
 
   /** Whether it has ended, one way or the other. gevent's `ready`. */
@@ -405,7 +405,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
    * is spawned by main begins a tree of its own. gevent's `spawn_tree_locals`.
    */
   get spawnTreeLocals(): Record<PropertyKey, unknown> {
-    return this.#flow.treeLocals!;
+    return this.#flow.treeLocals;
   }
 
   /**
@@ -436,7 +436,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
    * @throws {TypeError} If there is no body.
    */
   start(): void {
-    if (this.#schedule()) store.run(this.#flow, live, this);
+    if (this.#schedule()) store.run(this.#flow, beginSoon);
   }
 
   /**
@@ -450,13 +450,10 @@ export class Greenlet<T = unknown> extends core.Greenlet
   startLater(ms: number): void {
     checkDuration(ms, "start later");
     if (!this.#schedule()) return;
-    // It has the context of whoever calls this, and not of whoever sets the timer.
-    store.run(this.#flow, async () => {
-      await new Promise<void>((resolve) => {
+    store.run(this.#flow, () => {
+      new Promise<void>((resolve) => {
         this.#timer = startTimer(ms, { expired: resolve });
-      });
-      this.#timer = null;
-      await live(this);
+      }).then(beginSoon);
     });
   }
 
@@ -486,7 +483,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
    * resumes and nobody else.
    */
   override switch<S = unknown>(...args: unknown[]): core.Switch<S> {
-    if (this.#promise !== null) {
+    if (this.#state === "following") {
       throw new GreenletError(
         `Cannot switch to ${this} as its body is an async function, which only its waits resume: use kill(), or a generator body`,
       );
@@ -516,9 +513,14 @@ export class Greenlet<T = unknown> extends core.Greenlet
   }
 
   /** What has become of the body, in the core's eyes. */
-  protected override ended(outcome: unknown, failed: boolean): undefined {
-    if (!failed && isThenable(outcome)) this.#promise = outcome;
-    else this.#finish(outcome, failed);
+  protected override ended(outcome: unknown, failed: boolean): void {
+    if (failed || !isThenable(outcome)) return this.#finish(outcome, failed);
+    this.#state = "following";
+    const promise = outcome instanceof Promise
+      ? outcome
+      : Promise.resolve(outcome);
+    if (store.getStore() === this.#flow) promise.then(succeed, fail);
+    else store.run(this.#flow, () => promise.then(succeed, fail));
   }
 
   #finish(outcome: unknown, failed: boolean): void {
@@ -530,7 +532,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
     this.#flow.close();
     delist(this.#flow);
     if (fails && !this.#quiet) report(this, outcome);
-    this.#links?.schedule(this);
+    this.#links?.schedule();
   }
 
   #dieBeforeStart(error: unknown): boolean {
@@ -702,7 +704,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
       if (typeof link === "function") spawn(link, source);
       else link.linked(source);
     });
-    if (this.dead) this.#links!.schedule(this);
+    if (this.dead) this.#links!.schedule();
   }
 
   /**
@@ -713,7 +715,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
    */
   rawlink(link: Link<this>): void {
     this.#linkList.add(link);
-    if (this.dead) this.#links!.schedule(this);
+    if (this.dead) this.#links!.schedule();
   }
 
   /**
@@ -732,7 +734,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
 
   // deno-lint-ignore no-explicit-any
   get #linkList(): Links<any> {
-    return this.#links ??= new Links();
+    return this.#links ??= new Links(this);
   }
 
   /** Joins the greenlet, at the end of an `await using` block. */
@@ -747,6 +749,11 @@ export class Greenlet<T = unknown> extends core.Greenlet
       : `: ${this.#title}`;
     return `<${this.constructor.name} ${JSON.stringify(this.name)}${label}>`;
   }
+}
+
+/** Has the greenlet whose context this is begin when it is its turn. */
+function beginSoon(): void {
+  turn().then(begin);
 }
 
 /** A switch for which nothing is left to do. */
@@ -889,7 +896,7 @@ class RawGreenlet extends core.Greenlet {
   }
 
   get spawnTreeLocals(): Record<PropertyKey, unknown> {
-    return flowOf(this).treeLocals!;
+    return flowOf(this).treeLocals;
   }
 
   protected override ended(outcome: unknown, failed: boolean): undefined {
@@ -939,7 +946,7 @@ export function spawnRaw<A extends unknown[]>(
   checkBody(run, "spawn raw");
   const raw = new RawGreenlet(run, getHub());
   const flow = flowOf(raw);
-  flow.treeLocals = currentFlow().treeLocals ?? {};
+  flow.root = currentFlow().root ?? flow;
   enlist(flow);
   store.run(flow, async () => {
     await turn();

@@ -229,7 +229,7 @@ class Limited extends Suspension<unknown> {
     super();
     this.#outer = outer;
     this.#inner = new Flow(outer.greenlet);
-    this.#inner.treeLocals = outer.treeLocals;
+    this.#inner.root = outer.root;
     this.#ms = ms;
     this.#options = options;
   }
