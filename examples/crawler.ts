@@ -1,0 +1,87 @@
+/**
+ * Gets web pages, all at the same time: a greenlet for each, with a time limit.
+ *
+ *     deno run -q -P=crawler examples/crawler.ts [--timeout ms] [url]...
+ *
+ * Without URLs it crawls a small site of its own, with one broken page. A page may take 5
+ * seconds unless told otherwise; `--timeout 250` gives up the slowest one.
+ */
+
+import { parseArgs } from "node:util";
+import {
+  GreenletExit,
+  joinAll,
+  run,
+  sleep,
+  spawn,
+  until,
+  type Wait,
+  withTimeout,
+} from "@gevent/gevent";
+
+async function crawl(urls: string[], timeout: number): Promise<void> {
+  const start = performance.now();
+  await joinAll(urls.map((url) => spawn(report, url, timeout)));
+  const seconds = (performance.now() - start) / 1000;
+  console.log(`run time is ${seconds.toFixed(2)} s`);
+}
+
+/** Gets one page and tells how it went: a failure is no matter of the others'. */
+async function report(url: string, timeout: number): Promise<void> {
+  console.log(`GET: ${url}`);
+  try {
+    const bytes = await withTimeout(timeout, () => get(url));
+    console.log(`${bytes.length} bytes received from ${url}`);
+  } catch (error) {
+    // Ctrl-C is no failure of the page's.
+    if (error instanceof GreenletExit) throw error;
+    console.log(`failed: ${url}: ${error}`);
+  }
+}
+
+/** Gets one page; a timeout or a kill cancels the request. */
+function get(url: string): Wait<Uint8Array> {
+  const controller = new AbortController();
+  return until(
+    download(url, controller.signal),
+    (error) => controller.abort(error),
+  );
+}
+
+async function download(url: string, signal: AbortSignal): Promise<Uint8Array> {
+  const response = await fetch(url, { signal });
+  const bytes = await response.bytes();
+  if (!response.ok) throw new Error(`status ${response.status}`);
+  return bytes;
+}
+
+/** What to crawl if nothing was named: the latency of each page and its size. */
+const pages: Record<string, { ms: number; bytes: number }> = {
+  "/fast": { ms: 50, bytes: 1_000 },
+  "/medium": { ms: 200, bytes: 20_000 },
+  "/slow": { ms: 400, bytes: 300_000 },
+};
+
+async function answer(request: Request): Promise<Response> {
+  const page = pages[new URL(request.url).pathname];
+  if (page === undefined) return new Response("broken", { status: 500 });
+  await sleep(page.ms);
+  return new Response(new Uint8Array(page.bytes));
+}
+
+async function crawlOwnSite(timeout: number): Promise<void> {
+  const options = { hostname: "127.0.0.1", port: 0, onListen() {} };
+  await using site = Deno.serve(options, answer);
+  const paths = ["/broken", ...Object.keys(pages)];
+  const urls = paths.map((path) => `http://127.0.0.1:${site.addr.port}${path}`);
+  await crawl(urls, timeout);
+}
+
+const { positionals: urls, values } = parseArgs({
+  args: Deno.args,
+  options: { timeout: { type: "string", default: "5000" } },
+  allowPositionals: true,
+});
+const timeout = Number(values.timeout);
+
+await run(() => urls.length > 0 ? crawl(urls, timeout) : crawlOwnSite(timeout));

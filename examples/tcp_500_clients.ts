@@ -1,0 +1,28 @@
+/**
+ * The server of `tcp_server.ts` and 500 clients of `tcp_clients.ts`, a thousand greenlets
+ * in one process, on a free port.
+ *
+ *     deno run -q -P=local-net examples/tcp_500_clients.ts
+ *
+ * The exit status is 1 if a reply was wrong.
+ */
+
+import { patch, run, spawn } from "@gevent/gevent";
+import { runClients } from "./tcp_clients.ts";
+import { serve } from "./tcp_server.ts";
+
+using _ = patch();
+
+const allWentWell = await run(async () => {
+  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  let connections = 0;
+  spawn(serve, listener, () => connections++);
+  const { hostname, port } = listener.addr;
+  const plan = { hostname, port, clients: 500, messages: 10 };
+  const allWentWell = await runClients(plan);
+  console.log(`server:   ${connections} connections`);
+  return allWentWell;
+});
+
+// After Ctrl-C it is the GreenletExit.
+Deno.exitCode = allWentWell === true ? 0 : 1;
