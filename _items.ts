@@ -44,22 +44,21 @@ export function patchItem<T extends object, K extends PropertyKey>(
 ): Disposable {
   const what = `patch item ${String(name)}`;
   checkObject(object, what);
-  const original = Object.getOwnPropertyDescriptor(object, name);
-  const readOnly = original === undefined
-    ? !Object.isExtensible(object)
-    : !original.configurable;
-  if (readOnly) {
+  const ofObject = items.get(object) ?? new Map<PropertyKey, Item>();
+  const item = ofObject.get(name) ?? {
+    original: Object.getOwnPropertyDescriptor(object, name),
+    layers: [],
+  };
+  const layer = { value };
+  item.layers.push(layer);
+  if (!put(object, name, item)) {
+    item.layers.pop();
     throw new TypeError(
       `Cannot ${what} as the property is read-only: patch an object that can be changed, as a module's namespace can't`,
     );
   }
-  let ofObject = items.get(object);
-  if (ofObject === undefined) items.set(object, ofObject = new Map());
-  let item = ofObject.get(name);
-  if (item === undefined) ofObject.set(name, item = { original, layers: [] });
-  const layer = { value };
-  item.layers.push(layer);
-  put(object, name, item);
+  ofObject.set(name, item);
+  items.set(object, ofObject);
   return {
     [Symbol.dispose]() {
       const i = item.layers.indexOf(layer);
@@ -71,28 +70,30 @@ export function patchItem<T extends object, K extends PropertyKey>(
   };
 }
 
-function put(object: object, name: PropertyKey, item: Item): void {
+/** Puts in force what is on top; returns whether the object has let it happen. */
+function put(object: object, name: PropertyKey, item: Item): boolean {
   const { original, layers } = item;
   const layer = layers.at(-1);
   if (layer !== undefined) {
-    Object.defineProperty(object, name, {
+    return Reflect.defineProperty(object, name, {
       value: layer.value,
       writable: true,
       enumerable: original?.enumerable ?? true,
-      configurable: true,
+      // A sealed object's property can be replaced, as long as it is not to be unsealed.
+      configurable: original?.configurable ?? true,
     });
-  } else if (original !== undefined) {
-    Object.defineProperty(object, name, original);
-  } else {
-    Reflect.deleteProperty(object, name);
   }
+  return original !== undefined
+    ? Reflect.defineProperty(object, name, original)
+    : Reflect.deleteProperty(object, name);
 }
 
 /**
  * Replaces several properties of an object. gevent's `patch_module`.
  *
  * @param target Whose properties they are.
- * @param replacements The replacements, under the properties' names.
+ * @param replacements The replacements, under the properties' names; its enumerable own
+ * properties are taken.
  * @returns What puts the originals back, when it is disposed of.
  * @throws {TypeError} If a property can't be replaced; none is, then.
  *
@@ -116,6 +117,10 @@ export function patchModule<T extends object>(
   const patched = new DisposableStack();
   try {
     for (const name of Reflect.ownKeys(replacements) as (keyof T)[]) {
+      // Of a module's namespace, all but the tag by which it calls itself a module.
+      if (!Object.prototype.propertyIsEnumerable.call(replacements, name)) {
+        continue;
+      }
       patched.use(patchItem(target, name, replacements[name] as never));
     }
   } catch (error) {
@@ -146,14 +151,19 @@ export function getOriginal<T extends object, K extends keyof T>(
   name: K,
 ): T[K] {
   checkObject(object, `get original ${String(name)}`);
-  const item = items.get(object)?.get(name);
-  if (item === undefined) return object[name];
-  const { original } = item;
-  return original?.get !== undefined
-    ? original.get.call(object)
-    : original !== undefined
-    ? original.value
-    : Object.getPrototypeOf(object)?.[name];
+  for (
+    let owner: object | null = object;
+    owner !== null;
+    owner = Object.getPrototypeOf(owner)
+  ) {
+    const item = items.get(owner)?.get(name);
+    const property = item === undefined
+      ? Object.getOwnPropertyDescriptor(owner, name)
+      : item.original;
+    if (property === undefined) continue;
+    return "value" in property ? property.value : property.get?.call(object);
+  }
+  return undefined!;
 }
 
 function checkObject(object: unknown, what: string): void {
@@ -166,16 +176,14 @@ function checkObject(object: unknown, what: string): void {
   }
 }
 
-/** Makes `replacement` look like `original` to those who ask for name and length. */
+/** Makes `replacement` look like `original` to those who ask for its properties. */
 export function disguise<F extends (...args: never[]) => unknown>(
   replacement: F,
   original: (...args: never[]) => unknown,
 ): F {
-  for (const name of ["name", "length"] as const) {
-    Object.defineProperty(replacement, name, {
-      value: original[name],
-      configurable: true,
-    });
-  }
-  return replacement;
+  // Name and length, and by a symbol what `util.promisify` makes of `setTimeout`.
+  const { prototype: _, ...properties } = Object.getOwnPropertyDescriptors(
+    original,
+  );
+  return Object.defineProperties(replacement, properties);
 }

@@ -284,17 +284,22 @@ export function patchNet(): Disposable {
     });
   }
 
-  put(
-    Deno,
-    "connect",
-    (connect: Connect) => cooperativeConnect(connect, meetConn),
-  );
-  put(Deno, "listen", (original: Listen) =>
-    function (this: unknown) {
-      const listener = Reflect.apply(original, this, arguments);
-      meetListener(listener);
-      return listener;
-    });
+  try {
+    put(
+      Deno,
+      "connect",
+      (connect: Connect) => cooperativeConnect(connect, meetConn),
+    );
+    put(Deno, "listen", (original: Listen) =>
+      function (this: unknown) {
+        const listener = Reflect.apply(original, this, arguments);
+        meetListener(listener);
+        return listener;
+      });
+  } catch (error) {
+    patched.dispose();
+    throw error;
+  }
   return {
     [Symbol.dispose]() {
       for (const source of unsettled) source.stayPatched();

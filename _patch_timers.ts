@@ -139,7 +139,7 @@ function cooperativeClearTimer(
 
 /** Patches the timers; disposing of what it returns restores them. */
 export function patchTimers(): Disposable {
-  const patched = new DisposableStack();
+  using patched = new DisposableStack();
   for (const name of ["setTimeout", "setInterval"] as const) {
     patched.use(
       patchItem(globalThis, name, cooperativeSetTimer(name) as never),
@@ -150,5 +150,5 @@ export function patchTimers(): Disposable {
       patchItem(globalThis, name, cooperativeClearTimer(name) as never),
     );
   }
-  return patched;
+  return patched.move();
 }

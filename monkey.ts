@@ -84,11 +84,11 @@ const patched = new Map<
  */
 export function patch(options: PatchOptions = {}): Disposable {
   for (const name of Object.keys(options)) checkPart(name, "patch");
-  const stack = new DisposableStack();
+  using stack = new DisposableStack();
   for (const part of Object.keys(parts) as Part[]) {
     if (options[part] ?? true) stack.use(patchPart(part));
   }
-  return stack;
+  return stack.move();
 }
 
 function patchPart(part: Part): Disposable {
