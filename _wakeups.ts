@@ -39,8 +39,10 @@ export function wake(sleeper: Sleeper): void {
 export function mayGoOn(): boolean {
   if (aside.length > 0) return false;
   if (--untilLook > 0) return true;
+  // Once there is none left, whoever asks is told so, until the loop has turned.
+  if (clock.now() - turned >= SLICE) return false;
   untilLook = LOOK_EVERY;
-  return clock.now() - turned < SLICE;
+  return true;
 }
 
 /** Wakes `sleeper` when the event loop has turned. */
