@@ -491,8 +491,17 @@ export class Greenlet<T = unknown> extends core.Greenlet
     }
     if (this.dead) return this.parent!.switch(...args);
     if (this.#state === "pending") this.#schedule();
-    if (this.#state === "scheduled") this.#state = "running";
+    if (this.#state === "scheduled") {
+      this.#state = "running";
+      if (store.getStore() !== this.#flow) this.#bind();
+    }
     return super.switch(...args);
+  }
+
+  /** Has the body begin in its own context, where a switch begins it. */
+  #bind(): void {
+    const run = this.run!;
+    this.run = (...args) => store.run(this.#flow, () => run.apply(this, args));
   }
 
   /**
