@@ -204,6 +204,11 @@ export class Flow {
     this.interrupt(error);
   }
 
+  /** What it was killed by last, if it was. */
+  get killed(): { readonly error: unknown } | null {
+    return this.trouble?.sentence ?? this.trouble?.kill ?? null;
+  }
+
   /** Throws an error by what the body waits on, and by every wait it begins. */
   condemn(error: unknown): void {
     const trouble = this.#trouble();

@@ -421,7 +421,12 @@ export class Greenlet<T = unknown> extends core.Greenlet
    * ```
    */
   get signal(): AbortSignal {
-    return (this.#abort ??= new AbortController()).signal;
+    if (this.#abort === null) {
+      this.#abort = new AbortController();
+      const { killed } = this.#flow;
+      if (killed !== null) this.#abort.abort(killed.error);
+    }
+    return this.#abort.signal;
   }
 
   /**
