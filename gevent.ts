@@ -471,10 +471,12 @@ export class Greenlet<T = unknown> extends core.Greenlet
         `Cannot start ${this} as it has no 'run': pass a function to its constructor or define run() in its class`,
       );
     }
+    // First of all: one may throw, or kill it.
+    for (const callback of spawnCallbacks) callback(this);
+    if (this.#state as State !== "pending") return false;
     this.#state = "scheduled";
     this.#flow.abandoned = (error) => this.#giveUp(error);
     enlist(this.#flow);
-    for (const callback of spawnCallbacks) callback(this);
     return true;
   }
 
