@@ -1230,6 +1230,10 @@ class Arriving<S extends Waitable>
   protected override undo(): void {
     this.#arrivals.forget(this);
   }
+
+  protected override timedOut(): void {
+    this.switch({ done: true, value: undefined });
+  }
 }
 
 class Arrivals<S extends Waitable> implements ReadyIterator<S> {
@@ -1238,17 +1242,19 @@ class Arrivals<S extends Waitable> implements ReadyIterator<S> {
   readonly #ready: S[] = [];
   #taken = 0;
   readonly #waiting: Arriving<S>[] = [];
-  readonly #timer: Timer | null;
+  /** No timer, which would hold up the process when nobody waits. */
+  readonly #deadline: number;
   readonly #link = (source: S) => this.#arrived(source);
 
   constructor(objects: S[], count: number, timeout: number) {
     this.#objects = objects;
     this.#left = count;
-    this.#timer = startTimer(timeout, { expired: () => this.#close() });
+    this.#deadline = performance.now() + timeout;
     for (const object of objects) object.rawlink(this.#link);
   }
 
   #arrived(source: S): void {
+    if (this.#remaining <= 0) this.#close();
     if (this.#left === 0) return;
     this.#left--;
     const next = this.#waiting.shift();
@@ -1257,9 +1263,13 @@ class Arrivals<S extends Waitable> implements ReadyIterator<S> {
     if (this.#left === 0) this.#close();
   }
 
+  /** For how many milliseconds there may be arrivals. */
+  get #remaining(): number {
+    return this.#deadline - performance.now();
+  }
+
   #close(): void {
     this.#left = 0;
-    stopTimer(this.#timer);
     for (const object of this.#objects.splice(0)) object.unlink(this.#link);
     for (const next of this.#waiting.splice(0)) {
       next.switch({ done: true, value: undefined });
@@ -1277,8 +1287,10 @@ class Arrivals<S extends Waitable> implements ReadyIterator<S> {
     if (this.#taken < this.#ready.length) {
       return readyWait({ done: false, value: this.#ready[this.#taken++]! });
     }
+    const remaining = this.#remaining;
+    if (remaining <= 0) this.#close();
     if (this.#left === 0) return readyWait({ done: true, value: undefined });
-    const arriving = new Arriving(this);
+    const arriving = new Arriving(this).limit(remaining);
     this.#waiting.push(arriving);
     return arriving.get();
   }
