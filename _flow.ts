@@ -726,7 +726,16 @@ async function drive(running: Greenlet, flow: Flow): Promise<void> {
 /** The core's own methods, whatever a subclass makes of them. */
 const core = Greenlet.prototype;
 
-/** Tells the hub of an error that no greenlet takes. */
+/**
+ * Tells the hub of an error that no greenlet takes. What a handler of the user's own
+ * throws is an uncaught error, and not one of whoever happens to report.
+ */
 export function report(context: unknown, error: unknown): void {
-  (main as Hub).handleError(context, error);
+  try {
+    (main as Hub).handleError(context, error);
+  } catch (thrown) {
+    queueMicrotask(() => {
+      throw thrown;
+    });
+  }
 }
