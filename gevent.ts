@@ -1094,12 +1094,7 @@ function checkWaitables<S extends Waitable>(
   objects: Iterable<S>,
   what: string,
 ): S[] {
-  if (typeof objects?.[Symbol.iterator] !== "function") {
-    throw new TypeError(
-      `Cannot ${what} as the objects must be iterable: received ${objects}`,
-    );
-  }
-  const all = [...objects];
+  const all = toArray(objects, what);
   for (const object of all) {
     if (typeof object?.rawlink !== "function") {
       throw new TypeError(
@@ -1108,6 +1103,13 @@ function checkWaitables<S extends Waitable>(
     }
   }
   return all;
+}
+
+function toArray<O>(objects: Iterable<O>, what: string): O[] {
+  if (typeof objects?.[Symbol.iterator] === "function") return [...objects];
+  throw new TypeError(
+    `Cannot ${what} as the objects must be iterable: received ${objects}`,
+  );
 }
 
 function checkCount(
@@ -1415,7 +1417,8 @@ export function killAll(
     options;
   checkDuration(timeout, "kill all");
   const { grace = GRACE } = options;
-  const all = [...greenlets];
+  checkDuration(grace, "kill all");
+  const all = toArray(greenlets, "kill all");
   for (const greenlet of all) kill(greenlet, error, { block: false, grace });
   const alive = all.filter((g): g is Greenlet =>
     g instanceof Greenlet && !g.dead
