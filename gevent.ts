@@ -561,13 +561,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
   }
 
   #giveUp(error: unknown): void {
-    this.#finish(
-      new GreenletError(
-        `${this} was left suspended for good as it has swallowed its kill again and again`,
-        { cause: error },
-      ),
-      true,
-    );
+    this.#finish(leftSuspended(this, error), true);
   }
 
   /**
@@ -777,6 +771,14 @@ const PERFORMED: core.Switch<undefined> = {
   },
 };
 
+/** What comes of a body that is past all patience. */
+function leftSuspended(greenlet: core.Greenlet, error: unknown): GreenletError {
+  return new GreenletError(
+    `${greenlet} was left suspended for good as it has swallowed its kill again and again`,
+    { cause: error },
+  );
+}
+
 /** The wait for a greenlet's end. */
 class Joining extends Suspension<void> {
   // deno-lint-ignore no-explicit-any
@@ -899,9 +901,30 @@ function checkBody(run: unknown, what: string): void {
   );
 }
 
+/**
+ * - `core`: not ended, as far as the core knows
+ * - `following`: the body is an async function, which the event loop resumes
+ * - `ended`
+ */
+type RawState = "core" | "following" | "ended";
+
 /** One of the core's greenlets, with what there is to know of its flow. */
 class RawGreenlet extends core.Greenlet {
   readonly #spawner = currentFlow();
+  #state: RawState = "core";
+
+  override get dead(): boolean {
+    return this.#state === "ended";
+  }
+
+  override get active(): boolean {
+    return this.#state === "core" ? super.active : !this.dead;
+  }
+
+  /** Whether its flow is what interrupts it, and not a switch. */
+  get waits(): boolean {
+    return this.#state === "following" || flowOf(this).awaited !== null;
+  }
 
   get spawningGreenlet(): core.Greenlet | undefined {
     return this.#spawner.reference.deref();
@@ -912,22 +935,29 @@ class RawGreenlet extends core.Greenlet {
   }
 
   protected override ended(outcome: unknown, failed: boolean): undefined {
-    if (!failed && isThenable(outcome)) {
-      outcome.then(() => this.#end(), (error) => this.#end(error));
-    } else if (failed) {
-      this.#end(outcome);
+    if (failed) {
+      this.fail(outcome);
+    } else if (isThenable(outcome)) {
+      this.#state = "following";
+      outcome.then(() => this.#end(), (error) => this.fail(error));
     } else {
       this.#end();
     }
   }
 
-  #end(...errors: unknown[]): void {
+  fail(error: unknown): void {
+    if (this.dead) return;
+    this.#end();
+    const own = ownError(error, flowOf(this));
+    if (!(own instanceof GreenletExit)) report(this, own);
+  }
+
+  #end(): void {
+    if (this.dead) return;
+    this.#state = "ended";
     const flow = flowOf(this);
     flow.close();
     delist(flow);
-    for (const error of errors) {
-      if (!(error instanceof GreenletExit)) report(this, error);
-    }
   }
 }
 
@@ -959,6 +989,7 @@ export function spawnRaw<A extends unknown[]>(
   const raw = new RawGreenlet(run, getHub());
   const flow = flowOf(raw);
   flow.root = currentFlow().root ?? flow;
+  flow.abandoned = (error) => raw.fail(leftSuspended(raw, error));
   enlist(flow);
   turn().then(() => {
     if (!raw.dead) store.run(flow, () => raw.switch(...args));
@@ -1374,14 +1405,32 @@ export function kill(
   const { grace = GRACE } = options;
   checkDuration(grace, "kill");
   if (greenlet.dead) return DONE;
-  if (greenlet.active) flowOf(greenlet).kill(error, grace);
-  else store.exit(() => void throwSoon(greenlet, error));
+  if (!interrupts(greenlet, error, grace)) {
+    store.exit(() => void throwSoon(greenlet, error, grace));
+  }
   return DONE;
 }
 
-/** Kills what has not started, from the hub: nobody may be switched away here. */
-async function throwSoon(raw: core.Greenlet, error: unknown): Promise<void> {
+/** Kills one of the core's that waits. */
+function interrupts(
+  raw: core.Greenlet,
+  error: unknown,
+  grace: number,
+): boolean {
+  const flow = flowOf(raw);
+  const waits = raw instanceof RawGreenlet ? raw.waits : flow.awaited !== null;
+  if (waits) flow.kill(error, grace);
+  return waits;
+}
+
+/** Kills what is to start, or has switched: from the hub, so that nobody switches here. */
+async function throwSoon(
+  raw: core.Greenlet,
+  error: unknown,
+  grace: number,
+): Promise<void> {
   await turn();
+  if (raw.dead || interrupts(raw, error, grace)) return;
   try {
     raw.throw(error);
   } catch (thrown) {
