@@ -196,7 +196,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
     };
     const own = () => store.getStore()!.greenlet as Greenlet;
     succeed = (value) => own().#finish(value, false);
-    fail = (error) => own().#finish(error, true);
+    fail = (error) => own().#fail(error);
   }
 
   /**
@@ -531,7 +531,8 @@ export class Greenlet<T = unknown> extends core.Greenlet
 
   /** What has become of the body, in the core's eyes. */
   protected override ended(outcome: unknown, failed: boolean): void {
-    if (failed || !isThenable(outcome)) return this.#finish(outcome, failed);
+    if (failed) return this.#fail(outcome);
+    if (!isThenable(outcome)) return this.#finish(outcome, false);
     this.#state = "following";
     const promise = outcome instanceof Promise
       ? outcome
@@ -540,9 +541,13 @@ export class Greenlet<T = unknown> extends core.Greenlet
     else store.run(this.#flow, () => promise.then(succeed, fail));
   }
 
+  /** The body has thrown. */
+  #fail(error: unknown): void {
+    this.#finish(ownError(error, this.#flow), true);
+  }
+
   #finish(outcome: unknown, failed: boolean): void {
     if (this.dead) return;
-    if (failed) outcome = ownError(outcome, this.#flow);
     const fails = failed && !(outcome instanceof GreenletExit);
     this.#state = fails ? "failed" : "succeeded";
     this.#outcome = outcome;
@@ -1431,6 +1436,7 @@ async function throwSoon(
 ): Promise<void> {
   await turn();
   if (raw.dead || interrupts(raw, error, grace)) return;
+  flowOf(raw).receive(error);
   try {
     raw.throw(error);
   } catch (thrown) {
