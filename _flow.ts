@@ -169,6 +169,7 @@ export class Flow {
    * next wait that it begins.
    */
   interrupt(error: unknown): void {
+    this.#expect(error);
     this.receive(error);
     if (this.first === null) this.#trouble().held.push(error);
     else this.#interruptPending(error, false);
@@ -211,6 +212,7 @@ export class Flow {
 
   /** Throws an error by what the body waits on, and by every wait it begins. */
   condemn(error: unknown): void {
+    this.#expect(error);
     const trouble = this.#trouble();
     trouble.held.length = 0;
     trouble.sentence = { error };
@@ -243,8 +245,16 @@ export class Flow {
     return this.trouble?.held.includes(error) ?? false;
   }
 
+  /** Notes that promises may fail with this error and nobody look. */
+  #expect(error: unknown): void {
+    if (this.greenlet === main || error === lastExpected) return;
+    if (isObject(error)) expected.add(error);
+    lastExpected = error;
+  }
+
   /** Notes that an error is meant for this flow, or was handed to it openly. */
   receive(error: unknown): void {
+    if (this.greenlet === main && isObject(error)) expected.delete(error);
     const { received } = this.#trouble();
     if (!received.includes(error)) received.push(error);
     if (error !== lastAddressed && isObject(error)) {
@@ -307,6 +317,22 @@ export class Flow {
     trouble.graceTimer = null;
   }
 }
+
+/**
+ * Errors that have interrupted greenlets, and that main was not handed.
+ *
+ * What a body has begun and not come to await is interrupted with the rest, and nobody
+ * looks how it fails: a kill must not end the process by that. The greenlet's own end
+ * tells of the error.
+ */
+const expected = new WeakSet<object>();
+/** Spares the look-up when many greenlets are killed by one error. */
+let lastExpected: unknown;
+
+globalThis.addEventListener?.("unhandledrejection", (event) => {
+  const error = original(event.reason);
+  if (isObject(error) && expected.has(error)) event.preventDefault();
+});
 
 /** Errors that were addressed to some flow, and to which first. */
 const addressed = new WeakMap<object, Flow>();
