@@ -6,8 +6,8 @@ For every line on standard input it connects the clients, has each send its mess
 one, and prints the milliseconds that the messages took. Behind them it prints the share of
 that time in which this program was busy: a client that is busy all the time measures itself.
 
-Python with nothing but a selector, as that costs a fraction of what any of the servers do for
-a message. The standard library is all it needs.
+Python with nothing but a selector: most of what that costs for a message is what the kernel does
+to send and receive it. The standard library is all it needs.
 """
 
 import selectors
