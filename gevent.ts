@@ -1218,7 +1218,7 @@ export function wait(objects?: null, options?: WaitOptions): Wait<boolean>;
  * const slow = spawnLater(100, () => "slow");
  * const quick = spawnLater(1, () => "quick");
  * const [first] = await wait([slow, quick], { count: 1 });
- * console.log(first.value); // quick
+ * console.log(first?.value); // quick
  * await slow.kill();
  * ```
  */
