@@ -59,8 +59,12 @@ const PATIENCE = 10;
 /** A kill that a body has not obeyed yet. */
 interface Kill {
   readonly error: unknown;
-  /** When clean-up has taken long enough, as `performance.now()` tells time. */
-  readonly deadline: number;
+  readonly grace: number;
+  /**
+   * When clean-up has taken long enough, as `performance.now()` tells time; `Infinity`
+   * until the error is thrown.
+   */
+  deadline: number;
 }
 
 /** What is the matter with a flow: nearly always nothing, so it is kept apart. */
@@ -68,8 +72,6 @@ class Trouble implements TimerTarget {
   readonly flow: Flow;
   /** Errors that arrived between waits: each is thrown by one cooperative call. */
   held: unknown[] = [];
-  /** Errors that were addressed to this flow. */
-  readonly received: unknown[] = [];
   kill: Kill | null = null;
   /** Runs while a killed body waits again, until its grace is over. */
   graceTimer: Timer | null = null;
@@ -171,7 +173,7 @@ export class Flow {
   interrupt(error: unknown): void {
     this.#expect(error);
     this.receive(error);
-    if (this.first === null) this.#trouble().held.push(error);
+    if (this.first === null) this.hold(error);
     else this.#interruptPending(error, false);
     this.workGrace();
   }
@@ -196,9 +198,13 @@ export class Flow {
       this.receive(error);
       return this.condemn(error);
     }
-    const deadline = performance.now() + grace;
-    if (trouble.kill === null || deadline <= trouble.kill.deadline) {
-      trouble.kill = { error, deadline };
+    const { kill } = trouble;
+    const deadline = this.first === null ? Infinity : performance.now() + grace;
+    if (
+      kill === null || deadline < kill.deadline ||
+      deadline === kill.deadline && grace <= kill.grace
+    ) {
+      trouble.kill = { error, grace, deadline };
       stopTimer(trouble.graceTimer);
       trouble.graceTimer = null;
     }
@@ -233,6 +239,11 @@ export class Flow {
     trouble.kill = null;
   }
 
+  /** Has the next wait throw an error. */
+  hold(error: unknown): void {
+    this.#trouble().held.push(error);
+  }
+
   /** Takes back an error that was not thrown yet. */
   unhold(error: unknown): void {
     const held = this.trouble?.held;
@@ -252,15 +263,30 @@ export class Flow {
     lastExpected = error;
   }
 
-  /** Notes that an error is meant for this flow, or was handed to it openly. */
+  /** Notes that an error is meant for this greenlet, or was handed to it openly. */
   receive(error: unknown): void {
-    if (this.greenlet === main && isObject(error)) expected.delete(error);
-    const { received } = this.#trouble();
-    if (!received.includes(error)) received.push(error);
-    if (error !== lastAddressed && isObject(error)) {
-      if (!addressed.has(error)) addressed.set(error, this);
-      lastAddressed = error;
+    if (!isObject(error)) return;
+    if (this.greenlet === main) expected.delete(error);
+    address(error, this.greenlet);
+  }
+
+  /** What every wait throws from now on, if the body is past its grace. */
+  get sentence(): { readonly error: unknown } | null {
+    const trouble = this.trouble;
+    if (
+      trouble !== null && trouble.sentence === null && trouble.kill !== null &&
+      performance.now() >= trouble.kill.deadline
+    ) {
+      trouble.sentence = trouble.kill;
+      trouble.held.length = 0;
     }
+    return trouble?.sentence ?? null;
+  }
+
+  /** Whether a generator body has ended by being ended, which is to fail. */
+  isSentence(outcome: unknown): boolean {
+    const sentence = this.trouble?.sentence ?? null;
+    return sentence !== null && sentence.error === outcome;
   }
 
   /**
@@ -271,15 +297,9 @@ export class Flow {
   checkpoint(): Wait<never> | null {
     const trouble = this.trouble;
     if (trouble === null) return null;
-    if (
-      trouble.sentence === null && trouble.kill !== null &&
-      performance.now() >= trouble.kill.deadline
-    ) {
-      trouble.sentence = trouble.kill;
-      trouble.held.length = 0;
-    }
-    if (trouble.sentence !== null) {
-      const error = dueError = trouble.sentence.error;
+    const { sentence } = this;
+    if (sentence !== null) {
+      const error = dueError = sentence.error;
       const wait = new Suspension<never>();
       if (++trouble.swallowed > PATIENCE) {
         const { abandoned } = this;
@@ -293,7 +313,12 @@ export class Flow {
       return wait.suspend(null);
     }
     if (trouble.held.length === 0) return null;
-    return failedWait(dueError = trouble.held.shift());
+    const error = dueError = trouble.held.shift();
+    const { kill } = trouble;
+    if (kill !== null && kill.error === error) {
+      kill.deadline = performance.now() + kill.grace;
+    }
+    return failedWait(error);
   }
 
   /** A killed body waits again: for its grace to be over, the clock must run. */
@@ -334,10 +359,29 @@ globalThis.addEventListener?.("unhandledrejection", (event) => {
   if (isObject(error) && expected.has(error)) event.preventDefault();
 });
 
-/** Errors that were addressed to some flow, and to which first. */
-const addressed = new WeakMap<object, Flow>();
-/** Spares the look-up when many greenlets are killed by one error. */
-let lastAddressed: unknown;
+/** Whom one error was addressed to, when they are several. */
+class Addressees {
+  readonly first: Greenlet;
+  readonly all: WeakSet<Greenlet>;
+
+  constructor(first: Greenlet, second: Greenlet) {
+    this.first = first;
+    this.all = new WeakSet([first, second]);
+  }
+}
+
+/** Whom errors were addressed to. Kept here, as a greenlet may outlive many errors. */
+const addressed = new WeakMap<object, Greenlet | Addressees>();
+
+function address(error: object, greenlet: Greenlet): void {
+  const before = addressed.get(error);
+  if (before === undefined) addressed.set(error, greenlet);
+  else if (before instanceof Addressees) before.all.add(greenlet);
+  else if (before !== greenlet) {
+    addressed.set(error, new Addressees(before, greenlet));
+  }
+}
+
 /** What stands for another error; see {@linkcode standIn}. */
 const standIns = new WeakMap<object, unknown>();
 
@@ -352,13 +396,14 @@ function isObject(value: unknown): value is object {
 export function ownError(error: unknown, flow: Flow | null): unknown {
   const taken = original(error);
   if (!isObject(taken)) return taken;
-  const addressee = addressed.get(taken);
-  if (
-    addressee === undefined || addressee === flow ||
-    flow?.trouble?.received.includes(taken)
-  ) return taken;
+  let addressee = addressed.get(taken);
+  if (addressee instanceof Addressees) {
+    if (flow !== null && addressee.all.has(flow.greenlet)) return taken;
+    addressee = addressee.first;
+  }
+  if (addressee === undefined || addressee === flow?.greenlet) return taken;
   return new GreenletError(
-    `A promise shared with ${addressee.greenlet} failed as that one was interrupted by ${
+    `A promise shared with ${addressee} failed as that one was interrupted by ${
       (taken as Error).name ?? "an error"
     }`,
     { cause: taken },
@@ -565,7 +610,10 @@ export class Suspension<T> extends Pending implements Sleeper, TimerTarget {
   /** Waits, unless an error is due. */
   get(): Wait<T> {
     const flow = currentFlow();
-    const due = flow.checkpoint();
+    // What was handed over already is received, and an error that is held comes with
+    // the next wait.
+    const isReady = this.state !== "idle" && flow.sentence === null;
+    const due = isReady ? null : flow.checkpoint();
     if (due === null) return this.suspend(flow);
     if (this.state === "idle") {
       this.state = "thrown";
@@ -621,11 +669,12 @@ export class Suspension<T> extends Pending implements Sleeper, TimerTarget {
 
   override interrupt(error: unknown, final: boolean): void {
     if (this.state !== "waiting") return;
-    this.undo(error);
     this.condemned = final;
     // Where nobody awaits it, it is no unhandled rejection.
     this.promise!.catch(ignore);
+    // Over before the undo, which may interrupt the same flow.
     this.settle("thrown", error);
+    this.undo(error);
   }
 
   protected settle(state: "given" | "thrown", value: unknown): void {

@@ -531,7 +531,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
 
   /** What has become of the body, in the core's eyes. */
   protected override ended(outcome: unknown, failed: boolean): void {
-    if (failed) return this.#fail(outcome);
+    if (failed || this.#flow.isSentence(outcome)) return this.#fail(outcome);
     if (!isThenable(outcome)) return this.#finish(outcome, false);
     this.#state = "following";
     const promise = outcome instanceof Promise
@@ -672,7 +672,11 @@ export class Greenlet<T = unknown> extends core.Greenlet
     if (this.dead) return DONE;
     this.#abort?.abort(error);
     if (!this.#dieBeforeStart(error)) this.#flow.kill(error, grace);
-    return block ? this.join({ timeout }) : DONE;
+    if (!block) return DONE;
+    const flow = currentFlow();
+    if (this.dead || flow.greenlet !== this) return this.join({ timeout });
+    // It kills itself: whatever else of it waits, it does not go on from here.
+    return flow.checkpoint() ?? failedWait(error);
   }
 
   /**
@@ -940,7 +944,7 @@ class RawGreenlet extends core.Greenlet {
   }
 
   protected override ended(outcome: unknown, failed: boolean): undefined {
-    if (failed) {
+    if (failed || flowOf(this).isSentence(outcome)) {
       this.fail(outcome);
     } else if (isThenable(outcome)) {
       this.#state = "following";
