@@ -60,10 +60,18 @@ function wakeThoseAside(): void {
 
 const resolved = Promise.resolve();
 
+/** One place among those set aside, for all who come one after the other. */
+class Turn implements Sleeper {
+  wake!: () => void;
+  readonly promise = new Promise<void>((resolve) => this.wake = resolve);
+}
+
 /** A promise that lets those go first who are to be woken before us. */
 export function turn(): Promise<void> {
   if (mayGoOn()) return resolved;
-  return new Promise((resolve) => setAside({ wake: resolve }));
+  let last = aside.at(-1);
+  if (!(last instanceof Turn)) setAside(last = new Turn());
+  return (last as Turn).promise;
 }
 
 /** Something that the hub does. */
