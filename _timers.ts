@@ -2,8 +2,8 @@
  * Many timers on one runtime timer.
  *
  * Deno's `setTimeout` costs 2–4 µs; a timer here costs a map look-up and two links.
- * Deadlines are rounded up to whole milliseconds, so that timers that are due
- * together share a bucket, and a heap orders the buckets. Nothing is armed as long
+ * Deadlines are whole milliseconds, the next that is later, so that timers that are
+ * due together share a bucket, and a heap orders the buckets. Nothing is armed as long
  * as no timer is.
  *
  * @module
@@ -16,6 +16,9 @@ const now = clock.now.bind(clock);
 
 /** The longest delay that `setTimeout` takes for what it is. */
 const LONGEST = 2 ** 31 - 1;
+
+/** How many buckets may be kept that have lost all their timers. */
+const MOST_HOLLOW = 1000;
 
 /** What a timer tells when it is due. */
 export interface TimerTarget {
@@ -38,13 +41,8 @@ export class Timer {
 }
 
 class Bucket {
-  readonly deadline: number;
   first: Timer | null = null;
   last: Timer | null = null;
-
-  constructor(deadline: number) {
-    this.deadline = deadline;
-  }
 }
 
 const buckets = new Map<number, Bucket>();
@@ -64,10 +62,11 @@ let runtimeTimer: ReturnType<typeof setTimeout> | undefined;
  */
 export function startTimer(ms: number, target: TimerTarget): Timer | null {
   if (ms === Infinity) return null;
-  const deadline = Math.ceil(now() + (ms > 0 ? ms : 0));
+  // Never now, so that what a timer starts is told in a later turn.
+  const deadline = Math.floor(now() + (ms > 0 ? ms : 0)) + 1;
   let bucket = buckets.get(deadline);
   if (bucket === undefined) {
-    buckets.set(deadline, bucket = new Bucket(deadline));
+    buckets.set(deadline, bucket = new Bucket());
     pushDeadline(deadline);
   }
   const timer = new Timer(target, bucket);
@@ -85,6 +84,16 @@ export function stopTimer(timer: Timer | null): void {
   if (timer === null || timer.bucket === null) return;
   unlink(timer, timer.bucket);
   if (count === 0) disarm();
+  else if (deadlines.length > 2 * count + MOST_HOLLOW) sweep();
+}
+
+/** Forgets the deadlines of which every timer was stopped: most of them, then. */
+function sweep(): void {
+  deadlines.length = 0;
+  for (const [deadline, bucket] of buckets) {
+    if (bucket.first === null) buckets.delete(deadline);
+    else pushDeadline(deadline);
+  }
 }
 
 function unlink(timer: Timer, bucket: Bucket): void {
@@ -117,13 +126,14 @@ function tick(): void {
   armed = Infinity;
   const time = now();
   while (deadlines.length > 0 && deadlines[0]! <= time) {
-    const bucket = buckets.get(popDeadline())!;
+    const deadline = popDeadline();
+    const bucket = buckets.get(deadline)!;
+    buckets.delete(deadline);
     // One by one, as each may stop those after it.
     for (let timer = bucket.first; timer !== null; timer = bucket.first) {
       unlink(timer, bucket);
       timer.target.expired();
     }
-    buckets.delete(bucket.deadline);
   }
   if (count === 0) disarm();
   else if (deadlines[0]! < armed) arm(deadlines[0]!);
