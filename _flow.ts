@@ -710,6 +710,17 @@ export class Suspension<T> extends Pending implements Sleeper, TimerTarget {
   }
 }
 
+/** Whether it is a wait of this flow, or one that is over with a value. */
+export function isWaitIn<T>(
+  flow: Flow,
+  promise: PromiseLike<T> | T,
+): promise is Wait<T> & PromiseLike<T> {
+  const waiting = promise instanceof Promise && WAITING in promise &&
+    promise[WAITING];
+  return waiting instanceof Suspension &&
+    (waiting.flow === flow || waiting.state === "given");
+}
+
 /** What `yield*` goes through: to the hub, and back by the hub's leave only. */
 class Delegation implements Iterator<unknown, unknown, unknown> {
   readonly #wait: Suspension<unknown>;
