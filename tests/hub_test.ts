@@ -656,6 +656,38 @@ Deno.test("until() of a promise that another greenlet's exit has failed is a fai
   assertEquals(failures.errors.length, 3);
 });
 
+testBoth(
+  "until() throws what tells of another greenlet's exit, where it is caught as well",
+  {
+    async: async (promise: Promise<unknown>) => {
+      try {
+        await until(promise);
+      } catch (error) {
+        return error;
+      }
+    },
+    generator: function* (promise: Promise<unknown>) {
+      try {
+        yield* until(promise);
+      } catch (error) {
+        return error;
+      }
+    },
+  },
+  async (body) => {
+    const { promise, resolve } = Promise.withResolvers<unknown>();
+    const target = spawn(() => {
+      const wait = sleep(FOREVER);
+      resolve(wait);
+      return wait;
+    });
+    const g = spawn(body, promise);
+    await sleep(0);
+    await target.kill();
+    assertInstanceOf(await g.get(), GreenletError);
+  },
+);
+
 Deno.test("until() refuses an onInterrupt that is no function", () => {
   for (const wrong of [null, 5, "f", {}]) {
     assertThrows(
@@ -719,6 +751,28 @@ testBoth(
     for (const [n, g] of greenlets.entries()) assertEquals(await g.get(), n);
   },
 );
+
+Deno.test("getCurrent() is one of the core's in its waits, and in async functions that it calls", async () => {
+  const seen: unknown[] = [];
+  const look = () => seen.push(getCurrent());
+  const raw = new core.Greenlet(function* () {
+    look();
+    yield* sleep(1);
+    look();
+    yield* until((async () => {
+      look();
+      await null;
+      look();
+      await sleep(1);
+      look();
+    })());
+    look();
+  });
+  raw.switch();
+  while (!raw.dead) await sleep(1);
+  assertEquals(seen.length, 6);
+  for (const one of seen) assertStrictEquals(one, raw);
+});
 
 testBoth("getCurrent() and an AsyncLocalStorage are right after an interrupt", {
   async: async (seen: unknown[]) => {

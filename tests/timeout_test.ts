@@ -1026,6 +1026,51 @@ Deno.test("withTimeout() leaves what goes on too late in a foreign promise the T
   assertStrictEquals(log[1], error);
 });
 
+testBoth(
+  "withTimeout() leaves what its function has left behind at the limit the Timeout from each wait",
+  {
+    async: async (log: unknown[], foreign: Promise<void>) => {
+      leaveBehind(log, foreign);
+      try {
+        await sleep(FOREVER);
+      } catch (error) {
+        return error;
+      }
+    },
+    generator: function* (log: unknown[], foreign: Promise<void>) {
+      leaveBehind(log, foreign);
+      try {
+        yield* sleep(FOREVER);
+      } catch (error) {
+        return error;
+      }
+    },
+  },
+  async (body) => {
+    const log: unknown[] = [];
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const error = await withTimeout(1, () => body(log, promise));
+    assertInstanceOf(error, Timeout);
+    resolve();
+    await settle();
+    assertEquals(log.length, 2);
+    for (const one of log) assertStrictEquals(one, error);
+  },
+);
+
+/** Goes on after its caller, and waits twice. */
+async function leaveBehind(log: unknown[], foreign: Promise<void>) {
+  await foreign;
+  for (let i = 0; i < 2; i++) {
+    try {
+      await sleep(0);
+      log.push("slept");
+    } catch (error) {
+      log.push(error);
+    }
+  }
+}
+
 Deno.test("withTimeout() is no unhandled rejection when a function fails too late", async () => {
   const foreign = Promise.withResolvers<void>();
   await assertRejects(() => withTimeout(1, () => foreign.promise), Timeout);
