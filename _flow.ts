@@ -496,7 +496,7 @@ export function currentFlow(): Flow {
  * import { getCurrent, getHub, spawn } from "@gevent/gevent";
  *
  * const g = spawn(async () => {
- *   await fetch("data:,");
+ *   await import("node:fs"); // Anybody's promise
  *   return getCurrent();
  * });
  * console.log(await g.get() === g); // true
