@@ -513,8 +513,9 @@ export class Greenlet<T = unknown> extends core.Greenlet
 
   /**
    * Throws an error into the body, without waiting for what comes of it: by what it waits
-   * on, or else by its next wait. One that has not started never does. gevent's `throw`.
-   * Not a switch point.
+   * on, or else by its next wait. One that has not started never does. A generator body or
+   * a plain one that throws into itself does so there and then. gevent's `throw`. Not a
+   * switch point.
    *
    * @typeParam S What the switch would give.
    * @param error What is thrown; by default a new {@linkcode GreenletExit}.
@@ -524,6 +525,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
     error: unknown = new GreenletExit(),
   ): core.Switch<S> {
     if (!this.#dieBeforeStart(error) && !this.dead) {
+      if (core.getCurrent() === this) throw error;
       this.#flow.interrupt(error);
     }
     return PERFORMED as core.Switch<unknown> as core.Switch<S>;
