@@ -552,21 +552,56 @@ Deno.test("Greenlet.throw() to a dead one does nothing", async () => {
   assertEquals(g.value, 1);
 });
 
-testBoth("Greenlet.throw() of oneself throws at the next wait", {
-  async: async (error: Error) => {
-    getCurrent().throw(error);
-    await sleep(0);
-  },
-  generator: function* (error: Error) {
-    getCurrent().throw(error);
-    yield* sleep(0);
-  },
-}, async (body) => {
-  using _failures = new Failures();
+Deno.test("Greenlet.throw() of oneself throws there and then, in a generator body and in a plain one", async () => {
+  using failures = new Failures();
   const error = new Error("expected");
-  const g = spawn(body, error);
+  const greenlets: Greenlet[] = [
+    spawn(() => void getCurrent().throw(error)),
+    spawn(function* () {
+      yield* sleep(0);
+      getCurrent().throw(error);
+      return "not here";
+    }),
+    spawn(function* () {
+      yield* getCurrent().throw(error);
+      return "not here";
+    }),
+  ];
+  for (const g of greenlets) {
+    await g.join();
+    assertStrictEquals(g.exception, error);
+  }
+  assertEquals(failures.errors, [error, error, error]);
+});
+
+Deno.test("Greenlet.throw() of oneself throws at the next wait, in an async body", async () => {
+  using _failures = new Failures();
+  const log: string[] = [];
+  const error = new Error("expected");
+  const g = spawn(async () => {
+    await null;
+    getCurrent().throw(error);
+    log.push("goes on");
+    await sleep(0);
+    log.push("not here");
+  });
   await g.join();
   assertStrictEquals(g.exception, error);
+  assertEquals(log, ["goes on"]);
+});
+
+Deno.test("Greenlet.throw() in a callback of the same greenlet throws in what the body waits on", async () => {
+  const error = new Error("expected");
+  const g = spawn(async () => {
+    const me = getCurrent();
+    setTimeout(() => me.throw(error), 1);
+    try {
+      await sleep(FOREVER);
+    } catch (thrown) {
+      return thrown;
+    }
+  });
+  assertStrictEquals(await g.get(), error);
 });
 
 // --- join and get

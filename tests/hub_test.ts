@@ -19,6 +19,7 @@ import {
   GreenletError,
   GreenletExit,
   Hub,
+  kill,
   sleep,
   spawn,
   spawnLater,
@@ -390,7 +391,7 @@ testBoth(
 
 testBoth("Waiter calls its undo if an error is due before it waits", {
   async: async (waiter: Waiter<void>, error: Error) => {
-    getCurrent().throw(error);
+    kill(getCurrent(), error, { block: false });
     try {
       await waiter.get();
     } catch (thrown) {
@@ -398,7 +399,7 @@ testBoth("Waiter calls its undo if an error is due before it waits", {
     }
   },
   generator: function* (waiter: Waiter<void>, error: Error) {
-    getCurrent().throw(error);
+    kill(getCurrent(), error, { block: false });
     try {
       yield* waiter.get();
     } catch (thrown) {
