@@ -139,7 +139,7 @@ export class Flow {
   /** Whether some `drive` looks after the generator body. */
   driven = false;
   /** Called when the body is given up, being past all patience. */
-  abandoned: ((error: unknown) => void) | null = null;
+  abandoned: ((greenlet: Greenlet, error: unknown) => void) | null = null;
   /** The first of the tree of greenlets that this one is in; main is in none. */
   root: Flow | null = null;
   #treeLocals: Record<PropertyKey, unknown> | null = null;
@@ -304,7 +304,7 @@ export class Flow {
       if (++trouble.swallowed > PATIENCE) {
         const { abandoned } = this;
         this.abandoned = null;
-        abandoned?.(error);
+        abandoned?.(this.greenlet, error);
       } else {
         wait.condemned = true;
         wait.throw(error);

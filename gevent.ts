@@ -127,6 +127,9 @@ type State =
   | "succeeded"
   | "failed";
 
+/** Shared by all greenlets without arguments, as there are many. */
+const NONE: readonly unknown[] = Object.freeze([]);
+
 const spawnCallbacks = new Set<(greenlet: Greenlet) => void>();
 let made = 0;
 
@@ -136,6 +139,8 @@ let made = 0;
  */
 let succeed: (value: unknown) => void;
 let fail: (error: unknown) => void;
+/** Ends a greenlet whose body is past all patience. */
+let giveUp: (greenlet: core.Greenlet, error: unknown) => void;
 /** Spawns a greenlet whose error is not printed, as somebody else will throw it. */
 let spawnQuietly: (run: () => unknown) => Greenlet;
 
@@ -197,6 +202,10 @@ export class Greenlet<T = unknown> extends core.Greenlet
     const own = () => store.getStore()!.greenlet as Greenlet;
     succeed = (value) => own().#finish(value, false);
     fail = (error) => own().#fail(error);
+    giveUp = (greenlet, error) => {
+      const own = greenlet as Greenlet;
+      own.#finish(leftSuspended(own, error), true);
+    };
   }
 
   /**
@@ -212,7 +221,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
     ...args: unknown[]
   ) {
     super(run, getHub());
-    this.args = args;
+    this.args = args.length === 0 ? NONE : args;
     this.#title = this.run?.name ?? "";
     this.#flow = new Flow(this);
     const spawner = currentFlow();
@@ -438,7 +447,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
   start(): void {
     // The reaction remembers the context of whoever calls this. The greenlet's own is
     // made when it begins, so that it dies young with a body that ends at once.
-    if (this.#schedule()) turn().then(() => this.#begin());
+    if (this.#schedule()) turn().then(this.#begin.bind(this));
   }
 
   /**
@@ -475,7 +484,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
     for (const callback of spawnCallbacks) callback(this);
     if (this.#state as State !== "pending") return false;
     this.#state = "scheduled";
-    this.#flow.abandoned = (error) => this.#giveUp(error);
+    this.#flow.abandoned = giveUp;
     enlist(this.#flow);
     return true;
   }
@@ -565,10 +574,6 @@ export class Greenlet<T = unknown> extends core.Greenlet
     this.run = undefined!;
     this.#finish(error, true);
     return true;
-  }
-
-  #giveUp(error: unknown): void {
-    this.#finish(leftSuspended(this, error), true);
   }
 
   /**
@@ -1000,7 +1005,7 @@ export function spawnRaw<A extends unknown[]>(
   const raw = new RawGreenlet(run, getHub());
   const flow = flowOf(raw);
   flow.root = currentFlow().root ?? flow;
-  flow.abandoned = (error) => raw.fail(leftSuspended(raw, error));
+  flow.abandoned = (_, error) => raw.fail(leftSuspended(raw, error));
   enlist(flow);
   turn().then(() => {
     if (!raw.dead) store.run(flow, () => raw.switch(...args));
