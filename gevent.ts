@@ -728,8 +728,10 @@ export class Greenlet<T = unknown> extends core.Greenlet
   #link(link: Link<this>, applies: () => boolean): void {
     this.#linkList.add(link, (source) => {
       if (!applies()) return;
-      if (typeof link === "function") spawn(link, source);
-      else link.linked(source);
+      if (typeof link !== "function") return link.linked(source);
+      // At once, as this is the hub: one may still take back those after it.
+      const greenlet = new Greenlet(link, source);
+      if (greenlet.#schedule()) greenlet.#begin();
     });
     if (this.dead) this.#links!.schedule();
   }
