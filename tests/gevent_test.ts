@@ -33,6 +33,7 @@ import {
   spawnRaw,
   Timeout,
   until,
+  type Wait,
   wait,
   type Waitable,
   withTimeout,
@@ -935,7 +936,6 @@ for (const count of [1, 2, 3, 1000]) {
     const g = spawn(() => void log.push(0));
     for (let n = 1; n <= count; n++) g.link(() => log.push(n));
     await g.join();
-    await settle();
     assertEquals(log, Array.from({ length: count + 1 }, (_, n) => n));
   });
 }
@@ -1069,38 +1069,30 @@ for (const method of ["link", "rawlink"] as const) {
   }
 }
 
-Deno.test("Greenlet.rawlink() is not called after unlink(), even when others are being called", async () => {
-  using failures = new Failures();
-  const log: number[] = [];
-  const g = spawn(() => 5);
-  const one = () => {
-    g.unlink(two);
-    log.push(1);
-    throw new Error("one");
-  };
-  const two = () => {
-    g.unlink(one);
-    log.push(2);
-  };
-  g.rawlink(one);
-  g.rawlink(two);
-  g.rawlink(() => {
-    throw new Error("three");
+for (const method of ["link", "rawlink"] as const) {
+  Deno.test(`Greenlet.${method}() is not called after unlink(), even when others are being called`, async () => {
+    using failures = new Failures();
+    const log: number[] = [];
+    const g = spawn(() => 5);
+    const one = () => {
+      g.unlink(two);
+      log.push(1);
+      throw new Error("one");
+    };
+    const two = () => {
+      g.unlink(one);
+      log.push(2);
+    };
+    g[method](one);
+    g[method](two);
+    g[method](() => {
+      throw new Error("three");
+    });
+    await settle();
+    assertEquals(log, [1]);
+    assertEquals(failures.errors.map(String), ["Error: one", "Error: three"]);
   });
-  await settle();
-  assertEquals(log, [1]);
-  assertEquals(failures.errors.map(String), ["Error: one", "Error: three"]);
-});
-
-Deno.test("Greenlet.link() is not called after unlink(), when a link of another greenlet takes it back", async () => {
-  const log: string[] = [];
-  const g = spawn(() => 5);
-  const link = () => log.push("called");
-  g.rawlink(() => g.unlink(link));
-  g.link(link);
-  await settle();
-  assertEquals(log, []);
-});
+}
 
 Deno.test("Greenlet.link() and the others refuse what can't be called", async () => {
   const g = spawn(() => 1);
@@ -1264,6 +1256,27 @@ Deno.test("Greenlet[Symbol.asyncDispose]() lets through what is thrown in the bl
     Error,
     "block",
   );
+  assert(g!.dead);
+});
+
+Deno.test("Greenlet[Symbol.asyncDispose]() calls the join() of a subclass", async () => {
+  class Strict extends Greenlet {
+    override join(): Wait<void> {
+      throw new RangeError("join");
+    }
+  }
+  let g: Strict | undefined;
+  await assertRejects(
+    async () => {
+      await using spawned = Strict.spawn(sleep, FOREVER);
+      g = spawned;
+    },
+    RangeError,
+    "join",
+  );
+  assertFalse(g!.dead);
+  await g!.kill(undefined, { block: false });
+  await settle();
   assert(g!.dead);
 });
 
