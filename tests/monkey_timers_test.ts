@@ -19,6 +19,7 @@ import {
   GreenletError,
   GreenletExit,
   joinAll,
+  kill,
   killAll,
   monkey,
   patch,
@@ -803,7 +804,7 @@ testBoth(
     *generator(log: unknown[]) {
       yield* sleep(1);
       // Held, as it is between two waits when it interrupts itself.
-      getCurrent().throw(log[1]);
+      kill(getCurrent(), log[1], { block: false });
       try {
         yield* until(
           new Promise((resolve) => {
