@@ -721,6 +721,16 @@ export function isWaitIn<T>(
     (waiting.flow === flow || waiting.state === "given");
 }
 
+/**
+ * The wait for one's turn: an `await` is that anyway, and a generator body leaves, to come
+ * back behind those who are ready. Over from the start, and shared.
+ */
+export const TURN: Wait<void> = (() => {
+  const turn = new Suspension<void>();
+  turn.switch();
+  return turn.suspend(null);
+})();
+
 /** What `yield*` goes through: to the hub, and back by the hub's leave only. */
 class Delegation implements Iterator<unknown, unknown, unknown> {
   readonly #wait: Suspension<unknown>;

@@ -36,6 +36,7 @@ import {
   setOwnFlow,
   store,
   Suspension,
+  TURN,
   type Wait,
 } from "./_flow.ts";
 import { getCurrent, getHub } from "./hub.ts";
@@ -1038,8 +1039,7 @@ export function sleep(ms = 0): Wait<void> {
   const due = flow.checkpoint();
   if (due !== null) return due;
   if (ms > 0) return new Suspension<void>().limit(ms).suspend(flow);
-  // For an async body any `await` is a place in the line; a generator body has to leave.
-  if (core.getCurrent() === getHub() && mayGoOn()) return DONE;
+  if (mayGoOn()) return TURN;
   const turn = new Suspension<void>();
   turn.switch();
   return turn.suspend(flow);
