@@ -754,20 +754,28 @@ Deno.test("setTimeout() interrupted in a promise that nobody awaits does not end
   assertEquals([err, out, code], ["", ["GreenletExit"], 0]);
 });
 
-Deno.test("setTimeout() interrupted leaves the caller's unhandled Timeout to the runtime", async () => {
-  const { out, err, code } = await runScript(`
-    using _ = patch();
-    const pause = () => new Promise((r) => setTimeout(r, 100_000));
-    async function main() {
-      await withTimeout(1, pause);
-    }
-    main();
-    await sleep(100);
-    console.log("not reached");
-  `);
-  assertEquals([out, code], [[], 1]);
-  assert(err.includes("Timed out after 1 ms"));
-});
+for (
+  const [name, code] of Object.entries({
+    "withTimeout()": "await withTimeout(1, pause);",
+    "get()": `await spawn(() => withTimeout(1, pause)).get();`,
+  })
+) {
+  Deno.test(`setTimeout() interrupted leaves a Timeout that nobody takes from ${name} to the runtime`, async () => {
+    const { out, err, code: exitCode } = await runScript(`
+      using _ = patch();
+      getHub().handleError = () => {};
+      const pause = () => new Promise((r) => setTimeout(r, 100_000));
+      async function program() {
+        ${code}
+      }
+      program();
+      await sleep(100);
+      console.log("not reached");
+    `);
+    assertEquals([out, exitCode], [[], 1]);
+    assert(err.includes("Timed out after 1 ms"));
+  });
+}
 
 Deno.test("setTimeout() leaves an unhandled rejection of somebody else's to the runtime", async () => {
   const { out, err, code } = await runScript(`
@@ -838,6 +846,27 @@ testBoth(
     assertEquals(log.slice(2), [typeof unpatched, true, error, "goes on"]);
   },
 );
+
+for (const over of ["fired", "cleared"]) {
+  Deno.test(`setTimeout() that has ${over} is no wait any more: an interrupt is held for the next`, async () => {
+    using _ = patch();
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const error = new Error("held");
+    const greenlet = spawn(async () => {
+      const ended = new Promise((resolve) => {
+        const timer = setTimeout(resolve, over === "fired" ? 1 : LONG);
+        if (over === "cleared") clearTimeout(timer);
+      });
+      if (over === "fired") await ended;
+      await promise;
+      return await pause(50).catch((error: unknown) => error);
+    });
+    await sleep(10);
+    greenlet.throw(error);
+    resolve();
+    assertStrictEquals(await greenlet.get(), error);
+  });
+}
 
 Deno.test("setTimeout() keeps the time that was over before the interrupt", async () => {
   using _ = patch();
