@@ -159,29 +159,31 @@ function byteAt(offset: number): number {
   return (offset * 31 + (offset >> 8) * 17 + (offset >> 16)) & 255;
 }
 
-/** Sends numbered bytes in random pieces with random pauses, and the end. */
-async function stream(
-  peer: Deno.Conn,
-  length: number,
-  longest: number,
-  pause: number,
-  next: () => number,
-): Promise<void> {
-  for (let sent = 0; sent < length;) {
-    const size = Math.min(1 + Math.floor(next() * longest), length - sent);
-    let piece = Uint8Array.from({ length: size }, (_, i) => byteAt(sent + i));
-    sent += size;
-    while (piece.length > 0) piece = piece.subarray(await peer.write(piece));
-    if (next() < 0.8) await tick(next() * pause);
+/** How often something was interrupted: what its peer waits for, to be slower. */
+class Interrupts {
+  interrupts = 0;
+  #patient = 0;
+
+  /** Waits for so many, unless somebody waits for us. */
+  async someInterrupts(count: number, next: () => number): Promise<void> {
+    const enough = this.interrupts + count;
+    while (this.interrupts < enough && this.#patient === 0) {
+      await tick(next() * 3);
+    }
   }
-  await peer.closeWrite();
+
+  /** Does what nothing interrupts. */
+  async patiently(run: () => Promise<void>): Promise<void> {
+    this.#patient++;
+    await run();
+    this.#patient--;
+  }
 }
 
-/** What has been read, and by what it has been interrupted. */
-class Received {
+/** What has been read, and what was interrupted. */
+class Received extends Interrupts {
   length = 0;
   reads = 0;
-  interrupts = 0;
   ended = false;
   /** Buffers of those who were interrupted: as they left them they must stay. */
   readonly #left: Uint8Array[] = [];
@@ -288,26 +290,50 @@ async function readKilled(
   if (!taken) received.interrupted(buffer);
 }
 
+/**
+ * Sends numbered bytes in random pieces, and the end. Between the pieces it waits until
+ * some reads have been interrupted, however fast or slow the machine is.
+ */
+async function stream(
+  peer: Deno.Conn,
+  length: number,
+  longest: number,
+  received: Received,
+  next: () => number,
+): Promise<void> {
+  for (let sent = 0; sent < length;) {
+    const size = Math.min(1 + Math.floor(next() * longest), length - sent);
+    let piece = Uint8Array.from({ length: size }, (_, i) => byteAt(sent + i));
+    sent += size;
+    while (piece.length > 0) piece = piece.subarray(await peer.write(piece));
+    // Now and then the next piece comes before the last one was read.
+    while (received.length < sent && next() < 0.9) await tick(next() * 3);
+    await received.someInterrupts(Math.floor(next() * 4), next);
+  }
+  await peer.closeWrite();
+}
+
 /** Reads a stream to its end, with readers of all kinds in turn. */
 async function readAll(
   conn: Deno.Conn,
   longest: number,
   ms: number,
+  received: Received,
   next: () => number,
-): Promise<Received> {
-  const received = new Received();
+): Promise<void> {
   const kinds = Object.values(readers);
   while (!received.ended) {
     const size = 1 + Math.floor(next() ** 2 * longest);
     const buffer = new Uint8Array(size).fill(0xAA);
     if (next() < 0.02) {
-      received.take(buffer, await conn.read(buffer));
+      await received.patiently(async () => {
+        received.take(buffer, await conn.read(buffer));
+      });
     } else {
       const kind = kinds[Math.floor(next() * kinds.length)]!;
       await kind(conn, buffer, next() * ms, received);
     }
   }
-  return received;
 }
 
 for (const [name, transport] of transports) {
@@ -315,13 +341,14 @@ for (const [name, transport] of transports) {
     `Conn.read() loses nothing when thousands of reads are interrupted, ${name}`,
     async (next) => {
       using _ = patch();
-      const length = 300_000;
+      const length = 180_000;
       const all = await Promise.all(
         Array.from({ length: 12 }, async () => {
           using pair = await Pair.open(transport);
-          const [received] = await Promise.all([
-            readAll(pair.conn, 4000, 2.5, next),
-            stream(pair.peer, length, 2500, 12, next),
+          const received = new Received();
+          await Promise.all([
+            readAll(pair.conn, 4000, 2.5, received, next),
+            stream(pair.peer, length, 2500, received, next),
           ]);
           received.check(length);
           return received;
@@ -333,7 +360,7 @@ for (const [name, transport] of transports) {
         0,
       );
       assertGreaterOrEqual(interrupts, 2500);
-      assertGreaterOrEqual(interrupts / reads, 0.25);
+      assertGreaterOrEqual(interrupts / reads, 0.2);
     },
   );
 }
@@ -348,14 +375,15 @@ testRandomly(
         while (!stop) await sleep(0);
       })
     );
-    const length = 30_000;
+    const length = 12_000;
     try {
       const all = await Promise.all(
         Array.from({ length: 10 }, async () => {
           using pair = await Pair.open();
-          const [received] = await Promise.all([
-            readAll(pair.conn, 1000, 10, next),
-            stream(pair.peer, length, 500, 10, next),
+          const received = new Received();
+          await Promise.all([
+            readAll(pair.conn, 1000, 10, received, next),
+            stream(pair.peer, length, 500, received, next),
           ]);
           received.check(length);
           return received;
@@ -365,7 +393,7 @@ testRandomly(
         (sum, { interrupts }) => sum + interrupts,
         0,
       );
-      assertGreaterOrEqual(interrupts, 100);
+      assertGreaterOrEqual(interrupts, 300);
     } finally {
       stop = true;
       await joinAll(busy);
@@ -379,9 +407,9 @@ testRandomly(
     using _ = patch();
     using pair = await Pair.open();
     const { conn, peer } = pair;
-    const length = 60_000;
+    const length = 24_000;
     const received = new Received();
-    const sending = stream(peer, length, 300, 2, next);
+    const sending = stream(peer, length, 300, received, next);
     const work = async () => {
       while (!received.ended) {
         const buffer = new Uint8Array(1 + Math.floor(next() * 200)).fill(0xAA);
@@ -397,7 +425,7 @@ testRandomly(
     await joinAll([1, 2, 3, 4, 5].map(() => spawn(work)), { raiseError: true });
     await sending;
     received.check(length);
-    assertGreaterOrEqual(received.interrupts, 30);
+    assertGreaterOrEqual(received.interrupts, 300);
   },
 );
 
@@ -714,14 +742,14 @@ for (const [name, transport] of transports) {
     async (next) => {
       using _ = patch();
       const listener = transport.listen();
-      const count = 400;
-      let interrupts = 0;
+      const count = 240;
+      const interrupted = new Interrupts();
       const accepted: Deno.Conn[] = [];
       const clients = Promise.all(
         Array.from({ length: 20 }, async (_, i) => {
           const mine: Deno.Conn[] = [];
           for (let n = 0; n < count / 20; n++) {
-            await tick(next() * 70);
+            await interrupted.someInterrupts(Math.floor(next() * 30), next);
             const client = await Deno.connect(transport.options(listener));
             await client.write(Uint8Array.of(i, n));
             mine.push(client);
@@ -738,7 +766,7 @@ for (const [name, transport] of transports) {
               take(await listener.accept());
             } catch (error) {
               if (error !== timeout) throw error;
-              interrupts++;
+              interrupted.interrupts++;
             }
           }).get(),
         (ms) =>
@@ -746,7 +774,7 @@ for (const [name, transport] of transports) {
             const conn = await withTimeout(ms, () => listener.accept(), {
               value: null,
             });
-            if (conn === null) interrupts++;
+            if (conn === null) interrupted.interrupts++;
             else take(conn);
           }).get(),
         async (ms) => {
@@ -759,9 +787,9 @@ for (const [name, transport] of transports) {
           const greenlet = spawn(body as () => Promise<void>);
           await greenlet.join({ timeout: ms });
           await greenlet.kill();
-          if (accepted.length === before) interrupts++;
+          if (accepted.length === before) interrupted.interrupts++;
         },
-        async () => take(await listener.accept()),
+        () => interrupted.patiently(async () => take(await listener.accept())),
       ];
       while (accepted.length < count) {
         const kind = kinds[Math.floor(next() * (next() < 0.02 ? 4 : 3))]!;
@@ -775,7 +803,7 @@ for (const [name, transport] of transports) {
         return id[0]! * 1000 + id[1]!;
       }));
       assertEquals(new Set(ids).size, count);
-      assertGreaterOrEqual(interrupts, 100);
+      assertGreaterOrEqual(interrupted.interrupts, 60);
       for (const client of all.flat()) client.close();
       listener.close();
       removeSocket(listener);
@@ -922,7 +950,7 @@ for (const [name, transport] of transports) {
         connected++;
         conn.close();
       };
-      const count = 300;
+      const count = 200;
       for (let i = 0; i < count; i++) {
         const before = connected;
         const kind = next();
@@ -961,8 +989,8 @@ for (const [name, transport] of transports) {
       listener.close();
       await withTimeout(5_000, () => until(server));
       removeSocket(listener);
-      assertGreaterOrEqual(connected, 15);
-      assertGreaterOrEqual(interrupted, 50);
+      assertGreaterOrEqual(connected, 5);
+      assertGreaterOrEqual(interrupted, 30);
       assertGreaterOrEqual(served, connected);
     },
   );
@@ -1064,7 +1092,7 @@ for (const [name, transport] of transports) {
       const { conn, peer } = pair;
       /** What was written with one byte each, how much of it at least and at most. */
       const written: { byte: number; least: number; most: number }[] = [];
-      let interrupts = 0;
+      const interrupted = new Interrupts();
       const reading = (async () => {
         const runs: { byte: number; count: number }[] = [];
         const buffer = new Uint8Array(200_000);
@@ -1077,7 +1105,7 @@ for (const [name, transport] of transports) {
             if (last?.byte === byte) last.count++;
             else runs.push({ byte, count: 1 });
           }
-          await tick(next() * 4);
+          await interrupted.someInterrupts(Math.floor(next() * 2.5), next);
         }
       })();
       const reused = new Uint8Array(400_000);
@@ -1098,14 +1126,19 @@ for (const [name, transport] of transports) {
           await greenlet.join({ timeout: ms });
           await greenlet.kill();
         } else {
-          count = await conn.write(data);
+          await interrupted.patiently(async () => {
+            count = await conn.write(data);
+          });
         }
-        if (count === undefined) interrupts++;
+        if (count === undefined) interrupted.interrupts++;
         written.push({ byte, least: count ?? 0, most: count ?? size });
         reused.fill(255);
       }
-      await conn.closeWrite();
-      const runs = await reading;
+      const runs: { byte: number; count: number }[] = [];
+      await interrupted.patiently(async () => {
+        await conn.closeWrite();
+        runs.push(...await reading);
+      });
       for (const { byte, least, most } of written) {
         const count = runs[0]?.byte === byte ? runs.shift()!.count : 0;
         assert(
@@ -1114,7 +1147,7 @@ for (const [name, transport] of transports) {
         );
       }
       assertEquals(runs, []);
-      assertGreaterOrEqual(interrupts, 20);
+      assertGreaterOrEqual(interrupted.interrupts, 10);
     },
   );
 }

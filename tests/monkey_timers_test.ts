@@ -1193,13 +1193,13 @@ Deno.test("setTimeout() survives a storm of kills and timeouts: each body cleans
   using _ = patch();
   const seed = Date.now() % 1_000_000;
   const next = random(seed);
-  const count = 1500;
+  const count = 1000;
   const cleanedUp = new Array(count).fill(0);
   const ends = { paused: 0, "timed out": 0, killed: 0 };
   async function body(i: number) {
     let end: keyof typeof ends = "killed";
-    const ms = next() * 40;
-    const limit = next() * 40;
+    const ms = next() * 250;
+    const limit = next() * 250;
     try {
       if (next() < 0.5) {
         using timeout = Timeout.start(limit);
@@ -1225,7 +1225,7 @@ Deno.test("setTimeout() survives a storm of kills and timeouts: each body cleans
   }
   const greenlets = cleanedUp.map((_, i) => spawn(body, i));
   const killers = greenlets.filter((_, i) => i % 2 === 0)
-    .map((victim) => spawnLater(next() * 40, () => victim.kill()));
+    .map((victim) => spawnLater(next() * 250, () => victim.kill()));
   await joinAll([...greenlets, ...killers]);
   for (const [i, greenlet] of greenlets.entries()) {
     assert(greenlet.successful(), `seed ${seed}: ${greenlet.exception}`);
@@ -1238,6 +1238,6 @@ Deno.test("setTimeout() survives a storm of kills and timeouts: each body cleans
     );
   }
   for (const [end, times] of Object.entries(ends)) {
-    assertGreaterOrEqual(times, 20, `seed ${seed}: ${end} ${times} times`);
+    assertGreaterOrEqual(times, 10, `seed ${seed}: ${end} ${times} times`);
   }
 });
