@@ -10,6 +10,9 @@
 
 import { cooperativeFlow, type Flow, Suspension } from "./_flow.ts";
 import type { Wait } from "./_flow.ts";
+import { Place } from "./_line.ts";
+import { List } from "./_list.ts";
+import { looped } from "./_wakeups.ts";
 import { disguise, getOriginal, patchItem } from "./_items.ts";
 
 type Read = (this: Deno.Conn, buffer: Uint8Array) => Promise<number | null>;
@@ -26,28 +29,29 @@ type Closer = { close(): void };
 
 /** The most that is read by one operation, and kept for it. */
 const MOST_READ = 64 * 1024;
+/** The most for which a connection keeps memory to write from. */
+const MOST_KEPT = 64 * 1024;
 /** The most that is written by one operation: `write` may always write less. */
 const MOST_WRITTEN = 1024 * 1024;
 
 /** Somebody who waits for what a {@linkcode Source} brings. */
-abstract class Taker<T> extends Suspension<T> {
-  /** Where it waits. */
-  line: Set<Taker<T>> | null = null;
+abstract class Taker<K extends Taker<K, T>, T> extends Place<K, T> {}
 
-  protected override undo(): void {
-    this.line?.delete(this);
-  }
-}
-
-/** Sources that are not idle. */
-const unsettled = new Set<{ stayPatched(): void }>();
+/** Sockets whose methods were called: those that are not idle must stay cooperative. */
+const sources = new Set<WeakRef<{ stayPatched(): void }>>();
 
 /**
  * An operation that is repeated on one socket: who waits for it, and what it has brought
  * that nobody has taken.
  */
-abstract class Source<T, K extends Taker<T>, R> {
-  readonly #line = new Set<K>();
+abstract class Source<T, K extends Taker<K, T>, R> {
+  readonly #line = new List<K>();
+  readonly #reference = new WeakRef(this);
+
+  constructor() {
+    sources.add(this.#reference);
+  }
+
   #busy = false;
   /** The error of an operation that nobody waited for any more. */
   #failure: { readonly error: unknown } | null = null;
@@ -55,7 +59,7 @@ abstract class Source<T, K extends Taker<T>, R> {
 
   /** Whether the original method would do as well. */
   get idle(): boolean {
-    return !this.#busy && this.#line.size === 0 && !this.stocked &&
+    return !this.#busy && this.#line.first === null && !this.stocked &&
       this.#failure === null;
   }
 
@@ -76,24 +80,22 @@ abstract class Source<T, K extends Taker<T>, R> {
     this.closed = true;
     this.#failure = null;
     this.discard();
-    if (this.idle) unsettled.delete(this);
+    sources.delete(this.#reference);
   }
 
   /** Waits in the line; outside greenlets (`flow` is `null`) nothing interrupts it. */
   take(taker: K, flow: Flow | null): Wait<T> {
-    unsettled.add(this);
     this.#line.add(taker);
-    taker.line = this.#line as Set<Taker<T>>;
     const wait = taker.suspend(flow);
     this.#serve();
     return wait;
   }
 
   #serve(): void {
-    for (const taker of this.#line) {
+    for (let taker = this.#line.first; taker; taker = this.#line.first) {
       const failure = this.#failure;
-      if (!this.stocked && failure === null) return void this.#operate(taker);
-      this.#line.delete(taker);
+      if (!this.stocked && failure === null) return this.#operate(taker);
+      this.#line.remove(taker);
       if (failure === null) {
         this.give(taker);
       } else {
@@ -101,11 +103,11 @@ abstract class Source<T, K extends Taker<T>, R> {
         taker.throw(failure.error);
       }
     }
-    if (this.idle) unsettled.delete(this);
   }
 
   /** Keeps the methods of this one socket, when the prototype's are restored. */
   stayPatched(): void {
+    if (this.idle) return;
     const socket = this.socket as Record<PropertyKey, unknown>;
     for (const name of ["read", "accept", "close", Symbol.dispose]) {
       if (socket[name] === undefined) continue;
@@ -125,6 +127,7 @@ abstract class Source<T, K extends Taker<T>, R> {
 
   // Made once, and not for every operation.
   readonly #kept = (result: R): void => {
+    looped();
     this.keep(result);
     this.#busy = false;
     this.#serve();
@@ -140,12 +143,13 @@ abstract class Source<T, K extends Taker<T>, R> {
   };
 
   #failAll(error: unknown): void {
-    for (const taker of this.#line) taker.throw(error);
-    this.#line.clear();
+    for (let taker = this.#line.shift(); taker; taker = this.#line.shift()) {
+      taker.throw(error);
+    }
   }
 }
 
-class Reader extends Taker<number | null> {
+class Reader extends Taker<Reader, number | null> {
   readonly buffer: Uint8Array;
 
   constructor(buffer: Uint8Array) {
@@ -187,11 +191,7 @@ class Bytes extends Source<number | null, Reader, number | null> {
 
   protected override begin(reader: Reader): Promise<number | null> {
     const most = Math.min(reader.buffer.length, MOST_READ);
-    if (this.#buffer.length !== most) {
-      this.#buffer = this.#buffer.buffer.byteLength < most
-        ? new Uint8Array(most)
-        : new Uint8Array(this.#buffer.buffer, 0, most);
-    }
+    if (this.#buffer.length !== most) this.#buffer = view(this.#buffer, most);
     return this.#read.call(this.#conn, this.#buffer);
   }
 
@@ -226,7 +226,7 @@ function copy(
   for (let i = start; i < end; i++) to[i - start] = from[i]!;
 }
 
-class Accepter extends Taker<Deno.Conn> {}
+class Accepter extends Taker<Accepter, Deno.Conn> {}
 
 /** The connections of a listener, in order, whoever accepts them. */
 class Connections extends Source<Deno.Conn, Accepter, Deno.Conn> {
@@ -303,7 +303,64 @@ function operate<T>(
   return operation.suspend(flow);
 }
 
+/**
+ * What is written to a connection: copies, as a write that is interrupted goes on, in its
+ * place in the order, when its caller may already use the bytes for something else.
+ */
+class Writes {
+  readonly #conn: Deno.Conn;
+  readonly #write: Write;
+  /** What is written from, if nothing else is on its way. */
+  #buffer = new Uint8Array(0);
+  /** Who waits for what is written from the buffer. */
+  #writer: Suspension<number> | null = null;
+
+  constructor(conn: Deno.Conn, write: Write) {
+    this.#conn = conn;
+    this.#write = write;
+  }
+
+  write(data: Uint8Array, flow: Flow): Wait<number> {
+    const most = Math.min(data.length, MOST_WRITTEN);
+    if (this.#writer !== null || most > MOST_KEPT) {
+      const copy = Uint8Array.prototype.slice.call(data, 0, most);
+      return operate(flow, this.#write.call(this.#conn, copy));
+    }
+    if (this.#buffer.length !== most) {
+      this.#buffer = view(this.#buffer, most);
+    }
+    copy(data, 0, most, this.#buffer);
+    const writer = this.#writer = new Suspension<number>();
+    this.#write.call(this.#conn, this.#buffer).then(
+      this.#written,
+      this.#failed,
+    );
+    return writer.suspend(flow);
+  }
+
+  readonly #written = (count: number): void => {
+    const writer = this.#writer!;
+    this.#writer = null;
+    looped();
+    writer.switch(count);
+  };
+
+  readonly #failed = (error: unknown): void => {
+    const writer = this.#writer!;
+    this.#writer = null;
+    writer.throw(error);
+  };
+}
+
+/** The memory of `buffer` at that length, or new memory if it is too small. */
+function view(buffer: Uint8Array<ArrayBuffer>, length: number) {
+  return buffer.buffer.byteLength < length
+    ? new Uint8Array(length)
+    : new Uint8Array(buffer.buffer, 0, length);
+}
+
 const bytesOf = new WeakMap<object, Bytes>();
+const writesOf = new WeakMap<object, Writes>();
 const connectionsOf = new WeakMap<object, Connections>();
 
 /** Patches sockets; disposing of what it returns restores them. */
@@ -372,7 +429,8 @@ export function patchNet(): Disposable {
   }
   return {
     [Symbol.dispose]() {
-      for (const source of unsettled) source.stayPatched();
+      for (const source of sources) source.deref()?.stayPatched();
+      sources.clear();
       patched.dispose();
     },
   };
@@ -473,15 +531,15 @@ function cooperativeRead(original: Read): Read {
 function cooperativeWrite(original: Write): Write {
   return function (data) {
     const flow = cooperativeFlow();
-    if (flow === null || !(data instanceof Uint8Array) || data.length === 0) {
-      return original.call(this, data);
-    }
+    const isOurs = data instanceof Uint8Array && isObject(this);
+    if (flow === null || !isOurs) return original.call(this, data);
     const due = flow.checkpoint();
     if (due !== null) return due;
-    // A copy, as a write that is interrupted goes on, in its place in the order, when its
-    // caller may already use the bytes for something else.
-    const copy = Uint8Array.prototype.slice.call(data, 0, MOST_WRITTEN);
-    return operate(flow, original.call(this, copy));
+    let writes = writesOf.get(this);
+    if (writes === undefined) {
+      writesOf.set(this, writes = new Writes(this, original));
+    }
+    return writes.write(data, flow);
   };
 }
 

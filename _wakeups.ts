@@ -30,6 +30,8 @@ const LOOK_EVERY = 16;
 let untilLook = LOOK_EVERY;
 /** When the event loop has last turned, as far as we know. */
 let turned = 0;
+/** Whether it has turned since we have last looked at the clock. */
+let hasTurned = false;
 let aside: Sleeper[] = [];
 const clock = performance;
 
@@ -43,10 +45,20 @@ export function wake(sleeper: Sleeper): void {
 export function mayGoOn(): boolean {
   if (aside.length > 0) return false;
   if (--untilLook > 0) return true;
+  const now = clock.now();
+  if (hasTurned) {
+    hasTurned = false;
+    turned = now;
+  }
   // Once there is none left, whoever asks is told so, until the loop has turned.
-  if (clock.now() - turned >= SLICE) return false;
+  if (now - turned >= SLICE) return false;
   untilLook = LOOK_EVERY;
   return true;
+}
+
+/** Has to be called by what the event loop calls: it has turned. */
+export function looped(): void {
+  hasTurned = true;
 }
 
 /** Wakes `sleeper` when the event loop has turned. */
