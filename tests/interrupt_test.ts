@@ -1797,6 +1797,26 @@ Deno.test("Greenlet.kill() fails a generator body by the caller's own error also
   }
 });
 
+Deno.test("Greenlet.kill() ends a generator body past its catch around withTimeout()", async () => {
+  const log: string[] = [];
+  const limits: (() => Promise<void>)[] = [() => sleep(FOREVER), () => never];
+  for (const limited of limits) {
+    const g = spawn(function* () {
+      try {
+        yield* withTimeout(FOREVER, limited);
+      } catch (error) {
+        log.push(`caught ${nameOf(error)}`);
+      } finally {
+        log.push("finally");
+      }
+    });
+    await sleep(1);
+    await g.kill(undefined, { grace: 0 });
+    assert(g.successful());
+  }
+  assertEquals(log, ["finally", "finally"]);
+});
+
 Deno.test("Greenlet.kill() takes what the finally of a generator body returns", async () => {
   const g = spawn(function* () {
     try {
@@ -3057,12 +3077,25 @@ Deno.test("A process with a killed greenlet that is stuck in a foreign promise e
         await sleep(${10 * FOREVER});
       }
     });
+    // The time of its grace runs, and is then not to be waited for.
+    const stuckInCleanUp = spawn(async () => {
+      try {
+        await sleep(${10 * FOREVER});
+      } finally {
+        await sleep(1);
+        await new Promise(() => {});
+      }
+    });
     await sleep(1);
-    await stuck.kill(undefined, { timeout: 5, grace: ${10 * FOREVER} });
-    console.log(stuck.dead);
+    const options = { timeout: 20, grace: ${10 * FOREVER} };
+    await Promise.all([
+      stuck.kill(undefined, options),
+      stuckInCleanUp.kill(undefined, options),
+    ]);
+    console.log(stuck.dead, stuckInCleanUp.dead);
   `);
   assertEquals(err, "");
-  assertEquals(out, ["false"]);
+  assertEquals(out, ["false false"]);
   assertEquals(code, 0);
   assertLess(performance.now() - start, FOREVER / 2);
 });

@@ -248,6 +248,8 @@ test("startTimer() within callbacks for ever leaves the event loop its turns", (
     told++;
     if (told < 100) start(0, again);
   };
+  // A clock that has no fractions must not make the next turn this one.
+  runtime.time = Math.ceil(runtime.time);
   start(0, again);
   const { arms } = runtime;
   runtime.advance(1000);
