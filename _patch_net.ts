@@ -190,7 +190,8 @@ class Bytes extends Source<number | null, Reader, number | null> {
   }
 
   protected override begin(reader: Reader): Promise<number | null> {
-    const most = Math.min(reader.buffer.length, MOST_READ);
+    // Somewhere to read to there must be, even if its buffer was transferred meanwhile.
+    const most = Math.min(reader.buffer.length, MOST_READ) || 1;
     if (this.#buffer.length !== most) this.#buffer = view(this.#buffer, most);
     return this.#read.call(this.#conn, this.#buffer);
   }

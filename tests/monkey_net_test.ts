@@ -566,6 +566,23 @@ test("Conn.read() writes into a part of a buffer and nowhere else", async () => 
   assertEquals([...all], [0, 0, 0, 0, 97, 98, 99, 0, 0, 0]);
 });
 
+test("Conn.read() into a buffer that was transferred meanwhile gives 0 and takes no byte", async () => {
+  using _ = patch();
+  using pair = await Pair.open();
+  const { conn, peer } = pair;
+  const first = spawn(readText, conn);
+  const buffer = new Uint8Array(10);
+  const second = spawn(() => conn.read(buffer));
+  await sleep(0);
+  buffer.buffer.transfer();
+  await peer.write(encoder.encode("first"));
+  assertEquals(await first.get(), "first");
+  await peer.write(encoder.encode("second"));
+  assertEquals(await second.get(), 0);
+  assertEquals(await readText(conn, 1), "s");
+  assertEquals(await readText(conn), "econd");
+});
+
 test("Conn.read() throws what was held, and takes no byte", async () => {
   using _ = patch();
   using pair = await Pair.open();
