@@ -138,6 +138,8 @@ export class Flow {
   driven = false;
   /** Called when the body is given up, being past all patience. */
   abandoned: ((error: unknown) => void) | null = null;
+  /** Whether somebody else tells of its greenlet's error. */
+  quiet = false;
   /** The first of the tree of greenlets that this one is in; main is in none. */
   root: Flow | null = null;
   #treeLocals: Record<PropertyKey, unknown> | null = null;
