@@ -59,8 +59,12 @@ const PATIENCE = 10;
 /** A kill that a body has not obeyed yet. */
 interface Kill {
   readonly error: unknown;
-  /** When clean-up has taken long enough, as `performance.now()` tells time. */
-  readonly deadline: number;
+  readonly grace: number;
+  /**
+   * When clean-up has taken long enough, as `performance.now()` tells time; `Infinity`
+   * until the error is thrown.
+   */
+  deadline: number;
 }
 
 /** What is the matter with a flow: nearly always nothing, so it is kept apart. */
@@ -68,8 +72,6 @@ class Trouble implements TimerTarget {
   readonly flow: Flow;
   /** Errors that arrived between waits: each is thrown by one cooperative call. */
   held: unknown[] = [];
-  /** Errors that were addressed to this flow. */
-  readonly received: unknown[] = [];
   kill: Kill | null = null;
   /** Runs while a killed body waits again, until its grace is over. */
   graceTimer: Timer | null = null;
@@ -137,7 +139,7 @@ export class Flow {
   /** Whether some `drive` looks after the generator body. */
   driven = false;
   /** Called when the body is given up, being past all patience. */
-  abandoned: ((error: unknown) => void) | null = null;
+  abandoned: ((greenlet: Greenlet, error: unknown) => void) | null = null;
   /** Whether somebody else tells of its greenlet's error. */
   quiet = false;
   /** The first of the tree of greenlets that this one is in; main is in none. */
@@ -171,8 +173,9 @@ export class Flow {
    * next wait that it begins.
    */
   interrupt(error: unknown): void {
+    this.#expect(error);
     this.receive(error);
-    if (this.first === null) this.#trouble().held.push(error);
+    if (this.first === null) this.hold(error);
     else this.#interruptPending(error, false);
     this.workGrace();
   }
@@ -197,17 +200,27 @@ export class Flow {
       this.receive(error);
       return this.condemn(error);
     }
-    const deadline = performance.now() + grace;
-    if (trouble.kill === null || deadline <= trouble.kill.deadline) {
-      trouble.kill = { error, deadline };
+    const { kill } = trouble;
+    const deadline = this.first === null ? Infinity : performance.now() + grace;
+    if (
+      kill === null || deadline < kill.deadline ||
+      deadline === kill.deadline && grace <= kill.grace
+    ) {
+      trouble.kill = { error, grace, deadline };
       stopTimer(trouble.graceTimer);
       trouble.graceTimer = null;
     }
     this.interrupt(error);
   }
 
+  /** What it was killed by last, if it was. */
+  get killed(): { readonly error: unknown } | null {
+    return this.trouble?.sentence ?? this.trouble?.kill ?? null;
+  }
+
   /** Throws an error by what the body waits on, and by every wait it begins. */
   condemn(error: unknown): void {
+    this.#expect(error);
     const trouble = this.#trouble();
     trouble.held.length = 0;
     trouble.sentence = { error };
@@ -228,6 +241,11 @@ export class Flow {
     trouble.kill = null;
   }
 
+  /** Has the next wait throw an error. */
+  hold(error: unknown): void {
+    this.#trouble().held.push(error);
+  }
+
   /** Takes back an error that was not thrown yet. */
   unhold(error: unknown): void {
     const held = this.trouble?.held;
@@ -240,14 +258,37 @@ export class Flow {
     return this.trouble?.held.includes(error) ?? false;
   }
 
-  /** Notes that an error is meant for this flow, or was handed to it openly. */
+  /** Notes that promises may fail with this error and nobody look. */
+  #expect(error: unknown): void {
+    if (this.greenlet === main || error === lastExpected) return;
+    if (isObject(error)) expected.add(error);
+    lastExpected = error;
+  }
+
+  /** Notes that an error is meant for this greenlet, or was handed to it openly. */
   receive(error: unknown): void {
-    const { received } = this.#trouble();
-    if (!received.includes(error)) received.push(error);
-    if (error !== lastAddressed && isObject(error)) {
-      if (!addressed.has(error)) addressed.set(error, this);
-      lastAddressed = error;
+    if (!isObject(error)) return;
+    if (this.greenlet === main) expected.delete(error);
+    address(error, this.greenlet);
+  }
+
+  /** What every wait throws from now on, if the body is past its grace. */
+  get sentence(): { readonly error: unknown } | null {
+    const trouble = this.trouble;
+    if (
+      trouble !== null && trouble.sentence === null && trouble.kill !== null &&
+      performance.now() >= trouble.kill.deadline
+    ) {
+      trouble.sentence = trouble.kill;
+      trouble.held.length = 0;
     }
+    return trouble?.sentence ?? null;
+  }
+
+  /** Whether a generator body has ended by being ended, which is to fail. */
+  isSentence(outcome: unknown): boolean {
+    const sentence = this.trouble?.sentence ?? null;
+    return sentence !== null && sentence.error === outcome;
   }
 
   /**
@@ -258,20 +299,14 @@ export class Flow {
   checkpoint(): Wait<never> | null {
     const trouble = this.trouble;
     if (trouble === null) return null;
-    if (
-      trouble.sentence === null && trouble.kill !== null &&
-      performance.now() >= trouble.kill.deadline
-    ) {
-      trouble.sentence = trouble.kill;
-      trouble.held.length = 0;
-    }
-    if (trouble.sentence !== null) {
-      const error = dueError = trouble.sentence.error;
+    const { sentence } = this;
+    if (sentence !== null) {
+      const error = dueError = sentence.error;
       const wait = new Suspension<never>();
       if (++trouble.swallowed > PATIENCE) {
         const { abandoned } = this;
         this.abandoned = null;
-        abandoned?.(error);
+        abandoned?.(this.greenlet, error);
       } else {
         wait.condemned = true;
         wait.throw(error);
@@ -280,7 +315,12 @@ export class Flow {
       return wait.suspend(null);
     }
     if (trouble.held.length === 0) return null;
-    return failedWait(dueError = trouble.held.shift());
+    const error = dueError = trouble.held.shift();
+    const { kill } = trouble;
+    if (kill !== null && kill.error === error) {
+      kill.deadline = performance.now() + kill.grace;
+    }
+    return failedWait(error);
   }
 
   /** A killed body waits again: for its grace to be over, the clock must run. */
@@ -305,10 +345,52 @@ export class Flow {
   }
 }
 
-/** Errors that were addressed to some flow, and to which first. */
-const addressed = new WeakMap<object, Flow>();
+/**
+ * Errors that have interrupted greenlets, and that main was not handed.
+ *
+ * What a body has begun and not come to await is interrupted with the rest, and nobody
+ * looks how it fails: a kill must not end the process by that. The greenlet's own end
+ * tells of the error.
+ */
+const expected = new WeakSet<object>();
 /** Spares the look-up when many greenlets are killed by one error. */
-let lastAddressed: unknown;
+let lastExpected: unknown;
+
+globalThis.addEventListener?.("unhandledrejection", (event) => {
+  const error = original(event.reason);
+  if (isObject(error) && expected.has(error)) event.preventDefault();
+});
+
+/** Whom one error was addressed to, when they are several. */
+class Addressees {
+  readonly first: Greenlet;
+  readonly all: WeakSet<Greenlet>;
+
+  constructor(first: Greenlet, second: Greenlet) {
+    this.first = first;
+    this.all = new WeakSet([first, second]);
+  }
+}
+
+/** Whom errors were addressed to. Kept here, as a greenlet may outlive many errors. */
+const addressed = new WeakMap<object, Greenlet | Addressees>();
+
+function address(error: object, greenlet: Greenlet): void {
+  const before = addressed.get(error);
+  if (before === undefined) addressed.set(error, greenlet);
+  else if (before instanceof Addressees) before.all.add(greenlet);
+  else if (before !== greenlet) {
+    addressed.set(error, new Addressees(before, greenlet));
+  }
+}
+
+/** Whether an error was meant for a greenlet, or handed to it openly. */
+export function isAddressed(error: unknown, greenlet: Greenlet): boolean {
+  const addressee = isObject(error) ? addressed.get(error) : undefined;
+  return addressee === greenlet ||
+    addressee instanceof Addressees && addressee.all.has(greenlet);
+}
+
 /** What stands for another error; see {@linkcode standIn}. */
 const standIns = new WeakMap<object, unknown>();
 
@@ -323,13 +405,12 @@ function isObject(value: unknown): value is object {
 export function ownError(error: unknown, flow: Flow | null): unknown {
   const taken = original(error);
   if (!isObject(taken)) return taken;
-  const addressee = addressed.get(taken);
-  if (
-    addressee === undefined || addressee === flow ||
-    flow?.trouble?.received.includes(taken)
-  ) return taken;
+  if (flow !== null && isAddressed(taken, flow.greenlet)) return taken;
+  let addressee = addressed.get(taken);
+  if (addressee === undefined) return taken;
+  if (addressee instanceof Addressees) addressee = addressee.first;
   return new GreenletError(
-    `A promise shared with ${addressee.greenlet} failed as that one was interrupted by ${
+    `A promise shared with ${addressee} failed as that one was interrupted by ${
       (taken as Error).name ?? "an error"
     }`,
     { cause: taken },
@@ -422,7 +503,7 @@ export function currentFlow(): Flow {
  * import { getCurrent, getHub, spawn } from "@gevent/gevent";
  *
  * const g = spawn(async () => {
- *   await fetch("data:,");
+ *   await import("node:fs"); // Anybody's promise
  *   return getCurrent();
  * });
  * console.log(await g.get() === g); // true
@@ -536,7 +617,10 @@ export class Suspension<T> extends Pending implements Sleeper, TimerTarget {
   /** Waits, unless an error is due. */
   get(): Wait<T> {
     const flow = currentFlow();
-    const due = flow.checkpoint();
+    // What was handed over already is received, and an error that is held comes with
+    // the next wait.
+    const isReady = this.state !== "idle" && flow.sentence === null;
+    const due = isReady ? null : flow.checkpoint();
     if (due === null) return this.suspend(flow);
     if (this.state === "idle") {
       this.state = "thrown";
@@ -592,11 +676,12 @@ export class Suspension<T> extends Pending implements Sleeper, TimerTarget {
 
   override interrupt(error: unknown, final: boolean): void {
     if (this.state !== "waiting") return;
-    this.undo(error);
     this.condemned = final;
     // Where nobody awaits it, it is no unhandled rejection.
     this.promise!.catch(ignore);
+    // Over before the undo, which may interrupt the same flow.
     this.settle("thrown", error);
+    this.undo(error);
   }
 
   protected settle(state: "given" | "thrown", value: unknown): void {
@@ -630,6 +715,17 @@ export class Suspension<T> extends Pending implements Sleeper, TimerTarget {
   delegate(): Iterator<unknown, unknown, unknown> {
     return new Delegation(this as Suspension<unknown>);
   }
+}
+
+/** Whether it is a wait of this flow, or one that is over with a value. */
+export function isWaitIn<T>(
+  flow: Flow,
+  promise: PromiseLike<T> | T,
+): promise is Wait<T> & PromiseLike<T> {
+  const waiting = promise instanceof Promise && WAITING in promise &&
+    promise[WAITING];
+  return waiting instanceof Suspension &&
+    (waiting.flow === flow || waiting.state === "given");
 }
 
 /** What `yield*` goes through: to the hub, and back by the hub's leave only. */
@@ -723,7 +819,16 @@ async function drive(running: Greenlet, flow: Flow): Promise<void> {
 /** The core's own methods, whatever a subclass makes of them. */
 const core = Greenlet.prototype;
 
-/** Tells the hub of an error that no greenlet takes. */
+/**
+ * Tells the hub of an error that no greenlet takes. What a handler of the user's own
+ * throws is an uncaught error, and not one of whoever happens to report.
+ */
 export function report(context: unknown, error: unknown): void {
-  (main as Hub).handleError(context, error);
+  try {
+    (main as Hub).handleError(context, error);
+  } catch (thrown) {
+    queueMicrotask(() => {
+      throw thrown;
+    });
+  }
 }

@@ -16,7 +16,10 @@ type Read = (this: Deno.Conn, buffer: Uint8Array) => Promise<number | null>;
 type Write = (this: Deno.Conn, data: Uint8Array) => Promise<number>;
 type Accept = (this: Deno.Listener) => Promise<Deno.Conn>;
 type Close = (this: Closer) => void;
-type Connect = (options: Deno.ConnectOptions) => Promise<Deno.Conn>;
+type Connect = (
+  this: unknown,
+  options: Deno.ConnectOptions,
+) => Promise<Deno.Conn>;
 type Listen = (options: Deno.ListenOptions) => Deno.Listener;
 
 type Closer = { close(): void };
@@ -46,10 +49,14 @@ const unsettled = new Set<{ stayPatched(): void }>();
 abstract class Source<T, K extends Taker<T>> {
   readonly #line = new Set<K>();
   #busy = false;
+  /** The error of an operation that nobody waited for any more. */
+  #failure: { readonly error: unknown } | null = null;
+  protected closed = false;
 
   /** Whether the original method would do as well. */
   get idle(): boolean {
-    return !this.#busy && this.#line.size === 0 && !this.stocked;
+    return !this.#busy && this.#line.size === 0 && !this.stocked &&
+      this.#failure === null;
   }
 
   /** Whether something was brought that nobody has taken. */
@@ -59,6 +66,16 @@ abstract class Source<T, K extends Taker<T>> {
   protected abstract begin(taker: K): Promise<void>;
   /** Gives what there is. */
   protected abstract give(taker: K): void;
+  /** Gets rid of what nobody has taken. */
+  protected abstract discard(): void;
+
+  /** The socket is about to be closed. */
+  close(): void {
+    this.closed = true;
+    this.#failure = null;
+    this.discard();
+    if (this.idle) unsettled.delete(this);
+  }
 
   /** Waits in the line; outside greenlets (`flow` is `null`) nothing interrupts it. */
   take(taker: K, flow: Flow | null): Wait<T> {
@@ -72,9 +89,15 @@ abstract class Source<T, K extends Taker<T>> {
 
   #serve(): void {
     for (const taker of this.#line) {
-      if (!this.stocked) return void this.#operate(taker);
+      const failure = this.#failure;
+      if (!this.stocked && failure === null) return void this.#operate(taker);
       this.#line.delete(taker);
-      this.give(taker);
+      if (failure === null) {
+        this.give(taker);
+      } else {
+        this.#failure = null;
+        taker.throw(failure.error);
+      }
     }
     if (this.idle) unsettled.delete(this);
   }
@@ -98,13 +121,18 @@ abstract class Source<T, K extends Taker<T>> {
     try {
       await this.begin(taker);
     } catch (error) {
-      // Nobody there: an error that nobody waits for comes again, if it is to last.
-      const [first] = this.#line;
-      if (first !== undefined) this.#line.delete(first);
-      first?.throw(error);
+      // Kept as well, as some come once only: after the reset of a connection there is
+      // nothing but its end.
+      if (!this.closed) this.#failure = { error };
+      else this.#failAll(error);
     }
     this.#busy = false;
     this.#serve();
+  }
+
+  #failAll(error: unknown): void {
+    for (const taker of this.#line) taker.throw(error);
+    this.#line.clear();
   }
 }
 
@@ -124,7 +152,6 @@ class Bytes extends Source<number | null, Reader> {
   #buffer = new Uint8Array(0);
   /** What was read and not taken: `null` is the end of the stream. */
   #rest: Uint8Array | null | undefined = undefined;
-  #closed = false;
 
   constructor(conn: Deno.Conn, read: Read) {
     super();
@@ -140,9 +167,7 @@ class Bytes extends Source<number | null, Reader> {
     return this.#conn;
   }
 
-  /** Forgets what was not taken. */
-  close(): void {
-    this.#closed = true;
+  protected override discard(): void {
     this.#rest = undefined;
   }
 
@@ -151,7 +176,7 @@ class Bytes extends Source<number | null, Reader> {
     if (this.#buffer.length < most) this.#buffer = new Uint8Array(most);
     const buffer = this.#buffer.subarray(0, most);
     const count = await this.#read.call(this.#conn, buffer);
-    if (this.#closed) return;
+    if (this.closed) return;
     this.#rest = count === null ? null : buffer.subarray(0, count);
   }
 
@@ -173,7 +198,6 @@ class Connections extends Source<Deno.Conn, Accepter> {
   readonly #listener: Deno.Listener;
   readonly #accept: Accept;
   #conns: Deno.Conn[] = [];
-  #closed = false;
 
   constructor(listener: Deno.Listener, accept: Accept) {
     super();
@@ -191,7 +215,7 @@ class Connections extends Source<Deno.Conn, Accepter> {
 
   protected override async begin(): Promise<void> {
     const conn = await this.#accept.call(this.#listener);
-    if (this.#closed) conn.close();
+    if (this.closed) conn.close();
     else this.#conns.push(conn);
   }
 
@@ -199,9 +223,7 @@ class Connections extends Source<Deno.Conn, Accepter> {
     accepter.switch(this.#conns.shift()!);
   }
 
-  /** Closes what was accepted for nobody. */
-  close(): void {
-    this.#closed = true;
+  protected override discard(): void {
     for (const conn of this.#conns.splice(0)) conn.close();
   }
 }
@@ -220,14 +242,24 @@ class Operation<T> extends Suspension<T> {
   }
 }
 
+/**
+ * Waits for an operation.
+ *
+ * @param cancel Called when the wait is interrupted.
+ * @param discard Called with the result when it comes after that.
+ */
 function operate<T>(
   flow: Flow,
   promise: Promise<T>,
   cancel: (error: unknown) => void = () => {},
+  discard: (value: T) => void = () => {},
 ): Wait<T> {
   const operation = new Operation<T>(cancel);
   promise.then(
-    (value) => operation.switch(value),
+    (value) => {
+      if (operation.state === "waiting") operation.switch(value);
+      else discard(value);
+    },
     (error) => operation.throw(error),
   );
   return operation.suspend(flow);
@@ -326,20 +358,31 @@ function cooperativeConnect(
     const due = flow.checkpoint();
     if (due !== null) return due;
     const abort = new AbortController();
-    const { signal } = abort;
-    const promise = original({
-      ...options,
-      signal: options?.signal === undefined
-        ? signal
-        : AbortSignal.any([options.signal, signal]),
-    }).then((conn) => {
-      meet(conn);
-      // It has come too late for whoever asked for it.
-      if (signal.aborted) conn.close();
-      return conn;
-    });
-    return operate(flow, promise, (error) => abort.abort(error));
+    const promise = original.call(this, withSignal(options, abort.signal));
+    promise.then(meet, () => {});
+    return operate(
+      flow,
+      promise,
+      (error) => abort.abort(error),
+      (conn) => conn.close(),
+    );
   };
+}
+
+/** The options, with a signal that cancels the connect as well as the caller's own. */
+function withSignal(
+  options: Deno.ConnectOptions,
+  ours: AbortSignal,
+): Deno.ConnectOptions {
+  const theirs = options?.signal ?? undefined;
+  const isOdd = options == null ||
+    theirs !== undefined && !(theirs instanceof AbortSignal);
+  // For Deno to complain of.
+  if (isOdd) return options;
+  const signal = theirs === undefined ? ours : AbortSignal.any([theirs, ours]);
+  // Deno asks once more when the connection is there, and to throw would lose it.
+  signal.throwIfAborted = () => theirs?.throwIfAborted();
+  return { ...options, signal };
 }
 
 function cooperativeAccept(
@@ -349,7 +392,9 @@ function cooperativeAccept(
   return function () {
     const flow = cooperativeFlow();
     let connections = connectionsOf.get(this);
-    if (flow === null && (connections === undefined || connections.idle)) {
+    const asBefore = flow === null &&
+      (connections === undefined || connections.idle);
+    if (asBefore || !isObject(this)) {
       const promise = original.call(this);
       promise.then(meet, () => {});
       return promise;
@@ -373,7 +418,9 @@ function cooperativeRead(original: Read): Read {
     const flow = cooperativeFlow();
     let bytes = bytesOf.get(this);
     const asBefore = flow === null && (bytes === undefined || bytes.idle);
-    if (asBefore || !(buffer instanceof Uint8Array) || buffer.length === 0) {
+    const isOdd = !isObject(this) || !(buffer instanceof Uint8Array) ||
+      buffer.length === 0;
+    if (asBefore || isOdd) {
       return original.call(this, buffer);
     }
     const due = flow?.checkpoint() ?? null;
@@ -388,7 +435,7 @@ function cooperativeRead(original: Read): Read {
 function cooperativeWrite(original: Write): Write {
   return function (data) {
     const flow = cooperativeFlow();
-    if (flow === null || !(data instanceof Uint8Array)) {
+    if (flow === null || !(data instanceof Uint8Array) || data.length === 0) {
       return original.call(this, data);
     }
     const due = flow.checkpoint();
@@ -406,7 +453,14 @@ function closing(
   sources: WeakMap<object, { close(): void }>,
 ): Close {
   return function () {
-    sources.get(this)?.close();
+    const source = sources.get(this);
+    // Whoever comes later finds a closed socket, and not an operation that was cancelled.
+    sources.delete(this);
+    source?.close();
     return original.call(this);
   };
+}
+
+function isObject(value: unknown): boolean {
+  return typeof value === "object" && value !== null;
 }

@@ -7,7 +7,7 @@
 import { cooperativeFlow, type Flow, Pending, standIn } from "./_flow.ts";
 import { disguise, getOriginal, patchItem } from "./_items.ts";
 import { isThenable } from "./_body.ts";
-import { spawn } from "./gevent.ts";
+import { type Greenlet, spawn } from "./gevent.ts";
 
 type Callback = (...args: unknown[]) => unknown;
 type SetTimer = (callback: Callback, ms?: number, ...args: unknown[]) => number;
@@ -15,6 +15,9 @@ type ClearTimer = (id?: number) => void;
 
 /** The waits in `new Promise((resolve) => setTimeout(resolve, ms))`, by timer. */
 const waits = new Map<number, TimerWait>();
+
+/** Callbacks whose time has come, by timer, until they begin. */
+const fired = new Map<number, Greenlet>();
 
 /** A wait that the language made: what we know of its promise is a resolver. */
 class TimerWait extends Pending {
@@ -51,24 +54,28 @@ class TimerWait extends Pending {
   override interrupt(error: unknown): void {
     this.forget();
     this.#clear(this.#timer);
-    this.#settle(rejection(error));
+    rejectBy(this.#settle, error);
   }
 }
 
 /**
- * What makes a promise reject, whichever of its two functions it is given to. To
- * `resolve` it is a thenable that rejects; to `reject` it is a reason that is the error
- * in all but identity.
+ * Makes a promise reject, by whichever of its two functions. To `resolve` we give what
+ * throws when asked whether it is a thenable; to `reject` it is a reason that is the
+ * error in all but identity.
  */
-function rejection(error: unknown): object {
+function rejectBy(settle: Callback, error: unknown): void {
   const isObject = typeof error === "object" && error !== null;
   const reason = Object.create(isObject ? error : null, {
     then: {
-      value: (_: unknown, reject: (error: unknown) => void) => reject(error),
+      get() {
+        throw error;
+      },
+      configurable: true,
     },
   });
   standIn(reason, error);
-  return reason;
+  settle(reason);
+  delete reason.then;
 }
 
 const NATIVE = Function.prototype.toString.call(
@@ -102,16 +109,21 @@ function cooperativeSetTimer(
         // Whoever has set it may be dead by then: it is a greenlet of its own, in the
         // setter's context, as the runtime's timers restore that.
         const fire = function (this: unknown, ...args: unknown[]) {
-          spawn(disguise(() => {
+          const id = Number(timer);
+          const run = () => {
+            fired.delete(id);
             const result = Reflect.apply(callback, this, args);
             return isThenable(result) ? result : undefined;
-          }, callback));
+          };
+          Object.defineProperty(run, "name", { value: callback.name });
+          fired.set(id, spawn(run));
         };
-        return Reflect.apply(original, this, [fire, ms, ...args]);
+        const timer = Reflect.apply(original, this, [fire, ms, ...args]);
+        return timer;
       }
       const due = flow.checkpoint();
       if (due !== null) {
-        due.catch((error) => callback(rejection(error)));
+        due.catch((error) => rejectBy(callback, error));
         const timer = Reflect.apply(original, this, [() => {}, ms]);
         clear(timer);
         return timer;
@@ -130,10 +142,14 @@ function cooperativeClearTimer(
 ): ClearTimer {
   const original = getOriginal(globalThis, name) as ClearTimer;
   return disguise(function (this: unknown, id?: number): void {
-    if (waits.size > 0 && id !== undefined && id !== null) {
-      waits.get(Number(id))?.forget();
-    }
     Reflect.apply(original, this, arguments);
+    if (waits.size + fired.size === 0 || id === undefined || id === null) {
+      return;
+    }
+    const number = Number(id);
+    waits.get(number)?.forget();
+    fired.get(number)?.throw();
+    fired.delete(number);
   }, original);
 }
 

@@ -2,8 +2,8 @@
  * Many timers on one runtime timer.
  *
  * Deno's `setTimeout` costs 2–4 µs; a timer here costs a map look-up and two links.
- * Deadlines are rounded up to whole milliseconds, so that timers that are due
- * together share a bucket, and a heap orders the buckets. Nothing is armed as long
+ * Deadlines are whole milliseconds, the next that is later, so that timers that are
+ * due together share a bucket, and a heap orders the buckets. Nothing is armed as long
  * as no timer is.
  *
  * @module
@@ -18,6 +18,9 @@ const now = clock.now.bind(clock);
 
 /** The longest delay that `setTimeout` takes for what it is. */
 const LONGEST = 2 ** 31 - 1;
+
+/** How many buckets may be kept that have lost all their timers. */
+const MOST_HOLLOW = 1000;
 
 /** What a timer tells when it is due. */
 export interface TimerTarget {
@@ -55,7 +58,8 @@ let runtimeTimer: ReturnType<typeof setTimeout> | undefined;
  */
 export function startTimer(ms: number, target: TimerTarget): Timer | null {
   if (ms === Infinity) return null;
-  const deadline = Math.ceil(now() + (ms > 0 ? ms : 0));
+  // Never now, so that what a timer starts is told in a later turn.
+  const deadline = Math.floor(now() + (ms > 0 ? ms : 0)) + 1;
   let bucket = buckets.get(deadline);
   if (bucket === undefined) {
     buckets.set(deadline, bucket = new List());
@@ -73,6 +77,16 @@ export function stopTimer(timer: Timer | null): void {
   if (timer === null || timer.list === null) return;
   timer.list.remove(timer);
   if (--count === 0) disarm();
+  else if (deadlines.length > 2 * count + MOST_HOLLOW) sweep();
+}
+
+/** Forgets the deadlines of which every timer was stopped: most of them, then. */
+function sweep(): void {
+  deadlines.length = 0;
+  for (const [deadline, bucket] of buckets) {
+    if (bucket.first === null) buckets.delete(deadline);
+    else pushDeadline(deadline);
+  }
 }
 
 function arm(deadline: number): void {
@@ -98,12 +112,12 @@ function tick(): void {
   while (deadlines.length > 0 && deadlines[0]! <= time) {
     const deadline = popDeadline();
     const bucket = buckets.get(deadline)!;
+    buckets.delete(deadline);
     // One by one, as each may stop those after it.
     for (let timer = bucket.shift(); timer !== null; timer = bucket.shift()) {
       count--;
       timer.target.expired();
     }
-    buckets.delete(deadline);
   }
   if (count === 0) disarm();
   else if (deadlines[0]! < armed) arm(deadlines[0]!);

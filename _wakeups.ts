@@ -39,8 +39,10 @@ export function wake(sleeper: Sleeper): void {
 export function mayGoOn(): boolean {
   if (aside.length > 0) return false;
   if (--untilLook > 0) return true;
+  // Once there is none left, whoever asks is told so, until the loop has turned.
+  if (clock.now() - turned >= SLICE) return false;
   untilLook = LOOK_EVERY;
-  return clock.now() - turned < SLICE;
+  return true;
 }
 
 /** Wakes `sleeper` when the event loop has turned. */
@@ -58,10 +60,18 @@ function wakeThoseAside(): void {
 
 const resolved = Promise.resolve();
 
+/** One place among those set aside, for all who come one after the other. */
+class Turn implements Sleeper {
+  wake!: () => void;
+  readonly promise = new Promise<void>((resolve) => this.wake = resolve);
+}
+
 /** A promise that lets those go first who are to be woken before us. */
 export function turn(): Promise<void> {
   if (mayGoOn()) return resolved;
-  return new Promise((resolve) => setAside({ wake: resolve }));
+  let last = aside.at(-1);
+  if (!(last instanceof Turn)) setAside(last = new Turn());
+  return (last as Turn).promise;
 }
 
 /** Something that the hub does. */

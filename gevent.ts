@@ -128,6 +128,9 @@ type State =
   | "succeeded"
   | "failed";
 
+/** Shared by all greenlets without arguments, as there are many. */
+const NONE: readonly unknown[] = Object.freeze([]);
+
 const spawnCallbacks = new Set<(greenlet: Greenlet) => void>();
 let made = 0;
 
@@ -137,6 +140,8 @@ let made = 0;
  */
 let succeed: (value: unknown) => void;
 let fail: (error: unknown) => void;
+/** Ends a greenlet whose body is past all patience. */
+let giveUp: (greenlet: core.Greenlet, error: unknown) => void;
 /** Spawns a greenlet whose error is not printed, as somebody else will throw it. */
 let spawnQuietly: (run: () => unknown) => Greenlet;
 
@@ -195,7 +200,11 @@ export class Greenlet<T = unknown> extends core.Greenlet
     };
     const own = () => store.getStore()!.greenlet as Greenlet;
     succeed = (value) => own().#finish(value, false);
-    fail = (error) => own().#finish(error, true);
+    fail = (error) => own().#fail(error);
+    giveUp = (greenlet, error) => {
+      const own = greenlet as Greenlet;
+      own.#finish(leftSuspended(own, error), true);
+    };
   }
 
   /**
@@ -211,7 +220,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
     ...args: unknown[]
   ) {
     super(run, getHub());
-    this.args = args;
+    this.args = args.length === 0 ? NONE : args;
     this.#title = this.run?.name ?? "";
     this.#flow = new Flow(this);
     const spawner = currentFlow();
@@ -420,7 +429,12 @@ export class Greenlet<T = unknown> extends core.Greenlet
    * ```
    */
   get signal(): AbortSignal {
-    return (this.#abort ??= new AbortController()).signal;
+    if (this.#abort === null) {
+      this.#abort = new AbortController();
+      const { killed } = this.#flow;
+      if (killed !== null) this.#abort.abort(killed.error);
+    }
+    return this.#abort.signal;
   }
 
   /**
@@ -432,7 +446,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
   start(): void {
     // The reaction remembers the context of whoever calls this. The greenlet's own is
     // made when it begins, so that it dies young with a body that ends at once.
-    if (this.#schedule()) turn().then(() => this.#begin());
+    if (this.#schedule()) turn().then(this.#begin.bind(this));
   }
 
   /**
@@ -465,10 +479,12 @@ export class Greenlet<T = unknown> extends core.Greenlet
         `Cannot start ${this} as it has no 'run': pass a function to its constructor or define run() in its class`,
       );
     }
-    this.#state = "scheduled";
-    this.#flow.abandoned = (error) => this.#giveUp(error);
-    enlist(this.#flow);
+    // First of all: one may throw, or kill it.
     for (const callback of spawnCallbacks) callback(this);
+    if (this.#state as State !== "pending") return false;
+    this.#state = "scheduled";
+    this.#flow.abandoned = giveUp;
+    enlist(this.#flow);
     return true;
   }
 
@@ -490,14 +506,24 @@ export class Greenlet<T = unknown> extends core.Greenlet
     }
     if (this.dead) return this.parent!.switch(...args);
     if (this.#state === "pending") this.#schedule();
-    if (this.#state === "scheduled") this.#state = "running";
+    if (this.#state === "scheduled") {
+      this.#state = "running";
+      if (store.getStore() !== this.#flow) this.#bind();
+    }
     return super.switch(...args);
+  }
+
+  /** Has the body begin in its own context, where a switch begins it. */
+  #bind(): void {
+    const run = this.run!;
+    this.run = (...args) => store.run(this.#flow, () => run.apply(this, args));
   }
 
   /**
    * Throws an error into the body, without waiting for what comes of it: by what it waits
-   * on, or else by its next wait. One that has not started never does. gevent's `throw`.
-   * Not a switch point.
+   * on, or else by its next wait. One that has not started never does. A generator body or
+   * a plain one that throws into itself does so there and then. gevent's `throw`. Not a
+   * switch point.
    *
    * @typeParam S What the switch would give.
    * @param error What is thrown; by default a new {@linkcode GreenletExit}.
@@ -507,6 +533,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
     error: unknown = new GreenletExit(),
   ): core.Switch<S> {
     if (!this.#dieBeforeStart(error) && !this.dead) {
+      if (core.getCurrent() === this) throw error;
       this.#flow.interrupt(error);
     }
     return PERFORMED as core.Switch<unknown> as core.Switch<S>;
@@ -514,7 +541,8 @@ export class Greenlet<T = unknown> extends core.Greenlet
 
   /** What has become of the body, in the core's eyes. */
   protected override ended(outcome: unknown, failed: boolean): void {
-    if (failed || !isThenable(outcome)) return this.#finish(outcome, failed);
+    if (failed || this.#flow.isSentence(outcome)) return this.#fail(outcome);
+    if (!isThenable(outcome)) return this.#finish(outcome, false);
     this.#state = "following";
     const promise = outcome instanceof Promise
       ? outcome
@@ -523,9 +551,13 @@ export class Greenlet<T = unknown> extends core.Greenlet
     else store.run(this.#flow, () => promise.then(succeed, fail));
   }
 
+  /** The body has thrown. */
+  #fail(error: unknown): void {
+    this.#finish(ownError(error, this.#flow), true);
+  }
+
   #finish(outcome: unknown, failed: boolean): void {
     if (this.dead) return;
-    if (failed) outcome = ownError(outcome, this.#flow);
     const fails = failed && !(outcome instanceof GreenletExit);
     this.#state = fails ? "failed" : "succeeded";
     this.#outcome = outcome;
@@ -541,16 +573,6 @@ export class Greenlet<T = unknown> extends core.Greenlet
     this.run = undefined!;
     this.#finish(error, true);
     return true;
-  }
-
-  #giveUp(error: unknown): void {
-    this.#finish(
-      new GreenletError(
-        `${this} was left suspended for good as it has swallowed its kill again and again`,
-        { cause: error },
-      ),
-      true,
-    );
   }
 
   /**
@@ -656,7 +678,11 @@ export class Greenlet<T = unknown> extends core.Greenlet
     if (this.dead) return DONE;
     this.#abort?.abort(error);
     if (!this.#dieBeforeStart(error)) this.#flow.kill(error, grace);
-    return block ? this.join({ timeout }) : DONE;
+    if (!block) return DONE;
+    const flow = currentFlow();
+    if (this.dead || flow.greenlet !== this) return this.join({ timeout });
+    // It kills itself: whatever else of it waits, it does not go on from here.
+    return flow.checkpoint() ?? failedWait(error);
   }
 
   /**
@@ -760,6 +786,14 @@ const PERFORMED: core.Switch<undefined> = {
   },
 };
 
+/** What comes of a body that is past all patience. */
+function leftSuspended(greenlet: core.Greenlet, error: unknown): GreenletError {
+  return new GreenletError(
+    `${greenlet} was left suspended for good as it has swallowed its kill again and again`,
+    { cause: error },
+  );
+}
+
 /** The wait for a greenlet's end. */
 class Joining extends LinkedWait<Greenlet, void> {
   override linked(): void {
@@ -839,9 +873,30 @@ function checkBody(run: unknown, what: string): void {
   );
 }
 
+/**
+ * - `core`: not ended, as far as the core knows
+ * - `following`: the body is an async function, which the event loop resumes
+ * - `ended`
+ */
+type RawState = "core" | "following" | "ended";
+
 /** One of the core's greenlets, with what there is to know of its flow. */
 class RawGreenlet extends core.Greenlet {
   readonly #spawner = currentFlow();
+  #state: RawState = "core";
+
+  override get dead(): boolean {
+    return this.#state === "ended";
+  }
+
+  override get active(): boolean {
+    return this.#state === "core" ? super.active : !this.dead;
+  }
+
+  /** Whether its flow is what interrupts it, and not a switch. */
+  get waits(): boolean {
+    return this.#state === "following" || flowOf(this).awaited !== null;
+  }
 
   get spawningGreenlet(): core.Greenlet | undefined {
     return this.#spawner.reference.deref();
@@ -852,22 +907,29 @@ class RawGreenlet extends core.Greenlet {
   }
 
   protected override ended(outcome: unknown, failed: boolean): undefined {
-    if (!failed && isThenable(outcome)) {
-      outcome.then(() => this.#end(), (error) => this.#end(error));
-    } else if (failed) {
-      this.#end(outcome);
+    if (failed || flowOf(this).isSentence(outcome)) {
+      this.fail(outcome);
+    } else if (isThenable(outcome)) {
+      this.#state = "following";
+      outcome.then(() => this.#end(), (error) => this.fail(error));
     } else {
       this.#end();
     }
   }
 
-  #end(...errors: unknown[]): void {
+  fail(error: unknown): void {
+    if (this.dead) return;
+    this.#end();
+    const own = ownError(error, flowOf(this));
+    if (!(own instanceof GreenletExit)) report(this, own);
+  }
+
+  #end(): void {
+    if (this.dead) return;
+    this.#state = "ended";
     const flow = flowOf(this);
     flow.close();
     delist(flow);
-    for (const error of errors) {
-      if (!(error instanceof GreenletExit)) report(this, error);
-    }
   }
 }
 
@@ -899,6 +961,7 @@ export function spawnRaw<A extends unknown[]>(
   const raw = new RawGreenlet(run, getHub());
   const flow = flowOf(raw);
   flow.root = currentFlow().root ?? flow;
+  flow.abandoned = (_, error) => raw.fail(leftSuspended(raw, error));
   enlist(flow);
   turn().then(() => {
     if (!raw.dead) store.run(flow, () => raw.switch(...args));
@@ -1034,12 +1097,7 @@ function checkWaitables<S extends Waitable>(
   objects: Iterable<S>,
   what: string,
 ): S[] {
-  if (typeof objects?.[Symbol.iterator] !== "function") {
-    throw new TypeError(
-      `Cannot ${what} as the objects must be iterable: received ${objects}`,
-    );
-  }
-  const all = [...objects];
+  const all = toArray(objects, what);
   for (const object of all) {
     if (typeof object?.rawlink !== "function") {
       throw new TypeError(
@@ -1048,6 +1106,13 @@ function checkWaitables<S extends Waitable>(
     }
   }
   return all;
+}
+
+function toArray<O>(objects: Iterable<O>, what: string): O[] {
+  if (typeof objects?.[Symbol.iterator] === "function") return [...objects];
+  throw new TypeError(
+    `Cannot ${what} as the objects must be iterable: received ${objects}`,
+  );
 }
 
 function checkCount(
@@ -1120,7 +1185,7 @@ export function wait(objects?: null, options?: WaitOptions): Wait<boolean>;
  * const slow = spawnLater(100, () => "slow");
  * const quick = spawnLater(1, () => "quick");
  * const [first] = await wait([slow, quick], { count: 1 });
- * console.log(first.value); // quick
+ * console.log(first?.value); // quick
  * await slow.kill();
  * ```
  */
@@ -1170,6 +1235,10 @@ class Arriving<S extends Waitable>
   protected override undo(): void {
     this.#arrivals.forget(this);
   }
+
+  protected override timedOut(): void {
+    this.switch({ done: true, value: undefined });
+  }
 }
 
 class Arrivals<S extends Waitable> implements ReadyIterator<S> {
@@ -1178,17 +1247,19 @@ class Arrivals<S extends Waitable> implements ReadyIterator<S> {
   readonly #ready: S[] = [];
   #taken = 0;
   readonly #waiting: Arriving<S>[] = [];
-  readonly #timer: Timer | null;
+  /** No timer, which would hold up the process when nobody waits. */
+  readonly #deadline: number;
   readonly #link = (source: S) => this.#arrived(source);
 
   constructor(objects: S[], count: number, timeout: number) {
     this.#objects = objects;
     this.#left = count;
-    this.#timer = startTimer(timeout, { expired: () => this.#close() });
+    this.#deadline = performance.now() + timeout;
     for (const object of objects) object.rawlink(this.#link);
   }
 
   #arrived(source: S): void {
+    if (this.#remaining <= 0) this.#close();
     if (this.#left === 0) return;
     this.#left--;
     const next = this.#waiting.shift();
@@ -1197,9 +1268,13 @@ class Arrivals<S extends Waitable> implements ReadyIterator<S> {
     if (this.#left === 0) this.#close();
   }
 
+  /** For how many milliseconds there may be arrivals. */
+  get #remaining(): number {
+    return this.#deadline - performance.now();
+  }
+
   #close(): void {
     this.#left = 0;
-    stopTimer(this.#timer);
     for (const object of this.#objects.splice(0)) object.unlink(this.#link);
     for (const next of this.#waiting.splice(0)) {
       next.switch({ done: true, value: undefined });
@@ -1217,8 +1292,10 @@ class Arrivals<S extends Waitable> implements ReadyIterator<S> {
     if (this.#taken < this.#ready.length) {
       return readyWait({ done: false, value: this.#ready[this.#taken++]! });
     }
+    const remaining = this.#remaining;
+    if (remaining <= 0) this.#close();
     if (this.#left === 0) return readyWait({ done: true, value: undefined });
-    const arriving = new Arriving(this);
+    const arriving = new Arriving(this).limit(remaining);
     this.#waiting.push(arriving);
     return arriving.get();
   }
@@ -1300,14 +1377,33 @@ export function kill(
   const { grace = GRACE } = options;
   checkDuration(grace, "kill");
   if (greenlet.dead) return DONE;
-  if (greenlet.active) flowOf(greenlet).kill(error, grace);
-  else store.exit(() => void throwSoon(greenlet, error));
+  if (!interrupts(greenlet, error, grace)) {
+    store.exit(() => void throwSoon(greenlet, error, grace));
+  }
   return DONE;
 }
 
-/** Kills what has not started, from the hub: nobody may be switched away here. */
-async function throwSoon(raw: core.Greenlet, error: unknown): Promise<void> {
+/** Kills one of the core's that waits. */
+function interrupts(
+  raw: core.Greenlet,
+  error: unknown,
+  grace: number,
+): boolean {
+  const flow = flowOf(raw);
+  const waits = raw instanceof RawGreenlet ? raw.waits : flow.awaited !== null;
+  if (waits) flow.kill(error, grace);
+  return waits;
+}
+
+/** Kills what is to start, or has switched: from the hub, so that nobody switches here. */
+async function throwSoon(
+  raw: core.Greenlet,
+  error: unknown,
+  grace: number,
+): Promise<void> {
   await turn();
+  if (raw.dead || interrupts(raw, error, grace)) return;
+  flowOf(raw).receive(error);
   try {
     raw.throw(error);
   } catch (thrown) {
@@ -1343,7 +1439,8 @@ export function killAll(
     options;
   checkDuration(timeout, "kill all");
   const { grace = GRACE } = options;
-  const all = [...greenlets];
+  checkDuration(grace, "kill all");
+  const all = toArray(greenlets, "kill all");
   for (const greenlet of all) kill(greenlet, error, { block: false, grace });
   const alive = all.filter((g): g is Greenlet =>
     g instanceof Greenlet && !g.dead

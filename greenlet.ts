@@ -129,7 +129,8 @@ type State = "pending" | "active" | "blocked" | "dead";
 class SwitchRequest<T> implements Switch<T> {
   readonly target: Greenlet;
   readonly how: How;
-  /** What is sent, until the switch is performed; then what came back. */
+  /** What is sent; given up when the switch is performed. */
+  sent: unknown;
   value: T;
   /** How many arguments were sent: a target that has not started wants them apart. */
   readonly count: number;
@@ -139,18 +140,21 @@ class SwitchRequest<T> implements Switch<T> {
   constructor(
     target: Greenlet,
     how: How,
+    sent: unknown,
     value: T,
     count: number,
     done: boolean,
   ) {
     this.target = target;
     this.how = how;
+    this.sent = sent;
     this.value = value;
     this.count = count;
     this.done = done;
   }
 
   [Symbol.iterator](): Iterator<Switch, T, unknown> {
+    if (this.#delegated) throw stale(this.target);
     return this as unknown as Iterator<Switch, T, unknown>;
   }
 
@@ -161,7 +165,7 @@ class SwitchRequest<T> implements Switch<T> {
       this.done = true;
       this.value = value as T;
     } else if (!this.done) {
-      if (pending !== this as unknown) throw new GreenletError(STALE_REQUEST);
+      if (pending !== this as unknown) throw stale(this.target);
       this.#delegated = true;
     }
     return this;
@@ -175,9 +179,6 @@ class SwitchRequest<T> implements Switch<T> {
     return { done: true, value };
   }
 }
-
-const STALE_REQUEST =
-  "Cannot perform a switch that is no longer pending: call switch() anew for each yield*";
 
 /** Who has control. */
 let current: Greenlet;
@@ -203,14 +204,21 @@ function request(
 ): SwitchRequest<unknown> {
   if (yielder === null) {
     value = drive(target, how, value, count);
-    return new SwitchRequest(target, how, value, count, true);
+    return new SwitchRequest(target, how, undefined, value, count, true);
   }
   if (pending !== null) {
     const forgotten = pending;
     pending = null;
     throw undelegated(yielder, forgotten);
   }
-  return pending = new SwitchRequest(target, how, value, count, false);
+  return pending = new SwitchRequest(
+    target,
+    how,
+    value,
+    undefined,
+    count,
+    false,
+  );
 }
 
 /**
@@ -277,7 +285,9 @@ export class Greenlet {
     if (run !== undefined) {
       if (typeof run !== "function") {
         throw new TypeError(
-          `Cannot create greenlet as 'run' must be a function: received ${run}`,
+          `Cannot create greenlet as 'run' must be a function: received ${
+            describe(run)
+          }`,
         );
       }
       this.run = run;
@@ -401,6 +411,9 @@ export class Greenlet {
    * `return()` does: its `finally` blocks run, its `catch` blocks don't. greenlet has
    * no such call, as Python's `except Exception` lets `GreenletExit` pass.
    *
+   * A greenlet that has not started is dead before its first line. To main, to a plain
+   * body, which nothing can end, and to a dead greenlet it is a `switch`.
+   *
    * A switch point: in a generator body write `yield* greenlet.return(...)`.
    *
    * @typeParam T What comes back when somebody switches to us.
@@ -479,7 +492,8 @@ export class Greenlet {
         // Entered once a body's end and not once a switch: 6 ns less for each.
         for (;;) {
           while (target.#state === "dead") {
-            if (how !== "switch" && value instanceof GreenletExit) {
+            // It has returned already, and it has already exited.
+            if (how === "return" || value instanceof GreenletExit) {
               how = "switch";
             }
             target = target.#parent!;
@@ -494,12 +508,15 @@ export class Greenlet {
               // The switcher made the mistake. One that has died can't be told:
               // its parent's parent is, or whoever waits for control here.
               if (from.#state !== "dead") target = from;
-              else target = wrong instanceof TypeError ? target.#parent! : this;
+              else if (target.#state === "blocked") target = this;
+              else target = target.#parent!;
               how = "throw";
-              value = wrong;
+              value = wrong.error;
               mistake = true;
               continue;
             }
+            // An accessor `run` may itself have switched, even to the target's end.
+            if ((target.#state as State) === "dead") continue;
           }
           if (tracer !== null && !mistake) {
             current = target;
@@ -510,8 +527,6 @@ export class Greenlet {
               how = "throw";
               value = error;
             }
-            // The callback may itself have switched, even to the target's end.
-            if ((target.#state as State) === "dead") continue;
           }
           mistake = false;
 
@@ -546,9 +561,9 @@ export class Greenlet {
           if (asked !== null && result as unknown === asked) {
             target = asked.target;
             how = asked.how;
-            value = asked.value;
+            value = asked.sent;
             count = asked.count;
-            asked.value = undefined;
+            asked.sent = undefined;
           } else {
             how = "throw";
             value = strangeYield(target, result.value, asked);
@@ -558,6 +573,11 @@ export class Greenlet {
       } catch (error) {
         yielder = pending = null;
         failed = true;
+        // What we threw into a `yield*` over an iterator without throw(), such as an
+        // array's, the engine has replaced by a TypeError that names no greenlet.
+        if (value instanceof GreenletError && error instanceof TypeError) {
+          error.cause ??= value;
+        }
         value = error;
       }
       if (target === this) throw value;
@@ -636,7 +656,9 @@ export function getCurrent(): Greenlet {
 export function setTrace(callback: TraceCallback | null): TraceCallback | null {
   if (callback !== null && typeof callback !== "function") {
     throw new TypeError(
-      `Cannot set trace as 'callback' must be a function or null: received ${callback}`,
+      `Cannot set trace as 'callback' must be a function or null: received ${
+        describe(callback)
+      }`,
     );
   }
   const before = tracer;
@@ -663,7 +685,7 @@ export function getTrace(): TraceCallback | null {
 function checkParent(parent: Greenlet): Greenlet {
   if (parent instanceof Greenlet) return parent;
   throw new TypeError(
-    `Cannot set parent as it must be a greenlet: received ${parent}`,
+    `Cannot set parent as it must be a greenlet: received ${describe(parent)}`,
   );
 }
 
@@ -675,11 +697,23 @@ function isGenerator(result: unknown): result is Generator {
     typeof (result as Generator).next === "function";
 }
 
-function noBody(target: Greenlet): TypeError | null {
-  if (typeof target.run === "function") return null;
-  return new TypeError(
-    `Cannot start ${target} as it has no 'run': pass a function to its constructor or define run() in its class`,
-  );
+/** Why a switch can't be made. */
+interface Obstacle {
+  readonly error: unknown;
+}
+
+function noBody(target: Greenlet): Obstacle | null {
+  try {
+    if (typeof target.run === "function") return null;
+  } catch (error) {
+    // An accessor has thrown it. The greenlet has not started, and so lives on.
+    return { error };
+  }
+  return {
+    error: new TypeError(
+      `Cannot start ${target} as it has no 'run': pass a function to its constructor or define run() in its class`,
+    ),
+  };
 }
 
 function blockedBelow(
@@ -688,11 +722,19 @@ function blockedBelow(
   top: Greenlet,
   how: How,
   value: unknown,
-): GreenletError {
+): Obstacle {
   const what = from.dead ? `give the result of ${from}` : "switch";
+  return {
+    error: new GreenletError(
+      `Cannot ${what} to ${target} as it is blocked on the JavaScript stack below ${top}, whose plain body can't be suspended: make that body a generator function, or switch to ${top}`,
+      how === "throw" ? { cause: value } : undefined,
+    ),
+  };
+}
+
+function stale(target: Greenlet): GreenletError {
   return new GreenletError(
-    `Cannot ${what} to ${target} as it is blocked on the JavaScript stack below ${top}, whose plain body can't be suspended: make that body a generator function, or switch to ${top}`,
-    how === "throw" ? { cause: value } : undefined,
+    `Cannot perform a switch to ${target} that is no longer pending: call switch() anew for each yield*`,
   );
 }
 

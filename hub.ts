@@ -24,7 +24,14 @@
  */
 
 import { Greenlet } from "./greenlet.ts";
-import { currentFlow, main, ownError, report, Suspension } from "./_flow.ts";
+import {
+  currentFlow,
+  isWaitIn,
+  main,
+  ownError,
+  report,
+  Suspension,
+} from "./_flow.ts";
 import type { Wait } from "./_flow.ts";
 import { checkDuration } from "./_timers.ts";
 import { whenQuiet } from "./_alive.ts";
@@ -272,6 +279,9 @@ export function until<T>(
     );
   }
   const flow = currentFlow();
+  // A wait of ours is told of an interrupt itself, and then has taken nothing; another one
+  // around it would not hear in time that it has.
+  if (onInterrupt === undefined && isWaitIn(flow, promise)) return promise;
   const wait = new Until(onInterrupt);
   Promise.resolve(promise).then(
     (value) => wait.switch(value),

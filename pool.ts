@@ -20,6 +20,8 @@ import {
   DONE,
   type Flow,
   flowOf,
+  getCurrent,
+  isAddressed,
   readyWait,
   Suspension,
 } from "./_flow.ts";
@@ -876,7 +878,7 @@ export class Nursery {
         });
       } catch (error) {
         const isOurs = error === nursery.#exit;
-        if (!isOurs && currentFlow().trouble?.received.includes(error)) {
+        if (!isOurs && isAddressed(error, getCurrent())) {
           interrupt = { error };
           nursery.#close();
         } else if (!isOurs) nursery.#fail(error);

@@ -224,6 +224,8 @@ class Limited extends Suspension<unknown> {
   readonly #ms: number;
   readonly #options: WithTimeoutOptions<unknown>;
   #timeout: Timeout | null = null;
+  /** What interrupted the greenlet while it waited for nothing but the function. */
+  #passed: unknown[] | null = null;
 
   constructor(outer: Flow, ms: number, options: WithTimeoutOptions<unknown>) {
     super();
@@ -262,7 +264,8 @@ class Limited extends Suspension<unknown> {
   async #drive(result: unknown): Promise<void> {
     const body = new LimitedBody(
       () => result,
-      (outcome, failed) => this.#end(outcome, failed),
+      (outcome, failed) =>
+        this.#end(outcome, failed || this.#inner.isSentence(outcome)),
     );
     setFlow(body, this.#inner);
     // Only from the event loop can control be given away to come back there.
@@ -271,6 +274,7 @@ class Limited extends Suspension<unknown> {
   }
 
   #end(outcome: unknown, failed: boolean): void {
+    this.#handBack();
     // What the function has left behind, it has left behind too late.
     if (this.#timeout === null) this.#inner.close();
     else this.#inner.condemn(this.#timeout);
@@ -280,9 +284,7 @@ class Limited extends Suspension<unknown> {
   }
 
   #fail(error: unknown): void {
-    if (this.#inner.trouble?.received.includes(error)) {
-      this.#outer.receive(error);
-    }
+    this.condemned = this.#outer.isSentence(error);
     this.settle("thrown", error);
   }
 
@@ -295,6 +297,9 @@ class Limited extends Suspension<unknown> {
 
   /** The function gets what its greenlet gets, and we wait for its clean-up. */
   override interrupt(error: unknown, final: boolean): void {
+    if (this.#outer.first === this.#outer.last) {
+      (this.#passed ??= []).push(error);
+    }
     if (final) this.#inner.condemn(error);
     else this.#inner.interrupt(error);
     // Where nobody awaits us, an interrupt is no unhandled rejection.
@@ -307,15 +312,26 @@ class Limited extends Suspension<unknown> {
    * Waits no longer for a function that doesn't end within a turn of the event loop.
    */
   #leaveSoon(error: unknown): void {
-    setAside({
-      wake: () => {
-        if (this.state !== "waiting") return;
-        if (error !== this.#timeout && !this.#isHeld(error)) return;
-        this.#inner.condemn(error);
-        if (error === this.#timeout) this.#giveUp(error);
-        else this.#fail(error);
-      },
-    });
+    // The second turn is for the function: a wait of it that is over may be set aside
+    // until the first, and its result is not to be lost.
+    setAside({ wake: () => setAside({ wake: () => this.#leave(error) }) });
+  }
+
+  #leave(error: unknown): void {
+    if (this.state !== "waiting") return;
+    if (error !== this.#timeout && !this.#isHeld(error)) return;
+    this.#inner.unhold(error);
+    this.#handBack();
+    this.#inner.condemn(error);
+    if (error === this.#timeout) this.#giveUp(error);
+    else this.#fail(error);
+  }
+
+  /** What the function has not thrown, its greenlet throws later. */
+  #handBack(): void {
+    for (const error of this.#passed ?? []) {
+      if (this.#inner.holds(error)) this.#outer.hold(error);
+    }
   }
 
   #isHeld(error: unknown): boolean {

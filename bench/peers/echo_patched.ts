@@ -1,0 +1,15 @@
+/**
+ * The same server under `patch()`, with a greenlet for each connection.
+ *
+ * @module
+ */
+
+import { patch, run, spawn } from "@gevent/gevent";
+import { echo } from "./_echo.ts";
+
+using _ = patch();
+await run(async () => {
+  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  console.log(listener.addr.port);
+  for await (const conn of listener) spawn(echo, conn);
+});

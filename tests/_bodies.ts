@@ -1,0 +1,97 @@
+/**
+ * What the tests of greenlets share: a test for both kinds of body, a place for the
+ * errors that the hub is told, and scripts in a process of their own.
+ *
+ * @module
+ */
+
+import { getHub, idle } from "../mod.ts";
+
+/** A body of either kind: the calls of the library take both alike. */
+export type Body<A extends unknown[], T> = (
+  ...args: A
+) => Promise<T> | Generator<unknown, T, unknown>;
+
+/** The same body twice. */
+export interface Bodies<A extends unknown[], T> {
+  async: (...args: A) => Promise<T>;
+  generator: (...args: A) => Generator<unknown, T, unknown>;
+}
+
+/** Makes one test with the async body and one with the generator body. */
+export function testBoth<A extends unknown[], T>(
+  name: string,
+  bodies: Bodies<A, T>,
+  test: (body: Body<A, T>) => Promise<void>,
+): void {
+  Deno.test(`${name}, async body`, () => test(bodies.async));
+  Deno.test(`${name}, generator body`, () => test(bodies.generator));
+}
+
+/** Lets all go on that is ready: links, what was spawned, and what comes of them. */
+export async function settle(): Promise<void> {
+  for (let i = 0; i < 10; i++) await idle();
+}
+
+/** What the hub is told while this is in use, which is so kept from stderr. */
+export class Failures implements Disposable {
+  readonly contexts: unknown[] = [];
+  readonly errors: unknown[] = [];
+  readonly #handleError = getHub().handleError;
+
+  constructor() {
+    getHub().handleError = (context, error) => {
+      this.contexts.push(context);
+      this.errors.push(error);
+    };
+  }
+
+  [Symbol.dispose](): void {
+    getHub().handleError = this.#handleError;
+  }
+}
+
+/** What a script has printed, and how it has ended. */
+export interface ScriptOutput {
+  out: string[];
+  err: string;
+  code: number;
+  signal: Deno.Signal | null;
+}
+
+/**
+ * Runs a script that has the whole library in scope, in a process of its own.
+ *
+ * @param body The script, in JavaScript.
+ * @param told Called with each line that it prints.
+ */
+export async function runScript(
+  body: string,
+  told: (line: string, process: Deno.ChildProcess) => void = () => {},
+): Promise<ScriptOutput> {
+  const library = new URL("../mod.ts", import.meta.url).href;
+  const script = `import * as gevent from ${JSON.stringify(library)};
+    const { ${Object.keys(await import("../mod.ts")).join(", ")} } = gevent;
+    ${body}`;
+  await using process = new Deno.Command(Deno.execPath(), {
+    args: ["eval", "-q", script],
+    stdin: "null",
+    stdout: "piped",
+    stderr: "piped",
+    env: { NO_COLOR: "1" },
+  }).spawn();
+  const err = new Response(process.stderr).text();
+  const out: string[] = [];
+  let rest = "";
+  const text = process.stdout.pipeThrough(new TextDecoderStream());
+  for await (const chunk of text) {
+    const lines = (rest + chunk).split("\n");
+    rest = lines.pop()!;
+    for (const line of lines) {
+      out.push(line);
+      told(line, process);
+    }
+  }
+  const { code, signal } = await process.status;
+  return { out, err: await err, code, signal };
+}

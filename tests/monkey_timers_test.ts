@@ -1,0 +1,1213 @@
+import {
+  assert,
+  assertEquals,
+  assertFalse,
+  assertGreaterOrEqual,
+  assertInstanceOf,
+  assertLess,
+  assertNotStrictEquals,
+  assertRejects,
+  assertStrictEquals,
+  assertThrows,
+} from "@std/assert";
+import { AsyncLocalStorage } from "node:async_hooks";
+import { promisify } from "node:util";
+import {
+  getCurrent,
+  getHub,
+  Greenlet,
+  GreenletError,
+  GreenletExit,
+  joinAll,
+  killAll,
+  monkey,
+  patch,
+  sleep,
+  spawn,
+  spawnLater,
+  Timeout,
+  until,
+  withTimeout,
+} from "../mod.ts";
+import { Failures, runScript, testBoth } from "./_bodies.ts";
+
+type Timer = ReturnType<typeof setTimeout>;
+
+/** Longer than any test: what is still set when a test ends, the sanitizers see. */
+const LONG = 100_000_000;
+/** What separates "at once" from "never". */
+const SOON = 5_000;
+
+/** Somebody else's code. */
+function pause(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
+}
+
+/** As the runtime's own, whatever is patched. */
+function tick(ms = 0): Promise<void> {
+  const setTimeout = monkey.getOriginal(globalThis, "setTimeout");
+  return new Promise((resolve) => setTimeout(resolve, ms));
+}
+
+/** Numbers from 0 to 1, the same for the same seed. */
+function random(seed: number): () => number {
+  return () => {
+    seed = seed + 0x6D2B79F5 | 0;
+    let t = Math.imul(seed ^ seed >>> 15, 1 | seed);
+    t = t + Math.imul(t ^ t >>> 7, 61 | t) ^ t;
+    return ((t ^ t >>> 14) >>> 0) / 4294967296;
+  };
+}
+
+Deno.test("setTimeout() runs its callback as a greenlet of its own, with the setter's context", async () => {
+  using _ = patch();
+  const request = new AsyncLocalStorage<string>();
+  const seen: unknown[] = [];
+  const setter = request.run("request 1", () =>
+    spawn(async () => {
+      const locals = (getCurrent() as Greenlet).spawnTreeLocals;
+      locals.tree = "tree 1";
+      const { promise, resolve } = Promise.withResolvers<void>();
+      setTimeout(async function callback() {
+        const current = getCurrent() as Greenlet;
+        seen.push(current instanceof Greenlet, current === setter);
+        seen.push(current.spawningGreenlet === setter);
+        seen.push(current.spawnTreeLocals.tree, request.getStore());
+        seen.push(String(current).includes("callback"));
+        await sleep(1);
+        await pause(1);
+        await tick();
+        seen.push(getCurrent() === current, request.getStore());
+        resolve();
+      }, 1);
+      await until(promise);
+    }));
+  await setter.get();
+  assertEquals(seen, [
+    ...[true, false, true, "tree 1", "request 1", true],
+    ...[true, "request 1"],
+  ]);
+});
+
+Deno.test("setTimeout() passes the arguments and the runtime's own `this`", async () => {
+  using _ = patch();
+  const { promise, resolve } = Promise.withResolvers<unknown[]>();
+  const result = await spawn(async () => {
+    const timer = setTimeout(
+      function (this: unknown, ...args: unknown[]) {
+        resolve([this === timer as unknown, ...args]);
+      },
+      1,
+      "one",
+      2,
+    );
+    return await promise;
+  }).get();
+  assertEquals(result, [true, "one", 2]);
+});
+
+Deno.test("setTimeout() never runs the callback before it returns", async () => {
+  using _ = patch();
+  const order: string[] = [];
+  const { promise, resolve } = Promise.withResolvers<void>();
+  await spawn(async () => {
+    setTimeout(() => {
+      order.push("callback");
+      resolve();
+    }, 0);
+    order.push("set");
+    await until(promise);
+  }).get();
+  assertEquals(order, ["set", "callback"]);
+});
+
+Deno.test("setTimeout() takes every kind of function that is no promise's own", async () => {
+  using _ = patch();
+  const calls: unknown[][] = [];
+  class Target {
+    method(...args: unknown[]) {
+      calls.push(["method", ...args]);
+    }
+  }
+  const target = new Target();
+  const setters: [(...args: never[]) => unknown, unknown[]][] = [
+    [(one: unknown) => void calls.push(["arrow", one]), ["a"]],
+    [
+      function (one: unknown) {
+        calls.push(["anonymous", one]);
+      } as () => void,
+      ["b"],
+    ],
+    [target.method, ["c"]],
+    [target.method.bind(target), ["d"]],
+    [calls.push.bind(calls), [["bound"]]],
+    // deno-lint-ignore require-await
+    [async (one: unknown) => void calls.push(["async", one]), ["e"]],
+    [
+      // deno-lint-ignore require-yield
+      function* () {
+        calls.push(["never run"]);
+      },
+      [],
+    ],
+  ];
+  const greenlet = spawn(async () => {
+    for (const [callback, args] of setters) {
+      setTimeout(callback as (...args: unknown[]) => void, 1, ...args);
+    }
+    await sleep(LONG);
+  });
+  await sleep(0);
+  // None of them is a wait of the greenlet's, to be undone with a kill.
+  await greenlet.kill();
+  assertEquals(calls, []);
+  while (calls.length < setters.length - 1) await tick(1);
+  assertEquals(calls, [
+    ["arrow", "a"],
+    ["anonymous", "b"],
+    ["method", "c"],
+    ["method", "d"],
+    ["bound"],
+    ["async", "e"],
+  ]);
+});
+
+Deno.test("setTimeout() prints the error of a callback once, and the process goes on", async () => {
+  using _ = patch();
+  using failures = new Failures();
+  const plain = new Error("plain");
+  const late = new Error("late");
+  const setter = spawn(async () => {
+    setTimeout(() => {
+      throw plain;
+    }, 1);
+    setTimeout(async () => {
+      await sleep(1);
+      throw late;
+    }, 1);
+    await sleep(LONG);
+  });
+  while (failures.errors.length < 2) await tick(1);
+  assertEquals(failures.errors, [plain, late]);
+  for (const context of failures.contexts) {
+    assertInstanceOf(context, Greenlet);
+    assertNotStrictEquals<unknown>(context, setter);
+  }
+  assertFalse(setter.dead);
+  await setter.kill();
+});
+
+Deno.test("setTimeout() callbacks can be killed and timed out like any greenlet", async () => {
+  using _ = patch();
+  const log: string[] = [];
+  let callback: Greenlet | undefined;
+  spawn(() => {
+    setTimeout(async () => {
+      callback = getCurrent() as Greenlet;
+      const value = await withTimeout(1, () => pause(LONG), { value: "late" });
+      log.push(String(value));
+      try {
+        await pause(LONG);
+      } finally {
+        log.push("cleaned up");
+      }
+    }, 1);
+  });
+  while (log.length === 0) await tick(1);
+  await callback!.kill();
+  assertEquals(log, ["late", "cleaned up"]);
+  assertInstanceOf(callback!.value, GreenletExit);
+});
+
+Deno.test("setTimeout() is not cleared when its setter is killed, and its callback may wait", async () => {
+  using _ = patch();
+  const log: string[] = [];
+  let intervals = 0;
+  let interval: Timer | undefined;
+  const setter = spawn(async () => {
+    setTimeout(async () => {
+      log.push("callback");
+      await pause(1);
+      await sleep(1);
+      log.push("waited");
+    }, 5);
+    interval = setInterval(async () => {
+      await pause(1);
+      intervals++;
+    }, 1);
+    await sleep(LONG);
+  });
+  await sleep(0);
+  // Without any grace, so that the setter is condemned as well.
+  await setter.kill(undefined, { grace: 0 });
+  assert(setter.dead);
+  assertEquals(log, []);
+  while (log.length < 2 || intervals < 3) await tick(1);
+  clearInterval(interval);
+  assertEquals(log, ["callback", "waited"]);
+  await getHub().join();
+});
+
+Deno.test("setTimeout() sets a timer in a greenlet that has been condemned", async () => {
+  using _ = patch();
+  let fired = false;
+  const setter = spawn(async () => {
+    try {
+      await sleep(LONG);
+    } finally {
+      setTimeout(() => fired = true, 1);
+    }
+  });
+  await sleep(0);
+  await setter.kill(undefined, { grace: 0 });
+  while (!fired) await tick(1);
+});
+
+Deno.test("setInterval() runs a greenlet each time, until clearInterval()", async () => {
+  using _ = patch();
+  const greenlets = new Set<unknown>();
+  const args = new Set<unknown>();
+  const { promise, resolve } = Promise.withResolvers<void>();
+  await spawn(async () => {
+    const id = setInterval(
+      (arg: unknown) => {
+        greenlets.add(getCurrent());
+        args.add(arg);
+        if (greenlets.size < 4) return;
+        clearInterval(id);
+        resolve();
+      },
+      1,
+      "arg",
+    );
+    await until(promise);
+  }).get();
+  await tick(10);
+  assertEquals(greenlets.size, 4);
+  assertEquals([...args], ["arg"]);
+  for (const greenlet of greenlets) assertInstanceOf(greenlet, Greenlet);
+});
+
+Deno.test("setInterval() goes on after a callback has failed", async () => {
+  using _ = patch();
+  using failures = new Failures();
+  let id: Timer | undefined;
+  spawn(() => {
+    id = setInterval(() => {
+      throw new Error("again");
+    }, 1);
+  });
+  while (failures.errors.length < 3) await tick(1);
+  clearInterval(id);
+});
+
+Deno.test("setInterval() with a promise's resolve settles it and goes on until cleared", async () => {
+  using _ = patch();
+  const value = await spawn(async () => {
+    let id: Timer | undefined;
+    const value = await new Promise((resolve) => {
+      id = setInterval(resolve, 1, "first");
+    });
+    await sleep(5);
+    clearInterval(id);
+    return value;
+  }).get();
+  assertEquals(value, "first");
+});
+
+Deno.test("clearTimeout() clears what was set inside and outside, from inside and outside", async () => {
+  let fired = 0;
+  const fire = () => void fired++;
+  const before = setTimeout(fire, 1);
+  using _ = patch();
+  const outside = setTimeout(fire, 1);
+  const other = setTimeout(fire, 1);
+  const inside: Timer[] = [];
+  await spawn(() => {
+    inside.push(setTimeout(fire, 1), setTimeout(fire, 1), setInterval(fire, 1));
+    clearTimeout(before);
+    clearTimeout(outside);
+    clearInterval(inside[0]);
+  }).get();
+  clearTimeout(other);
+  clearTimeout(inside[1]);
+  clearTimeout(inside[2]);
+  // Nothing happens to what is not there any more, nor for no timer at all.
+  clearTimeout(inside[1]);
+  clearTimeout(undefined);
+  clearTimeout(null as never);
+  clearTimeout(987654321);
+  await tick(5);
+  assertEquals(fired, 0);
+});
+
+Deno.test("clearTimeout() takes the number of a timer, as a string too", async () => {
+  using _ = patch();
+  let fired = false;
+  await spawn(async () => {
+    clearTimeout(Number(setTimeout(() => fired = true, 1)));
+    clearTimeout(String(Number(setTimeout(() => fired = true, 1))) as never);
+    await sleep(5);
+  }).get();
+  assertFalse(fired);
+});
+
+Deno.test("clearTimeout() fails for what is no timer as it does unpatched", async () => {
+  const { clearTimeout: original } = globalThis;
+  const odd = [Symbol("s"), 1n] as never[];
+  const messages = odd.map((id) =>
+    assertThrows(() => original(id), TypeError).message
+  );
+  using _ = patch();
+  await spawn(async () => {
+    const wait = spawn(pause, LONG);
+    await sleep(0);
+    for (const [i, id] of odd.entries()) {
+      assertThrows(() => clearTimeout(id), TypeError, messages[i]);
+    }
+    await wait.kill();
+  }).get();
+});
+
+Deno.test("clearTimeout() is in time as long as the callback has not begun", async () => {
+  using _ = patch();
+  let stop = false;
+  // So much is going on that what is spawned has to wait for its turn.
+  const busy = [1, 2].map(() =>
+    spawn(async () => {
+      while (!stop) await sleep(0);
+    })
+  );
+  try {
+    for (let i = 0; i < 20; i++) {
+      const log: string[] = [];
+      await spawn(async () => {
+        const ids: Timer[] = [];
+        for (const name of ["one", "two", "three"]) {
+          ids.push(
+            setTimeout(() => {
+              for (const id of ids) clearTimeout(id);
+              log.push(name);
+            }, 1),
+          );
+        }
+        // They are due together.
+        const end = performance.now() + 3;
+        while (performance.now() < end);
+        while (log.length === 0) await sleep(0);
+        await sleep(2);
+      }).get();
+      assertEquals(log, ["one"]);
+    }
+  } finally {
+    stop = true;
+    await joinAll(busy);
+  }
+});
+
+Deno.test("clearTimeout() leaves a promise pending, and the greenlet can still be killed", async () => {
+  using _ = patch();
+  let id: Timer | undefined;
+  let cleaned = false;
+  const greenlet = spawn(async () => {
+    try {
+      await until(
+        new Promise((resolve) => {
+          id = setTimeout(resolve, 1);
+        }),
+      );
+    } finally {
+      cleaned = true;
+    }
+  });
+  await sleep(0);
+  clearTimeout(id);
+  await tick(5);
+  assertFalse(cleaned);
+  await greenlet.kill();
+  assert(cleaned);
+});
+
+const pausing = {
+  async: async (log: string[], ms: number) => {
+    try {
+      await pause(ms);
+      log.push("paused");
+    } finally {
+      log.push("cleaned up");
+    }
+  },
+  *generator(log: string[], ms: number) {
+    try {
+      yield* until(pause(ms));
+      log.push("paused");
+    } finally {
+      log.push("cleaned up");
+    }
+  },
+};
+
+testBoth(
+  "setTimeout() in the promise idiom waits",
+  pausing,
+  async (body) => {
+    using _ = patch();
+    const log: string[] = [];
+    const start = performance.now();
+    await spawn(body, log, 20).get();
+    assertGreaterOrEqual(performance.now() - start, 18);
+    assertEquals(log, ["paused", "cleaned up"]);
+  },
+);
+
+testBoth(
+  "setTimeout() in the promise idiom is killed at once",
+  pausing,
+  async (body) => {
+    using _ = patch();
+    const log: string[] = [];
+    const greenlet = spawn(body, log, LONG);
+    await sleep(1);
+    const start = performance.now();
+    await greenlet.kill();
+    assertLess(performance.now() - start, SOON);
+    assertEquals(log, ["cleaned up"]);
+    assertInstanceOf(greenlet.value, GreenletExit);
+    assert(greenlet.successful());
+  },
+);
+
+testBoth(
+  "setTimeout() in the promise idiom is killed with an error of one's own",
+  pausing,
+  async (body) => {
+    using _ = patch();
+    using failures = new Failures();
+    const log: string[] = [];
+    const greenlet = spawn(body, log, LONG);
+    await sleep(1);
+    const error = new Error("own");
+    await greenlet.kill(error);
+    assertStrictEquals(greenlet.exception, error);
+    assertEquals(failures.errors, [error]);
+    assertEquals(log, ["cleaned up"]);
+  },
+);
+
+testBoth(
+  "setTimeout() in the promise idiom throws the Timeout itself",
+  {
+    async: async () => {
+      using timeout = Timeout.start(1);
+      try {
+        await pause(LONG);
+      } catch (error) {
+        return error === timeout;
+      }
+    },
+    *generator() {
+      using timeout = Timeout.start(1);
+      try {
+        yield* until(pause(LONG));
+      } catch (error) {
+        return error === timeout;
+      }
+    },
+  },
+  async (body) => {
+    using _ = patch();
+    assertStrictEquals(await spawn(body).get(), true);
+  },
+);
+
+testBoth(
+  "setTimeout() in the promise idiom ends with withTimeout()",
+  {
+    async: async (log: string[]) => {
+      const run = () => pausing.async(log, LONG);
+      log.push(String(await withTimeout(1, run, { value: "late" })));
+      await assertRejects(() => withTimeout(1, run), Timeout);
+    },
+    *generator(log: string[]) {
+      const run = () => pausing.generator(log, LONG);
+      log.push(String(yield* withTimeout(1, run, { value: "late" })));
+      try {
+        yield* withTimeout(1, run);
+      } catch (error) {
+        assertInstanceOf(error, Timeout);
+      }
+    },
+  },
+  async (body) => {
+    using _ = patch();
+    const log: string[] = [];
+    await spawn(body, log).get();
+    assertEquals(log, ["cleaned up", "late", "cleaned up"]);
+  },
+);
+
+Deno.test("setTimeout() in the promise idiom ends with withTimeout() outside greenlets", async () => {
+  using _ = patch();
+  const log: string[] = [];
+  assertEquals(
+    await withTimeout(1, () => pausing.async(log, LONG), { value: "late" }),
+    "late",
+  );
+  await assertRejects(
+    () => withTimeout(1, () => pausing.async(log, LONG)),
+    Timeout,
+  );
+  assertEquals(log, ["cleaned up", "cleaned up"]);
+  // And outside of it nothing has changed.
+  await pause(1);
+});
+
+Deno.test("setTimeout() with a promise's reject is interrupted with the error", async () => {
+  using _ = patch();
+  const wait = () =>
+    new Promise<never>((_, reject) => setTimeout(reject, LONG));
+  const greenlet = spawn(wait);
+  await sleep(1);
+  const exit = new GreenletExit("now");
+  await greenlet.kill(exit);
+  assert(greenlet.successful());
+  assertStrictEquals<unknown>(greenlet.value, exit);
+
+  assertEquals(
+    await spawn(async () => {
+      try {
+        await withTimeout(1, wait);
+      } catch (error) {
+        return error instanceof Timeout && error.message;
+      }
+    }).get(),
+    "Timed out after 1 ms",
+  );
+});
+
+Deno.test("setTimeout() with a promise's reject gives an error that is no promise", async () => {
+  using _ = patch();
+  const caught = await spawn(async () => {
+    using _timeout = Timeout.start(1);
+    const promise = new Promise<never>((_, reject) => setTimeout(reject, LONG));
+    // What becomes of a promise is whatever its handler gives.
+    const given = await promise.catch((error: unknown) => error);
+    const [settled] = await Promise.allSettled([promise]);
+    return [
+      given,
+      settled!.status,
+      settled!.status === "rejected" && "then" in settled!.reason,
+    ];
+  }).get();
+  assertInstanceOf(caught[0], Timeout);
+  assertEquals(caught.slice(1), ["rejected", false]);
+});
+
+Deno.test("setTimeout() with a promise's reject rejects in the end", async () => {
+  using _ = patch();
+  const late = new Error("late");
+  const thrown = await spawn(async () => {
+    try {
+      await new Promise((_, reject) => setTimeout(reject, 1, late));
+    } catch (error) {
+      return error;
+    }
+  }).get();
+  assertStrictEquals(thrown, late);
+});
+
+Deno.test("setTimeout() resolves with its arguments, promises and thenables too", async () => {
+  using _ = patch();
+  const values = await spawn(async () => [
+    await new Promise((r) => setTimeout(r, 1)),
+    await new Promise((r: (...args: unknown[]) => void) =>
+      setTimeout(r, 1, "value", "ignored")
+    ),
+    await new Promise((r) => setTimeout(r, 1, Promise.resolve("promised"))),
+    await new Promise((r) =>
+      setTimeout(r, 1, { then: (f: (s: string) => void) => f("thenable") })
+    ),
+    await new Promise((r) => setTimeout(r)),
+    await new Promise((r) => setTimeout(r, -1)),
+  ]).get();
+  assertEquals(values, [
+    ...[undefined, "value", "promised", "thenable"],
+    ...[undefined, undefined],
+  ]);
+});
+
+Deno.test("setTimeout() knows the functions of Promise.withResolvers()", async () => {
+  using _ = patch();
+  for (const which of ["resolve", "reject"] as const) {
+    const greenlet = spawn(async () => {
+      const resolvers = Promise.withResolvers();
+      setTimeout(resolvers[which], LONG);
+      await resolvers.promise;
+    });
+    await sleep(0);
+    await greenlet.kill();
+    assertInstanceOf(greenlet.value, GreenletExit);
+  }
+});
+
+Deno.test("setTimeout() knows the functions that an awaited thenable gets", async () => {
+  using _ = patch();
+  const greenlet = spawn(async () => {
+    await {
+      then(resolve: (value: unknown) => void) {
+        setTimeout(resolve, LONG);
+      },
+    };
+  });
+  await tick();
+  await greenlet.kill();
+  assertInstanceOf(greenlet.value, GreenletExit);
+});
+
+Deno.test("setTimeout() in a promise of a subclass is interrupted too", async () => {
+  using _ = patch();
+  class Later<T> extends Promise<T> {}
+  const greenlet = spawn(async () => {
+    await new Later((resolve) => setTimeout(resolve, LONG));
+  });
+  await sleep(0);
+  await greenlet.kill();
+  assertInstanceOf(greenlet.value, GreenletExit);
+});
+
+Deno.test("setTimeout() interrupts all the promises that are pending", async () => {
+  using _ = patch();
+  let cleaned = 0;
+  const greenlet = spawn(async () => {
+    try {
+      await Promise.all([
+        pause(LONG),
+        pause(LONG).finally(() => cleaned++),
+        sleep(LONG),
+        until(pause(LONG)),
+      ]);
+    } finally {
+      cleaned++;
+    }
+  });
+  await sleep(1);
+  await greenlet.kill();
+  assertInstanceOf(greenlet.value, GreenletExit);
+  assertEquals(cleaned, 2);
+});
+
+Deno.test("setTimeout() interrupted in a promise that nobody awaits yet is no unhandled rejection", async () => {
+  using _ = patch();
+  let unhandled = 0;
+  const listener = (event: PromiseRejectionEvent) => {
+    if (event.defaultPrevented) return;
+    unhandled++;
+    event.preventDefault();
+  };
+  addEventListener("unhandledrejection", listener);
+  try {
+    for (const which of ["resolve", "reject"] as const) {
+      for (
+        const interrupt of [
+          (g: Greenlet) => g.kill(),
+          (g: Greenlet) => g.kill(undefined, { grace: 0 }),
+          (g: Greenlet) => g.throw(new Timeout(1)).value,
+        ]
+      ) {
+        const greenlet = spawn(async () => {
+          // At least so long shall it take.
+          const { promise, [which]: settle } = Promise.withResolvers();
+          setTimeout(settle, LONG);
+          try {
+            await sleep(LONG);
+          } catch {
+            return;
+          }
+          await promise;
+        });
+        await sleep(0);
+        await interrupt(greenlet as Greenlet);
+        await greenlet.join();
+        await tick(2);
+      }
+    }
+  } finally {
+    removeEventListener("unhandledrejection", listener);
+  }
+  assertEquals(unhandled, 0);
+});
+
+Deno.test("setTimeout() interrupted in a promise that nobody awaits does not end the process", async () => {
+  const { out, err, code } = await runScript(`
+    using _ = patch();
+    const killed = spawn(async () => {
+      const atLeast = new Promise((resolve) => setTimeout(resolve, 100_000));
+      await sleep(100_000);
+      await atLeast;
+    });
+    await sleep(1);
+    await killed.kill();
+    await sleep(5);
+    console.log(String(killed.value.name));
+  `);
+  assertEquals([err, out, code], ["", ["GreenletExit"], 0]);
+});
+
+Deno.test("setTimeout() interrupted leaves the caller's unhandled Timeout to the runtime", async () => {
+  const { out, err, code } = await runScript(`
+    using _ = patch();
+    const pause = () => new Promise((r) => setTimeout(r, 100_000));
+    async function main() {
+      await withTimeout(1, pause);
+    }
+    main();
+    await sleep(100);
+    console.log("not reached");
+  `);
+  assertEquals([out, code], [[], 1]);
+  assert(err.includes("Timed out after 1 ms"));
+});
+
+Deno.test("setTimeout() leaves an unhandled rejection of somebody else's to the runtime", async () => {
+  const { out, err, code } = await runScript(`
+    using _ = patch();
+    await spawn(async () => {
+      using _ = Timeout.start(1);
+      await new Promise((r) => setTimeout(r, 100_000)).catch(() => {});
+      Promise.reject(new Error("somebody else's"));
+      await sleep(100);
+    }).join();
+    console.log("not reached");
+  `);
+  assertEquals([out, code], [[], 1]);
+  assert(err.includes("somebody else's"));
+});
+
+testBoth(
+  "setTimeout() in the promise idiom throws what was held, and sets no timer",
+  {
+    async: async (log: unknown[]) => {
+      await log[0];
+      try {
+        await new Promise((resolve) => {
+          const timer = setTimeout(resolve, LONG);
+          log.push(typeof timer, Number(timer) > 0);
+          clearTimeout(timer);
+        });
+      } catch (error) {
+        log.push(error);
+      }
+      await pause(1);
+      log.push("goes on");
+    },
+    *generator(log: unknown[]) {
+      yield* sleep(1);
+      // Held, as it is between two waits when it interrupts itself.
+      getCurrent().throw(log[1]);
+      try {
+        yield* until(
+          new Promise((resolve) => {
+            const timer = setTimeout(resolve, LONG);
+            log.push(typeof timer, Number(timer) > 0);
+            clearTimeout(timer);
+          }),
+        );
+      } catch (error) {
+        log.push(error);
+      }
+      yield* until(pause(1));
+      log.push("goes on");
+    },
+  },
+  async (body) => {
+    using _ = patch();
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const error = new Error("held");
+    const log: unknown[] = [promise, error];
+    const greenlet = spawn(body, log);
+    await sleep(0);
+    if (body.constructor.name === "AsyncFunction") {
+      greenlet.throw(error);
+      resolve();
+    }
+    await greenlet.get();
+    const { setTimeout } = globalThis;
+    const unpatched = setTimeout(() => {});
+    clearTimeout(unpatched);
+    assertEquals(log.slice(2), [typeof unpatched, true, error, "goes on"]);
+  },
+);
+
+Deno.test("setTimeout() keeps the time that was over before the interrupt", async () => {
+  using _ = patch();
+  const log: unknown[] = [];
+  const greenlet: Greenlet = spawn(async () => {
+    const value = await new Promise((resolve) => {
+      setTimeout(resolve, 1, "over");
+      // Due right after the other one, in the same turn.
+      setTimeout(() => greenlet.throw(new Error("too late")), 1);
+    });
+    log.push(value);
+    try {
+      await pause(LONG);
+    } catch (error) {
+      log.push((error as Error).message);
+    }
+  });
+  await greenlet.get();
+  // The callback may have come in time for the next wait, too.
+  assertEquals(log, ["over", "too late"]);
+});
+
+Deno.test("setTimeout() in the promise idiom ends a body that swallows its kill", async () => {
+  using _ = patch();
+  using failures = new Failures();
+  let swallowed = 0;
+  const greenlet = spawn(async () => {
+    for (;;) {
+      try {
+        await pause(LONG);
+      } catch {
+        swallowed++;
+      }
+    }
+  });
+  await sleep(1);
+  const start = performance.now();
+  await greenlet.kill(undefined, { grace: 20 });
+  assertLess(performance.now() - start, SOON);
+  assert(greenlet.dead);
+  // Once for the kill, and ten times more.
+  assertGreaterOrEqual(swallowed, 10);
+  assertLess(swallowed, 13);
+  const [error] = failures.errors;
+  assertInstanceOf(error, GreenletError);
+  assert(error.message.includes("left suspended for good"));
+  const count = swallowed;
+  await tick(5);
+  assertEquals(swallowed, count);
+});
+
+Deno.test("setTimeout() lets clean-up pause within its grace", async () => {
+  using _ = patch();
+  const log: string[] = [];
+  const greenlet = spawn(async () => {
+    try {
+      await pause(LONG);
+    } finally {
+      await pause(5);
+      log.push("saved");
+    }
+  });
+  await sleep(1);
+  await greenlet.kill();
+  assertEquals(log, ["saved"]);
+});
+
+Deno.test("setTimeout() ends a clean-up that pauses beyond its grace", async () => {
+  using _ = patch();
+  const log: string[] = [];
+  const greenlet = spawn(async () => {
+    try {
+      await pause(LONG);
+    } finally {
+      try {
+        await pause(LONG);
+      } finally {
+        log.push("cut short");
+      }
+    }
+  });
+  await sleep(1);
+  await greenlet.kill(undefined, { grace: 5 });
+  assertEquals(log, ["cut short"]);
+  assertInstanceOf(greenlet.value, GreenletExit);
+});
+
+/** A and B share a promise whose wait is A's. */
+function shareRefresh(
+  refresh: () => Promise<string>,
+  ofB: (shared: () => Promise<string>) => Promise<unknown>,
+): { a: Greenlet; b: Greenlet } {
+  let shared: Promise<string> | undefined;
+  const share = () => shared ??= refresh();
+  const a = spawn(async () => await share());
+  const b = spawn(async () => await ofB(share));
+  return { a: a as Greenlet, b: b as Greenlet };
+}
+
+async function refresh(): Promise<string> {
+  await pause(LONG);
+  return "token";
+}
+
+for (
+  const [name, ofB] of Object.entries({
+    "that awaits it": (share: () => Promise<string>) => share(),
+    "in until()": async (share: () => Promise<string>) => await until(share()),
+    "in withTimeout()": async (share: () => Promise<string>) =>
+      await withTimeout(LONG, share),
+    "in a race": async (share: () => Promise<string>) =>
+      await Promise.race([share(), sleep(20)]),
+  })
+) {
+  Deno.test(`setTimeout() killed in a shared promise fails the other greenlet, ${name}`, async () => {
+    using _ = patch();
+    using failures = new Failures();
+    const { a, b } = shareRefresh(refresh, ofB);
+    await sleep(1);
+    await a.kill();
+    await b.join();
+    assertInstanceOf(a.value, GreenletExit);
+    assertFalse(b.successful());
+    assertInstanceOf(b.exception, GreenletError);
+    assert(b.exception.message.includes(String(a)));
+    assert(b.exception.message.includes("GreenletExit"));
+    assertStrictEquals(b.exception.cause, a.value);
+    assertEquals(failures.contexts, [b]);
+    assertStrictEquals(failures.errors[0], b.exception);
+    await assertRejects(() => b.get(), GreenletError, "shared with");
+    if (name === "in a race") await sleep(25);
+  });
+}
+
+Deno.test("setTimeout() timed out in a shared promise fails the other greenlet", async () => {
+  using _ = patch();
+  for (const body of ["Timeout.start", "withTimeout"]) {
+    using failures = new Failures();
+    const { a, b } = shareRefresh(async () => {
+      if (body === "withTimeout") return await withTimeout(5, refresh);
+      using _timeout = Timeout.start(5);
+      return await refresh();
+    }, (share) => share());
+    await joinAll([a, b]);
+    assertInstanceOf(a.exception, Timeout);
+    assertInstanceOf(b.exception, GreenletError);
+    assertFalse(b.exception instanceof Timeout);
+    assertStrictEquals(b.exception.cause, a.exception);
+    assertEquals(failures.contexts, [a, b]);
+  }
+});
+
+Deno.test("setTimeout() rejected in a shared promise fails the other greenlet", async () => {
+  using _ = patch();
+  using failures = new Failures();
+  const { a, b } = shareRefresh(
+    () => new Promise((_, reject) => setTimeout(reject, LONG)),
+    (share) => share(),
+  );
+  await sleep(1);
+  await a.kill();
+  await b.join();
+  assertInstanceOf(b.exception, GreenletError);
+  assertStrictEquals(b.exception.cause, a.value);
+  assertEquals(failures.contexts, [b]);
+});
+
+Deno.test("setTimeout() killed in a shared promise fails the main greenlet's code as it is", async () => {
+  using _ = patch();
+  let shared: Promise<string> | undefined;
+  const a = spawn(async () => await (shared = refresh()));
+  await sleep(1);
+  const outside = shared!.catch((error: unknown) => error);
+  await a.kill();
+  assertStrictEquals<unknown>(await outside, a.value);
+});
+
+Deno.test("setTimeout() killed in a shared promise is caught by the other greenlet as any error", async () => {
+  using _ = patch();
+  const { a, b } = shareRefresh(refresh, async (share) => {
+    for (;;) {
+      try {
+        return await share();
+      } catch {
+        return "another way";
+      }
+    }
+  });
+  await sleep(1);
+  await a.kill();
+  assertEquals(await b.get(), "another way");
+});
+
+Deno.test("setTimeout() killed in a shared promise is an exit to both when both were killed", async () => {
+  using _ = patch();
+  const { a, b } = shareRefresh(refresh, (share) => share());
+  await sleep(1);
+  const exit = new GreenletExit("both");
+  await killAll([a, b], { error: exit });
+  assert(a.successful());
+  assert(b.successful());
+  assertStrictEquals<unknown>(b.value, exit);
+});
+
+Deno.test("setTimeout() killed in a shared promise leaves the other greenlet's own kill to it", async () => {
+  using _ = patch();
+  const { a, b } = shareRefresh(refresh, async (share) => {
+    try {
+      return await share();
+    } catch {
+      await sleep(LONG);
+    }
+  });
+  await sleep(1);
+  await a.kill();
+  await sleep(1);
+  await b.kill();
+  assert(b.successful());
+  assertNotStrictEquals<unknown>(b.value, a.value);
+});
+
+Deno.test("setTimeout() outside greenlets is the runtime's own", async () => {
+  const { setTimeout: original } = globalThis;
+  const timer = original(() => {});
+  clearTimeout(timer);
+  using _ = patch();
+  const { promise, resolve } = Promise.withResolvers<unknown[]>();
+  const patched = setTimeout(
+    function (this: unknown, ...args: unknown[]) {
+      resolve([this === patched as unknown, getCurrent() === getHub(), args]);
+    },
+    1,
+    "a",
+    "b",
+  );
+  assertStrictEquals(
+    Object.getPrototypeOf(patched),
+    Object.getPrototypeOf(timer),
+  );
+  assertEquals(await promise, [true, true, ["a", "b"]]);
+  for (const callback of [undefined, "code", {}, null]) {
+    const error = assertThrows(() => original(callback as never), TypeError);
+    assertThrows(
+      () => setTimeout(callback as never),
+      TypeError,
+      error.message,
+    );
+    const thrown = await spawn(() =>
+      assertThrows(() => setTimeout(callback as never, 1), TypeError)
+    ).get();
+    assertEquals(thrown.message, error.message);
+  }
+});
+
+Deno.test("setTimeout() can be promisified, as unpatched", async () => {
+  using _ = patch();
+  assertEquals(await promisify(setTimeout)(1, "value"), "value");
+  assertEquals(
+    await spawn(async () => await promisify(setTimeout)(1, "value")).get(),
+    "value",
+  );
+});
+
+Deno.test("setTimeout() gives a timer that can be unreferenced, inside too", async () => {
+  const { out, code } = await runScript(`
+    using _ = patch();
+    spawn(async () => {
+      await new Promise((resolve) => {
+        Deno.unrefTimer(setTimeout(resolve, 100_000));
+      });
+    });
+    spawn(() => Deno.unrefTimer(setTimeout(() => {}, 100_000)));
+    await sleep(1);
+    console.log("ends");
+  `);
+  assertEquals([out, code], [["ends"], 0]);
+});
+
+Deno.test("setTimeout() that is pending when patch() is disposed of goes on", async () => {
+  const restore = patch();
+  const log: string[] = [];
+  const killed = spawn(() => pausing.async(log, LONG));
+  const cleared = spawn(async () => {
+    let id: Timer | undefined;
+    await until(
+      new Promise((resolve) => {
+        id = setTimeout(resolve, LONG);
+        log.push("set");
+        clear = () => clearTimeout(id);
+      }),
+    );
+  });
+  let clear = () => {};
+  const paused = spawn(() => pausing.async(log, 5));
+  let called = false;
+  const setter = spawn(() => {
+    setTimeout(() => called = getCurrent() instanceof Greenlet, 1);
+  });
+  await joinAll([setter]);
+  restore[Symbol.dispose]();
+  await killed.kill();
+  assertEquals(log.splice(0), ["set", "cleaned up"]);
+  clear();
+  await cleared.kill();
+  await paused.get();
+  assertEquals(log, ["paused", "cleaned up"]);
+  assert(called);
+});
+
+Deno.test("setTimeout() after patch() is disposed of belongs to no greenlet", async () => {
+  const setter = patch();
+  setter[Symbol.dispose]();
+  const result = await spawn(async () => {
+    const greenlet = getCurrent();
+    const current = await new Promise((resolve) => {
+      setTimeout(() => resolve(getCurrent()), 1);
+    });
+    return current === greenlet;
+  }).get();
+  assert(result);
+});
+
+Deno.test("setTimeout() survives a storm of kills and timeouts: each body cleans up once", async () => {
+  using _ = patch();
+  const seed = Date.now() % 1_000_000;
+  const next = random(seed);
+  const count = 1500;
+  const cleanedUp = new Array(count).fill(0);
+  const ends = { paused: 0, "timed out": 0, killed: 0 };
+  async function body(i: number) {
+    let end: keyof typeof ends = "killed";
+    const ms = next() * 40;
+    const limit = next() * 40;
+    try {
+      if (next() < 0.5) {
+        using timeout = Timeout.start(limit);
+        try {
+          await pause(ms);
+          end = "paused";
+        } catch (error) {
+          if (error !== timeout) throw error;
+          end = "timed out";
+        }
+      } else {
+        const value = await withTimeout(
+          limit,
+          () => pause(ms),
+          { value: "late" },
+        );
+        end = value === "late" ? "timed out" : "paused";
+      }
+    } finally {
+      cleanedUp[i]++;
+      ends[end]++;
+    }
+  }
+  const greenlets = cleanedUp.map((_, i) => spawn(body, i));
+  const killers = greenlets.filter((_, i) => i % 2 === 0)
+    .map((victim) => spawnLater(next() * 40, () => victim.kill()));
+  await joinAll([...greenlets, ...killers]);
+  for (const [i, greenlet] of greenlets.entries()) {
+    assert(greenlet.successful(), `seed ${seed}: ${greenlet.exception}`);
+    // Once, or never if it was killed before it began.
+    const began = cleanedUp[i] === 1 ||
+      greenlet.value as unknown instanceof GreenletExit;
+    assert(
+      began,
+      `seed ${seed}: greenlet ${i} cleaned up ${cleanedUp[i]} times`,
+    );
+  }
+  for (const [end, times] of Object.entries(ends)) {
+    assertGreaterOrEqual(times, 20, `seed ${seed}: ${end} ${times} times`);
+  }
+});
