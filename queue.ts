@@ -177,9 +177,23 @@ class LastInFirstOut<T> extends Deque<T> implements Items<T> {
   }
 }
 
-/** A binary heap; items that are equal keep the order in which they came. */
+/** What a {@linkcode Heap} holds: an item, and the how many-th it is. */
+interface Entry<T> {
+  readonly item: T;
+  readonly number: number;
+}
+
+function parentOf(index: number): number {
+  return (index - 1) >> 1;
+}
+
+/**
+ * A binary heap; items that are equal keep the order in which they came.
+ *
+ * A comparison may throw. So places are found first, and nothing is moved until then.
+ */
 class Heap<T> implements Items<T> {
-  readonly #entries: { readonly item: T; readonly number: number }[] = [];
+  readonly #entries: Entry<T>[] = [];
   readonly #compare: (a: T, b: T) => number;
   #number = 0;
 
@@ -191,46 +205,45 @@ class Heap<T> implements Items<T> {
     return this.#entries.length;
   }
 
-  #before(i: number, j: number): boolean {
-    const a = this.#entries[i]!;
-    const b = this.#entries[j]!;
-    return (this.#compare(a.item, b.item) || a.number - b.number) < 0;
-  }
-
-  #swap(i: number, j: number): void {
-    const entries = this.#entries;
-    [entries[i], entries[j]] = [entries[j]!, entries[i]!];
+  #order(a: Entry<T>, b: Entry<T>): number {
+    return this.#compare(a.item, b.item) || a.number - b.number;
   }
 
   push(item: T): void {
-    let i = this.#entries.push({ item, number: this.#number++ }) - 1;
-    try {
-      while (i > 0) {
-        const parent = (i - 1) >> 1;
-        if (!this.#before(i, parent)) return;
-        this.#swap(i, parent);
-        i = parent;
-      }
-    } catch (error) {
-      // Items that can't be compared: this one was not put.
-      this.#entries.splice(i, 1);
-      throw error;
+    const entries = this.#entries;
+    const entry = { item, number: this.#number++ };
+    let place = entries.length;
+    while (place > 0 && this.#order(entry, entries[parentOf(place)]!) < 0) {
+      place = parentOf(place);
     }
+    for (let i = entries.length; i > place; i = parentOf(i)) {
+      entries[i] = entries[parentOf(i)]!;
+    }
+    entries[place] = entry;
   }
 
   take(): T {
-    const { item } = this.#entries[0]!;
-    const last = this.#entries.pop()!;
-    if (this.#entries.length === 0) return item;
-    this.#entries[0] = last;
-    for (let i = 0;;) {
-      let child = 2 * i + 1;
-      if (child >= this.length) return item;
-      if (child + 1 < this.length && this.#before(child + 1, child)) child++;
-      if (!this.#before(child, i)) return item;
-      this.#swap(i, child);
-      i = child;
+    const entries = this.#entries;
+    const last = entries.length - 1;
+    // The last one goes where there is room for it below the first, which is taken.
+    let moved = entries[last]!;
+    let place = 0;
+    for (;;) {
+      let child = 2 * place + 1;
+      if (child >= last) break;
+      const isSecond = child + 1 < last &&
+        this.#order(entries[child + 1]!, entries[child]!) < 0;
+      if (isSecond) child++;
+      if (this.#order(entries[child]!, moved) >= 0) break;
+      place = child;
     }
+    for (let i = place; i > 0; i = parentOf(i)) {
+      [entries[i], moved] = [moved, entries[i]!];
+    }
+    const { item } = entries[0]!;
+    entries[0] = moved;
+    entries.pop();
+    return item;
   }
 
   peek(): T {
@@ -238,9 +251,7 @@ class Heap<T> implements Items<T> {
   }
 
   *[Symbol.iterator](): Generator<T> {
-    const entries = [...this.#entries].sort((a, b) =>
-      this.#compare(a.item, b.item) || a.number - b.number
-    );
+    const entries = [...this.#entries].sort((a, b) => this.#order(a, b));
     for (const { item } of entries) yield item;
   }
 }
