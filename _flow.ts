@@ -145,6 +145,7 @@ export class Flow {
   /** The first of the tree of greenlets that this one is in; main is in none. */
   root: Flow | null = null;
   #treeLocals: Record<PropertyKey, unknown> | null = null;
+  #locals: WeakMap<object, object> | null = null;
   /** The neighbours among those that are alive; see `_alive.ts`. */
   previousAlive: Flow | null = null;
   nextAlive: Flow | null = null;
@@ -162,6 +163,11 @@ export class Flow {
   /** What a tree of greenlets shares. */
   get treeLocals(): Record<PropertyKey, unknown> {
     return (this.root ?? this).#treeLocals ??= {};
+  }
+
+  /** What this greenlet has in each `local`, until its body is dead. */
+  get locals(): WeakMap<object, object> {
+    return this.#locals ??= new WeakMap();
   }
 
   #trouble(): Trouble {
@@ -232,6 +238,7 @@ export class Flow {
 
   /** The body is dead; if it was killed, nothing that it left behind goes on. */
   close(): void {
+    this.#locals = null;
     const trouble = this.trouble;
     if (trouble === null) return;
     this.restGrace();
@@ -260,6 +267,7 @@ export class Flow {
 
   /** Notes that promises may fail with this error and nobody look. */
   #expect(error: unknown): void {
+    if (isObject(error)) interrupts.add(error);
     if (this.greenlet === main || error === lastExpected) return;
     if (isObject(error)) expected.add(error);
     lastExpected = error;
@@ -361,6 +369,9 @@ globalThis.addEventListener?.("unhandledrejection", (event) => {
   if (isObject(error) && expected.has(error)) event.preventDefault();
 });
 
+/** Errors that have interrupted somebody. Others may be thrown by whoever has them. */
+const interrupts = new WeakSet<object>();
+
 /** Whom one error was addressed to, when they are several. */
 class Addressees {
   readonly first: Greenlet;
@@ -404,7 +415,7 @@ function isObject(value: unknown): value is object {
  */
 export function ownError(error: unknown, flow: Flow | null): unknown {
   const taken = original(error);
-  if (!isObject(taken)) return taken;
+  if (!isObject(taken) || !interrupts.has(taken)) return taken;
   if (flow !== null && isAddressed(taken, flow.greenlet)) return taken;
   let addressee = addressed.get(taken);
   if (addressee === undefined) return taken;

@@ -254,7 +254,10 @@ export class AsyncResult<T = unknown> implements Waitable, Outcome<T> {
    */
   getNowait(): T {
     if (this.#state === "pending") throw new Timeout(0);
-    if (this.#state === "failed") throw this.#outcome;
+    if (this.#state === "failed") {
+      currentFlow().receive(this.#outcome);
+      throw this.#outcome;
+    }
     return this.#outcome as T;
   }
 
