@@ -16,12 +16,14 @@
  * @module
  */
 
-import { getCurrent } from "./hub.ts";
-import type { Greenlet } from "./greenlet.ts";
+import { currentFlow, flowOf } from "./_flow.ts";
 
 /**
  * Makes an object whose properties each greenlet has its own of, as has main. They are
- * gone with the greenlet. gevent's `local`.
+ * gone when the greenlet ends. gevent's `local`.
+ *
+ * Methods are called on the local itself: what looks for private fields, as a `Map` does,
+ * is to be a property of it.
  *
  * @typeParam T The type of the object.
  * @param init Makes a greenlet's own, when it first looks; by default an empty object.
@@ -44,24 +46,31 @@ export function local<T extends object>(init: () => T = () => ({} as T)): T {
       `Cannot create local as 'init' must be a function: received ${init}`,
     );
   }
-  const own = new WeakMap<Greenlet, T>();
+  const target = {} as T;
   const mine = (): T => {
-    const greenlet = getCurrent();
-    let object = own.get(greenlet);
-    if (object === undefined) own.set(greenlet, object = init());
+    // Not in a map of ours: a greenlet that is dead and kept for its result keeps nothing.
+    const { locals } = flowOf(currentFlow().greenlet);
+    let object = locals.get(target) as T | undefined;
+    if (object === undefined) locals.set(target, object = init());
     return object;
   };
   // What is asked of the proxy is asked of the greenlet's own object.
-  return new Proxy({} as T, {
+  return new Proxy(target, {
     get: (_, name) => Reflect.get(mine(), name),
     set: (_, name, value) => Reflect.set(mine(), name, value),
     has: (_, name) => Reflect.has(mine(), name),
     deleteProperty: (_, name) => Reflect.deleteProperty(mine(), name),
     ownKeys: () => Reflect.ownKeys(mine()),
-    getOwnPropertyDescriptor: (_, name) =>
-      Reflect.getOwnPropertyDescriptor(mine(), name),
+    getOwnPropertyDescriptor: (_, name) => {
+      const descriptor = Reflect.getOwnPropertyDescriptor(mine(), name);
+      // A proxy may not say otherwise of what its target does not have.
+      return descriptor && { ...descriptor, configurable: true };
+    },
     defineProperty: (_, name, descriptor) =>
       Reflect.defineProperty(mine(), name, descriptor),
     getPrototypeOf: () => Reflect.getPrototypeOf(mine()),
+    setPrototypeOf: (_, prototype) => Reflect.setPrototypeOf(mine(), prototype),
+    // Of one target, and so for all greenlets.
+    preventExtensions: () => false,
   });
 }
