@@ -23,8 +23,10 @@ import {
   getCurrent,
   isAddressed,
   readyWait,
+  report,
   Suspension,
 } from "./_flow.ts";
+import { isThenable } from "./_body.ts";
 import { checkDuration } from "./_timers.ts";
 import { Event } from "./event.ts";
 import { GreenletError, GreenletExit } from "./greenlet.ts";
@@ -42,6 +44,9 @@ import { until, type Wait } from "./hub.ts";
 import { Semaphore } from "./lock.ts";
 import { Queue, ShutDown } from "./queue.ts";
 import { withTimeout } from "./timeout.ts";
+
+/** For how long the function of a nursery may clean up, as any that is killed. */
+const GRACE = 1000;
 
 /** A greenlet, whatever it gives. */
 // deno-lint-ignore no-explicit-any
@@ -111,11 +116,15 @@ export abstract class Members implements AsyncDisposable {
   /** Waits for room for one more. */
   protected abstract enter(): Wait<unknown>;
 
+  /** Takes room for one more, if there is some now. */
+  protected abstract tryEnter(): boolean;
+
   /** Gives room back. */
   protected abstract leave(): void;
 
   /** Takes in a greenlet for which there is room. */
   protected admit(greenlet: AnyGreenlet): void {
+    if (this.greenlets.has(greenlet)) return this.leave();
     this.greenlets.add(greenlet);
     this.#empty.clear();
     greenlet.rawlink(this.#ended);
@@ -216,12 +225,21 @@ export abstract class Members implements AsyncDisposable {
     run: (...args: A) => R,
     args: A = [] as unknown[] as A,
   ): Wait<Returned<R>> {
+    // One that is in it has room, which may be the last: gevent's rule.
+    if (this.has(getCurrent() as AnyGreenlet)) {
+      return withTimeout(Infinity, () => run(...args)) as Wait<Returned<R>>;
+    }
     const greenlet = new Greenlet(run, ...args) as Greenlet<Returned<R>>;
-    flowOf(greenlet).quiet = true;
     return composed(async () => {
       await this.enter();
+      flowOf(greenlet).quiet = true;
       this.#start(greenlet);
-      return await greenlet.get();
+      try {
+        return await greenlet.get();
+      } finally {
+        // When we don't wait for it any more, it tells of its error itself.
+        if (!greenlet.dead) flowOf(greenlet).quiet = false;
+      }
     });
   }
 
@@ -239,14 +257,24 @@ export abstract class Members implements AsyncDisposable {
    * @param run The function.
    * @param args Its arguments.
    * @param callback Gets the result, in a greenlet of its own.
-   * @returns A greenlet whose result is the function's; it waits for room, if need be.
+   * @returns A greenlet whose result is the function's; it waits for room, if need be. To
+   * kill it is to kill the function's.
    */
   applyAsync<A extends unknown[], R>(
     run: (...args: A) => R,
     args: A = [] as unknown[] as A,
     callback?: (result: Returned<R>) => unknown,
   ): Greenlet<Returned<R>> {
-    return follow(spawn(() => this.apply(run, args)), callback);
+    if (this.tryEnter()) {
+      const greenlet = new Greenlet(run, ...args) as Greenlet<Returned<R>>;
+      this.#start(greenlet);
+      return follow(greenlet, callback);
+    }
+    const waiting = spawn(async () => {
+      const [result] = await this.map(() => run(...args), [undefined]);
+      return result!;
+    });
+    return follow(waiting as Greenlet<Returned<R>>, callback);
   }
 
   /**
@@ -280,42 +308,60 @@ export abstract class Members implements AsyncDisposable {
     const running = new Set<Greenlet<Returned<R>>>();
     const results: Returned<R>[] = [];
     const failures: { readonly index: number; readonly error: unknown }[] = [];
-    const changed = new Event();
+    const quiet = new Event();
+    /** Ends our waits when a call fails, whatever they are for. */
+    const failed = new GreenletExit("A call has failed");
+    const flow = currentFlow();
+    let isMapping = true;
     let ended = false;
+    const take = (index: number, greenlet: Greenlet<Returned<R>>) => {
+      running.delete(greenlet);
+      if (greenlet.successful()) {
+        results[index] = greenlet.value as Returned<R>;
+      } else {
+        failures.push({ index, error: greenlet.exception });
+        if (isMapping && failures.length === 1) flow.interrupt(failed);
+      }
+      if (running.size === 0) quiet.set();
+    };
     try {
       for (let index = 0; failures.length === 0; index++) {
         await this.enter();
-        let entered = false;
+        let entered = true;
         try {
-          const step = items.next();
-          const { done, value } = step instanceof Promise
-            ? await until(step)
-            : step;
+          let step = items.next();
+          if (isThenable(step)) {
+            // Whoever makes the items may need the room.
+            this.leave();
+            entered = false;
+            step = await until(step);
+            await this.enter();
+            entered = true;
+          }
+          const { done, value } = step as IteratorResult<T>;
           ended = done === true;
           if (ended) break;
           const greenlet = new Greenlet(run, value) as Greenlet<Returned<R>>;
           flowOf(greenlet).quiet = true;
           running.add(greenlet);
-          greenlet.rawlink(() => {
-            running.delete(greenlet);
-            if (greenlet.successful()) {
-              results[index] = greenlet.value as Returned<R>;
-            } else failures.push({ index, error: greenlet.exception });
-            if (running.size === 0 || failures.length > 0) changed.set();
-          });
+          greenlet.rawlink(() => take(index, greenlet));
           this.#start(greenlet);
-          entered = true;
+          entered = false;
         } finally {
-          if (!entered) this.leave();
+          if (entered) this.leave();
         }
       }
       while (running.size > 0 && failures.length === 0) {
-        changed.clear();
-        await changed.wait();
+        quiet.clear();
+        await quiet.wait();
       }
+    } catch (error) {
+      if (error !== failed) throw error;
     } finally {
+      isMapping = false;
+      flow.unhold(failed);
       if (running.size > 0) await killAll(running);
-      if (!ended) await items.return?.();
+      if (!ended) await close(items);
     }
     const [first] = failures.sort((a, b) => a.index - b.index);
     if (first !== undefined) throw first.error;
@@ -434,6 +480,11 @@ function checkRun(run: unknown): void {
   );
 }
 
+/** Tells an iterator that no more is wanted, which may take its time. */
+async function close(items: Iterator<unknown> | AsyncIterator<unknown>) {
+  await until(items.return?.());
+}
+
 function iterate<T>(
   items: Iterable<T> | AsyncIterable<T>,
 ): Iterator<T> | AsyncIterator<T> {
@@ -471,6 +522,7 @@ class Results<T, R> implements ResultIterator<R> {
   readonly #ordered: boolean;
   readonly #feeder: Greenlet<void>;
   #isFed = false;
+  #isStopped = false;
 
   constructor(
     begin: (item: T) => Promise<Greenlet<R>>,
@@ -495,26 +547,26 @@ class Results<T, R> implements ResultIterator<R> {
       for (;;) {
         await this.#ahead?.acquire();
         const step = items.next();
-        const { done, value } = step instanceof Promise
-          ? await until(step)
-          : step;
+        const { done, value } = isThenable(step) ? await until(step) : step;
         ended = done === true;
         if (ended) break;
         const greenlet = await begin(value);
         this.#running.add(greenlet);
         greenlet.rawlink(() => this.#ended(greenlet));
-        if (this.#ordered) this.#next.putNowait(greenlet);
+        if (this.#ordered && !this.#isStopped) this.#next.putNowait(greenlet);
       }
     } finally {
       this.#isFed = true;
       this.#closeAtEnd();
-      if (!ended) await items.return?.();
+      // One may have begun since we were stopped.
+      if (this.#isStopped) killAll(this.#running, { block: false });
+      if (!ended) await close(items);
     }
   }
 
   #ended(greenlet: Greenlet<R>): void {
     this.#running.delete(greenlet);
-    if (!this.#ordered) this.#next.putNowait(greenlet);
+    if (!this.#ordered && !this.#isStopped) this.#next.putNowait(greenlet);
     this.#closeAtEnd();
   }
 
@@ -525,7 +577,9 @@ class Results<T, R> implements ResultIterator<R> {
   }
 
   next(): Wait<IteratorResult<R, undefined>> {
-    return composed(() => this.#take());
+    const due = currentFlow().checkpoint();
+    if (due !== null) this.#stop();
+    return due ?? composed(() => this.#take());
   }
 
   async #take(): Promise<IteratorResult<R, undefined>> {
@@ -535,8 +589,8 @@ class Results<T, R> implements ResultIterator<R> {
       const value = await greenlet.get();
       return { done: false, value };
     } catch (error) {
-      if (error instanceof ShutDown) {
-        await this.#feeder.get();
+      if (greenlet === undefined && error instanceof ShutDown) {
+        if (!this.#isStopped) await this.#feeder.get();
         return { done: true, value: undefined };
       }
       const isResult = greenlet?.dead && greenlet.exception === error;
@@ -547,7 +601,10 @@ class Results<T, R> implements ResultIterator<R> {
     }
   }
 
+  /** Kills what runs, and forgets what is there. */
   #stop(): void {
+    this.#isStopped = true;
+    this.#next.shutdown({ immediate: true });
     killAll([this.#feeder, ...this.#running], { block: false });
   }
 
@@ -592,6 +649,11 @@ export class Group extends Members {
   }
 
   /** There is always room. */
+  protected override tryEnter(): boolean {
+    return true;
+  }
+
+  /** There is always room. */
   protected override leave(): void {}
 
   /**
@@ -602,7 +664,7 @@ export class Group extends Members {
    */
   add(greenlet: AnyGreenlet): void {
     checkGreenlet(greenlet);
-    if (!this.has(greenlet)) this.admit(greenlet);
+    this.admit(greenlet);
   }
 
   /**
@@ -675,6 +737,14 @@ export class Pool extends Members {
   /** Waits for room for one more. */
   protected override enter(): Wait<unknown> {
     return this.#room?.acquire() ?? currentFlow().checkpoint() ?? DONE;
+  }
+
+  /** Takes room for one more, if there is some now. */
+  protected override tryEnter(): boolean {
+    // Where an error is due, acquire() would throw it: this is no switch point.
+    if (this.full() || currentFlow().trouble !== null) return false;
+    this.#room?.acquire();
+    return true;
   }
 
   /** Gives room back. */
@@ -862,18 +932,32 @@ export class Nursery {
   #close(): void {
     if (this.#state !== "open") return;
     this.#state = "closing";
-    this.#body?.interrupt(this.#exit);
+    this.#body?.kill(this.#exit, GRACE);
     killAll(this.greenlets, { error: this.#exit, block: false });
+  }
+
+  /** Kills what cleans up: our greenlet is past its own grace. */
+  #end(): void {
+    killAll(this.greenlets, { error: this.#exit, block: false, grace: 0 });
+  }
+
+  /** Whoever waits for them has no grace left, and so they have none. */
+  #insist(): void {
+    killAll(this.greenlets, { error: this.#exit, block: false, grace: 0 });
   }
 
   static {
     runNursery = async (run) => {
+      currentFlow().lasts = true;
       const nursery = new Nursery();
       let result: unknown;
       let interrupt: { readonly error: unknown } | null = null;
+      const flow = currentFlow();
       try {
         result = await withTimeout(Infinity, () => {
-          nursery.#body = currentFlow();
+          const body = nursery.#body = currentFlow();
+          // Past all patience it is left where it is, and waited for no longer.
+          body.abandoned = () => flow.interrupt(nursery.#exit);
           return run(nursery);
         });
       } catch (error) {
@@ -884,11 +968,14 @@ export class Nursery {
         } else if (!isOurs) nursery.#fail(error);
       }
       nursery.#body = null;
+      const flow = currentFlow();
       while (nursery.greenlets.size > 0) {
         nursery.#quiet.clear();
         if (interrupt !== null) {
           // They have been killed, and end; nothing may outlive us meanwhile.
-          await new QuietWait(nursery.#quiet).suspend(null);
+          const wait = new QuietWait(nursery.#quiet, () => nursery.#end());
+          if (flow.sentence !== null) nursery.#end();
+          await wait.suspend(flow);
           continue;
         }
         try {
@@ -899,8 +986,11 @@ export class Nursery {
         }
       }
       nursery.#state = "closed";
-      if (interrupt !== null) throw interrupt.error;
       const errors = nursery.#errors;
+      if (interrupt !== null) {
+        for (const error of errors) report(getCurrent(), error);
+        throw interrupt.error;
+      }
       if (errors.length === 1) throw errors[0];
       if (errors.length > 1) {
         throw new AggregateError(
@@ -913,11 +1003,18 @@ export class Nursery {
   }
 }
 
-/** A wait that nothing interrupts. */
+/** A wait that no interrupt ends: the last one is only passed on. */
 class QuietWait extends Suspension<void> {
-  constructor(event: Event) {
+  readonly #condemned: () => void;
+
+  constructor(event: Event, condemned: () => void) {
     super();
     event.rawlink(() => this.switch());
+    this.#condemned = condemned;
+  }
+
+  override interrupt(_error: unknown, final: boolean): void {
+    if (final) this.#condemned();
   }
 }
 
