@@ -16,9 +16,10 @@
  */
 
 import {
+  callIn,
   currentFlow,
   DONE,
-  type Flow,
+  Flow,
   flowOf,
   getCurrent,
   isAddressed,
@@ -364,7 +365,11 @@ export abstract class Members implements AsyncDisposable {
       if (!ended) await close(items);
     }
     const [first] = failures.sort((a, b) => a.index - b.index);
-    if (first !== undefined) throw first.error;
+    if (first !== undefined) {
+      // It may have killed the call, and is now ours.
+      flow.receive(first.error);
+      throw first.error;
+    }
     return results;
   }
 
@@ -941,11 +946,6 @@ export class Nursery {
     killAll(this.greenlets, { error: this.#exit, block: false, grace: 0 });
   }
 
-  /** Whoever waits for them has no grace left, and so they have none. */
-  #insist(): void {
-    killAll(this.greenlets, { error: this.#exit, block: false, grace: 0 });
-  }
-
   static {
     runNursery = async (run) => {
       currentFlow().lasts = true;
@@ -968,7 +968,6 @@ export class Nursery {
         } else if (!isOurs) nursery.#fail(error);
       }
       nursery.#body = null;
-      const flow = currentFlow();
       while (nursery.greenlets.size > 0) {
         nursery.#quiet.clear();
         if (interrupt !== null) {
@@ -991,6 +990,8 @@ export class Nursery {
         for (const error of errors) report(getCurrent(), error);
         throw interrupt.error;
       }
+      // That one of them was killed by it makes it no less ours.
+      for (const error of errors) flow.receive(error);
       if (errors.length === 1) throw errors[0];
       if (errors.length > 1) {
         throw new AggregateError(
@@ -1015,6 +1016,55 @@ class QuietWait extends Suspension<void> {
 
   override interrupt(_error: unknown, final: boolean): void {
     if (final) this.#condemned();
+  }
+}
+
+/**
+ * The wait for a nursery. An interrupt is passed on to what is waited for there, and even
+ * the last one does not end the wait before the children, as it would a limited call.
+ */
+class Nursing extends Suspension<unknown> {
+  readonly #outer: Flow;
+  readonly #inner: Flow;
+
+  constructor(outer: Flow) {
+    super();
+    this.#outer = outer;
+    this.#inner = new Flow(outer.greenlet);
+    this.#inner.root = outer.root;
+  }
+
+  start(run: (nursery: Nursery) => unknown): Wait<unknown> {
+    const wait = this.suspend(this.#outer);
+    callIn(this.#inner, () => this.#follow(run));
+    return wait;
+  }
+
+  async #follow(run: (nursery: Nursery) => unknown): Promise<void> {
+    try {
+      const result = await runNursery(run);
+      this.#close();
+      this.switch(result);
+    } catch (error) {
+      this.#close();
+      this.condemned = this.#outer.isSentence(error);
+      this.throw(error);
+    }
+  }
+
+  /** What was not thrown in the nursery, its greenlet throws later. */
+  #close(): void {
+    for (const error of this.#inner.trouble?.held ?? []) {
+      this.#outer.hold(error);
+    }
+    this.#inner.close();
+  }
+
+  override interrupt(error: unknown, final: boolean): void {
+    // Where nobody awaits us, an interrupt is no unhandled rejection.
+    this.promise!.catch(() => {});
+    if (final) this.#inner.condemn(error);
+    else this.#inner.interrupt(error);
   }
 }
 
@@ -1053,5 +1103,7 @@ export function nursery<R>(run: (nursery: Nursery) => R): Wait<Returned<R>> {
       `Cannot open nursery as 'run' must be a function: received ${run}`,
     );
   }
-  return composed(() => runNursery(run)) as Wait<Returned<R>>;
+  const flow = currentFlow();
+  const wait = flow.checkpoint() ?? new Nursing(flow).start(run);
+  return wait as Wait<Returned<R>>;
 }
