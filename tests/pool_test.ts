@@ -1389,7 +1389,7 @@ Deno.test("Pool.freeCount() and full() tell for how many there is room", async (
   await unlimited.join();
 });
 
-Deno.test("Pool.freeCount() is restored after an error that is told to a handler that fails", async () => {
+Deno.test("Pool.freeCount() is restored after an error that is told to the hub", async () => {
   using _failures = new Failures();
   const pool = new Pool(1);
   const g = await pool.spawn(() => {
