@@ -140,6 +140,8 @@ export class Flow {
   driven = false;
   /** Called when the body is given up, being past all patience. */
   abandoned: ((greenlet: Greenlet, error: unknown) => void) | null = null;
+  /** Whether the call that waits for it does so to the end, as nothing may outlive it. */
+  lasts = false;
   /** Whether somebody else tells of its greenlet's error. */
   quiet = false;
   /** The first of the tree of greenlets that this one is in; main is in none. */

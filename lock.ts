@@ -73,6 +73,29 @@ let standInLine: (lock: RLock, reclaimer: Reclaimer) => void;
 let giveAway: (lock: RLock) => number;
 let setDepth: (lock: RLock, depth: number) => void;
 
+/**
+ * Releases that are still to come of those who wait for a condition no longer, and don't
+ * have its lock back: they have it no more.
+ */
+class Forfeits {
+  readonly #left = new WeakMap<CoreGreenlet, number>();
+
+  add(greenlet: CoreGreenlet, releases: number): void {
+    this.#left.set(greenlet, (this.#left.get(greenlet) ?? 0) + releases);
+  }
+
+  /** Whether a release of the current greenlet is one of them. */
+  take(): boolean {
+    const me = getCurrent();
+    const left = this.#left.get(me) ?? 0;
+    if (left > 0) this.#left.set(me, left - 1);
+    return left > 0;
+  }
+}
+
+let forfeitsOfRLock: (lock: RLock) => Forfeits;
+let forfeitsOf: (lock: Lock | RLock) => Forfeits;
+
 class Available extends LinkedWait<Semaphore, number> {
   override linked(source: Semaphore): void {
     this.switch(source.counter);
@@ -300,9 +323,28 @@ export class BoundedSemaphore extends Semaphore {
  * ```
  */
 export class Lock extends BoundedSemaphore {
+  #forfeits: Forfeits | null = null;
+
+  static {
+    forfeitsOf = (lock) =>
+      lock instanceof Lock
+        ? lock.#forfeits ??= new Forfeits()
+        : forfeitsOfRLock(lock);
+  }
+
   /** Makes a lock that nobody holds. */
   constructor() {
     super(1);
+  }
+
+  /**
+   * Releases the lock; see {@linkcode Semaphore.release}.
+   *
+   * @returns 1, or 0 if another has it now.
+   * @throws {RangeError} If nobody holds it.
+   */
+  override release(): number {
+    return this.#forfeits?.take() ? this.counter : super.release();
   }
 }
 
@@ -377,8 +419,10 @@ export class RLock implements Disposable {
   #owner: CoreGreenlet | null = null;
   #depth = 0;
   readonly #line: List<Acquirer<RLock>> = new List();
+  #forfeits: Forfeits | null = null;
 
   static {
+    forfeitsOfRLock = (lock) => lock.#forfeits ??= new Forfeits();
     giveAway = (lock) => {
       const depth = lock.#depth;
       lock.#handOver();
@@ -437,6 +481,7 @@ export class RLock implements Disposable {
    * @throws {RangeError} If the current greenlet doesn't hold it.
    */
   release(): void {
+    if (this.#forfeits?.take()) return;
     if (!this.owned) {
       throw new RangeError(
         `Cannot release as ${getCurrent()} does not hold the lock: ${
@@ -488,7 +533,10 @@ class Notified extends Place<Notified, boolean> {
   #giveAway(): void {
     this.#line.add(this);
     if (this.#lock instanceof RLock) this.#depth = giveAway(this.#lock);
-    else this.#lock.release();
+    else {
+      this.#depth = 1;
+      this.#lock.release();
+    }
   }
 
   /** Somebody says that things have changed. */
@@ -512,7 +560,9 @@ class Notified extends Place<Notified, boolean> {
       this.#outcome = { state: "thrown", value: error };
     }
     if (final && this.state === "waiting") {
+      // It can't be waited for any more, and what the body releases is not its own.
       this.#reclaimer!.list?.remove(this.#reclaimer!);
+      forfeitsOf(this.#lock).add(this.#flow.greenlet, this.#depth);
       this.condemned = true;
       this.settle("thrown", error);
     }
