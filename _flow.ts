@@ -140,9 +140,14 @@ export class Flow {
   driven = false;
   /** Called when the body is given up, being past all patience. */
   abandoned: ((greenlet: Greenlet, error: unknown) => void) | null = null;
+  /** Whether the call that waits for it does so to the end, as nothing may outlive it. */
+  lasts = false;
+  /** Whether somebody else tells of its greenlet's error. */
+  quiet = false;
   /** The first of the tree of greenlets that this one is in; main is in none. */
   root: Flow | null = null;
   #treeLocals: Record<PropertyKey, unknown> | null = null;
+  #locals: WeakMap<object, object> | null = null;
   /** The neighbours among those that are alive; see `_alive.ts`. */
   previousAlive: Flow | null = null;
   nextAlive: Flow | null = null;
@@ -160,6 +165,11 @@ export class Flow {
   /** What a tree of greenlets shares. */
   get treeLocals(): Record<PropertyKey, unknown> {
     return (this.root ?? this).#treeLocals ??= {};
+  }
+
+  /** What this greenlet has in each `local`, until its body is dead. */
+  get locals(): WeakMap<object, object> {
+    return this.#locals ??= new WeakMap();
   }
 
   #trouble(): Trouble {
@@ -230,6 +240,7 @@ export class Flow {
 
   /** The body is dead; if it was killed, nothing that it left behind goes on. */
   close(): void {
+    this.#locals = null;
     const trouble = this.trouble;
     if (trouble === null) return;
     this.restGrace();
@@ -258,6 +269,7 @@ export class Flow {
 
   /** Notes that promises may fail with this error and nobody look. */
   #expect(error: unknown): void {
+    if (isObject(error)) interrupts.add(error);
     if (this.greenlet === main || error === lastExpected) return;
     if (isObject(error)) expected.add(error);
     lastExpected = error;
@@ -359,6 +371,9 @@ globalThis.addEventListener?.("unhandledrejection", (event) => {
   if (isObject(error) && expected.has(error)) event.preventDefault();
 });
 
+/** Errors that have interrupted somebody. Others may be thrown by whoever has them. */
+const interrupts = new WeakSet<object>();
+
 /** Whom one error was addressed to, when they are several. */
 class Addressees {
   readonly first: Greenlet;
@@ -382,6 +397,13 @@ function address(error: object, greenlet: Greenlet): void {
   }
 }
 
+/** Whether an error was meant for a greenlet, or handed to it openly. */
+export function isAddressed(error: unknown, greenlet: Greenlet): boolean {
+  const addressee = isObject(error) ? addressed.get(error) : undefined;
+  return addressee === greenlet ||
+    addressee instanceof Addressees && addressee.all.has(greenlet);
+}
+
 /** What stands for another error; see {@linkcode standIn}. */
 const standIns = new WeakMap<object, unknown>();
 
@@ -395,13 +417,11 @@ function isObject(value: unknown): value is object {
  */
 export function ownError(error: unknown, flow: Flow | null): unknown {
   const taken = original(error);
-  if (!isObject(taken)) return taken;
+  if (!isObject(taken) || !interrupts.has(taken)) return taken;
+  if (flow !== null && isAddressed(taken, flow.greenlet)) return taken;
   let addressee = addressed.get(taken);
-  if (addressee instanceof Addressees) {
-    if (flow !== null && addressee.all.has(flow.greenlet)) return taken;
-    addressee = addressee.first;
-  }
-  if (addressee === undefined || addressee === flow?.greenlet) return taken;
+  if (addressee === undefined) return taken;
+  if (addressee instanceof Addressees) addressee = addressee.first;
   return new GreenletError(
     `A promise shared with ${addressee} failed as that one was interrupted by ${
       (taken as Error).name ?? "an error"

@@ -4,7 +4,8 @@
  * @module
  */
 
-import { report } from "./_flow.ts";
+import { report, Suspension } from "./_flow.ts";
+import { List, type Member } from "./_list.ts";
 import { runSoon, type Task } from "./_wakeups.ts";
 
 /** What a link is: a function, or an object that is told. */
@@ -14,12 +15,12 @@ export type Link<S> = ((source: S) => unknown) | {
 };
 
 /** A place in {@linkcode Links}. */
-export class LinkNode<S> {
+export class LinkNode<S> implements Member<LinkNode<S>> {
   /** What was given by the user, and is recognised by `remove`. */
   readonly link: Link<S>;
   /** What is called instead, if something is. */
   readonly call: ((source: S) => unknown) | null;
-  list: Links<S> | null = null;
+  list: List<LinkNode<S>> | null = null;
   previous: LinkNode<S> | null = null;
   next: LinkNode<S> | null = null;
 
@@ -30,25 +31,20 @@ export class LinkNode<S> {
 
   /** Takes the link back; does nothing when it has been called. */
   drop(): void {
-    const { list, previous, next } = this;
-    if (list === null) return;
-    if (previous === null) list.first = next;
-    else previous.next = next;
-    if (next === null) list.last = previous;
-    else next.previous = previous;
-    this.list = this.previous = this.next = null;
+    this.list?.remove(this);
   }
 }
 
 /** Links in the order in which they were added, which is that of the calls. */
-export class Links<S> implements Task {
+export class Links<S> extends List<LinkNode<S>> implements Task {
   readonly #source: S;
-  first: LinkNode<S> | null = null;
-  last: LinkNode<S> | null = null;
+  /** The last that is to be called when the hub comes to it. */
+  #due: LinkNode<S> | null = null;
   #scheduled = false;
 
   /** @param source What the links are told of. */
   constructor(source: S) {
+    super();
     this.#source = source;
   }
 
@@ -56,21 +52,22 @@ export class Links<S> implements Task {
    * @param link What to call, or the object to tell.
    * @param call What to call instead.
    */
-  add(
+  link(
     link: Link<S>,
     call: ((source: S) => unknown) | null = null,
   ): LinkNode<S> {
     const node = new LinkNode(checkLink(link), call);
-    node.list = this;
-    node.previous = this.last;
-    if (this.last === null) this.first = node;
-    else this.last.next = node;
-    this.last = node;
+    this.add(node);
     return node;
   }
 
+  override remove(node: LinkNode<S>): void {
+    if (node === this.#due) this.#due = node.previous;
+    super.remove(node);
+  }
+
   /** Takes back the oldest link that is `link`, if there is one. */
-  remove(link: Link<S>): void {
+  unlink(link: Link<S>): void {
     for (let node = this.first; node !== null; node = node.next) {
       if (node.link === link) return node.drop();
     }
@@ -78,27 +75,26 @@ export class Links<S> implements Task {
 
   /** Takes back all links. */
   clear(): void {
-    while (this.first !== null) this.first.drop();
+    while (this.shift() !== null);
   }
 
-  /** Soon calls every link that is still there then, from the hub, and drops it. */
+  /** Soon calls, from the hub, those links that are here now and still are then. */
   schedule(): void {
-    if (this.#scheduled || this.first === null) return;
+    this.#due = this.last;
+    if (this.#scheduled || this.last === null) return;
     this.#scheduled = true;
     runSoon(this);
   }
 
   run(): void {
     this.#scheduled = false;
-    const source = this.#source;
-    for (let node = this.first; node !== null; node = this.first) {
-      // Dropped one by one, so that a link may still take back those after it.
-      node.drop();
-      const { link, call } = node;
+    // One by one, so that a link may still take back those after it.
+    while (this.#due !== null) {
+      const { link, call } = this.shift()!;
       try {
-        if (call !== null) call(source);
-        else if (typeof link === "function") link(source);
-        else link.linked(source);
+        if (call !== null) call(this.#source);
+        else if (typeof link === "function") link(this.#source);
+        else link.linked(this.#source);
       } catch (error) {
         report(link, error);
       }
@@ -114,4 +110,21 @@ function checkLink<S>(link: Link<S>): Link<S> {
   throw new TypeError(
     `Cannot link as the link must be a function or be linkable: received ${link}`,
   );
+}
+
+/** A wait that ends when a link is called. */
+export abstract class LinkedWait<S, T> extends Suspension<T> {
+  readonly #node: LinkNode<S>;
+
+  constructor(links: Links<S>) {
+    super();
+    this.#node = links.link(this);
+  }
+
+  /** Called with what has become ready. */
+  abstract linked(source: S): void;
+
+  protected override undo(): void {
+    this.#node.drop();
+  }
 }

@@ -9,6 +9,8 @@
  * @module
  */
 
+import { List, type Member } from "./_list.ts";
+
 // Taken at import, so that neither patch() nor a fake clock set up later is seen.
 const { setTimeout, clearTimeout } = globalThis;
 const clock = performance;
@@ -27,25 +29,19 @@ export interface TimerTarget {
 }
 
 /** A timer that was started; {@linkcode stopTimer} takes it back. */
-export class Timer {
+export class Timer implements Member<Timer> {
   readonly target: TimerTarget;
-  /** `null` once the timer has fired or was stopped. */
-  bucket: Bucket | null;
+  /** The timers of the same deadline; `null` once it has fired or was stopped. */
+  list: List<Timer> | null = null;
   previous: Timer | null = null;
   next: Timer | null = null;
 
-  constructor(target: TimerTarget, bucket: Bucket) {
+  constructor(target: TimerTarget) {
     this.target = target;
-    this.bucket = bucket;
   }
 }
 
-class Bucket {
-  first: Timer | null = null;
-  last: Timer | null = null;
-}
-
-const buckets = new Map<number, Bucket>();
+const buckets = new Map<number, List<Timer>>();
 /** A binary heap of the keys of `buckets`, each once. */
 const deadlines: number[] = [];
 /** How many timers are started and have not fired. */
@@ -66,14 +62,11 @@ export function startTimer(ms: number, target: TimerTarget): Timer | null {
   const deadline = Math.floor(now() + (ms > 0 ? ms : 0)) + 1;
   let bucket = buckets.get(deadline);
   if (bucket === undefined) {
-    buckets.set(deadline, bucket = new Bucket());
+    buckets.set(deadline, bucket = new List());
     pushDeadline(deadline);
   }
-  const timer = new Timer(target, bucket);
-  timer.previous = bucket.last;
-  if (bucket.last === null) bucket.first = timer;
-  else bucket.last.next = timer;
-  bucket.last = timer;
+  const timer = new Timer(target);
+  bucket.add(timer);
   count++;
   if (deadline < armed) arm(deadline);
   return timer;
@@ -81,9 +74,9 @@ export function startTimer(ms: number, target: TimerTarget): Timer | null {
 
 /** Stops a timer, if it has not fired yet. */
 export function stopTimer(timer: Timer | null): void {
-  if (timer === null || timer.bucket === null) return;
-  unlink(timer, timer.bucket);
-  if (count === 0) disarm();
+  if (timer === null || timer.list === null) return;
+  timer.list.remove(timer);
+  if (--count === 0) disarm();
   else if (deadlines.length > 2 * count + MOST_HOLLOW) sweep();
 }
 
@@ -94,15 +87,6 @@ function sweep(): void {
     if (bucket.first === null) buckets.delete(deadline);
     else pushDeadline(deadline);
   }
-}
-
-function unlink(timer: Timer, bucket: Bucket): void {
-  if (timer.previous === null) bucket.first = timer.next;
-  else timer.previous.next = timer.next;
-  if (timer.next === null) bucket.last = timer.previous;
-  else timer.next.previous = timer.previous;
-  timer.bucket = timer.previous = timer.next = null;
-  count--;
 }
 
 function arm(deadline: number): void {
@@ -130,8 +114,8 @@ function tick(): void {
     const bucket = buckets.get(deadline)!;
     buckets.delete(deadline);
     // One by one, as each may stop those after it.
-    for (let timer = bucket.first; timer !== null; timer = bucket.first) {
-      unlink(timer, bucket);
+    for (let timer = bucket.shift(); timer !== null; timer = bucket.shift()) {
+      count--;
       timer.target.expired();
     }
   }

@@ -40,7 +40,8 @@ import {
   type Wait,
 } from "./_flow.ts";
 import { getCurrent, getHub } from "./hub.ts";
-import { type Link, type LinkNode, Links } from "./_links.ts";
+import { type Link, LinkedWait, Links } from "./_links.ts";
+import { OutcomeWait } from "./_outcome.ts";
 import { aliveFlows, delist, enlist, whenQuiet } from "./_alive.ts";
 import { checkDuration, startTimer, stopTimer, type Timer } from "./_timers.ts";
 import { mayGoOn, turn } from "./_wakeups.ts";
@@ -186,8 +187,6 @@ export class Greenlet<T = unknown> extends core.Greenlet
   readonly #number = ++made;
   readonly #title: string;
   #name: string | null = null;
-  /** Whether somebody else tells of its error. */
-  #quiet = false;
 
   /** The arguments of the body. gevent's `args`. */
   readonly args: readonly unknown[];
@@ -196,7 +195,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
     setOwnFlow((greenlet) => #flow in greenlet ? greenlet.#flow : undefined);
     spawnQuietly = (run) => {
       const greenlet = new Greenlet(run);
-      greenlet.#quiet = true;
+      greenlet.#flow.quiet = true;
       greenlet.start();
       return greenlet;
     };
@@ -565,7 +564,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
     this.#outcome = outcome;
     this.#flow.close();
     delist(this.#flow);
-    if (fails && !this.#quiet) report(this, outcome);
+    if (fails && !this.#flow.quiet) report(this, outcome);
     this.#links?.schedule();
   }
 
@@ -632,7 +631,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
       return failedWait(this.#outcome);
     }
     if (!block) return failedWait(new Timeout(0));
-    return new Getting<T>(this.#linkList, flow, timeout).limit(timeout).get();
+    return new OutcomeWait<T>(this.#linkList, flow, timeout).get();
   }
 
   /**
@@ -727,7 +726,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
   }
 
   #link(link: Link<this>, applies: () => boolean): void {
-    this.#linkList.add(link, (source) => {
+    this.#linkList.link(link, (source) => {
       if (!applies()) return;
       if (typeof link !== "function") return link.linked(source);
       // At once, as this is the hub: one may still take back those after it.
@@ -744,7 +743,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
    * @param link Gets this greenlet; or an object that is linkable.
    */
   rawlink(link: Link<this>): void {
-    this.#linkList.add(link);
+    this.#linkList.link(link);
     if (this.dead) this.#links!.schedule();
   }
 
@@ -754,7 +753,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
    * @param link What was linked, by whichever method.
    */
   unlink(link: Link<this>): void {
-    this.#links?.remove(link);
+    this.#links?.unlink(link);
   }
 
   /** Takes all links back. gevent's `unlink_all`. */
@@ -799,52 +798,9 @@ function leftSuspended(greenlet: core.Greenlet, error: unknown): GreenletError {
 }
 
 /** The wait for a greenlet's end. */
-class Joining extends Suspension<void> {
-  // deno-lint-ignore no-explicit-any
-  readonly #node: LinkNode<any>;
-
-  // deno-lint-ignore no-explicit-any
-  constructor(links: Links<any>) {
-    super();
-    this.#node = links.add(this);
-  }
-
-  linked(): void {
+class Joining extends LinkedWait<Greenlet, void> {
+  override linked(): void {
     this.switch();
-  }
-
-  protected override undo(): void {
-    this.#node.drop();
-  }
-}
-
-/** The wait for a greenlet's result. */
-class Getting<T> extends Suspension<T> {
-  // deno-lint-ignore no-explicit-any
-  readonly #node: LinkNode<any>;
-  readonly #flow: Flow;
-  readonly #ms: number;
-
-  // deno-lint-ignore no-explicit-any
-  constructor(links: Links<any>, flow: Flow, ms: number) {
-    super();
-    this.#node = links.add(this);
-    this.#flow = flow;
-    this.#ms = ms;
-  }
-
-  linked(source: Greenlet<T>): void {
-    if (source.successful()) return this.switch(source.value as T);
-    this.#flow.receive(source.exception);
-    this.throw(source.exception);
-  }
-
-  protected override undo(): void {
-    this.#node.drop();
-  }
-
-  protected override timedOut(): void {
-    this.throw(new Timeout(this.#ms));
   }
 }
 

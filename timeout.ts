@@ -318,7 +318,7 @@ class Limited extends Suspension<unknown> {
   }
 
   #leave(error: unknown): void {
-    if (this.state !== "waiting") return;
+    if (this.state !== "waiting" || this.#inner.lasts) return;
     if (error !== this.#timeout && !this.#isHeld(error)) return;
     this.#inner.unhold(error);
     this.#handBack();

@@ -14,10 +14,9 @@ import {
   run,
   sleep,
   spawn,
-  until,
-  type Wait,
   withTimeout,
 } from "@gevent/gevent";
+import { get } from "./_get.ts";
 
 async function crawl(urls: string[], timeout: number): Promise<void> {
   const start = performance.now();
@@ -37,22 +36,6 @@ async function report(url: string, timeout: number): Promise<void> {
     if (error instanceof GreenletExit) throw error;
     console.log(`failed: ${url}: ${error}`);
   }
-}
-
-/** Gets one page; a timeout or a kill cancels the request. */
-function get(url: string): Wait<Uint8Array> {
-  const controller = new AbortController();
-  return until(
-    download(url, controller.signal),
-    (error) => controller.abort(error),
-  );
-}
-
-async function download(url: string, signal: AbortSignal): Promise<Uint8Array> {
-  const response = await fetch(url, { signal });
-  const bytes = await response.bytes();
-  if (!response.ok) throw new Error(`status ${response.status}`);
-  return bytes;
 }
 
 /** What to crawl if nothing was named: the latency of each page and its size. */

@@ -17,7 +17,9 @@ const EXAMPLES = [
   ["main_ends", "none"],
   ["patch_json", "none"],
   ["await_horizon", "none"],
+  ["producer_consumer", "none"],
   ["crawler", "crawler"],
+  ["bounded_crawl", "local-net"],
   ["tcp_500_clients", "local-net"],
 ] as const;
 

@@ -1,0 +1,118 @@
+/**
+ * Gets 200 pages, ten at a time: a pool of greenlets, with a time limit for each page.
+ *
+ *     deno run -q -P=local-net examples/bounded_crawl.ts
+ *
+ * The site is its own. Some of its pages are broken, and some take too long: they give their
+ * place in the pool back when their time is over. A terminal redraws the progress in one
+ * line; a pipe or a file gets a line for every 50 pages.
+ */
+
+import { GreenletExit, Pool, run, sleep, withTimeout } from "@gevent/gevent";
+import { get } from "./_get.ts";
+
+const PAGES = 200;
+const AT_ONCE = 10;
+/** How long one page may take, in milliseconds. */
+const LIMIT = 250;
+
+/** What has become of one page. */
+interface Outcome {
+  url: string;
+  bytes: number;
+  error?: unknown;
+}
+
+let underWay = 0;
+let mostUnderWay = 0;
+
+/** Gets one page. That it fails is an outcome, and no matter of the others'. */
+async function visit(url: string): Promise<Outcome> {
+  mostUnderWay = Math.max(mostUnderWay, ++underWay);
+  try {
+    const { length } = await withTimeout(LIMIT, () => get(url));
+    return { url, bytes: length };
+  } catch (error) {
+    // Ctrl-C is no failure of the page's.
+    if (error instanceof GreenletExit) throw error;
+    return { url, bytes: 0, error };
+  } finally {
+    underWay--;
+  }
+}
+
+async function crawl(urls: string[]): Promise<void> {
+  const start = performance.now();
+  const pool = new Pool(AT_ONCE);
+  let visited = 0;
+  let failed = 0;
+  let bytes = 0;
+  {
+    using progress = new Progress();
+    for await (const outcome of pool.imapUnordered(visit, urls)) {
+      visited++;
+      bytes += outcome.bytes;
+      if (outcome.error !== undefined) {
+        failed++;
+        progress.print(`failed: ${outcome.url}: ${outcome.error}`);
+      }
+      progress.show(
+        `${visited} of ${urls.length} pages, ${underWay} under way`,
+        visited % 50 === 0,
+      );
+    }
+  }
+  const seconds = (performance.now() - start) / 1000;
+  console.log(`pages:    ${visited - failed}, and ${failed} failed`);
+  console.log(`bytes:    ${bytes}`);
+  console.log(`at once:  never more than ${mostUnderWay}`);
+  console.log(`time:     ${seconds.toFixed(2)} s`);
+}
+
+/** A line of text that changes, below the lines that stay. */
+class Progress implements Disposable {
+  readonly #isTerminal = Deno.stdout.isTerminal();
+  readonly #encoder = new TextEncoder();
+  #text = "";
+
+  /** Changes the text. What is no terminal gets it only at a milestone. */
+  show(text: string, isMilestone: boolean): void {
+    this.#text = text;
+    if (this.#isTerminal) this.#redraw(text);
+    else if (isMilestone) console.log(text);
+  }
+
+  /** Prints a line that stays. */
+  print(line: string): void {
+    if (this.#isTerminal) this.#redraw(`${line}\n${this.#text}`);
+    else console.log(line);
+  }
+
+  /** Leaves the text where it is. */
+  [Symbol.dispose](): void {
+    if (this.#isTerminal) this.#redraw(`${this.#text}\n`);
+  }
+
+  /** Goes to the start of the line, and erases it. */
+  #redraw(text: string): void {
+    Deno.stdout.writeSync(this.#encoder.encode(`\r\x1b[K${text}`));
+  }
+}
+
+/** The site: every page has a latency of its own; some fail in one way or another. */
+async function answer(request: Request): Promise<Response> {
+  const page = Number(new URL(request.url).pathname.slice(1));
+  if (page % 45 === 0) return new Response("broken", { status: 500 });
+  await sleep(page % 70 === 0 ? 2 * LIMIT : 10 + page * 37 % 60);
+  return new Response(new Uint8Array(100 * page));
+}
+
+await run(async () => {
+  const options = { hostname: "127.0.0.1", port: 0, onListen() {} };
+  await using site = Deno.serve(options, answer);
+  const { port } = site.addr;
+  await crawl(Array.from(
+    { length: PAGES },
+    (_, i) => `http://127.0.0.1:${port}/${i + 1}`,
+  ));
+});

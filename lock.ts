@@ -1,0 +1,750 @@
+/**
+ * Locks: what so many may hold at a time.
+ *
+ * ```ts
+ * import { Semaphore, sleep, spawn } from "@gevent/gevent";
+ *
+ * const two = new Semaphore(2);
+ * async function visit(name: string) {
+ *   using _ = await two.acquire();
+ *   console.log(`${name} is in`);
+ *   await sleep(1);
+ * }
+ * for (const name of ["rose", "jack", "mary"]) spawn(visit, name);
+ * ```
+ *
+ * A lock is given to those who wait in the order in which they came: who releases it and
+ * asks again at once does not overtake them. One who is interrupted while waiting holds
+ * nothing; one to whom it was given holds it, and gives it back by `using`.
+ *
+ * @module
+ */
+
+import { callIn, currentFlow, type Flow, readyWait } from "./_flow.ts";
+import { Place } from "./_line.ts";
+import { type Link, LinkedWait, Links } from "./_links.ts";
+import { List } from "./_list.ts";
+import { checkDuration } from "./_timers.ts";
+import { getCurrent, type Wait } from "./hub.ts";
+import type { JoinOptions, Waitable } from "./gevent.ts";
+import type { Greenlet as CoreGreenlet } from "./greenlet.ts";
+
+/** Options of the locks' `acquire`. */
+export interface AcquireOptions {
+  /** Whether to wait if it can't be had at once. @default {true} */
+  blocking?: boolean;
+  /** After how many milliseconds to wait no longer. @default {Infinity} */
+  timeout?: number;
+}
+
+/** The place in line of one who wants a lock. */
+class Acquirer<L> extends Place<Acquirer<L>, L | null> {
+  /** Whose it will be, where that matters. */
+  readonly greenlet: CoreGreenlet | null;
+
+  constructor(greenlet: CoreGreenlet | null = null) {
+    super();
+    this.greenlet = greenlet;
+  }
+
+  protected override timedOut(): void {
+    this.switch(null);
+  }
+}
+
+/** The place of one who gets back the lock that a condition has taken. */
+class Reclaimer extends Acquirer<unknown> {
+  readonly #reclaimed: () => void;
+
+  constructor(greenlet: CoreGreenlet, reclaimed: () => void) {
+    super(greenlet);
+    this.#reclaimed = reclaimed;
+  }
+
+  /** Nobody is suspended here, but in the wait for the condition. */
+  override switch(): void {
+    this.#reclaimed();
+  }
+}
+
+// What a condition may do with its lock, and nobody else.
+let standInSemaphoreLine: (lock: Semaphore, reclaimer: Reclaimer) => void;
+let standInLine: (lock: RLock, reclaimer: Reclaimer) => void;
+let giveAway: (lock: RLock) => number;
+let setDepth: (lock: RLock, depth: number) => void;
+
+/**
+ * Releases that are still to come of those who wait for a condition no longer, and don't
+ * have its lock back: they have it no more.
+ */
+class Forfeits {
+  readonly #left = new WeakMap<CoreGreenlet, number>();
+
+  add(greenlet: CoreGreenlet, releases: number): void {
+    this.#left.set(greenlet, (this.#left.get(greenlet) ?? 0) + releases);
+  }
+
+  /** Whether a release of the current greenlet is one of them. */
+  take(): boolean {
+    const me = getCurrent();
+    const left = this.#left.get(me) ?? 0;
+    if (left > 0) this.#left.set(me, left - 1);
+    return left > 0;
+  }
+}
+
+let forfeitsOfRLock: (lock: RLock) => Forfeits;
+let forfeitsOf: (lock: Lock | RLock) => Forfeits;
+
+class Available extends LinkedWait<Semaphore, number> {
+  override linked(source: Semaphore): void {
+    this.switch(source.counter);
+  }
+
+  protected override timedOut(): void {
+    this.switch(0);
+  }
+}
+
+/**
+ * So many permits, to be acquired and released. gevent's `Semaphore`.
+ *
+ * @example Usage
+ * ```ts
+ * import { Semaphore } from "@gevent/gevent";
+ *
+ * const semaphore = new Semaphore(2);
+ * {
+ *   using _one = await semaphore.acquire();
+ *   using _two = await semaphore.acquire();
+ *   console.log(semaphore.locked()); // true
+ *   console.log(await semaphore.acquire({ timeout: 1 })); // null
+ * }
+ * console.log(semaphore.counter); // 2
+ * ```
+ */
+export class Semaphore implements Waitable, Disposable {
+  #counter: number;
+  readonly #line: List<Acquirer<this>> = new List();
+
+  static {
+    standInSemaphoreLine = (semaphore, reclaimer) => {
+      if (semaphore.#counter > 0) {
+        semaphore.#counter--;
+        reclaimer.switch();
+      } else {
+        semaphore.#line.add(
+          reclaimer as Acquirer<unknown> as Acquirer<Semaphore>,
+        );
+      }
+    };
+  }
+
+  // Of `this`, which the waits can't say.
+  // deno-lint-ignore no-explicit-any
+  readonly #links: Links<any> = new Links(this);
+
+  /**
+   * Makes a semaphore.
+   *
+   * @param value How many permits there are.
+   * @throws {RangeError} If it is not a non-negative integer.
+   */
+  constructor(value = 1) {
+    if (!Number.isSafeInteger(value) || value < 0) {
+      throw new RangeError(
+        `Cannot create semaphore as 'value' must be a non-negative integer: received ${value}`,
+      );
+    }
+    this.#counter = value;
+  }
+
+  /** How many permits can be had. gevent's `counter`. */
+  get counter(): number {
+    return this.#counter;
+  }
+
+  /** Whether none can be had. gevent's `locked`. */
+  locked(): boolean {
+    return this.#counter === 0;
+  }
+
+  /** Whether one can be had. gevent's `ready`. */
+  ready(): boolean {
+    return this.#counter > 0;
+  }
+
+  /**
+   * Takes a permit. A switch point. gevent's `acquire`, which returns a boolean.
+   *
+   * @param options Whether and how long to wait.
+   * @returns The semaphore, to be released at the end of a `using` block; `null`, if no
+   * permit was to be had.
+   * @throws {TypeError | RangeError} If the timeout is not a number of milliseconds.
+   */
+  acquire(options: AcquireOptions = {}): Wait<this | null> {
+    const { blocking = true, timeout = Infinity } = options;
+    checkDuration(timeout, "acquire");
+    const due = currentFlow().checkpoint();
+    if (due !== null) return due;
+    if (this.#counter > 0) {
+      this.#counter--;
+      return readyWait(this);
+    }
+    if (!blocking) return readyWait(null);
+    const acquirer = new Acquirer<this>();
+    this.#line.add(acquirer);
+    return acquirer.limit(timeout).get();
+  }
+
+  /**
+   * Gives a permit back, or one more: to the first who waits, if somebody does. Not a
+   * switch point. gevent's `release`.
+   *
+   * @returns How many can be had now.
+   */
+  release(): number {
+    const acquirer = this.#line.shift();
+    if (acquirer !== null) {
+      acquirer.switch(this);
+    } else {
+      this.#counter++;
+      this.#links.schedule();
+    }
+    return this.#counter;
+  }
+
+  /**
+   * Waits until a permit can be had, and takes none. A switch point. gevent's `wait`.
+   *
+   * @param options How long to wait.
+   * @returns How many can be had: none, if others were quicker or at the timeout.
+   * @throws {TypeError | RangeError} If the timeout is not a number of milliseconds.
+   */
+  wait(options: JoinOptions = {}): Wait<number> {
+    const { timeout = Infinity } = options;
+    checkDuration(timeout, "wait for semaphore");
+    const due = currentFlow().checkpoint();
+    if (due !== null) return due;
+    if (this.#counter > 0) return readyWait(this.#counter);
+    return new Available(this.#links).limit(timeout).get();
+  }
+
+  /**
+   * Has a function called once when a permit can be had; soon, if one can. It is called
+   * from the hub: it must be quick, and must not wait. gevent's `rawlink`.
+   *
+   * @param link Gets this semaphore; or an object that is linkable.
+   */
+  rawlink(link: Link<this>): void {
+    this.#links.link(link);
+    if (this.#counter > 0) this.#links.schedule();
+  }
+
+  /**
+   * Takes a link back that was not called yet. gevent's `unlink`.
+   *
+   * @param link What was linked.
+   */
+  unlink(link: Link<this>): void {
+    this.#links.unlink(link);
+  }
+
+  /** How many wait, or have linked. gevent's `linkcount`. */
+  linkCount(): number {
+    return this.#line.length + this.#links.length;
+  }
+
+  /** Releases it, at the end of a `using` block. */
+  [Symbol.dispose](): void {
+    this.release();
+  }
+}
+
+/**
+ * A semaphore that takes no more permits back than it had. gevent's `BoundedSemaphore`.
+ *
+ * @example Usage
+ * ```ts
+ * import { BoundedSemaphore } from "@gevent/gevent";
+ *
+ * const semaphore = new BoundedSemaphore(1);
+ * try {
+ *   semaphore.release();
+ * } catch (error) {
+ *   console.log(error instanceof RangeError); // true
+ * }
+ * ```
+ */
+export class BoundedSemaphore extends Semaphore {
+  readonly #most: number;
+
+  /**
+   * Makes a semaphore.
+   *
+   * @param value How many permits there are.
+   * @throws {RangeError} If it is not a non-negative integer.
+   */
+  constructor(value = 1) {
+    super(value);
+    this.#most = value;
+  }
+
+  /**
+   * Gives a permit back; see {@linkcode Semaphore.release}.
+   *
+   * @returns How many can be had now.
+   * @throws {RangeError} If all are there.
+   */
+  override release(): number {
+    if (this.counter >= this.#most) {
+      throw new RangeError(
+        `Cannot release as all permits are there: ${this.#most} of ${this.#most}`,
+      );
+    }
+    return super.release();
+  }
+}
+
+/**
+ * A lock that one may hold at a time: a {@linkcode BoundedSemaphore} of one. Python's
+ * `threading.Lock`, as gevent patches it.
+ *
+ * @example Usage
+ * ```ts
+ * import { Lock } from "@gevent/gevent";
+ *
+ * const lock = new Lock();
+ * {
+ *   using _ = await lock.acquire();
+ *   console.log(lock.locked()); // true
+ * }
+ * console.log(lock.locked()); // false
+ * ```
+ */
+export class Lock extends BoundedSemaphore {
+  #forfeits: Forfeits | null = null;
+
+  static {
+    forfeitsOf = (lock) =>
+      lock instanceof Lock
+        ? lock.#forfeits ??= new Forfeits()
+        : forfeitsOfRLock(lock);
+  }
+
+  /** Makes a lock that nobody holds. */
+  constructor() {
+    super(1);
+  }
+
+  /**
+   * Releases the lock; see {@linkcode Semaphore.release}.
+   *
+   * @returns 1, or 0 if another has it now.
+   * @throws {RangeError} If nobody holds it.
+   */
+  override release(): number {
+    return this.#forfeits?.take() ? this.counter : super.release();
+  }
+}
+
+/**
+ * What looks like a semaphore and never makes anybody wait. gevent's `DummySemaphore`.
+ *
+ * @example Usage
+ * ```ts
+ * import { DummySemaphore } from "@gevent/gevent";
+ *
+ * using _ = await new DummySemaphore().acquire();
+ * ```
+ */
+export class DummySemaphore implements Disposable {
+  /** `false`. */
+  locked(): boolean {
+    return false;
+  }
+
+  /** `true`. */
+  ready(): boolean {
+    return true;
+  }
+
+  /**
+   * Takes nothing.
+   *
+   * @param _options Ignored.
+   * @returns The semaphore.
+   */
+  acquire(_options?: AcquireOptions): Wait<this> {
+    return currentFlow().checkpoint() ?? readyWait(this);
+  }
+
+  /** Does nothing. */
+  release(): void {}
+
+  /**
+   * Waits for nothing.
+   *
+   * @param _options Ignored.
+   * @returns 1
+   */
+  wait(_options?: JoinOptions): Wait<number> {
+    return currentFlow().checkpoint() ?? readyWait(1);
+  }
+
+  /** Does nothing. */
+  [Symbol.dispose](): void {}
+}
+
+/**
+ * A lock that the greenlet which holds it may acquire again; it releases it as often.
+ * gevent's `RLock`.
+ *
+ * It belongs to the current greenlet: async functions that run side by side in one
+ * greenlet don't keep each other out.
+ *
+ * @example Usage
+ * ```ts
+ * import { RLock } from "@gevent/gevent";
+ *
+ * const lock = new RLock();
+ * {
+ *   using _outer = await lock.acquire();
+ *   using _inner = await lock.acquire();
+ * }
+ * console.log(lock.locked()); // false
+ * ```
+ */
+export class RLock implements Disposable {
+  #owner: CoreGreenlet | null = null;
+  #depth = 0;
+  readonly #line: List<Acquirer<RLock>> = new List();
+  #forfeits: Forfeits | null = null;
+
+  static {
+    forfeitsOfRLock = (lock) => lock.#forfeits ??= new Forfeits();
+    giveAway = (lock) => {
+      const depth = lock.#depth;
+      lock.#handOver();
+      return depth;
+    };
+    setDepth = (lock, depth) => lock.#depth = depth;
+    standInLine = (lock, reclaimer) => {
+      if (lock.#owner === null) {
+        lock.#owner = reclaimer.greenlet;
+        reclaimer.switch();
+      } else {
+        lock.#line.add(reclaimer as Acquirer<unknown> as Acquirer<RLock>);
+      }
+    };
+  }
+
+  /** Whether somebody holds it. */
+  locked(): boolean {
+    return this.#owner !== null;
+  }
+
+  /** Whether the current greenlet holds it. */
+  get owned(): boolean {
+    return this.#owner === getCurrent();
+  }
+
+  /**
+   * Acquires the lock, or once more. A switch point. gevent's `acquire`, which returns a
+   * boolean.
+   *
+   * @param options Whether and how long to wait.
+   * @returns The lock, to be released at the end of a `using` block; `null`, if it was not
+   * to be had.
+   * @throws {TypeError | RangeError} If the timeout is not a number of milliseconds.
+   */
+  acquire(options: AcquireOptions = {}): Wait<this | null> {
+    const { blocking = true, timeout = Infinity } = options;
+    checkDuration(timeout, "acquire");
+    const due = currentFlow().checkpoint();
+    if (due !== null) return due;
+    const me = getCurrent();
+    if (this.#owner === null) this.#owner = me;
+    if (this.#owner === me) {
+      this.#depth++;
+      return readyWait(this);
+    }
+    if (!blocking) return readyWait(null);
+    const acquirer = new Acquirer<RLock>(me);
+    this.#line.add(acquirer);
+    return acquirer.limit(timeout).get() as Wait<unknown> as Wait<this | null>;
+  }
+
+  /**
+   * Releases the lock once. Not a switch point. gevent's `release`.
+   *
+   * @throws {RangeError} If the current greenlet doesn't hold it.
+   */
+  release(): void {
+    if (this.#forfeits?.take()) return;
+    if (!this.owned) {
+      throw new RangeError(
+        `Cannot release as ${getCurrent()} does not hold the lock: ${
+          this.#owner === null ? "nobody does" : `${this.#owner} does`
+        }`,
+      );
+    }
+    if (--this.#depth === 0) this.#handOver();
+  }
+
+  #handOver(): void {
+    const next = this.#line.shift();
+    this.#owner = next === null ? null : next.greenlet;
+    this.#depth = next === null ? 0 : 1;
+    next?.switch(this);
+  }
+
+  /** Releases it once, at the end of a `using` block. */
+  [Symbol.dispose](): void {
+    this.release();
+  }
+}
+
+/** The wait for a condition: first to be notified, then to hold the lock again. */
+class Notified extends Place<Notified, boolean> {
+  readonly #line: List<Notified>;
+  readonly #lock: Lock | RLock;
+  readonly #flow: Flow;
+  readonly #predicate: (() => unknown) | null;
+  #depth = 0;
+  /** What comes of the wait when the lock is there; `null` until it is asked for. */
+  #outcome: { state: "given" | "thrown"; value: unknown } | null = null;
+  #reclaimer: Reclaimer | null = null;
+
+  constructor(
+    line: List<Notified>,
+    lock: Lock | RLock,
+    flow: Flow,
+    predicate: (() => unknown) | null,
+  ) {
+    super();
+    this.#line = line;
+    this.#lock = lock;
+    this.#flow = flow;
+    this.#predicate = predicate;
+    this.#giveAway();
+  }
+
+  #giveAway(): void {
+    this.#line.add(this);
+    if (this.#lock instanceof RLock) this.#depth = giveAway(this.#lock);
+    else {
+      this.#depth = 1;
+      this.#lock.release();
+    }
+  }
+
+  /** Somebody says that things have changed. */
+  notify(): void {
+    this.undo(undefined);
+    this.#reclaim("given", true);
+  }
+
+  protected override timedOut(): void {
+    this.#reclaim("given", false);
+  }
+
+  /** The body may think that it holds the lock: so it gets it back before the error. */
+  override interrupt(error: unknown, final: boolean): void {
+    this.undo(error);
+    this.promise!.catch(() => {});
+    const reclaiming = this.#reclaimer;
+    if (reclaiming === null) {
+      this.#reclaim("thrown", error);
+    } else {
+      this.#outcome = { state: "thrown", value: error };
+    }
+    if (final && this.state === "waiting") {
+      // It can't be waited for any more, and what the body releases is not its own.
+      this.#reclaimer!.list?.remove(this.#reclaimer!);
+      forfeitsOf(this.#lock).add(this.#flow.greenlet, this.#depth);
+      this.condemned = true;
+      this.settle("thrown", error);
+    }
+  }
+
+  #reclaim(state: "given" | "thrown", value: unknown): void {
+    if (this.#reclaimer !== null) return;
+    this.#outcome = { state, value };
+    const reclaimer = new Reclaimer(
+      this.#flow.greenlet,
+      () => this.#reclaimed(),
+    );
+    this.#reclaimer = reclaimer;
+    if (this.#lock instanceof RLock) standInLine(this.#lock, reclaimer);
+    else standInSemaphoreLine(this.#lock, reclaimer);
+  }
+
+  #reclaimed(): void {
+    this.#reclaimer = null;
+    if (this.#lock instanceof RLock) setDepth(this.#lock, this.#depth);
+    const { state, value } = this.#outcome!;
+    if (state === "thrown" || this.#predicate === null) {
+      return this.settle(state, value);
+    }
+    let holds: boolean;
+    try {
+      holds = Boolean(callIn(this.#flow, this.#predicate));
+    } catch (error) {
+      return this.settle("thrown", error);
+    }
+    if (holds || value === false) this.settle("given", holds);
+    else this.#giveAway();
+  }
+}
+
+/**
+ * A lock, and a line of those who wait for something that it protects to change. Python's
+ * `threading.Condition`, as gevent patches it.
+ *
+ * Who waits gives the lock away meanwhile, and holds it again when the wait is over, even
+ * when it is over by an interrupt.
+ *
+ * @example Usage
+ * ```ts
+ * import { Condition, spawn } from "@gevent/gevent";
+ *
+ * const condition = new Condition();
+ * const items: string[] = [];
+ * const consumer = spawn(async () => {
+ *   using _ = await condition.acquire();
+ *   await condition.waitFor(() => items.length > 0);
+ *   return items.shift();
+ * });
+ * spawn(async () => {
+ *   using _ = await condition.acquire();
+ *   items.push("apple");
+ *   condition.notify();
+ * });
+ * console.log(await consumer.get()); // apple
+ * ```
+ */
+export class Condition implements Disposable {
+  readonly #lock: Lock | RLock;
+  readonly #line: List<Notified> = new List();
+
+  /**
+   * Makes a condition.
+   *
+   * @param lock The lock; by default a new {@linkcode RLock}.
+   * @throws {TypeError} If it is neither a `Lock` nor an `RLock`.
+   */
+  constructor(lock: Lock | RLock = new RLock()) {
+    if (!(lock instanceof RLock) && !(lock instanceof Lock)) {
+      throw new TypeError(
+        `Cannot create condition as 'lock' must be a Lock or an RLock: received ${
+          String(lock)
+        }`,
+      );
+    }
+    this.#lock = lock;
+  }
+
+  /**
+   * Acquires the lock. A switch point.
+   *
+   * @param options Whether and how long to wait.
+   * @returns The condition, whose lock is released at the end of a `using` block; `null`,
+   * if it was not to be had.
+   */
+  acquire(options: AcquireOptions = {}): Wait<Disposable | null> {
+    return this.#lock.acquire(options);
+  }
+
+  /** Releases the lock. Not a switch point. */
+  release(): void {
+    this.#lock.release();
+  }
+
+  /**
+   * Waits to be notified. A switch point.
+   *
+   * @param options How long to wait.
+   * @returns `true`; at the timeout, `false`.
+   * @throws {RangeError} If the lock is not held.
+   * @throws {TypeError | RangeError} If the timeout is not a number of milliseconds.
+   */
+  wait(options: JoinOptions = {}): Wait<boolean> {
+    return this.#wait(null, options);
+  }
+
+  /**
+   * Waits until something holds, which is looked at now and whenever one is notified. A
+   * switch point.
+   *
+   * @param predicate Tells whether it holds. Must not wait.
+   * @param options How long to wait.
+   * @returns What the predicate has said last, as a boolean.
+   * @throws {RangeError} If the lock is not held.
+   * @throws {TypeError | RangeError} If the timeout is not a number of milliseconds.
+   */
+  waitFor(
+    predicate: () => unknown,
+    options: JoinOptions = {},
+  ): Wait<boolean> {
+    if (typeof predicate !== "function") {
+      throw new TypeError(
+        `Cannot wait as 'predicate' must be a function: received ${predicate}`,
+      );
+    }
+    return this.#wait(predicate, options);
+  }
+
+  #wait(
+    predicate: (() => unknown) | null,
+    options: JoinOptions,
+  ): Wait<boolean> {
+    const { timeout = Infinity } = options;
+    checkDuration(timeout, "wait for condition");
+    this.#checkHeld("wait");
+    const flow = currentFlow();
+    const due = flow.checkpoint();
+    if (due !== null) return due;
+    if (predicate?.()) return readyWait(true);
+    return new Notified(this.#line, this.#lock, flow, predicate)
+      .limit(timeout).suspend(flow);
+  }
+
+  /**
+   * Wakes the first who wait. Not a switch point: they go on when the lock is free.
+   *
+   * @param count How many.
+   * @throws {RangeError} If the lock is not held, or `count` is not a non-negative integer.
+   */
+  notify(count = 1): void {
+    if (count !== Infinity && (!Number.isInteger(count) || count < 0)) {
+      throw new RangeError(
+        `Cannot notify as 'count' must be a non-negative integer: received ${count}`,
+      );
+    }
+    this.#checkHeld("notify");
+    for (let i = 0; i < count; i++) {
+      const { first } = this.#line;
+      if (first === null) return;
+      first.notify();
+    }
+  }
+
+  /** Wakes all who wait. See {@linkcode Condition.notify}. */
+  notifyAll(): void {
+    this.notify(Infinity);
+  }
+
+  #checkHeld(what: string): void {
+    const lock = this.#lock;
+    if (lock instanceof RLock ? lock.owned : lock.locked()) return;
+    throw new RangeError(
+      `Cannot ${what} as ${getCurrent()} does not hold the condition's lock: acquire it first`,
+    );
+  }
+
+  /** Releases the lock, at the end of a `using` block. */
+  [Symbol.dispose](): void {
+    this.release();
+  }
+}

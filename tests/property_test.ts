@@ -1,0 +1,135 @@
+/**
+ * Random programs against what must always hold; see `_programs.ts`.
+ *
+ * Run by `deno task test` from a fixed seed, and by `deno task test:long` in great number.
+ * The environment may say otherwise:
+ *
+ * - `GEVENT_PROPERTY_RUNS`: how many programs each test runs
+ * - `GEVENT_PROPERTY_SEED`: where they begin; what a failure prints as `seed`
+ * - `GEVENT_PROPERTY_PATH`: goes to one failure at once; what it prints as `path`
+ *
+ * @module
+ */
+
+import { type Program, programs, runProgram, type Theme } from "./_programs.ts";
+import { assert, assertRejects } from "@std/assert";
+import fc from "fast-check";
+import {
+  Condition,
+  GreenletExit,
+  idle,
+  Lock,
+  Pool,
+  sleep,
+  spawn,
+} from "../mod.ts";
+
+function number(name: string): number | null {
+  const value = Deno.env.get(name) ?? "";
+  return value === "" ? null : Number(value);
+}
+
+const RUNS = number("GEVENT_PROPERTY_RUNS");
+const SEED = number("GEVENT_PROPERTY_SEED") ?? 20261124;
+const PATH = Deno.env.get("GEVENT_PROPERTY_PATH") || null;
+
+/** Runs so many programs, unless the environment says otherwise. */
+async function hold(
+  test: Deno.TestContext,
+  themes: Theme[],
+  run: (program: Program) => Promise<void> = runProgram,
+  runs = RUNS ?? 500,
+): Promise<void> {
+  let ran = 0;
+  const property = fc.asyncProperty(programs(...themes), (program) => {
+    ran++;
+    return run(program);
+  });
+  const result = await fc.check(property, {
+    seed: SEED,
+    numRuns: runs,
+    ...(PATH === null ? {} : { path: PATH }),
+  });
+  if (RUNS !== null) console.log(`${ran} programs: ${test.name}`);
+  if (!result.failed) return;
+  throw new Error(
+    `${(result.errorInstance as Error)?.message}\nin ${
+      JSON.stringify(result.counterexample?.[0])
+    }\nTo run it again: GEVENT_PROPERTY_SEED=${result.seed} GEVENT_PROPERTY_PATH=${result.counterexamplePath} deno task test tests/property_test.ts --filter "${test.name}"`,
+    { cause: result.errorInstance },
+  );
+}
+
+Deno.test("Queue loses no item, whoever is killed", (t) => hold(t, ["queues"]));
+
+Deno.test("Semaphore loses no permit, and Lock has one owner, whoever is killed", (t) =>
+  hold(t, ["locks"]));
+
+Deno.test("Event wakes all who wait, and keeps none", (t) =>
+  hold(t, ["events"]));
+
+Deno.test("Pool runs so many, each item once, and nothing for nobody", (t) =>
+  hold(t, ["pools"]));
+
+Deno.test("nursery() is outlived by no greenlet, whoever is killed", (t) =>
+  hold(t, ["nurseries"]));
+
+const everything: Theme[] = [
+  "queues",
+  "locks",
+  "events",
+  "pools",
+  "nurseries",
+];
+
+Deno.test("Greenlet: all that is random holds together", (t) =>
+  hold(t, everything));
+
+Deno.test("Greenlet: all that is random holds in real time", (t) =>
+  hold(t, everything, (program) => runProgram(program, false), 15));
+
+Deno.test("Condition.wait() that is over without the lock releases no other's", async () => {
+  const lock = new Lock();
+  const condition = new Condition(lock);
+  const waiter = spawn(async () => {
+    using _ = await condition.acquire();
+    await condition.wait();
+  });
+  await idle();
+  const holder = spawn(async () => {
+    using _ = await lock.acquire();
+    await sleep(5);
+    return lock.locked();
+  });
+  await idle();
+  await waiter.kill(undefined, { grace: 0 });
+  assert(waiter.value as unknown instanceof GreenletExit);
+  assert(lock.locked());
+  assert(await holder.get());
+  assert(!lock.locked());
+});
+
+Deno.test("Pool.imap() ends for one who was killed before it asks", async () => {
+  const pool = new Pool(1);
+  const consumer = spawn(async () => {
+    const results = pool.imap(sleep, [60_000]);
+    await new Promise((resolve) => setTimeout(resolve, 5));
+    for await (const _ of results);
+  });
+  await idle();
+  consumer.kill(undefined, { block: false });
+  await consumer.join();
+  assert(await pool.join({ timeout: 1000 }));
+});
+
+Deno.test("Pool.map() throws the error by which its call was killed", async () => {
+  const pool = new Pool(1);
+  const mapping = spawn(async () => {
+    await assertRejects(() => pool.map(sleep, [60_000]), RangeError, "no");
+    throw new RangeError("as it was");
+  });
+  mapping.linkException(() => {});
+  await idle();
+  for (const call of pool) call.kill(new RangeError("no"), { block: false });
+  await assertRejects(() => mapping.get(), RangeError, "as it was");
+});
