@@ -512,6 +512,8 @@ class Notified extends Place<Notified, boolean> {
   readonly #flow: Flow;
   readonly #predicate: (() => unknown) | null;
   #depth = 0;
+  /** Whether the time is over. */
+  #late = false;
   /** What comes of the wait when the lock is there; `null` until it is asked for. */
   #outcome: { state: "given" | "thrown"; value: unknown } | null = null;
   #reclaimer: Reclaimer | null = null;
@@ -546,6 +548,7 @@ class Notified extends Place<Notified, boolean> {
   }
 
   protected override timedOut(): void {
+    this.#late = true;
     this.#reclaim("given", false);
   }
 
@@ -553,17 +556,19 @@ class Notified extends Place<Notified, boolean> {
   override interrupt(error: unknown, final: boolean): void {
     this.undo(error);
     this.promise!.catch(() => {});
-    const reclaiming = this.#reclaimer;
-    if (reclaiming === null) {
-      this.#reclaim("thrown", error);
-    } else {
-      this.#outcome = { state: "thrown", value: error };
+    if (final) {
+      this.condemned = true;
+    } else if (this.#outcome?.state === "thrown") {
+      // One after the other: the next wait throws this one.
+      if (!this.#flow.holds(error)) this.#flow.hold(error);
+      return;
     }
+    if (this.#reclaimer === null) this.#reclaim("thrown", error);
+    else this.#outcome = { state: "thrown", value: error };
     if (final && this.state === "waiting") {
       // It can't be waited for any more, and what the body releases is not its own.
       this.#reclaimer!.list?.remove(this.#reclaimer!);
       forfeitsOf(this.#lock).add(this.#flow.greenlet, this.#depth);
-      this.condemned = true;
       this.settle("thrown", error);
     }
   }
@@ -593,7 +598,7 @@ class Notified extends Place<Notified, boolean> {
     } catch (error) {
       return this.settle("thrown", error);
     }
-    if (holds || value === false) this.settle("given", holds);
+    if (holds || this.#late) this.settle("given", holds);
     else this.#giveAway();
   }
 }
@@ -663,6 +668,10 @@ export class Condition implements Disposable {
 
   /**
    * Waits to be notified. A switch point.
+   *
+   * When it is over, by an interrupt as well, the lock is held again: it is waited for.
+   * Only one who may wait no longer goes on without, at the end of a `withTimeout` or of
+   * the grace after a kill; to release the lock then does nothing.
    *
    * @param options How long to wait.
    * @returns `true`; at the timeout, `false`.

@@ -26,6 +26,10 @@ interface Row {
   title: string;
   /** How many operations make a round. */
   count: number;
+  /** What a round gives: how long it took, or how many bytes more are in use. */
+  unit?: "ms" | "bytes";
+  /** How many rounds count, where one takes long; one more is to warm up. */
+  rounds?: number;
   /** The first is this library, which the others are compared to. */
   peers: Peer[];
 }
@@ -42,11 +46,11 @@ interface Peer {
 }
 
 /**
- * How many times as fast as the peer we are, or how many times as long as the peer we
+ * How many times as fast as the peer we are, or how many times its time or its memory we
  * take; and what is to be reached.
  */
 interface Ratio {
-  of: "speed" | "time";
+  of: "speed" | "time" | "memory";
   aim?: string;
 }
 
@@ -93,6 +97,45 @@ const rows: Row[] = [
     ],
   },
   {
+    title: "hand-off through a Queue(1)",
+    count: 200_000,
+    peers: [
+      ours("queue"),
+      ours("queue-generator", ", generator bodies"),
+      python("gevent", "queue", "at least 30"),
+      bare("queue"),
+    ],
+  },
+  {
+    title: "Pool(100).map",
+    count: 100_000,
+    peers: [
+      ours("map"),
+      python("gevent", "map", "at least 5"),
+      bare("map"),
+    ],
+  },
+  {
+    title: "kill of a sleeper",
+    count: 100_000,
+    rounds: 3,
+    peers: [
+      ours("kill"),
+      ours("kill-generator", ", generator bodies"),
+      python("gevent", "kill", "at least 4"),
+    ],
+  },
+  {
+    title: "memory of a sleeper",
+    count: 20_000,
+    unit: "bytes",
+    peers: [
+      ours("memory"),
+      ours("memory-generator", ", generator bodies"),
+      python("gevent", "memory", "at most 1 KB for ours", "memory"),
+    ],
+  },
+  {
     title: `echo of a message to one of ${CLIENTS} TCP clients`,
     count: CLIENTS * MESSAGES,
     peers: [
@@ -112,9 +155,14 @@ function bare(work: string, aim?: string): Peer {
   return { name: "the bare language", command: deno("bare.ts", work), ratio };
 }
 
-function python(name: string, work: string, aim: string): Peer {
+function python(
+  name: string,
+  work: string,
+  aim: string,
+  of: Ratio["of"] = "speed",
+): Peer {
   const command = withGevent("gevent_works.py", work);
-  return { name, command, ratio: { of: "speed", aim } };
+  return { name, command, ratio: { of, aim } };
 }
 
 function echo(name: string, server: string[] | null, aim?: string): Peer {
@@ -136,7 +184,9 @@ function withGevent(file: string, ...args: string[]): string[] | null {
 
 function deno(file: string, ...args: string[]): string[] {
   const path = `bench/peers/${file}`;
-  return [Deno.execPath(), "run", "-q", "-P=local-net", path, ...args];
+  // For the memory: what is garbage is no greenlet's.
+  const options = ["-q", "-P=local-net", "--v8-flags=--expose-gc"];
+  return [Deno.execPath(), "run", ...options, path, ...args];
 }
 
 /** Finds a Python in which some imports succeed. */
@@ -199,19 +249,19 @@ class Process implements AsyncDisposable {
 /** What a peer has done in each round. */
 interface Result {
   peer: Peer;
-  /** Milliseconds. */
-  times: number[];
+  /** Milliseconds, or bytes. */
+  amounts: number[];
   /** How busy the clients were, from 0 to 1, if there are any. */
   busy: number[];
 }
 
 /** Starts all peers and lets them take turns, so that they meet the same conditions. */
-async function measure({ peers, count }: Row): Promise<Result[]> {
+async function measure({ peers, count, rounds }: Row): Promise<Result[]> {
   await using stack = new AsyncDisposableStack();
   const results: Result[] = [];
   const runs: { process: Process; result: Result }[] = [];
   for (const peer of peers) {
-    const result: Result = { peer, times: [], busy: [] };
+    const result: Result = { peer, amounts: [], busy: [] };
     results.push(result);
     const { command, server } = peer;
     if (command === null) continue;
@@ -223,33 +273,34 @@ async function measure({ peers, count }: Row): Promise<Result[]> {
     const process = stack.use(new Process([...command, ...args.map(String)]));
     runs.push({ process, result });
   }
-  for (let round = -WARM_UP_ROUNDS; round < ROUNDS; round++) {
+  const warmUp = rounds === undefined ? WARM_UP_ROUNDS : 1;
+  for (let round = -warmUp; round < (rounds ?? ROUNDS); round++) {
     for (const { process, result } of runs) {
-      const [time = NaN, busy] = await process.round();
+      const [amount = NaN, busy] = await process.round();
       if (round < 0) continue;
-      result.times.push(time);
+      result.amounts.push(amount);
       if (busy !== undefined) result.busy.push(busy);
     }
   }
   return results;
 }
 
-function print({ title, count }: Row, results: Result[]): void {
+function print({ title, count, unit }: Row, results: Result[]): void {
   console.log(`\n${title} (${count.toLocaleString("en")} in a round)`);
-  const own = results[0]!.times;
-  for (const { peer, times, busy } of results) {
+  const own = results[0]!.amounts;
+  for (const { peer, amounts, busy } of results) {
     const { ratio } = peer;
     const cells = [peer.name.padEnd(34)];
-    if (times.length === 0) {
+    if (amounts.length === 0) {
       cells.push("missing");
     } else {
-      const each = times.map((ms) => ms * 1e6 / count);
-      cells.push(summary(each, duration).padEnd(30));
+      const each = amounts.map((amount) => amount / count);
+      cells.push(summary(each, unit === "bytes" ? size : duration).padEnd(30));
       if (busy.length > 0) {
         cells.push(`clients ${Math.round(median(busy) * 100)} % busy`);
       }
       if (ratio !== undefined && own.length > 0) {
-        cells.push(comparison(ratio, own, times));
+        cells.push(comparison(ratio, own, amounts));
       }
     }
     console.log(`  ${cells.join("  ").trimEnd()}`);
@@ -258,10 +309,10 @@ function print({ title, count }: Row, results: Result[]): void {
 
 /** Compares round by round, as neighbours in time had the same machine. */
 function comparison({ of, aim }: Ratio, own: number[], its: number[]): string {
-  const ratios = own.map((time, i) =>
-    of === "speed" ? its[i]! / time : time / its[i]!
+  const ratios = own.map((amount, i) =>
+    of === "speed" ? its[i]! / amount : amount / its[i]!
   );
-  const words = of === "speed" ? "as fast" : "its time";
+  const words = of === "speed" ? "as fast" : `its ${of}`;
   const text = `we: ${summary(ratios, multiple)} × ${words}`;
   return aim === undefined ? text : `${text}, aim: ${aim}`;
 }
@@ -282,7 +333,12 @@ function multiple(ratio: number): string {
   return ratio < 10 ? ratio.toPrecision(2) : ratio.toFixed(0);
 }
 
-function duration(ns: number): string {
+function size(bytes: number): string {
+  return `${(bytes / 1024).toPrecision(3)} KB`;
+}
+
+function duration(ms: number): string {
+  const ns = ms * 1e6;
   return ns < 1000
     ? `${ns.toPrecision(3)} ns`
     : `${(ns / 1000).toPrecision(3)} µs`;
