@@ -3102,20 +3102,22 @@ Deno.test("A process with a killed greenlet that is stuck in a foreign promise e
 
 Deno.test("A process whose greenlets were killed knows no unhandled rejection", async () => {
   const { out, err, code } = await runScript(`
+    const late = Promise.withResolvers();
     const all = Array.from({ length: 100 }, (_, i) => spawn(i % 2 === 0
       ? async () => {
           sleep(1000);
-          until(new Promise((_, reject) => setTimeout(reject, 10, "late")));
+          until(late.promise);
           withTimeout(1000, () => sleep(1000));
           await Promise.race([sleep(1000), sleep(1000)]);
         }
       : function* () {
           sleep(1000);
-          until(new Promise((_, reject) => setTimeout(reject, 10, "late")));
+          until(late.promise);
           yield* sleep(1000);
         }));
     await sleep(1);
     await killAll(all);
+    late.reject("late");
     await sleep(20);
     console.log("all is well");
   `);
