@@ -2,7 +2,7 @@
  * Locks: what so many may hold at a time.
  *
  * ```ts
- * import { Semaphore, sleep, spawn } from "@gevent/gevent";
+ * import { joinAll, Semaphore, sleep, spawn } from "@gevent/gevent";
  *
  * const two = new Semaphore(2);
  * async function visit(name: string) {
@@ -10,7 +10,7 @@
  *   console.log(`${name} is in`);
  *   await sleep(1);
  * }
- * for (const name of ["rose", "jack", "mary"]) spawn(visit, name);
+ * await joinAll(["rose", "jack", "mary"].map((name) => spawn(visit, name)));
  * ```
  *
  * A lock is given to those who wait in the order in which they came: who releases it and
