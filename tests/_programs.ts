@@ -66,7 +66,7 @@ interface Patience {
 
 /** One thing that a body does. Numbers choose among what there is. */
 type Op =
-  | { op: "pause"; how: "turn" | "idle" | "sleep" | "foreign" }
+  | { op: "pause"; how: "turn" | "idle" | "sleep" | "foreign" | "forget" }
   | { op: "fail" }
   | { op: "put"; queue: number; patience: Patience }
   | {
@@ -163,7 +163,14 @@ const leaves: Record<Theme | "all", Arb[]> = {
   all: [
     fc.record({
       op: fc.constant("pause" as const),
-      how: fc.constantFrom("turn", "turn", "idle", "sleep", "foreign"),
+      how: fc.constantFrom(
+        "turn",
+        "turn",
+        "idle",
+        "sleep",
+        "foreign",
+        "forget",
+      ),
     }),
     fc.record({
       op: fc.constant("kill" as const),
@@ -391,6 +398,10 @@ class Watched implements Items<Item> {
   readonly #items: Items<Item>;
   queue: Queue<Item> | null = null;
   overfull = false;
+  /** Those that are there, in the order in which they came. */
+  readonly #order: Item[] = [];
+  /** Whether one was taken that was not the first. */
+  overtaken = false;
   last: Item | null = null;
 
   constructor(items: Items<Item>) {
@@ -404,13 +415,18 @@ class Watched implements Items<Item> {
 
   push(item: Item): void {
     this.#items.push(item);
+    this.#order.push(item);
     if (this.queue !== null && this.length > this.queue.maxsize) {
       this.overfull = true;
     }
   }
 
   take(): Item {
-    return this.last = this.#items.take();
+    const item = this.last = this.#items.take();
+    const i = this.#order.indexOf(item);
+    if (i > 0) this.overtaken = true;
+    this.#order.splice(i, 1);
+    return item;
   }
 
   peek(): Item {
@@ -557,6 +573,12 @@ class MapNotes {
   }
 }
 
+/** The greenlets of a nursery. */
+class NurseryNotes {
+  over = false;
+  readonly children: Greenlet[] = [];
+}
+
 /** Where a body runs. */
 interface Place {
   readonly kind: Kind;
@@ -601,6 +623,7 @@ class Run {
   readonly events: EventNotes[];
   readonly pools: PoolNotes[];
   readonly maps: MapNotes[] = [];
+  readonly nurseries: NurseryNotes[] = [];
   /** All that were ever started. */
   readonly greenlets: Greenlet[] = [];
   /** Those of them that a user can get hold of. */
@@ -663,6 +686,8 @@ class Run {
         if (op.how === "turn") yield* on(sleep(0));
         else if (op.how === "idle") yield* on(idle());
         else if (op.how === "sleep") yield* on(sleep(1));
+        // Begun, and never awaited: interrupted all the same.
+        else if (op.how === "forget") sleep(2);
         else {
           const promise = new Promise<void>((resolve) => setImmediate(resolve));
           // Only an async function can wait for what can't be interrupted.
@@ -944,7 +969,9 @@ class Run {
         return;
       }
       case "nursery": {
-        const children: Greenlet[] = [];
+        const notes = new NurseryNotes();
+        this.nurseries.push(notes);
+        const { children } = notes;
         try {
           yield* on(nursery((nursery) => {
             const inside = { nursery: { nursery, children } };
@@ -954,6 +981,7 @@ class Run {
             return this.task(op.task, inside)();
           }));
         } finally {
+          notes.over = true;
           this.check(
             children.every((child) => child.dead),
             "A greenlet has outlived its nursery",
@@ -1110,6 +1138,15 @@ class Run {
         "A pool has lost room",
       );
     }
+    for (const { over, children } of this.nurseries) {
+      const failed = children.some((child) =>
+        child.dead && !child.successful()
+      );
+      this.check(
+        over || !failed || children.every((child) => child.dead),
+        "A greenlet of a nursery has failed, and others go on",
+      );
+    }
     for (const map of this.maps) {
       this.check(
         !map.over || map.greenlets.every((greenlet) => greenlet.dead),
@@ -1132,6 +1169,10 @@ class Run {
         this.check(
           !queue.watched.overfull,
           `A queue (${kind}) held more than it has room for`,
+        );
+        this.check(
+          kind !== "fifo" || !queue.watched.overtaken,
+          "An item has overtaken another",
         );
         this.check(
           queue.unfinishedTasks === left.length,
@@ -1237,6 +1278,8 @@ async function turns(count: number): Promise<void> {
 const ENOUGH = 12;
 /** How many timers may go off in one program. */
 const TIMERS = 2000;
+/** How often a program may turn out to go on. */
+const PASSES = 20;
 
 /** How a program goes through its time. */
 interface Time {
@@ -1245,15 +1288,18 @@ interface Time {
 }
 
 function byHand(program: Program): Time {
+  let passes = 0;
   return {
     async pass(over) {
+      if (++passes > PASSES) return;
       await turns(program.turns);
       for (let i = 0; i < TIMERS && clock.armed > 0; i++) {
         clock.advance();
         await turns(program.turns);
       }
       await turns(ENOUGH);
-      if (clock.armed > 0 && !over()) await this.pass(over);
+      // What goes on after all have ended is a wait that nobody awaits.
+      if (clock.armed > 0) await this.pass(over);
     },
   };
 }
@@ -1327,6 +1373,11 @@ export async function runProgram(
   } finally {
     Greenlet.removeSpawnCallback(run.spawned);
     globalThis.removeEventListener("unhandledrejection", rejected);
+    // The next program is to find nothing of a broken one.
+    while (clockStands && clock.armed > 0) {
+      clock.advance();
+      await turns(1);
+    }
     hub.handleError = handleError;
   }
   if (run.broken.length > 0) throw new Error(run.broken.join("\n"));
