@@ -12,7 +12,7 @@
  */
 
 import { type Program, programs, runProgram, type Theme } from "./_programs.ts";
-import { assert, assertRejects } from "@std/assert";
+import { assert, assertGreater, assertRejects } from "@std/assert";
 import fc from "fast-check";
 import {
   Condition,
@@ -26,7 +26,9 @@ import {
 
 function number(name: string): number | null {
   const value = Deno.env.get(name) ?? "";
-  return value === "" ? null : Number(value);
+  if (value === "") return null;
+  if (/^-?\d+$/.test(value)) return Number(value);
+  throw new TypeError(`${name} must be an integer: received ${value}`);
 }
 
 const RUNS = number("GEVENT_PROPERTY_RUNS");
@@ -50,6 +52,7 @@ async function hold(
     numRuns: runs,
     ...(PATH === null ? {} : { path: PATH }),
   });
+  assertGreater(ran, 0, "no program was run");
   if (RUNS !== null) console.log(`${ran} programs: ${test.name}`);
   if (!result.failed) return;
   throw new Error(
