@@ -7,7 +7,7 @@
 /** What is on top of an original property: the last of `layers` is in force. */
 interface Item {
   readonly original: PropertyDescriptor | undefined;
-  readonly layers: { readonly value: unknown }[];
+  readonly layers: PropertyDescriptor[];
 }
 
 const items = new WeakMap<object, Map<PropertyKey, Item>>();
@@ -42,6 +42,15 @@ export function patchItem<T extends object, K extends PropertyKey>(
   name: K,
   value: K extends keyof T ? T[K] : unknown,
 ): Disposable {
+  return patchProperty(object, name, { value, writable: true });
+}
+
+/** Replaces one property by another, which may be an accessor. */
+export function patchProperty(
+  object: object,
+  name: PropertyKey,
+  layer: PropertyDescriptor,
+): Disposable {
   const what = `patch item ${String(name)}`;
   checkObject(object, what);
   const ofObject = items.get(object) ?? new Map<PropertyKey, Item>();
@@ -49,7 +58,6 @@ export function patchItem<T extends object, K extends PropertyKey>(
     original: Object.getOwnPropertyDescriptor(object, name),
     layers: [],
   };
-  const layer = { value };
   item.layers.push(layer);
   if (!put(object, name, item)) {
     item.layers.pop();
@@ -76,8 +84,7 @@ function put(object: object, name: PropertyKey, item: Item): boolean {
   const layer = layers.at(-1);
   if (layer !== undefined) {
     return Reflect.defineProperty(object, name, {
-      value: layer.value,
-      writable: true,
+      ...layer,
       enumerable: original?.enumerable ?? true,
       // A sealed object's property can be replaced, as long as it is not to be unsealed.
       configurable: original?.configurable ?? true,

@@ -4,9 +4,10 @@
  * @module
  */
 
-import { cooperativeFlow, type Flow, Pending, standIn } from "./_flow.ts";
+import { cooperativeFlow, type Flow, Pending } from "./_flow.ts";
 import { disguise, getOriginal, patchItem } from "./_items.ts";
 import { isThenable } from "./_body.ts";
+import { isResolver, rejectBy } from "./_resolver.ts";
 import { type Greenlet, spawn } from "./gevent.ts";
 
 type Callback = (...args: unknown[]) => unknown;
@@ -56,37 +57,6 @@ class TimerWait extends Pending {
     this.#clear(this.#timer);
     rejectBy(this.#settle, error);
   }
-}
-
-/**
- * Makes a promise reject, by whichever of its two functions. To `resolve` we give what
- * throws when asked whether it is a thenable; to `reject` it is a reason that is the
- * error in all but identity.
- */
-function rejectBy(settle: Callback, error: unknown): void {
-  const isObject = typeof error === "object" && error !== null;
-  const reason = Object.create(isObject ? error : null, {
-    then: {
-      get() {
-        throw error;
-      },
-      configurable: true,
-    },
-  });
-  standIn(reason, error);
-  settle(reason);
-  delete reason.then;
-}
-
-const NATIVE = Function.prototype.toString.call(
-  Promise.withResolvers().resolve,
-);
-
-/** Whether a function can be nothing but a promise's own. */
-function isResolver(callback: Callback): boolean {
-  return callback.length === 1 && callback.name === "" &&
-    !Object.hasOwn(callback, "prototype") &&
-    Function.prototype.toString.call(callback) === NATIVE;
 }
 
 function cooperativeSetTimer(

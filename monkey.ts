@@ -31,8 +31,16 @@
  * @module
  */
 
+import { patchDns } from "./_patch_dns.ts";
+import { patchFetch } from "./_patch_fetch.ts";
+import { patchFs } from "./_patch_fs.ts";
+import { patchHttp } from "./_patch_http.ts";
 import { patchNet } from "./_patch_net.ts";
+import { patchProcess } from "./_patch_process.ts";
+import { patchStreams } from "./_patch_streams.ts";
 import { patchTimers } from "./_patch_timers.ts";
+import { patchTls } from "./_patch_tls.ts";
+import { patchWebsocket } from "./_patch_websocket.ts";
 
 export { getOriginal, patchItem, patchModule } from "./_items.ts";
 
@@ -43,7 +51,17 @@ export { getOriginal, patchItem, patchModule } from "./_items.ts";
  * - `net`: `Deno.connect`, `Deno.listen`, and the methods `accept`, `read`, `write`,
  *   `close` of what they give, for TCP and Unix sockets
  */
-export type Part = "timers" | "net";
+export type Part =
+  | "timers"
+  | "net"
+  | "tls"
+  | "fetch"
+  | "streams"
+  | "dns"
+  | "fs"
+  | "process"
+  | "http"
+  | "websocket";
 
 /** Options of {@linkcode patch}: a part that is `false` is left as it is. */
 export type PatchOptions = { [P in Part]?: boolean };
@@ -51,6 +69,14 @@ export type PatchOptions = { [P in Part]?: boolean };
 const parts: Record<Part, () => Disposable> = {
   timers: patchTimers,
   net: patchNet,
+  tls: patchTls,
+  fetch: patchFetch,
+  streams: patchStreams,
+  dns: patchDns,
+  fs: patchFs,
+  process: patchProcess,
+  http: patchHttp,
+  websocket: patchWebsocket,
 };
 
 /** The parts that are patched, by how many, and what restores them. */

@@ -1,0 +1,166 @@
+/**
+ * Operations of the runtime as waits: what the parts of `patch()` share.
+ *
+ * @module
+ */
+
+import {
+  cooperativeFlow,
+  currentFlow,
+  type Flow,
+  Suspension,
+} from "./_flow.ts";
+import type { Wait } from "./_flow.ts";
+import { isResolver } from "./_resolver.ts";
+
+/** The wait for an operation that brings nothing to anybody else. */
+class Operation<T> extends Suspension<T> {
+  readonly #cancel: (error: unknown) => void;
+
+  constructor(cancel: (error: unknown) => void) {
+    super();
+    this.#cancel = cancel;
+  }
+
+  protected override undo(error: unknown): void {
+    this.#cancel(error);
+  }
+}
+
+/**
+ * Waits for an operation that has begun. The flow has to be past its checkpoint.
+ *
+ * @param cancel Called when the wait is interrupted.
+ * @param discard Called with the result when it comes after that.
+ */
+export function operate<T>(
+  flow: Flow,
+  promise: Promise<T>,
+  cancel: (error: unknown) => void = ignore,
+  discard: (value: T) => void = ignore,
+): Wait<T> {
+  const operation = new Operation<T>(cancel);
+  promise.then(
+    (value) => {
+      if (operation.state === "waiting") operation.switch(value);
+      else discard(value);
+    },
+    (error) => operation.throw(error),
+  );
+  return operation.suspend(flow);
+}
+
+function ignore(): void {}
+
+/** A function of the runtime that gives a promise. */
+// deno-lint-ignore no-explicit-any -- whatever it takes
+type Asking<T> = (this: any, ...args: any[]) => Promise<T>;
+
+/**
+ * The cooperative form of a function that can't be cancelled: it goes on when its caller
+ * is interrupted.
+ *
+ * @param original The function.
+ * @param discard Called with a result that nobody waits for any more.
+ */
+export function cooperate<T, F extends Asking<T>>(
+  original: F & Asking<T>,
+  discard?: (value: T) => void,
+): F {
+  return function (this: unknown) {
+    const flow = cooperativeFlow();
+    if (flow === null) return Reflect.apply(original, this, arguments);
+    const due = flow.checkpoint();
+    if (due !== null) return due;
+    const promise = Reflect.apply(original, this, arguments as never);
+    return operate(flow, promise, undefined, discard);
+  } as F;
+}
+
+/**
+ * The cooperative form of a function that takes a signal among its options, by which an
+ * interrupt cancels it.
+ *
+ * @param original The function.
+ * @param at Which of its arguments the options are.
+ * @param discard Called with a result that nobody waits for any more.
+ */
+export function cooperateBySignal<T, F extends Asking<T>>(
+  original: F & Asking<T>,
+  at: number,
+  discard?: (value: T) => void,
+): F {
+  return function (this: unknown, ...args: unknown[]) {
+    const flow = cooperativeFlow();
+    if (flow === null) return Reflect.apply(original, this, args);
+    const due = flow.checkpoint();
+    if (due !== null) return due;
+    const abort = new AbortController();
+    args[at] = withSignal(args[at] ?? {}, abort.signal);
+    const promise = Reflect.apply(original, this, args as never);
+    return operate(flow, promise, (error) => abort.abort(error), discard);
+  } as F;
+}
+
+/** Options, with a signal that cancels as well as the caller's own. */
+export function withSignal(options: unknown, ours: AbortSignal): unknown {
+  if (typeof options !== "object" || options === null) return options;
+  const theirs = (options as { signal?: unknown }).signal ?? undefined;
+  // For the runtime to complain of.
+  if (theirs !== undefined && !(theirs instanceof AbortSignal)) return options;
+  const signal = theirs === undefined ? ours : AbortSignal.any([theirs, ours]);
+  // The runtime asks once more when the result is there, and to throw would lose it.
+  signal.throwIfAborted = () => theirs?.throwIfAborted();
+  return { ...options, signal };
+}
+
+/**
+ * A promise that an object keeps, such as `writer.closed`: a wait begins when somebody
+ * awaits it, and not when it is looked at.
+ */
+class Kept<T> extends Promise<T> {
+  static override get [Symbol.species](): PromiseConstructor {
+    return Promise;
+  }
+
+  readonly #promise: Promise<T>;
+
+  constructor(promise: Promise<T>) {
+    super(ignore);
+    this.#promise = promise;
+  }
+
+  override then<A = T, B = never>(
+    onFulfilled?: ((value: T) => A | PromiseLike<A>) | null,
+    onRejected?: ((reason: unknown) => B | PromiseLike<B>) | null,
+  ): Promise<A | B> {
+    const flow = cooperativeFlow();
+    // As the language calls it for an `await`.
+    if (flow === null || !isResolver(onFulfilled)) {
+      return this.#promise.then(onFulfilled, onRejected);
+    }
+    const wait = flow.checkpoint() ?? operate(flow, this.#promise);
+    return wait.then(onFulfilled, onRejected);
+  }
+
+  [Symbol.iterator](): Iterator<unknown, T, unknown> {
+    const flow = currentFlow();
+    const wait: Wait<T> = flow.checkpoint() ?? operate(flow, this.#promise);
+    return wait[Symbol.iterator]();
+  }
+}
+
+const kept = new WeakMap<Promise<unknown>, Kept<unknown>>();
+
+/** The getter of a promise that an object keeps, such that the promise is cooperative. */
+export function cooperateKept<T>(
+  original: (this: unknown) => Promise<T>,
+): (this: unknown) => Promise<T> {
+  return function () {
+    const promise = original.call(this);
+    if (cooperativeFlow() === null) return promise;
+    const known = kept.get(promise) ?? new Kept(promise);
+    kept.set(promise, known);
+    return known as Promise<T>;
+  };
+}

@@ -1,0 +1,83 @@
+/**
+ * What a part of `patch()` has replaced.
+ *
+ * @module
+ */
+
+import { disguise, getOriginal, patchItem, patchProperty } from "./_items.ts";
+
+// deno-lint-ignore no-explicit-any -- whatever it takes and gives
+type Method = (this: any, ...args: any[]) => any;
+
+/** Replaces properties, until it is disposed of. */
+export class Patches implements Disposable {
+  readonly #patched: DisposableStack = new DisposableStack();
+  /** The prototypes that were met. */
+  readonly #met = new Set<object>();
+  readonly #beforehand: (() => void)[] = [];
+
+  /** Calls `last` before the first of the patches is undone. */
+  beforehand(last: () => void): void {
+    this.#beforehand.push(last);
+  }
+
+  /** Replaces a function by what `wrap` makes of it, and looks like it. */
+  put<F extends Method>(
+    object: object,
+    name: PropertyKey,
+    wrap: (original: F) => F,
+  ): void {
+    const original = getOriginal(object as Record<PropertyKey, F>, name);
+    const replacement = disguise(wrap(original), original);
+    this.#patched.use(patchItem(object, name, replacement as never));
+  }
+
+  /** Replaces the getter of an accessor by what `wrap` makes of it. */
+  putGetter<T>(
+    object: object,
+    name: PropertyKey,
+    wrap: (original: (this: unknown) => T) => (this: unknown) => T,
+  ): void {
+    const accessor = Object.getOwnPropertyDescriptor(object, name)!;
+    const original = accessor.get!;
+    const get = disguise(wrap(original), original);
+    this.#patched.use(patchProperty(object, name, { ...accessor, get }));
+  }
+
+  /**
+   * Calls `patch` with the prototype that has the method, if it is new to us. So are
+   * classes patched that can be reached through their instances only.
+   */
+  meet(
+    instance: object,
+    method: PropertyKey,
+    patch: (prototype: object) => void,
+  ): void {
+    let prototype = Object.getPrototypeOf(instance);
+    while (prototype !== null && !Object.hasOwn(prototype, method)) {
+      prototype = Object.getPrototypeOf(prototype);
+    }
+    const isOver = this.#patched.disposed;
+    if (prototype === null || this.#met.has(prototype) || isOver) return;
+    this.#met.add(prototype);
+    patch(prototype);
+  }
+
+  /** Restores what was there before. */
+  [Symbol.dispose](): void {
+    for (const last of this.#beforehand.splice(0)) last();
+    this.#patched.dispose();
+  }
+}
+
+/** Makes the patches of a part; they are undone if one can't be made. */
+export function patchAll(make: (patches: Patches) => void): Disposable {
+  const patches = new Patches();
+  try {
+    make(patches);
+  } catch (error) {
+    patches[Symbol.dispose]();
+    throw error;
+  }
+  return patches;
+}

@@ -1,0 +1,304 @@
+/**
+ * What is repeated on one socket, file or terminal, by whoever asks for it.
+ *
+ * The runtime can't cancel one `read` or `accept` and tell whether it has taken something.
+ * So an operation goes on when its caller is interrupted, and what it brings is for the
+ * next caller: bytes are read into a buffer of ours, connections are kept.
+ *
+ * @module
+ */
+
+import { type Flow, Suspension } from "./_flow.ts";
+import type { Wait } from "./_flow.ts";
+import { Place } from "./_line.ts";
+import { List } from "./_list.ts";
+import { operate } from "./_operate.ts";
+import { looped } from "./_wakeups.ts";
+
+/** The most that is read by one operation, and kept for it. */
+const MOST_READ = 64 * 1024;
+/** The most for which a connection keeps memory to write from. */
+const MOST_KEPT = 64 * 1024;
+/** The most that is written by one operation: `write` may always write less. */
+const MOST_WRITTEN = 1024 * 1024;
+
+/** Somebody who waits for what a {@linkcode Source} brings. */
+export abstract class Taker<K extends Taker<K, T>, T> extends Place<K, T> {}
+
+/**
+ * The sources that one part of `patch()` has made. Those that are not idle when the part
+ * is restored have to stay cooperative.
+ */
+export class Sources {
+  readonly #all = new Set<WeakRef<{ stayPatched(): void }>>();
+
+  add(reference: WeakRef<{ stayPatched(): void }>): void {
+    this.#all.add(reference);
+  }
+
+  delete(reference: WeakRef<{ stayPatched(): void }>): void {
+    this.#all.delete(reference);
+  }
+
+  /** The prototypes are about to be restored. */
+  stayPatched(): void {
+    for (const source of this.#all) source.deref()?.stayPatched();
+    this.#all.clear();
+  }
+}
+
+/**
+ * An operation that is repeated on one socket: who waits for it, and what it has brought
+ * that nobody has taken.
+ */
+export abstract class Source<T, K extends Taker<K, T>, R> {
+  readonly #line = new List<K>();
+  readonly #sources: Sources;
+  readonly #reference = new WeakRef(this);
+  #busy = false;
+  /** The error of an operation that nobody waited for any more. */
+  #failure: { readonly error: unknown } | null = null;
+  protected closed = false;
+
+  constructor(sources: Sources) {
+    this.#sources = sources;
+    sources.add(this.#reference);
+  }
+
+  /** Whether the original method would do as well. */
+  get idle(): boolean {
+    return !this.#busy && this.#line.first === null && !this.stocked &&
+      this.#failure === null;
+  }
+
+  /** Whether something was brought that nobody has taken. */
+  protected abstract get stocked(): boolean;
+  /** Whose operation it is. */
+  protected abstract get owner(): object;
+  /** The methods of the owner that know of this. */
+  protected abstract get doors(): readonly PropertyKey[];
+  /** Begins the operation for whoever is first in the line. */
+  protected abstract begin(taker: K): Promise<R>;
+  /** Keeps what the operation has brought. */
+  protected abstract keep(result: R): void;
+  /** Gives what there is. */
+  protected abstract give(taker: K): void;
+  /** Gets rid of what nobody has taken. */
+  protected abstract discard(): void;
+
+  /** The owner is about to be closed. */
+  close(): void {
+    this.closed = true;
+    this.#failure = null;
+    this.discard();
+    this.#sources.delete(this.#reference);
+  }
+
+  /** Waits in the line; outside greenlets (`flow` is `null`) nothing interrupts it. */
+  take(taker: K, flow: Flow | null): Wait<T> {
+    this.#line.add(taker);
+    const wait = taker.suspend(flow);
+    this.#serve();
+    return wait;
+  }
+
+  #serve(): void {
+    for (let taker = this.#line.first; taker; taker = this.#line.first) {
+      const failure = this.#failure;
+      if (!this.stocked && failure === null) return this.#operate(taker);
+      this.#line.remove(taker);
+      if (failure === null) {
+        this.give(taker);
+      } else {
+        this.#failure = null;
+        taker.throw(failure.error);
+      }
+    }
+  }
+
+  /** Keeps the methods of this one owner, when the prototype's are restored. */
+  stayPatched(): void {
+    if (this.idle) return;
+    const owner = this.owner as Record<PropertyKey, unknown>;
+    for (const name of this.doors) {
+      Object.defineProperty(owner, name, {
+        value: owner[name],
+        writable: true,
+        configurable: true,
+      });
+    }
+  }
+
+  #operate(taker: K): void {
+    if (this.#busy) return;
+    this.#busy = true;
+    this.begin(taker).then(this.#kept, this.#failed);
+  }
+
+  // Made once, and not for every operation.
+  readonly #kept = (result: R): void => {
+    looped();
+    this.keep(result);
+    this.#busy = false;
+    this.#serve();
+  };
+
+  readonly #failed = (error: unknown): void => {
+    // Kept as well, as some come once only: after the reset of a connection there is
+    // nothing but its end.
+    if (!this.closed) this.#failure = { error };
+    else this.#failAll(error);
+    this.#busy = false;
+    this.#serve();
+  };
+
+  #failAll(error: unknown): void {
+    for (let taker = this.#line.shift(); taker; taker = this.#line.shift()) {
+      taker.throw(error);
+    }
+  }
+}
+
+/** One `read`. */
+export class Reader extends Taker<Reader, number | null> {
+  readonly buffer: Uint8Array;
+
+  constructor(buffer: Uint8Array) {
+    super();
+    this.buffer = buffer;
+  }
+}
+
+// deno-lint-ignore no-explicit-any -- whatever has such a method
+type Read = (this: any, buffer: Uint8Array) => Promise<number | null>;
+// deno-lint-ignore no-explicit-any -- whatever has such a method
+type Write = (this: any, data: Uint8Array) => Promise<number>;
+
+/** The bytes of what is read, in order, whoever asks for them. */
+export class Bytes extends Source<number | null, Reader, number | null> {
+  readonly #owner: object;
+  readonly #read: Read;
+  /** What is read into. */
+  #buffer = new Uint8Array(0);
+  /** What was read and not taken lies from here to there. */
+  #start = 0;
+  #end = 0;
+  /** Whether the stream is at its end, and nobody was told. */
+  #ended = false;
+
+  constructor(sources: Sources, owner: object, read: Read) {
+    super(sources);
+    this.#owner = owner;
+    this.#read = read;
+  }
+
+  protected override get stocked(): boolean {
+    return this.#start < this.#end || this.#ended;
+  }
+
+  protected override get owner(): object {
+    return this.#owner;
+  }
+
+  protected override get doors(): readonly PropertyKey[] {
+    return ["read", "close", Symbol.dispose];
+  }
+
+  protected override discard(): void {
+    this.#start = this.#end;
+    this.#ended = false;
+  }
+
+  protected override begin(reader: Reader): Promise<number | null> {
+    // Somewhere to read to there must be, even if its buffer was transferred meanwhile.
+    const most = Math.min(reader.buffer.length, MOST_READ) || 1;
+    if (this.#buffer.length !== most) this.#buffer = view(this.#buffer, most);
+    return this.#read.call(this.#owner, this.#buffer);
+  }
+
+  protected override keep(count: number | null): void {
+    if (this.closed) return;
+    this.#start = 0;
+    this.#end = count ?? 0;
+    this.#ended = count === null;
+  }
+
+  protected override give(reader: Reader): void {
+    if (this.#ended) {
+      this.#ended = false;
+      return reader.switch(null);
+    }
+    const start = this.#start;
+    const end = Math.min(start + reader.buffer.length, this.#end);
+    copy(this.#buffer, start, end, reader.buffer);
+    this.#start = end;
+    reader.switch(end - start);
+  }
+}
+
+/** Copies a few bytes one by one: a view for `set` costs 100 ns. */
+function copy(
+  from: Uint8Array,
+  start: number,
+  end: number,
+  to: Uint8Array,
+): void {
+  if (end - start > 64) return to.set(from.subarray(start, end));
+  for (let i = start; i < end; i++) to[i - start] = from[i]!;
+}
+
+/**
+ * What is written to a connection: copies, as a write that is interrupted goes on, in its
+ * place in the order, when its caller may already use the bytes for something else.
+ */
+export class Writes {
+  readonly #owner: object;
+  readonly #write: Write;
+  /** What is written from, if nothing else is on its way. */
+  #buffer = new Uint8Array(0);
+  /** Who waits for what is written from the buffer. */
+  #writer: Suspension<number> | null = null;
+
+  constructor(owner: object, write: Write) {
+    this.#owner = owner;
+    this.#write = write;
+  }
+
+  write(data: Uint8Array, flow: Flow): Wait<number> {
+    const most = Math.min(data.length, MOST_WRITTEN);
+    if (this.#writer !== null || most > MOST_KEPT) {
+      const copy = Uint8Array.prototype.slice.call(data, 0, most);
+      return operate(flow, this.#write.call(this.#owner, copy));
+    }
+    if (this.#buffer.length !== most) {
+      this.#buffer = view(this.#buffer, most);
+    }
+    copy(data, 0, most, this.#buffer);
+    const writer = this.#writer = new Suspension<number>();
+    this.#write.call(this.#owner, this.#buffer).then(
+      this.#written,
+      this.#failed,
+    );
+    return writer.suspend(flow);
+  }
+
+  readonly #written = (count: number): void => {
+    const writer = this.#writer!;
+    this.#writer = null;
+    looped();
+    writer.switch(count);
+  };
+
+  readonly #failed = (error: unknown): void => {
+    const writer = this.#writer!;
+    this.#writer = null;
+    writer.throw(error);
+  };
+}
+
+/** The memory of `buffer` at that length, or new memory if it is too small. */
+function view(buffer: Uint8Array<ArrayBuffer>, length: number) {
+  return buffer.buffer.byteLength < length
+    ? new Uint8Array(length)
+    : new Uint8Array(buffer.buffer, 0, length);
+}
