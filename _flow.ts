@@ -2,14 +2,13 @@
  * Flows: what waits, what is interrupted, and who is current across `await`.
  *
  * A flow is one greenlet's line of execution as the event loop sees it: the waits
- * that are pending, and the errors that are due. It is what `AsyncLocalStorage`
+ * that are pending, and the errors that are due. It is what the context
  * carries through every `await`, foreign ones included. A greenlet has one flow, and
  * another for each `withTimeout` that it is in.
  *
  * @module
  */
 
-import { AsyncLocalStorage } from "node:async_hooks";
 import {
   getCurrent as getRunning,
   Greenlet,
@@ -22,6 +21,7 @@ import {
   type TimerTarget,
 } from "./_timers.ts";
 import { serveTasks, type Sleeper, wake } from "./_wakeups.ts";
+import { type Context, makeContext } from "./_context.ts";
 import type { Hub } from "./hub.ts";
 
 /**
@@ -441,7 +441,7 @@ function original(error: unknown): unknown {
 }
 
 /** Carries the flow through every `await`. */
-export const store: AsyncLocalStorage<Flow> = new AsyncLocalStorage();
+export const current: Context<Flow> = makeContext();
 
 /** What runs whenever no greenlet does: the core's main greenlet. */
 export const main: Greenlet = (() => {
@@ -489,7 +489,7 @@ export function callIn<R>(flow: Flow, run: () => R): R {
   const before = called;
   called = flow;
   try {
-    return store.run(flow, run);
+    return current.run(flow, run);
   } finally {
     called = before;
   }
@@ -501,7 +501,7 @@ export function currentFlow(): Flow {
   const running = getRunning();
   // Outside generator bodies the event loop runs us, which is main's business; whose
   // code it is, the context tells.
-  return running === main ? store.getStore() ?? mainFlow : flowOf(running);
+  return running === main ? current.get() ?? mainFlow : flowOf(running);
 }
 
 /**
@@ -794,8 +794,8 @@ class Delegation implements Iterator<unknown, unknown, unknown> {
     flow.awaited = this.#wait;
     if (!flow.driven) {
       flow.driven = true;
-      if (store.getStore() === flow) drive(running, flow);
-      else store.run(flow, drive, running, flow);
+      if (current.get() === flow) drive(running, flow);
+      else current.run(flow, drive, running, flow);
     }
     return result;
   }

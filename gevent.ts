@@ -25,6 +25,7 @@ import { clearImmediate, setImmediate } from "node:timers";
 import * as core from "./greenlet.ts";
 import { GreenletError, GreenletExit } from "./greenlet.ts";
 import {
+  current,
   currentFlow,
   DONE,
   failedWait,
@@ -34,7 +35,6 @@ import {
   readyWait,
   report,
   setOwnFlow,
-  store,
   Suspension,
   TURN,
   type Wait,
@@ -199,7 +199,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
       greenlet.start();
       return greenlet;
     };
-    const own = () => store.getStore()!.greenlet as Greenlet;
+    const own = () => current.get()!.greenlet as Greenlet;
     succeed = (value) => own().#finish(value, false);
     fail = (error) => own().#fail(error);
     giveUp = (greenlet, error) => {
@@ -468,7 +468,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
 
   #begin(): void {
     if (this.#state === "scheduled") {
-      store.run(this.#flow, () => this.switch(...this.args));
+      current.run(this.#flow, () => this.switch(...this.args));
     }
   }
 
@@ -509,7 +509,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
     if (this.#state === "pending") this.#schedule();
     if (this.#state === "scheduled") {
       this.#state = "running";
-      if (store.getStore() !== this.#flow) this.#bind();
+      if (current.get() !== this.#flow) this.#bind();
     }
     return super.switch(...args);
   }
@@ -517,7 +517,8 @@ export class Greenlet<T = unknown> extends core.Greenlet
   /** Has the body begin in its own context, where a switch begins it. */
   #bind(): void {
     const run = this.run!;
-    this.run = (...args) => store.run(this.#flow, () => run.apply(this, args));
+    this.run = (...args) =>
+      current.run(this.#flow, () => run.apply(this, args));
   }
 
   /**
@@ -548,8 +549,8 @@ export class Greenlet<T = unknown> extends core.Greenlet
     const promise = outcome instanceof Promise
       ? outcome
       : Promise.resolve(outcome);
-    if (store.getStore() === this.#flow) promise.then(succeed, fail);
-    else store.run(this.#flow, () => promise.then(succeed, fail));
+    if (current.get() === this.#flow) promise.then(succeed, fail);
+    else current.run(this.#flow, () => promise.then(succeed, fail));
   }
 
   /** The body has thrown. */
@@ -967,7 +968,7 @@ export function spawnRaw<A extends unknown[]>(
   flow.abandoned = (_, error) => raw.fail(leftSuspended(raw, error));
   enlist(flow);
   turn().then(() => {
-    if (!raw.dead) store.run(flow, () => raw.switch(...args));
+    if (!raw.dead) current.run(flow, () => raw.switch(...args));
   });
   return raw;
 }
@@ -1380,7 +1381,7 @@ export function kill(
   checkDuration(grace, "kill");
   if (greenlet.dead) return DONE;
   if (!interrupts(greenlet, error, grace)) {
-    store.exit(() => void throwSoon(greenlet, error, grace));
+    void current.run(undefined, throwSoon, greenlet, error, grace);
   }
   return DONE;
 }

@@ -20,11 +20,11 @@
 import { Greenlet } from "./greenlet.ts";
 import {
   callIn,
+  current,
   currentFlow,
   Flow,
   main,
   setFlow,
-  store,
   Suspension,
 } from "./_flow.ts";
 import type { Wait } from "./hub.ts";
@@ -270,7 +270,7 @@ class Limited extends Suspension<unknown> {
     setFlow(body, this.#inner);
     // Only from the event loop can control be given away to come back there.
     await turn();
-    store.run(this.#inner, () => body.switch());
+    current.run(this.#inner, () => body.switch());
   }
 
   #end(outcome: unknown, failed: boolean): void {
