@@ -16,6 +16,8 @@ export interface Context<T extends object> {
   ): R;
   /** The value in force. */
   get(): T | undefined;
+  /** Tells, by its identity, whether what is in force is the same, others' values too. */
+  snapshot(): unknown;
 }
 
 const KEY = Symbol("gevent");
@@ -78,6 +80,10 @@ class Direct<T extends object> implements Context<T> {
   get(): T | undefined {
     return (this.#get() as Alone | undefined)?.[KEY] as T | undefined;
   }
+
+  snapshot(): unknown {
+    return this.#get();
+  }
 }
 
 /** Where the runtime's own functions can't be reached. */
@@ -94,6 +100,11 @@ class Stored<T extends object> implements Context<T> {
 
   get(): T | undefined {
     return this.#storage.getStore();
+  }
+
+  snapshot(): unknown {
+    // Others' values can't be seen.
+    return Symbol();
   }
 }
 

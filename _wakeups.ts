@@ -35,8 +35,17 @@ let hasTurned = false;
 let aside: Sleeper[] = [];
 const clock = performance;
 
+/** How many wake-ups and turns there have been. */
+let count = 0;
+
+/** Tells, by a number, whether anybody was woken or given a turn meanwhile. */
+export function wakeups(): number {
+  return count;
+}
+
 /** Wakes `sleeper` now, or behind those that wait for the event loop to turn. */
 export function wake(sleeper: Sleeper): void {
+  count++;
   if (mayGoOn()) sleeper.wake();
   else setAside(sleeper);
 }
@@ -84,6 +93,7 @@ class Turn implements Sleeper {
 
 /** A promise that lets those go first who are to be woken before us. */
 export function turn(): Promise<void> {
+  count++;
   if (mayGoOn()) return resolved;
   let last = aside.at(-1);
   if (!(last instanceof Turn)) setAside(last = new Turn());

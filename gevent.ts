@@ -44,6 +44,7 @@ import { type Link, LinkedWait, Links } from "./_links.ts";
 import { OutcomeWait } from "./_outcome.ts";
 import { aliveFlows, delist, enlist, whenQuiet } from "./_alive.ts";
 import { checkDuration, startTimer, stopTimer, type Timer } from "./_timers.ts";
+import { startSoon } from "./_starts.ts";
 import { mayGoOn, turn } from "./_wakeups.ts";
 import { isThenable, type Returned } from "./_body.ts";
 import { Timeout } from "./timeout.ts";
@@ -141,6 +142,8 @@ let made = 0;
  */
 let succeed: (value: unknown) => void;
 let fail: (error: unknown) => void;
+/** Begins a greenlet that was started. */
+let begin: (greenlet: Greenlet) => void;
 /** Ends a greenlet whose body is past all patience. */
 let giveUp: (greenlet: core.Greenlet, error: unknown) => void;
 /** Spawns a greenlet whose error is not printed, as somebody else will throw it. */
@@ -202,6 +205,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
     const own = () => current.get()!.greenlet as Greenlet;
     succeed = (value) => own().#finish(value, false);
     fail = (error) => own().#fail(error);
+    begin = (greenlet) => greenlet.#begin();
     giveUp = (greenlet, error) => {
       const own = greenlet as Greenlet;
       own.#finish(leftSuspended(own, error), true);
@@ -445,9 +449,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
    * @throws {TypeError} If there is no body.
    */
   start(): void {
-    // The reaction remembers the context of whoever calls this. The greenlet's own is
-    // made when it begins, so that it dies young with a body that ends at once.
-    if (this.#schedule()) turn().then(this.#begin.bind(this));
+    if (this.#schedule()) startSoon(begin, this);
   }
 
   /**
@@ -467,9 +469,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
   }
 
   #begin(): void {
-    if (this.#state === "scheduled") {
-      current.run(this.#flow, () => this.switch(...this.args));
-    }
+    if (this.#state === "scheduled") current.run(this.#flow, enter, this);
   }
 
   /** Whether it is to be started, which it can be once. */
@@ -781,6 +781,10 @@ export class Greenlet<T = unknown> extends core.Greenlet
   }
 }
 
+function enter(greenlet: Greenlet): void {
+  greenlet.switch(...greenlet.args);
+}
+
 /** A switch for which nothing is left to do. */
 const PERFORMED: core.Switch<undefined> = {
   value: undefined,
@@ -967,9 +971,9 @@ export function spawnRaw<A extends unknown[]>(
   flow.root = currentFlow().root ?? flow;
   flow.abandoned = (_, error) => raw.fail(leftSuspended(raw, error));
   enlist(flow);
-  turn().then(() => {
+  startSoon(() => {
     if (!raw.dead) current.run(flow, () => raw.switch(...args));
-  });
+  }, raw);
   return raw;
 }
 

@@ -36,6 +36,7 @@ import {
   type Wait,
   wait,
   type Waitable,
+  Waiter,
   withTimeout,
 } from "../mod.ts";
 import { Failures, runScript, settle, testBoth } from "./_bodies.ts";
@@ -2785,4 +2786,48 @@ Deno.test("Greenlet refuses times that are no number of milliseconds", async () 
   }
   assertEquals(stateOf(g), PENDING);
   assert(await getHub().join());
+});
+
+Deno.test("spawn() of several starts the others when a tracer fails in the first", async () => {
+  const { err, out } = await runScript(`
+    const seen = [];
+    globalThis.onunhandledrejection = (event) => {
+      event.preventDefault();
+      seen.push(event.reason.message);
+    };
+    const before = gevent.greenlet.setTrace((_event, _origin, target) => {
+      if (target === getHub()) throw new Error("the tracer's");
+    });
+    for (let i = 0; i < 3; i++) spawn(() => seen.push(i));
+    await sleep(5);
+    gevent.greenlet.setTrace(before);
+    console.log(JSON.stringify(seen));
+  `);
+  assertEquals(err, "");
+  assertEquals(JSON.parse(out[0]!).toSorted(), [0, 1, 2, "the tracer's"]);
+});
+
+Deno.test("spawn() keeps the order of spawns and wake-ups, and each spawner's context", async () => {
+  const storage = new AsyncLocalStorage<string>();
+  const order: string[] = [];
+  const log = (name: string) => order.push(`${name} ${storage.getStore()}`);
+  const gate = new Waiter<void>();
+  const waiting = spawn(async () => {
+    await gate.get();
+    log("woken");
+  });
+  await sleep(0);
+  const all = [spawn(log, "one"), storage.run("a", () => spawn(log, "two"))];
+  storage.run("a", () => all.push(spawn(log, "three"), spawn(log, "four")));
+  gate.switch();
+  all.push(spawn(log, "five"));
+  await joinAll([...all, waiting]);
+  assertEquals(order, [
+    "one undefined",
+    "two a",
+    "three a",
+    "four a",
+    "woken undefined",
+    "five undefined",
+  ]);
 });
