@@ -127,6 +127,14 @@ export abstract class Pending {
 /** What the last checkpoint has thrown: for the undo of what it has prevented. */
 let dueError: unknown;
 
+/** What few flows have. */
+class Extras {
+  reference: WeakRef<Greenlet> | null = null;
+  treeLocals: Record<PropertyKey, unknown> | null = null;
+  locals: WeakMap<object, object> | null = null;
+  lasts = false;
+}
+
 /** A line of execution; see the module's text. */
 export class Flow {
   /** Whom `getCurrent` gives. */
@@ -140,18 +148,14 @@ export class Flow {
   driven = false;
   /** Called when the body is given up, being past all patience. */
   abandoned: ((greenlet: Greenlet, error: unknown) => void) | null = null;
-  /** Whether the call that waits for it does so to the end, as nothing may outlive it. */
-  lasts = false;
   /** Whether somebody else tells of its greenlet's error. */
   quiet = false;
   /** The first of the tree of greenlets that this one is in; main is in none. */
   root: Flow | null = null;
-  #treeLocals: Record<PropertyKey, unknown> | null = null;
-  #locals: WeakMap<object, object> | null = null;
+  #extras: Extras | null = null;
   /** The neighbours among those that are alive; see `_alive.ts`. */
   previousAlive: Flow | null = null;
   nextAlive: Flow | null = null;
-  #reference: WeakRef<Greenlet> | null = null;
 
   constructor(greenlet: Greenlet) {
     this.greenlet = greenlet;
@@ -159,17 +163,30 @@ export class Flow {
 
   /** One weak reference for all who were spawned here. */
   get reference(): WeakRef<Greenlet> {
-    return this.#reference ??= new WeakRef(this.greenlet);
+    return this.#more.reference ??= new WeakRef(this.greenlet);
   }
 
   /** What a tree of greenlets shares. */
   get treeLocals(): Record<PropertyKey, unknown> {
-    return (this.root ?? this).#treeLocals ??= {};
+    return (this.root ?? this).#more.treeLocals ??= {};
   }
 
   /** What this greenlet has in each `local`, until its body is dead. */
   get locals(): WeakMap<object, object> {
-    return this.#locals ??= new WeakMap();
+    return this.#more.locals ??= new WeakMap();
+  }
+
+  /** Whether the call that waits for it does so to the end, as nothing may outlive it. */
+  get lasts(): boolean {
+    return this.#extras?.lasts ?? false;
+  }
+
+  set lasts(lasts: boolean) {
+    this.#more.lasts = lasts;
+  }
+
+  get #more(): Extras {
+    return this.#extras ??= new Extras();
   }
 
   #trouble(): Trouble {
@@ -240,7 +257,7 @@ export class Flow {
 
   /** The body is dead; if it was killed, nothing that it left behind goes on. */
   close(): void {
-    this.#locals = null;
+    if (this.#extras !== null) this.#extras.locals = null;
     const trouble = this.trouble;
     if (trouble === null) return;
     this.restGrace();
@@ -543,22 +560,34 @@ function iterateWait(this: OwnWait): Iterator<unknown, unknown, unknown> {
 }
 
 let resolveLast: (value: unknown) => void;
-let rejectLast: (error: unknown) => void;
 
-function keepResolvers(
-  resolve: (value: unknown) => void,
-  reject: (error: unknown) => void,
-): void {
+function keepResolver(resolve: (value: unknown) => void): void {
   resolveLast = resolve;
-  rejectLast = reject;
+}
+
+/**
+ * What a promise rejects with the error of, at once, when it is resolved with it: to keep
+ * the other function of the promise as well, for each wait, would be 70 bytes.
+ */
+const thrower = {
+  error: undefined as unknown,
+  get then(): never {
+    throw this.error;
+  },
+};
+
+function rejectBy(resolve: (value: unknown) => void, error: unknown): void {
+  thrower.error = error;
+  resolve(thrower);
+  thrower.error = undefined;
 }
 
 /**
  * A native promise with own properties: `await` takes it as it is, where it would
- * wrap an instance of a subclass. Its resolvers are the last ones kept.
+ * wrap an instance of a subclass. Its resolver is the last one kept.
  */
 function newWait(waiting: Delegable): OwnWait {
-  const wait = new Promise(keepResolvers) as OwnWait;
+  const wait = new Promise(keepResolver) as OwnWait;
   wait[WAITING] = waiting;
   wait[Symbol.iterator] = iterateWait;
   return wait;
@@ -598,7 +627,7 @@ export const DONE: Wait<void> = readyWait(undefined);
 export function failedWait(error: unknown): Wait<never> {
   const wait = newWait(new Over(error, true));
   wait.catch(ignore);
-  rejectLast(error);
+  rejectBy(resolveLast, error);
   return wait as Wait<unknown> as Wait<never>;
 }
 
@@ -624,7 +653,6 @@ export class Suspension<T> extends Pending implements Sleeper, TimerTarget {
   promise: OwnWait | null = null;
   /** `null` once the promise is resolved. */
   #resolve: ((value: unknown) => void) | null = null;
-  #reject: ((error: unknown) => void) | null = null;
   #timer: Timer | null = null;
 
   /** Waits, unless an error is due. */
@@ -637,7 +665,8 @@ export class Suspension<T> extends Pending implements Sleeper, TimerTarget {
     if (due === null) return this.suspend(flow);
     if (this.state === "idle") {
       this.state = "thrown";
-      this.#stopTimer();
+      stopTimer(this.#timer);
+      this.#timer = null;
       this.undo(dueError);
     }
     return due;
@@ -647,7 +676,6 @@ export class Suspension<T> extends Pending implements Sleeper, TimerTarget {
   suspend(flow: Flow | null): Wait<T> {
     const wait = this.promise = newWait(this);
     this.#resolve = resolveLast;
-    this.#reject = rejectLast;
     if (this.state === "idle") {
       this.state = "waiting";
       if (flow !== null) this.join(flow);
@@ -702,17 +730,12 @@ export class Suspension<T> extends Pending implements Sleeper, TimerTarget {
     if (before !== "idle" && before !== "waiting") return;
     this.state = state;
     this.value = value;
-    this.#stopTimer();
+    stopTimer(this.#timer);
+    this.#timer = null;
     if (before === "waiting") {
       this.leave();
       wake(this);
     }
-  }
-
-  #stopTimer(): void {
-    if (this.#timer === null) return;
-    stopTimer(this.#timer);
-    this.#timer = null;
   }
 
   wake(): void {
@@ -720,9 +743,9 @@ export class Suspension<T> extends Pending implements Sleeper, TimerTarget {
       this.#resolve!(this.value);
     } else {
       if (this.condemned) this.promise!.catch(ignore);
-      this.#reject!(this.value);
+      rejectBy(this.#resolve!, this.value);
     }
-    this.#resolve = this.#reject = null;
+    this.#resolve = null;
   }
 
   delegate(): Iterator<unknown, unknown, unknown> {

@@ -28,16 +28,25 @@ export interface TimerTarget {
   expired(): void;
 }
 
-/** A timer that was started; {@linkcode stopTimer} takes it back. */
-export class Timer implements Member<Timer> {
-  readonly target: TimerTarget;
-  /** The timers of the same deadline; `null` once it has fired or was stopped. */
+/**
+ * A timer that was started; {@linkcode stopTimer} takes it back. It is in the list of those
+ * with the same deadline, and in none once it has fired or was stopped.
+ */
+export interface Timer extends TimerTarget, Member<Timer> {}
+
+/** A timer for somebody who has others as well. */
+class TimerFor implements Timer {
+  readonly #target: TimerTarget;
   list: List<Timer> | null = null;
   previous: Timer | null = null;
   next: Timer | null = null;
 
   constructor(target: TimerTarget) {
-    this.target = target;
+    this.#target = target;
+  }
+
+  expired(): void {
+    this.#target.expired();
   }
 }
 
@@ -58,6 +67,18 @@ let runtimeTimer: ReturnType<typeof setTimeout> | undefined;
  */
 export function startTimer(ms: number, target: TimerTarget): Timer | null {
   if (ms === Infinity) return null;
+  const timer = new TimerFor(target);
+  enterTimer(ms, timer);
+  return timer;
+}
+
+/**
+ * Starts a timer that tells itself.
+ *
+ * @param ms In how many milliseconds; `Infinity` doesn't start it.
+ */
+export function enterTimer(ms: number, timer: Timer): void {
+  if (ms === Infinity) return;
   // Never now, so that what a timer starts is told in a later turn.
   const deadline = Math.floor(now() + (ms > 0 ? ms : 0)) + 1;
   let bucket = buckets.get(deadline);
@@ -65,11 +86,9 @@ export function startTimer(ms: number, target: TimerTarget): Timer | null {
     buckets.set(deadline, bucket = new List());
     pushDeadline(deadline);
   }
-  const timer = new Timer(target);
   bucket.add(timer);
   count++;
   if (deadline < armed) arm(deadline);
-  return timer;
 }
 
 /** Stops a timer, if it has not fired yet. */
@@ -116,7 +135,7 @@ function tick(): void {
     // One by one, as each may stop those after it.
     for (let timer = bucket.shift(); timer !== null; timer = bucket.shift()) {
       count--;
-      timer.target.expired();
+      timer.expired();
     }
   }
   if (count === 0) disarm();

@@ -43,7 +43,14 @@ import { getCurrent, getHub } from "./hub.ts";
 import { type Link, LinkedWait, Links } from "./_links.ts";
 import { OutcomeWait } from "./_outcome.ts";
 import { aliveFlows, delist, enlist, whenQuiet } from "./_alive.ts";
-import { checkDuration, startTimer, stopTimer, type Timer } from "./_timers.ts";
+import type { List } from "./_list.ts";
+import {
+  checkDuration,
+  enterTimer,
+  startTimer,
+  stopTimer,
+  type Timer,
+} from "./_timers.ts";
 import { startSoon } from "./_starts.ts";
 import { mayGoOn, turn } from "./_wakeups.ts";
 import { isThenable, type Returned } from "./_body.ts";
@@ -134,7 +141,12 @@ type State =
 const NONE: readonly unknown[] = Object.freeze([]);
 
 const spawnCallbacks = new Set<(greenlet: Greenlet) => void>();
-let made = 0;
+let named = 0;
+
+/** The timers of those who are to start later. */
+const delays = new WeakMap<core.Greenlet, Timer | null>();
+/** What is aborted by a kill, of those who were asked for their signal. */
+const aborts = new WeakMap<core.Greenlet, AbortController>();
 
 /**
  * Reactions to promises. They know whose they are by the context in which they were
@@ -183,11 +195,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
   // Of `this`, which a type argument of the class can't say.
   // deno-lint-ignore no-explicit-any
   #links: Links<any> | null = null;
-  /** Until it starts, if it is to start later. */
-  #timer: Timer | null = null;
-  #abort: AbortController | null = null;
   readonly #spawner: WeakRef<core.Greenlet>;
-  readonly #number = ++made;
   readonly #title: string;
   #name: string | null = null;
 
@@ -354,7 +362,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
 
   /** The name that messages show; unless set, `Greenlet-` and a number. */
   get name(): string {
-    return this.#name ?? `Greenlet-${this.#number}`;
+    return this.#name ??= `Greenlet-${++named}`;
   }
 
   /** See the getter. */
@@ -434,12 +442,13 @@ export class Greenlet<T = unknown> extends core.Greenlet
    * ```
    */
   get signal(): AbortSignal {
-    if (this.#abort === null) {
-      this.#abort = new AbortController();
+    let abort = aborts.get(this);
+    if (abort === undefined) {
+      aborts.set(this, abort = new AbortController());
       const { killed } = this.#flow;
-      if (killed !== null) this.#abort.abort(killed.error);
+      if (killed !== null) abort.abort(killed.error);
     }
-    return this.#abort.signal;
+    return abort.signal;
   }
 
   /**
@@ -464,7 +473,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
     checkDuration(ms, "start later");
     if (!this.#schedule()) return;
     new Promise<void>((resolve) => {
-      this.#timer = startTimer(ms, { expired: resolve });
+      delays.set(this, startTimer(ms, { expired: resolve }));
     }).then(() => this.#begin());
   }
 
@@ -571,7 +580,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
 
   #dieBeforeStart(error: unknown): boolean {
     if (this.#state !== "pending" && this.#state !== "scheduled") return false;
-    stopTimer(this.#timer);
+    stopTimer(delays.get(this) ?? null);
     this.run = undefined!;
     this.#finish(error, true);
     return true;
@@ -678,7 +687,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
     checkDuration(timeout, "kill");
     checkDuration(grace, "kill");
     if (this.dead) return DONE;
-    this.#abort?.abort(error);
+    aborts.get(this)?.abort(error);
     if (!this.#dieBeforeStart(error)) this.#flow.kill(error, grace);
     if (!block) return DONE;
     const flow = currentFlow();
@@ -999,11 +1008,31 @@ export function sleep(ms = 0): Wait<void> {
   const flow = currentFlow();
   const due = flow.checkpoint();
   if (due !== null) return due;
-  if (ms > 0) return new Suspension<void>().limit(ms).suspend(flow);
+  if (ms > 0) return new Sleep(ms).suspend(flow);
   if (mayGoOn()) return TURN;
   const turn = new Suspension<void>();
   turn.switch();
   return turn.suspend(flow);
+}
+
+/** The wait for nothing but the time, and its timer: 50 bytes less than two objects. */
+class Sleep extends Suspension<void> implements Timer {
+  list: List<Timer> | null = null;
+  previous: Timer | null = null;
+  next: Timer | null = null;
+
+  constructor(ms: number) {
+    super();
+    enterTimer(ms, this);
+  }
+
+  override expired(): void {
+    this.switch();
+  }
+
+  protected override undo(): void {
+    stopTimer(this);
+  }
 }
 
 /** The wait for the event loop to have nothing to do. */
