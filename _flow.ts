@@ -495,6 +495,20 @@ export function callIn<R>(flow: Flow, run: () => R): R {
   }
 }
 
+/**
+ * Calls `run` in no flow, and so what it begins. The runtime's `store.exit` is no way out:
+ * it hides the flow until `run` returns, and what goes on later has it again.
+ */
+export function callOutside<R>(run: () => R): R {
+  const before = called;
+  called = null;
+  try {
+    return store.run(undefined as unknown as Flow, run);
+  } finally {
+    called = before;
+  }
+}
+
 /** The flow that the running code belongs to. */
 export function currentFlow(): Flow {
   if (called !== null) return called;
