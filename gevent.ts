@@ -25,6 +25,7 @@ import { clearImmediate, setImmediate } from "node:timers";
 import * as core from "./greenlet.ts";
 import { GreenletError, GreenletExit } from "./greenlet.ts";
 import {
+  callOutside,
   currentFlow,
   DONE,
   failedWait,
@@ -1380,7 +1381,7 @@ export function kill(
   checkDuration(grace, "kill");
   if (greenlet.dead) return DONE;
   if (!interrupts(greenlet, error, grace)) {
-    store.exit(() => void throwSoon(greenlet, error, grace));
+    callOutside(() => void throwSoon(greenlet, error, grace));
   }
   return DONE;
 }
