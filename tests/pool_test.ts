@@ -458,15 +458,17 @@ for (const [name, make] of mappers) {
     using failures = new Failures();
     const group = make();
     const error = new Error("Boom");
+    const gate = new Event();
     const caller = spawn(() =>
       group.apply(async () => {
-        await sleep(5);
+        await gate.wait();
         throw error;
       })
     );
-    await sleep(1);
+    await settle();
     await caller.kill();
     assertEquals(group.size, 1);
+    gate.set();
     assertEquals(await group.join(), true);
     await settle();
     assertEquals(failures.errors, [error]);
