@@ -474,6 +474,28 @@ for (const [name, make] of mappers) {
     assertEquals(failures.errors, [error]);
   });
 
+  Deno.test(`${name}.apply() that is interrupted as its greenlet fails tells of that once`, async () => {
+    for (let turns = 0; turns < 10; turns++) {
+      using failures = new Failures();
+      const group = make();
+      const error = new Error("Boom");
+      const gate = new Event();
+      const caller = spawn(() =>
+        group.apply(async () => {
+          await gate.wait();
+          throw error;
+        })
+      );
+      await settle();
+      gate.set();
+      for (let i = 0; i < turns; i++) await null;
+      await caller.kill();
+      await group.join();
+      await settle();
+      assertEquals(failures.errors, [error]);
+    }
+  });
+
   Deno.test(`${name}.applyAsync() gives a greenlet with the result, and the callback the result`, async () => {
     const group = make();
     const results: number[] = [];
