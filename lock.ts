@@ -55,6 +55,9 @@ class Acquirer<L> extends Place<Acquirer<L>, L | null> {
   }
 }
 
+/** Those who have the lock back and are to be told; `null` when nobody is being told. */
+let told: Reclaimer[] | null = null;
+
 /** The place of one who gets back the lock that a condition has taken. */
 class Reclaimer extends Acquirer<unknown> {
   readonly #reclaimed: () => void;
@@ -66,7 +69,11 @@ class Reclaimer extends Acquirer<unknown> {
 
   /** Nobody is suspended here, but in the wait for the condition. */
   override switch(): void {
-    this.#reclaimed();
+    if (told !== null) return void told.push(this);
+    // Each may give the lock to the next one: thousands would be too deep a stack.
+    told = [this];
+    for (const reclaimer of told) reclaimer.#reclaimed();
+    told = null;
   }
 }
 
@@ -605,9 +612,10 @@ class Notified extends Place<Notified, boolean> {
     }
     if (this.#reclaimer === null) this.#reclaim("thrown", error);
     else this.#outcome = { state: "thrown", value: error };
-    if (final && this.state === "waiting") {
+    const line = this.#reclaimer?.list ?? null;
+    if (final && line !== null) {
       // It can't be waited for any more, and what the body releases is not its own.
-      this.#reclaimer!.list?.remove(this.#reclaimer!);
+      line.remove(this.#reclaimer!);
       forfeitsOf(this.#lock).add(this.#flow.greenlet, this.#depth);
       this.settle("thrown", error);
     }

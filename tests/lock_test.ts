@@ -1690,6 +1690,30 @@ Deno.test("Condition.wait() begun often by one greenlet gets the lock back as of
   await often.get();
 });
 
+for (const [name, make] of Object.entries(CONDITIONS)) {
+  Deno.test(`Condition.notifyAll() of ${name} wakes a great many, who all go on waiting`, async () => {
+    const [condition, lock] = make();
+    const done: number[] = [];
+    let mayEnd = false;
+    const all = Array.from({ length: 20_000 }, (_, i) =>
+      spawn(async () => {
+        using _ = await condition.acquire();
+        await condition.waitFor(() => mayEnd);
+        done.push(i);
+      }));
+    for (const ends of [false, true]) {
+      await settle();
+      await condition.acquire();
+      condition.notifyAll();
+      mayEnd = ends;
+      condition.release();
+    }
+    await joinAll(all, { raiseError: true });
+    assertEquals(done, [...Array(20_000).keys()]);
+    assertFalse(lock.locked());
+  });
+}
+
 for (const notifiesFirst of [true, false]) {
   Deno.test(`Condition.waitFor() that goes on waiting takes nothing of what its greenlet acquires ${notifiesFirst ? "after" : "before"} the notification`, async () => {
     const lock = new RLock();
