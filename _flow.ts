@@ -512,6 +512,19 @@ export function callIn<R>(flow: Flow, run: () => R): R {
   }
 }
 
+/**
+ * Calls `run` in no flow, and so what it begins.
+ */
+export function callOutside<R>(run: () => R): R {
+  const before = called;
+  called = null;
+  try {
+    return current.run(undefined, run);
+  } finally {
+    called = before;
+  }
+}
+
 /** The flow that the running code belongs to. */
 export function currentFlow(): Flow {
   if (called !== null) return called;

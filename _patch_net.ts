@@ -6,6 +6,7 @@
 
 import { cooperativeFlow } from "./_flow.ts";
 import { operate, withSignal } from "./_operate.ts";
+import { patchNode } from "./_patch_node.ts";
 import { patchAll, type Patches } from "./_patches.ts";
 import { Bytes, Reader, Source, Sources, Taker, Writes } from "./_source.ts";
 
@@ -86,6 +87,7 @@ export function patchNet(): Disposable {
         return listener;
       });
     patches.beforehand(() => sources.stayPatched());
+    patchNode(patches);
   });
 }
 

@@ -41,10 +41,13 @@ export interface AcquireOptions {
 class Acquirer<L> extends Place<Acquirer<L>, L | null> {
   /** Whose it will be, where that matters. */
   readonly greenlet: CoreGreenlet | null;
+  /** How often that one will have to release it. */
+  readonly depth: number;
 
-  constructor(greenlet: CoreGreenlet | null = null) {
+  constructor(greenlet: CoreGreenlet | null = null, depth = 1) {
     super();
     this.greenlet = greenlet;
+    this.depth = depth;
   }
 
   protected override timedOut(): void {
@@ -52,26 +55,32 @@ class Acquirer<L> extends Place<Acquirer<L>, L | null> {
   }
 }
 
+/** Those who have the lock back and are to be told; `null` when nobody is being told. */
+let told: Reclaimer[] | null = null;
+
 /** The place of one who gets back the lock that a condition has taken. */
 class Reclaimer extends Acquirer<unknown> {
   readonly #reclaimed: () => void;
 
-  constructor(greenlet: CoreGreenlet, reclaimed: () => void) {
-    super(greenlet);
+  constructor(greenlet: CoreGreenlet, depth: number, reclaimed: () => void) {
+    super(greenlet, depth);
     this.#reclaimed = reclaimed;
   }
 
   /** Nobody is suspended here, but in the wait for the condition. */
   override switch(): void {
-    this.#reclaimed();
+    if (told !== null) return void told.push(this);
+    // Each may give the lock to the next one: thousands would be too deep a stack.
+    told = [this];
+    for (const reclaimer of told) reclaimer.#reclaimed();
+    told = null;
   }
 }
 
 // What a condition may do with its lock, and nobody else.
 let standInSemaphoreLine: (lock: Semaphore, reclaimer: Reclaimer) => void;
 let standInLine: (lock: RLock, reclaimer: Reclaimer) => void;
-let giveAway: (lock: RLock) => number;
-let setDepth: (lock: RLock, depth: number) => void;
+let giveAway: (lock: RLock, most: number) => number;
 
 /**
  * Releases that are still to come of those who wait for a condition no longer, and don't
@@ -396,6 +405,35 @@ export class DummySemaphore implements Disposable {
   [Symbol.dispose](): void {}
 }
 
+/** Those who wait for an {@linkcode RLock}, of whom several may be one greenlet's. */
+class OwnersLine extends List<Acquirer<RLock>> {
+  readonly #counts = new Map<CoreGreenlet | null, number>();
+
+  override add(acquirer: Acquirer<RLock>): void {
+    super.add(acquirer);
+    this.#count(acquirer.greenlet, 1);
+  }
+
+  override remove(acquirer: Acquirer<RLock>): void {
+    super.remove(acquirer);
+    this.#count(acquirer.greenlet, -1);
+  }
+
+  #count(greenlet: CoreGreenlet | null, change: number): void {
+    const count = (this.#counts.get(greenlet) ?? 0) + change;
+    if (count > 0) this.#counts.set(greenlet, count);
+    else this.#counts.delete(greenlet);
+  }
+
+  /** The first that is one greenlet's. */
+  firstOf(greenlet: CoreGreenlet | null): Acquirer<RLock> | null {
+    if (!this.#counts.has(greenlet)) return null;
+    let acquirer = this.first;
+    while (acquirer!.greenlet !== greenlet) acquirer = acquirer!.next;
+    return acquirer;
+  }
+}
+
 /**
  * A lock that the greenlet which holds it may acquire again; it releases it as often.
  * gevent's `RLock`.
@@ -418,20 +456,21 @@ export class DummySemaphore implements Disposable {
 export class RLock implements Disposable {
   #owner: CoreGreenlet | null = null;
   #depth = 0;
-  readonly #line: List<Acquirer<RLock>> = new List();
+  readonly #line = new OwnersLine();
   #forfeits: Forfeits | null = null;
 
   static {
     forfeitsOfRLock = (lock) => lock.#forfeits ??= new Forfeits();
-    giveAway = (lock) => {
-      const depth = lock.#depth;
-      lock.#handOver();
+    giveAway = (lock, most) => {
+      const depth = Math.min(most, lock.#depth);
+      lock.#depth -= depth;
+      if (lock.#depth === 0) lock.#handOver();
       return depth;
     };
-    setDepth = (lock, depth) => lock.#depth = depth;
     standInLine = (lock, reclaimer) => {
       if (lock.#owner === null) {
         lock.#owner = reclaimer.greenlet;
+        lock.#depth = reclaimer.depth;
         reclaimer.switch();
       } else {
         lock.#line.add(reclaimer as Acquirer<unknown> as Acquirer<RLock>);
@@ -493,10 +532,15 @@ export class RLock implements Disposable {
   }
 
   #handOver(): void {
-    const next = this.#line.shift();
+    let next = this.#line.first;
     this.#owner = next === null ? null : next.greenlet;
-    this.#depth = next === null ? 0 : 1;
-    next?.switch(this);
+    // All that it has begun: it may wait for the second before it releases the first.
+    // Who is told may give the lock away again at once, and to another.
+    for (; next !== null; next = this.#line.firstOf(this.#owner)) {
+      this.#line.remove(next);
+      this.#depth += next.depth;
+      next.switch(this);
+    }
   }
 
   /** Releases it once, at the end of a `using` block. */
@@ -511,7 +555,8 @@ class Notified extends Place<Notified, boolean> {
   readonly #lock: Lock | RLock;
   readonly #flow: Flow;
   readonly #predicate: (() => unknown) | null;
-  #depth = 0;
+  /** How often the lock is to be released when it is there again. */
+  #depth = Infinity;
   /** Whether the time is over. */
   #late = false;
   /** What comes of the wait when the lock is there; `null` until it is asked for. */
@@ -534,8 +579,10 @@ class Notified extends Place<Notified, boolean> {
 
   #giveAway(): void {
     this.#line.add(this);
-    if (this.#lock instanceof RLock) this.#depth = giveAway(this.#lock);
-    else {
+    // All of it at first, and of what the greenlet acquires meanwhile nothing.
+    if (this.#lock instanceof RLock) {
+      this.#depth = giveAway(this.#lock, this.#depth);
+    } else {
       this.#depth = 1;
       this.#lock.release();
     }
@@ -565,9 +612,10 @@ class Notified extends Place<Notified, boolean> {
     }
     if (this.#reclaimer === null) this.#reclaim("thrown", error);
     else this.#outcome = { state: "thrown", value: error };
-    if (final && this.state === "waiting") {
+    const line = this.#reclaimer?.list ?? null;
+    if (final && line !== null) {
       // It can't be waited for any more, and what the body releases is not its own.
-      this.#reclaimer!.list?.remove(this.#reclaimer!);
+      line.remove(this.#reclaimer!);
       forfeitsOf(this.#lock).add(this.#flow.greenlet, this.#depth);
       this.settle("thrown", error);
     }
@@ -578,6 +626,7 @@ class Notified extends Place<Notified, boolean> {
     this.#outcome = { state, value };
     const reclaimer = new Reclaimer(
       this.#flow.greenlet,
+      this.#depth,
       () => this.#reclaimed(),
     );
     this.#reclaimer = reclaimer;
@@ -587,7 +636,6 @@ class Notified extends Place<Notified, boolean> {
 
   #reclaimed(): void {
     this.#reclaimer = null;
-    if (this.#lock instanceof RLock) setDepth(this.#lock, this.#depth);
     const { state, value } = this.#outcome!;
     if (state === "thrown" || this.#predicate === null) {
       return this.settle(state, value);

@@ -237,9 +237,14 @@ export abstract class Members implements AsyncDisposable {
       this.#start(greenlet);
       try {
         return await greenlet.get();
-      } finally {
-        // When we don't wait for it any more, it tells of its error itself.
+      } catch (error) {
+        // When we don't wait for it any more, it tells of its error itself; or we do, if it
+        // has just failed.
         if (!greenlet.dead) flowOf(greenlet).quiet = false;
+        else if (!greenlet.successful() && greenlet.exception !== error) {
+          report(greenlet, greenlet.exception);
+        }
+        throw error;
       }
     });
   }

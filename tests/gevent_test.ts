@@ -1914,6 +1914,36 @@ Deno.test("kill() ends one of the core's that waits", async () => {
   assertEquals(log, ["finally"]);
 });
 
+Deno.test("kill() ends one of the core's from the hub: what it begins then is not the killer's", async () => {
+  using failures = new Failures();
+  const { handleError } = getHub();
+  const current: unknown[] = [];
+  getHub().handleError = (context, error) => {
+    current.push(getCurrent());
+    handleError.call(getHub(), context, error);
+  };
+  const raw = new core.Greenlet(function* () {
+    try {
+      yield* getHub().switch();
+    } finally {
+      (async () => {
+        await null;
+        current.push(getCurrent());
+      })();
+    }
+  });
+  raw.switch();
+  const wrong = new Error("wrong");
+  const killer = spawn(async () => {
+    kill(raw, wrong);
+    await idle();
+  });
+  await killer.join();
+  await settle();
+  assertEquals(failures.errors, [wrong]);
+  assertEquals(current, [getHub(), getHub()]);
+});
+
 Deno.test("kill() and killAll() refuse what is no greenlet, and the hub", () => {
   for (const wrong of [undefined, null, 5, {}]) {
     const message = `received ${wrong}`;

@@ -466,9 +466,11 @@ Deno.test("Wait is a native promise", async () => {
   assertStrictEquals(Promise.resolve(wait), wait);
   assertEquals(await wait.then(() => 1), 1);
   assertEquals(await Promise.all([sleep(1), sleep(0)]), [undefined, undefined]);
-  const race = [sleep(50), sleep(1).then(() => "quick")];
+  const waiter = new Waiter<string>();
+  const race = [waiter.get(), sleep(1).then(() => "quick")];
   assertEquals(await Promise.race(race), "quick");
-  await Promise.all(race);
+  waiter.switch("slow");
+  assertEquals(await Promise.all(race), ["slow", "quick"]);
 });
 
 Deno.test("Wait has begun when the call returns, waited on or not", async () => {

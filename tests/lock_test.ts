@@ -13,6 +13,7 @@ import {
   BoundedSemaphore,
   Condition,
   DummySemaphore,
+  Event,
   getCurrent,
   getHub,
   type Greenlet,
@@ -871,6 +872,143 @@ Deno.test("RLock is released as often as it was acquired", async () => {
   assertThrows(() => lock.release(), RangeError, "nobody does");
 });
 
+testBoth(
+  "RLock.acquire() begun twice by one greenlet in line is granted twice, when it is its turn",
+  {
+    async async(lock: RLock, log: string[]) {
+      const waits = [lock.acquire(), lock.acquire(), lock.acquire()];
+      assertEquals(await Promise.all(waits), [lock, lock, lock]);
+      log.push("has it three times");
+      for (let i = 0; i < 3; i++) {
+        await sleep();
+        assert(lock.owned);
+        lock.release();
+      }
+      log.push("has released it three times");
+    },
+    *generator(lock: RLock, log: string[]) {
+      const waits = [lock.acquire(), lock.acquire(), lock.acquire()];
+      for (const wait of waits.reverse()) {
+        assertStrictEquals(yield* wait, lock);
+      }
+      log.push("has it three times");
+      for (let i = 0; i < 3; i++) {
+        yield* sleep();
+        assert(lock.owned);
+        lock.release();
+      }
+      log.push("has released it three times");
+    },
+  },
+  async (body) => {
+    const lock = new RLock();
+    const log: string[] = [];
+    const other = async (name: string) => {
+      using _ = await lock.acquire();
+      log.push(name);
+    };
+    const release = await hold(lock);
+    const greenlets = [
+      spawn(other, "first"),
+      spawn(body, lock, log),
+      spawn(other, "last"),
+    ];
+    await settle();
+    assertEquals(log, []);
+    await release();
+    await joinAll(greenlets, { raiseError: true });
+    assertEquals(log, [
+      "first",
+      "has it three times",
+      "has released it three times",
+      "last",
+    ]);
+    assertFalse(lock.locked());
+  },
+);
+
+Deno.test("RLock.acquire() begun twice by one greenlet is granted once, if the other is over", async () => {
+  const lock = new RLock();
+  const release = await hold(lock);
+  const log: unknown[] = [];
+  const twice = spawn(async () => {
+    const late = lock.acquire({ timeout: 1 });
+    const wait = lock.acquire();
+    const limited = withTimeout(1, () => lock.acquire(), { value: "late" });
+    log.push(await late, await limited);
+    await wait;
+    log.push("has it");
+    lock.release();
+    assertThrows(() => lock.release(), RangeError);
+  });
+  await sleep(5);
+  assertEquals(log, [null, "late"]);
+  await release();
+  await twice.get();
+  assertEquals(log, [null, "late", "has it"]);
+  assertFalse(lock.locked());
+});
+
+Deno.test("RLock.acquire() begun twice does not overtake with the second, when the first is over", async () => {
+  const lock = new RLock();
+  const release = await hold(lock);
+  const log: string[] = [];
+  const twice = spawn(async () => {
+    const late = lock.acquire({ timeout: 1 });
+    await sleep();
+    const wait = lock.acquire();
+    assertEquals(await late, null);
+    await wait;
+    log.push("second");
+    lock.release();
+  });
+  const other = spawn(async () => {
+    using _ = await lock.acquire();
+    log.push("other");
+  });
+  await sleep(5);
+  await release();
+  await joinAll([twice, other], { raiseError: true });
+  assertEquals(log, ["other", "second"]);
+});
+
+Deno.test("RLock.acquire() begun twice by a greenlet that is killed leaves the line to the others", async () => {
+  const lock = new RLock();
+  const release = await hold(lock);
+  const twice = spawn(() => Promise.all([lock.acquire(), lock.acquire()]));
+  const other = spawn(async () => {
+    using _ = await lock.acquire();
+    return lock.owned;
+  });
+  await settle();
+  await twice.kill();
+  await release();
+  assertEquals(await other.get(), true);
+  assertFalse(lock.locked());
+});
+
+Deno.test("RLock.acquire() begun often by many greenlets is granted to one after the other", async () => {
+  const lock = new RLock();
+  let holder: unknown = null;
+  const greenlets = Array.from({ length: 50 }, (_, i) =>
+    spawn(async () => {
+      for (let round = 0; round < 5; round++) {
+        const count = 1 + (i + round) % 4;
+        await Promise.all(
+          Array.from({ length: count }, () => lock.acquire()),
+        );
+        assert(holder === null);
+        holder = getCurrent();
+        if (i % 3 === 0) await sleep();
+        assertStrictEquals(holder, getCurrent());
+        holder = null;
+        for (let k = 0; k < count; k++) lock.release();
+      }
+    }));
+  await joinAll(greenlets, { raiseError: true });
+  assertFalse(lock.locked());
+});
+
 Deno.test("RLock.release() is refused to all but its owner", async () => {
   const lock = new RLock();
   assertThrows(() => lock.release(), RangeError, "nobody does");
@@ -1527,6 +1665,94 @@ testBoth(
     assertFalse(lock.locked());
   },
 );
+
+Deno.test("Condition.wait() begun often by one greenlet gets the lock back as often, when all are notified", async () => {
+  const lock = new RLock();
+  const condition = new Condition(lock);
+  const often = spawn(async () => {
+    const waits: Wait<boolean>[] = [];
+    for (const depth of [1, 2, 1]) {
+      for (let i = 0; i < depth; i++) await lock.acquire();
+      waits.push(condition.wait());
+      assertFalse(lock.locked());
+    }
+    assertEquals(await Promise.all(waits), [true, true, true]);
+    for (let i = 0; i < 4; i++) {
+      assert(lock.owned);
+      lock.release();
+    }
+    assertFalse(lock.locked());
+  });
+  await settle();
+  await condition.acquire();
+  condition.notifyAll();
+  condition.release();
+  await often.get();
+});
+
+for (const [name, make] of Object.entries(CONDITIONS)) {
+  Deno.test(`Condition.notifyAll() of ${name} wakes a great many, who all go on waiting`, async () => {
+    const [condition, lock] = make();
+    const done: number[] = [];
+    let mayEnd = false;
+    const all = Array.from({ length: 20_000 }, (_, i) =>
+      spawn(async () => {
+        using _ = await condition.acquire();
+        await condition.waitFor(() => mayEnd);
+        done.push(i);
+      }));
+    for (const ends of [false, true]) {
+      await settle();
+      await condition.acquire();
+      condition.notifyAll();
+      mayEnd = ends;
+      condition.release();
+    }
+    await joinAll(all, { raiseError: true });
+    assertEquals(done, [...Array(20_000).keys()]);
+    assertFalse(lock.locked());
+  });
+}
+
+for (const notifiesFirst of [true, false]) {
+  Deno.test(`Condition.waitFor() that goes on waiting takes nothing of what its greenlet acquires ${notifiesFirst ? "after" : "before"} the notification`, async () => {
+    const lock = new RLock();
+    const condition = new Condition(lock);
+    const go = new Event();
+    const log: string[] = [];
+    let there = false;
+    const waiting = spawn(async () => {
+      await condition.acquire();
+      const wait = condition.waitFor(() => there);
+      await go.wait();
+      await lock.acquire();
+      await sleep();
+      assert(lock.owned);
+      log.push("has it meanwhile");
+      lock.release();
+      assertFalse(lock.owned);
+      await wait;
+      assert(lock.owned);
+      lock.release();
+    });
+    await settle();
+    await condition.acquire();
+    const notifyInVain = () => condition.notifyAll();
+    if (notifiesFirst) notifyInVain();
+    go.set();
+    await settle();
+    if (!notifiesFirst) notifyInVain();
+    condition.release();
+    await settle();
+    assertEquals(log, ["has it meanwhile"]);
+    await condition.acquire();
+    there = true;
+    condition.notifyAll();
+    condition.release();
+    await waiting.get();
+    assertFalse(lock.locked());
+  });
+}
 
 Deno.test("Condition.wait() waits in main", async () => {
   const condition = new Condition();

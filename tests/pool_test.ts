@@ -458,18 +458,42 @@ for (const [name, make] of mappers) {
     using failures = new Failures();
     const group = make();
     const error = new Error("Boom");
+    const gate = new Event();
     const caller = spawn(() =>
       group.apply(async () => {
-        await sleep(5);
+        await gate.wait();
         throw error;
       })
     );
-    await sleep(1);
+    await settle();
     await caller.kill();
     assertEquals(group.size, 1);
+    gate.set();
     assertEquals(await group.join(), true);
     await settle();
     assertEquals(failures.errors, [error]);
+  });
+
+  Deno.test(`${name}.apply() that is interrupted as its greenlet fails tells of that once`, async () => {
+    for (let turns = 0; turns < 10; turns++) {
+      using failures = new Failures();
+      const group = make();
+      const error = new Error("Boom");
+      const gate = new Event();
+      const caller = spawn(() =>
+        group.apply(async () => {
+          await gate.wait();
+          throw error;
+        })
+      );
+      await settle();
+      gate.set();
+      for (let i = 0; i < turns; i++) await null;
+      await caller.kill();
+      await group.join();
+      await settle();
+      assertEquals(failures.errors, [error]);
+    }
   });
 
   Deno.test(`${name}.applyAsync() gives a greenlet with the result, and the callback the result`, async () => {
