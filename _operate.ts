@@ -102,6 +102,22 @@ export function cooperateBySignal<T, F extends Asking<T>>(
   } as F;
 }
 
+/**
+ * The cooperative form of a function that gives something back, and then waits until it is
+ * gone: it is given back whatever is due.
+ *
+ * @param original The function.
+ */
+export function cooperateRelease<F extends Asking<unknown>>(original: F): F {
+  return function (this: unknown) {
+    const promise = Reflect.apply(original, this, arguments as never);
+    const flow = cooperativeFlow();
+    if (flow === null) return promise;
+    promise.catch(ignore);
+    return flow.checkpoint() ?? operate(flow, promise);
+  } as F;
+}
+
 /** Options, with a signal that cancels as well as the caller's own. */
 export function withSignal(options: unknown, ours: AbortSignal): unknown {
   if (typeof options !== "object" || options === null) return options;
