@@ -36,13 +36,18 @@ import { patchFetch } from "./_patch_fetch.ts";
 import { patchFs } from "./_patch_fs.ts";
 import { patchHttp } from "./_patch_http.ts";
 import { patchNet } from "./_patch_net.ts";
-import { patchProcess } from "./_patch_process.ts";
+import {
+  askForProcess,
+  patchProcess,
+  type ProcessOptions,
+} from "./_patch_process.ts";
 import { patchStreams } from "./_patch_streams.ts";
 import { patchTimers } from "./_patch_timers.ts";
 import { patchTls } from "./_patch_tls.ts";
 import { patchWebsocket } from "./_patch_websocket.ts";
 
 export { getOriginal, patchItem, patchModule } from "./_items.ts";
+export type { ProcessOptions } from "./_patch_process.ts";
 
 /**
  * A part of what {@linkcode patch} replaces.
@@ -63,8 +68,13 @@ export type Part =
   | "http"
   | "websocket";
 
-/** Options of {@linkcode patch}: a part that is `false` is left as it is. */
-export type PatchOptions = { [P in Part]?: boolean };
+/**
+ * Options of {@linkcode patch}: a part that is `false` is left as it is. The part
+ * `process` has options of its own.
+ */
+export type PatchOptions =
+  & { [P in Exclude<Part, "process">]?: boolean }
+  & { process?: boolean | ProcessOptions };
 
 const parts: Record<Part, () => Disposable> = {
   timers: patchTimers,
@@ -89,11 +99,12 @@ const patched = new Map<
  * Replaces the runtime's waiting functions with cooperative ones. gevent's `patch_all`.
  *
  * To patch twice is to patch once: a part is restored when all have been disposed of that
- * asked for it. Operations that are pending then go on.
+ * asked for it. Operations that are pending then go on. Of a part's own options the last
+ * hold that are in force.
  *
- * @param options Which parts to leave out.
+ * @param options Which parts to leave out, and options of parts.
  * @returns What restores the originals, when it is disposed of.
- * @throws {TypeError} If there is no such part.
+ * @throws {TypeError} If there is no such part or option.
  *
  * @example Usage
  * ```ts
@@ -110,11 +121,38 @@ const patched = new Map<
  */
 export function patch(options: PatchOptions = {}): Disposable {
   for (const name of Object.keys(options)) checkPart(name, "patch");
+  checkProcess(options.process);
   using stack = new DisposableStack();
   for (const part of Object.keys(parts) as Part[]) {
     if (options[part] ?? true) stack.use(patchPart(part));
   }
+  if (typeof options.process === "object") {
+    stack.use(askForProcess(options.process));
+  }
   return stack.move();
+}
+
+function checkProcess(options: boolean | ProcessOptions | undefined): void {
+  if (typeof options === "boolean" || options === undefined) return;
+  if (typeof options !== "object" || options === null) {
+    throw new TypeError(
+      `Cannot patch as 'process' must be a boolean or options: received ${options}`,
+    );
+  }
+  for (const [name, value] of Object.entries(options)) {
+    if (name !== "killChildren") {
+      throw new TypeError(
+        `Cannot patch as the option of 'process' must be killChildren: received ${
+          JSON.stringify(name)
+        }`,
+      );
+    }
+    if (typeof value !== "boolean" && value !== undefined) {
+      throw new TypeError(
+        `Cannot patch as 'killChildren' must be a boolean: received ${value}`,
+      );
+    }
+  }
 }
 
 function patchPart(part: Part): Disposable {
