@@ -1,12 +1,201 @@
 /**
- * The part `fetch` of `patch()`: `fetch` and the bodies of requests and responses.
+ * The part `fetch` of `patch()`: `fetch`, and the bodies of requests, responses and blobs.
+ *
+ * The runtime collects a body by functions of its own, which can be ended only by the
+ * signal of the `fetch` that the body comes by: so we keep that with the response. Where
+ * there is none, as with a clone or with what a server receives, the runtime collects what
+ * we pass on to it, chunk by chunk.
  *
  * @module
  */
 
+import { cooperativeFlow } from "./_flow.ts";
+import { getOriginal } from "./_items.ts";
+import { cooperate, operate } from "./_operate.ts";
 import { patchAll } from "./_patches.ts";
 
-/** Patches `fetch` and the bodies of requests and responses; disposing of what it returns restores the originals. */
-export function patchFetch(): Disposable {
-  return patchAll((_patches) => {});
+type Fetch = (this: unknown, ...args: unknown[]) => Promise<Response>;
+type Read = (this: Request | Response) => Promise<unknown>;
+type ReadBlob = (this: Blob) => Promise<unknown>;
+
+/** What reads a body to its end. */
+const READERS = [
+  "arrayBuffer",
+  "blob",
+  "bytes",
+  "formData",
+  "json",
+  "text",
+] as const;
+
+/** What a response came by that was fetched in a greenlet. */
+interface Connection {
+  /** Of the request, and then of the body. */
+  readonly abort: AbortController;
+  /** The body as it came: a response that was cloned has another one. */
+  readonly body: ReadableStream;
 }
+
+const connections = new WeakMap<object, Connection>();
+
+/** Patches `fetch` and bodies; disposing of what it returns restores the originals. */
+export function patchFetch(): Disposable {
+  return patchAll((patches) => {
+    patches.put<Fetch>(globalThis, "fetch", cooperativeFetch);
+    for (const name of READERS) {
+      const package_: Read = getOriginal(Response.prototype, name);
+      for (const { prototype } of [Request, Response]) {
+        patches.put<Read>(
+          prototype,
+          name,
+          (read) => cooperativeRead(read, prototype, package_),
+        );
+      }
+    }
+    // They are in memory, and yet a loop of nothing else must not be deaf to a kill.
+    for (const name of ["arrayBuffer", "bytes", "text"]) {
+      patches.put<ReadBlob>(Blob.prototype, name, (read) => cooperate(read));
+    }
+  });
+}
+
+function cooperativeFetch(original: Fetch): Fetch {
+  return function (...args) {
+    const flow = cooperativeFlow();
+    if (flow === null) return Reflect.apply(original, this, args);
+    const due = flow.checkpoint();
+    if (due !== null) return due;
+    const abort = new AbortController();
+    const promise = Reflect.apply(
+      original,
+      this,
+      withSignal(args, abort.signal),
+    );
+    promise.then((response) => {
+      const { body } = response;
+      if (body !== null) connections.set(response, { abort, body });
+    }, ignore);
+    return operate(
+      flow,
+      promise,
+      (error) => abort.abort(error),
+      ({ body }) => {
+        if (body !== null) cancel(body, undefined);
+      },
+    );
+  };
+}
+
+/** The arguments of `fetch`, with a signal that aborts as well as the caller's own. */
+function withSignal(args: unknown[], ours: AbortSignal): unknown[] {
+  const [input, init] = args;
+  const options = init ?? {};
+  const isOdd = typeof options !== "object" && typeof options !== "function";
+  // For the runtime to complain of.
+  if (args.length === 0 || isOdd) return args;
+  // The options may be of any class, another request among them: they are read by the
+  // runtime, one by one, and what they throw then is its business.
+  const get = (_: unknown, name: PropertyKey): unknown => {
+    const value = Reflect.get(options, name);
+    return name === "signal" ? either(value, input, ours) : value;
+  };
+  return [input, new Proxy({}, { get })];
+}
+
+function either(theirs: unknown, input: unknown, ours: AbortSignal): unknown {
+  if (theirs === undefined && input instanceof Request) theirs = input.signal;
+  if (theirs === undefined || theirs === null) return ours;
+  // What is no signal the runtime complains of.
+  return theirs instanceof AbortSignal
+    ? AbortSignal.any([theirs, ours])
+    : theirs;
+}
+
+function cooperativeRead(
+  original: Read,
+  prototype: Request | Response,
+  packageBody: Read,
+): Read {
+  return function () {
+    const flow = cooperativeFlow();
+    if (flow === null) return Reflect.apply(original, this, []);
+    const due = flow.checkpoint();
+    const body = unreadBody(prototype, this);
+    if (due !== null) {
+      // Whoever is killed before it can read leaves no connection behind either.
+      if (body !== null) due.catch((error) => cancel(body, error));
+      return due;
+    }
+    if (body === null) return Reflect.apply(original, this, []);
+    if (connections.get(this)?.body === body) {
+      // The response has to stay alive: the runtime keeps the request's own signal by it.
+      return operate(
+        flow,
+        original.call(this),
+        (error) => connections.get(this)!.abort.abort(error),
+      );
+    }
+    const headers = Reflect.get(prototype, "headers", this) as Headers;
+    const type = headers.get("content-type");
+    const relay = new Relay(body);
+    const passedOn = new Response(
+      // It takes nothing before it is asked.
+      new ReadableStream(relay, { highWaterMark: 0 }),
+      { headers: type === null ? {} : { "content-type": type } },
+    );
+    return operate(
+      flow,
+      packageBody.call(passedOn),
+      (error) => relay.end(error),
+    );
+  };
+}
+
+/** A body that has to be waited for; `null` if there is none, or none to be had. */
+function unreadBody(prototype: object, of: object): ReadableStream | null {
+  try {
+    const body: ReadableStream | null = Reflect.get(prototype, "body", of);
+    const isGone = body === null || body.locked ||
+      Reflect.get(prototype, "bodyUsed", of);
+    return isGone ? null : body;
+  } catch {
+    // For the runtime to complain of.
+    return null;
+  }
+}
+
+/** Passes on what a body brings, as the source of a stream that we can end. */
+class Relay implements UnderlyingDefaultSource {
+  readonly #reader: ReadableStreamDefaultReader;
+  readonly #read: ReadableStreamDefaultReader["read"];
+  #controller!: ReadableStreamDefaultController;
+
+  constructor(body: ReadableStream) {
+    this.#reader = new ReadableStreamDefaultReader(body);
+    this.#read = getOriginal(this.#reader, "read");
+  }
+
+  start(controller: ReadableStreamDefaultController): void {
+    this.#controller = controller;
+  }
+
+  async pull(controller: ReadableStreamDefaultController): Promise<void> {
+    const { done, value } = await this.#read.call(this.#reader);
+    if (done) controller.close();
+    else controller.enqueue(value);
+  }
+
+  end(error: unknown): void {
+    this.#controller.error(error);
+    cancel(this.#reader, error);
+  }
+}
+
+function cancel(
+  body: ReadableStream | ReadableStreamDefaultReader,
+  error: unknown,
+): void {
+  getOriginal(body, "cancel").call(body, error).catch(ignore);
+}
+
+function ignore(): void {}
