@@ -1,12 +1,218 @@
 /**
  * The part `http` of `patch()`: `Deno.serve`.
  *
+ * Each request is handled in a greenlet of its own, that is named after it and killed when
+ * the client goes away. It begins at once, as the runtime's handlers do, and what it gives
+ * or throws is the server's. It is nobody's child: to kill who has called `Deno.serve`
+ * does not stop the server.
+ *
  * @module
  */
 
+import { current, flowOf } from "./_flow.ts";
+import { disguise } from "./_items.ts";
+import { cooperateKept, cooperateRelease } from "./_operate.ts";
 import { patchAll } from "./_patches.ts";
+import { Greenlet } from "./gevent.ts";
+import { GreenletExit } from "./greenlet.ts";
+
+type Handler = (
+  request: Request,
+  info: Deno.ServeHandlerInfo,
+) => Response | Promise<Response>;
+type Serve = (
+  this: unknown,
+  options: unknown,
+  handler?: unknown,
+) => Deno.HttpServer;
+type Upgrade = (this: unknown, request: Request, options?: unknown) => unknown;
+
+/**
+ * How many microtasks a handler may take before its client is watched. To ask for
+ * `request.signal` doubles what a small request costs, and by then most handlers have
+ * ended that wait for nothing. But not until the event loop has turned: over HTTP/2 who
+ * asks after the client has gone is not told.
+ */
+const MICROTASKS = 10;
+
+/** Requests that became websockets: their signals tell nothing of the client. */
+const upgraded = new WeakSet<Request>();
 
 /** Patches `Deno.serve`; disposing of what it returns restores the originals. */
 export function patchHttp(): Disposable {
-  return patchAll((_patches) => {});
+  return patchAll((patches) => {
+    patches.put<Serve>(Deno, "serve", (serve) =>
+      function (options, handler) {
+        const args = withGreenlets(options, handler) ?? arguments;
+        return cooperativeServer(Reflect.apply(serve, this, args));
+      });
+    patches.put<Upgrade>(
+      Deno,
+      "upgradeWebSocket",
+      (upgrade) =>
+        function (request) {
+          // Beforehand, as the signal is aborted meanwhile.
+          if (request instanceof Request) upgraded.add(request);
+          try {
+            return Reflect.apply(upgrade, this, arguments);
+          } catch (error) {
+            upgraded.delete(request);
+            throw error;
+          }
+        },
+    );
+    patches.beforehand(() => silence.end());
+  });
+}
+
+/** The arguments of `Deno.serve` with a handler of ours, if there is a handler. */
+function withGreenlets(
+  options: unknown,
+  handler: unknown,
+): [unknown, Handler?] | null {
+  if (typeof options === "function") return [inGreenlets(options as Handler)];
+  const given = typeof handler === "function"
+    ? handler
+    : (options as { handler?: unknown } | null | undefined)?.handler;
+  return typeof given === "function"
+    ? [options, inGreenlets(given as Handler)]
+    : null;
+}
+
+/**
+ * The handler that runs a handler in greenlets. It takes the request even where that does
+ * not: by nothing else can the client be watched, and to the runtime it is a microsecond.
+ */
+function inGreenlets(handler: Handler): Handler {
+  return (request, info) => {
+    const greenlet = new Greenlet<Response>(handler, request, info);
+    greenlet.name = nameOf(request);
+    const flow = flowOf(greenlet);
+    // It is the server that tells of its error.
+    flow.quiet = true;
+    current.run(flow, begin, greenlet);
+    return greenlet.dead
+      ? responseOf(greenlet)
+      : responseInTheEnd(greenlet, request);
+  };
+}
+
+function begin(greenlet: Greenlet): void {
+  greenlet.switch(...greenlet.args);
+}
+
+/** The method and the path, without what is asked for. */
+function nameOf({ method, url }: Request): string {
+  const host = url.indexOf("://") + 3;
+  // There is none in that of CONNECT.
+  const start = Math.max(url.indexOf("/", host), host);
+  const end = url.indexOf("?", start);
+  return `${method} ${url.slice(start, end < 0 ? undefined : end)}`;
+}
+
+/** What a handler has come to that has ended. */
+function responseOf(greenlet: Greenlet<Response>): Response {
+  if (!greenlet.successful()) throw greenlet.exception;
+  const { value } = greenlet;
+  // It was killed, and there is no answer.
+  if (value as unknown instanceof GreenletExit) throw value;
+  return value!;
+}
+
+async function responseInTheEnd(
+  greenlet: Greenlet<Response>,
+  request: Request,
+): Promise<Response> {
+  for (let i = 0; i < MICROTASKS; i++) {
+    await null;
+    if (greenlet.dead) return responseOf(greenlet);
+  }
+  using watch = new Watch(greenlet, request);
+  await new Promise<void>((resolve) => greenlet.rawlink(() => resolve()));
+  // Nobody sees it: to throw would have the server print an error for each client that
+  // does not wait.
+  if (watch.hasKilled) return new Response(null, { status: 499 });
+  return responseOf(greenlet);
+}
+
+/** Kills the greenlet of a request when the client goes away. */
+class Watch implements Disposable {
+  readonly #greenlet: Greenlet<Response>;
+  readonly #request: Request;
+  /** What it was killed by. */
+  #exit: GreenletExit | null = null;
+  readonly #gone = () => this.#kill();
+
+  constructor(greenlet: Greenlet<Response>, request: Request) {
+    this.#greenlet = greenlet;
+    this.#request = request;
+    if (upgraded.has(request)) return;
+    silence.begin();
+    request.signal.addEventListener("abort", this.#gone);
+    if (request.signal.aborted) this.#kill();
+  }
+
+  #kill(): void {
+    if (upgraded.has(this.#request)) return;
+    this.#exit = new GreenletExit("The client has gone away");
+    this.#greenlet.kill(this.#exit, { block: false });
+  }
+
+  /** Whether it is for this that the greenlet has ended. */
+  get hasKilled(): boolean {
+    return this.#exit !== null &&
+      this.#greenlet.value as unknown === this.#exit;
+  }
+
+  [Symbol.dispose](): void {
+    // Unless told otherwise, the runtime aborts it after a response as well.
+    if (upgraded.has(this.#request)) return;
+    this.#request.signal.removeEventListener("abort", this.#gone);
+  }
+}
+
+const WARNING = "Deno.serve: request.signal aborts on successful responses";
+
+/**
+ * Stops the runtime's warning of what a request's signal does, which it prints once when
+ * somebody has asked for one: as it is we who do, it is not for the user.
+ */
+class Silence {
+  /** What prints warnings, while we are in between. */
+  #warn: typeof console.warn | null = null;
+  #isOver = false;
+  readonly #filter = (...args: unknown[]): void => {
+    const isIt = !this.#isOver && String(args[0]).startsWith(WARNING);
+    if (!isIt) return this.#warn!.apply(console, args);
+    this.#isOver = true;
+    this.end();
+  };
+
+  begin(): void {
+    if (this.#isOver || this.#warn !== null) return;
+    this.#warn = console.warn;
+    console.warn = disguise(this.#filter, this.#warn);
+  }
+
+  end(): void {
+    // Somebody else may be in between by now, and calls us.
+    if (console.warn !== this.#filter) return;
+    console.warn = this.#warn!;
+    this.#warn = null;
+  }
+}
+
+const silence = new Silence();
+
+/** A server whose methods are cooperative: they are its own, and no prototype's. */
+function cooperativeServer(server: Deno.HttpServer): Deno.HttpServer {
+  const { finished, shutdown } = server;
+  const get = cooperateKept(() => finished);
+  Object.defineProperty(server, "finished", {
+    get,
+    enumerable: true,
+    configurable: true,
+  });
+  server.shutdown = disguise(cooperateRelease(shutdown), shutdown);
+  return server;
 }
