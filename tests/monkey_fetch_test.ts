@@ -401,6 +401,21 @@ for (const reader of READERS) {
   });
 }
 
+test("Request.json() of a body that is there as a whole costs a greenlet nothing", async () => {
+  using _ = patch();
+  const make = (body: BodyInit) =>
+    new Request("http://a/", { method: "POST", body });
+  await spawn(async () => {
+    // The runtime's own promise, where a wait has an iterator.
+    const whole = make("[1]").json();
+    assertFalse(Symbol.iterator in whole);
+    assertEquals(await whole, [1]);
+    const coming = make(pieces(encoder.encode("[2]"))).json();
+    assert(Symbol.iterator in coming);
+    assertEquals(await coming, [2]);
+  }).get();
+});
+
 test("Request.text() of a response, and the other way round, is refused as before", async () => {
   const calls = [
     () => Request.prototype.text.call(new Response("text") as never),
