@@ -21,6 +21,7 @@ const EXAMPLES = [
   ["producer_consumer", "none"],
   ["crawler", "crawler"],
   ["bounded_crawl", "local-net"],
+  ["fetch_client", "local-net"],
   ["tcp_500_clients", "local-net"],
 ] as const;
 

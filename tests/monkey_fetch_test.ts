@@ -401,6 +401,21 @@ for (const reader of READERS) {
   });
 }
 
+test("Request.json() of a body that is there as a whole costs a greenlet nothing", async () => {
+  using _ = patch();
+  const make = (body: BodyInit) =>
+    new Request("http://a/", { method: "POST", body });
+  await spawn(async () => {
+    // The runtime's own promise, where a wait has an iterator.
+    const whole = make("[1]").json();
+    assertFalse(Symbol.iterator in whole);
+    assertEquals(await whole, [1]);
+    const coming = make(pieces(encoder.encode("[2]"))).json();
+    assert(Symbol.iterator in coming);
+    assertEquals(await coming, [2]);
+  }).get();
+});
+
 test("Request.text() of a response, and the other way round, is refused as before", async () => {
   const calls = [
     () => Request.prototype.text.call(new Response("text") as never),
@@ -592,7 +607,10 @@ for (const reader of READERS) {
       const reasons: unknown[] = [];
       const body = new ReadableStream({
         start: (controller) => controller.enqueue(new Uint8Array(1)),
-        cancel: (reason) => void reasons.push(reason),
+        cancel(reason) {
+          reasons.push(reason);
+          throw new Error("nobody's business");
+        },
       });
       const it = make(body);
       const error = await killed(() => it[reader](), () => tick(2));
@@ -706,13 +724,36 @@ test("Body.text() that an interrupt comes before gives the connection back", asy
     const call = await site.next();
     await call.send(head(4) + "te");
     while (response === undefined) await tick(1);
-    const killing = greenlet.kill();
+    const killing = greenlet.kill(undefined, { grace: LONG });
     held.resolve();
     await killing;
     assertStrictEquals(text, greenlet.value);
     assertInstanceOf(text, GreenletExit);
     await call.gone();
   }
+});
+
+test("fetch() that an interrupt comes before asks nobody", async () => {
+  using _ = patch();
+  let asked = 0;
+  await using server = Deno.serve(
+    { hostname: "127.0.0.1", port: 0, onListen() {} },
+    () => new Response(String(++asked)),
+  );
+  const url = `http://127.0.0.1:${server.addr.port}/`;
+  const held = Promise.withResolvers<void>();
+  let thrown: unknown;
+  const greenlet = spawn(async () => {
+    await held.promise;
+    await fetch(url).catch((error) => thrown = error);
+    return await (await fetch(url)).text();
+  });
+  await sleep(1);
+  const error = new Error("the interrupt");
+  greenlet.throw(error);
+  held.resolve();
+  assertEquals(await greenlet.get(), "1");
+  assertStrictEquals(thrown, error);
 });
 
 test("Body.text() that an interrupt comes before leaves alone what another one reads", async () => {
@@ -796,6 +837,18 @@ for (const [name, ask] of Object.entries(tellings)) {
     );
   });
 }
+
+test("fetch() in a greenlet can be told to obey nobody's signal, and is killed all the same", async () => {
+  using _ = patch();
+  using site = new Site();
+  const signal = AbortSignal.abort();
+  let call: Call;
+  await killed(
+    () => fetch(new Request(site.url, { signal }), { signal: null }),
+    async () => call = await site.next(),
+  );
+  await call!.gone();
+});
 
 test("fetch() in a greenlet takes the greenlet's own signal", async () => {
   using _ = patch();
