@@ -20,7 +20,7 @@ import {
   type Timer,
   type TimerTarget,
 } from "./_timers.ts";
-import { serveTasks, type Sleeper, wake } from "./_wakeups.ts";
+import { mayGoOn, serveTasks, type Sleeper, wake } from "./_wakeups.ts";
 import { type Context, makeContext } from "./_context.ts";
 import type { Hub } from "./hub.ts";
 
@@ -501,25 +501,17 @@ export function cooperativeFlow(): Flow | null {
 /** The flow of a function that a body has called, in no greenlet of its own. */
 let called: Flow | null = null;
 
+/** Calls `run` as nobody's part: no interrupt reaches what it and its `await`s wait for. */
+export function callApart<R>(run: () => R): R {
+  return currentFlow() === mainFlow ? run() : callIn(mainFlow, run);
+}
+
 /** Calls `run` as a part of `flow`, which is not that of whoever runs. */
 export function callIn<R>(flow: Flow, run: () => R): R {
   const before = called;
   called = flow;
   try {
     return current.run(flow, run);
-  } finally {
-    called = before;
-  }
-}
-
-/**
- * Calls `run` in no flow, and so what it begins.
- */
-export function callOutside<R>(run: () => R): R {
-  const before = called;
-  called = null;
-  try {
-    return current.run(undefined, run);
   } finally {
     called = before;
   }
@@ -563,13 +555,13 @@ const WAITING = Symbol("waiting");
 
 /** Where the iterator of a wait comes from. */
 interface Delegable {
-  delegate(): Iterator<unknown, unknown, unknown>;
+  delegate(wait: OwnWait): Iterator<unknown, unknown, unknown>;
 }
 
 type OwnWait = Wait<unknown> & { [WAITING]: Delegable };
 
 function iterateWait(this: OwnWait): Iterator<unknown, unknown, unknown> {
-  return this[WAITING].delegate();
+  return this[WAITING].delegate(this);
 }
 
 let resolveLast: (value: unknown) => void;
@@ -766,6 +758,47 @@ export class Suspension<T> extends Pending implements Sleeper, TimerTarget {
   }
 }
 
+/** The wait of those whose promise tells its value soon enough by itself. */
+const TAKEN: Delegable = {
+  delegate(wait) {
+    const suspension = new Suspension<unknown>();
+    wait.then(
+      (value) => suspension.switch(value),
+      (error) => suspension.throw(error),
+    );
+    return suspension.suspend(null)[Symbol.iterator]();
+  },
+};
+
+/** What was taken, to be told when the event loop has turned: its promise tells it now. */
+class Taken<T> extends Suspension<T> {
+  constructor(promise: Promise<T>) {
+    super();
+    this.state = "given";
+    promise.then(
+      (value) => {
+        this.value = value;
+      },
+      (error) => {
+        this.state = "thrown";
+        this.value = error;
+      },
+    );
+  }
+}
+
+/**
+ * The wait for a promise of the runtime that is settled already: nothing interrupts it, as
+ * what it gives would be lost.
+ */
+export function takenWait<T>(promise: Promise<T>): Wait<T> {
+  if (!mayGoOn()) return new Taken(promise).suspend(null);
+  const wait = promise as Promise<unknown> as OwnWait;
+  wait[WAITING] = TAKEN;
+  wait[Symbol.iterator] = iterateWait;
+  return wait as Wait<unknown> as Wait<T>;
+}
+
 /** Whether it is a wait of this flow, or one that is over with a value. */
 export function isWaitIn<T>(
   flow: Flow,
@@ -773,8 +806,8 @@ export function isWaitIn<T>(
 ): promise is Wait<T> & PromiseLike<T> {
   const waiting = promise instanceof Promise && WAITING in promise &&
     promise[WAITING];
-  return waiting instanceof Suspension &&
-    (waiting.flow === flow || waiting.state === "given");
+  return waiting === TAKEN || waiting instanceof Suspension &&
+      (waiting.flow === flow || waiting.state === "given");
 }
 
 /**

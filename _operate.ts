@@ -5,6 +5,7 @@
  */
 
 import {
+  callApart,
   cooperativeFlow,
   currentFlow,
   type Flow,
@@ -98,7 +99,9 @@ export function cooperateBySignal<T, F extends Asking<T>>(
     const abort = new AbortController();
     args[at] = withSignal(args[at] ?? {}, abort.signal);
     const promise = Reflect.apply(original, this, args as never);
-    return operate(flow, promise, (error) => abort.abort(error), discard);
+    // What listens to the signal is no part of whoever interrupts.
+    const cancel = (error: unknown) => callApart(() => abort.abort(error));
+    return operate(flow, promise, cancel, discard);
   } as F;
 }
 
@@ -140,10 +143,16 @@ class Kept<T> extends Promise<T> {
   }
 
   readonly #promise: Promise<T>;
+  readonly #cancel: (error: unknown) => void;
+  /** How many wait. */
+  #waits = 0;
 
-  constructor(promise: Promise<T>) {
-    super(ignore);
+  constructor(promise: Promise<T>, cancel: (error: unknown) => void) {
+    // What the runtime itself does with it passes `then` by.
+    super((resolve, reject) => promise.then(resolve, reject));
+    super.then(undefined, ignore);
     this.#promise = promise;
+    this.#cancel = cancel;
   }
 
   override then<A = T, B = never>(
@@ -155,27 +164,40 @@ class Kept<T> extends Promise<T> {
     if (flow === null || !isResolver(onFulfilled)) {
       return this.#promise.then(onFulfilled, onRejected);
     }
-    const wait = flow.checkpoint() ?? operate(flow, this.#promise);
-    return wait.then(onFulfilled, onRejected);
+    return this.#wait(flow).then(onFulfilled, onRejected);
   }
 
   [Symbol.iterator](): Iterator<unknown, T, unknown> {
-    const flow = currentFlow();
-    const wait: Wait<T> = flow.checkpoint() ?? operate(flow, this.#promise);
-    return wait[Symbol.iterator]();
+    return this.#wait(currentFlow())[Symbol.iterator]();
+  }
+
+  #wait(flow: Flow): Wait<T> {
+    const due = flow.checkpoint();
+    if (due !== null) return due;
+    this.#waits++;
+    return operate(flow, this.#promise, (error) => {
+      if (--this.#waits === 0) this.#cancel(error);
+    });
   }
 }
 
 const kept = new WeakMap<Promise<unknown>, Kept<unknown>>();
 
-/** The getter of a promise that an object keeps, such that the promise is cooperative. */
+/**
+ * The getter of a promise that an object keeps, such that the promise is cooperative.
+ *
+ * @param original The getter.
+ * @param cancel Called with the object when the last greenlet that waits is interrupted.
+ */
 export function cooperateKept<T>(
   original: (this: unknown) => Promise<T>,
+  cancel: (object: unknown, error: unknown) => void = ignore,
 ): (this: unknown) => Promise<T> {
   return function () {
     const promise = original.call(this);
     if (cooperativeFlow() === null) return promise;
-    const known = kept.get(promise) ?? new Kept(promise);
+    const known = kept.get(promise) ??
+      new Kept(promise, (error) => cancel(this, error));
     kept.set(promise, known);
     return known as Promise<T>;
   };

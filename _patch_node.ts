@@ -13,7 +13,7 @@
  */
 
 import { EventEmitter } from "node:events";
-import { callOutside, cooperativeFlow } from "./_flow.ts";
+import { callApart } from "./_flow.ts";
 import type { Patches } from "./_patches.ts";
 
 type Method = (this: unknown, ...args: unknown[]) => unknown;
@@ -55,7 +55,6 @@ function patchSockets(patches: Patches): void {
 
 function outside(original: Method): Method {
   return function (this: unknown, ...args) {
-    const call = () => original.apply(this, args);
-    return cooperativeFlow() === null ? call() : callOutside(call);
+    return callApart(() => original.apply(this, args));
   };
 }

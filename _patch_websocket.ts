@@ -1,12 +1,76 @@
 /**
- * The part `websocket` of `patch()`: `WebSocketStream`.
+ * The part `websocket` of `patch()`: `WebSocketStream`, where Deno has it.
  *
  * @module
  */
 
-import { patchAll } from "./_patches.ts";
+import { callApart, cooperativeFlow } from "./_flow.ts";
+import { getOriginal } from "./_items.ts";
+import { cooperateKept, withSignal } from "./_operate.ts";
+import { patchAll, type Patches } from "./_patches.ts";
+
+/** The class, which is there with `--unstable-net` only. */
+interface WebSocketStreamClass {
+  (...args: unknown[]): unknown;
+  readonly prototype: { readonly closed: Promise<unknown> };
+}
+
+/** What ends an attempt to connect, for those that greenlets have made. */
+const attempts = new WeakMap<object, AbortController>();
 
 /** Patches `WebSocketStream`; disposing of what it returns restores the originals. */
 export function patchWebsocket(): Disposable {
-  return patchAll((_patches) => {});
+  return patchAll((patches) => {
+    if ("WebSocketStream" in globalThis) patchWebSocketStream(patches);
+  });
+}
+
+function patchWebSocketStream(patches: Patches): void {
+  const original = getOriginal(
+    globalThis as unknown as { WebSocketStream: WebSocketStreamClass },
+    "WebSocketStream",
+  );
+  const { prototype } = original;
+  const replacement = abortable(original);
+  patches.put(globalThis, "WebSocketStream", () => replacement);
+  patches.put(prototype, "constructor", () => replacement);
+  patches.putGetter<Promise<unknown>>(prototype, "closed", cooperateKept);
+  patches.putGetter<Promise<unknown>>(prototype, "opened", cooperativeOpened);
+}
+
+/** The class, such that attempts of greenlets can be ended: by a signal of ours. */
+function abortable(original: WebSocketStreamClass): WebSocketStreamClass {
+  return new Proxy(original, {
+    construct(_target, args, newTarget): object {
+      if (cooperativeFlow() === null || args.length === 0) {
+        return Reflect.construct(original, args, newTarget);
+      }
+      const abort = new AbortController();
+      args[1] = withSignal(args[1] ?? {}, abort.signal);
+      const stream = Reflect.construct(original, args, newTarget);
+      attempts.set(stream, abort);
+      return stream;
+    },
+  });
+}
+
+function cooperativeOpened(
+  original: (this: unknown) => Promise<unknown>,
+): (this: unknown) => Promise<unknown> {
+  const cooperative = cooperateKept(original, (stream, error) => {
+    const abort = attempts.get(stream as object);
+    if (abort === undefined) return;
+    callApart(() => {
+      // Fails with the same error, and nobody may ask.
+      (stream as { closed: Promise<unknown> }).closed.catch(() => {});
+      abort.abort(error);
+    });
+  });
+  return function () {
+    // Whoever waits outside greenlets is not to lose it to one that is interrupted.
+    if (cooperativeFlow() === null && typeof this === "object") {
+      attempts.delete(this!);
+    }
+    return cooperative.call(this);
+  };
 }

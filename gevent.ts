@@ -25,7 +25,7 @@ import { clearImmediate, setImmediate } from "node:timers";
 import * as core from "./greenlet.ts";
 import { GreenletError, GreenletExit } from "./greenlet.ts";
 import {
-  callOutside,
+  callApart,
   current,
   currentFlow,
   DONE,
@@ -1415,7 +1415,7 @@ export function kill(
   checkDuration(grace, "kill");
   if (greenlet.dead) return DONE;
   if (!interrupts(greenlet, error, grace)) {
-    callOutside(() => void throwSoon(greenlet, error, grace));
+    callApart(() => void throwSoon(greenlet, error, grace));
   }
   return DONE;
 }
