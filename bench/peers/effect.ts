@@ -4,7 +4,7 @@
  * @module
  */
 
-import { Deferred, Effect, Fiber, Queue, Semaphore } from "effect";
+import { Deferred, Effect, Fiber, Queue, Semaphore } from "npm:effect@^4";
 import {
   check,
   type Clock,

@@ -14,7 +14,7 @@ import {
   suspend,
   type Task,
   withResolvers,
-} from "effection";
+} from "npm:effection@^4";
 import {
   check,
   type Clock,

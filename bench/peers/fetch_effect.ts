@@ -4,7 +4,7 @@
  * @module
  */
 
-import { Effect } from "effect";
+import { Effect } from "npm:effect@^4";
 import { checkPages, getPage } from "./_pages.ts";
 import { serveRounds, WORKERS } from "./_rounds.ts";
 

@@ -4,7 +4,7 @@
  * @module
  */
 
-import pLimit from "p-limit";
+import pLimit from "npm:p-limit@^7";
 import { checkPages, getPage } from "./_pages.ts";
 import { serveRounds, WORKERS } from "./_rounds.ts";
 

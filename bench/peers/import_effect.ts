@@ -1,3 +1,3 @@
 /** Imports one thing, and ends. @module */
 
-import "effect";
+import "npm:effect@^4";

@@ -1,3 +1,3 @@
 /** Imports one thing, and ends. @module */
 
-import "effection";
+import "npm:effection@^4";

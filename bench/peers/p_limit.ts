@@ -4,7 +4,7 @@
  * @module
  */
 
-import pLimit from "p-limit";
+import pLimit from "npm:p-limit@^7";
 import {
   check,
   type Clock,

@@ -4,7 +4,7 @@
  * @module
  */
 
-import PQueue from "p-queue";
+import PQueue from "npm:p-queue@^10";
 import {
   check,
   type Clock,
