@@ -38,6 +38,8 @@ export interface Machine {
   /** Bytes. */
   memory: number;
   os: string;
+  /** How many wanted a processor before the run, on an average of a minute. */
+  load: number;
 }
 
 /**

@@ -156,14 +156,14 @@ const WORKS: Works[] = [
     [EFFECTION, FASTER],
     [BARE, atMost(3)],
   ]],
-  ["sleep", "sleep(0), 10 take turns", 500_000, [
+  ["sleep", "sleep(0), 10 take turns", 200_000, [
     [OURS],
     [GENERATORS, FASTER],
     [GEVENT, atLeast(15)],
     [EFFECT, atLeast(10)],
     [BARE, SLOWER],
   ]],
-  ["sleep-many", "sleep(0), 1,000 take turns", 500_000, [
+  ["sleep-many", "sleep(0), 1,000 take turns", 200_000, [
     [OURS],
     [GENERATORS, FASTER],
     [GEVENT, FASTER],
@@ -178,7 +178,7 @@ const WORKS: Works[] = [
     [EFFECTION, FASTER],
     [BARE, SLOWER],
   ]],
-  ["event", "wake-up by an Event that 10,000 wait for", 200_000, [
+  ["event", "wake-up by an Event that 10,000 wait for", 100_000, [
     [OURS],
     [GEVENT, FASTER],
     [EFFECT, FASTER],
@@ -381,6 +381,7 @@ class Rows {
       count: 10_000,
       amount: "ms",
       mode: "rounds",
+      launches: this.#quick ? 1 : 2,
       peers: numbers.map((number) => {
         const count = Math.max(number, this.#size(100_000) / 5);
         const works = [`lives${ending}`, `${count}`, `${number}`];
@@ -418,7 +419,7 @@ class Rows {
       amount: "bytes",
       mode: "fresh",
       launches: 1,
-      rounds: number === 1_000_000 ? 1 : 3,
+      rounds: number === 1_000_000 ? 1 : 2,
       peers,
     };
   }

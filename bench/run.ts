@@ -38,6 +38,9 @@ Measures the rows that are named, or all. "map" means map and map-waiting.
 /** Where the results go when all rows were measured. */
 const RESULTS = "bench/results.json";
 
+/** How many may be running before we begin, on an average of a minute. */
+const MOST_LOAD = 0.5;
+
 const WRITE = { write: true, create: true };
 
 function parse() {
@@ -61,7 +64,7 @@ type Options = ReturnType<typeof parse>["values"];
 function repeats({ quick, launches, rounds }: Options): Repeats {
   return {
     launches: Number(launches ?? (quick ? 1 : 3)),
-    warmUp: quick ? 100 : 500,
+    warmUp: quick ? 100 : 300,
     rounds: Number(rounds ?? (quick ? 2 : 3)),
   };
 }
@@ -90,16 +93,24 @@ function findMachine(): Machine {
     cores: os.cpus().length,
     memory: os.totalmem(),
     os: `${Deno.build.os} ${Deno.osRelease()} ${Deno.build.arch}`,
+    load: Deno.loadavg()[0]!,
   };
 }
 
 function printHead({ machine, versions, missing }: Results): void {
-  const { cpu, cores, memory, os } = machine;
+  const { cpu, cores, memory, os, load } = machine;
   const gigabytes = Math.round(memory / 2 ** 30);
   console.log(`${cpu}, ${cores} processors, ${gigabytes} GiB, ${os}`);
   console.log(
     Object.entries(versions).map((pair) => pair.join(" ")).join(", "),
   );
+  if (load > MOST_LOAD) {
+    console.log(
+      `The machine is busy with something else (load ${
+        load.toFixed(1)
+      }): the numbers will say little`,
+    );
+  }
   for (const install of Object.values(missing)) {
     console.log(`missing: ${install}`);
   }
@@ -113,6 +124,11 @@ function reportFailures(rows: RowResult[]): boolean {
   );
   for (const failure of failures) console.error(`\nFAILED: ${failure}`);
   return failures.length > 0;
+}
+
+/** Six digits of a number are more than was measured. */
+function shorten(_key: string, value: unknown): unknown {
+  return typeof value === "number" ? Number(value.toPrecision(6)) : value;
 }
 
 async function main(): Promise<number> {
@@ -156,7 +172,7 @@ async function main(): Promise<number> {
   const minutes = (performance.now() - start) / 60_000;
   console.log(`\nMeasured in ${minutes.toFixed(1)} minutes`);
   if (out !== null) {
-    await Deno.writeTextFile(out, `${JSON.stringify(results, null, 2)}\n`);
+    await Deno.writeTextFile(out, `${JSON.stringify(results, shorten, 2)}\n`);
   }
   return reportFailures(results.rows) ? 1 : 0;
 }
