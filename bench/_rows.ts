@@ -374,7 +374,7 @@ class Rows {
   growth({ who, name, file, ending = "" }: Source, most: number): Row {
     const numbers = this.#numbers(most);
     // All are compared to 10,000, which therefore come first.
-    numbers.sort((a, b) => Math.abs(a - 10_000) - Math.abs(b - 10_000));
+    numbers.sort((a, b) => Number(b === 10_000) - Number(a === 10_000));
     return {
       name: `growth-${who}${ending}`,
       title: `life of one of so many sleepers, ${name}`,

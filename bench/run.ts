@@ -38,14 +38,11 @@ Measures the rows that are named, or all. "map" means map and map-waiting.
 /** Where the results go when all rows were measured. */
 const RESULTS = "bench/results.json";
 
-/** How many may be running before we begin, on an average of a minute. */
-const MOST_LOAD = 0.5;
-
 const WRITE = { write: true, create: true };
 
-function parse() {
+function parse(args: string[]) {
   return parseArgs({
-    args: Deno.args,
+    args,
     allowPositionals: true,
     options: {
       peers: { type: "boolean", default: false },
@@ -104,7 +101,7 @@ function printHead({ machine, versions, missing }: Results): void {
   console.log(
     Object.entries(versions).map((pair) => pair.join(" ")).join(", "),
   );
-  if (load > MOST_LOAD) {
+  if (load > cores / 2) {
     console.log(
       `The machine is busy with something else (load ${
         load.toFixed(1)
@@ -132,7 +129,14 @@ function shorten(_key: string, value: unknown): unknown {
 }
 
 async function main(): Promise<number> {
-  const { values: options, positionals: names } = parse();
+  let parsed;
+  try {
+    parsed = parse(Deno.args);
+  } catch (error) {
+    console.error(`${(error as Error).message}\n\n${USAGE}`);
+    return 2;
+  }
+  const { values: options, positionals: names } = parsed;
   if (options.help) {
     console.log(USAGE);
     return 0;
