@@ -2,6 +2,8 @@
 
 from gevent.server import StreamServer
 
+from _server import tell_port
+
 
 def echo(sock, _address):
     while data := sock.recv(4096):
@@ -10,5 +12,5 @@ def echo(sock, _address):
 
 server = StreamServer(("127.0.0.1", 0), echo, backlog=1024)
 server.start()
-print(server.server_port, flush=True)
+tell_port(server.server_port)
 server.serve_forever()

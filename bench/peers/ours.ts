@@ -4,82 +4,156 @@
  * @module
  */
 
-import { Greenlet } from "@gevent/gevent/greenlet";
+import { getCurrent, Greenlet } from "@gevent/gevent/greenlet";
 import {
+  Event,
   type Greenlet as SpawnedGreenlet,
   joinAll,
   killAll,
   Pool,
   Queue,
+  Semaphore,
   sleep,
   spawn,
+  Timeout,
+  withTimeout,
 } from "@gevent/gevent";
-import { residentBytes, serveRounds } from "./_rounds.ts";
+import {
+  CHAIN,
+  check,
+  type Clock,
+  FEW,
+  LONG,
+  MANY,
+  type Measured,
+  PERMITS,
+  Scales,
+  serveRounds,
+  sleepTimes,
+  sumBelow,
+  TIMEOUTS,
+  WAITERS,
+  WORKERS,
+} from "./_rounds.ts";
 
-/** How many greenlets take turns in `sleep(0)`. */
-const SLEEPERS = 10;
+/** The results of greenlets that have ended, added up. */
+function sumOf(greenlets: SpawnedGreenlet<number>[]): number {
+  return greenlets.reduce((sum, greenlet) => sum + (greenlet.value ?? NaN), 0);
+}
 
-/** How many greenlets a pool has room for. */
-const WORKERS = 100;
-
-/** Nobody wakes by himself: a day, in milliseconds. */
-const LONG = 86_400_000;
+/** Spawns greenlets that do the same, and waits for them. */
+async function inGreenlets<A extends unknown[]>(
+  number: number,
+  body: (...args: A) => Promise<number> | Generator<unknown, number>,
+  ...args: A
+): Promise<number> {
+  const greenlets = Array.from(
+    { length: number },
+    () =>
+      spawn<A, unknown>(body, ...args) as SpawnedGreenlet<
+        unknown
+      > as SpawnedGreenlet<number>,
+  );
+  await joinAll(greenlets);
+  return sumOf(greenlets);
+}
 
 function* switchTo(other: Greenlet, count: number) {
-  for (let i = 0; i < count; i++) yield* other.switch();
+  let i = 0;
+  for (; i < count; i++) yield* other.switch();
+  return i;
 }
 
-function switching(count: number): void {
+function switching(count: number, clock: Clock): void {
   const one: Greenlet = new Greenlet(() => switchTo(two, count / 2));
   const two: Greenlet = new Greenlet(() => switchTo(one, count / 2));
-  one.switch();
+  const ones = one.switch().value as number;
+  clock.stop();
+  check(ones + (two.switch().value as number), count, "switches");
 }
 
-function* nothing() {}
+function* link(next: Greenlet): Generator<unknown, void> {
+  const value = (yield* getCurrent().parent!.switch()) as number;
+  yield* next.switch(value + 1);
+}
+
+function chains(count: number): void {
+  for (let i = 0; i < count; i += CHAIN) {
+    let first = getCurrent();
+    for (let j = 0; j < CHAIN; j++) {
+      const greenlet = new Greenlet(link);
+      greenlet.switch(first);
+      first = greenlet;
+    }
+    check(first.switch(0).value, CHAIN, "the number at the end of the chain");
+  }
+}
+
+let ran = 0;
+
+/** Checks how many bodies have run since this was called last. */
+function checkRan(count: number): void {
+  const found = ran;
+  ran = 0;
+  check(found, count, "bodies that have run");
+}
+
+// A body that has nothing to wait for.
+// deno-lint-ignore require-yield
+function* generatorBody() {
+  ran++;
+}
+
+// A body that has nothing to wait for.
+// deno-lint-ignore require-await
+async function asyncBody(): Promise<void> {
+  ran++;
+}
 
 function createRunAndDie(count: number): void {
-  for (let i = 0; i < count; i++) new Greenlet(nothing).switch();
+  for (let i = 0; i < count; i++) new Greenlet(generatorBody).switch();
+  checkRan(count);
 }
 
-async function asyncNothing() {}
-
 async function spawnAndJoin(count: number): Promise<void> {
-  await joinAll(Array.from({ length: count }, () => spawn(asyncNothing)));
+  await joinAll(Array.from({ length: count }, () => spawn(asyncBody)));
+  checkRan(count);
 }
 
 async function spawnAndJoinGenerators(count: number): Promise<void> {
-  await joinAll(Array.from({ length: count }, () => spawn(nothing)));
+  await joinAll(Array.from({ length: count }, () => spawn(generatorBody)));
+  checkRan(count);
 }
 
-async function sleeper(count: number): Promise<void> {
-  for (let i = 0; i < count; i++) await sleep(0);
+async function sleeper(count: number): Promise<number> {
+  let i = 0;
+  for (; i < count; i++) await sleep(0);
+  return i;
 }
 
 function* sleepingGenerator(count: number) {
-  for (let i = 0; i < count; i++) yield* sleep(0);
+  let i = 0;
+  for (; i < count; i++) yield* sleep(0);
+  return i;
 }
 
-async function sleeping(count: number): Promise<void> {
-  await joinAll(
-    Array.from({ length: SLEEPERS }, () => spawn(sleeper, count / SLEEPERS)),
-  );
-}
-
-async function sleepingGenerators(count: number): Promise<void> {
-  await joinAll(
-    Array.from(
-      { length: SLEEPERS },
-      () => spawn(sleepingGenerator, count / SLEEPERS),
-    ),
-  );
+async function sleeping(
+  body: typeof sleeper | typeof sleepingGenerator,
+  number: number,
+  count: number,
+): Promise<void> {
+  const turns = await inGreenlets(number, body, count / number);
+  check(turns, count, "turns");
 }
 
 async function putAll(queue: Queue<number>, count: number): Promise<void> {
   for (let i = 0; i < count; i++) await queue.put(i);
 }
 
-async function getAll(queue: Queue<number>, count: number): Promise<void> {
-  for (let i = 0; i < count; i++) await queue.get();
+async function getAll(queue: Queue<number>, count: number): Promise<number> {
+  let sum = 0;
+  for (let i = 0; i < count; i++) sum += await queue.get();
+  return sum;
 }
 
 function* putAllGenerator(queue: Queue<number>, count: number) {
@@ -87,20 +161,87 @@ function* putAllGenerator(queue: Queue<number>, count: number) {
 }
 
 function* getAllGenerator(queue: Queue<number>, count: number) {
-  for (let i = 0; i < count; i++) yield* queue.get();
+  let sum = 0;
+  for (let i = 0; i < count; i++) sum += yield* queue.get();
+  return sum;
 }
 
 async function handOff(count: number): Promise<void> {
   const queue = new Queue<number>(1);
-  await joinAll([spawn(putAll, queue, count), spawn(getAll, queue, count)]);
+  const getter = spawn(getAll, queue, count);
+  await joinAll([spawn(putAll, queue, count), getter]);
+  check(getter.value, sumBelow(count), "the sum of the items");
 }
 
 async function handOffByGenerators(count: number): Promise<void> {
   const queue = new Queue<number>(1);
-  await joinAll([
-    spawn(putAllGenerator, queue, count),
-    spawn(getAllGenerator, queue, count),
-  ]);
+  const getter = spawn(getAllGenerator, queue, count);
+  await joinAll([spawn(putAllGenerator, queue, count), getter]);
+  check(getter.value, sumBelow(count), "the sum of the items");
+}
+
+/** Waits for one event after the other, and tells when it has come to the next. */
+async function waiter(events: Event[], arrived: () => void): Promise<void> {
+  for (const event of events) {
+    arrived();
+    await event.wait();
+  }
+  arrived();
+}
+
+async function broadcast(count: number, clock: Clock): Promise<void> {
+  const events = Array.from({ length: count / WAITERS }, () => new Event());
+  let woken = 0;
+  let all = new Event();
+  const arrived = () => {
+    if (++woken % WAITERS === 0) all.set();
+  };
+  const waiters = Array.from(
+    { length: WAITERS },
+    () => spawn(waiter, events, arrived),
+  );
+  await all.wait();
+  clock.start();
+  for (const event of events) {
+    all = new Event();
+    event.set();
+    await all.wait();
+  }
+  clock.stop();
+  await joinAll(waiters);
+  check(woken, count + WAITERS, "how often somebody has arrived");
+}
+
+/** How many hold the semaphore, and the most that ever have. */
+class Holders {
+  now = 0;
+  most = 0;
+
+  enter(): void {
+    if (++this.now > this.most) this.most = this.now;
+  }
+}
+
+async function holder(
+  semaphore: Semaphore,
+  holders: Holders,
+  count: number,
+): Promise<number> {
+  let i = 0;
+  for (; i < count; i++) {
+    using _ = await semaphore.acquire();
+    holders.enter();
+    await sleep(0);
+    holders.now--;
+  }
+  return i;
+}
+
+async function contention(count: number): Promise<void> {
+  const semaphore = new Semaphore(PERMITS);
+  const holders = new Holders();
+  await inGreenlets(WORKERS, holder, semaphore, holders, count / WORKERS);
+  check(holders.most, PERMITS, "the most that have held the semaphore");
 }
 
 // As most functions that are mapped: async, whether it waits or not.
@@ -109,16 +250,82 @@ async function same(item: number): Promise<number> {
   return item;
 }
 
-async function mapByPool(count: number): Promise<void> {
-  await new Pool(WORKERS).map(same, Array(count).keys());
+async function sameLater(item: number): Promise<number> {
+  await sleep(0);
+  return item;
 }
 
+async function mapByPool(
+  mapped: (item: number) => Promise<number>,
+  count: number,
+  clock: Clock,
+): Promise<void> {
+  const results = await new Pool(WORKERS).map(mapped, Array(count).keys());
+  clock.stop();
+  check(results.reduce((a, b) => a + b), sumBelow(count), "the sum of results");
+}
+
+async function sleepFor(ms: number): Promise<number> {
+  const start = performance.now();
+  await sleep(ms);
+  return performance.now() - start;
+}
+
+async function sleeps(count: number, clock: Clock): Promise<void> {
+  const times = sleepTimes(count);
+  clock.start();
+  const greenlets = times.map((ms) => spawn(sleepFor, ms));
+  await joinAll(greenlets);
+  clock.stop();
+  const early = greenlets.filter(({ value }, i) => !(value! >= times[i]! - 1));
+  check(early.length, 0, "early ones");
+}
+
+function timeouts(count: number, clock: Clock): void {
+  const running: Timeout[] = [];
+  for (let i = 0; i < count; i++) {
+    running[i % TIMEOUTS]?.close();
+    running[i % TIMEOUTS] = Timeout.start(30_000 + i % 1_000);
+  }
+  for (const timeout of running) timeout.close();
+  clock.stop();
+  check(running.some(({ pending }) => pending), false, "whether one runs");
+}
+
+async function limited(): Promise<number> {
+  await sleep(0);
+  return 1;
+}
+
+async function caller(count: number): Promise<number> {
+  let sum = 0;
+  for (let i = 0; i < count; i++) sum += await withTimeout(30_000, limited);
+  return sum;
+}
+
+async function limits(count: number): Promise<void> {
+  check(await inGreenlets(WORKERS, caller, count / WORKERS), count, "calls");
+}
+
+/** How many sleep. */
+let asleep = 0;
+
 async function sleepLong(): Promise<void> {
-  await sleep(LONG);
+  asleep++;
+  try {
+    await sleep(LONG);
+  } finally {
+    asleep--;
+  }
 }
 
 function* sleepLongGenerator() {
-  yield* sleep(LONG);
+  asleep++;
+  try {
+    yield* sleep(LONG);
+  } finally {
+    asleep--;
+  }
 }
 
 type Body = typeof sleepLong | typeof sleepLongGenerator;
@@ -127,43 +334,74 @@ type Body = typeof sleepLong | typeof sleepLongGenerator;
 async function sleepers(
   body: Body,
   count: number,
-): Promise<SpawnedGreenlet<void>[]> {
+): Promise<SpawnedGreenlet<unknown>[]> {
   const greenlets = Array.from(
     { length: count },
-    () => spawn<[], unknown>(body) as SpawnedGreenlet<void>,
+    () => spawn<[], unknown>(body) as SpawnedGreenlet<unknown>,
   );
   await sleep(0);
+  check(asleep, count, "how many sleep");
   return greenlets;
 }
 
-async function killSleepers(body: Body, count: number): Promise<number> {
+async function killSleepers(
+  body: Body,
+  count: number,
+  clock: Clock,
+): Promise<void> {
   const greenlets = await sleepers(body, count);
-  const start = performance.now();
+  clock.start();
   await killAll(greenlets);
-  return performance.now() - start;
+  clock.stop();
+  check(asleep, 0, "how many still sleep");
 }
 
-/** Those of earlier rounds sleep on: memory that was given back would be used again. */
-const asleep: SpawnedGreenlet<void>[][] = [];
+async function sleepersLives(
+  body: Body,
+  count: number,
+  size: number,
+): Promise<void> {
+  for (let i = 0; i < count; i += size) {
+    await killAll(await sleepers(body, size));
+  }
+  check(asleep, 0, "how many still sleep");
+}
 
-async function sleepersMemory(body: Body, count: number): Promise<number> {
-  const before = residentBytes();
-  asleep.push(await sleepers(body, count));
-  return residentBytes() - before;
+/** Keeps them from being garbage. */
+const kept: unknown[] = [];
+
+async function sleepersMemory(body: Body, count: number): Promise<Measured> {
+  await sleepersLives(body, 100, 100); // Loads what is loaded at first use
+  const scales = new Scales();
+  kept.push(await sleepers(body, count));
+  return scales.measured;
 }
 
 await serveRounds({
   switch: switching,
+  chain: chains,
   create: createRunAndDie,
   spawn: spawnAndJoin,
   "spawn-generator": spawnAndJoinGenerators,
-  sleep: sleeping,
-  "sleep-generator": sleepingGenerators,
+  sleep: (count) => sleeping(sleeper, FEW, count),
+  "sleep-generator": (count) => sleeping(sleepingGenerator, FEW, count),
+  "sleep-many": (count) => sleeping(sleeper, MANY, count),
+  "sleep-many-generator": (count) => sleeping(sleepingGenerator, MANY, count),
   queue: handOff,
   "queue-generator": handOffByGenerators,
-  map: mapByPool,
-  kill: (count) => killSleepers(sleepLong, count),
-  "kill-generator": (count) => killSleepers(sleepLongGenerator, count),
+  event: broadcast,
+  semaphore: contention,
+  map: (count, clock) => mapByPool(same, count, clock),
+  "map-waiting": (count, clock) => mapByPool(sameLater, count, clock),
+  sleeps,
+  timeouts,
+  limit: limits,
+  kill: (count, clock) => killSleepers(sleepLong, count, clock),
+  "kill-generator": (count, clock) =>
+    killSleepers(sleepLongGenerator, count, clock),
+  lives: (count, _, size) => sleepersLives(sleepLong, count, size),
+  "lives-generator": (count, _, size) =>
+    sleepersLives(sleepLongGenerator, count, size),
   memory: (count) => sleepersMemory(sleepLong, count),
   "memory-generator": (count) => sleepersMemory(sleepLongGenerator, count),
 });

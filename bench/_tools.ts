@@ -1,0 +1,119 @@
+/**
+ * What the measurements need: which of it there is, and in what version.
+ *
+ * @module
+ */
+
+import type { Who } from "./_rows.ts";
+
+/** Something that a peer may need. */
+export type Need = Who | "python";
+
+/** Where a Python may be that has gevent: the user's own, and Debian's. */
+const PYTHONS = ["python3", "/usr/bin/python3"];
+
+/** The packages from npm, and who imports them. */
+const PACKAGES = {
+  "effect": "bench/peers/effect.ts",
+  "effection": "bench/peers/effection.ts",
+  "p-limit": "bench/peers/p_limit.ts",
+  "p-queue": "bench/peers/p_queue.ts",
+} as const;
+
+/** What was found. */
+export interface Tools {
+  /** One with gevent, if that is not missing; else any. */
+  python: string;
+  versions: Record<string, string>;
+  /** What is missing, and how to install it. */
+  missing: Partial<Record<Need, string>>;
+}
+
+/**
+ * Looks for what the measurements need.
+ *
+ * @param peers Whether it is more than Deno and any Python.
+ */
+export async function findTools(peers: boolean): Promise<Tools> {
+  const { deno, v8 } = Deno.version;
+  const tools: Tools = {
+    python: PYTHONS[0]!,
+    versions: { "@gevent/gevent": await ownVersion(), deno, v8 },
+    missing: {},
+  };
+  await findPython(tools, "python", "python3 (Debian: apt install python3)");
+  if (!peers) return tools;
+  await findPython(
+    tools,
+    "gevent",
+    "gevent (Debian: apt install python3-gevent; elsewhere: pip install gevent)",
+  );
+  for (const [name, file] of Object.entries(PACKAGES)) {
+    const version = await npmVersion(name, file);
+    if (version !== null) tools.versions[name] = version;
+    else tools.missing[name as Need] = `${name} (deno cache ${file})`;
+  }
+  return tools;
+}
+
+/** What our package calls itself, and which commit of it this is. */
+async function ownVersion(): Promise<string> {
+  const { default: config } = await import("../deno.json", {
+    with: { type: "json" },
+  });
+  const commit = await output("git", "describe", "--always", "--dirty");
+  return commit === null ? config.version : `${config.version} (${commit})`;
+}
+
+const ASK_PYTHON: Record<"python" | "gevent", string> = {
+  python: "print('python', platform.python_version())",
+  gevent:
+    "import gevent, greenlet; print('python', platform.python_version(), 'greenlet', greenlet.__version__, 'gevent', gevent.__version__)",
+};
+
+async function findPython(
+  tools: Tools,
+  need: "python" | "gevent",
+  install: string,
+): Promise<void> {
+  for (const python of PYTHONS) {
+    const code = `import platform; ${ASK_PYTHON[need]}`;
+    const words = (await output(python, "-c", code))?.split(" ");
+    if (words === undefined) continue;
+    tools.python = python;
+    for (let i = 0; i < words.length; i += 2) {
+      tools.versions[words[i]!] = words[i + 1]!;
+    }
+    return;
+  }
+  tools.missing[need] = install;
+}
+
+/** The version of a package that a file gets from npm; `null` if it can't. */
+async function npmVersion(name: string, file: string): Promise<string | null> {
+  // Downloads it, too, so that this is no part of what is measured.
+  if (await output(Deno.execPath(), "cache", "-q", file) === null) return null;
+  const json = await output(Deno.execPath(), "info", "--json", file);
+  const { npmPackages = {} } = JSON.parse(json ?? "{}") as {
+    npmPackages?: Record<string, { name: string; version: string }>;
+  };
+  for (const found of Object.values(npmPackages)) {
+    if (found.name === name) return found.version;
+  }
+  return null;
+}
+
+/** What a program prints; `null` if there is no such program, or it fails. */
+async function output(
+  program: string,
+  ...args: string[]
+): Promise<string | null> {
+  try {
+    const command = new Deno.Command(program, { args, stderr: "null" });
+    const { success, stdout } = await command.output();
+    return success ? new TextDecoder().decode(stdout).trim() : null;
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return null;
+    throw error;
+  }
+}

@@ -1,0 +1,312 @@
+/**
+ * Draws what was measured: `bench/results.json` as `bench/results.svg`.
+ *
+ * ```sh
+ * deno task bench:chart
+ * ```
+ *
+ * @module
+ */
+
+import { parse, View } from "npm:vega@^6";
+import { compile, type TopLevelSpec } from "npm:vega-lite@^6";
+import {
+  amounts,
+  median,
+  type RatioResult,
+  type Results,
+  type RowResult,
+} from "./_results.ts";
+import type { Who } from "./_rows.ts";
+
+const [source = "bench/results.json", target = "bench/results.svg"] = Deno.args;
+
+/** Neither is as dark as dark backgrounds, nor as light as light ones. */
+const TEXT = "#6e7781";
+const TEXT_IN_DARK = "#9da5ae";
+const LINES = "#8c959f";
+
+/** Who is compared to us, in the order of the lanes of a row. */
+const SERIES: [Who, string, color: string, shape: string][] = [
+  ["gevent", "greenlet, gevent", "#2f9e6e", "circle"],
+  ["effect", "effect", "#8c6bd6", "square"],
+  ["effection", "effection", "#d0578f", "diamond"],
+  ["p-limit", "p-limit", "#c98a1b", "triangle-up"],
+  ["p-queue", "p-queue", "#c4602f", "triangle-down"],
+  ["bare", "bare language, plain Deno", "#4a8fd0", "cross"],
+];
+
+/** One comparison, as a multiple of the peer's speed, or a fraction of its memory. */
+interface Point {
+  row: string;
+  series: string;
+  ratio: number;
+  least: number;
+  most: number;
+  aim: number | null;
+}
+
+/** The cost of one among so many. */
+interface Cost {
+  series: string;
+  number: number;
+  cost: number;
+}
+
+function seriesOf(who: Who): string | undefined {
+  return SERIES.find(([name]) => name === who)?.[1];
+}
+
+/** How many times as fast as the peer, or as little: always better if it is more. */
+function speeds({ of, values }: RatioResult): number[] {
+  return of === "speed" ? values : values.map((value) => 1 / value);
+}
+
+function pointsOf({ title, peers }: RowResult): Point[] {
+  const points: Point[] = [];
+  for (const { who, ratio } of peers) {
+    const series = seriesOf(who);
+    if (series === undefined || ratio === undefined) continue;
+    const values = speeds(ratio);
+    if (values.length === 0) continue;
+    const { of, aim } = ratio;
+    points.push({
+      row: title,
+      series,
+      ratio: median(values),
+      least: Math.min(...values),
+      most: Math.max(...values),
+      aim: aim === undefined ? null : of === "speed" ? aim : 1 / aim,
+    });
+  }
+  return points;
+}
+
+/** The microseconds that a life costs, by how many there are at once. */
+function lives(rows: RowResult[]): Cost[] {
+  const costs: Cost[] = [];
+  for (const { name, amount, peers } of rows) {
+    if (!/^growth-(?!.*-generator)/.test(name)) continue;
+    for (const peer of peers) {
+      if (peer.samples.length === 0) continue;
+      costs.push({
+        series: seriesOf(peer.who) ?? OURS,
+        number: Number(peer.name.replaceAll(",", "")),
+        cost: 1000 * median(amounts(amount, peer)),
+      });
+    }
+  }
+  return costs;
+}
+
+/** The kilobytes that a sleeper needs, by how many there are at once. */
+function sizes(rows: RowResult[]): Cost[] {
+  const costs: Cost[] = [];
+  for (const { name, amount, peers } of rows) {
+    if (!name.startsWith("memory-")) continue;
+    for (const peer of peers) {
+      if (peer.samples.length === 0 || peer.name.includes("generator")) {
+        continue;
+      }
+      costs.push({
+        series: seriesOf(peer.who) ?? OURS,
+        number: peer.count,
+        cost: median(amounts(amount, peer)) / 1024,
+      });
+    }
+  }
+  return costs;
+}
+
+const OURS = "@gevent/gevent";
+const names = [...SERIES.map(([, name]) => name), OURS];
+
+/** The same wherever it is used, so that there is one legend. */
+const legend = {
+  orient: "top",
+  columns: 4,
+  title: null,
+  symbolSize: 50,
+  symbolOpacity: 1,
+  labelLimit: 300,
+} as const;
+
+const color = {
+  field: "series",
+  type: "nominal",
+  scale: {
+    domain: names,
+    range: [...SERIES.map(([, , color]) => color), TEXT],
+  },
+  legend,
+} as const;
+
+const shape = {
+  field: "series",
+  type: "nominal",
+  scale: {
+    domain: names,
+    range: [...SERIES.map(([, , , shape]) => shape), "circle"],
+  },
+  legend,
+} as const;
+
+/** For marks that the legend need not show. */
+const colorOnly = { ...color, legend: undefined };
+
+function ratios(rows: RowResult[]): TopLevelSpec {
+  const shown = rows.filter(({ name }) =>
+    !/^growth-|^memory-(?!100000$)/.test(name)
+  );
+  const values = shown.flatMap(pointsOf);
+  const titles = shown.map(({ title }) => title)
+    .filter((title) => values.some(({ row }) => row === title));
+  const x = {
+    type: "quantitative",
+    scale: { type: "log", nice: false },
+  } as const;
+  const y = {
+    field: "row",
+    type: "nominal",
+    sort: titles,
+    axis: { title: null, labelLimit: 400, grid: true, tickBand: "extent" },
+  } as const;
+  const yOffset = {
+    field: "series",
+    sort: names,
+    scale: { domain: names },
+  } as const;
+  return {
+    data: { values },
+    title: {
+      text: "How many times as fast as the others",
+      subtitle: [
+        "Marks: medians. Lines: the least and the most. Bars: what is aimed at.",
+        "Right of 1 this library is faster, or needs less memory.",
+      ],
+    },
+    width: 420,
+    height: { step: 4.5, for: "offset" } as unknown as { step: number },
+    encoding: { y, yOffset },
+    layer: [
+      {
+        mark: { type: "rule", color: LINES, strokeWidth: 1.5 },
+        encoding: { x: { datum: 1 }, y: null, yOffset: null },
+      },
+      {
+        mark: { type: "rule", strokeWidth: 1.5, strokeOpacity: 0.6 },
+        encoding: {
+          x: {
+            ...x,
+            field: "least",
+            axis: {
+              title: null,
+              values: [0.01, 0.1, 1, 10, 100, 1000],
+              format: "~r",
+              orient: "top",
+            },
+          },
+          x2: { field: "most" },
+          color: colorOnly,
+        },
+      },
+      {
+        mark: { type: "point", filled: true, size: 34, opacity: 1 },
+        encoding: {
+          x: { ...x, field: "ratio" },
+          color,
+          shape,
+        },
+      },
+      {
+        transform: [{ filter: "datum.aim !== null" }],
+        mark: { type: "tick", thickness: 2.5, size: 11, opacity: 1 },
+        encoding: { x: { ...x, field: "aim" }, color: colorOnly },
+      },
+    ],
+  } as unknown as TopLevelSpec;
+}
+
+function growth(title: string, values: Cost[]): TopLevelSpec {
+  return {
+    data: { values },
+    title,
+    width: 270,
+    height: 150,
+    encoding: {
+      x: {
+        field: "number",
+        type: "quantitative",
+        scale: { type: "log" },
+        axis: {
+          title: "sleepers at once",
+          values: [1e3, 1e4, 1e5, 1e6],
+          format: "~s",
+        },
+      },
+      y: {
+        field: "cost",
+        type: "quantitative",
+        scale: { type: "log" },
+        axis: { title: null, format: "~r", values: [1, 10, 100, 1000] },
+      },
+    },
+    layer: [
+      {
+        mark: { type: "line", strokeWidth: 1.5 },
+        encoding: { color: colorOnly },
+      },
+      {
+        mark: { type: "point", filled: true, size: 34, opacity: 1 },
+        encoding: { color, shape },
+      },
+    ],
+  } as unknown as TopLevelSpec;
+}
+
+function chart({ rows }: Results): TopLevelSpec {
+  return {
+    background: "transparent",
+    config: {
+      font: "system-ui, sans-serif",
+      view: { stroke: null },
+      title: {
+        color: TEXT,
+        subtitleColor: TEXT,
+        anchor: "start",
+        frame: "bounds",
+        offset: 12,
+      },
+      axis: {
+        labelColor: TEXT,
+        titleColor: TEXT,
+        titleFontWeight: "normal",
+        domainColor: LINES,
+        tickColor: LINES,
+        gridColor: LINES,
+        gridOpacity: 0.3,
+        labelFontSize: 11,
+      },
+      legend: { labelColor: TEXT, titleColor: TEXT, titleFontWeight: "normal" },
+    },
+    vconcat: [
+      ratios(rows),
+      {
+        hconcat: [
+          growth("µs for a sleeper's life", lives(rows)),
+          growth("KB for a sleeper", sizes(rows)),
+        ],
+      },
+    ],
+    resolve: { scale: { color: "shared", shape: "shared" } },
+  } as unknown as TopLevelSpec;
+}
+
+const results: Results = JSON.parse(await Deno.readTextFile(source));
+const view = new View(parse(compile(chart(results)).spec), {
+  renderer: "none",
+});
+const svg = await view.toSVG();
+const style =
+  `<style>@media (prefers-color-scheme: dark) { [fill="${TEXT}"] { fill: ${TEXT_IN_DARK} } }</style>`;
+await Deno.writeTextFile(target, `${svg.replace(">", `>${style}`)}\n`);

@@ -1,0 +1,3 @@
+/** Imports one thing, and ends. @module */
+
+import "npm:effect@^4";
