@@ -1,9 +1,10 @@
 /**
- * The part `net` of `patch()`: TCP and Unix sockets.
+ * The part `net` of `patch()`: TCP and Unix sockets, and datagrams.
  *
  * @module
  */
 
+import { patchDatagrams } from "./_datagrams.ts";
 import { cooperativeFlow } from "./_flow.ts";
 import { operate, withSignal } from "./_operate.ts";
 import { patchAll } from "./_patches.ts";
@@ -33,6 +34,7 @@ export function patchNet(): Disposable {
           Reflect.apply(listen, this, arguments as never),
         );
       });
+    patchDatagrams(patches, sources);
   });
 }
 
