@@ -35,7 +35,7 @@ export interface Socket {
   unref(): void;
 }
 
-/** The sockets that their user has told not to keep the process alive. */
+/** The sockets that their user has told not to keep the process alive, under `patch()`. */
 const unreffed = new WeakSet<object>();
 
 class Accepter extends Taker<Accepter, Deno.Conn> {}
@@ -94,6 +94,10 @@ class ConnBytes extends Bytes {
 
   protected override get doors(): readonly PropertyKey[] {
     return ["read", "readable", "close", Symbol.dispose, "ref", "unref"];
+  }
+
+  override get busy(): boolean {
+    return this.#pulling || super.busy;
   }
 
   protected override get lasting(): boolean {
@@ -383,7 +387,7 @@ export function obstacle(conn: Deno.Conn): Error | null {
   const bytes = bytesOf.get(conn);
   if (bytes?.length) {
     return new Deno.errors.InvalidData(
-      `Cannot start TLS as ${bytes.length} bytes of plain text have come that nobody has read: read them before, or close the connection`,
+      `Cannot start TLS as plain text has come that nobody has read: read the ${bytes.length} bytes first, or close the connection`,
     );
   }
   // The runtime would find this out only after it has taken the connection away.

@@ -56,7 +56,6 @@ if (listenDatagram === undefined) {
 
   Deno.test("Deno.listenDatagram is patched, with --unstable-net", async () => {
     const offline = import.meta.resolve("@std/assert").startsWith("file:");
-    const map = new URL("offline/import_map.json", import.meta.url).href;
     const { success, stdout, stderr } = await new Deno.Command(
       Deno.execPath(),
       {
@@ -65,9 +64,10 @@ if (listenDatagram === undefined) {
           "-P=test",
           "--no-check",
           "--unstable-net",
-          ...offline ? [`--import-map=${map}`] : [],
-          new URL(import.meta.url).pathname,
+          ...offline ? ["--import-map=tests/offline/import_map.json"] : [],
+          "tests/monkey_datagram_test.ts",
         ],
+        cwd: new URL("..", import.meta.url),
         env: { NO_COLOR: "1" },
       },
     ).output();

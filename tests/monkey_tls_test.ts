@@ -145,6 +145,13 @@ for (const where of ["inside", "outside"]) {
     assertEquals(await fail(), busy);
     await plain.write(encoder.encode("late"));
     assertEquals(await wrap(() => readText(conn)), "late");
+    const reader = conn.readable.getReader();
+    const pulling = reader.read();
+    await tick();
+    assertEquals(await fail(), busy);
+    await plain.write(encoder.encode("later"));
+    assertEquals((await pulling).value, encoder.encode("later"));
+    reader.releaseLock();
 
     const data = new Uint8Array(900_000);
     for (const size of [900_000, 1000]) {
