@@ -89,7 +89,7 @@ class Datagrams extends Source<Datagram, Receiver, Datagram> {
   }
 
   protected override keep(datagram: Datagram): void {
-    if (!this.closed) this.#datagram = datagram;
+    this.#datagram = datagram;
   }
 
   protected override give(receiver: Receiver): void {

@@ -74,8 +74,7 @@ class Connections extends Source<Deno.Conn, Accepter, Deno.Conn> {
   }
 
   protected override keep(conn: Deno.Conn): void {
-    if (this.closed) conn.close();
-    else this.#conns.push(conn);
+    this.#conns.push(conn);
   }
 
   protected override give(accepter: Accepter): void {

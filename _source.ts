@@ -211,6 +211,8 @@ export abstract class Source<T, K extends Taker<K, T>, R> {
     if (this.#resting) this.#wakeUp();
     this.#busy = false;
     this.#serve();
+    // What has come before the owner was closed is for who waited, and nobody else.
+    if (this.closed) this.discard();
   }
 
   #failAll(error: unknown): void {
@@ -293,7 +295,6 @@ export class Bytes extends Source<number | null, Reader, number | null> {
   }
 
   protected override keep(count: number | null): void {
-    if (this.closed) return;
     this.#start = 0;
     this.#end = count ?? 0;
     this.#ended = count === null;

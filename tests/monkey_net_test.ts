@@ -751,6 +751,54 @@ test("patch() once more, after what was read was idle, loses nothing when it is 
   assertEquals(await readText(conn), "kept");
 });
 
+for (const where of ["inside", "outside"]) {
+  test(`patch() finds the methods of connections by accept(), ${where}`, async () => {
+    const { connect } = Deno;
+    using _ = patch();
+    const listener = tcp.listen();
+    const accept = () => listener.accept();
+    const [conn, peer] = await Promise.all([
+      where === "inside" ? spawn(accept).get() : accept(),
+      connect(addressOf(listener)),
+    ]);
+    await readInVain(conn);
+    await peer.write(encoder.encode("kept"));
+    assertEquals(await readText(conn), "kept");
+    for (const socket of [listener, conn, peer]) socket.close();
+  });
+}
+
+test("Listener.close() before an accepted connection is heard of gives it to who waits, or closes it", async () => {
+  for (const waits of [true, false]) {
+    using listener = tcp.listen();
+    const [peer, accepted] = await Promise.all([
+      tcp.connect(listener),
+      listener.accept(),
+    ]);
+    const { promise, resolve } = Promise.withResolvers<Deno.Conn>();
+    const prototype = Object.getPrototypeOf(listener);
+    const { accept } = prototype;
+    prototype.accept = () => promise;
+    try {
+      using _ = patch();
+      tcp.listen().close();
+      const accepting = spawn(() => listener.accept()) as Greenlet<unknown>;
+      await sleep(0);
+      if (!waits) await accepting.kill();
+      resolve(accepted);
+      listener.close();
+      if (waits) {
+        assertStrictEquals(await accepting.get(), accepted);
+        accepted.close();
+      }
+      assertEquals(await readText(peer), null);
+    } finally {
+      prototype.accept = accept;
+    }
+    peer.close();
+  }
+});
+
 test("patch() leaves out TLS, or all but TLS", async () => {
   for (const part of ["net", "tls"] as const) {
     using _ = patch({ [part]: false });
@@ -912,6 +960,7 @@ const endings: Record<string, [string, string[], boolean]> = {
   ],
   "a stream that is read, before a read that was interrupted": [
     `conn.readable.getReader().read();
+     await sleep(1);
      console.log(await inVain(read));`,
     ["late"],
     false,
@@ -919,6 +968,7 @@ const endings: Record<string, [string, string[], boolean]> = {
   "a read that was interrupted, when a stream has read": [
     `const { readable } = conn;
      const reading = readable.getReader().read();
+     await sleep(1);
      console.log(await inVain(read));
      await peer.write(new Uint8Array(2));
      console.log((await reading).value.length);`,
