@@ -85,7 +85,7 @@ function put(object: object, name: PropertyKey, item: Item): boolean {
   if (layer !== undefined) {
     return Reflect.defineProperty(object, name, {
       ...layer,
-      enumerable: original?.enumerable ?? true,
+      enumerable: original?.enumerable ?? layer.enumerable ?? true,
       // A sealed object's property can be replaced, as long as it is not to be unsealed.
       configurable: original?.configurable ?? true,
     });

@@ -4,9 +4,69 @@
  * @module
  */
 
+import { cooperate } from "./_operate.ts";
 import { patchAll } from "./_patches.ts";
+import { obstacle, Sockets } from "./_sockets.ts";
+import { Sources } from "./_source.ts";
+
+type ConnectTls = (
+  this: unknown,
+  options: Deno.ConnectTlsOptions,
+) => Promise<Deno.TlsConn>;
+type StartTls = (
+  this: unknown,
+  conn: Deno.TcpConn,
+  options?: Deno.StartTlsOptions,
+) => Promise<Deno.TlsConn>;
+type ListenTls = (options: Deno.ListenTlsOptions) => Deno.TlsListener;
+
+const sources = new Sources();
 
 /** Patches TLS; disposing of what it returns restores the originals. */
 export function patchTls(): Disposable {
-  return patchAll((_patches) => {});
+  return patchAll((patches) => {
+    const sockets = new Sockets(patches, sources);
+    patches.put<ConnectTls>(
+      Deno,
+      "connectTls",
+      (connect) =>
+        cooperate(function () {
+          return Reflect.apply(connect, this, arguments as never)
+            .then(sockets.meetConn);
+        } as ConnectTls, close),
+    );
+    patches.put<StartTls>(
+      Deno,
+      "startTls",
+      (start) => cooperativeStartTls(start, sockets.meetConn),
+    );
+    patches.put<ListenTls>(
+      Deno,
+      "listenTls",
+      (listen) =>
+        function (this: unknown) {
+          return sockets.meetListener(
+            Reflect.apply(listen, this, arguments as never),
+          );
+        },
+    );
+  });
+}
+
+function close(conn: Deno.Conn): void {
+  conn.close();
+}
+
+function cooperativeStartTls(
+  original: StartTls,
+  meet: (conn: Deno.TlsConn) => Deno.TlsConn,
+): StartTls {
+  return cooperate(function (conn) {
+    // Bytes that were read for nobody came before TLS. A client that went on would lose
+    // them, or be answered by whoever has put them in.
+    const error = obstacle(conn);
+    return error === null
+      ? Reflect.apply(original, this, arguments as never).then(meet)
+      : Promise.reject(error);
+  } as StartTls, close);
 }

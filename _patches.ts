@@ -4,7 +4,7 @@
  * @module
  */
 
-import { disguise, getOriginal, patchItem, patchProperty } from "./_items.ts";
+import { disguise, getOriginal, patchProperty } from "./_items.ts";
 
 // deno-lint-ignore no-explicit-any -- whatever it takes and gives
 type Method = (this: any, ...args: any[]) => any;
@@ -21,7 +21,10 @@ export class Patches implements Disposable {
     this.#beforehand.push(last);
   }
 
-  /** Replaces a function by what `wrap` makes of it, and looks like it. */
+  /**
+   * Replaces a function by what `wrap` makes of it, and looks like it. One that is
+   * inherited is left as it is for other heirs.
+   */
   put<F extends Method>(
     object: object,
     name: PropertyKey,
@@ -29,7 +32,11 @@ export class Patches implements Disposable {
   ): void {
     const original = getOriginal(object as Record<PropertyKey, F>, name);
     const replacement = disguise(wrap(original), original);
-    this.#patched.use(patchItem(object, name, replacement as never));
+    this.#patched.use(patchProperty(object, name, {
+      value: replacement,
+      writable: true,
+      enumerable: descriptor(object, name).enumerable ?? true,
+    }));
   }
 
   /** Replaces the getter of an accessor by what `wrap` makes of it. */
@@ -38,7 +45,7 @@ export class Patches implements Disposable {
     name: PropertyKey,
     wrap: (original: (this: unknown) => T) => (this: unknown) => T,
   ): void {
-    const accessor = Object.getOwnPropertyDescriptor(object, name)!;
+    const accessor = descriptor(object, name);
     const original = accessor.get!;
     const get = disguise(wrap(original), original);
     this.#patched.use(patchProperty(object, name, { ...accessor, get }));
@@ -68,6 +75,19 @@ export class Patches implements Disposable {
     for (const last of this.#beforehand.splice(0)) last();
     this.#patched.dispose();
   }
+}
+
+/** How a property is defined that an object has, or inherits. */
+function descriptor(object: object, name: PropertyKey): PropertyDescriptor {
+  for (
+    let owner: object | null = object;
+    owner !== null;
+    owner = Object.getPrototypeOf(owner)
+  ) {
+    const found = Object.getOwnPropertyDescriptor(owner, name);
+    if (found !== undefined) return found;
+  }
+  return {};
 }
 
 /** Makes the patches of a part; they are undone if one can't be made. */

@@ -23,7 +23,21 @@ const MOST_KEPT = 64 * 1024;
 const MOST_WRITTEN = 1024 * 1024;
 
 /** Somebody who waits for what a {@linkcode Source} brings. */
-export abstract class Taker<K extends Taker<K, T>, T> extends Place<K, T> {}
+export abstract class Taker<K extends Taker<K, T>, T> extends Place<K, T> {
+  /** What it waits for. */
+  source: { left(): void } | null = null;
+
+  protected override undo(error: unknown): void {
+    super.undo(error);
+    this.source?.left();
+  }
+}
+
+/** How the owner of a source is told whether its operation keeps the process alive. */
+export interface Hold {
+  take(owner: object): void;
+  release(owner: object): void;
+}
 
 /**
  * The sources that one part of `patch()` has made. Those that are not idle when the part
@@ -31,8 +45,14 @@ export abstract class Taker<K extends Taker<K, T>, T> extends Place<K, T> {}
  */
 export class Sources {
   readonly #all = new Set<WeakRef<{ stayPatched(): void }>>();
+  /** How many there may be until we look for those whose owners are gone unclosed. */
+  #most = 64;
 
   add(reference: WeakRef<{ stayPatched(): void }>): void {
+    if (this.#all.size >= this.#most) {
+      this.#forget();
+      this.#most = 2 * this.#all.size + 64;
+    }
     this.#all.add(reference);
   }
 
@@ -40,10 +60,15 @@ export class Sources {
     this.#all.delete(reference);
   }
 
-  /** The prototypes are about to be restored. */
+  /** The prototypes are about to be restored, and may be patched again later. */
   stayPatched(): void {
     for (const source of this.#all) source.deref()?.stayPatched();
-    this.#all.clear();
+  }
+
+  #forget(): void {
+    for (const source of this.#all) {
+      if (source.deref() === undefined) this.#all.delete(source);
+    }
   }
 }
 
@@ -66,14 +91,17 @@ export function keepDoors(owner: object, doors: readonly PropertyKey[]): void {
 export abstract class Source<T, K extends Taker<K, T>, R> {
   readonly #line = new List<K>();
   readonly #sources: Sources;
+  readonly #hold: Hold | null;
   readonly #reference = new WeakRef(this);
   #busy = false;
+  #resting = false;
   /** The error of an operation that nobody waited for any more. */
   #failure: { readonly error: unknown } | null = null;
   protected closed = false;
 
-  constructor(sources: Sources) {
+  constructor(sources: Sources, hold: Hold | null = null) {
     this.#sources = sources;
+    this.#hold = hold;
     sources.add(this.#reference);
   }
 
@@ -91,6 +119,21 @@ export abstract class Source<T, K extends Taker<K, T>, R> {
   /** Whether nobody waits for the operation that is under way. */
   get forsaken(): boolean {
     return this.#busy && this.#line.first === null;
+  }
+
+  /** Whether the operation is under way. */
+  get busy(): boolean {
+    return this.#busy;
+  }
+
+  /** Whether it is, and nobody waits for it: then it doesn't keep the process alive. */
+  get resting(): boolean {
+    return this.#resting;
+  }
+
+  /** Whether the owner has to keep our methods, when the prototype's are restored. */
+  protected get lasting(): boolean {
+    return !this.idle;
   }
 
   /** Whether something was brought that nobody has taken. */
@@ -118,10 +161,24 @@ export abstract class Source<T, K extends Taker<K, T>, R> {
 
   /** Waits in the line; outside greenlets (`flow` is `null`) nothing interrupts it. */
   take(taker: K, flow: Flow | null): Wait<T> {
+    taker.source = this;
     this.#line.add(taker);
     const wait = taker.suspend(flow);
+    if (this.#resting) this.#wakeUp();
     this.#serve();
     return wait;
+  }
+
+  /** Somebody was interrupted, and is in the line no more. */
+  left(): void {
+    if (!this.#busy || this.#resting || this.#line.first !== null) return;
+    this.#resting = true;
+    this.#hold?.release(this.owner);
+  }
+
+  #wakeUp(): void {
+    this.#resting = false;
+    this.#hold?.take(this.owner);
   }
 
   #serve(): void {
@@ -140,7 +197,7 @@ export abstract class Source<T, K extends Taker<K, T>, R> {
 
   /** Keeps the methods of this one owner, when the prototype's are restored. */
   stayPatched(): void {
-    if (!this.idle) keepDoors(this.owner, this.doors);
+    if (this.lasting) keepDoors(this.owner, this.doors);
   }
 
   #operate(taker: K): void {
@@ -153,8 +210,7 @@ export abstract class Source<T, K extends Taker<K, T>, R> {
   readonly #kept = (result: R): void => {
     looped();
     this.keep(result);
-    this.#busy = false;
-    this.#serve();
+    this.#over();
   };
 
   readonly #failed = (error: unknown): void => {
@@ -162,9 +218,16 @@ export abstract class Source<T, K extends Taker<K, T>, R> {
     // nothing but its end.
     if (!this.closed) this.#failure = { error };
     else this.#failAll(error);
+    this.#over();
+  };
+
+  #over(): void {
+    if (this.#resting) this.#wakeUp();
     this.#busy = false;
     this.#serve();
-  };
+    // What has come before the owner was closed is for who waited, and nobody else.
+    if (this.closed) this.discard();
+  }
 
   #failAll(error: unknown): void {
     for (let taker = this.#line.shift(); taker; taker = this.#line.shift()) {
@@ -200,10 +263,25 @@ export class Bytes extends Source<number | null, Reader, number | null> {
   /** Whether the stream is at its end, and nobody was told. */
   #ended = false;
 
-  constructor(sources: Sources, owner: object, read: Read) {
-    super(sources);
+  constructor(
+    sources: Sources,
+    owner: object,
+    read: Read,
+    hold: Hold | null = null,
+  ) {
+    super(sources, hold);
     this.#owner = owner;
     this.#read = read;
+  }
+
+  /** Reads, whatever is kept and whoever waits. */
+  protected readOn(buffer: Uint8Array): Promise<number | null> {
+    return this.#read.call(this.#owner, buffer);
+  }
+
+  /** How many bytes were read that nobody has taken. */
+  get length(): number {
+    return this.#end - this.#start;
   }
 
   protected override get stocked(): boolean {
@@ -227,11 +305,10 @@ export class Bytes extends Source<number | null, Reader, number | null> {
     // Somewhere to read to there must be, even if its buffer was transferred meanwhile.
     const most = Math.min(reader.buffer.length, MOST_READ) || 1;
     if (this.#buffer.length !== most) this.#buffer = view(this.#buffer, most);
-    return this.#read.call(this.#owner, this.#buffer);
+    return this.readOn(this.#buffer);
   }
 
   protected override keep(count: number | null): void {
-    if (this.closed) return;
     this.#start = 0;
     this.#end = count ?? 0;
     this.#ended = count === null;
@@ -273,6 +350,8 @@ export class Writes {
   #buffer = new Uint8Array(0);
   /** Who waits for what is written from the buffer. */
   #writer: Suspension<number> | null = null;
+  /** How many others are on their way. */
+  #others = 0;
 
   /** @param most How much is written at once at the most. */
   constructor(owner: object, write: Write, most: number = MOST_WRITTEN) {
@@ -281,11 +360,19 @@ export class Writes {
     this.#most = most;
   }
 
+  /** Whether something is on its way. */
+  get busy(): boolean {
+    return this.#writer !== null || this.#others > 0;
+  }
+
   write(data: Uint8Array, flow: Flow): Wait<number> {
     const most = Math.min(data.length, this.#most);
     if (this.#writer !== null || most > MOST_KEPT) {
       const copy = Uint8Array.prototype.slice.call(data, 0, most);
-      return operate(flow, this.#write.call(this.#owner, copy));
+      const written = this.#write.call(this.#owner, copy);
+      this.#others++;
+      written.then(this.#otherOver, this.#otherOver);
+      return operate(flow, written);
     }
     if (this.#buffer.length !== most) {
       this.#buffer = view(this.#buffer, most);
@@ -304,6 +391,10 @@ export class Writes {
     this.#writer = null;
     looped();
     writer.switch(count);
+  };
+
+  readonly #otherOver = (): void => {
+    this.#others--;
   };
 
   readonly #failed = (error: unknown): void => {

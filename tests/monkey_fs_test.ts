@@ -11,7 +11,6 @@ import {
 import {
   type Greenlet,
   GreenletExit,
-  joinAll,
   patch,
   sleep,
   spawn,

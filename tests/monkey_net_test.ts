@@ -2,7 +2,6 @@ import {
   assert,
   assertEquals,
   assertFalse,
-  assertGreater,
   assertGreaterOrEqual,
   assertInstanceOf,
   assertRejects,
@@ -18,352 +17,31 @@ import {
   spawn,
   Timeout,
   until,
-  withTimeout,
 } from "../mod.ts";
 import { Failures, runScript, testBoth } from "./_bodies.ts";
+import {
+  addressOf,
+  byteAt,
+  decoder,
+  encoder,
+  getter,
+  Pair,
+  readAll,
+  readInVain,
+  readText,
+  Received,
+  stream,
+  tcp,
+  test,
+  testRandomly,
+  testSockets,
+  tick,
+  tls,
+  unix,
+} from "./_sockets.ts";
 
-/** Longer than any test. */
-const LONG = 100_000_000;
-
-/** Numbers from 0 to 1, the same for the same seed. */
-function random(seed: number): () => number {
-  return () => {
-    seed = seed + 0x6D2B79F5 | 0;
-    let t = Math.imul(seed ^ seed >>> 15, 1 | seed);
-    t = t + Math.imul(t ^ t >>> 7, 61 | t) ^ t;
-    return ((t ^ t >>> 14) >>> 0) / 4294967296;
-  };
-}
-
-/** A test that fails when what it waits for does not come. */
-function test(name: string, body: () => Promise<void>): void {
-  Deno.test(name, async () => {
-    const { promise, reject } = Promise.withResolvers<never>();
-    const late = new Error("Waits for what does not come");
-    const timer = setTimeout(() => reject(late), 30_000);
-    try {
-      await Promise.race([body(), promise]);
-    } finally {
-      clearTimeout(timer);
-    }
-  });
-}
-
-/** A test that is told the seed of its random numbers, and tells it when it fails. */
-function testRandomly(
-  name: string,
-  body: (next: () => number) => Promise<void>,
-): void {
-  test(name, async () => {
-    const seed = Number(Deno.env.get("SEED") ?? Date.now() % 1_000_000);
-    try {
-      await body(random(seed));
-    } catch (error) {
-      throw new Error(`Failed with SEED=${seed}`, { cause: error });
-    }
-  });
-}
-
-/** Outside greenlets, where the runtime's own timers are in force. */
-function tick(ms = 0): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, ms));
-}
-
-/** Sockets of one kind. */
-interface Transport {
-  listen(): Deno.Listener;
-  options(listener: Deno.Listener): Deno.ConnectOptions;
-}
-
-const tcp: Transport = {
-  listen: () => Deno.listen({ hostname: "127.0.0.1", port: 0 }),
-  options(listener) {
-    const { hostname, port } = listener.addr as Deno.NetAddr;
-    return { hostname, port };
-  },
-};
-
-const unix: Transport = {
-  listen: () =>
-    Deno.listen({
-      transport: "unix",
-      path: `${Deno.makeTempDirSync()}/socket`,
-    } as never) as Deno.Listener,
-  options: (listener) => listener.addr as never,
-};
-
-const transports = Object.entries(
-  Deno.build.os === "windows" ? { tcp } : { tcp, unix },
-);
-
-/** Two ends of a connection, as made outside greenlets. */
-class Pair implements Disposable {
-  private constructor(
-    readonly listener: Deno.Listener,
-    readonly conn: Deno.Conn,
-    readonly peer: Deno.Conn,
-  ) {}
-
-  static async open(transport: Transport = tcp): Promise<Pair> {
-    const listener = transport.listen();
-    const [peer, conn] = await Promise.all([
-      listener.accept(),
-      Deno.connect(transport.options(listener)),
-    ]);
-    return new Pair(listener, conn, peer);
-  }
-
-  [Symbol.dispose](): void {
-    this.listener[Symbol.dispose]();
-    this.conn[Symbol.dispose]();
-    this.peer[Symbol.dispose]();
-    removeSocket(this.listener);
-  }
-}
-
-function removeSocket(listener: Deno.Listener): void {
-  if (listener.addr.transport !== "unix") return;
-  const { path } = listener.addr;
-  Deno.removeSync(path.slice(0, path.lastIndexOf("/")), { recursive: true });
-}
-
-const encoder = new TextEncoder();
-const decoder = new TextDecoder();
-
-/** Reads once, and gives the text. */
-async function readText(conn: Deno.Conn, most = 100): Promise<string | null> {
-  const buffer = new Uint8Array(most);
-  const count = await conn.read(buffer);
-  return count === null ? null : decoder.decode(buffer.subarray(0, count));
-}
-
-/** Reads and is interrupted; what it has begun goes on. */
-async function readInVain(conn: Deno.Conn, most = 100): Promise<Uint8Array> {
-  const buffer = new Uint8Array(most);
-  const result = await spawn(() =>
-    withTimeout(1, () => conn.read(buffer), { value: "late" })
-  ).get();
-  assertEquals(result, "late");
-  return buffer;
-}
-
-async function acceptInVain(listener: Deno.Listener): Promise<void> {
-  const result = await spawn(() =>
-    withTimeout(1, () => listener.accept(), { value: "late" })
-  ).get();
-  assertEquals(result, "late");
-}
-
-/** The byte at an offset of a stream of numbered bytes. */
-function byteAt(offset: number): number {
-  return (offset * 31 + (offset >> 8) * 17 + (offset >> 16)) & 255;
-}
-
-/** How often something was interrupted: what its peer waits for, to be slower. */
-class Interrupts {
-  interrupts = 0;
-  #patient = 0;
-
-  /** Waits for so many, unless somebody waits for us. */
-  async someInterrupts(count: number, next: () => number): Promise<void> {
-    const enough = this.interrupts + count;
-    while (this.interrupts < enough && this.#patient === 0) {
-      await tick(next() * 3);
-    }
-  }
-
-  /** Does what nothing interrupts. */
-  async patiently(run: () => Promise<void>): Promise<void> {
-    this.#patient++;
-    await run();
-    this.#patient--;
-  }
-}
-
-/** What has been read, and what was interrupted. */
-class Received extends Interrupts {
-  length = 0;
-  reads = 0;
-  ended = false;
-  /** Buffers of those who were interrupted: as they left them they must stay. */
-  readonly #left: Uint8Array[] = [];
-
-  take(buffer: Uint8Array, count: number | null): void {
-    this.reads++;
-    if (count === null) {
-      this.ended = true;
-      return;
-    }
-    assertGreater(count, 0);
-    for (let i = 0; i < count; i++) {
-      if (buffer[i] !== byteAt(this.length + i)) {
-        throw new Error(
-          `Byte ${this.length + i} is ${buffer[i]} and not ${
-            byteAt(this.length + i)
-          }`,
-        );
-      }
-    }
-    // Nor is more written than is told.
-    assert(buffer.subarray(count).every((byte) => byte === 0xAA));
-    this.length += count;
-  }
-
-  interrupted(buffer: Uint8Array): void {
-    this.reads++;
-    this.interrupts++;
-    this.#left.push(buffer);
-  }
-
-  check(length: number): void {
-    assert(this.ended);
-    assertEquals(this.length, length);
-    for (const buffer of this.#left) {
-      assert(buffer.every((byte) => byte === 0xAA), "written to later");
-    }
-  }
-}
-
-type ReadOnce = (
-  conn: Deno.Conn,
-  buffer: Uint8Array,
-  ms: number,
-  received: Received,
-) => Promise<unknown>;
-
-/** Each reads once, for `ms` at the most. */
-const readers: Record<string, ReadOnce> = {
-  "Timeout.start": (conn, buffer, ms, received) =>
-    spawn(async () => {
-      using timeout = Timeout.start(ms);
-      try {
-        received.take(buffer, await conn.read(buffer));
-      } catch (error) {
-        if (error !== timeout) throw error;
-        received.interrupted(buffer);
-      }
-    }).get(),
-  "withTimeout": (conn, buffer, ms, received) =>
-    spawn(async () => {
-      const count = await withTimeout(ms, () => conn.read(buffer), {
-        value: "late" as const,
-      });
-      if (count === "late") received.interrupted(buffer);
-      else received.take(buffer, count);
-    }).get(),
-  "withTimeout outside greenlets": async (conn, buffer, ms, received) => {
-    const count = await withTimeout(ms, () => conn.read(buffer), {
-      value: "late" as const,
-    });
-    if (count === "late") received.interrupted(buffer);
-    else received.take(buffer, count);
-  },
-  "kill": (conn, buffer, ms, received) =>
-    readKilled(ms, buffer, received, async (take) => {
-      take(await conn.read(buffer));
-    }),
-  "kill, generator": (conn, buffer, ms, received) =>
-    readKilled(ms, buffer, received, function* (take) {
-      take(yield* until(conn.read(buffer)));
-    }),
-  "kill without grace": (conn, buffer, ms, received) =>
-    readKilled(ms, buffer, received, async (take) => {
-      take(await conn.read(buffer));
-    }, 0),
-};
-
-async function readKilled(
-  ms: number,
-  buffer: Uint8Array,
-  received: Received,
-  body: (take: (count: number | null) => void) => unknown,
-  grace = LONG,
-): Promise<void> {
-  let taken = false;
-  const greenlet = spawn(body, (count: number | null) => {
-    taken = true;
-    received.take(buffer, count);
-  }) as Greenlet;
-  await greenlet.join({ timeout: ms });
-  await greenlet.kill(undefined, { grace });
-  if (greenlet.exception !== undefined) throw greenlet.exception;
-  if (!taken) received.interrupted(buffer);
-}
-
-/**
- * Sends numbered bytes in random pieces, and the end. Between the pieces it waits until
- * some reads have been interrupted, however fast or slow the machine is.
- */
-async function stream(
-  peer: Deno.Conn,
-  length: number,
-  longest: number,
-  received: Received,
-  next: () => number,
-): Promise<void> {
-  for (let sent = 0; sent < length;) {
-    const size = Math.min(1 + Math.floor(next() * longest), length - sent);
-    let piece = Uint8Array.from({ length: size }, (_, i) => byteAt(sent + i));
-    sent += size;
-    while (piece.length > 0) piece = piece.subarray(await peer.write(piece));
-    // Now and then the next piece comes before the last one was read.
-    while (received.length < sent && next() < 0.9) await tick(next() * 3);
-    await received.someInterrupts(Math.floor(next() * 4), next);
-  }
-  await peer.closeWrite();
-}
-
-/** Reads a stream to its end, with readers of all kinds in turn. */
-async function readAll(
-  conn: Deno.Conn,
-  longest: number,
-  ms: number,
-  received: Received,
-  next: () => number,
-): Promise<void> {
-  const kinds = Object.values(readers);
-  while (!received.ended) {
-    const size = 1 + Math.floor(next() ** 2 * longest);
-    const buffer = new Uint8Array(size).fill(0xAA);
-    if (next() < 0.02) {
-      await received.patiently(async () => {
-        received.take(buffer, await conn.read(buffer));
-      });
-    } else {
-      const kind = kinds[Math.floor(next() * kinds.length)]!;
-      await kind(conn, buffer, next() * ms, received);
-    }
-  }
-}
-
-for (const [name, transport] of transports) {
-  testRandomly(
-    `Conn.read() loses nothing when thousands of reads are interrupted, ${name}`,
-    async (next) => {
-      using _ = patch();
-      const length = 180_000;
-      const all = await Promise.all(
-        Array.from({ length: 12 }, async () => {
-          using pair = await Pair.open(transport);
-          const received = new Received();
-          await Promise.all([
-            readAll(pair.conn, 4000, 2.5, received, next),
-            stream(pair.peer, length, 2500, received, next),
-          ]);
-          received.check(length);
-          return received;
-        }),
-      );
-      const reads = all.reduce((sum, { reads }) => sum + reads, 0);
-      const interrupts = all.reduce(
-        (sum, { interrupts }) => sum + interrupts,
-        0,
-      );
-      assertGreaterOrEqual(interrupts, 2500);
-      assertGreaterOrEqual(interrupts / reads, 0.2);
-    },
-  );
-}
+testSockets("tcp", tcp);
+if (Deno.build.os !== "windows") testSockets("unix", unix);
 
 testRandomly(
   "Conn.read() loses nothing when greenlets keep the event loop busy",
@@ -493,32 +171,6 @@ testBoth(
   },
 );
 
-for (const [name, transport] of transports) {
-  test(`Conn.read() after an interrupted one gets its bytes, inside and outside, ${name}`, async () => {
-    using _ = patch();
-    using pair = await Pair.open(transport);
-    const { conn, peer } = pair;
-    const buffer = await readInVain(conn);
-    await peer.write(encoder.encode("abcdefgh"));
-    await tick(5);
-    assertEquals(await readText(conn, 2), "ab");
-    assertEquals(await spawn(readText, conn, 2).get(), "cd");
-    assertEquals(await readText(conn), "efgh");
-    await readInVain(conn);
-    // The read that has been interrupted is still there when this one begins.
-    const outside = readText(conn);
-    await peer.write(encoder.encode("ij"));
-    assertEquals(await outside, "ij");
-    await readInVain(conn);
-    await peer.closeWrite();
-    await tick(5);
-    assertEquals(await readText(conn), null);
-    assertEquals(await spawn(readText, conn).get(), null);
-    assertEquals(await readText(conn), null);
-    assert(buffer.every((byte) => byte === 0));
-  });
-}
-
 test("Conn.read() gives no more than fits, and keeps the rest", async () => {
   using _ = patch();
   using pair = await Pair.open();
@@ -642,48 +294,6 @@ for (const where of Deno.build.os === "linux" ? ["inside", "outside"] : []) {
   });
 }
 
-for (const [name, transport] of transports) {
-  for (const method of ["close", Symbol.dispose] as const) {
-    test(`Conn.${String(method)}() ends reads that are pending as unpatched, ${name}`, async () => {
-      async function closeWhileReading(
-        start: (read: () => Promise<unknown>) => Promise<unknown>,
-      ) {
-        using pair = await Pair.open(transport);
-        const { conn } = pair;
-        const tell = (error: Error) => [error.constructor, error.message];
-        const read = () => readText(conn).catch(tell);
-        const reads = [start(read), start(read)];
-        await tick(2);
-        conn[method]();
-        return [...await Promise.all(reads), await start(read)];
-      }
-      const unpatched = await closeWhileReading((read) => read());
-      using _ = patch();
-      assertEquals(await closeWhileReading((read) => read()), unpatched);
-      assertEquals(
-        await closeWhileReading((read) => spawn(read).get()),
-        unpatched,
-      );
-    });
-
-    test(`Conn.${String(method)}() after an interrupted read forgets what was kept, ${name}`, async () => {
-      using _ = patch();
-      for (const kept of [true, false]) {
-        using pair = await Pair.open(transport);
-        const { conn, peer } = pair;
-        await readInVain(conn);
-        if (kept) await peer.write(encoder.encode("kept"));
-        await tick(2);
-        conn[method]();
-        await assertRejects(() => readText(conn), Deno.errors.BadResource);
-        const inside = await spawn(() => readText(conn).catch((e) => e)).get();
-        assertInstanceOf(inside, Deno.errors.BadResource);
-        await tick(2);
-      }
-    });
-  }
-}
-
 test("Conn.close() fails the second time, inside as outside, and Symbol.dispose does not", async () => {
   using _ = patch();
   using pair = await Pair.open();
@@ -753,291 +363,6 @@ test("Conn in a `using` block is closed, kept bytes and all", async () => {
   await assertRejects(() => readText(conn), Deno.errors.BadResource);
 });
 
-for (const [name, transport] of transports) {
-  testRandomly(
-    `Listener.accept() loses no connection when accepts are interrupted, ${name}`,
-    async (next) => {
-      using _ = patch();
-      const listener = transport.listen();
-      const count = 240;
-      const interrupted = new Interrupts();
-      const accepted: Deno.Conn[] = [];
-      const clients = Promise.all(
-        Array.from({ length: 20 }, async (_, i) => {
-          const mine: Deno.Conn[] = [];
-          for (let n = 0; n < count / 20; n++) {
-            await interrupted.someInterrupts(Math.floor(next() * 30), next);
-            const client = await Deno.connect(transport.options(listener));
-            await client.write(Uint8Array.of(i, n));
-            mine.push(client);
-          }
-          return mine;
-        }),
-      );
-      const take = (conn: Deno.Conn) => void accepted.push(conn);
-      const kinds: ((ms: number) => Promise<unknown>)[] = [
-        (ms) =>
-          spawn(async () => {
-            using timeout = Timeout.start(ms);
-            try {
-              take(await listener.accept());
-            } catch (error) {
-              if (error !== timeout) throw error;
-              interrupted.interrupts++;
-            }
-          }).get(),
-        (ms) =>
-          spawn(async () => {
-            const conn = await withTimeout(ms, () => listener.accept(), {
-              value: null,
-            });
-            if (conn === null) interrupted.interrupts++;
-            else take(conn);
-          }).get(),
-        async (ms) => {
-          const before = accepted.length;
-          const body = next() < 0.5
-            ? async () => take(await listener.accept())
-            : function* () {
-              take(yield* until(listener.accept()));
-            };
-          const greenlet = spawn(body as () => Promise<void>);
-          await greenlet.join({ timeout: ms });
-          await greenlet.kill();
-          if (accepted.length === before) interrupted.interrupts++;
-        },
-        () => interrupted.patiently(async () => take(await listener.accept())),
-      ];
-      while (accepted.length < count) {
-        const kind = kinds[Math.floor(next() * (next() < 0.02 ? 4 : 3))]!;
-        await kind(next() * 2);
-      }
-      const all = await clients;
-      const ids = await Promise.all(accepted.map(async (conn) => {
-        const id = new Uint8Array(3);
-        assertEquals(await conn.read(id), 2);
-        conn.close();
-        return id[0]! * 1000 + id[1]!;
-      }));
-      assertEquals(new Set(ids).size, count);
-      assertGreaterOrEqual(interrupted.interrupts, 60);
-      for (const client of all.flat()) client.close();
-      listener.close();
-      removeSocket(listener);
-    },
-  );
-
-  test(`Listener.close() closes a connection that was kept, ${name}`, async () => {
-    using _ = patch();
-    for (const method of ["close", Symbol.dispose] as const) {
-      for (const wait of [0, 5]) {
-        const listener = transport.listen();
-        await acceptInVain(listener);
-        const conn = await Deno.connect(transport.options(listener));
-        // At once, or when it was accepted for nobody.
-        if (wait > 0) await tick(wait);
-        listener[method]();
-        const end = await readText(conn).catch((error: Error) => error);
-        if (end instanceof Error) {
-          assertInstanceOf(end, Deno.errors.ConnectionReset);
-        } else {
-          assertEquals(end, null);
-        }
-        conn.close();
-        removeSocket(listener);
-      }
-    }
-  });
-
-  test(`Listener.accept() after an interrupted one gets its connection, inside and outside, ${name}`, async () => {
-    using _ = patch();
-    const listener = transport.listen();
-    for (
-      const accept of [
-        () => listener.accept(),
-        () => spawn(() => listener.accept()).get(),
-        async () => (await listener[Symbol.asyncIterator]().next()).value,
-      ] as (() => Promise<Deno.Conn>)[]
-    ) {
-      for (const early of [true, false]) {
-        await acceptInVain(listener);
-        const accepting = early ? accept() : undefined;
-        const client = await Deno.connect(transport.options(listener));
-        await tick(5);
-        const conn = await (accepting ?? accept());
-        await conn.write(encoder.encode("hello"));
-        assertEquals(await readText(client), "hello");
-        // The connection is as cooperative as any other.
-        await readInVain(conn);
-        conn.close();
-        client.close();
-      }
-    }
-    listener.close();
-    removeSocket(listener);
-  });
-
-  test(`Listener iterated in a greenlet can be killed, and iterated again, ${name}`, async () => {
-    using _ = patch();
-    const listener = transport.listen();
-    const log: string[] = [];
-    const serve = async () => {
-      try {
-        for await (const conn of listener) {
-          log.push("connection");
-          conn.close();
-        }
-        log.push("closed");
-      } finally {
-        log.push("cleaned up");
-      }
-    };
-    const connect = async () => {
-      const client = await Deno.connect(transport.options(listener));
-      await readText(client).catch(() => {});
-      client.close();
-    };
-    const first = spawn(serve);
-    await connect();
-    await first.kill();
-    assertEquals(log.splice(0), ["connection", "cleaned up"]);
-    assertInstanceOf(first.value as unknown, GreenletExit);
-    const second = spawn(serve);
-    await connect();
-    await connect();
-    listener.close();
-    await second.get();
-    assertEquals(log, ["connection", "connection", "closed", "cleaned up"]);
-    removeSocket(listener);
-  });
-
-  test(`Listener.close() ends accepts that are pending as unpatched, ${name}`, async () => {
-    async function closeWhileAccepting(
-      start: (accept: () => Promise<unknown>) => Promise<unknown>,
-    ) {
-      const listener = transport.listen();
-      const tell = (error: Error) => [error.constructor, error.message];
-      const accept = () => listener.accept().catch(tell);
-      const accepting = start(accept);
-      await tick(2);
-      listener.close();
-      const results = [await accepting, await start(accept)];
-      removeSocket(listener);
-      return results;
-    }
-    const unpatched = await closeWhileAccepting((accept) => accept());
-    using _ = patch();
-    assertEquals(await closeWhileAccepting((accept) => accept()), unpatched);
-    assertEquals(
-      await closeWhileAccepting((accept) => spawn(accept).get()),
-      unpatched,
-    );
-  });
-}
-
-for (const [name, transport] of transports) {
-  testRandomly(
-    `Deno.connect() leaks no connection when connects are interrupted, ${name}`,
-    async (next) => {
-      using _ = patch();
-      const listener = transport.listen();
-      const options = transport.options(listener);
-      let served = 0;
-      let victim: Greenlet | undefined;
-      // Each connection is to be closed by the other side, used or surplus.
-      const server = (async () => {
-        const ends: Promise<void>[] = [];
-        for await (const conn of listener) {
-          served++;
-          // The client is about to hear of its connection.
-          const microturns = Math.floor(next() * 10);
-          for (let n = 0; n < microturns; n++) await Promise.resolve();
-          if (next() < 0.7) victim?.kill(undefined, { block: false });
-          ends.push((async () => {
-            while (await readText(conn).catch(() => null) !== null);
-            conn.close();
-          })());
-        }
-        await Promise.all(ends);
-      })();
-      let connected = 0;
-      let interrupted = 0;
-      const connect = async () => {
-        const conn = await Deno.connect(options);
-        connected++;
-        conn.close();
-      };
-      const count = 200;
-      for (let i = 0; i < count; i++) {
-        const before = connected;
-        const kind = next();
-        if (kind < 0.1) {
-          await spawn(() =>
-            withTimeout(next() * 0.5, connect, { value: undefined })
-          ).get();
-        } else {
-          const greenlet = spawn(
-            kind < 0.3
-              ? (function* () {
-                const conn = yield* until(Deno.connect(options));
-                connected++;
-                conn.close();
-              }) as unknown as () => Promise<void>
-              : connect,
-          );
-          victim = greenlet as Greenlet;
-          // Somewhere between its beginning and its end.
-          if (next() < 0.7) {
-            const turns = Math.floor(next() * 8);
-            for (let n = 0; n < turns; n++) await tick(0);
-            const microturns = Math.floor(next() * 12);
-            for (let n = 0; n < microturns; n++) await Promise.resolve();
-          } else {
-            // When the connection is there and its greenlet about to hear of it.
-            const end = performance.now() + next();
-            while (performance.now() < end);
-            await until(Promise.resolve());
-          }
-          await greenlet.kill();
-        }
-        if (connected === before) interrupted++;
-      }
-      await tick(20);
-      listener.close();
-      await withTimeout(5_000, () => until(server));
-      removeSocket(listener);
-      assertGreaterOrEqual(connected, 5);
-      assertGreaterOrEqual(interrupted, 30);
-      assertGreaterOrEqual(served, connected);
-    },
-  );
-
-  test(`Deno.connect() closes the connection when killed at the moment it is there, ${name}`, async () => {
-    using _ = patch();
-    using failures = new Failures();
-    const listener = transport.listen();
-    let connected = 0;
-    for (let microturns = 0; microturns < 16; microturns++) {
-      const accepting = listener.accept();
-      const greenlet = spawn(async () => {
-        const conn = await Deno.connect(transport.options(listener));
-        connected++;
-        conn.close();
-      });
-      // The runtime's own promise wakes us in the same turn as the greenlet.
-      const peer = await accepting;
-      for (let n = 0; n < microturns; n++) await Promise.resolve();
-      await greenlet.kill();
-      const end = readText(peer).catch(() => null);
-      assertEquals(await withTimeout(5_000, () => until(end)), null);
-      peer.close();
-    }
-    assertEquals(failures.errors, []);
-    listener.close();
-    removeSocket(listener);
-  });
-}
-
 test("Deno.connect() that nobody answers is cancelled when it is interrupted", async () => {
   using _ = patch();
   // A backlog that is full leaves further clients without an answer.
@@ -1049,7 +374,7 @@ test("Deno.connect() that nobody answers is cancelled when it is interrupted", a
   const connected: Deno.Conn[] = [];
   const clients = Array.from({ length: 8 }, () =>
     spawn(async () => {
-      connected.push(await Deno.connect(tcp.options(listener)));
+      connected.push(await Deno.connect(addressOf(listener)));
     }) as Greenlet);
   await tick(50);
   const waiting = clients.filter((client) => !client.dead);
@@ -1067,7 +392,7 @@ test("Deno.connect() that nobody answers is cancelled when it is interrupted", a
 test("Deno.connect() takes a signal, as outside", async () => {
   const listener = tcp.listen();
   using _ = patch();
-  const options = tcp.options(listener);
+  const options = addressOf(listener);
   const reason = new Error("stop");
   const aborted = { ...options, signal: AbortSignal.abort(reason) };
   for (
@@ -1099,75 +424,6 @@ test("Deno.connect() takes a signal, as outside", async () => {
   }
   listener.close();
 });
-
-for (const [name, transport] of transports) {
-  testRandomly(
-    `Conn.write() keeps the order when writes are interrupted, and buffers may be used again, ${name}`,
-    async (next) => {
-      using _ = patch();
-      using pair = await Pair.open(transport);
-      const { conn, peer } = pair;
-      /** What was written with one byte each, how much of it at least and at most. */
-      const written: { byte: number; least: number; most: number }[] = [];
-      const interrupted = new Interrupts();
-      const reading = (async () => {
-        const runs: { byte: number; count: number }[] = [];
-        const buffer = new Uint8Array(200_000);
-        for (;;) {
-          const count = await peer.read(buffer);
-          if (count === null) return runs;
-          for (let i = 0; i < count; i++) {
-            const byte = buffer[i]!;
-            const last = runs.at(-1);
-            if (last?.byte === byte) last.count++;
-            else runs.push({ byte, count: 1 });
-          }
-          await interrupted.someInterrupts(Math.floor(next() * 2.5), next);
-        }
-      })();
-      const reused = new Uint8Array(400_000);
-      for (let i = 0; i < 250; i++) {
-        const byte = i % 200;
-        const size = 1 + Math.floor(next() ** 2 * reused.length);
-        const data = reused.subarray(0, size).fill(byte);
-        const ms = next() * 3;
-        let count: number | undefined;
-        if (next() < 0.5) {
-          count = await spawn(() =>
-            withTimeout(ms, () => conn.write(data), { value: undefined })
-          ).get();
-        } else if (next() < 0.9) {
-          const greenlet = spawn(async () => {
-            count = await conn.write(data);
-          });
-          await greenlet.join({ timeout: ms });
-          await greenlet.kill();
-        } else {
-          await interrupted.patiently(async () => {
-            count = await conn.write(data);
-          });
-        }
-        if (count === undefined) interrupted.interrupts++;
-        written.push({ byte, least: count ?? 0, most: count ?? size });
-        reused.fill(255);
-      }
-      const runs: { byte: number; count: number }[] = [];
-      await interrupted.patiently(async () => {
-        await conn.closeWrite();
-        runs.push(...await reading);
-      });
-      for (const { byte, least, most } of written) {
-        const count = runs[0]?.byte === byte ? runs.shift()!.count : 0;
-        assert(
-          count >= least && count <= most,
-          `${count} times ${byte}, and not ${least} to ${most}`,
-        );
-      }
-      assertEquals(runs, []);
-      assertGreaterOrEqual(interrupted.interrupts, 10);
-    },
-  );
-}
 
 test("Conn.write() writes the part of a buffer that it is given", async () => {
   using _ = patch();
@@ -1260,6 +516,9 @@ const oddCalls: Record<
         `dispose ${name}`,
         ({ conn }: Pair) => conn[Symbol.dispose].call(self),
       ],
+      [`ref ${name}`, ({ conn }: Pair) => conn.ref.call(self)],
+      [`unref ${name}`, ({ conn }: Pair) => conn.unref.call(self)],
+      [`closeWrite ${name}`, ({ conn }: Pair) => conn.closeWrite.call(self)],
       [`accept ${name}`, ({ listener }: Pair) => listener.accept.call(self)],
       [
         `listener close ${name}`,
@@ -1279,6 +538,13 @@ const oddCalls: Record<
     "write closed",
     (_: Pair, closed: Deno.Conn) => closed.write(new Uint8Array(4)),
   ],
+  ["closeWrite", ({ conn }: Pair) => conn.closeWrite()],
+  [
+    "closeWrite closed",
+    (_: Pair, closed: Deno.Conn) => closed.closeWrite(),
+  ],
+  ["ref closed", (_: Pair, closed: Deno.Conn) => closed.ref()],
+  ["unref closed", (_: Pair, closed: Deno.Conn) => closed.unref()],
   ["close closed", (_: Pair, closed: Deno.Conn) => closed.close()],
   ["dispose closed", (_: Pair, closed: Deno.Conn) => closed[Symbol.dispose]()],
   ["write nothing", ({ conn }: Pair) => conn.write(new Uint8Array(0))],
@@ -1384,6 +650,12 @@ test("patch() leaves names, lengths and kinds of the methods as they are", async
     ["write", (pair: Pair) => pair.conn.write],
     ["close", (pair: Pair) => pair.conn.close],
     ["dispose", (pair: Pair) => pair.conn[Symbol.dispose]],
+    ["closeWrite", (pair: Pair) => pair.conn.closeWrite],
+    ["readable", (pair: Pair) => getter(pair.conn, "readable")],
+    ["ref", (pair: Pair) => pair.conn.ref],
+    ["unref", (pair: Pair) => pair.conn.unref],
+    ["listener ref", (pair: Pair) => pair.listener.ref],
+    ["listener unref", (pair: Pair) => pair.listener.unref],
     ["accept", (pair: Pair) => pair.listener.accept],
     ["listener close", (pair: Pair) => pair.listener.close],
     ["listener dispose", (pair: Pair) => pair.listener[Symbol.dispose]],
@@ -1418,7 +690,7 @@ test("patch() is used by greenlets on what code outside has made, and the other 
   using _ = patch();
   const listener = await spawn(() => tcp.listen()).get();
   const [conn, peer] = await Promise.all([
-    spawn(() => Deno.connect(tcp.options(listener))).get(),
+    spawn(() => Deno.connect(addressOf(listener))).get(),
     listener.accept(),
   ]);
   await spawn(() => conn.write(encoder.encode("from inside"))).get();
@@ -1430,93 +702,10 @@ test("patch() is used by greenlets on what code outside has made, and the other 
   listener.close();
 });
 
-for (const [name, transport] of transports) {
-  test(`patch() disposed of while reads are pending loses nothing, ${name}`, async () => {
-    const restore = patch();
-    using kept = await Pair.open(transport);
-    using pending = await Pair.open(transport);
-    using waiting = await Pair.open(transport);
-    using untouched = await Pair.open(transport);
-    await readInVain(kept.conn);
-    await kept.peer.write(encoder.encode("kept bytes"));
-    await readInVain(pending.conn);
-    const reader = spawn(readText, waiting.conn);
-    const victim = spawn(readText, untouched.conn);
-    await tick(5);
-    restore[Symbol.dispose]();
-
-    assertEquals(await readText(kept.conn, 4), "kept");
-    assertEquals(await spawn(readText, kept.conn).get(), " bytes");
-    await kept.peer.write(encoder.encode("more"));
-    assertEquals(await readText(kept.conn), "more");
-
-    await pending.peer.write(encoder.encode("pending"));
-    assertEquals(await readText(pending.conn), "pending");
-    await waiting.peer.write(encoder.encode("waiting"));
-    assertEquals(await reader.get(), "waiting");
-    await waiting.peer.write(encoder.encode("then"));
-    assertEquals(await readText(waiting.conn), "then");
-
-    await victim.kill();
-    assertInstanceOf(victim.value as unknown, GreenletExit);
-    await untouched.peer.write(encoder.encode("not lost"));
-    assertEquals(await readText(untouched.conn), "not lost");
-    assertEquals(Object.keys(untouched.conn), []);
-
-    // Once more patched and restored, while something is kept again.
-    {
-      using _ = patch();
-      using _pair = await Pair.open(transport);
-      await readInVain(kept.conn);
-      await kept.peer.write(encoder.encode("again"));
-      await tick(5);
-    }
-    assertEquals(await readText(kept.conn), "again");
-  });
-
-  test(`patch() disposed of while accepts are pending loses nothing, ${name}`, async () => {
-    const restore = patch();
-    const kept = transport.listen();
-    const pending = transport.listen();
-    const closed = transport.listen();
-    const waiting = transport.listen();
-    const listeners = [kept, pending, closed, waiting];
-    for (const listener of [kept, pending, closed]) {
-      await acceptInVain(listener);
-    }
-    const accepter = spawn(() => waiting.accept());
-    const clients = [
-      await Deno.connect(transport.options(kept)),
-      await Deno.connect(transport.options(closed)),
-    ];
-    await tick(5);
-    restore[Symbol.dispose]();
-    clients.push(
-      await Deno.connect(transport.options(pending)),
-      await Deno.connect(transport.options(waiting)),
-    );
-    const conns = [
-      await kept.accept(),
-      await pending.accept(),
-      await accepter.get(),
-    ];
-    closed.close();
-    assertEquals(await readText(clients[1]!).catch(() => null), null);
-    // What comes after is accepted as ever.
-    clients.push(await Deno.connect(transport.options(kept)));
-    conns.push(await kept.accept());
-    for (const conn of [...conns, ...clients]) conn.close();
-    for (const listener of listeners) {
-      listener[Symbol.dispose]();
-      removeSocket(listener);
-    }
-  });
-}
-
 test("patch() disposed of while a connect or a write is pending lets it end", async () => {
   const restore = patch();
   using pair = await Pair.open();
-  const connecting = spawn(() => Deno.connect(tcp.options(pair.listener)));
+  const connecting = spawn(() => Deno.connect(addressOf(pair.listener)));
   const writing = spawn(() => pair.conn.write(encoder.encode("written")));
   await sleep(0);
   restore[Symbol.dispose]();
@@ -1531,8 +720,8 @@ test("patch() disposed of while the first connect is pending patches nothing any
   const { read } = Object.getPrototypeOf(await connectOnce(listener));
   const restore = patch();
   // The first connection of all that are made under this patch().
-  const inside = spawn(() => Deno.connect(tcp.options(listener)));
-  const outside = Deno.connect(tcp.options(listener));
+  const inside = spawn(() => Deno.connect(addressOf(listener)));
+  const outside = Deno.connect(addressOf(listener));
   await sleep(0);
   restore[Symbol.dispose]();
   for (const conn of [await inside.get(), await outside]) {
@@ -1543,9 +732,302 @@ test("patch() disposed of while the first connect is pending patches nothing any
   listener.close();
 });
 
+test("patch() once more, after what was read was idle, loses nothing when it is disposed of", async () => {
+  using pair = await Pair.open();
+  const { conn, peer } = pair;
+  {
+    using _ = patch();
+    (await Pair.open())[Symbol.dispose]();
+    await peer.write(encoder.encode("before"));
+    assertEquals(await spawn(readText, conn).get(), "before");
+  }
+  {
+    using _ = patch();
+    (await Pair.open())[Symbol.dispose]();
+    await readInVain(conn);
+    await peer.write(encoder.encode("kept"));
+    await tick(5);
+  }
+  assertEquals(await readText(conn), "kept");
+});
+
+for (const where of ["inside", "outside"]) {
+  test(`patch() finds the methods of connections by accept(), ${where}`, async () => {
+    const { connect } = Deno;
+    using _ = patch();
+    const listener = tcp.listen();
+    const accept = () => listener.accept();
+    const [conn, peer] = await Promise.all([
+      where === "inside" ? spawn(accept).get() : accept(),
+      connect(addressOf(listener)),
+    ]);
+    await readInVain(conn);
+    await peer.write(encoder.encode("kept"));
+    assertEquals(await readText(conn), "kept");
+    for (const socket of [listener, conn, peer]) socket.close();
+  });
+}
+
+test("Listener.close() before an accepted connection is heard of gives it to who waits, or closes it", async () => {
+  for (const waits of [true, false]) {
+    using listener = tcp.listen();
+    const [peer, accepted] = await Promise.all([
+      tcp.connect(listener),
+      listener.accept(),
+    ]);
+    const { promise, resolve } = Promise.withResolvers<Deno.Conn>();
+    const prototype = Object.getPrototypeOf(listener);
+    const { accept } = prototype;
+    prototype.accept = () => promise;
+    try {
+      using _ = patch();
+      tcp.listen().close();
+      const accepting = spawn(() => listener.accept()) as Greenlet<unknown>;
+      await sleep(0);
+      if (!waits) await accepting.kill();
+      resolve(accepted);
+      listener.close();
+      if (waits) {
+        assertStrictEquals(await accepting.get(), accepted);
+        accepted.close();
+      }
+      assertEquals(await readText(peer), null);
+    } finally {
+      prototype.accept = accept;
+    }
+    peer.close();
+  }
+});
+
+test("patch() leaves out TLS, or all but TLS", async () => {
+  for (const part of ["net", "tls"] as const) {
+    using _ = patch({ [part]: false });
+    for (const [transport, is] of [[tcp, "net"], [tls, "tls"]] as const) {
+      using pair = await Pair.open(transport);
+      const { conn, peer } = pair;
+      const reading = spawn(readText, conn) as Greenlet;
+      await sleep(5);
+      await reading.kill(undefined, { block: false });
+      await tick(5);
+      assertEquals(reading.dead, is !== part, is);
+      await peer.write(encoder.encode("bytes"));
+      const text = is === part ? await reading.get() : await readText(conn);
+      assertEquals(text, "bytes");
+    }
+  }
+});
+
+test("patch() patches TCP and TLS each once, and their common class not at all", async () => {
+  async function look() {
+    using plain = await Pair.open();
+    using secure = await Pair.open(tls);
+    const own = [plain, secure].map(({ conn, listener }) =>
+      [conn, listener].map((socket) =>
+        Object.getOwnPropertyDescriptors(Object.getPrototypeOf(socket))
+      )
+    );
+    const common = Object.getPrototypeOf(Object.getPrototypeOf(plain.conn));
+    return {
+      own,
+      common: Object.getOwnPropertyDescriptors(common),
+      names: [...function* () {
+        for (const name in plain.conn) yield name;
+      }()],
+    };
+  }
+  const before = await look();
+  for (const options of [{}, { net: false }, { tls: false }, {}]) {
+    using _ = patch(options);
+    const patched = await look();
+    assertEquals(patched.common, before.common);
+    assertEquals(patched.names, before.names);
+  }
+  assertEquals(await look(), before);
+});
+
+test("patch() leaves a failure that nobody handles unhandled", async () => {
+  for (const call of ["Deno.connect({ port })", "listener.accept()"]) {
+    const run = (prelude: string) =>
+      runScript(`
+        ${prelude}
+        const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+        const { port } = listener.addr;
+        listener.close();
+        ${call};
+        await new Promise((resolve) => setTimeout(resolve, 2000));
+        console.log("survived");
+      `);
+    const unpatched = await run("");
+    const patched = await run("using _ = patch();");
+    assertEquals([patched.out, patched.code], [unpatched.out, unpatched.code]);
+    assertEquals([unpatched.out, unpatched.code], [[], 1]);
+  }
+});
+
+/** Two ends and their listener, patched, in a script. */
+const PAIR = `
+  using _ = patch();
+  const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const [peer, conn] = await Promise.all([
+    listener.accept(),
+    Deno.connect(listener.addr),
+  ]);
+  const inVain = (call) => withTimeout(1, call, { value: "late" });
+  const read = () => conn.read(new Uint8Array(3));
+  const accept = () => listener.accept();
+`;
+
+/** What is done, what is printed, and whether the process ends by itself then. */
+const endings: Record<string, [string, string[], boolean]> = {
+  "a read and an accept that were interrupted": [
+    `console.log(await inVain(read), await inVain(accept));
+     console.log(await spawn(() => inVain(read)).get());`,
+    ["late late", "late"],
+    true,
+  ],
+  "a read of which one of two readers was interrupted": [
+    `spawn(read);
+     console.log(await inVain(read));`,
+    ["late"],
+    false,
+  ],
+  "a read that somebody waits for again": [
+    `await inVain(read);
+     setTimeout(() => peer.write(new Uint8Array(2)), 30);
+     console.log(await read());
+     read();`,
+    ["2"],
+    false,
+  ],
+  "an accept that somebody waits for again": [
+    `await inVain(accept);
+     spawn(accept);
+     console.log("waits");`,
+    ["waits"],
+    false,
+  ],
+  "a read of which the bytes came after the interrupt": [
+    `await inVain(read);
+     await peer.write(new Uint8Array(4));
+     await sleep(5);
+     console.log(await read(), await read());
+     read();`,
+    ["3 1"],
+    false,
+  ],
+  "what its user has told not to": [
+    `conn.unref();
+     listener.unref();
+     await inVain(read);
+     await inVain(accept);
+     read();
+     spawn(read);
+     spawn(accept);
+     console.log("ends");`,
+    ["ends"],
+    true,
+  ],
+  "what its user has told so after the interrupt": [
+    `conn.unref();
+     await inVain(read);
+     conn.ref();
+     console.log("told");
+     if (await sleep(5)) {}
+     read();`,
+    ["told"],
+    false,
+  ],
+  "what its user has told so, as nobody waits": [
+    `await inVain(read);
+     conn.ref();
+     listener.ref();
+     console.log("ends");`,
+    ["ends"],
+    true,
+  ],
+  "a stream that is read": [
+    `conn.readable.getReader().read();
+     console.log("waits");`,
+    ["waits"],
+    false,
+  ],
+  "a stream that is read, behind a read that was interrupted": [
+    `await inVain(read);
+     conn.readable.getReader().read();
+     console.log("waits");`,
+    ["waits"],
+    false,
+  ],
+  "a stream that is read, before a read that was interrupted": [
+    `conn.readable.getReader().read();
+     await sleep(1);
+     console.log(await inVain(read));`,
+    ["late"],
+    false,
+  ],
+  "a read that was interrupted, when a stream has read": [
+    `const { readable } = conn;
+     const reading = readable.getReader().read();
+     await sleep(1);
+     console.log(await inVain(read));
+     await peer.write(new Uint8Array(2));
+     console.log((await reading).value.length);`,
+    ["late", "2"],
+    true,
+  ],
+  "a stream whose connection was told not to": [
+    `conn.readable.getReader().read();
+     conn.unref();
+     console.log("ends");`,
+    ["ends"],
+    true,
+  ],
+  "a stream whose connection was told not to before": [
+    `conn.unref();
+     await inVain(read);
+     conn.readable.getReader().read();
+     console.log("ends");`,
+    ["ends"],
+    true,
+  ],
+  "a read that is interrupted when patch() is disposed of": [
+    `const reading = spawn(() => inVain(read));
+     await sleep(0);
+     _[Symbol.dispose]();
+     console.log(await reading.get());`,
+    ["late"],
+    true,
+  ],
+  "a read that somebody waits for when patch() is disposed of": [
+    `await inVain(read);
+     _[Symbol.dispose]();
+     read();
+     console.log("waits");`,
+    ["waits"],
+    false,
+  ],
+};
+
+for (const [what, [body, printed, ends]] of Object.entries(endings)) {
+  const does = ends ? "lets the process end" : "keeps the process alive";
+  test(`patch() ${does}: ${what}`, async () => {
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    const { out, err, code, signal } = await runScript(
+      PAIR + body,
+      (_line, process) => {
+        if (ends) return;
+        timer ??= setTimeout(() => process.kill("SIGKILL"), 150);
+      },
+    );
+    clearTimeout(timer);
+    assertEquals([err, out], ["", printed]);
+    assertEquals(ends ? code : signal, ends ? 0 : "SIGKILL");
+  });
+}
+
 /** A connection of which nothing is left but its prototypes. */
 async function connectOnce(listener: Deno.Listener): Promise<Deno.Conn> {
-  const conn = await Deno.connect(tcp.options(listener));
+  const conn = await Deno.connect(addressOf(listener));
   (await listener.accept()).close();
   conn.close();
   return conn;
@@ -1573,7 +1055,7 @@ test("patch() serves clients that come, talk, are killed and go, and leaves noth
   let echoes = 0;
   const clients = Array.from({ length: 60 }, (_, i) =>
     spawn(async () => {
-      using conn = await Deno.connect(tcp.options(listener));
+      using conn = await Deno.connect(addressOf(listener));
       for (let n = 0; n < 20; n++) {
         await conn.write(encoder.encode(`${i} ${n}`));
         assertEquals(await readText(conn), `${i} ${n}`);

@@ -1,0 +1,396 @@
+/**
+ * Connections and listeners: what the parts `net` and `tls` of `patch()` share.
+ *
+ * Each class of the runtime is patched for itself, although `TlsConn` inherits from the
+ * same class as `TcpConn`: so either part can be left out.
+ *
+ * @module
+ */
+
+import { cooperativeFlow } from "./_flow.ts";
+import { getOriginal } from "./_items.ts";
+import { cooperate } from "./_operate.ts";
+import type { Patches } from "./_patches.ts";
+import {
+  Bytes,
+  type Hold,
+  Reader,
+  Source,
+  type Sources,
+  Taker,
+  Writes,
+} from "./_source.ts";
+
+type Read = (this: Deno.Conn, buffer: Uint8Array) => Promise<number | null>;
+type Write = (this: Deno.Conn, data: Uint8Array) => Promise<number>;
+type Ask = () => Promise<unknown>;
+type Accept = (this: Deno.Listener) => Promise<Deno.Conn>;
+type Close = () => void;
+type Readable = ReadableStream<Uint8Array<ArrayBuffer>>;
+
+/** What can be closed, and told whether it keeps the process alive. */
+export interface Socket {
+  close(): void;
+  ref(): void;
+  unref(): void;
+}
+
+/** The sockets that their user has told not to keep the process alive, under `patch()`. */
+const unreffed = new WeakSet<object>();
+
+class Accepter extends Taker<Accepter, Deno.Conn> {}
+
+/** The connections of a listener, in order, whoever accepts them. */
+class Connections extends Source<Deno.Conn, Accepter, Deno.Conn> {
+  readonly #listener: Deno.Listener;
+  readonly #accept: Accept;
+  #conns: Deno.Conn[] = [];
+
+  constructor(
+    sources: Sources,
+    listener: Deno.Listener,
+    accept: Accept,
+    hold: Hold,
+  ) {
+    super(sources, hold);
+    this.#listener = listener;
+    this.#accept = accept;
+  }
+
+  protected override get stocked(): boolean {
+    return this.#conns.length > 0;
+  }
+
+  protected override get owner(): object {
+    return this.#listener;
+  }
+
+  protected override get doors(): readonly PropertyKey[] {
+    return ["accept", "close", Symbol.dispose, "ref", "unref"];
+  }
+
+  protected override begin(): Promise<Deno.Conn> {
+    return this.#accept.call(this.#listener);
+  }
+
+  protected override keep(conn: Deno.Conn): void {
+    this.#conns.push(conn);
+  }
+
+  protected override give(accepter: Accepter): void {
+    accepter.switch(this.#conns.shift()!);
+  }
+
+  protected override discard(): void {
+    for (const conn of this.#conns.splice(0)) conn.close();
+  }
+}
+
+/** The bytes of a connection, which may be read by its stream as well. */
+class ConnBytes extends Bytes {
+  /** Whether the stream reads by itself. */
+  #pulling = false;
+
+  protected override get doors(): readonly PropertyKey[] {
+    return ["read", "readable", "close", Symbol.dispose, "ref", "unref"];
+  }
+
+  override get busy(): boolean {
+    return this.#pulling || super.busy;
+  }
+
+  protected override get lasting(): boolean {
+    return readableOf.has(this.owner) || super.lasting;
+  }
+
+  /** Reads for the stream, whom nothing interrupts: without a copy if it may. */
+  async pull(view: Uint8Array): Promise<number | null> {
+    if (!this.idle) return await this.take(new Reader(view), null);
+    this.#pulling = true;
+    try {
+      return await this.readOn(view);
+    } finally {
+      this.#pulling = false;
+      this.left();
+    }
+  }
+
+  override left(): void {
+    // The process would not be kept alive by the stream either.
+    if (!this.#pulling) super.left();
+  }
+}
+
+const bytesOf = new WeakMap<object, ConnBytes>();
+const readableOf = new WeakMap<object, Readable>();
+const writesOf = new WeakMap<object, Writes>();
+const connectionsOf = new WeakMap<object, Connections>();
+
+/** Patches connections and listeners: each class when the first of it is met. */
+export class Sockets {
+  readonly #patches: Patches;
+  readonly #sources: Sources;
+
+  /** Makes it with the sources of the part. */
+  constructor(patches: Patches, sources: Sources) {
+    this.#patches = patches;
+    this.#sources = sources;
+    patches.beforehand(() => sources.stayPatched());
+  }
+
+  /** Has to be given each connection, before anybody else gets it. */
+  readonly meetConn = <C extends Deno.Conn>(conn: C): C => {
+    // The class of the connection itself: the one in which a method is found may have
+    // heirs that are of another part.
+    this.#patches.meet(conn, "constructor", (prototype) => {
+      patchConn(this.#patches, prototype as Deno.Conn, this.#sources);
+    });
+    return conn;
+  };
+
+  /** Has to be given each listener, before anybody else gets it. */
+  readonly meetListener = <L extends Deno.Listener>(listener: L): L => {
+    this.#patches.meet(listener, "constructor", (prototype) => {
+      patchListener(
+        this.#patches,
+        prototype as Deno.Listener,
+        this.#sources,
+        this.meetConn,
+      );
+    });
+    return listener;
+  };
+}
+
+function patchConn(
+  patches: Patches,
+  prototype: Deno.Conn,
+  sources: Sources,
+): void {
+  const hold = patchHold(patches, prototype, bytesOf);
+  const read = getOriginal(prototype, "read");
+  const takeBytes = (conn: Deno.Conn): ConnBytes => {
+    let bytes = bytesOf.get(conn);
+    if (bytes === undefined) {
+      bytesOf.set(conn, bytes = new ConnBytes(sources, conn, read, hold));
+    }
+    return bytes;
+  };
+  patches.put<Read>(
+    prototype,
+    "read",
+    () => cooperativeRead(read, takeBytes),
+  );
+  patches.put<Write>(prototype, "write", cooperativeWrite);
+  patches.put<Ask>(prototype, "closeWrite", cooperate);
+  if ("handshake" in prototype) {
+    patches.put<Ask>(prototype, "handshake", cooperate);
+  }
+  patches.putGetter<Readable>(
+    prototype,
+    "readable",
+    (readable) => cooperativeReadable(readable, takeBytes),
+  );
+  patchClosing(patches, prototype, bytesOf);
+}
+
+function patchListener(
+  patches: Patches,
+  prototype: Deno.Listener,
+  sources: Sources,
+  meet: (conn: Deno.Conn) => Deno.Conn,
+): void {
+  const hold = patchHold(patches, prototype, connectionsOf);
+  patches.put<Accept>(prototype, "accept", (original) => {
+    const accept: Accept = function () {
+      return original.call(this).then(meet);
+    };
+    return cooperativeAccept(accept, sources, hold);
+  });
+  patchClosing(patches, prototype, connectionsOf);
+}
+
+function cooperativeAccept(
+  original: Accept,
+  sources: Sources,
+  hold: Hold,
+): Accept {
+  return function () {
+    const flow = cooperativeFlow();
+    let connections = connectionsOf.get(this);
+    const asBefore = flow === null &&
+      (connections === undefined || connections.idle);
+    if (asBefore || !isObject(this)) return original.call(this);
+    const due = flow?.checkpoint() ?? null;
+    if (due !== null) return due;
+    if (connections === undefined) {
+      connections = new Connections(sources, this, original, hold);
+      connectionsOf.set(this, connections);
+    }
+    return connections.take(new Accepter(), flow);
+  };
+}
+
+function cooperativeRead(
+  original: Read,
+  takeBytes: (conn: Deno.Conn) => ConnBytes,
+): Read {
+  return function (buffer) {
+    const flow = cooperativeFlow();
+    const isOdd = !isObject(this) || !(buffer instanceof Uint8Array) ||
+      buffer.length === 0;
+    if (isOdd || flow === null && (bytesOf.get(this)?.idle ?? true)) {
+      return original.call(this, buffer);
+    }
+    const due = flow?.checkpoint() ?? null;
+    if (due !== null) return due;
+    return takeBytes(this).take(new Reader(buffer), flow);
+  };
+}
+
+function cooperativeWrite(original: Write): Write {
+  return function (data) {
+    const flow = cooperativeFlow();
+    const isOurs = data instanceof Uint8Array && isObject(this);
+    if (flow === null || !isOurs) return original.call(this, data);
+    const due = flow.checkpoint();
+    if (due !== null) return due;
+    let writes = writesOf.get(this);
+    if (writes === undefined) {
+      writesOf.set(this, writes = new Writes(this, original));
+    }
+    return writes.write(data, flow);
+  };
+}
+
+/**
+ * The stream of a connection. It is ours whenever it is asked for, as it may be kept: the
+ * runtime's own would miss the bytes that a `read` brings which is interrupted later.
+ */
+function cooperativeReadable(
+  original: (this: unknown) => Readable,
+  takeBytes: (conn: Deno.Conn) => ConnBytes,
+): (this: unknown) => Readable {
+  return function () {
+    const conn = this as Deno.Conn;
+    let readable = readableOf.get(conn);
+    if (readable === undefined) {
+      const native = original.call(conn);
+      // One that somebody reads since before patch() has to go on.
+      readable = native.locked
+        ? native
+        : readableBy(conn, (view) => takeBytes(conn).pull(view));
+      readableOf.set(conn, readable);
+      takeBytes(conn);
+    }
+    return readable;
+  };
+}
+
+/** What the runtime's own stream of a connection is, but for how it reads. */
+function readableBy(
+  conn: Deno.Conn,
+  read: (view: Uint8Array) => Promise<number | null>,
+): Readable {
+  return new ReadableStream({
+    type: "bytes",
+    autoAllocateChunkSize: 64 * 1024,
+    async pull(controller) {
+      try {
+        const count = await read(controller.byobRequest!.view as Uint8Array);
+        if (count === null) {
+          conn[Symbol.dispose]();
+          controller.close();
+        }
+        controller.byobRequest!.respond(count ?? 0);
+      } catch (error) {
+        controller.error(streamError(error));
+        conn[Symbol.dispose]();
+      }
+    },
+    cancel() {
+      conn[Symbol.dispose]();
+    },
+  });
+}
+
+/** As the runtime words it. */
+function streamError(error: unknown): unknown {
+  if (
+    error instanceof Deno.errors.BadResource &&
+    error.message === "Bad resource ID"
+  ) {
+    error.message = "The stream's underlying resource was closed or consumed";
+  }
+  return error;
+}
+
+/** Patches `close` such that what was kept is closed, too. */
+export function patchClosing(
+  patches: Patches,
+  prototype: object,
+  sources: WeakMap<object, { close(): void }>,
+): void {
+  for (const name of ["close", Symbol.dispose]) {
+    if (!(name in prototype)) continue;
+    patches.put<Close>(prototype, name, (original) =>
+      function (this: object) {
+        const source = sources.get(this);
+        // Whoever comes later finds a closed socket, and not an operation that was
+        // cancelled.
+        sources.delete(this);
+        source?.close();
+        return original.call(this);
+      });
+  }
+}
+
+/**
+ * Patches `ref` and `unref` such that we know what their user wants.
+ *
+ * @returns How to hold up the end of the process as long as somebody waits.
+ */
+export function patchHold(
+  patches: Patches,
+  prototype: Socket,
+  sources: WeakMap<object, { readonly resting: boolean }>,
+): Hold {
+  const ref = getOriginal(prototype, "ref");
+  const unref = getOriginal(prototype, "unref");
+  patches.put(prototype, "ref", () =>
+    function (this: Socket) {
+      unreffed.delete(this);
+      if (!sources.get(this)?.resting) ref.call(this);
+    });
+  patches.put(prototype, "unref", () =>
+    function (this: Socket) {
+      unref.call(this);
+      unreffed.add(this);
+    });
+  return {
+    take(socket: Socket) {
+      if (!unreffed.has(socket)) ref.call(socket);
+    },
+    release(socket: Socket) {
+      unref.call(socket);
+    },
+  };
+}
+
+function isObject(value: unknown): boolean {
+  return typeof value === "object" && value !== null;
+}
+
+/** What a connection that is about to be handed on is still used for, if anything. */
+export function obstacle(conn: Deno.Conn): Error | null {
+  const bytes = bytesOf.get(conn);
+  if (bytes?.length) {
+    return new Deno.errors.InvalidData(
+      `Cannot start TLS as plain text has come that nobody has read: read the ${bytes.length} bytes first, or close the connection`,
+    );
+  }
+  // The runtime would find this out only after it has taken the connection away.
+  return bytes?.busy || writesOf.get(conn)?.busy
+    ? new Deno.errors.Busy("TCP stream is currently in use")
+    : null;
+}
