@@ -9,7 +9,7 @@
  * @module
  */
 
-import { current, flowOf } from "./_flow.ts";
+import { flowOf } from "./_flow.ts";
 import { disguise } from "./_items.ts";
 import { cooperateKept, cooperateRelease } from "./_operate.ts";
 import { patchAll } from "./_patches.ts";
@@ -87,18 +87,13 @@ function inGreenlets(handler: Handler): Handler {
   return (request, info) => {
     const greenlet = new Greenlet<Response>(handler, request, info);
     greenlet.name = nameOf(request);
-    const flow = flowOf(greenlet);
     // It is the server that tells of its error.
-    flow.quiet = true;
-    current.run(flow, begin, greenlet);
+    flowOf(greenlet).quiet = true;
+    greenlet.switch(request, info);
     return greenlet.dead
       ? responseOf(greenlet)
       : responseInTheEnd(greenlet, request);
   };
-}
-
-function begin(greenlet: Greenlet): void {
-  greenlet.switch(...greenlet.args);
 }
 
 /** The method and the path, without what is asked for. */
@@ -146,7 +141,6 @@ class Watch implements Disposable {
   constructor(greenlet: Greenlet<Response>, request: Request) {
     this.#greenlet = greenlet;
     this.#request = request;
-    if (upgraded.has(request)) return;
     silence.begin();
     request.signal.addEventListener("abort", this.#gone);
     if (request.signal.aborted) this.#kill();
@@ -166,7 +160,6 @@ class Watch implements Disposable {
 
   [Symbol.dispose](): void {
     // Unless told otherwise, the runtime aborts it after a response as well.
-    if (upgraded.has(this.#request)) return;
     this.#request.signal.removeEventListener("abort", this.#gone);
   }
 }
@@ -182,7 +175,9 @@ class Silence {
   #warn: typeof console.warn | null = null;
   #isOver = false;
   readonly #filter = (...args: unknown[]): void => {
-    const isIt = !this.#isOver && String(args[0]).startsWith(WARNING);
+    const [first] = args;
+    const isIt = !this.#isOver && typeof first === "string" &&
+      first.startsWith(WARNING);
     if (!isIt) return this.#warn!.apply(console, args);
     this.#isOver = true;
     this.end();
