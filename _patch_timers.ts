@@ -1,140 +1,373 @@
 /**
- * The part `timers` of `patch()`.
+ * The part `timers` of `patch()`: the timers of the language, and of `node:timers`.
+ *
+ * Their properties are replaced, of the global object and of the modules' default exports.
+ * That doesn't reach who has taken a function before, as `import { setTimeout } from
+ * "node:timers/promises"` does at the top of a module. So the method is replaced, too, by
+ * which every one of those functions has the runtime make its timer.
  *
  * @module
  */
 
-import { cooperativeFlow, type Flow, Pending } from "./_flow.ts";
-import { disguise, getOriginal, patchItem } from "./_items.ts";
+import timers from "node:timers";
+import { cooperativeFlow, type Flow, main, Pending } from "./_flow.ts";
+import { getCurrent as getRunning } from "./greenlet.ts";
+import { getOriginal } from "./_items.ts";
 import { isThenable } from "./_body.ts";
+import { cooperate, cooperateBySignal, operate } from "./_operate.ts";
+import { patchAll, type Patches } from "./_patches.ts";
 import { isResolver, rejectBy } from "./_resolver.ts";
-import { type Greenlet, spawn } from "./gevent.ts";
+import { untouched } from "./_timers.ts";
+import { Greenlet } from "./gevent.ts";
 
 type Callback = (...args: unknown[]) => unknown;
-type SetTimer = (callback: Callback, ms?: number, ...args: unknown[]) => number;
-type ClearTimer = (id?: number) => void;
+type SetTimer = (callback: Callback, ...rest: unknown[]) => unknown;
+type ClearTimer = (timer: unknown) => void;
+type Asking = (...args: unknown[]) => Promise<unknown>;
+
+/** A pair of functions, and what tells one of their timers from the others. */
+interface Kind {
+  readonly set: "setTimeout" | "setInterval" | "setImmediate";
+  readonly clear: "clearTimeout" | "clearInterval" | "clearImmediate";
+  keyOf(timer: unknown): unknown;
+}
+
+const KINDS: Kind[] = [
+  { set: "setTimeout", clear: "clearTimeout", keyOf: Number },
+  { set: "setInterval", clear: "clearInterval", keyOf: Number },
+  // An immediate has no number.
+  {
+    set: "setImmediate",
+    clear: "clearImmediate",
+    keyOf: (immediate) => immediate,
+  },
+];
 
 /** The waits in `new Promise((resolve) => setTimeout(resolve, ms))`, by timer. */
-const waits = new Map<number, TimerWait>();
-
-/** Callbacks whose time has come, by timer, until they begin. */
-const fired = new Map<number, Greenlet>();
+const waits = new Map<unknown, TimerWait>();
 
 /** A wait that the language made: what we know of its promise is a resolver. */
 class TimerWait extends Pending {
   readonly #settle: Callback;
-  readonly #args: unknown[];
-  readonly #clear: ClearTimer;
-  #timer = 0;
+  readonly #clear: () => void;
+  #key: unknown;
 
-  constructor(settle: Callback, args: unknown[], clear: ClearTimer) {
+  constructor(settle: Callback, clear: () => void) {
     super();
     this.#settle = settle;
-    this.#args = args;
     this.#clear = clear;
   }
 
-  begin(flow: Flow, timer: number): void {
-    this.#timer = timer;
-    waits.set(Number(timer), this);
+  begin(flow: Flow, key: unknown): void {
+    this.#key = key;
+    waits.set(key, this);
     this.join(flow);
   }
 
   /** The time is over. */
-  fire(): void {
+  fire(args: unknown[]): void {
     this.forget();
-    this.#settle(...this.#args);
+    this.#settle(...args);
   }
 
   /** The timer was cleared, and the promise is left as it is. */
   forget(): void {
-    waits.delete(Number(this.#timer));
+    waits.delete(this.#key);
     this.leave();
   }
 
   override interrupt(error: unknown): void {
     this.forget();
-    this.#clear(this.#timer);
+    this.#clear();
     rejectBy(this.#settle, error);
   }
 }
 
+/** A timer that is to be set. */
+interface Setting<T> {
+  /** Sets it, with what it is to call in its callback's place. */
+  set(callback: Callback): T;
+  clear(timer: T): void;
+  keyOf(timer: T): unknown;
+}
+
+/** Sets a timer in a greenlet. */
+function setIn<T>(
+  flow: Flow,
+  callback: Callback,
+  { set, clear, keyOf }: Setting<T>,
+): T {
+  if (!isResolver(callback)) return set(asGreenlet(callback));
+  const due = flow.checkpoint();
+  if (due !== null) {
+    due.catch((error) => rejectBy(callback, error));
+    const timer = set(nothing);
+    // Not now, as its constructor may be at work.
+    queueMicrotask(() => clear(timer));
+    return timer;
+  }
+  const wait = new TimerWait(callback, () => clear(timer));
+  const fire: Callback = (...args) => wait.fire(args);
+  untouched.add(fire);
+  const timer = set(fire);
+  wait.begin(flow, keyOf(timer));
+  return timer;
+}
+
+function nothing(): void {}
+untouched.add(nothing);
+
+/**
+ * Has a callback run as a greenlet of its own, in the setter's context, as the runtime's
+ * timers restore that: whoever has set it may be dead by then.
+ */
+function asGreenlet(callback: Callback): Callback {
+  const fire = function (this: unknown, ...args: unknown[]): void {
+    const run = () => {
+      const result = Reflect.apply(callback, this, args);
+      return isThenable(result) ? result : undefined;
+    };
+    Object.defineProperty(run, "name", { value: callback.name });
+    const greenlet = new Greenlet(run);
+    // At once, as nothing can clear the timer any more; unless it isn't the event loop
+    // that calls us, but a clock made for tests.
+    if (getRunning() === main) greenlet.switch();
+    else greenlet.start();
+  };
+  untouched.add(fire);
+  return fire;
+}
+
 function cooperativeSetTimer(
-  name: "setTimeout" | "setInterval",
+  original: SetTimer,
+  clear: ClearTimer,
+  { keyOf }: Kind,
 ): SetTimer {
-  const original = getOriginal(globalThis, name) as unknown as SetTimer;
-  const clear = getOriginal(globalThis, "clearTimeout") as ClearTimer;
-  return disguise(
-    function (
-      this: unknown,
-      callback: Callback,
-      ms?: number,
-      ...args: unknown[]
-    ): number {
-      const flow = cooperativeFlow();
-      if (flow === null || typeof callback !== "function") {
-        return Reflect.apply(original, this, arguments);
-      }
-      if (name === "setInterval" || !isResolver(callback)) {
-        // Whoever has set it may be dead by then: it is a greenlet of its own, in the
-        // setter's context, as the runtime's timers restore that.
-        const fire = function (this: unknown, ...args: unknown[]) {
-          const id = Number(timer);
-          const run = () => {
-            fired.delete(id);
-            const result = Reflect.apply(callback, this, args);
-            return isThenable(result) ? result : undefined;
-          };
-          Object.defineProperty(run, "name", { value: callback.name });
-          fired.set(id, spawn(run));
-        };
-        const timer = Reflect.apply(original, this, [fire, ms, ...args]);
-        return timer;
-      }
-      const due = flow.checkpoint();
-      if (due !== null) {
-        due.catch((error) => rejectBy(callback, error));
-        const timer = Reflect.apply(original, this, [() => {}, ms]);
-        clear(timer);
-        return timer;
-      }
-      const wait = new TimerWait(callback, args, clear);
-      const timer = Reflect.apply(original, this, [() => wait.fire(), ms]);
-      wait.begin(flow, timer);
-      return timer;
-    },
-    original,
-  );
+  return function (this: unknown, callback, ...rest) {
+    const flow = cooperativeFlow();
+    if (flow === null || typeof callback !== "function") {
+      return Reflect.apply(original, this, arguments as never);
+    }
+    return setIn(flow, callback, {
+      set: (fire) => Reflect.apply(original, this, [fire, ...rest]),
+      clear,
+      keyOf,
+    });
+  };
 }
 
 function cooperativeClearTimer(
-  name: "clearTimeout" | "clearInterval",
+  original: ClearTimer,
+  { keyOf }: Kind,
 ): ClearTimer {
-  const original = getOriginal(globalThis, name) as ClearTimer;
-  return disguise(function (this: unknown, id?: number): void {
-    Reflect.apply(original, this, arguments);
-    if (waits.size + fired.size === 0 || id === undefined || id === null) {
-      return;
-    }
-    const number = Number(id);
-    waits.get(number)?.forget();
-    fired.get(number)?.throw();
-    fired.delete(number);
-  }, original);
+  return function (this: unknown, timer): void {
+    Reflect.apply(original, this, arguments as never);
+    if (waits.size === 0 || timer === undefined || timer === null) return;
+    waits.get(keyOf(timer))?.forget();
+  };
 }
 
 /** Patches the timers; disposing of what it returns restores them. */
 export function patchTimers(): Disposable {
-  using patched = new DisposableStack();
-  for (const name of ["setTimeout", "setInterval"] as const) {
-    patched.use(
-      patchItem(globalThis, name, cooperativeSetTimer(name) as never),
-    );
+  return patchAll((patches) => {
+    const { promises } = timers;
+    const timeouts = findTimeouts();
+    if (timeouts === null) patchPromises(patches);
+    else patchTimeouts(patches, timeouts);
+    putAsLongAsPatched(patches, promises, "setImmediate", cooperate);
+    patchFunctions(patches);
+    const { prototype } = promises.setInterval;
+    if (prototype?.next !== undefined) {
+      patches.put(prototype, "next", cooperativeNext);
+    }
+  });
+}
+
+function patchFunctions(patches: Patches): void {
+  // What was the same function remains the same.
+  const made = new Map<unknown, unknown>();
+  const once = <F>(original: F, make: () => F): F => {
+    if (!made.has(original)) made.set(original, make());
+    return made.get(original) as F;
+  };
+  for (const object of [globalThis, timers]) {
+    for (const kind of KINDS) {
+      const clear = getOriginal(object, kind.clear) as ClearTimer;
+      patches.put<SetTimer>(
+        object,
+        kind.set,
+        (set) => once(set, () => cooperativeSetTimer(set, clear, kind)),
+      );
+      patches.put<ClearTimer>(
+        object,
+        kind.clear,
+        (clear) => once(clear, () => cooperativeClearTimer(clear, kind)),
+      );
+    }
   }
-  for (const name of ["clearTimeout", "clearInterval"] as const) {
-    patched.use(
-      patchItem(globalThis, name, cooperativeClearTimer(name) as never),
-    );
-  }
-  return patched.move();
+}
+
+let isPatched = false;
+
+/**
+ * Replaces a function of `node:timers/promises`. That module takes its exports when it is
+ * loaded, and may take a replacement, for good.
+ */
+function putAsLongAsPatched(
+  patches: Patches,
+  object: object,
+  name: string,
+  wrap: (original: Asking) => Asking,
+): void {
+  isPatched = true;
+  patches.beforehand(() => isPatched = false);
+  patches.put<Asking>(object, name, (original) => {
+    const cooperative = wrap(original);
+    return function (this: unknown) {
+      const chosen = isPatched ? cooperative : original;
+      return Reflect.apply(chosen, this, arguments as never);
+    };
+  });
+}
+
+/** What we have to know of the runtime's timers to replace the making of them. */
+interface Timeouts {
+  /** What they inherit from. */
+  readonly prototype: object;
+  /** The method that makes one, when all of its properties are set. */
+  readonly create: symbol;
+  /** The method that ends one. */
+  readonly destroy: symbol;
+  /** The property by which the runtime marks its own. */
+  readonly system: symbol;
+}
+
+interface Timeout {
+  _onTimeout: Callback | null;
+  _repeat: boolean;
+  readonly [property: symbol]: unknown;
+}
+
+/** The longest delay that a timer takes for what it is. */
+const LONGEST = 2 ** 31 - 1;
+
+/** Finds how the runtime makes its timers: `null` when that is not what we know. */
+function findTimeouts(): Timeouts | null {
+  const set = getOriginal(timers, "setTimeout") as SetTimer;
+  const clear = getOriginal(timers, "clearTimeout") as ClearTimer;
+  const timer = set(nothing, LONGEST);
+  clear(timer);
+  const prototype = Object.getPrototypeOf(timer);
+  const create = findSymbol(prototype, "createTimer", "function");
+  const destroy = findSymbol(prototype, "destroy", "function");
+  const system = findSymbol(timer, "system", "boolean");
+  if (create === null || destroy === null || system === null) return null;
+  // Do they do what their names say?
+  const seen: unknown[] = [];
+  using _ = patchAll((patches) => {
+    patches.put(prototype, create, (original) =>
+      function (this: Timeout) {
+        seen.push(this._onTimeout, this._repeat, this[system]);
+        const id = original.call(this);
+        seen.push(id);
+        return id;
+      });
+    patches.put(prototype, destroy, (original) =>
+      function () {
+        seen.push(this);
+        return original.call(this);
+      });
+  });
+  const trial = set(nothing, LONGEST);
+  const id = Number(trial);
+  clear(trial);
+  const expected = [nothing, false, false, id, trial];
+  const isAsExpected = seen.length === expected.length &&
+    expected.every((value, i) => value === seen[i]);
+  return isAsExpected ? { prototype, create, destroy, system } : null;
+}
+
+/** A property that is under a symbol, which nobody hands out. */
+function findSymbol(
+  object: unknown,
+  name: string,
+  type: string,
+): symbol | null {
+  if (typeof object !== "object" || object === null) return null;
+  return Object.getOwnPropertySymbols(object).find((symbol) =>
+    symbol.description === name &&
+    typeof Reflect.get(object, symbol) === type
+  ) ?? null;
+}
+
+/** Patches the timers that the replaced functions don't see. */
+function patchTimeouts(patches: Patches, timeouts: Timeouts): void {
+  const { prototype, create, destroy, system } = timeouts;
+  patches.put(prototype, create, (original) =>
+    function (this: Timeout) {
+      const callback = this._onTimeout;
+      if (iterating !== null) {
+        if (callback !== null) ticks.set(iterating, callback);
+        return original.call(this);
+      }
+      const flow = this[system] ? null : cooperativeFlow();
+      if (flow === null || callback === null || untouched.has(callback)) {
+        return original.call(this);
+      }
+      return setIn(flow, callback, {
+        set: (fire) => {
+          this._onTimeout = fire;
+          return original.call(this);
+        },
+        clear: () => (this[destroy] as () => void)(),
+        keyOf: Number,
+      });
+    });
+  patches.put(prototype, destroy, (original) =>
+    function (this: Timeout) {
+      if (waits.size > 0) waits.get(Number(this))?.forget();
+      return original.call(this);
+    });
+}
+
+/** Patches what makes a promise of its own, where its timers can't be seen. */
+function patchPromises(patches: Patches): void {
+  const { promises } = timers;
+  const wait = (at: number) => (original: Asking) =>
+    cooperateBySignal(original, at);
+  putAsLongAsPatched(patches, promises, "setTimeout", wait(2));
+  patches.put(Object.getPrototypeOf(promises.scheduler), "wait", wait(1));
+}
+
+/** The iterator of `setInterval(ms)` that is about to begin. */
+let iterating: object | null = null;
+/** What the timers of such iterators call. */
+const ticks = new WeakMap<object, Callback>();
+
+type Next = (this: AsyncGenerator) => Promise<IteratorResult<unknown>>;
+
+/** Of the iterator of `setInterval(ms)`, which an interrupt ends. */
+function cooperativeNext(original: Next): Next {
+  return function () {
+    const flow = cooperativeFlow();
+    const due = flow?.checkpoint() ?? null;
+    if (due !== null) {
+      finish(this);
+      return due;
+    }
+    iterating = this;
+    let promise;
+    try {
+      promise = Reflect.apply(original, this, arguments as never);
+    } finally {
+      iterating = null;
+    }
+    return flow === null ? promise : operate(flow, promise, () => finish(this));
+  };
+}
+
+/** Has it clear its timer, for which it has to go on: so it is told that time is over. */
+function finish(iterator: AsyncGenerator): void {
+  iterator.return(undefined).catch(nothing);
+  ticks.get(iterator)?.();
 }

@@ -154,7 +154,7 @@ Deno.test("setTimeout() takes every kind of function that is no promise's own", 
   ];
   const greenlet = spawn(async () => {
     for (const [callback, args] of setters) {
-      setTimeout(callback as (...args: unknown[]) => void, 1, ...args);
+      setTimeout(callback as (...args: unknown[]) => void, 50, ...args);
     }
     await sleep(LONG);
   });
