@@ -17,6 +17,7 @@ const EXAMPLES = [
   ["main_ends", "none"],
   ["patch_json", "none"],
   ["await_horizon", "none"],
+  ["third_party", "none"],
   ["producer_consumer", "none"],
   ["crawler", "crawler"],
   ["bounded_crawl", "local-net"],

@@ -1,0 +1,58 @@
+/**
+ * Stops two packages from npm, neither of which has heard of greenlets.
+ *
+ * `p-retry` calls a function again when it has failed, and waits in between; here the
+ * function sleeps by `delay`. What waits by a promise of a package's own can't be stopped
+ * from outside, so it is waited for in `until()`, which says how to cancel: both packages
+ * take a signal. Whatever they are doing, they stop at once, and leave no timer behind that
+ * would hold this program up.
+ *
+ *     deno run -q -P=none examples/third_party.ts
+ */
+
+import delay from "delay";
+import pRetry from "p-retry";
+import {
+  patch,
+  sleep,
+  spawn,
+  Timeout,
+  until,
+  withTimeout,
+} from "@gevent/gevent";
+
+using _ = patch();
+
+/** Fails again and again, and takes its time. */
+function poll(name: string) {
+  const controller = new AbortController();
+  const { signal } = controller;
+  const attempt = async (attempt: number) => {
+    console.log(`${name}: attempt ${attempt}`);
+    await delay(attempt < 3 ? 10 : 100_000, { signal });
+    throw new Error("not yet");
+  };
+  return until(
+    pRetry(attempt, { signal, minTimeout: 10 }),
+    (error) => controller.abort(error),
+  );
+}
+
+async function task(name: string) {
+  try {
+    await poll(name);
+  } finally {
+    console.log(`${name}: cleaned up`);
+  }
+}
+
+const greenlet = spawn(task, "one");
+await sleep(100);
+await greenlet.kill(); // In its third attempt
+
+try {
+  await withTimeout(25, () => task("two")); // In its first or its second
+} catch (error) {
+  if (!(error instanceof Timeout)) throw error;
+  console.log(error.message);
+}
