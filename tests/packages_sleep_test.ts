@@ -7,7 +7,6 @@
 import {
   assert,
   assertEquals,
-  assertGreaterOrEqual,
   assertInstanceOf,
   assertLess,
 } from "@std/assert";
@@ -125,7 +124,6 @@ for (const how of ["killed", "timed out"]) {
     });
     assert(delayed);
     assertEquals(end.name, how === "killed" ? "GreenletExit" : "Timeout");
-    assertGreaterOrEqual(end.ms, 20);
   });
 
   Deno.test(`p-retry that is ${how} in an attempt takes that for a failure, and tries again`, async () => {
@@ -145,7 +143,6 @@ for (const how of ["killed", "timed out"]) {
     const expected = how === "killed" ? "GreenletExit" : "Timeout";
     assertEquals(errors, [expected]);
     assertEquals(end.name, "none");
-    assertGreaterOrEqual(end.ms, 20);
   });
 
   Deno.test(`p-retry that is ${how} in an attempt ends by what it is told not to retry`, async () => {
@@ -169,7 +166,6 @@ for (const how of ["killed", "timed out"]) {
       }, { minTimeout: 60, retries: 1 }));
     assertEquals(attempts, 2);
     assertEquals(end.name, how === "killed" ? "GreenletExit" : "Timeout");
-    assertGreaterOrEqual(end.ms, 20);
   });
 }
 
