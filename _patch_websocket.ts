@@ -1,5 +1,6 @@
 /**
- * The part `websocket` of `patch()`: `WebSocketStream`, where Deno has it.
+ * The part `websocket` of `patch()`: `WebSocketStream`, where Deno has it, and what tells
+ * of its messages by events.
  *
  * @module
  */
@@ -9,8 +10,8 @@ import { getOriginal } from "./_items.ts";
 import { cooperateKept, withSignal } from "./_operate.ts";
 import { patchAll, type Patches } from "./_patches.ts";
 
-/** The class, which is there with `--unstable-net` only. */
-interface WebSocketStreamClass {
+/** A class of sockets. `WebSocketStream` is there with `--unstable-net` only. */
+interface SocketClass {
   (...args: unknown[]): unknown;
   readonly prototype: { readonly closed: Promise<unknown> };
 }
@@ -22,12 +23,30 @@ const attempts = new WeakMap<object, AbortController>();
 export function patchWebsocket(): Disposable {
   return patchAll((patches) => {
     if ("WebSocketStream" in globalThis) patchWebSocketStream(patches);
+    for (const name of ["WebSocket", "EventSource"]) {
+      if (name in globalThis) tellOutside(patches, name);
+    }
   });
+}
+
+/**
+ * Has all events of a class be told outside greenlets. Else it would be the context of
+ * whoever has opened a socket, and when that one is killed every wait of a listener would
+ * throw, and a socket that is shared be lost for all.
+ */
+function tellOutside(patches: Patches, name: string): void {
+  const original: SocketClass = Reflect.get(globalThis, name);
+  const replacement = new Proxy(original, {
+    construct: (_target, args, newTarget): object =>
+      callApart(() => Reflect.construct(original, args, newTarget)),
+  });
+  patches.put(globalThis, name, () => replacement);
+  patches.put(original.prototype, "constructor", () => replacement);
 }
 
 function patchWebSocketStream(patches: Patches): void {
   const original = getOriginal(
-    globalThis as unknown as { WebSocketStream: WebSocketStreamClass },
+    globalThis as unknown as { WebSocketStream: SocketClass },
     "WebSocketStream",
   );
   const { prototype } = original;
@@ -39,7 +58,7 @@ function patchWebSocketStream(patches: Patches): void {
 }
 
 /** The class, such that attempts of greenlets can be ended: by a signal of ours. */
-function abortable(original: WebSocketStreamClass): WebSocketStreamClass {
+function abortable(original: SocketClass): SocketClass {
   return new Proxy(original, {
     construct(_target, args, newTarget): object {
       if (cooperativeFlow() === null || args.length === 0) {
