@@ -64,17 +64,19 @@ export interface ScriptOutput {
  *
  * @param body The script, in JavaScript.
  * @param told Called with each line that it prints.
+ * @param flags Of Deno, for what a script needs more.
  */
 export async function runScript(
   body: string,
   told: (line: string, process: Deno.ChildProcess) => void = () => {},
+  flags: string[] = [],
 ): Promise<ScriptOutput> {
   const library = new URL("../mod.ts", import.meta.url).href;
   const script = `import * as gevent from ${JSON.stringify(library)};
     const { ${Object.keys(await import("../mod.ts")).join(", ")} } = gevent;
     ${body}`;
   await using process = new Deno.Command(Deno.execPath(), {
-    args: ["eval", "-q", script],
+    args: ["eval", "-q", ...flags, script],
     stdin: "null",
     stdout: "piped",
     stderr: "piped",
