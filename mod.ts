@@ -36,4 +36,9 @@ export * from "./queue.ts";
 export * from "./local.ts";
 export * from "./pool.ts";
 export * as monkey from "./monkey.ts";
-export { type Part, patch, type PatchOptions } from "./monkey.ts";
+export {
+  type Part,
+  patch,
+  type PatchOptions,
+  type ProcessOptions,
+} from "./monkey.ts";
