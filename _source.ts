@@ -19,7 +19,7 @@ import { looped } from "./_wakeups.ts";
 const MOST_READ = 64 * 1024;
 /** The most for which a connection keeps memory to write from. */
 const MOST_KEPT = 64 * 1024;
-/** The most that is written by one operation: `write` may always write less. */
+/** The most that is written to a socket by one operation: `write` may write less. */
 const MOST_WRITTEN = 1024 * 1024;
 
 /** Somebody who waits for what a {@linkcode Source} brings. */
@@ -47,6 +47,18 @@ export class Sources {
   }
 }
 
+/** Keeps the properties that are in force, when the prototype's are restored. */
+export function keepDoors(owner: object, doors: readonly PropertyKey[]): void {
+  for (const name of doors) {
+    if (!(name in owner)) continue;
+    Object.defineProperty(owner, name, {
+      value: (owner as Record<PropertyKey, unknown>)[name],
+      writable: true,
+      configurable: true,
+    });
+  }
+}
+
 /**
  * An operation that is repeated on one socket: who waits for it, and what it has brought
  * that nobody has taken.
@@ -69,6 +81,16 @@ export abstract class Source<T, K extends Taker<K, T>, R> {
   get idle(): boolean {
     return !this.#busy && this.#line.first === null && !this.stocked &&
       this.#failure === null;
+  }
+
+  /** Whether who asks is served at once. */
+  get ready(): boolean {
+    return this.stocked || this.#failure !== null;
+  }
+
+  /** Whether nobody waits for the operation that is under way. */
+  get forsaken(): boolean {
+    return this.#busy && this.#line.first === null;
   }
 
   /** Whether something was brought that nobody has taken. */
@@ -118,15 +140,7 @@ export abstract class Source<T, K extends Taker<K, T>, R> {
 
   /** Keeps the methods of this one owner, when the prototype's are restored. */
   stayPatched(): void {
-    if (this.idle) return;
-    const owner = this.owner as Record<PropertyKey, unknown>;
-    for (const name of this.doors) {
-      Object.defineProperty(owner, name, {
-        value: owner[name],
-        writable: true,
-        configurable: true,
-      });
-    }
+    if (!this.idle) keepDoors(this.owner, this.doors);
   }
 
   #operate(taker: K): void {
@@ -254,18 +268,21 @@ function copy(
 export class Writes {
   readonly #owner: object;
   readonly #write: Write;
+  readonly #most: number;
   /** What is written from, if nothing else is on its way. */
   #buffer = new Uint8Array(0);
   /** Who waits for what is written from the buffer. */
   #writer: Suspension<number> | null = null;
 
-  constructor(owner: object, write: Write) {
+  /** @param most How much is written at once at the most. */
+  constructor(owner: object, write: Write, most: number = MOST_WRITTEN) {
     this.#owner = owner;
     this.#write = write;
+    this.#most = most;
   }
 
   write(data: Uint8Array, flow: Flow): Wait<number> {
-    const most = Math.min(data.length, MOST_WRITTEN);
+    const most = Math.min(data.length, this.#most);
     if (this.#writer !== null || most > MOST_KEPT) {
       const copy = Uint8Array.prototype.slice.call(data, 0, most);
       return operate(flow, this.#write.call(this.#owner, copy));
