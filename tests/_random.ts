@@ -1,0 +1,91 @@
+/**
+ * What the tests of the doors of `patch()` share: random numbers, time, and calls that are
+ * interrupted before they can be over.
+ *
+ * @module
+ */
+
+import { assertInstanceOf } from "@std/assert";
+import { type Greenlet, GreenletExit, spawn } from "../mod.ts";
+
+/** Numbers from 0 to 1, the same for the same seed. */
+export function random(seed: number): () => number {
+  return () => {
+    seed = seed + 0x6D2B79F5 | 0;
+    let t = Math.imul(seed ^ seed >>> 15, 1 | seed);
+    t = t + Math.imul(t ^ t >>> 7, 61 | t) ^ t;
+    return ((t ^ t >>> 14) >>> 0) / 4294967296;
+  };
+}
+
+/** A test that fails when what it waits for does not come. */
+export function test(name: string, body: () => Promise<void>): void {
+  Deno.test(name, async () => {
+    const { promise, reject } = Promise.withResolvers<never>();
+    const late = new Error("Waits for what does not come");
+    const timer = setTimeout(() => reject(late), 30_000);
+    try {
+      await Promise.race([body(), promise]);
+    } finally {
+      clearTimeout(timer);
+    }
+  });
+}
+
+/** A test that is told the seed of its random numbers, and tells it when it fails. */
+export function testRandomly(
+  name: string,
+  body: (next: () => number) => Promise<void>,
+): void {
+  test(name, async () => {
+    const seed = Number(Deno.env.get("SEED") ?? Date.now() % 1_000_000);
+    try {
+      await body(random(seed));
+    } catch (error) {
+      throw new Error(`Failed with SEED=${seed}`, { cause: error });
+    }
+  });
+}
+
+/** Outside greenlets, where the runtime's own timers are in force. */
+export function tick(ms = 0): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
+}
+
+/**
+ * Calls something in a greenlet that is killed while the call has just begun: before
+ * anything can be over that it has begun.
+ */
+export async function inVain(run: () => unknown): Promise<void> {
+  const greenlet = spawn(async () => {
+    const promise = run();
+    greenlet.kill(undefined, { block: false });
+    await promise;
+  }) as Greenlet;
+  await greenlet.join();
+  if (greenlet.exception !== undefined) throw greenlet.exception;
+  assertInstanceOf(greenlet.value, GreenletExit);
+}
+
+/** What comes of a call: how it ends, at once or later, with what. */
+export async function outcome(call: () => unknown): Promise<unknown[]> {
+  let result: unknown;
+  try {
+    result = call();
+  } catch (error) {
+    return ["throws", ...describe(error)];
+  }
+  if (!(result instanceof Promise)) return ["returns", result];
+  try {
+    return ["gives", await result];
+  } catch (error) {
+    return ["rejects", ...describe(error)];
+  }
+}
+
+function describe(error: unknown): unknown[] {
+  const { constructor, name, message, code } = error as Error & {
+    code: unknown;
+  };
+  return [constructor, name, message, code];
+}
