@@ -273,6 +273,8 @@ class Position extends Source<unknown, Turn, Outcome> {
     try {
       return { value: await turn.begin() };
     } catch (error) {
+      // After a close for all who wait, as the runtime ends all reads by it.
+      if (this.closed) throw error;
       return { error };
     }
   }
@@ -353,11 +355,6 @@ class Input extends KeptBytes {
     return super.readSync(buffer);
   }
 
-  protected override keep(count: number | null): void {
-    this.#hold(true);
-    super.keep(count);
-  }
-
   /** As the runtime does it for `node:process`, by symbols of its own. */
   #hold(holds: boolean): void {
     if (this.#holds === holds) return;
@@ -375,9 +372,8 @@ function readsOfFile(file: object, read: Read): Reads | null {
     move(file, 0);
   } catch (error) {
     // For the original to complain of.
-    const isOdd = error instanceof TypeError ||
-      error instanceof Deno.errors.BadResource;
-    return isOdd ? null : new KeptBytes(sources, file, read);
+    if (error instanceof TypeError) return null;
+    return new KeptBytes(sources, file, read);
   }
   return isDevice(file)
     ? new KeptBytes(sources, file, read)

@@ -38,8 +38,7 @@ function cooperativeResolveDns(original: ResolveDns): ResolveDns {
     // 15 s else. One that is so slow gets its time, and its answer can't be cancelled.
     const promise = original.call(this, query, recordType, ours).catch(
       (error) => {
-        const isLate = error instanceof Deno.errors.TimedOut;
-        if (!isLate || abort.signal.aborted) throw error;
+        if (!(error instanceof Deno.errors.TimedOut)) throw error;
         return Reflect.apply(original, this, [query, recordType, options]);
       },
     );

@@ -64,6 +64,7 @@ export function patchFs(): Disposable {
         function (this: unknown) {
           const watcher = Reflect.apply(watchFs, this, arguments as never);
           patches.meet(watcher, "next", (it) => patchWatcher(patches, it));
+          if (isAskedByListeners()) listenedTo.add(watcher);
           return watcher;
         },
     );
@@ -171,6 +172,21 @@ type Iterate = (this: Deno.FsWatcher) => AsyncIterableIterator<Deno.FsEvent>;
 
 const sources = new Sources();
 const eventsOf = new WeakMap<Deno.FsWatcher, Events>();
+/** Those whose events go to listeners, and that outlive whoever has made them. */
+const listenedTo = new WeakSet<Deno.FsWatcher>();
+
+/** Whether a watcher is made for the listeners of a `watch` of `node:fs`. */
+function isAskedByListeners(): boolean {
+  if (cooperativeFlow() === null) return false;
+  // Nothing else tells. Above us are the patched function and its caller.
+  const caller = String(new Error().stack).split("\n")[3] ?? "";
+  return /\bwatch \(ext:deno_node\//.test(caller);
+}
+
+/** Who waits for an event. */
+function flowFor(watcher: Deno.FsWatcher): Flow | null {
+  return listenedTo.has(watcher) ? null : cooperativeFlow();
+}
 
 /** One `next` of a watcher. */
 class Watching extends Taker<Watching, IteratorResult<Deno.FsEvent>> {
@@ -233,8 +249,7 @@ class Events extends Source<
   }
 
   protected override keep(result: IteratorResult<Deno.FsEvent>): void {
-    // That it is closed is told whoever still waits.
-    if (!this.closed || result.done) this.#kept.push(result);
+    this.#kept.push(result);
   }
 
   protected override give(watching: Watching): void {
@@ -268,16 +283,14 @@ function patchWatcher(patches: Patches, prototype: object): void {
     Symbol.asyncIterator,
     (iterate) =>
       function () {
-        const flow = cooperativeFlow();
+        const flow = flowFor(this);
         return flow === null ? iterate.call(this) : loop(this, original, flow);
       },
   );
   for (const name of ["return", "close", Symbol.dispose]) {
     patches.put<Close>(prototype, name, (close) =>
       function (...args) {
-        const events = eventsOf.get(this);
-        eventsOf.delete(this);
-        events?.close();
+        eventsOf.get(this)?.close();
         return close.apply(this, args);
       });
   }
@@ -288,7 +301,7 @@ function nextEvent(
   original: Next,
   left: () => void,
 ): Promise<IteratorResult<Deno.FsEvent>> {
-  const flow = cooperativeFlow();
+  const flow = flowFor(watcher);
   let events = eventsOf.get(watcher);
   const asBefore = flow === null && (events === undefined || events.idle);
   const isOdd = typeof watcher !== "object" || watcher === null;

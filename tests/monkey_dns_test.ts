@@ -161,9 +161,20 @@ test("Deno.resolveDns() has as much time in a greenlet as outside", async () => 
   const resolve = () => Deno.resolveDns(NAME, "A", server.options);
   const greenlet = spawn(resolve);
   const victim = spawn(resolve);
+  const { signal } = new AbortController();
+  const told = [outside, inside].map((wrap) =>
+    wrap(() =>
+      Deno.resolveDns(NAME, "A", { ...server.options, signal })
+        .catch((error) => error)
+    )
+  );
   assertFalse(await victim.join({ timeout: 2100 }));
   await victim.kill();
   assertInstanceOf(victim.value as unknown, GreenletExit);
+  for (const error of await Promise.all(told)) {
+    assertInstanceOf(error, Deno.errors.TimedOut);
+  }
+  assertFalse(greenlet.dead);
   assertEquals(await greenlet.get(), ["192.0.2.1"]);
   // What could not be cancelled any more has to end, for the sanitizers.
   await tick(500);
