@@ -4,7 +4,7 @@
  * @module
  */
 
-import { cooperativeFlow, type Flow } from "./_flow.ts";
+import { callApart, cooperativeFlow, type Flow } from "./_flow.ts";
 import type { Wait } from "./_flow.ts";
 import { patchFiles } from "./_files.ts";
 import { disguise, getOriginal } from "./_items.ts";
@@ -109,7 +109,8 @@ function cancellable(original: Whole, at: number): Whole {
         close = algorithm;
       });
     }
-    const promise = original.apply(this, args);
+    // A stream that it writes is read by the runtime, whom nothing interrupts but this.
+    const promise = callApart(() => original.apply(this, args));
     promise.then(() => close(), () => close());
     return promise;
   };

@@ -556,9 +556,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
     if (failed || this.#flow.isSentence(outcome)) return this.#fail(outcome);
     if (!isThenable(outcome)) return this.#finish(outcome, false);
     this.#state = "following";
-    const promise = outcome instanceof Promise
-      ? outcome
-      : Promise.resolve(outcome);
+    const promise = Promise.resolve(outcome);
     if (current.get() === this.#flow) promise.then(succeed, fail);
     else current.run(this.#flow, () => promise.then(succeed, fail));
   }

@@ -24,9 +24,9 @@
  * ```
  *
  * What was taken from a global or an object before `patch()` stays what it was, as for
- * instance `const { setTimeout } = globalThis` at the top of a module: patch first. The
- * methods of sockets are found by the first socket or listener that is made under
- * `patch()`.
+ * instance `const { fetch } = globalThis` at the top of a module: patch first. Timers are
+ * patched wherever they come from. The methods of sockets are found by the first socket or
+ * listener of a kind that is made under `patch()`.
  *
  * @module
  */
@@ -52,9 +52,23 @@ export type { ProcessOptions } from "./_patch_process.ts";
 /**
  * A part of what {@linkcode patch} replaces.
  *
- * - `timers`: `setTimeout`, `setInterval`, `clearTimeout`, `clearInterval`
- * - `net`: `Deno.connect`, `Deno.listen`, and the methods `accept`, `read`, `write`,
- *   `close` of what they give, for TCP and Unix sockets
+ * - `timers`: `setTimeout`, `setInterval`, `setImmediate`, what clears them, `node:timers`
+ *   and `node:timers/promises`
+ * - `net`: `Deno.connect`, `Deno.listen`, `Deno.listenDatagram` (with `--unstable-net`), and
+ *   the methods `accept`, `read`, `write`, `closeWrite`, `receive`, `send`, `close`, `ref`,
+ *   `unref` and the stream `readable` of what they give; the events of `node:net` and
+ *   `node:dgram` are told outside greenlets
+ * - `tls`: `Deno.connectTls`, `Deno.startTls`, `Deno.listenTls`, and the same of what they
+ *   give, with `handshake`
+ * - `fetch`: `fetch`, and the readers of the bodies of `Request`, `Response` and `Blob`
+ * - `streams`: readers, writers, `pipeTo` and async iteration of streams
+ * - `dns`: `Deno.resolveDns`
+ * - `fs`: the asynchronous functions and methods of files, directories and watchers, and
+ *   the standard streams
+ * - `process`: `Deno.Command`, `Deno.ChildProcess`
+ * - `http`: the handlers of `Deno.serve`, and what waits of the server
+ * - `websocket`: `WebSocketStream` (with `--unstable-net`); the events of `WebSocket` and
+ *   `EventSource` are told outside greenlets
  */
 export type Part =
   | "timers"

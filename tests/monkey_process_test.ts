@@ -422,6 +422,17 @@ for (const [name, program] of Object.entries(programs)) {
   });
 }
 
+test("child.status that a plain body gives back is a wait of its greenlet, which can be killed", async () => {
+  using _ = patch();
+  const child = new Deno.Command("sleep", { args: ["100"] }).spawn();
+  const greenlet = spawn(() => child.status);
+  await sleep(1);
+  await greenlet.kill();
+  assertInstanceOf(greenlet.value, GreenletExit);
+  child.kill();
+  assertEquals((await child.status).signal, "SIGTERM");
+});
+
 test("Command.output() gives all that comes of both pipes", async () => {
   using _ = patch();
   const script =
