@@ -220,8 +220,8 @@ async function close(client: Redis): Promise<void> {
   await end;
 }
 
-/** A script that keeps the server busy for some 100 ms. */
-const BUSY = "local n = 0; for i = 1, 1e7 do n = n + i end; return KEYS[1]";
+/** A script that keeps the server busy for some 300 ms. */
+const BUSY = "local n = 0; for i = 1, 6e7 do n = n + i end; return KEYS[1]";
 
 // --- One connection for all
 
@@ -677,6 +677,44 @@ for (const [end, openAndEnd] of Object.entries(ends)) {
     });
   }
 }
+
+test("ioredis that looks for Sentinels, in waits of its own, ends with whom it waits for, and so not in a greenlet made for it", async (server) => {
+  const make = () =>
+    server.keep(
+      new Redis({
+        // Which is none, and knows no other
+        sentinels: [{ host: "127.0.0.1", port: server.port }],
+        sentinelRetryStrategy: () => 5,
+        name: "main",
+      }),
+    );
+  async function ofFirstUser(make: () => Redis | Promise<Redis>) {
+    const made = Promise.withResolvers<Redis>();
+    const user = spawn(async () => {
+      const redis = await make();
+      made.resolve(redis);
+      await until(redis.get("key"));
+    });
+    const retries: string[] = [];
+    const redis = await made.promise;
+    redis.on("error", (error) => retries.push(error.name));
+    while (retries.length === 0) await sleep(1);
+    await user.kill();
+    return { redis, retries };
+  }
+
+  // The pause before it tries again is a wait of the greenlet that was killed
+  const lost = await ofFirstUser(make);
+  while (lost.redis.status !== "end") await sleep(1);
+  assertEquals(lost.retries.at(-1), "GreenletExit");
+
+  const { redis, retries } = await ofFirstUser(() => spawn(make).get());
+  const count = retries.length;
+  while (retries.length < count + 3) await sleep(1);
+  assert(retries.every((name) => name === "Error"));
+  redis.options.sentinelRetryStrategy = () => null;
+  await new Promise((resolve) => redis.once("end", resolve));
+});
 
 // --- Publish and subscribe
 
