@@ -231,9 +231,9 @@ function pullApart(reader: object): void {
   const controller = controllerOf(reader);
   const pull = get(controller, slots.pullAlgorithm);
   if (pull === undefined || apart.has(pull)) return;
-  const pullsApart = function (this: unknown, ...args: unknown[]) {
+  const pullsApart = (controller: unknown) => {
     expectedIn = null;
-    return callApart(() => Reflect.apply(pull, this, args));
+    return callApart(() => pull(controller));
   };
   apart.add(pullsApart);
   set(controller, slots.pullAlgorithm, pullsApart);
@@ -279,8 +279,9 @@ export class Read extends Suspension<ReadResult> implements ReadRequest {
     let place = -1;
     edit(this.#requests, (requests) => {
       place = requests.indexOf(this);
-      requests.splice(place, 1);
+      if (place >= 0) requests.splice(place, 1);
     });
+    if (place < 0) return;
     const controller = controllerOf(this.reader);
     const pulls = pullsOf(controller);
     if (pulls === undefined || pulls.size === 0) return;

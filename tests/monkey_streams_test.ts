@@ -8,6 +8,7 @@ import {
   assertStrictEquals,
 } from "@std/assert";
 import {
+  getCurrent,
   getHub,
   type Greenlet,
   GreenletExit,
@@ -712,35 +713,45 @@ test("ReadableStreamDefaultReader.read() does not interrupt the stream's source"
 
 test("ReadableStreamDefaultReader.read() asks a source that reads again, and mixes nothing up", async () => {
   using _ = patch();
-  const nested: Promise<unknown>[] = [];
+  for (const isThere of [true, false]) {
+    const nested: Promise<unknown>[] = [];
+    let controller!: ReadableStreamDefaultController;
+    const stream = new ReadableStream({
+      start(it) {
+        controller = it;
+        if (isThere) controller.enqueue(0);
+      },
+      pull() {
+        if (nested.length > 0) return;
+        // The first is for whoever has made us pull.
+        if (!isThere) controller.enqueue(0);
+        nested.push(reader.read());
+      },
+    }, { highWaterMark: isThere ? 1 : 0 });
+    const reader = stream.getReader();
+    await tick();
+    assertEquals((await inGreenlet(() => reader.read())).value, 0);
+    await inVain(() => reader.read());
+    controller.enqueue(1);
+    assertEquals(await nested[0], { value: 1, done: false });
+  }
+});
+
+test("ReadableStreamDefaultReader.read() by many readers in turn is as cheap as by one", async () => {
+  using _ = patch();
   let n = 0;
   const stream = new ReadableStream({
     pull(controller) {
-      // The first is for whoever has made us pull
-      if (n === 0) controller.enqueue(n++);
-      if (nested.length === 0) nested.push(reader.read());
+      controller.enqueue(n++);
     },
-  }, { highWaterMark: 0 });
-  const reader = stream.getReader();
-  await tick();
-  assertEquals((await inGreenlet(() => reader.read())).value, 0);
-  const killed = spawn(() => reader.read());
-  await sleep(0);
-  await killed.kill();
-  controllerOf(stream).enqueue(1);
-  assertEquals(await nested[0], { value: 1, done: false });
-
-  function controllerOf(
-    stream: ReadableStream,
-  ): ReadableStreamDefaultController {
-    const symbol = Object.getOwnPropertySymbols(stream).find((it) =>
-      it.description === "[[controller]]"
-    )!;
-    return (stream as unknown as Record<
-      symbol,
-      ReadableStreamDefaultController
-    >)[symbol]!;
-  }
+  });
+  await inGreenlet(async () => {
+    for (let i = 0; i < 10_000; i++) {
+      const reader = stream.getReader();
+      assertEquals((await reader.read()).value, i);
+      reader.releaseLock();
+    }
+  });
 });
 
 test("ReadableStreamDefaultReader.read() of a stream that never ends lets others run", async () => {
@@ -1130,6 +1141,18 @@ testBoth(
   },
 );
 
+test("for await of a stream that fails is over, and the stream is released", async () => {
+  using _ = patch();
+  const feed = new Feed();
+  const iterator = feed.stream.values();
+  const loop = spawn(() => iterator.next());
+  await sleep(0);
+  feed.controller.error(new RangeError("no"));
+  await assertRejects(() => loop.get(), RangeError);
+  assertFalse(feed.stream.locked);
+  assertEquals(await iterator.next(), { value: undefined, done: true });
+});
+
 test("next() that is interrupted ends its iterator", async () => {
   using _ = patch();
   for (const preventCancel of [true, false]) {
@@ -1231,7 +1254,7 @@ testRandomly(
   async (next) => {
     using _ = patch();
     let lines = 0;
-    for (let round = 0; round < 15; round++) {
+    for (let round = 0; round < 10; round++) {
       await Promise.all(Array.from({ length: 20 }, async () => {
         using pair = await Pair.open();
         const { conn, peer } = pair;
@@ -1467,10 +1490,13 @@ test("ReadableStream.pipeTo() cancels its source at once, even if the sink is st
   // And nobody else's: that one was refused.
   const other = new Feed();
   other.stream.getReader();
-  await assertRejects(
-    () => inGreenlet(() => other.stream.pipeTo(new WritableStream())),
-    TypeError,
-  );
+  const refused = spawn(async () => {
+    await null;
+    const piping = other.stream.pipeTo(new WritableStream());
+    (getCurrent() as Greenlet).throw(new RangeError());
+    await piping;
+  });
+  await assertRejects(() => refused.get(), RangeError);
   assertEquals(other.cancelled, []);
 });
 
@@ -1951,7 +1977,7 @@ for (const [name, source] of Object.entries(sources)) {
     `Reads of ${name} lose nothing when hundreds of them are interrupted`,
     async (next) => {
       using _ = patch();
-      const length = 4000;
+      const length = 2500;
       const everyone = await Promise.all(
         Array.from({ length: 8 }, async () => {
           const received = new Received();
@@ -1964,7 +1990,7 @@ for (const [name, source] of Object.entries(sources)) {
         }),
       );
       const interrupts = everyone.reduce((sum, it) => sum + it.interrupts, 0);
-      assertGreaterOrEqual(interrupts, 300);
+      assertGreaterOrEqual(interrupts, 200);
     },
   );
 }
@@ -1973,7 +1999,7 @@ testRandomly(
   "Reads of a socket's stream lose nothing when hundreds of them are interrupted",
   async (next) => {
     using _ = patch();
-    const length = 6000;
+    const length = 4000;
     const everyone = await Promise.all(
       Array.from({ length: 8 }, async () => {
         using pair = await Pair.open();
@@ -1994,7 +2020,7 @@ testRandomly(
       }),
     );
     const interrupts = everyone.reduce((sum, it) => sum + it.interrupts, 0);
-    assertGreaterOrEqual(interrupts, 300);
+    assertGreaterOrEqual(interrupts, 200);
   },
 );
 
@@ -2017,14 +2043,14 @@ testRandomly(
         }
       };
       const workers = Array.from({ length: 5 }, () => spawn(work));
-      for (const piece of pieces(5000, next)) {
+      for (const piece of pieces(3000, next)) {
         controller.enqueue(piece);
         await dawdle(next);
       }
       controller.close();
       await joinAll(workers, { raiseError: true });
-      assertEquals(received.length, 5000);
-      assertGreaterOrEqual(received.interrupts, 50);
+      assertEquals(received.length, 3000);
+      assertGreaterOrEqual(received.interrupts, 30);
     }
   },
 );
