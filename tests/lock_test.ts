@@ -930,22 +930,20 @@ testBoth(
 Deno.test("RLock.acquire() begun twice by one greenlet is granted once, if the other is over", async () => {
   const lock = new RLock();
   const release = await hold(lock);
-  const log: unknown[] = [];
+  const over = new Event();
   const twice = spawn(async () => {
     const late = lock.acquire({ timeout: 1 });
     const wait = lock.acquire();
     const limited = withTimeout(1, () => lock.acquire(), { value: "late" });
-    log.push(await late, await limited);
+    assertEquals([await late, await limited], [null, "late"]);
+    over.set();
     await wait;
-    log.push("has it");
     lock.release();
     assertThrows(() => lock.release(), RangeError);
   });
-  await sleep(5);
-  assertEquals(log, [null, "late"]);
+  await over.wait();
   await release();
   await twice.get();
-  assertEquals(log, [null, "late", "has it"]);
   assertFalse(lock.locked());
 });
 
@@ -953,11 +951,13 @@ Deno.test("RLock.acquire() begun twice does not overtake with the second, when t
   const lock = new RLock();
   const release = await hold(lock);
   const log: string[] = [];
+  const over = new Event();
   const twice = spawn(async () => {
     const late = lock.acquire({ timeout: 1 });
     await sleep();
     const wait = lock.acquire();
     assertEquals(await late, null);
+    over.set();
     await wait;
     log.push("second");
     lock.release();
@@ -966,7 +966,7 @@ Deno.test("RLock.acquire() begun twice does not overtake with the second, when t
     using _ = await lock.acquire();
     log.push("other");
   });
-  await sleep(5);
+  await over.wait();
   await release();
   await joinAll([twice, other], { raiseError: true });
   assertEquals(log, ["other", "second"]);
