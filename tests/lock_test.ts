@@ -348,10 +348,10 @@ for (const [name, make] of Object.entries(LOCKS)) {
     async (body) => {
       const lock = make();
       const log: string[] = [];
-      const [killed, next] = [0, 1].map(() =>
+      const [killed, next] = [FOREVER, 1].map((ms) =>
         spawn(async () => {
           using _ = await lock.acquire();
-          await sleep(1);
+          await sleep(ms);
           log.push("slept");
         })
       ) as [Greenlet, Greenlet];
@@ -1236,9 +1236,12 @@ for (const [name, make] of Object.entries(CONDITIONS)) {
     },
   }, async (body) => {
     const [condition, lock] = make();
+    const releaseFirst = await hold(lock);
     const g = spawn(body, condition, lock);
     await settle();
+    // In line already when the lock is given away, and so quicker than any time
     const release = await hold(lock);
+    await releaseFirst();
     await sleep(5);
     assertFalse(g.dead);
     await release();
@@ -1248,12 +1251,15 @@ for (const [name, make] of Object.entries(CONDITIONS)) {
 
   Deno.test(`Condition.wait() of ${name} that is notified in time is so at the timeout`, async () => {
     const [condition, lock] = make();
+    const release = await hold(lock);
     const g = spawn(async () => {
       using _ = await condition.acquire();
       return await condition.wait({ timeout: 5 });
     });
     await settle();
-    await condition.acquire();
+    const acquired = condition.acquire();
+    await release();
+    await acquired;
     condition.notify();
     await sleep(10);
     assertFalse(g.dead);
@@ -1306,10 +1312,9 @@ for (const [name, make] of Object.entries(CONDITIONS)) {
     async (body) => {
       const [condition, lock] = make();
       assertEquals(await spawn(body, condition, () => 0).get(), false);
-      let holds: unknown = null;
-      const g = spawn(body, condition, () => holds);
-      await settle();
-      holds = "yes";
+      // Before it waits, and at the timeout
+      const looks = [null, "yes"];
+      const g = spawn(body, condition, () => looks.shift());
       assertEquals(await g.get(), true);
       assertFalse(lock.locked());
     },
@@ -1484,9 +1489,11 @@ for (const [name, make] of Object.entries(CONDITIONS)) {
     },
     async (body) => {
       const [condition, lock] = make();
+      const releaseFirst = await hold(lock);
       const three = [0, 1, 2].map(() => spawn(body, condition, lock));
       await settle();
       const release = await hold(lock);
+      await releaseFirst();
       await sleep(5);
       assert(three.every((g) => !g.dead));
       await release();
