@@ -25,53 +25,12 @@ import {
   withTimeout,
 } from "../mod.ts";
 import { Failures } from "./_bodies.ts";
+import { test, testRandomly, tick } from "./_random.ts";
+
+export { test, testRandomly, tick };
 
 /** Longer than any test. */
 export const LONG = 100_000_000;
-
-/** Numbers from 0 to 1, the same for the same seed. */
-export function random(seed: number): () => number {
-  return () => {
-    seed = seed + 0x6D2B79F5 | 0;
-    let t = Math.imul(seed ^ seed >>> 15, 1 | seed);
-    t = t + Math.imul(t ^ t >>> 7, 61 | t) ^ t;
-    return ((t ^ t >>> 14) >>> 0) / 4294967296;
-  };
-}
-
-/** A test that fails when what it waits for does not come. */
-export function test(name: string, body: () => Promise<void>): void {
-  Deno.test(name, async () => {
-    const { promise, reject } = Promise.withResolvers<never>();
-    const late = new Error("Waits for what does not come");
-    const timer = setTimeout(() => reject(late), 30_000);
-    try {
-      await Promise.race([body(), promise]);
-    } finally {
-      clearTimeout(timer);
-    }
-  });
-}
-
-/** A test that is told the seed of its random numbers, and tells it when it fails. */
-export function testRandomly(
-  name: string,
-  body: (next: () => number) => Promise<void>,
-): void {
-  test(name, async () => {
-    const seed = Number(Deno.env.get("SEED") ?? Date.now() % 1_000_000);
-    try {
-      await body(random(seed));
-    } catch (error) {
-      throw new Error(`Failed with SEED=${seed}`, { cause: error });
-    }
-  });
-}
-
-/** Outside greenlets, where the runtime's own timers are in force. */
-export function tick(ms = 0): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, ms));
-}
 
 /** Sockets of one kind. */
 export interface Transport {
