@@ -1357,6 +1357,8 @@ export async function runProgram(
       run.checkQuiet();
     } else {
       await hub.join({ timeout: 10 });
+      // The links of the last are called by the hub after that.
+      await turns(ENOUGH);
     }
     for (let i = 0; i < 3 && !ended(); i++) {
       const { grace } = program;
