@@ -581,7 +581,7 @@ const thrower = {
   },
 };
 
-function rejectBy(resolve: (value: unknown) => void, error: unknown): void {
+function rejectWith(resolve: (value: unknown) => void, error: unknown): void {
   thrower.error = error;
   resolve(thrower);
   thrower.error = undefined;
@@ -632,7 +632,7 @@ export const DONE: Wait<void> = readyWait(undefined);
 export function failedWait(error: unknown): Wait<never> {
   const wait = newWait(new Over(error, true));
   wait.catch(ignore);
-  rejectBy(resolveLast, error);
+  rejectWith(resolveLast, error);
   return wait as Wait<unknown> as Wait<never>;
 }
 
@@ -748,7 +748,7 @@ export class Suspension<T> extends Pending implements Sleeper, TimerTarget {
       this.#resolve!(this.value);
     } else {
       if (this.condemned) this.promise!.catch(ignore);
-      rejectBy(this.#resolve!, this.value);
+      rejectWith(this.#resolve!, this.value);
     }
     this.#resolve = null;
   }

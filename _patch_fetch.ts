@@ -9,7 +9,7 @@
  * @module
  */
 
-import { cooperativeFlow } from "./_flow.ts";
+import { callApart, cooperativeFlow } from "./_flow.ts";
 import { getOriginal } from "./_items.ts";
 import { cooperate, operate } from "./_operate.ts";
 import { patchAll } from "./_patches.ts";
@@ -80,7 +80,7 @@ function cooperativeFetch(original: Fetch): Fetch {
     return operate(
       flow,
       promise,
-      (error) => abort.abort(error),
+      (error) => callApart(() => abort.abort(error)),
       ({ body }) => {
         if (body !== null) cancel(body, undefined);
       },
@@ -135,7 +135,7 @@ function cooperativeRead(
       return operate(
         flow,
         original.call(this),
-        (error) => connections.get(this)!.abort.abort(error),
+        (error) => callApart(() => connections.get(this)!.abort.abort(error)),
       );
     }
     const headers = Reflect.get(prototype, "headers", this) as Headers;
@@ -220,7 +220,9 @@ function cancel(
   body: ReadableStream | ReadableStreamDefaultReader,
   error: unknown,
 ): void {
-  getOriginal(body, "cancel").call(body, error).catch(ignore);
+  // What a stream of the user's does then is nobody's part, and is not interrupted.
+  callApart(() => getOriginal(body, "cancel").call(body, error))
+    .catch(ignore);
 }
 
 function ignore(): void {}

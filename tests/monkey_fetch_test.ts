@@ -10,6 +10,7 @@ import {
 } from "@std/assert";
 import {
   getCurrent,
+  getHub,
   type Greenlet,
   GreenletExit,
   monkey,
@@ -1271,3 +1272,15 @@ testRandomly(
     assertGreaterOrEqual(whole, 100);
   },
 );
+
+test("Response.text() that is interrupted cancels a stream as nobody's part, not as the killer's", async () => {
+  using _ = patch();
+  const cancelled = Promise.withResolvers<unknown>();
+  const response = new Response(
+    new ReadableStream({ cancel: () => cancelled.resolve(getCurrent()) }),
+  );
+  const reader = spawn(() => response.text());
+  await sleep(1);
+  await spawn(() => reader.kill()).join();
+  assertEquals(await cancelled.promise, getHub());
+});

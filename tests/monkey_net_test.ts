@@ -39,6 +39,7 @@ import {
   tls,
   unix,
 } from "./_sockets.ts";
+import { outcome } from "./_random.ts";
 
 testSockets("tcp", tcp);
 if (Deno.build.os !== "windows") testSockets("unix", unix);
@@ -455,29 +456,6 @@ test("Conn.write() throws what was held, and writes nothing", async () => {
   assertStrictEquals(await greenlet.get(), held);
   assertEquals(await readText(peer), "yes");
 });
-
-/** What comes of a call: how it ends, at once or later, with what. */
-async function outcome(call: () => unknown): Promise<unknown[]> {
-  let result: unknown;
-  try {
-    result = call();
-  } catch (error) {
-    return ["throws", ...describe(error)];
-  }
-  if (!(result instanceof Promise)) return ["returns", result];
-  try {
-    return ["gives", await result];
-  } catch (error) {
-    return ["rejects", ...describe(error)];
-  }
-}
-
-function describe(error: unknown): unknown[] {
-  const { constructor, name, message, code } = error as Error & {
-    code: unknown;
-  };
-  return [constructor, name, message, code];
-}
 
 /** Calls with odd arguments, with none, and with another `this`. */
 const oddCalls: Record<

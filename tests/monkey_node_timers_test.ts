@@ -49,6 +49,7 @@ import {
   withTimeout,
 } from "../mod.ts";
 import { Failures, runScript, testBoth } from "./_bodies.ts";
+import { random } from "./_random.ts";
 
 /** Longer than any test: what is still set when a test ends, the sanitizers see. */
 const LONG = 100_000_000;
@@ -111,16 +112,6 @@ const promiseWays = {
   "of node:timers": () => timersDefault.promises,
   "of node:timers, by name": () => namedPromises,
 };
-
-/** Numbers from 0 to 1, the same for the same seed. */
-function random(seed: number): () => number {
-  return () => {
-    seed = seed + 0x6D2B79F5 | 0;
-    let t = Math.imul(seed ^ seed >>> 15, 1 | seed);
-    t = t + Math.imul(t ^ t >>> 7, 61 | t) ^ t;
-    return ((t ^ t >>> 14) >>> 0) / 4294967296;
-  };
-}
 
 /** A body that says how it has ended. */
 async function cleaning(

@@ -31,6 +31,7 @@ import {
   withTimeout,
 } from "../mod.ts";
 import { Failures, settle } from "./_bodies.ts";
+import { random } from "./_random.ts";
 
 /** The server's version; `null` if there is no server to test with. */
 const version = ((): number | null => {
@@ -80,16 +81,6 @@ function testRandomly(
       throw new Error(`Failed with SEED=${seed}`, { cause: error });
     }
   });
-}
-
-/** Numbers from 0 to 1, the same for the same seed. */
-function random(seed: number): () => number {
-  return () => {
-    seed = seed + 0x6D2B79F5 | 0;
-    let t = Math.imul(seed ^ seed >>> 15, 1 | seed);
-    t = t + Math.imul(t ^ t >>> 7, 61 | t) ^ t;
-    return ((t ^ t >>> 14) >>> 0) / 4294967296;
-  };
 }
 
 /** A pause of somebody who has not heard of greenlets. */
