@@ -16,27 +16,33 @@ let first: Flow | null = null;
 let count = 0;
 const watchers = new Set<Quiet>();
 
-/** `flow` belongs to a greenlet that is to be started. */
-export function enlist(flow: Flow): void {
-  flow.nextAlive = first;
-  if (first !== null) first.previousAlive = flow;
-  first = flow;
+/** A greenlet is to be started: one more is alive, which has no flow yet. */
+export function expectLife(): void {
   count++;
 }
 
-/** Its greenlet is dead. */
-export function delist(flow: Flow): void {
-  const { previousAlive, nextAlive } = flow;
-  if (previousAlive !== null) previousAlive.nextAlive = nextAlive;
-  else if (first === flow) first = nextAlive;
-  else return;
-  if (nextAlive !== null) nextAlive.previousAlive = previousAlive;
-  flow.previousAlive = flow.nextAlive = null;
-  count--;
-  for (const watcher of watchers) watcher.look();
+/** The flow of one that was expected is in use; to say so twice is to say so once. */
+export function enlist(flow: Flow): void {
+  if (isAlive(flow)) return;
+  flow.nextAlive = first;
+  if (first !== null) first.previousAlive = flow;
+  first = flow;
 }
 
-/** All that are alive, the youngest first. */
+/** One that was expected is dead. Its flow, if there is one, need not be in use. */
+export function delist(flow: Flow | null): void {
+  if (flow !== null && isAlive(flow)) {
+    const { previousAlive, nextAlive } = flow;
+    if (previousAlive !== null) previousAlive.nextAlive = nextAlive;
+    else first = nextAlive;
+    if (nextAlive !== null) nextAlive.previousAlive = previousAlive;
+    flow.previousAlive = flow.nextAlive = null;
+  }
+  count--;
+  if (watchers.size > 0) { for (const watcher of watchers) watcher.look(); }
+}
+
+/** The flows that are in use, the youngest first. */
 export function* aliveFlows(): Generator<Flow> {
   for (let flow = first; flow !== null;) {
     const next: Flow | null = flow.nextAlive;

@@ -78,6 +78,8 @@ class Trouble implements TimerTarget {
   /** Thrown by every wait from now on. */
   sentence: { readonly error: unknown } | null = null;
   swallowed = 0;
+  /** Whether the body is dead, or given up. */
+  isOver = false;
 
   constructor(flow: Flow) {
     this.flow = flow;
@@ -93,8 +95,6 @@ class Trouble implements TimerTarget {
 export abstract class Pending {
   /** `null` when it is not pending. */
   flow: Flow | null = null;
-  previousPending: Pending | null = null;
-  nextPending: Pending | null = null;
 
   /**
    * Ends what is pending, with an error.
@@ -105,54 +105,70 @@ export abstract class Pending {
 
   protected join(flow: Flow): void {
     this.flow = flow;
-    this.previousPending = flow.last;
-    if (flow.last === null) flow.first = this;
-    else flow.last.nextPending = this;
-    flow.last = this;
+    const { pending } = flow;
+    if (pending === null) flow.pending = this;
+    else if (pending instanceof Set) pending.add(this);
+    else flow.pending = new Set([pending, this]);
     if (flow.trouble !== null) flow.workGrace();
   }
 
   protected leave(): void {
-    const { flow, previousPending, nextPending } = this;
+    const { flow } = this;
     if (flow === null) return;
-    if (previousPending === null) flow.first = nextPending;
-    else previousPending.nextPending = nextPending;
-    if (nextPending === null) flow.last = previousPending;
-    else nextPending.previousPending = previousPending;
-    this.flow = this.previousPending = this.nextPending = null;
-    if (flow.first === null) flow.restGrace();
+    this.flow = null;
+    const pending = flow.pending!;
+    if (pending instanceof Set) {
+      pending.delete(this);
+      if (pending.size > 0) return;
+    }
+    flow.pending = null;
+    if (flow.trouble !== null) flow.restGrace();
   }
 }
 
 /** What the last checkpoint has thrown: for the undo of what it has prevented. */
 let dueError: unknown;
 
+/** Where greenlets come from: one for all who were spawned in the same place. */
+export interface Origin {
+  /** Who has spawned them. */
+  readonly spawner: WeakRef<Greenlet>;
+  /** The first of the tree that they are in; `null` if each begins one of its own. */
+  readonly root: Flow | null;
+}
+
+/** Called when a body is given up, being past all patience. */
+type Abandon = (greenlet: Greenlet, error: unknown) => void;
+
 /** What few flows have. */
 class Extras {
-  reference: WeakRef<Greenlet> | null = null;
+  origin: Origin | null = null;
   treeLocals: Record<PropertyKey, unknown> | null = null;
   locals: WeakMap<object, object> | null = null;
   lasts = false;
+  abandoned: Abandon | null = null;
 }
 
-/** A line of execution; see the module's text. */
+/**
+ * A line of execution; see the module's text. There is one for each greenlet that has
+ * begun, so there are functions below where there could be private methods, which make each
+ * instance larger by 8 bytes.
+ */
 export class Flow {
   /** Whom `getCurrent` gives. */
   readonly greenlet: Greenlet;
-  first: Pending | null = null;
-  last: Pending | null = null;
+  /** What an interrupt undoes, and in which order: nearly always one thing at most. */
+  pending: Pending | Set<Pending> | null = null;
   trouble: Trouble | null = null;
   /** The wait in which the generator body is suspended. */
   awaited: Suspension<unknown> | null = null;
   /** Whether some `drive` looks after the generator body. */
   driven = false;
-  /** Called when the body is given up, being past all patience. */
-  abandoned: ((greenlet: Greenlet, error: unknown) => void) | null = null;
   /** Whether somebody else tells of its greenlet's error. */
   quiet = false;
   /** The first of the tree of greenlets that this one is in; main is in none. */
   root: Flow | null = null;
-  #extras: Extras | null = null;
+  extras: Extras | null = null;
   /** The neighbours among those that are alive; see `_alive.ts`. */
   previousAlive: Flow | null = null;
   nextAlive: Flow | null = null;
@@ -161,36 +177,46 @@ export class Flow {
     this.greenlet = greenlet;
   }
 
-  /** One weak reference for all who were spawned here. */
-  get reference(): WeakRef<Greenlet> {
-    return this.#more.reference ??= new WeakRef(this.greenlet);
+  /** Where those come from who are spawned here. */
+  get origin(): Origin {
+    return extrasOf(this).origin ??= {
+      spawner: new WeakRef(this.greenlet),
+      root: this.root,
+    };
   }
 
   /** What a tree of greenlets shares. */
   get treeLocals(): Record<PropertyKey, unknown> {
-    return (this.root ?? this).#more.treeLocals ??= {};
+    return extrasOf(this.root ?? this).treeLocals ??= {};
   }
 
   /** What this greenlet has in each `local`, until its body is dead. */
   get locals(): WeakMap<object, object> {
-    return this.#more.locals ??= new WeakMap();
+    return extrasOf(this).locals ??= new WeakMap();
   }
 
   /** Whether the call that waits for it does so to the end, as nothing may outlive it. */
   get lasts(): boolean {
-    return this.#extras?.lasts ?? false;
+    return this.extras?.lasts ?? false;
   }
 
   set lasts(lasts: boolean) {
-    this.#more.lasts = lasts;
+    extrasOf(this).lasts = lasts;
   }
 
-  get #more(): Extras {
-    return this.#extras ??= new Extras();
+  /** What is called instead of what ends the greenlet, when the body is given up. */
+  set abandoned(abandoned: Abandon) {
+    extrasOf(this).abandoned = abandoned;
   }
 
-  #trouble(): Trouble {
-    return this.trouble ??= new Trouble(this);
+  /** Whether there is somebody who may ask for it when the body is dead. */
+  get isKept(): boolean {
+    return this.trouble !== null || this.extras !== null;
+  }
+
+  /** Whether there is no more than one thing that an interrupt undoes. */
+  get isPlain(): boolean {
+    return !(this.pending instanceof Set) || this.pending.size === 1;
   }
 
   /**
@@ -198,35 +224,24 @@ export class Flow {
    * next wait that it begins.
    */
   interrupt(error: unknown): void {
-    this.#expect(error);
+    expect(error, this.greenlet);
     this.receive(error);
-    if (this.first === null) this.hold(error);
-    else this.#interruptPending(error, false);
+    if (this.pending === null) this.hold(error);
+    else interruptPending(this, error, false);
     this.workGrace();
-  }
-
-  #interruptPending(error: unknown, final: boolean): void {
-    const first = this.first!;
-    if (first === this.last) return first.interrupt(error, final);
-    // Each may take others away by its undo, and begin nothing: bodies go on later.
-    const all: Pending[] = [];
-    for (let p: Pending | null = first; p !== null; p = p.nextPending) {
-      all.push(p);
-    }
-    for (const pending of all) {
-      if (pending.flow === this) pending.interrupt(error, final);
-    }
   }
 
   /** As {@linkcode Flow.interrupt}, and after `grace` ms the flow is condemned. */
   kill(error: unknown, grace: number): void {
-    const trouble = this.#trouble();
+    const trouble = troubleOf(this);
     if (grace <= 0) {
       this.receive(error);
       return this.condemn(error);
     }
     const { kill } = trouble;
-    const deadline = this.first === null ? Infinity : performance.now() + grace;
+    const deadline = this.pending === null
+      ? Infinity
+      : performance.now() + grace;
     if (
       kill === null || deadline < kill.deadline ||
       deadline === kill.deadline && grace <= kill.grace
@@ -245,23 +260,23 @@ export class Flow {
 
   /** Throws an error by what the body waits on, and by every wait it begins. */
   condemn(error: unknown): void {
-    this.#expect(error);
-    const trouble = this.#trouble();
+    expect(error, this.greenlet);
+    const trouble = troubleOf(this);
     trouble.held.length = 0;
     trouble.sentence = { error };
     this.restGrace();
-    if (this.first === null) return;
+    if (this.pending === null) return;
     trouble.swallowed++;
-    this.#interruptPending(error, true);
+    interruptPending(this, error, true);
   }
 
   /** The body is dead; if it was killed, nothing that it left behind goes on. */
   close(): void {
-    if (this.#extras !== null) this.#extras.locals = null;
+    if (this.extras !== null) this.extras.locals = null;
     const trouble = this.trouble;
     if (trouble === null) return;
     this.restGrace();
-    this.abandoned = null;
+    trouble.isOver = true;
     if (trouble.kill !== null) trouble.sentence ??= trouble.kill;
     trouble.held.length = 0;
     trouble.kill = null;
@@ -269,7 +284,7 @@ export class Flow {
 
   /** Has the next wait throw an error. */
   hold(error: unknown): void {
-    this.#trouble().held.push(error);
+    troubleOf(this).held.push(error);
   }
 
   /** Takes back an error that was not thrown yet. */
@@ -282,14 +297,6 @@ export class Flow {
   /** Whether an error waits to be thrown. */
   holds(error: unknown): boolean {
     return this.trouble?.held.includes(error) ?? false;
-  }
-
-  /** Notes that promises may fail with this error and nobody look. */
-  #expect(error: unknown): void {
-    if (isObject(error)) interrupts.add(error);
-    if (this.greenlet === main || error === lastExpected) return;
-    if (isObject(error)) expected.add(error);
-    lastExpected = error;
   }
 
   /** Notes that an error is meant for this greenlet, or was handed to it openly. */
@@ -331,9 +338,10 @@ export class Flow {
       const error = dueError = sentence.error;
       const wait = new Suspension<never>();
       if (++trouble.swallowed > PATIENCE) {
-        const { abandoned } = this;
-        this.abandoned = null;
-        abandoned?.(this.greenlet, error);
+        if (!trouble.isOver) {
+          trouble.isOver = true;
+          abandon(this, error);
+        }
       } else {
         wait.condemned = true;
         wait.throw(error);
@@ -355,7 +363,7 @@ export class Flow {
     const { trouble } = this;
     if (
       trouble === null || trouble.kill === null || trouble.sentence !== null ||
-      trouble.graceTimer !== null || this.first === null
+      trouble.graceTimer !== null || this.pending === null
     ) return;
     trouble.graceTimer = startTimer(
       trouble.kill.deadline - performance.now(),
@@ -370,6 +378,40 @@ export class Flow {
     stopTimer(trouble.graceTimer);
     trouble.graceTimer = null;
   }
+}
+
+function extrasOf(flow: Flow): Extras {
+  return flow.extras ??= new Extras();
+}
+
+function troubleOf(flow: Flow): Trouble {
+  return flow.trouble ??= new Trouble(flow);
+}
+
+function interruptPending(flow: Flow, error: unknown, final: boolean): void {
+  const pending = flow.pending!;
+  if (!(pending instanceof Set)) return pending.interrupt(error, final);
+  // Each may take others away by its undo, and begin nothing: bodies go on later.
+  for (const one of [...pending]) {
+    if (one.flow === flow) one.interrupt(error, final);
+  }
+}
+
+function abandon(flow: Flow, error: unknown): void {
+  const { greenlet, extras } = flow;
+  if (extras !== null && extras.abandoned !== null) {
+    extras.abandoned(greenlet, error);
+  } else if (flowOf(greenlet) === flow) {
+    giveUp(greenlet, error);
+  }
+}
+
+/** Notes that promises may fail with this error and nobody look. */
+function expect(error: unknown, greenlet: Greenlet): void {
+  if (isObject(error)) interrupts.add(error);
+  if (greenlet === main || error === lastExpected) return;
+  if (isObject(error)) expected.add(error);
+  lastExpected = error;
 }
 
 /**
@@ -474,9 +516,16 @@ const rawFlows = new WeakMap<Greenlet, Flow>();
 /** Gives a greenlet class a say in where the flow of its instances is. */
 let ownFlow: (greenlet: Greenlet) => Flow | undefined = () => undefined;
 
+/** Ends a greenlet of that class whose body is past all patience. */
+let giveUp: Abandon = () => {};
+
 /** Called once by the class that keeps its flows itself. */
-export function setOwnFlow(find: (greenlet: Greenlet) => Flow | undefined) {
+export function setOwnFlow(
+  find: (greenlet: Greenlet) => Flow | undefined,
+  end: Abandon,
+): void {
   ownFlow = find;
+  giveUp = end;
 }
 
 /** The flow of a greenlet. */

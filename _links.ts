@@ -6,7 +6,7 @@
 
 import { report, Suspension } from "./_flow.ts";
 import { List, type Member } from "./_list.ts";
-import { runSoon, type Task } from "./_wakeups.ts";
+import { runSoon } from "./_wakeups.ts";
 
 /** What a link is: a function, or an object that is told. */
 export type Link<S> = ((source: S) => unknown) | {
@@ -36,7 +36,7 @@ export class LinkNode<S> implements Member<LinkNode<S>> {
 }
 
 /** Links in the order in which they were added, which is that of the calls. */
-export class Links<S> extends List<LinkNode<S>> implements Task {
+export class Links<S> extends List<LinkNode<S>> {
   readonly #source: S;
   /** The last that is to be called when the hub comes to it. */
   #due: LinkNode<S> | null = null;
@@ -83,26 +83,47 @@ export class Links<S> extends List<LinkNode<S>> implements Task {
     this.#due = this.last;
     if (this.#scheduled || this.last === null) return;
     this.#scheduled = true;
-    runSoon(this);
+    runSoon(tell<S>, this);
   }
 
-  run(): void {
+  /** Calls those that are due. */
+  tell(): void {
     this.#scheduled = false;
     // One by one, so that a link may still take back those after it.
     while (this.#due !== null) {
       const { link, call } = this.shift()!;
-      try {
-        if (call !== null) call(this.#source);
-        else if (typeof link === "function") link(this.#source);
-        else link.linked(this.#source);
-      } catch (error) {
-        report(link, error);
-      }
+      callLink(link, call, this.#source);
     }
   }
 }
 
-function checkLink<S>(link: Link<S>): Link<S> {
+function tell<S>(links: Links<S>): void {
+  links.tell();
+}
+
+/**
+ * Calls a link, and reports what it throws.
+ *
+ * @param link What was given by the user.
+ * @param call What is called instead, if something is.
+ * @param source What it is told of.
+ */
+export function callLink<S>(
+  link: Link<S>,
+  call: ((source: S) => unknown) | null,
+  source: S,
+): void {
+  try {
+    if (call !== null) call(source);
+    else if (typeof link === "function") link(source);
+    else link.linked(source);
+  } catch (error) {
+    report(link, error);
+  }
+}
+
+/** Throws unless it is a link. */
+export function checkLink<S>(link: Link<S>): Link<S> {
   if (
     typeof link === "function" ||
     (typeof link === "object" && typeof link?.linked === "function")

@@ -5,7 +5,13 @@
  */
 
 import { current } from "./_flow.ts";
-import { turn, wakeups } from "./_wakeups.ts";
+import { holdTasks, releaseTasks, turn, wakeups } from "./_wakeups.ts";
+
+/**
+ * How many begin without a break. What a body leaves behind that ends at once is then
+ * garbage before it is ever copied: with 200,000 spawned, a sixth of the time.
+ */
+const CHUNK = 64;
 
 /** How something begins. */
 type Begin<S> = (starter: S) => void;
@@ -35,23 +41,50 @@ class Batch<S> {
     this.#starters.push(starter);
   }
 
+  /** Those who have not begun. */
+  get rest(): S[] {
+    return this.#starters.slice(this.#begun);
+  }
+
   /** Begins when it is its turn. The reaction remembers the context of whoever calls. */
   schedule(): void {
+    unfinished.add(this);
     turn().then(() => this.#run());
     this.#wakeups = wakeups();
   }
 
   #run(): void {
     if (last === this) last = null;
-    const begin = this.#begin;
-    const starters = this.#starters;
     try {
-      while (this.#begun < starters.length) begin(starters[this.#begun++]!);
+      this.#beginSome();
     } finally {
       // After an error, which is nobody's but a tracer's, the others begin all the same.
-      if (this.#begun < starters.length) this.schedule();
+      if (this.#begun < this.#starters.length) {
+        holdTasks();
+        this.schedule();
+      } else {
+        unfinished.delete(this);
+        releaseTasks();
+      }
     }
   }
+
+  /** Without a break, if there is anybody behind us in line who would then go first. */
+  #beginSome(): void {
+    const begin = this.#begin;
+    const starters = this.#starters;
+    for (let left = CHUNK; this.#begun < starters.length; left--) {
+      if (left <= 0 && wakeups() === this.#wakeups) return;
+      begin(starters[this.#begun++]!);
+    }
+  }
+}
+
+const unfinished = new Set<{ readonly rest: unknown[] }>();
+
+/** Those who were started and have not begun, the last first. */
+export function starters(): unknown[] {
+  return [...unfinished].flatMap((batch) => batch.rest).reverse();
 }
 
 let last: Batch<unknown> | null = null;

@@ -45,13 +45,16 @@ export function wakeups(): number {
 
 /** Wakes `sleeper` now, or behind those that wait for the event loop to turn. */
 export function wake(sleeper: Sleeper): void {
-  count++;
   if (mayGoOn()) sleeper.wake();
   else setAside(sleeper);
 }
 
-/** Whether there is time left before the event loop has to turn. */
+/**
+ * Whether there is time left before the event loop has to turn. Has to be asked by whoever
+ * wakes somebody or takes a turn.
+ */
 export function mayGoOn(): boolean {
+  count++;
   if (aside.length > 0) return false;
   if (--untilLook > 0) return true;
   const now = clock.now();
@@ -93,25 +96,38 @@ class Turn implements Sleeper {
 
 /** A promise that lets those go first who are to be woken before us. */
 export function turn(): Promise<void> {
-  count++;
   if (mayGoOn()) return resolved;
   let last = aside.at(-1);
   if (!(last instanceof Turn)) setAside(last = new Turn());
   return (last as Turn).promise;
 }
 
-/** Something that the hub does. */
-export interface Task {
-  /** Called once, where no greenlet is current. Must not throw. */
-  run(): void;
+/** What the hub does: each time a function, and what it is called with. */
+let tasks: unknown[] = [];
+let ring: () => void = () => {};
+/** Whether those go first who begin, as they are before the hub's tasks in line. */
+let isHeld = false;
+
+/**
+ * Has the hub do something soon, in nobody's context.
+ *
+ * @param perform Called once, where no greenlet is current. Must not throw.
+ * @param target What it is called with: to be spared a closure.
+ */
+export function runSoon<T>(perform: (target: T) => void, target: T): void {
+  if (tasks.push(perform, target) === 2 && !isHeld) ring();
 }
 
-let tasks: Task[] = [];
-let ring: () => void;
+/** Has the hub wait with its tasks, until {@linkcode releaseTasks}. */
+export function holdTasks(): void {
+  isHeld = true;
+}
 
-/** Has the hub do something soon, in nobody's context. */
-export function runSoon(task: Task): void {
-  if (tasks.push(task) === 1) ring();
+/** Lets the hub go on. */
+export function releaseTasks(): void {
+  if (!isHeld) return;
+  isHeld = false;
+  if (tasks.length > 0) ring();
 }
 
 /**
@@ -120,12 +136,15 @@ export function runSoon(task: Task): void {
  */
 export async function serveTasks(): Promise<never> {
   for (;;) {
-    if (tasks.length === 0) {
+    while (tasks.length === 0 || isHeld) {
       await new Promise<void>((resolve) => ring = resolve);
     }
     await turn();
+    if (isHeld) continue;
     const batch = tasks;
     tasks = [];
-    for (const task of batch) task.run();
+    for (let i = 0; i < batch.length; i += 2) {
+      (batch[i] as (target: unknown) => void)(batch[i + 1]);
+    }
   }
 }

@@ -297,7 +297,7 @@ class Limited extends Suspension<unknown> {
 
   /** The function gets what its greenlet gets, and we wait for its clean-up. */
   override interrupt(error: unknown, final: boolean): void {
-    if (this.#outer.first === this.#outer.last) {
+    if (this.#outer.isPlain) {
       (this.#passed ??= []).push(error);
     }
     if (final) this.#inner.condemn(error);
