@@ -198,9 +198,9 @@ export class Greenlet<T = unknown> extends core.Greenlet
   #flow: Flow | null = null;
   readonly #origin: Origin;
   #outcome: unknown = undefined;
+  // A single one is kept as it is, and `joinAll` needs no more than that: 140 bytes less.
   // Of `this`, which a type argument of the class can't say.
   // deno-lint-ignore no-explicit-any
-  /** A single link is kept as it is, which `joinAll` needs no more than: 140 bytes less. */
   #links: Links<any> | Link<any> | null = null;
   #name: string | null = null;
 
