@@ -302,7 +302,11 @@ export class Flow {
   /** Notes that an error is meant for this greenlet, or was handed to it openly. */
   receive(error: unknown): void {
     if (!isObject(error)) return;
-    if (this.greenlet === main) expected.delete(error);
+    if (this.greenlet === main) {
+      expected.delete(error);
+      // The same error may interrupt somebody once more.
+      if (error === lastExpected) lastExpected = undefined;
+    }
     address(error, this.greenlet);
   }
 
@@ -802,20 +806,32 @@ export class Suspension<T> extends Pending implements Sleeper, TimerTarget {
     this.#resolve = null;
   }
 
-  delegate(): Iterator<unknown, unknown, unknown> {
-    return new Delegation(this as Suspension<unknown>);
+  delegate(wait: OwnWait): Iterator<unknown, unknown, unknown> {
+    const running = getRunning();
+    if (
+      this.flow === null || running === main || this.flow === flowOf(running)
+    ) {
+      return new Delegation(this as Suspension<unknown>);
+    }
+    // Begun by somebody else, whose interrupts it takes: this body's reach its own wait.
+    return followed(wait, flowOf(running)).get()[Symbol.iterator]();
   }
+}
+
+/** A wait for what another one gives. */
+function followed(wait: OwnWait, flow: Flow | null): Suspension<unknown> {
+  const suspension = new Suspension<unknown>();
+  wait.then(
+    (value) => suspension.switch(value),
+    (error) => suspension.throw(ownError(error, flow)),
+  );
+  return suspension;
 }
 
 /** The wait of those whose promise tells its value soon enough by itself. */
 const TAKEN: Delegable = {
   delegate(wait) {
-    const suspension = new Suspension<unknown>();
-    wait.then(
-      (value) => suspension.switch(value),
-      (error) => suspension.throw(error),
-    );
-    return suspension.suspend(null)[Symbol.iterator]();
+    return followed(wait, null).suspend(null)[Symbol.iterator]();
   },
 };
 

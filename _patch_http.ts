@@ -9,7 +9,7 @@
  * @module
  */
 
-import { flowOf } from "./_flow.ts";
+import { callApart, flowOf } from "./_flow.ts";
 import { disguise } from "./_items.ts";
 import { cooperateKept, cooperateRelease } from "./_operate.ts";
 import { patchAll } from "./_patches.ts";
@@ -54,7 +54,8 @@ export function patchHttp(): Disposable {
           // Beforehand, as the signal is aborted meanwhile.
           if (request instanceof Request) upgraded.add(request);
           try {
-            return Reflect.apply(upgrade, this, arguments);
+            // The socket outlives the request, and so do the calls of its listeners.
+            return callApart(() => Reflect.apply(upgrade, this, arguments));
           } catch (error) {
             upgraded.delete(request);
             throw error;

@@ -457,6 +457,8 @@ export class Greenlet<T = unknown> extends core.Greenlet
       aborts.set(this, abort = new AbortController());
       const killed = this.#flow?.killed ?? null;
       if (killed !== null) abort.abort(killed.error);
+      // To the core, one that was killed before it started has not even started.
+      else if (this.dead && !super.dead) abort.abort(this.#outcome);
     }
     return abort.signal;
   }
@@ -1324,6 +1326,8 @@ class Arriving<S extends Waitable>
 
   protected override timedOut(): void {
     this.switch({ done: true, value: undefined });
+    // A loop over it does not call return() then.
+    this.#arrivals[Symbol.dispose]();
   }
 }
 

@@ -2861,3 +2861,78 @@ Deno.test("spawn() keeps the order of spawns and wake-ups, and each spawner's co
     "five undefined",
   ]);
 });
+
+Deno.test("spawn() begins all in their turn, however many, before those who are woken or told meanwhile", async () => {
+  const order: (number | string)[] = [];
+  const gate = new Waiter<void>();
+  const waiting = spawn(async () => {
+    await gate.get();
+    order.push("woken");
+  });
+  await sleep(0);
+  for (const wakesAt of [0, 63, 64, 150, null]) {
+    order.length = 0;
+    const greenlets = Array.from({ length: 200 }, (_, i) =>
+      spawn(async () => {
+        order.push(i);
+        if (i === wakesAt) gate.switch();
+        if (i % 7 === 0) {
+          await sleep(0);
+          order.push("slept");
+        }
+      }));
+    greenlets[0]!.rawlink(() => order.push("told"));
+    const joiner = spawn(() => order.push("last"));
+    await joinAll([...greenlets, joiner]);
+    const begun = order.filter((entry) => typeof entry === "number");
+    assertEquals(begun, Array.from({ length: 200 }, (_, i) => i));
+    assertEquals(order.indexOf("last"), 200);
+    assertEquals(order.filter((entry) => entry === "told").length, 1);
+  }
+  await waiting.join();
+});
+
+Deno.test("spawn() begins all that were spawned together before a link of the first is called", async () => {
+  const order: string[] = [];
+  const greenlets = Array.from({ length: 300 }, (_, i) =>
+    spawn(() => {
+      if (i === 0 || i === 299) order.push(`begin ${i}`);
+    }));
+  greenlets[0]!.rawlink(() => order.push("link of 0"));
+  await joinAll(greenlets);
+  assertEquals(order, ["begin 0", "begin 299", "link of 0"]);
+});
+
+Deno.test("run() kills those who have not begun, and joins count them as alive", async () => {
+  let begun = 0;
+  await run(() => {
+    for (let i = 0; i < 200; i++) spawn(() => begun++);
+    spawnLater(FOREVER, () => begun++);
+  });
+  assert(begun <= 200);
+  const late = spawnLater(1, () => "late");
+  assertFalse(await getHub().join({ timeout: 0 }));
+  assert(await getHub().join());
+  assertEquals(late.value, "late");
+});
+
+Deno.test("Greenlet.signal is aborted when it was killed before it started", async () => {
+  const exit = new GreenletExit();
+  const g = spawn(function named() {});
+  await g.kill(exit);
+  assert(g.signal.aborted);
+  assertStrictEquals(g.signal.reason, exit);
+  assertStringIncludes(String(g), "named");
+});
+
+Deno.test("iwait() leaves no links behind when it ends by its timeout", async () => {
+  const g = spawn(sleep, FOREVER);
+  let links = 0;
+  const counted: Waitable = {
+    rawlink: () => links++,
+    unlink: () => links--,
+  };
+  for await (const _ of iwait([g, counted], { timeout: 1 }));
+  assertEquals(links, 0);
+  await g.kill();
+});

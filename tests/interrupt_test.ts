@@ -3125,3 +3125,56 @@ Deno.test("A process whose greenlets were killed knows no unhandled rejection", 
   assertEquals(out, ["all is well"]);
   assertEquals(code, 0);
 });
+
+Deno.test("yield* of a wait that somebody else has begun is interrupted, and leaves that one alone", async () => {
+  const waiter = new Waiter<string>();
+  const foreignWait = waiter.get();
+  const log: unknown[] = [];
+  const g = spawn(function* () {
+    try {
+      yield* foreignWait;
+    } finally {
+      log.push("finally");
+    }
+  });
+  const limited = spawn(function* () {
+    using limit = Timeout.start(5);
+    try {
+      yield* foreignWait;
+    } catch (error) {
+      log.push(error === limit);
+    }
+  });
+  const served = spawn(function* () {
+    return yield* foreignWait;
+  });
+  await sleep(0);
+  await g.kill(undefined, ONCE);
+  await limited.join();
+  assertEquals(log, ["finally", true]);
+  waiter.switch("value");
+  assertEquals(await foreignWait, "value");
+  assertEquals(await served.get(), "value");
+});
+
+Deno.test("kill() by an error that main was handed before is no unhandled rejection the second time", async () => {
+  const { out, code } = await runScript(`
+    getHub().handleError = () => {};
+    const stop = new Error("stop");
+    for (let i = 0; i < 2; i++) {
+      const g = spawn(async () => {
+        const branch = (async () => await sleep(60_000))();
+        await sleep(60_000);
+        await branch;
+      });
+      await sleep(1);
+      await g.kill(stop);
+      await sleep(1); // The runtime tells of rejections when the microtasks are done
+      await g.get().catch((error) => console.log(error.message));
+    }
+    await new Promise((resolve) => setTimeout(resolve, 5));
+    console.log("alive");
+  `);
+  assertEquals(out, ["stop", "stop", "alive"]);
+  assertEquals(code, 0);
+});
