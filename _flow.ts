@@ -22,6 +22,7 @@ import {
 } from "./_timers.ts";
 import { mayGoOn, serveTasks, type Sleeper, wake } from "./_wakeups.ts";
 import { type Context, makeContext } from "./_context.ts";
+import { List, type Member } from "./_list.ts";
 import type { Hub } from "./hub.ts";
 
 /**
@@ -129,6 +130,16 @@ export abstract class Pending {
 /** What the last checkpoint has thrown: for the undo of what it has prevented. */
 let dueError: unknown;
 
+/** Something that is of no use any more when the body of its flow is dead. */
+export abstract class Belonging implements Member<Belonging> {
+  list: List<Belonging> | null = null;
+  previous: Belonging | null = null;
+  next: Belonging | null = null;
+
+  /** The body is dead. */
+  abstract drop(): void;
+}
+
 /** Where greenlets come from: one for all who were spawned in the same place. */
 export interface Origin {
   /** Who has spawned them. */
@@ -147,6 +158,7 @@ class Extras {
   locals: WeakMap<object, object> | null = null;
   lasts = false;
   abandoned: Abandon | null = null;
+  belongings: List<Belonging> | null = null;
 }
 
 /**
@@ -207,6 +219,11 @@ export class Flow {
   /** What is called instead of what ends the greenlet, when the body is given up. */
   set abandoned(abandoned: Abandon) {
     extrasOf(this).abandoned = abandoned;
+  }
+
+  /** What is dropped with the body, unless something that it has left behind waits. */
+  get belongings(): List<Belonging> {
+    return extrasOf(this).belongings ??= new List();
   }
 
   /** Whether there is somebody who may ask for it when the body is dead. */
@@ -272,8 +289,14 @@ export class Flow {
 
   /** The body is dead; if it was killed, nothing that it left behind goes on. */
   close(): void {
-    if (this.extras !== null) this.extras.locals = null;
-    const trouble = this.trouble;
+    const { extras, trouble } = this;
+    if (extras !== null) {
+      extras.locals = null;
+      if (extras.belongings !== null && this.pending === null) {
+        for (let one; (one = extras.belongings.shift()) !== null;) one.drop();
+      }
+    }
+
     if (trouble === null) return;
     this.restGrace();
     trouble.isOver = true;

@@ -19,6 +19,7 @@
 
 import { Greenlet } from "./greenlet.ts";
 import {
+  Belonging,
   callIn,
   current,
   currentFlow,
@@ -28,7 +29,13 @@ import {
   Suspension,
 } from "./_flow.ts";
 import type { Wait } from "./hub.ts";
-import { checkDuration, startTimer, stopTimer, type Timer } from "./_timers.ts";
+import {
+  checkDuration,
+  startTimer,
+  stopTimer,
+  type Timer,
+  type TimerTarget,
+} from "./_timers.ts";
 import { setAside, turn } from "./_wakeups.ts";
 import { isThenable, type Returned } from "./_body.ts";
 
@@ -72,9 +79,7 @@ export class Timeout extends Error {
   /** After how many milliseconds it is thrown; `Infinity` for never. */
   readonly ms: number;
   readonly #error: unknown;
-  #timer: Timer | null = null;
-  /** The flow that has started it last. */
-  #flow: Flow | null = null;
+  #countdown: Countdown | null = null;
 
   /**
    * Makes a timeout that is not started.
@@ -122,18 +127,13 @@ export class Timeout extends Error {
    */
   start(): void {
     this.close();
-    const flow = this.#flow = currentFlow();
-    this.#timer = startTimer(this.ms, {
-      expired: () => {
-        this.#timer = null;
-        flow.interrupt(this.#error);
-      },
-    });
+    if (this.ms === Infinity) return;
+    this.#countdown = new Countdown(currentFlow(), this.#error, this.ms);
   }
 
   /** Whether the time runs. gevent's `Timeout.pending`. */
   get pending(): boolean {
-    return this.#timer !== null;
+    return this.#countdown?.runs ?? false;
   }
 
   /**
@@ -141,10 +141,8 @@ export class Timeout extends Error {
    * gevent's `Timeout.close`.
    */
   close(): void {
-    stopTimer(this.#timer);
-    this.#timer = null;
-    this.#flow?.unhold(this.#error);
-    this.#flow = null;
+    this.#countdown?.stop();
+    this.#countdown = null;
   }
 
   /** The same as {@linkcode Timeout.close}. gevent's `Timeout.cancel`. */
@@ -155,6 +153,46 @@ export class Timeout extends Error {
   /** Closes the timeout, at the end of a `using` block. */
   [Symbol.dispose](): void {
     this.close();
+  }
+}
+
+/**
+ * The time of a timeout that was started. It ends with the body of its flow, which nothing
+ * can be thrown into any more: it would only hold up the process.
+ */
+class Countdown extends Belonging implements TimerTarget {
+  readonly #flow: Flow;
+  readonly #error: unknown;
+  #timer: Timer | null;
+
+  constructor(flow: Flow, error: unknown, ms: number) {
+    super();
+    this.#flow = flow;
+    this.#error = error;
+    this.#timer = startTimer(ms, this);
+    flow.belongings.add(this);
+  }
+
+  get runs(): boolean {
+    return this.#timer !== null;
+  }
+
+  expired(): void {
+    this.#timer = null;
+    this.list?.remove(this);
+    this.#flow.interrupt(this.#error);
+  }
+
+  /** What has not been thrown yet never is. */
+  stop(): void {
+    this.list?.remove(this);
+    this.drop();
+    this.#flow.unhold(this.#error);
+  }
+
+  override drop(): void {
+    stopTimer(this.#timer);
+    this.#timer = null;
   }
 }
 

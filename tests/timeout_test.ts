@@ -1248,3 +1248,44 @@ Deno.test("Timeouts by the thousand are thrown each in its own greenlet", async 
   assert(log.every((own) => own));
   await killAll(greenlets);
 });
+
+for (
+  const [end, body] of Object.entries({
+    "returns": async () => {
+      Timeout.start(60_000);
+      await sleep(1);
+    },
+    "fails": async () => {
+      Timeout.start(60_000);
+      await sleep(1);
+      throw new GreenletExit();
+    },
+    "returns from withTimeout()": () =>
+      withTimeout(60_000, async () => {
+        Timeout.start(60_000);
+        await sleep(1);
+      }),
+    "is a generator that returns": function* () {
+      Timeout.start(60_000);
+      yield* sleep(1);
+    },
+  })
+) {
+  // The sanitizers see to it that no timer is left.
+  Deno.test(`Timeout.start() leaves no timer behind when the greenlet ${end} without closing it`, async () => {
+    await spawn(body as () => unknown).join();
+  });
+}
+
+Deno.test("Timeout.start() goes on in what a body has left behind", async () => {
+  const log: string[] = [];
+  await spawn(async () => {
+    (async () => {
+      using limit = Timeout.start(5);
+      await sleep(60_000).catch((error) => log.push(String(error === limit)));
+    })();
+    await sleep(0);
+  }).join();
+  while (log.length === 0) await sleep(1);
+  assertEquals(log, ["true"]);
+});
