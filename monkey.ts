@@ -118,7 +118,7 @@ const patched = new Map<
  *
  * @param options Which parts to leave out, and options of parts.
  * @returns What restores the originals, when it is disposed of.
- * @throws {TypeError} If there is no such part or option.
+ * @throws {TypeError} If there is no such part or option, or it is not a boolean.
  *
  * @example Usage
  * ```ts
@@ -134,8 +134,20 @@ const patched = new Map<
  * ```
  */
 export function patch(options: PatchOptions = {}): Disposable {
-  for (const name of Object.keys(options)) checkPart(name, "patch");
-  checkProcess(options.process);
+  if (typeof options !== "object" || options === null) {
+    throw new TypeError(
+      `Cannot patch as the options must be an object: received ${options}`,
+    );
+  }
+  for (const [name, value] of Object.entries(options)) {
+    checkPart(name, "patch");
+    if (name === "process") checkProcess(value);
+    else if (typeof value !== "boolean" && value !== undefined) {
+      throw new TypeError(
+        `Cannot patch as '${name}' must be a boolean: received ${value}`,
+      );
+    }
+  }
   using stack = new DisposableStack();
   for (const part of Object.keys(parts) as Part[]) {
     if (options[part] ?? true) stack.use(patchPart(part));

@@ -505,3 +505,24 @@ Deno.test("patch() stacks with patchItem() of the same property", () => {
   before[Symbol.dispose]();
   assertStrictEquals(globalThis.setTimeout, setTimeout);
 });
+
+Deno.test("patch() refuses options that are none, before it patches anything", () => {
+  for (const options of [null, true, "timers", 1]) {
+    assertThrows(
+      () => patch(options as never),
+      TypeError,
+      "must be an object: received",
+    );
+  }
+  for (const value of [0, 1, "no", null, {}]) {
+    assertThrows(
+      () => patch({ net: true, timers: value as never }),
+      TypeError,
+      "'timers' must be a boolean: received",
+    );
+  }
+  assertFalse(isPatched("net"));
+  using _ = patch({ net: undefined as never, timers: false });
+  assert(isPatched("net"));
+  assertFalse(isPatched("timers"));
+});
