@@ -167,6 +167,12 @@ class Kept<T> extends Promise<T> {
     return this.#wait(flow).then(onFulfilled, onRejected);
   }
 
+  override finally(onFinally?: (() => void) | null): Promise<T> {
+    // What the language would give to our `then` looks as if it were for an `await`, and
+    // would be called at an interrupt.
+    return this.#promise.finally(onFinally);
+  }
+
   [Symbol.iterator](): Iterator<unknown, T, unknown> {
     return this.#wait(currentFlow())[Symbol.iterator]();
   }

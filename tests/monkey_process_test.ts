@@ -772,6 +772,24 @@ test("ChildProcess.status that nobody awaits is no wait", async () => {
   assertEquals((await status!).signal, "SIGKILL");
 });
 
+test("ChildProcess.status.finally() calls back when the child has ended, and not at an interrupt", async () => {
+  using _ = patch();
+  await spawn(async () => {
+    const child = spawnLong();
+    let running = true;
+    const ended = child.status.finally(() => running = false);
+    await assertRejects(async () => {
+      using _ = Timeout.start(20);
+      await sleep(LONG);
+    }, Timeout);
+    await sleep(20);
+    assert(running);
+    await reap(child);
+    assertEquals((await ended).signal, "SIGKILL");
+    assertFalse(running);
+  }).get();
+});
+
 test("ChildProcess.status throws an error that is due", async () => {
   using _ = patch();
   const child = spawnLong();
