@@ -13,7 +13,7 @@
  * @module
  */
 
-import { cooperativeFlow, type Flow } from "./_flow.ts";
+import { callApart, cooperativeFlow, type Flow } from "./_flow.ts";
 import type { Wait } from "./_flow.ts";
 import { getOriginal } from "./_items.ts";
 import { cooperate, cooperateRelease, operate } from "./_operate.ts";
@@ -126,6 +126,7 @@ export function patchFiles(patches: Patches): void {
     patches,
     Object.getPrototypeOf(Deno.stdin),
     (owner, read) => owner === Deno.stdin ? new Input(owner, read) : null,
+    (read) => readingForProcess(read, patches),
   );
   for (const stream of [Deno.stdout, Deno.stderr]) {
     const prototype = Object.getPrototypeOf(stream);
@@ -141,8 +142,13 @@ function patchReads(
   patches: Patches,
   prototype: object,
   find: FindReads,
+  wrap = (read: Read) => read,
 ): void {
-  patches.put<Read>(prototype, "read", (read) => cooperativeRead(read, find));
+  patches.put<Read>(
+    prototype,
+    "read",
+    (read) => wrap(cooperativeRead(read, find)),
+  );
   patches.put<ReadSync>(prototype, "readSync", keptReadSync);
   patches.putGetter(prototype, "readable", keptReadable);
   for (const name of ["close", Symbol.dispose]) {
@@ -410,6 +416,46 @@ function cooperativeRead(original: Read, find: FindReads): Read {
     readsOf.set(this, reads);
     return reads.read(buffer, flow);
   };
+}
+
+/**
+ * Has `process.stdin` read as nobody's part. It reads on for all who ever listen, and an
+ * interrupt of whoever happened to be first would destroy it, and with it the process.
+ */
+function readingForProcess(read: Read, patches: Patches): Read {
+  let met = false;
+  return function (buffer) {
+    if (cooperativeFlow() === null || !isAskedByProcess()) {
+      return read.call(this, buffer);
+    }
+    if (!met) patchEvents(patches);
+    met = true;
+    // A promise of the language, as it is awaited in the flow.
+    return callApart(async () => await read.call(this, buffer));
+  };
+}
+
+/** Whether standard input is read for the `stdin` of `node:process`. */
+function isAskedByProcess(): boolean {
+  // Nothing else tells. Above us are the patched function and its caller.
+  const caller = String(new Error().stack).split("\n")[3] ?? "";
+  return /\b_read \(ext:deno_node\//.test(caller);
+}
+
+/**
+ * Has `process.stdin`, once it reads, tell its events outside greenlets, as sockets do: it
+ * outlives whoever has begun to read, in whose flow every wait of a listener would throw.
+ */
+function patchEvents(patches: Patches): void {
+  const { stdin } = globalThis.process;
+  patches.put<typeof stdin.push>(
+    stdin,
+    "push",
+    (push) =>
+      function (this: typeof stdin, ...args) {
+        return callApart(() => push.apply(this, args));
+      },
+  );
 }
 
 function hasRoom(buffer: unknown): boolean {
