@@ -561,6 +561,7 @@ class Notified extends Place<Notified, boolean> {
   #late = false;
   /** What comes of the wait when the lock is there; `null` until it is asked for. */
   #outcome: { state: "given" | "thrown"; value: unknown } | null = null;
+  /** Gets the lock back; kept until it is known whether to give it away once more. */
   #reclaimer: Reclaimer | null = null;
 
   constructor(
@@ -578,6 +579,7 @@ class Notified extends Place<Notified, boolean> {
   }
 
   #giveAway(): void {
+    this.#reclaimer = null;
     this.#line.add(this);
     // All of it at first, and of what the greenlet acquires meanwhile nothing.
     if (this.#lock instanceof RLock) {
@@ -635,7 +637,6 @@ class Notified extends Place<Notified, boolean> {
   }
 
   #reclaimed(): void {
-    this.#reclaimer = null;
     const { state, value } = this.#outcome!;
     if (state === "thrown" || this.#predicate === null) {
       return this.settle(state, value);
@@ -644,10 +645,24 @@ class Notified extends Place<Notified, boolean> {
     try {
       holds = Boolean(callIn(this.#flow, this.#predicate));
     } catch (error) {
-      return this.settle("thrown", error);
+      return this.#failed(error);
     }
-    if (holds || this.#late) this.settle("given", holds);
+    // The predicate may have interrupted its own greenlet.
+    const { state: now, value: interrupt } = this.#outcome!;
+    if (now === "thrown") this.settle(now, interrupt);
+    else if (holds || this.#late) this.settle("given", holds);
     else this.#giveAway();
+  }
+
+  /** The predicate has thrown an error. */
+  #failed(error: unknown): void {
+    const { state, value } = this.#outcome!;
+    if (state === "thrown") {
+      // Nothing comes after a wait that may be no longer: it ends the body itself.
+      if (this.condemned) return this.settle(state, value);
+      if (!this.#flow.holds(value)) this.#flow.hold(value);
+    }
+    this.settle("thrown", error);
   }
 }
 
@@ -762,7 +777,12 @@ export class Condition implements Disposable {
     const flow = currentFlow();
     const due = flow.checkpoint();
     if (due !== null) return due;
-    if (predicate?.()) return readyWait(true);
+    if (predicate !== null) {
+      if (predicate()) return readyWait(true);
+      // It may have interrupted its own greenlet, which did not wait yet.
+      const due = flow.checkpoint();
+      if (due !== null) return due;
+    }
     return new Notified(this.#line, this.#lock, flow, predicate)
       .limit(timeout).suspend(flow);
   }

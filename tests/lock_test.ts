@@ -1400,6 +1400,109 @@ for (const [name, make] of Object.entries(CONDITIONS)) {
     },
   );
 
+  for (
+    const [how, interrupt] of Object.entries({
+      "kills": (g) => void g.kill(undefined, { block: false, ...ONCE }),
+      "kills with a grace of 0": (g) =>
+        void g.kill(undefined, { block: false, grace: 0 }),
+      "throws into": (g) => g.throw(new GreenletExit()),
+    } as Record<string, (g: Greenlet<unknown>) => void>)
+  ) {
+    // What holds at the first look needs no wait.
+    for (
+      const [look, holds] of [[1, false], [2, true], [2, false]] as const
+    ) {
+      testBoth(
+        `Condition.waitFor() of ${name} whose predicate ${how} its own greenlet, at look ${look}, and gives ${holds}, throws, with the lock`,
+        {
+          async async(
+            condition: Condition,
+            predicate: () => boolean,
+            log: unknown[],
+          ) {
+            using _ = await condition.acquire();
+            try {
+              log.push(await condition.waitFor(predicate));
+              await sleep(FOREVER);
+            } finally {
+              log.push("finally");
+            }
+          },
+          *generator(
+            condition: Condition,
+            predicate: () => boolean,
+            log: unknown[],
+          ) {
+            using _ = yield* condition.acquire();
+            try {
+              log.push(yield* condition.waitFor(predicate));
+              yield* sleep(FOREVER);
+            } finally {
+              log.push("finally");
+            }
+          },
+        },
+        async (body) => {
+          const [condition, lock] = make();
+          const log: unknown[] = [];
+          let looks = 0;
+          const g: Greenlet<void> = spawn(body, condition, () => {
+            if (++looks !== look) return false;
+            interrupt(g);
+            return holds;
+          }, log);
+          await settle();
+          if (look === 2) {
+            using _ = await condition.acquire();
+            condition.notify();
+          }
+          await g.join({ timeout: 5000 });
+          assertEquals(log, ["finally"]);
+          assertInstanceOf(g.value, GreenletExit);
+          assertEquals(looks, look);
+          assertFalse(lock.locked());
+          // It is no more in line.
+          const next = spawn(async () => {
+            using _ = await condition.acquire();
+            return await condition.wait({ timeout: 5000 });
+          });
+          await settle();
+          await condition.acquire();
+          condition.notify();
+          condition.release();
+          assertEquals(await next.get(), true);
+        },
+      );
+    }
+  }
+
+  Deno.test(`Condition.waitFor() of ${name} whose predicate kills its own greenlet and throws throws one after the other`, async () => {
+    const [condition, lock] = make();
+    const log: unknown[] = [];
+    let looks = 0;
+    const g: Greenlet<void> = spawn(async () => {
+      using _ = await condition.acquire();
+      try {
+        await condition.waitFor(() => {
+          if (++looks === 1) return false;
+          g.kill(undefined, { block: false, ...ONCE });
+          throw new TypeError("expected");
+        });
+      } catch (error) {
+        log.push(String(error), lock.locked());
+      }
+      await sleep(FOREVER);
+    });
+    await settle();
+    await condition.acquire();
+    condition.notify();
+    condition.release();
+    await g.join({ timeout: 5000 });
+    assertEquals(log, ["TypeError: expected", true]);
+    assertInstanceOf(g.value, GreenletExit);
+    assertFalse(lock.locked());
+  });
+
   const waiter = {
     async async(condition: Condition, lock: Lock | RLock, log: unknown[]) {
       using _ = await condition.acquire();
