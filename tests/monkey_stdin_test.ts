@@ -361,6 +361,62 @@ test("patch() disposed of while a line is awaited or kept loses none", async () 
   await session.over();
 });
 
+test("process.stdin reads on when a greenlet is timed out in a question", async () => {
+  await using session = new Session(`
+    import process from "node:process";
+    import { createInterface } from "node:readline/promises";
+    using _ = patch();
+    await inside(async () => {
+      const lines = createInterface({ input: process.stdin });
+      try {
+        using _ = Timeout.start(20);
+        console.log("asking");
+        console.log(await lines.question(""));
+        await sleep(1e6);
+      } catch (error) {
+        console.log(error.name);
+      }
+      console.log(await lines.question(""));
+      lines.close();
+    });
+  `);
+  await session.expect("asking");
+  await new Promise((resolve) => setTimeout(resolve, 100));
+  await session.type("first\n");
+  await session.expect("first");
+  await session.expect("Timeout");
+  await session.type("second\n");
+  await session.expect("second");
+  await session.over();
+});
+
+test("process.stdin gets first what an interrupted Deno.stdin.read() has left", async () => {
+  await using session = new Session(`
+    import process from "node:process";
+    import { createInterface } from "node:readline";
+    using _ = patch();
+    console.log(await inside(readInVain));
+    await pause();
+    console.log(await inside(() => read(2)));
+    const greenlet = spawn(async () => {
+      createInterface({ input: process.stdin }).on("line", (line) => {
+        console.log(line);
+      });
+      await sleep(1e6);
+    });
+    await sleep(1);
+    await greenlet.kill();
+  `);
+  await session.expect("interrupted");
+  await session.type("1 first\n");
+  await session.expect("1 ");
+  await session.expect("first");
+  await session.type("second\n");
+  await session.expect("second");
+  await session.end();
+  await session.over();
+});
+
 testRandomly(
   "Deno.stdin.read() loses nothing when hundreds of reads are interrupted",
   async (next) => {
