@@ -529,3 +529,29 @@ for (const name of ["stdout", "stderr"] as const) {
     },
   );
 }
+
+test("process.stdin reads on for its listeners when the greenlet that has set them up is killed", async () => {
+  await using session = new Session(`
+  const { createInterface } = await import("node:readline");
+  using _ = patch();
+  const user = spawn(async () => {
+    const lines = createInterface({ input: process.stdin });
+    lines.on("line", async (line) => {
+      // Nobody's part, so this is not the killed greenlet's wait.
+      await new Promise((resolve) => setTimeout(resolve, 1));
+      console.log(line);
+    });
+    await sleep(60_000);
+  });
+  await sleep(20);
+  await user.kill();
+  console.log("killed");
+`);
+  await session.expect("killed");
+  await session.type("one\n");
+  await session.expect("one");
+  await session.type("two\n");
+  await session.expect("two");
+  await session.end();
+  await session.over();
+});
