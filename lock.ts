@@ -612,8 +612,14 @@ class Notified extends Place<Notified, boolean> {
       if (!this.#flow.holds(error)) this.#flow.hold(error);
       return;
     }
-    if (this.#reclaimer === null) this.#reclaim("thrown", error);
-    else this.#outcome = { state: "thrown", value: error };
+    if (this.#reclaimer === null) {
+      this.#reclaim("thrown", error);
+    } else {
+      const { state, value } = this.#outcome!;
+      this.#outcome = { state: "thrown", value: error };
+      // It has taken nothing: the notification is for the next one.
+      if (state === "given" && value === true) this.#line.first?.notify();
+    }
     const line = this.#reclaimer?.list ?? null;
     if (final && line !== null) {
       // It can't be waited for any more, and what the body releases is not its own.
@@ -788,7 +794,8 @@ export class Condition implements Disposable {
   }
 
   /**
-   * Wakes the first who wait. Not a switch point: they go on when the lock is free.
+   * Wakes the first who wait. Not a switch point: they go on when the lock is free. One
+   * who is interrupted before leaves its place to the next.
    *
    * @param count How many.
    * @throws {RangeError} If the lock is not held, or `count` is not a non-negative integer.

@@ -1413,7 +1413,7 @@ for (const [name, make] of Object.entries(CONDITIONS)) {
       const [look, holds] of [[1, false], [2, true], [2, false]] as const
     ) {
       testBoth(
-        `Condition.waitFor() of ${name} whose predicate ${how} its own greenlet, at look ${look}, and gives ${holds}, throws, with the lock`,
+        `Condition.waitFor() of ${name} throws, with the lock, when its predicate ${how} its own greenlet at look ${look} and gives ${holds}`,
         {
           async async(
             condition: Condition,
@@ -1476,7 +1476,7 @@ for (const [name, make] of Object.entries(CONDITIONS)) {
     }
   }
 
-  Deno.test(`Condition.waitFor() of ${name} whose predicate kills its own greenlet and throws throws one after the other`, async () => {
+  Deno.test(`Condition.waitFor() of ${name} throws one after the other when its predicate kills its own greenlet and throws`, async () => {
     const [condition, lock] = make();
     const log: unknown[] = [];
     let looks = 0;
@@ -1625,6 +1625,106 @@ for (const [name, make] of Object.entries(CONDITIONS)) {
       assertFalse(lock.locked());
     },
   );
+
+  for (const grace of [Infinity, 0]) {
+    testBoth(
+      `Condition.wait() of ${name} that was notified and is killed with a grace of ${grace} leaves the notification to the next`,
+      waiter,
+      async (body) => {
+        const [condition, lock] = make();
+        const logs: unknown[][] = [[], [], [], []];
+        const all = logs.map((log) => spawn(body, condition, lock, log));
+        await settle();
+        await condition.acquire();
+        condition.notify();
+        // Also when it is left to one who is killed, and when one is killed twice.
+        for (const i of [0, 1, 0]) {
+          all[i]!.kill(undefined, { block: false, grace });
+        }
+        condition.release();
+        await joinAll(all.slice(0, 3), { timeout: 5000 });
+        await settle();
+        for (const g of all.slice(0, 2)) {
+          assertInstanceOf(g.value, GreenletExit);
+        }
+        assertEquals(logs.slice(2), [["notified"], []]);
+        assertFalse(lock.locked());
+        await killAll(all);
+      },
+    );
+  }
+
+  for (const holds of [true, false]) {
+    Deno.test(`Condition.waitFor() of ${name} that is killed when it has looked, and seen ${holds}, leaves to the next only what it has not taken`, async () => {
+      const [condition, lock] = make();
+      const log: unknown[] = [];
+      let looks = 0;
+      const g = spawn(async () => {
+        using _ = await condition.acquire();
+        await condition.waitFor(() => ++looks > 1 && holds);
+        log.push("holds");
+      });
+      const next = spawn(async () => {
+        using _ = await condition.acquire();
+        log.push(await condition.wait());
+      });
+      await settle();
+      await condition.acquire();
+      condition.notify();
+      condition.release();
+      assertEquals(looks, 2);
+      g.kill(undefined, { block: false, ...ONCE });
+      await g.join();
+      await settle();
+      assertEquals(log, holds ? ["holds"] : []);
+      assertFalse(next.dead);
+      assertFalse(lock.locked());
+      await next.kill();
+    });
+  }
+
+  Deno.test(`Condition.waitFor() of ${name} whose predicate kills its own greenlet leaves the notification to the next`, async () => {
+    const [condition, lock] = make();
+    const log: unknown[] = [];
+    let looks = 0;
+    const g: Greenlet<void> = spawn(async () => {
+      using _ = await condition.acquire();
+      await condition.waitFor(() => {
+        if (++looks === 1) return false;
+        g.kill(undefined, { block: false, ...ONCE });
+        return true;
+      });
+      log.push("holds");
+    });
+    const next = spawn(waiter.async, condition, lock, log);
+    await settle();
+    await condition.acquire();
+    condition.notify();
+    condition.release();
+    await joinAll([g, next], { timeout: 5000 });
+    assertEquals(log, ["notified"]);
+    assertInstanceOf(g.value, GreenletExit);
+    assertFalse(lock.locked());
+  });
+
+  Deno.test(`Condition.wait() of ${name} that is killed after its time leaves no notification to the next`, async () => {
+    const [condition, lock] = make();
+    const log: unknown[] = [];
+    const g = spawn(async () => {
+      using _ = await condition.acquire();
+      await condition.wait({ timeout: 1 });
+    });
+    const next = spawn(waiter.async, condition, lock, log);
+    await settle();
+    const release = await hold(lock);
+    await sleep(10);
+    g.kill(undefined, { block: false, ...ONCE });
+    await release();
+    await g.join();
+    await settle();
+    assertEquals(log, []);
+    await next.kill();
+  });
 
   testBoth(
     `Condition.wait() of ${name} that is interrupted twice throws one after the other`,
