@@ -296,7 +296,6 @@ export class Flow {
         for (let one; (one = extras.belongings.shift()) !== null;) one.drop();
       }
     }
-
     if (trouble === null) return;
     this.restGrace();
     trouble.isOver = true;

@@ -1006,11 +1006,14 @@ for (const slow of [false, true]) {
     using _ = patch();
     const errors = new Errors();
     const greenlets: Greenlet[] = [];
+    const callers: unknown[] = [];
     await using server = serve(async (request) => {
       greenlets.push(getCurrent() as Greenlet);
       if (slow) await sleep(5);
       const { socket, response } = Deno.upgradeWebSocket(request);
       socket.onmessage = async ({ data }) => {
+        // Outside greenlets, as the socket outlives the request.
+        callers.push(getCurrent());
         await new Promise((resolve) => setTimeout(resolve, 1));
         await sleep(1);
         socket.send(data.toUpperCase());
@@ -1023,6 +1026,8 @@ for (const slow of [false, true]) {
     assert(greenlet!.successful());
     assertInstanceOf(greenlet!.value, Response);
     assertEquals(errors.all, []);
+    assertEquals(callers.length, 1);
+    assertStrictEquals(callers[0], getHub());
   });
 }
 

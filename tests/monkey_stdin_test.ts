@@ -530,28 +530,40 @@ for (const name of ["stdout", "stderr"] as const) {
   );
 }
 
-test("process.stdin reads on for its listeners when the greenlet that has set them up is killed", async () => {
-  await using session = new Session(`
-  const { createInterface } = await import("node:readline");
-  using _ = patch();
-  const user = spawn(async () => {
-    const lines = createInterface({ input: process.stdin });
-    lines.on("line", async (line) => {
-      // Nobody's part, so this is not the killed greenlet's wait.
-      await new Promise((resolve) => setTimeout(resolve, 1));
-      console.log(line);
-    });
-    await sleep(60_000);
+const listening = {
+  "readline": `
+    const { createInterface } = await import("node:readline");
+    createInterface({ input: process.stdin }).on("line", tell);
+  `,
+  "data": `process.stdin.on("data", tell);`,
+};
+
+for (const [name, listen] of Object.entries(listening)) {
+  test(`process.stdin reads on for its listeners when the greenlet that has set them up is killed, ${name}`, async () => {
+    await using session = new Session(`
+      patch(); // For longer than this module's own code runs
+      const tell = async (line) => {
+        // Nobody's part, so this is not the killed greenlet's wait.
+        await new Promise((resolve) => setTimeout(resolve, 1));
+        console.log(String(line).trim());
+      };
+      const ready = Promise.withResolvers();
+      const user = spawn(async () => {
+        ${listen}
+        ready.resolve();
+        await sleep(60_000);
+      });
+      await ready.promise;
+      await sleep(20);
+      await user.kill();
+      console.log("killed");
+    `);
+    await session.expect("killed");
+    for (const line of ["one", "two"]) {
+      await session.type(`${line}\n`);
+      await session.expect(line);
+    }
+    await session.end();
+    await session.over();
   });
-  await sleep(20);
-  await user.kill();
-  console.log("killed");
-`);
-  await session.expect("killed");
-  await session.type("one\n");
-  await session.expect("one");
-  await session.type("two\n");
-  await session.expect("two");
-  await session.end();
-  await session.over();
-});
+}
