@@ -423,6 +423,15 @@ function interruptPending(flow: Flow, error: unknown, final: boolean): void {
   }
 }
 
+/**
+ * Throws an error into what runs in a flow that is no greenlet's, as it is of no use any
+ * more by an interrupt of another.
+ */
+export function endWith(flow: Flow, error: unknown): void {
+  if (flow.pending === null) flow.hold(error);
+  else interruptPending(flow, error, false);
+}
+
 function abandon(flow: Flow, error: unknown): void {
   const { greenlet, extras } = flow;
   if (extras !== null && extras.abandoned !== null) {
@@ -458,6 +467,11 @@ globalThis.addEventListener?.("unhandledrejection", (event) => {
 
 /** Errors that have interrupted somebody. Others may be thrown by whoever has them. */
 const interrupts = new WeakSet<object>();
+
+/** Whether it is an error that has interrupted somebody. */
+export function isInterrupt(error: unknown): boolean {
+  return isObject(error) && interrupts.has(error);
+}
 
 /** Whom one error was addressed to, when they are several. */
 class Addressees {
@@ -502,7 +516,7 @@ function isObject(value: unknown): value is object {
  */
 export function ownError(error: unknown, flow: Flow | null): unknown {
   const taken = original(error);
-  if (!isObject(taken) || !interrupts.has(taken)) return taken;
+  if (!isObject(taken) || !isInterrupt(taken)) return taken;
   if (flow !== null && isAddressed(taken, flow.greenlet)) return taken;
   let addressee = addressed.get(taken);
   if (addressee === undefined) return taken;

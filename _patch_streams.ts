@@ -1,9 +1,8 @@
 /**
  * The part `streams` of `patch()`: streams.
  *
- * Code of a stream's own (`pull`, `write`, ...) that runs because a greenlet reads or
- * writes is not a part of that greenlet, as the stream has to stay whole when the greenlet
- * is interrupted. Where an interrupt ends the stream anyway, it is: so it stops at once.
+ * What a stream's own functions (`pull`, `write`, ...) do is no part of any greenlet, as the
+ * stream has to stay whole when one is interrupted; see `_stream_flows.ts`.
  *
  * @module
  */
@@ -15,7 +14,6 @@ import { patchAll, type Patches } from "./_patches.ts";
 import {
   beginRead,
   isFree,
-  knowStreams,
   prepare,
   preventsCancel,
   Read,
@@ -24,6 +22,8 @@ import {
   type ReadMethod,
   requestsOf,
 } from "./_reads.ts";
+import { endFlowOf, giveFlow, makeWithFlow } from "./_stream_flows.ts";
+import { knowStreams } from "./_stream_slots.ts";
 
 type Reader = ReadableStreamDefaultReader;
 type Iterator = AsyncIterator<unknown>;
@@ -38,7 +38,54 @@ export function patchStreams(): Disposable {
     patchReading(patches);
     patchIterating(patches);
     patchWriting(patches);
+    patchMaking(patches);
   });
+}
+
+function patchMaking(patches: Patches): void {
+  const { prototype } = ReadableStream;
+  patches.put(ReadableStream, "from", (from: Making) =>
+    function () {
+      return make(() => Reflect.apply(from, this, arguments));
+    });
+  for (const name of ["pipeThrough", "tee"]) {
+    patches.put(prototype, name, pipeApart);
+  }
+  for (const name of ["ReadableStream", "WritableStream", "TransformStream"]) {
+    patchClass(patches, name);
+  }
+}
+
+// deno-lint-ignore no-explicit-any -- whatever it takes
+type Making = (this: any, ...args: any[]) => object;
+
+function patchClass(patches: Patches, name: string): void {
+  const original: Making = getOriginal(
+    globalThis as unknown as Record<string, Making>,
+    name,
+  );
+  const replacement = new Proxy(original, {
+    construct: (_target, args, newTarget): object =>
+      make(() => Reflect.construct(original, args, newTarget)),
+  });
+  patches.put(globalThis, name, () => replacement);
+  patches.put(original.prototype, "constructor", () => replacement);
+}
+
+/** Makes a stream: outside greenlets, as it has always been made. */
+function make<T extends object>(stream: () => T): T {
+  return cooperativeFlow() === null ? stream() : makeWithFlow(stream);
+}
+
+/** A pipe outlives whoever lays it. */
+function pipeApart(original: Making): Making {
+  return function (this: ReadableStream) {
+    if (cooperativeFlow() === null || !(this instanceof ReadableStream)) {
+      return Reflect.apply(original, this, arguments);
+    }
+    giveFlow(this);
+    return callApart(() => Reflect.apply(original, this, arguments));
+  };
 }
 
 function patchReading(patches: Patches): void {
@@ -96,7 +143,7 @@ function cooperativeRead(
     }
     const due = flow.checkpoint();
     if (due !== null) return due;
-    prepare(this, requests, true);
+    prepare(this, requests);
     const read = beginRead(Read, this, requests, original, this, arguments);
     return read instanceof Read ? read.suspend(flow) : takenWait(read);
   };
@@ -149,7 +196,7 @@ function cooperativeNext(original: ReadMethod): ReadMethod {
         lasts ? undefined : (error) => cancel(reader, error),
       );
     }
-    prepare(reader, requests, lasts);
+    prepare(reader, requests);
     const kind = lasts ? LastingStep : Step;
     const read = beginRead(kind, reader, requests, original, this, arguments);
     return read instanceof Read ? read.suspend(flow) : takenWait(read);
@@ -178,13 +225,16 @@ function cooperativePipeTo(original: Asking): Asking {
       abort.signal,
     );
     const isFree = readerOf(this) === undefined;
-    const begin = () => original.call(this, destination, ours);
-    const promise = preventAbort || preventCancel ? callApart(begin) : begin();
+    if (isFree) giveFlow(this);
+    const isSink = destination instanceof WritableStream && !destination.locked;
+    if (isSink) giveFlow(destination);
+    const promise = callApart(() => original.call(this, destination, ours));
     const reader = isFree && !preventCancel ? readerOf(this) : undefined;
     return operate(flow, promise, (error) => {
       callApart(() => abort.abort(error));
       // The runtime would first write what was read, for as long as that takes.
       if (reader !== undefined) cancel(reader, error);
+      if (isSink && !preventAbort) endFlowOf(destination, error);
     });
   };
 }

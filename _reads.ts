@@ -8,13 +8,12 @@
  * before, it leaves the queue, by the rules of `releaseLock()`. Nothing is ever kept here:
  * the chunk is in the stream for whoever reads that next, and be it the runtime itself.
  *
- * What the standard of streams calls internal slots are properties in Deno, under symbols
- * of the same names.
- *
  * @module
  */
 
-import { callApart, Suspension } from "./_flow.ts";
+import { Suspension } from "./_flow.ts";
+import { calls, giveFlow } from "./_stream_flows.ts";
+import { get, type Queue, set, slots } from "./_stream_slots.ts";
 
 /** What a read has brought. */
 export type ReadResult = { value: unknown; done: boolean };
@@ -24,14 +23,6 @@ interface ReadRequest {
   chunkSteps(chunk: unknown): void;
   closeSteps(chunk?: unknown): void;
   errorSteps(error: unknown): void;
-}
-
-/** The runtime's queue. */
-interface Queue<T> {
-  readonly size: number;
-  enqueue(value: T): unknown;
-  dequeue(): T;
-  peek(): T;
 }
 
 /** Memory for the source of bytes to write to, for a reader of that type. */
@@ -48,80 +39,6 @@ export type Requests = Queue<ReadRequest>;
 
 // deno-lint-ignore no-explicit-any -- whatever reads
 export type ReadMethod = (this: any, ...args: any[]) => Promise<ReadResult>;
-
-/** Under which symbols the slots are. */
-class Slots {
-  readonly byobRequest: symbol;
-  readonly controller: symbol;
-  readonly iteratorNext: symbol;
-  readonly pendingPullIntos: symbol;
-  readonly preventCancel: symbol;
-  readonly pullAlgorithm: symbol;
-  readonly pulling: symbol;
-  readonly queue: symbol;
-  readonly queueTotalSize: symbol;
-  readonly reader: symbol;
-  readonly readIntoRequests: symbol;
-  readonly readRequests: symbol;
-  readonly stream: symbol;
-  /** The method of the runtime's queue. */
-  readonly enqueue: Requests["enqueue"];
-
-  constructor() {
-    const bytes = new ReadableStream({ type: "bytes" });
-    this.controller = slot(bytes, "controller");
-    const controller = get(bytes, this.controller);
-    this.byobRequest = slot(controller, "byobRequest");
-    this.pendingPullIntos = slot(controller, "pendingPullIntos");
-    this.pullAlgorithm = slot(controller, "pullAlgorithm");
-    this.pulling = slot(controller, "pulling");
-    this.queue = slot(controller, "queue");
-    this.queueTotalSize = slot(controller, "queueTotalSize");
-    const byobReader = bytes.getReader({ mode: "byob" });
-    this.readIntoRequests = slot(byobReader, "readIntoRequests");
-    const reader = new ReadableStream().getReader();
-    this.stream = slot(reader, "stream");
-    this.readRequests = slot(reader, "readRequests");
-    this.enqueue = get(reader, this.readRequests).enqueue;
-    const iterator = new ReadableStream().values();
-    this.reader = slot(iterator, "reader");
-    this.preventCancel = slot(iterator, "preventCancel");
-    iterator.next();
-    this.iteratorNext = slot(get(iterator, this.reader), "iteratorNext");
-  }
-}
-
-function slot(object: object, name: string): symbol {
-  const symbol = Object.getOwnPropertySymbols(object).find((symbol) =>
-    symbol.description === `[[${name}]]`
-  );
-  if (symbol !== undefined) return symbol;
-  throw new TypeError(
-    `Cannot patch streams as [[${name}]] is missing in those of Deno ${Deno.version.deno}: leave them out by patch({ streams: false })`,
-  );
-}
-
-/** What is in a slot; `undefined` if it is no object that has it. */
-// deno-lint-ignore no-explicit-any -- of the runtime
-function get(object: unknown, slot: symbol): any {
-  return (object as Record<symbol, unknown> | null | undefined)?.[slot];
-}
-
-function set(object: object, slot: symbol, value: unknown): void {
-  (object as Record<symbol, unknown>)[slot] = value;
-}
-
-/** Set before anything is patched, as it costs 2 ms to load the runtime's streams. */
-let slots: Slots;
-
-/**
- * Finds out about the runtime's streams.
- *
- * @throws {TypeError} If they are not as we know them.
- */
-export function knowStreams(): void {
-  slots ??= new Slots();
-}
 
 /** Where a reader has its reads; `undefined` if it is no such reader. */
 export function requestsOf(
@@ -160,12 +77,14 @@ export function isFree(
 let expectedIn: Requests | null = null;
 let expectedOf: object;
 let expectedKind: typeof Read;
+/** Not in a call that the stream makes meanwhile, of a function of its own. */
+let expectedBefore: number;
 /** What it was replaced by. */
 let begun: Read | null = null;
 
 /** In the place of the queue's own method. */
 function enqueue(this: Requests, request: ReadRequest): unknown {
-  if (expectedIn === this) {
+  if (expectedIn === this && calls === expectedBefore) {
     expectedIn = null;
     request = begun = new expectedKind(expectedOf, this, request);
   }
@@ -191,6 +110,7 @@ export function beginRead(
   expectedIn = requests;
   expectedOf = reader;
   expectedKind = kind;
+  expectedBefore = calls;
   let read: Read | null;
   let promise: Promise<ReadResult>;
   try {
@@ -205,38 +125,13 @@ export function beginRead(
   return read;
 }
 
-/**
- * Makes reads of a reader replaceable.
- *
- * @param isApart Whether they are to leave the stream usable when they are interrupted.
- */
-export function prepare(
-  reader: object,
-  requests: Requests,
-  isApart: boolean,
-): void {
+/** Makes reads of a reader replaceable. */
+export function prepare(reader: object, requests: Requests): void {
   if (requests.enqueue === enqueue) return;
   requests.enqueue = enqueue;
-  if (isApart) pullApart(reader);
-}
-
-/** Functions that we have made. */
-const apart = new WeakSet<object>();
-
-/**
- * Has the source of a stream asked for more as nobody's part: it may be asked in the middle
- * of a read, and would be interrupted with whoever reads.
- */
-function pullApart(reader: object): void {
-  const controller = controllerOf(reader);
-  const pull = get(controller, slots.pullAlgorithm);
-  if (pull === undefined || apart.has(pull)) return;
-  const pullsApart = (controller: unknown) => {
-    expectedIn = null;
-    return callApart(() => pull(controller));
-  };
-  apart.add(pullsApart);
-  set(controller, slots.pullAlgorithm, pullsApart);
+  const stream = get(reader, slots.stream);
+  // It has none once it was released.
+  if (stream !== undefined) giveFlow(stream);
 }
 
 function ignore(): void {}

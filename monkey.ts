@@ -61,7 +61,8 @@ export type { ProcessOptions } from "./_patch_process.ts";
  * - `tls`: `Deno.connectTls`, `Deno.startTls`, `Deno.listenTls`, and the same of what they
  *   give, with `handshake`
  * - `fetch`: `fetch`, and the readers of the bodies of `Request`, `Response` and `Blob`
- * - `streams`: readers, writers, `pipeTo` and async iteration of streams
+ * - `streams`: readers, writers, `pipeTo` and async iteration of streams; their own functions,
+ *   such as `pull` and `write`, run as nobody's part
  * - `dns`: `Deno.resolveDns`
  * - `fs`: the asynchronous functions and methods of files, directories and watchers, and
  *   the standard streams

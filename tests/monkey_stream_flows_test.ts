@@ -1,0 +1,464 @@
+/**
+ * Functions of a stream's own, which wait: whoever is interrupted, the stream stays whole.
+ */
+
+import { AsyncLocalStorage } from "node:async_hooks";
+import {
+  assert,
+  assertEquals,
+  assertGreaterOrEqual,
+  assertInstanceOf,
+  assertRejects,
+  assertStrictEquals,
+} from "@std/assert";
+import {
+  getCurrent,
+  getHub,
+  GreenletExit,
+  patch,
+  sleep,
+  spawn,
+  Timeout,
+  until,
+} from "../mod.ts";
+import { test, testRandomly, tick } from "./_random.ts";
+import { dawdle, pieces, Received, sources } from "./_streams.ts";
+
+/** Longer than any test. */
+const LONG = 100_000_000;
+
+/** Reads a stream to its end, under a time limit for each read, or for each few. */
+async function readInTime(
+  stream: ReadableStream<Uint8Array>,
+  received: Received,
+  next: () => number,
+): Promise<void> {
+  const reader = stream.getReader();
+  while (!received.ended) {
+    using timeout = Timeout.start(next() * 3);
+    try {
+      while (!received.ended) received.take(await reader.read());
+    } catch (error) {
+      if (error !== timeout) throw error;
+      received.interrupts++;
+    }
+  }
+}
+
+for (const [name, source] of Object.entries(sources)) {
+  testRandomly(
+    `Reads of ${name} lose nothing when they are interrupted in the greenlet that has made the stream`,
+    async (next) => {
+      using _ = patch();
+      const length = 2000;
+      const everyone = Array.from({ length: 8 }, () =>
+        spawn(async () => {
+          const received = new Received();
+          const stream = source(length, next);
+          // Some are asked before anybody reads.
+          if (next() < 0.5) await sleep(next() * 3);
+          await readInTime(stream, received, next);
+          assertEquals(received.length, length);
+          return received.interrupts;
+        }));
+      let interrupts = 0;
+      for (const greenlet of everyone) interrupts += await greenlet.get();
+      assertGreaterOrEqual(interrupts, 50);
+    },
+  );
+
+  testRandomly(
+    `Reads of ${name} go on when the greenlet is killed that has made the stream`,
+    async (next) => {
+      using _ = patch();
+      const length = 500;
+      for (let i = 0; i < 10; i++) {
+        const made = Promise.withResolvers<ReadableStream<Uint8Array>>();
+        const maker = spawn(async () => {
+          made.resolve(source(length, next));
+          await sleep(LONG);
+        });
+        const reader = (await made.promise).getReader();
+        if (next() < 0.5) await tick(next() * 3);
+        await maker.kill();
+        const received = new Received();
+        while (!received.ended) received.take(await reader.read());
+        assertEquals(received.length, length);
+      }
+    },
+  );
+}
+
+testRandomly(
+  "Writes to a stream are whole when they are interrupted in the greenlet that has made it",
+  async (next) => {
+    using _ = patch();
+    const makers = Array.from({ length: 8 }, () =>
+      spawn(async () => {
+        const received = new Received();
+        const sink = new WritableStream<Uint8Array>({
+          start: () => dawdle(next),
+          async write(value) {
+            await dawdle(next);
+            received.take({ value, done: false });
+          },
+          async close() {
+            await dawdle(next);
+            received.ended = true;
+          },
+        }, { highWaterMark: 1 + Math.floor(next() * 2) });
+        const transform = new TransformStream<Uint8Array, Uint8Array>({
+          start: () => dawdle(next),
+          async transform(chunk, controller) {
+            await dawdle(next);
+            controller.enqueue(chunk);
+          },
+          flush: () => dawdle(next),
+        });
+        const piping = spawn(() => transform.readable.pipeTo(sink));
+        const writer = transform.writable.getWriter();
+        let interrupts = 0;
+        const inTime = async (run: () => Promise<void>) => {
+          using timeout = Timeout.start(next() * 2);
+          try {
+            await run();
+          } catch (error) {
+            if (error !== timeout) throw error;
+            interrupts++;
+          }
+        };
+        for (const piece of pieces(1000, next)) {
+          let isBegun = false;
+          while (!isBegun) {
+            await inTime(async () => {
+              const before = writer.desiredSize!;
+              const writing = writer.write(piece);
+              // Not if an error was due.
+              isBegun = writer.desiredSize! < before;
+              await writing;
+            });
+          }
+        }
+        await inTime(() => writer.close());
+        return { received, interrupts, piping };
+      }));
+    for (const maker of makers) {
+      const { received, interrupts, piping } = await maker.get();
+      await piping.get();
+      assert(received.ended);
+      assertEquals(received.length, 1000);
+      assertGreaterOrEqual(interrupts, 10);
+    }
+  },
+);
+
+test("The functions of a stream run as nobody's part, and keep what runs with them", async () => {
+  using _ = patch();
+  const storage = new AsyncLocalStorage<string>();
+  const seen: unknown[] = [];
+  const see = async () => {
+    seen.push(getCurrent(), storage.getStore());
+    await sleep(0);
+    seen.push(getCurrent(), storage.getStore());
+  };
+  await storage.run("mine", () =>
+    spawn(async () => {
+      const source = new ReadableStream<number>({
+        start: see,
+        async pull(controller) {
+          await see();
+          controller.enqueue(1);
+          controller.close();
+        },
+      });
+      const transform = new TransformStream<number, number>({
+        async transform(chunk, controller) {
+          await see();
+          controller.enqueue(chunk);
+        },
+        flush: see,
+      });
+      const sink = new WritableStream({ write: see, close: see });
+      await source.pipeThrough(transform).pipeTo(sink);
+      await new ReadableStream({ cancel: see }).cancel();
+      await new WritableStream({ abort: see }).abort();
+      assert(getCurrent() !== getHub());
+    }).get());
+  assertEquals(seen.length, 8 * 4);
+  for (let i = 0; i < seen.length; i += 2) {
+    assertStrictEquals(seen[i], getHub());
+    assertEquals(seen[i + 1], "mine");
+  }
+});
+
+/** What waits in every function of a chain of streams, and notes which of them are over. */
+class Chain {
+  readonly log: string[] = [];
+
+  async wait(name: string): Promise<void> {
+    try {
+      await new Promise((resolve) => setTimeout(resolve, LONG));
+    } finally {
+      this.log.push(name);
+    }
+  }
+
+  /** A chain that is stuck in its first link, or in its last. */
+  make(stuckAt: "source" | "start" | "transform"): ReadableStream<number> {
+    const { log } = this;
+    const waits = (name: string) =>
+      stuckAt === name ? this.wait(name) : Promise.resolve();
+    async function* generate() {
+      try {
+        await waits("source");
+        for (let n = 0;; n++) yield n;
+      } finally {
+        log.push("generator");
+      }
+    }
+    return (ReadableStream.from(generate()) as ReadableStream<number>)
+      .pipeThrough(
+        new TransformStream<number, number>({
+          start: () => waits("start"),
+          async transform(chunk, controller) {
+            await waits("transform");
+            controller.enqueue(chunk);
+          },
+        }),
+      );
+  }
+}
+
+for (const stuckAt of ["source", "start", "transform"] as const) {
+  for (
+    const [name, use] of Object.entries({
+      "for await": async (stream: ReadableStream) => {
+        for await (const _chunk of stream);
+      },
+      "pipeTo()": (stream: ReadableStream) =>
+        stream.pipeTo(new WritableStream()),
+      "cancel() with what has interrupted a read": async (
+        stream: ReadableStream,
+      ) => {
+        const reader = stream.getReader();
+        try {
+          await reader.read();
+        } catch (error) {
+          await reader.cancel(error);
+          throw error;
+        }
+      },
+    })
+  ) {
+    test(`Functions of streams that wait (${stuckAt}) end with the stream at once by ${name}, when that is killed`, async () => {
+      using _ = patch();
+      for (const madeBy of ["itself", "another"]) {
+        const chain = new Chain();
+        const another = spawn(() => chain.make(stuckAt));
+        const stream = await another.get();
+        const greenlet = spawn(() =>
+          use(madeBy === "itself" ? chain.make(stuckAt) : stream)
+        );
+        await tick(5);
+        assertEquals(chain.log, []);
+        await greenlet.kill();
+        assertInstanceOf(greenlet.value, GreenletExit);
+        await tick(5);
+        assert(chain.log.includes(stuckAt), chain.log.join());
+        assert(chain.log.includes("generator"), chain.log.join());
+        if (madeBy === "itself") await stream.cancel(greenlet.value);
+        await tick(5);
+      }
+    });
+  }
+}
+
+test("ReadableStream.pipeTo() that is killed ends a write that waits at once, unless it is to leave the sink", async () => {
+  using _ = patch();
+  for (const preventAbort of [false, true]) {
+    const log: unknown[] = [];
+    const greenlet = spawn(async () => {
+      const sink = new WritableStream({
+        async write() {
+          try {
+            await until(tick(20));
+            log.push("written");
+          } catch (error) {
+            log.push(error);
+          }
+        },
+      });
+      await ReadableStream.from([1]).pipeTo(sink, { preventAbort });
+    });
+    await tick(5);
+    await greenlet.kill();
+    await tick(5);
+    assertEquals(log, preventAbort ? [] : [greenlet.value]);
+    await tick(30);
+    assertEquals(log, preventAbort ? ["written"] : [greenlet.value]);
+  }
+});
+
+test("ReadableStream.cancel() for a reason of one's own leaves alone what a function of the stream waits for", async () => {
+  using _ = patch();
+  const log: string[] = [];
+  await spawn(async () => {
+    const stream = new ReadableStream({
+      async pull() {
+        await sleep(5);
+        log.push("pulled");
+      },
+    });
+    await sleep(1);
+    await stream.cancel(new Error("mine"));
+  }).get();
+  assertEquals(log, []);
+  await tick(20);
+  assertEquals(log, ["pulled"]);
+});
+
+test("ReadableStream.pipeThrough() and tee() of streams of before patch() are whole", async () => {
+  const make = () => {
+    let n = 0;
+    return new ReadableStream<number>({
+      async pull(controller) {
+        await new Promise((resolve) => setTimeout(resolve, 5));
+        if (++n === 3) controller.close();
+        else controller.enqueue(n);
+      },
+    }, { highWaterMark: 0 });
+  };
+  const transform = new TransformStream<number, number>({
+    async transform(chunk, controller) {
+      await new Promise((resolve) => setTimeout(resolve, 5));
+      controller.enqueue(chunk);
+    },
+  });
+  const streams = [make(), make()] as const;
+  using _ = patch();
+  for (
+    const read of [
+      () => streams[0].pipeThrough(transform),
+      () => streams[1].tee()[0],
+    ]
+  ) {
+    const got: unknown[] = [];
+    let interrupts = 0;
+    await spawn(async () => {
+      const reader = read().getReader();
+      for (let isOver = false; !isOver;) {
+        using timeout = Timeout.start(2);
+        try {
+          const { value, done } = await reader.read();
+          isOver = done;
+          got.push(value);
+        } catch (error) {
+          if (error !== timeout) throw error;
+          interrupts++;
+        }
+      }
+    }).get();
+    assertEquals(got, [1, 2, undefined]);
+    assertGreaterOrEqual(interrupts, 2);
+  }
+});
+
+test("fetch() sends the body to its end, although its greenlet is timed out and killed when it has the answer", async () => {
+  const received: string[] = [];
+  await using server = Deno.serve(
+    { port: 0, hostname: "127.0.0.1", onListen() {} },
+    (request) => {
+      const text = request.body!.pipeThrough(new TextDecoderStream());
+      const answer = new ReadableStream({
+        async start(controller) {
+          controller.enqueue(new TextEncoder().encode("answer"));
+          for await (const chunk of text) received.push(chunk);
+          controller.close();
+        },
+      });
+      return new Response(answer);
+    },
+  );
+  using _ = patch();
+  let response!: Response;
+  const greenlet = spawn(async () => {
+    let n = 0;
+    const body = new ReadableStream<Uint8Array>({
+      async pull(controller) {
+        await new Promise((resolve) => setTimeout(resolve, 10));
+        controller.enqueue(new TextEncoder().encode(`${n}`));
+        if (++n === 5) controller.close();
+      },
+    });
+    const { port } = server.addr;
+    const url = `http://127.0.0.1:${port}/`;
+    response = await fetch(url, { method: "POST", body });
+    using timeout = Timeout.start(2);
+    assertStrictEquals(await assertRejects(() => sleep(LONG)), timeout);
+    await sleep(LONG);
+  });
+  while (response === undefined) await tick();
+  await tick(5);
+  await greenlet.kill();
+  assert(received.length < 5);
+  assertEquals(await response.text(), "answer");
+  assertEquals(received.join(""), "01234");
+});
+
+test("The classes of streams are under patch() what they were, for who asks", async () => {
+  // deno-lint-ignore no-explicit-any -- one for all
+  const classes = (): Record<string, any> => ({
+    ReadableStream,
+    TransformStream,
+    WritableStream,
+  });
+  const before = classes();
+  {
+    using _ = patch();
+    for (const [name, original] of Object.entries(before)) {
+      const patched = classes()[name];
+      assert(patched !== original);
+      assertEquals(patched.name, name);
+      assertEquals(patched.length, original.length);
+      assertStrictEquals(patched.prototype, original.prototype);
+      await spawn(() => {
+        class Own extends patched {
+          readonly own = 1;
+        }
+        const own = new Own();
+        assertEquals(own.own, 1);
+        for (const stream of [new patched(), new original(), own]) {
+          assertStrictEquals(
+            stream.constructor,
+            stream === own ? Own : patched,
+          );
+          assert(stream instanceof patched);
+          assert(stream instanceof original);
+        }
+        assertEquals(messageOf(() => patched()), messageOf(() => original()));
+        assertEquals(
+          messageOf(() => new patched({ start: 1 })),
+          messageOf(() => new original({ start: 1 })),
+        );
+      }).get();
+    }
+    const stream = await spawn(() => ReadableStream.from([1])).get();
+    assert(stream instanceof before.ReadableStream);
+    assertEquals(
+      messageOf(() => ReadableStream.from(1 as never)),
+      messageOf(() => before.ReadableStream.from(1)),
+    );
+  }
+  assertEquals(classes(), before);
+  for (const original of Object.values(before)) {
+    assertStrictEquals(original.prototype.constructor, original);
+  }
+});
+
+function messageOf(run: () => unknown): unknown {
+  try {
+    run();
+  } catch (error) {
+    return (error as Error).message;
+  }
+}
