@@ -78,6 +78,8 @@ class Trouble implements TimerTarget {
   graceTimer: Timer | null = null;
   /** Thrown by every wait from now on. */
   sentence: { readonly error: unknown } | null = null;
+  /** Whether the sentence is to be thrown once, before it ends a generator body. */
+  isFirst = false;
   swallowed = 0;
   /** Whether the body is dead, or given up. */
   isOver = false;
@@ -252,8 +254,10 @@ export class Flow {
   kill(error: unknown, grace: number): void {
     const trouble = troubleOf(this);
     if (grace <= 0) {
+      const isFirst = this.sentence === null &&
+        (this.killed?.error !== error || this.holds(error));
       this.receive(error);
-      return this.condemn(error);
+      return this.condemn(error, isFirst);
     }
     const { kill } = trouble;
     const deadline = this.pending === null
@@ -275,16 +279,27 @@ export class Flow {
     return this.trouble?.sentence ?? this.trouble?.kill ?? null;
   }
 
-  /** Throws an error by what the body waits on, and by every wait it begins. */
-  condemn(error: unknown): void {
+  /**
+   * Throws an error by what the body waits on, and by every wait it begins.
+   *
+   * @param isFirst Whether the error is new to the body.
+   */
+  condemn(error: unknown, isFirst = false): void {
     expect(error, this.greenlet);
     const trouble = troubleOf(this);
     trouble.held.length = 0;
     trouble.sentence = { error };
+    if (isFirst) trouble.isFirst = true;
     this.restGrace();
     if (this.pending === null) return;
     trouble.swallowed++;
     interruptPending(this, error, true);
+    trouble.isFirst = false;
+  }
+
+  /** Whether a generator body is not thrown the sentence any more, but ended. */
+  get endsBody(): boolean {
+    return !this.trouble!.isFirst;
   }
 
   /** The body is dead; if it was killed, nothing that it left behind goes on. */
@@ -369,7 +384,8 @@ export class Flow {
           abandon(this, error);
         }
       } else {
-        wait.condemned = true;
+        wait.condemned = this.endsBody;
+        trouble.isFirst = false;
         wait.throw(error);
       }
       // In no flow, so that past all patience nothing ends it any more.
@@ -811,7 +827,7 @@ export class Suspension<T> extends Pending implements Sleeper, TimerTarget {
 
   override interrupt(error: unknown, final: boolean): void {
     if (this.state !== "waiting") return;
-    this.condemned = final;
+    this.condemned = final && this.flow!.endsBody;
     // Where nobody awaits it, it is no unhandled rejection.
     this.promise!.catch(ignore);
     // Over before the undo, which may interrupt the same flow.

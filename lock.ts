@@ -606,7 +606,7 @@ class Notified extends Place<Notified, boolean> {
     this.undo(error);
     this.promise!.catch(() => {});
     if (final) {
-      this.condemned = true;
+      this.condemned = this.#flow.endsBody;
     } else if (this.#outcome?.state === "thrown") {
       // One after the other: the next wait throws this one.
       if (!this.#flow.holds(error)) this.#flow.hold(error);
@@ -665,7 +665,7 @@ class Notified extends Place<Notified, boolean> {
     const { state, value } = this.#outcome!;
     if (state === "thrown") {
       // Nothing comes after a wait that may be no longer: it ends the body itself.
-      if (this.condemned) return this.settle(state, value);
+      if (this.#flow.sentence !== null) return this.settle(state, value);
       if (!this.#flow.holds(value)) this.#flow.hold(value);
     }
     this.settle("thrown", error);

@@ -1052,7 +1052,7 @@ class Nursing extends Suspension<unknown> {
       this.switch(result);
     } catch (error) {
       this.#close();
-      this.condemned = this.#outer.isSentence(error);
+      this.condemned &&= this.#outer.isSentence(error);
       this.throw(error);
     }
   }
@@ -1068,8 +1068,10 @@ class Nursing extends Suspension<unknown> {
   override interrupt(error: unknown, final: boolean): void {
     // Where nobody awaits us, an interrupt is no unhandled rejection.
     this.promise!.catch(() => {});
-    if (final) this.#inner.condemn(error);
-    else this.#inner.interrupt(error);
+    if (final) {
+      this.condemned = this.#outer.endsBody;
+      this.#inner.condemn(error, !this.condemned);
+    } else this.#inner.interrupt(error);
   }
 }
 

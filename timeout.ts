@@ -322,7 +322,7 @@ class Limited extends Suspension<unknown> {
   }
 
   #fail(error: unknown): void {
-    this.condemned = this.#outer.isSentence(error);
+    this.condemned &&= this.#outer.isSentence(error);
     this.settle("thrown", error);
   }
 
@@ -338,8 +338,10 @@ class Limited extends Suspension<unknown> {
     if (this.#outer.isPlain) {
       (this.#passed ??= []).push(error);
     }
-    if (final) this.#inner.condemn(error);
-    else this.#inner.interrupt(error);
+    if (final) {
+      this.condemned = this.#outer.endsBody;
+      this.#inner.condemn(error, !this.condemned);
+    } else this.#inner.interrupt(error);
     // Where nobody awaits us, an interrupt is no unhandled rejection.
     this.promise!.catch(() => {});
     const isStuck = final || this.#inner.holds(error);

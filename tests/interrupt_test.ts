@@ -21,6 +21,7 @@ import {
   joinAll,
   kill,
   killAll,
+  nursery,
   sleep,
   spawn,
   spawnLater,
@@ -1597,6 +1598,101 @@ testBoth("Greenlet.kill() with a grace of 0 allows no further wait", {
   assertEquals(failures.errors, []);
 });
 
+/** Where the only throw of a kill with a grace of 0 finds a generator body. */
+const LAST_WAITS: Record<string, () => Generator<unknown, void, unknown>> = {
+  *"a wait"() {
+    yield* sleep(FOREVER);
+  },
+  *"a wait beside others"() {
+    sleep(FOREVER);
+    until(never);
+    yield* sleep(FOREVER);
+  },
+  *"a wait after its own kill"() {
+    kill(getCurrent(), undefined, { block: false, grace: 0 });
+    yield* sleep(FOREVER);
+  },
+  *"a wait after several kills"() {
+    const error = new GreenletExit();
+    for (const grace of [Infinity, 0, 0]) {
+      kill(getCurrent(), error, { block: false, grace });
+    }
+    yield* sleep(FOREVER);
+  },
+  *"withTimeout() of an async function"() {
+    yield* withTimeout(FOREVER, () => sleep(FOREVER));
+  },
+  *"withTimeout() of a foreign promise"() {
+    yield* withTimeout(FOREVER, () => never);
+  },
+  *"withTimeout() of a generator function"() {
+    yield* withTimeout(FOREVER, function* () {
+      yield* sleep(FOREVER);
+    });
+  },
+  *"nursery()"() {
+    yield* nursery((n) => n.spawn(sleep, FOREVER).join());
+  },
+};
+
+for (const [place, wait] of Object.entries(LAST_WAITS)) {
+  Deno.test(`Greenlet.kill() with a grace of 0 is thrown into a generator body once, and then ends it, in ${place}`, async () => {
+    await using _ = new Unhandled();
+    using failures = new Failures();
+    const log: string[] = [];
+    const g = spawn(function* () {
+      for (;;) {
+        try {
+          yield* wait();
+        } catch (error) {
+          log.push(`caught ${nameOf(error)}`);
+        } finally {
+          log.push("finally");
+        }
+      }
+    });
+    await sleep(2);
+    await g.kill(undefined, { grace: 0 });
+    assertEquals(log, ["caught GreenletExit", "finally", "finally"]);
+    assert(g.successful());
+    assertInstanceOf(g.value, GreenletExit);
+    assertEquals(failures.errors, []);
+  });
+}
+
+Deno.test("Greenlet.kill() with a grace of 0 is thrown once into each function of nested calls, and then ends it", async () => {
+  const log: string[] = [];
+  const stubborn = function* (name: string, wait: () => Wait<unknown>) {
+    for (;;) {
+      try {
+        yield* wait();
+      } catch {
+        log.push(`${name} caught`);
+      } finally {
+        log.push(`${name} finally`);
+      }
+    }
+  };
+  const g = spawn(
+    stubborn,
+    "outer",
+    () =>
+      nursery(() =>
+        withTimeout(FOREVER, () => stubborn("inner", () => sleep(FOREVER)))
+      ),
+  );
+  await sleep(2);
+  await g.kill(undefined, { grace: 0 });
+  for (const name of ["inner", "outer"]) {
+    assertEquals(log.filter((line) => line.startsWith(name)), [
+      `${name} caught`,
+      `${name} finally`,
+      `${name} finally`,
+    ]);
+  }
+  assert(g.successful());
+});
+
 testBoth("Greenlet.kill() with an infinite grace throws exactly once", {
   async async(log: string[]) {
     try {
@@ -1802,19 +1898,21 @@ Deno.test("Greenlet.kill() ends a generator body past its catch around withTimeo
   const limits: (() => Promise<void>)[] = [() => sleep(FOREVER), () => never];
   for (const limited of limits) {
     const g = spawn(function* () {
-      try {
-        yield* withTimeout(FOREVER, limited);
-      } catch (error) {
-        log.push(`caught ${nameOf(error)}`);
-      } finally {
-        log.push("finally");
+      for (;;) {
+        try {
+          yield* withTimeout(FOREVER, limited);
+        } catch (error) {
+          log.push(`caught ${nameOf(error)}`);
+        } finally {
+          log.push("finally");
+        }
       }
     });
     await sleep(1);
-    await g.kill(undefined, { grace: 0 });
+    await g.kill(undefined, { grace: 5 });
     assert(g.successful());
+    assertEquals(log.splice(0), ["caught GreenletExit", "finally", "finally"]);
   }
-  assertEquals(log, ["finally", "finally"]);
 });
 
 Deno.test("Greenlet.kill() takes what the finally of a generator body returns", async () => {

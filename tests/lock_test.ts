@@ -1814,16 +1814,17 @@ for (const [name, make] of Object.entries(CONDITIONS)) {
       using _ = yield* condition.acquire();
       try {
         yield* condition.wait();
-      } catch {
-        // A generator body is not thrown the error, but ended.
-        log.push("catch");
+      } catch (error) {
+        // There is no further wait, but it is thrown the error once.
+        log.push(String(error));
+        throw error;
       } finally {
         log.push(lock.locked());
       }
     });
     await settle();
     await g.kill(undefined, { grace: 0 });
-    assertEquals(log, [true]);
+    assertEquals(log, ["GreenletExit", true]);
     assertFalse(lock.locked());
   });
 
