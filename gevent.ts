@@ -160,6 +160,8 @@ let fail: (error: unknown) => void;
 let begin: (greenlet: Greenlet) => void;
 /** Calls the one link of a greenlet that has ended, if it was not taken back. */
 let callLone: (greenlet: Greenlet) => void;
+/** Whether the body has given control away by a switch, and not by a wait. */
+let hasSwitched: (greenlet: Greenlet) => boolean;
 /** Spawns a greenlet whose error is not printed, as somebody else will throw it. */
 let spawnQuietly: (run: () => unknown) => Greenlet;
 
@@ -225,6 +227,9 @@ export class Greenlet<T = unknown> extends core.Greenlet
     succeed = (value) => Greenlet.#finish(own(), value, false);
     fail = (error) => Greenlet.#fail(own(), error);
     begin = (greenlet) => Greenlet.#begin(greenlet);
+    hasSwitched = (greenlet) =>
+      greenlet.#state === "running" && greenlet.#flow!.awaited === null &&
+      core.getCurrent() !== greenlet;
     callLone = (greenlet) => {
       const link = greenlet.#links;
       // Where another one has joined it meanwhile, they are called together.
@@ -723,7 +728,9 @@ export class Greenlet<T = unknown> extends core.Greenlet
     checkDuration(grace, "kill");
     if (this.dead) return DONE;
     aborts.get(this)?.abort(error);
-    if (!Greenlet.#dieBeforeStart(this, error)) this.#flow!.kill(error, grace);
+    if (!Greenlet.#dieBeforeStart(this, error)) {
+      interruptSoon(this, error, grace);
+    }
     if (!block) return DONE;
     const flow = currentFlow();
     if (this.dead || flow.greenlet !== this) return this.join({ timeout });
@@ -1466,38 +1473,54 @@ export function kill(
   }
   const { grace = GRACE } = options;
   checkDuration(grace, "kill");
-  if (greenlet.dead) return DONE;
-  if (!interrupts(greenlet, error, grace)) {
-    callApart(() => void throwSoon(greenlet, error, grace));
-  }
+  if (!greenlet.dead) interruptSoon(greenlet, error, grace);
   return DONE;
 }
 
-/** Kills one of the core's that waits. */
+/** Kills one that was started; or one of the core's. */
+function interruptSoon(
+  greenlet: core.Greenlet,
+  error: unknown,
+  grace: number,
+): void {
+  if (interrupts(greenlet, error, grace)) return;
+  callApart(() => void throwSoon(greenlet, error, grace));
+}
+
+/** Kills one that waits, or will wait before anybody can switch to it. */
 function interrupts(
-  raw: core.Greenlet,
+  greenlet: core.Greenlet,
   error: unknown,
   grace: number,
 ): boolean {
-  const flow = flowOf(raw);
-  const waits = raw instanceof RawGreenlet ? raw.waits : flow.awaited !== null;
+  const flow = flowOf(greenlet);
+  const waits = greenlet instanceof Greenlet
+    ? !hasSwitched(greenlet)
+    : greenlet instanceof RawGreenlet
+    ? greenlet.waits
+    : flow.awaited !== null;
   if (waits) flow.kill(error, grace);
   return waits;
 }
 
 /** Kills what is to start, or has switched: from the hub, so that nobody switches here. */
 async function throwSoon(
-  raw: core.Greenlet,
+  greenlet: core.Greenlet,
   error: unknown,
   grace: number,
 ): Promise<void> {
   await turn();
-  if (raw.dead || interrupts(raw, error, grace)) return;
-  flowOf(raw).receive(error);
+  if (greenlet.dead || interrupts(greenlet, error, grace)) return;
+  // As if it waited, so that it is interrupted as one that does, and told at once.
+  const flow = flowOf(greenlet);
+  const wait = new Suspension<never>();
+  wait.suspend(flow);
+  flow.kill(error, grace);
+  const { throw: fail, return: end } = core.Greenlet.prototype;
   try {
-    raw.throw(error);
+    (wait.condemned ? end : fail).call(greenlet, error);
   } catch (thrown) {
-    report(raw, thrown);
+    report(greenlet, thrown);
   }
 }
 

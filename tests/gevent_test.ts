@@ -1944,6 +1944,117 @@ Deno.test("kill() ends one of the core's from the hub: what it begins then is no
   assertEquals(current, [getHub(), getHub()]);
 });
 
+/** Bodies that are suspended by a switch of their own, and by no wait. */
+const SWITCHED: Record<string, () => Generator<unknown, void>> = {
+  *"has switched to the hub"() {
+    yield* getHub().switch();
+  },
+  *"has switched to the hub and leaves a wait behind"() {
+    sleep(FOREVER);
+    yield* getHub().switch();
+  },
+  *"has switched to another greenlet"() {
+    const other = new core.Greenlet(function* () {
+      yield* getHub().switch();
+    });
+    yield* other.switch();
+  },
+};
+
+for (const [name, wait] of Object.entries(SWITCHED)) {
+  const kinds: Record<string, (body: () => unknown) => core.Greenlet> = {
+    "spawn()": spawn,
+    "spawnRaw()": spawnRaw,
+  };
+  for (const [kind, make] of Object.entries(kinds)) {
+    Deno.test(`kill() ends one of ${kind} that ${name}`, async () => {
+      using failures = new Failures();
+      const log: string[] = [];
+      const g = make(function* () {
+        try {
+          yield* wait();
+        } catch (error) {
+          log.push(`caught ${(error as Error).name}`);
+          throw error;
+        } finally {
+          yield* sleep(1);
+          log.push("finally");
+        }
+      });
+      await sleep(1);
+      await kill(g);
+      assert(await getHub().join({ timeout: AT_ONCE }));
+      assert(g.dead);
+      assertEquals(log, ["caught GreenletExit", "finally"]);
+      assertEquals(failures.errors, []);
+      if (g instanceof Greenlet) assertInstanceOf(g.value, GreenletExit);
+    });
+
+    Deno.test(`kill() insists on one of ${kind} that ${name}`, async () => {
+      using failures = new Failures();
+      for (const grace of [0, 5]) {
+        const log: string[] = [];
+        const g = make(function* () {
+          try {
+            yield* wait();
+          } catch {
+            for (;;) {
+              try {
+                yield* sleep(FOREVER);
+              } catch {
+                log.push("caught again");
+              } finally {
+                log.push("finally");
+              }
+            }
+          }
+        });
+        await sleep(1);
+        await kill(g, undefined, { grace });
+        assert(await getHub().join({ timeout: AT_ONCE }));
+        assert(g.dead);
+        assertEquals(log, ["finally"]);
+      }
+      assertEquals(failures.errors, []);
+    });
+  }
+}
+
+Deno.test("kill() ends one that has switched to its killer", async () => {
+  for (const make of [spawn, spawnRaw]) {
+    const log: string[] = [];
+    const g: core.Greenlet = make(function* () {
+      const killer = new core.Greenlet(() => {
+        kill(g, undefined, { block: false });
+        log.push("killed");
+      }, g);
+      yield* killer.switch();
+      try {
+        yield* getHub().switch();
+      } finally {
+        log.push("finally");
+      }
+    });
+    assert(await getHub().join({ timeout: AT_ONCE }));
+    assert(g.dead);
+    assertEquals(log, ["killed", "finally"]);
+  }
+});
+
+Deno.test("kill() of one that has switched, and that another switches to before it is thrown, is thrown by its next wait", async () => {
+  const log: unknown[] = [];
+  const g = spawn(function* () {
+    log.push(yield* getHub().switch());
+    yield* sleep(FOREVER);
+  });
+  await sleep(1);
+  const killed = g.kill();
+  g.switch("switched");
+  await killed;
+  assertEquals(log, ["switched"]);
+  assertInstanceOf(g.value, GreenletExit);
+});
+
 Deno.test("kill() and killAll() refuse what is no greenlet, and the hub", () => {
   for (const wrong of [undefined, null, 5, {}]) {
     const message = `received ${wrong}`;
