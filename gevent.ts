@@ -970,7 +970,8 @@ class RawGreenlet extends core.Greenlet {
 
   /** Whether its flow is what interrupts it, and not a switch. */
   get waits(): boolean {
-    return this.#state === "following" || flowOf(this).awaited !== null;
+    return this.#state === "following" || !super.active ||
+      flowOf(this).awaited !== null;
   }
 
   get spawningGreenlet(): core.Greenlet | undefined {
@@ -1040,7 +1041,10 @@ export function spawnRaw<A extends unknown[]>(
   expectLife();
   enlist(flow);
   startSoon(() => {
-    if (!raw.dead) current.run(flow, () => raw.switch(...args));
+    if (raw.dead) return;
+    const { killed } = flow;
+    if (killed === null) current.run(flow, () => raw.switch(...args));
+    else raw.throw(killed.error);
   }, raw);
   return raw;
 }

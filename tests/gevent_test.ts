@@ -1830,8 +1830,7 @@ testBoth("kill() ends one that spawnRaw() has started", {
     }
   },
 }, async (body) => {
-  // Once it waits, and before its start, which is as gevent has it no start at all or a
-  // start and an end
+  // Once it waits, and before its start, which then never comes
   for (const late of [true, false]) {
     const log: string[] = [];
     const raw = spawnRaw(body, log);
@@ -1844,7 +1843,7 @@ testBoth("kill() ends one that spawnRaw() has started", {
     assert(await getHub().join({ timeout: AT_ONCE }));
     assert(raw.dead);
     assertFalse(raw.active);
-    assertEquals(log, ["finally", "cleaned up"]);
+    assertEquals(log, late ? ["finally", "cleaned up"] : []);
   }
 });
 
@@ -2053,6 +2052,31 @@ Deno.test("kill() of one that has switched, and that another switches to before 
   await killed;
   assertEquals(log, ["switched"]);
   assertInstanceOf(g.value, GreenletExit);
+});
+
+testBoth("kill() keeps one of spawnRaw() from starting", {
+  async: async (log: string[]) => {
+    log.push("not here");
+    await sleep(1);
+  },
+  generator: function* (log: string[]) {
+    log.push("not here");
+    yield* sleep(1);
+  },
+}, async (body) => {
+  using failures = new Failures();
+  const log: string[] = [];
+  const wrong = new Error("wrong");
+  const raw = spawnRaw(body, log);
+  kill(raw);
+  const failed = spawnRaw(body, log);
+  kill(failed, wrong, { grace: 0 });
+  kill(failed, wrong);
+  assert(await getHub().join({ timeout: AT_ONCE }));
+  assert(raw.dead && failed.dead);
+  assertEquals(log, []);
+  assertEquals(failures.errors, [wrong]);
+  assertStrictEquals(failures.contexts[0], failed);
 });
 
 Deno.test("kill() and killAll() refuse what is no greenlet, and the hub", () => {
