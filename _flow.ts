@@ -106,6 +106,9 @@ export abstract class Pending {
    */
   abstract interrupt(error: unknown, final: boolean): void;
 
+  /** Takes back an error that it was interrupted by, and that was not thrown yet. */
+  unhold(_error: unknown): void {}
+
   protected join(flow: Flow): void {
     this.flow = flow;
     const { pending } = flow;
@@ -329,6 +332,12 @@ export class Flow {
     const held = this.trouble?.held;
     const i = held === undefined ? -1 : held.indexOf(error);
     if (i >= 0) held!.splice(i, 1);
+    const { pending } = this;
+    if (pending instanceof Set) {
+      for (const one of pending) {
+        one.unhold(error);
+      }
+    } else pending?.unhold(error);
   }
 
   /** Whether an error waits to be thrown. */

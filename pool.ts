@@ -1073,6 +1073,10 @@ class Nursing extends Suspension<unknown> {
       this.#inner.condemn(error, !this.condemned);
     } else this.#inner.interrupt(error);
   }
+
+  override unhold(error: unknown): void {
+    this.#inner.unhold(error);
+  }
 }
 
 /**

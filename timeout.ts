@@ -348,6 +348,10 @@ class Limited extends Suspension<unknown> {
     if (isStuck) this.#leaveSoon(error);
   }
 
+  override unhold(error: unknown): void {
+    this.#inner.unhold(error);
+  }
+
   /**
    * Waits no longer for a function that doesn't end within a turn of the event loop.
    */

@@ -16,7 +16,9 @@ import {
   Greenlet,
   GreenletError,
   GreenletExit,
+  idle,
   killAll,
+  nursery,
   sleep,
   spawn,
   Timeout,
@@ -33,6 +35,25 @@ const AT_ONCE = 10_000;
 
 /** A promise that never settles, and so a body that nothing reaches. */
 const never = new Promise<never>(() => {});
+
+/**
+ * Gives a function to wait with, in nothing of ours, until short timers are over that were
+ * started meanwhile, and not for another turn of the event loop.
+ */
+async function timersOver(): Promise<() => Promise<void>> {
+  const { promise, resolve } = Promise.withResolvers<void>();
+  spawn(async () => {
+    Timeout.start(20, { error: new GreenletExit() });
+    // Called where the timers expire.
+    await new Waiter(() => queueMicrotask(resolve)).get();
+  });
+  await idle();
+  return () => {
+    const start = performance.now();
+    while (performance.now() - start < 40);
+    return promise;
+  };
+}
 
 // --- Timeout
 
@@ -314,6 +335,56 @@ Deno.test("Timeout.close() takes back what is over while a foreign promise was a
   });
   assertEquals(await g.get(), "done");
 });
+
+/** Calls that run a function in a flow of its own. */
+const INNER: Record<string, (run: () => Promise<void>) => Promise<void>> = {
+  "withTimeout()": (run) => withTimeout(FOREVER, run),
+  "nested withTimeout()": (run) =>
+    withTimeout(FOREVER, () => withTimeout(FOREVER, run)),
+  "nursery()": (run) => nursery(run),
+};
+
+for (const [name, call] of Object.entries(INNER)) {
+  Deno.test(`Timeout.close() takes back what the function of ${name} holds`, async () => {
+    const log: unknown[] = [];
+    const g = spawn(async () => {
+      const over = await timersOver();
+      const timeout = Timeout.start(1);
+      await call(async () => {
+        await over();
+        log.push(timeout.pending);
+        timeout.close();
+        await sleep(1);
+        log.push("inside");
+      });
+      await sleep(1);
+      log.push("outside");
+    });
+    await g.join();
+    assertEquals(log, [false, "inside", "outside"]);
+    assert(g.successful());
+  });
+
+  Deno.test(`Timeout.close() takes back what the function of ${name} holds that nobody awaits yet`, async () => {
+    const log: unknown[] = [];
+    const g = spawn(async () => {
+      const over = await timersOver();
+      const timeout = Timeout.start(1);
+      const { promise, resolve } = Promise.withResolvers<void>();
+      const called = call(() => promise);
+      await over();
+      log.push(timeout.pending);
+      timeout.close();
+      await sleep(5);
+      resolve();
+      await called;
+      log.push("called");
+    });
+    await g.join();
+    assertEquals(log, [false, "called"]);
+    assert(g.successful());
+  });
+}
 
 testBoth("Timeout throws the error of the caller's own, whatever it is", {
   async: async (error: unknown) => {
