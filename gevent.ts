@@ -1171,9 +1171,22 @@ class Waiting<S extends Waitable> extends Suspension<S[]> {
     for (const object of this.#objects) object.unlink(this.#link);
   }
 
+  /** At the limit: behind what is ready, and will tell so in line. */
+  override expired(): void {
+    runSoon(endInTime, this);
+  }
+
+  end(): void {
+    if (this.state === "waiting") super.expired();
+  }
+
   protected override timedOut(): void {
     this.switch(this.#done);
   }
+}
+
+function endInTime(wait: { end(): void }): void {
+  wait.end();
 }
 
 function waitFor<S extends Waitable>(
@@ -1335,6 +1348,15 @@ class Arriving<S extends Waitable>
     this.#arrivals.forget(this);
   }
 
+  /** At the limit: behind what is ready, and will tell so in line. */
+  override expired(): void {
+    runSoon(endInTime, this);
+  }
+
+  end(): void {
+    if (this.state === "waiting") super.expired();
+  }
+
   protected override timedOut(): void {
     this.switch({ done: true, value: undefined });
     // A loop over it does not call return() then.
@@ -1350,6 +1372,8 @@ class Arrivals<S extends Waitable> implements ReadyIterator<S> {
   readonly #waiting: Arriving<S>[] = [];
   /** No timer, which would hold up the process when nobody waits. */
   readonly #deadline: number;
+  /** Whether those may still tell so that were ready from the start. */
+  #begins = true;
   readonly #link = (source: S) => this.#arrived(source);
 
   constructor(objects: S[], count: number, timeout: number) {
@@ -1357,10 +1381,16 @@ class Arrivals<S extends Waitable> implements ReadyIterator<S> {
     this.#left = count;
     this.#deadline = performance.now() + timeout;
     for (const object of objects) object.rawlink(this.#link);
+    runSoon(() => this.#begins = false, undefined);
+  }
+
+  /** Whether the time is over, and nobody waits for who was in time. */
+  get #isLate(): boolean {
+    return this.#remaining <= 0 && !this.#begins && this.#waiting.length === 0;
   }
 
   #arrived(source: S): void {
-    if (this.#remaining <= 0) this.#close();
+    if (this.#isLate) this.#close();
     if (this.#left === 0) return;
     this.#left--;
     const next = this.#waiting.shift();
@@ -1393,10 +1423,9 @@ class Arrivals<S extends Waitable> implements ReadyIterator<S> {
     if (this.#taken < this.#ready.length) {
       return readyWait({ done: false, value: this.#ready[this.#taken++]! });
     }
-    const remaining = this.#remaining;
-    if (remaining <= 0) this.#close();
+    if (this.#isLate) this.#close();
     if (this.#left === 0) return readyWait({ done: true, value: undefined });
-    const arriving = new Arriving(this).limit(remaining);
+    const arriving = new Arriving(this).limit(this.#remaining);
     this.#waiting.push(arriving);
     return arriving.get();
   }

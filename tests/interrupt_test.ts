@@ -11,6 +11,7 @@ import {
   assertStringIncludes,
 } from "@std/assert";
 import {
+  Event,
   getCurrent,
   getHub,
   Greenlet,
@@ -22,6 +23,7 @@ import {
   kill,
   killAll,
   nursery,
+  Semaphore,
   sleep,
   spawn,
   spawnLater,
@@ -30,6 +32,7 @@ import {
   until,
   type Wait,
   wait,
+  type Waitable,
   Waiter,
   withTimeout,
 } from "../mod.ts";
@@ -92,12 +95,68 @@ function atTimer(ms: number, callback: () => void): void {
   });
 }
 
+/** Keeps the event loop from turning, so that its timers are due before anything else. */
+async function beBusy(ms: number): Promise<void> {
+  await null;
+  const start = performance.now();
+  while (performance.now() - start < ms);
+}
+
 /** Lets the greenlets begin, and then so much time go by that their timers are due. */
 async function beLate(): Promise<void> {
   await idle();
   const start = performance.now();
   while (performance.now() - start < 100);
 }
+
+/** Calls that wait for what is ready, with a limit. */
+const LIMITED: Record<
+  string,
+  (objects: Waitable[], timeout: number) => Promise<Waitable[]>
+> = {
+  "joinAll()": (objects, timeout) => joinAll(objects, { timeout }),
+  "wait()": (objects, timeout) => wait(objects, { timeout }),
+  "iwait()": (objects, timeout) => Array.fromAsync(iwait(objects, { timeout })),
+};
+
+for (const [name, call] of Object.entries(LIMITED)) {
+  for (const isAside of [false, true]) {
+    const when = isAside ? "late" : "in time";
+    Deno.test(`${name} with a timeout of 0 gives all that are ready, when they are told ${when}`, async () => {
+      const g = spawn(() => 1);
+      await g.join();
+      const event = new Event();
+      event.set();
+      const semaphore = new Semaphore(1);
+      const slow = spawn(sleep, FOREVER);
+      if (isAside) useUpTheSlice();
+      const called = call([slow, g, event, new Event(), semaphore], 0);
+      if (isAside) await beBusy(5);
+      assertEquals(await called, [g, event, semaphore]);
+      assertEquals(await call([slow], 0), []);
+      assertEquals(await call([g], -1), [g]);
+      await slow.kill();
+    });
+  }
+
+  Deno.test(`${name} gives what is ready at its timeout and is told later`, async () => {
+    const event = new Event();
+    const called = call([new Event(), event], 5);
+    await beBusy(10);
+    useUpTheSlice();
+    event.set();
+    assertEquals(await called, [event]);
+  });
+}
+
+Deno.test("iwait() gives nothing that is ready after its timeout", async () => {
+  const event = new Event();
+  using ready = iwait([event], { timeout: 0 });
+  await foreign(5);
+  event.set();
+  await foreign(5);
+  assertEquals(await ready.next(), { done: true, value: undefined });
+});
 
 // Where a kill finds the body.
 
