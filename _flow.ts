@@ -13,6 +13,7 @@ import {
   getCurrent as getRunning,
   Greenlet,
   GreenletError,
+  GreenletExit,
 } from "./greenlet.ts";
 import {
   startTimer,
@@ -486,8 +487,8 @@ const expected = new WeakSet<object>();
 let lastExpected: unknown;
 
 globalThis.addEventListener?.("unhandledrejection", (event) => {
-  const error = original(event.reason);
-  if (isObject(error) && expected.has(error)) event.preventDefault();
+  const isExpected = (error: unknown) => isObject(error) && expected.has(error);
+  if (isEach(event.reason, isExpected)) event.preventDefault();
 });
 
 /** Errors that have interrupted somebody. Others may be thrown by whoever has them. */
@@ -552,6 +553,28 @@ export function ownError(error: unknown, flow: Flow | null): unknown {
     }`,
     { cause: taken },
   );
+}
+
+/**
+ * What a flow fails with whose body has thrown `error`. A kill that has interrupted the
+ * clean-up of a `using` block as well is still that kill.
+ */
+export function ownFailure(error: unknown, flow: Flow): unknown {
+  const isKill = (one: unknown) =>
+    one === flow.killed?.error ||
+    one instanceof GreenletExit && isAddressed(one, flow.greenlet);
+  let last = error;
+  if (error instanceof SuppressedError && isEach(error, isKill)) {
+    while (last instanceof SuppressedError) last = last.error;
+  }
+  return ownError(last, flow);
+}
+
+/** Whether an error is such, or each that was thrown on the way out of `using` blocks. */
+function isEach(error: unknown, is: (error: unknown) => boolean): boolean {
+  return error instanceof SuppressedError
+    ? isEach(error.error, is) && isEach(error.suppressed, is)
+    : is(original(error));
 }
 
 /** Registers `substitute` to be taken for `error` where a body ends with it. */

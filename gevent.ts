@@ -33,7 +33,7 @@ import {
   Flow,
   flowOf,
   type Origin,
-  ownError,
+  ownFailure,
   readyWait,
   report,
   setOwnFlow,
@@ -597,7 +597,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
 
   /** The body has thrown. */
   static #fail(greenlet: Greenlet, error: unknown): void {
-    Greenlet.#finish(greenlet, ownError(error, greenlet.#flow), true);
+    Greenlet.#finish(greenlet, ownFailure(error, greenlet.#flow!), true);
   }
 
   static #finish(greenlet: Greenlet, outcome: unknown, failed: boolean): void {
@@ -996,7 +996,7 @@ class RawGreenlet extends core.Greenlet {
   fail(error: unknown): void {
     if (this.dead) return;
     this.#end();
-    const own = ownError(error, flowOf(this));
+    const own = ownFailure(error, flowOf(this));
     if (!(own instanceof GreenletExit)) report(this, own);
   }
 

@@ -1657,6 +1657,105 @@ testBoth("Greenlet.kill() with a grace of 0 allows no further wait", {
   assertEquals(failures.errors, []);
 });
 
+/** A resource whose clean-up waits for good. */
+function waiting(): AsyncDisposable {
+  return { [Symbol.asyncDispose]: () => sleep(FOREVER) };
+}
+
+Deno.test("Greenlet.kill() past its grace is no failure of an await using block", async () => {
+  using failures = new Failures();
+  const body = async () => {
+    await using _a = waiting();
+    await using _b = waiting();
+    await sleep(FOREVER);
+  };
+  for (const grace of [0, 5]) {
+    const exit = new GreenletExit();
+    const g = spawn(body);
+    const raw = spawnRaw(body);
+    const limited = spawn(() => withTimeout(FOREVER, body));
+    const nursing = spawn(() => nursery(body));
+    await sleep(1);
+    await killAll([g, raw, limited, nursing], { error: exit, grace });
+    for (const one of [g, limited, nursing]) {
+      assert(one.successful());
+      assertStrictEquals<unknown>(one.value, exit);
+    }
+    assert(raw.dead);
+  }
+  assertEquals(failures.errors, []);
+});
+
+Deno.test("Greenlet.kill() again is no failure of an await using block", async () => {
+  using failures = new Failures();
+  const g = spawn(async () => {
+    await using _ = waiting();
+    await sleep(FOREVER);
+  });
+  await sleep(1);
+  const last = new GreenletExit();
+  await Promise.all([g.kill(), sleep(1).then(() => g.kill(last))]);
+  assert(g.successful());
+  assertStrictEquals<unknown>(g.value, last);
+  assertEquals(failures.errors, []);
+});
+
+Deno.test("Greenlet.kill() past its grace fails an await using block by the caller's own error itself", async () => {
+  using failures = new Failures();
+  const error = new Error("mine");
+  const g = spawn(async () => {
+    await using _ = waiting();
+    await sleep(FOREVER);
+  });
+  await sleep(1);
+  await g.kill(error, { grace: 0 });
+  assertStrictEquals(g.exception, error);
+  assertEquals(failures.errors, [error]);
+});
+
+Deno.test("Greenlet.kill() past its grace leaves the other errors of an await using block as they are", async () => {
+  using failures = new Failures();
+  const others = [
+    new Error("other"),
+    new Timeout(),
+    new GreenletExit("nobody's"),
+  ];
+  for (const other of others) {
+    const g = spawn(async () => {
+      await using _ = waiting();
+      try {
+        await sleep(FOREVER);
+      } catch {
+        throw other;
+      }
+    });
+    await sleep(1);
+    const exit = new GreenletExit();
+    await g.kill(exit, { grace: 0 });
+    assertInstanceOf(g.exception, SuppressedError);
+    assertStrictEquals(g.exception.error, exit);
+    assertStrictEquals(g.exception.suppressed, other);
+    assertEquals(failures.errors.splice(0), [g.exception]);
+  }
+});
+
+Deno.test("Greenlet.kill() past its grace does not end the process by an await using block that nobody awaits", async () => {
+  const { out, err, code } = await runScript(`
+    const g = spawn(async () => {
+      (async () => {
+        await using _ = { [Symbol.asyncDispose]: () => sleep(60_000) };
+        await sleep(60_000);
+      })();
+      await sleep(60_000);
+    });
+    await sleep(1);
+    await g.kill(undefined, { grace: 0 });
+    await sleep(5);
+    console.log(g.successful());
+  `);
+  assertEquals([out, err, code], [["true"], "", 0]);
+});
+
 /** Where the only throw of a kill with a grace of 0 finds a generator body. */
 const LAST_WAITS: Record<string, () => Generator<unknown, void, unknown>> = {
   *"a wait"() {
