@@ -475,8 +475,13 @@ function expect(error: unknown, greenlet: Greenlet): void {
   lastExpected = error;
 }
 
+/** Notes that main is not handed this error: promises may fail with it and nobody look. */
+export function withhold(error: object): void {
+  expected.add(error);
+}
+
 /**
- * Errors that have interrupted greenlets, and that main was not handed.
+ * Errors that have interrupted somebody, and that main was not handed.
  *
  * What a body has begun and not come to await is interrupted with the rest, and nobody
  * looks how it fails: a kill must not end the process by that. The greenlet's own end

@@ -27,6 +27,7 @@ import {
   main,
   setFlow,
   Suspension,
+  withhold,
 } from "./_flow.ts";
 import type { Wait } from "./hub.ts";
 import {
@@ -330,6 +331,7 @@ class Limited extends Suspension<unknown> {
   override expired(): void {
     const timeout = this.#timeout = new Timeout(this.#ms);
     this.#inner.interrupt(timeout);
+    if ("value" in this.#options) withhold(timeout);
     this.#leaveSoon(timeout);
   }
 

@@ -1078,6 +1078,36 @@ testBoth(
   },
 );
 
+Deno.test("withTimeout() with a value does not end the process by what its function has not awaited", async () => {
+  const { out, err, code } = await runScript(`
+    const limited = (kind) => withTimeout(5, () => {
+      void (async () => await sleep(60_000))();
+      void (async () => {
+        await new Promise((resolve) => setTimeout(resolve, 10));
+        await sleep(60_000);
+      })();
+      return sleep(60_000);
+    }, { value: kind });
+    console.log(await limited("main"));
+    console.log(await spawn(limited, "greenlet").get());
+    console.log(await withTimeout(60_000, () => limited("nested")));
+    await sleep(20);
+    console.log("goes on");
+  `);
+  assertEquals(out, ["main", "greenlet", "nested", "goes on"], err);
+  assertEquals([err, code], ["", 0]);
+});
+
+Deno.test("withTimeout() without a value ends the process in main if nobody takes the Timeout", async () => {
+  const { out, err, code } = await runScript(`
+    setTimeout(() => console.log("went on"), 1000);
+    void (async () => await withTimeout(5, () => sleep(60_000)))();
+  `);
+  assertEquals(out, []);
+  assertEquals(code, 1);
+  assert(err.includes("Timed out after 5 ms"), err);
+});
+
 Deno.test("withTimeout() leaves what goes on too late in a foreign promise the Timeout from its next wait", async () => {
   const log: unknown[] = [];
   const foreign = Promise.withResolvers<void>();
