@@ -144,6 +144,9 @@ export abstract class Belonging implements Member<Belonging> {
 
   /** The body is dead. */
   abstract drop(): void;
+
+  /** The body is dead, and was a part of another, of whose flow it is from now on. */
+  abstract moveTo(flow: Flow): void;
 }
 
 /** Where greenlets come from: one for all who were spawned in the same place. */
@@ -306,13 +309,22 @@ export class Flow {
     return !this.trouble!.isFirst;
   }
 
-  /** The body is dead; if it was killed, nothing that it left behind goes on. */
-  close(): void {
+  /**
+   * The body is dead; if it was killed, nothing that it left behind goes on.
+   *
+   * @param heir Who waits for it, as a part of the same greenlet.
+   */
+  close(heir: Flow | null = null): void {
     const { extras, trouble } = this;
     if (extras !== null) {
       extras.locals = null;
       if (extras.belongings !== null && this.pending === null) {
-        for (let one; (one = extras.belongings.shift()) !== null;) one.drop();
+        // Main lives for ever, and others wait there.
+        if (this.greenlet === main || this.greenlet.dead) heir = null;
+        for (let one; (one = extras.belongings.shift()) !== null;) {
+          if (heir === null) one.drop();
+          else one.moveTo(heir);
+        }
       }
     }
     if (trouble === null) return;

@@ -1062,7 +1062,7 @@ class Nursing extends Suspension<unknown> {
     for (const error of this.#inner.trouble?.held ?? []) {
       this.#outer.hold(error);
     }
-    this.#inner.close();
+    this.#inner.close(this.#outer);
   }
 
   override interrupt(error: unknown, final: boolean): void {

@@ -57,7 +57,8 @@ export interface TimeoutOptions {
  *
  * Outside greenlets all code shares the main greenlet, so that a timeout there is thrown
  * into whatever main waits on: in code that runs many times at once, use
- * {@linkcode withTimeout}, or spawn a greenlet.
+ * {@linkcode withTimeout}, or spawn a greenlet. One that is started there in a function of
+ * `withTimeout` ends with the function.
  *
  * @example Usage
  * ```ts
@@ -158,11 +159,11 @@ export class Timeout extends Error {
 }
 
 /**
- * The time of a timeout that was started. It ends with the body of its flow, which nothing
- * can be thrown into any more: it would only hold up the process.
+ * The time of a timeout that was started. It ends with its greenlet, which nothing can be
+ * thrown into any more: it would only hold up the process.
  */
 class Countdown extends Belonging implements TimerTarget {
-  readonly #flow: Flow;
+  #flow: Flow;
   readonly #error: unknown;
   #timer: Timer | null;
 
@@ -189,6 +190,11 @@ class Countdown extends Belonging implements TimerTarget {
     this.list?.remove(this);
     this.drop();
     this.#flow.unhold(this.#error);
+  }
+
+  override moveTo(flow: Flow): void {
+    this.#flow = flow;
+    flow.belongings.add(this);
   }
 
   override drop(): void {
@@ -315,8 +321,9 @@ class Limited extends Suspension<unknown> {
   #end(outcome: unknown, failed: boolean): void {
     this.#handBack();
     // What the function has left behind, it has left behind too late.
-    if (this.#timeout === null) this.#inner.close();
-    else this.#inner.condemn(this.#timeout);
+    if (this.#timeout === null) {
+      this.#inner.close(this.state === "waiting" ? this.#outer : null);
+    } else this.#inner.condemn(this.#timeout);
     if (failed && outcome === this.#timeout) this.#giveUp(outcome);
     else if (failed) this.#fail(outcome);
     else this.settle("given", outcome);

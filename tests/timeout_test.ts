@@ -1378,6 +1378,59 @@ for (
   });
 }
 
+for (const [name, call] of Object.entries(INNER)) {
+  Deno.test(`Timeout.start() in a function of ${name} goes on in its greenlet`, async () => {
+    const log: unknown[] = [];
+    await spawn(async () => {
+      let timeout: Timeout | undefined;
+      await call(async () => {
+        timeout = Timeout.start(5);
+        await sleep(0);
+      });
+      log.push(timeout!.pending);
+      try {
+        await sleep(FOREVER);
+      } catch (error) {
+        log.push(error === timeout);
+      }
+      await call(async () => {
+        timeout!.start();
+        await sleep(0);
+      });
+      timeout!.close();
+      await sleep(20);
+      log.push(timeout!.pending);
+    }).join();
+    assertEquals(log, [true, true, false]);
+  });
+
+  Deno.test(`Timeout.start() in a function of ${name} ends with that in main, which others wait in`, async () => {
+    let timeout: Timeout | undefined;
+    await call(async () => {
+      timeout = Timeout.start(5);
+      await sleep(0);
+    });
+    assertFalse(timeout!.pending);
+    await sleep(20);
+  });
+
+  Deno.test(`Timeout.start() in a function of ${name} leaves no timer behind when the greenlet has ended first`, async () => {
+    const log: string[] = [];
+    await spawn(async () => {
+      call(async () => {
+        Timeout.start(FOREVER);
+        await sleep(5);
+        log.push("inside");
+      });
+      await sleep(0);
+      log.push("outside");
+    }).join();
+    while (log.length < 2) await sleep(1);
+    await settle();
+    assertEquals(log, ["outside", "inside"]);
+  });
+}
+
 Deno.test("Timeout.start() goes on in what a body has left behind", async () => {
   const log: string[] = [];
   await spawn(async () => {
