@@ -95,42 +95,47 @@ class Trouble implements TimerTarget {
   }
 }
 
-/** Something of a flow that an interrupt undoes. */
-export abstract class Pending {
+/**
+ * Something of a flow that an interrupt undoes. No class to inherit from, as one more for
+ * each wait to be made by costs as much as all of its fields.
+ */
+export interface Pending {
   /** `null` when it is not pending. */
-  flow: Flow | null = null;
+  flow: Flow | null;
 
   /**
    * Ends what is pending, with an error.
    *
    * @param final Whether the flow may not wait any longer.
    */
-  abstract interrupt(error: unknown, final: boolean): void;
+  interrupt(error: unknown, final: boolean): void;
 
   /** Takes back an error that it was interrupted by, and that was not thrown yet. */
-  unhold(_error: unknown): void {}
+  unhold(error: unknown): void;
+}
 
-  protected join(flow: Flow): void {
-    this.flow = flow;
-    const { pending } = flow;
-    if (pending === null) flow.pending = this;
-    else if (pending instanceof Set) pending.add(this);
-    else flow.pending = new Set([pending, this]);
-    if (flow.trouble !== null) flow.workGrace();
-  }
+/** Has an interrupt of the flow undo something. */
+export function join(flow: Flow, one: Pending): void {
+  one.flow = flow;
+  const { pending } = flow;
+  if (pending === null) flow.pending = one;
+  else if (pending instanceof Set) pending.add(one);
+  else flow.pending = new Set([pending, one]);
+  if (flow.trouble !== null) flow.workGrace();
+}
 
-  protected leave(): void {
-    const { flow } = this;
-    if (flow === null) return;
-    this.flow = null;
-    const pending = flow.pending!;
-    if (pending instanceof Set) {
-      pending.delete(this);
-      if (pending.size > 0) return;
-    }
-    flow.pending = null;
-    if (flow.trouble !== null) flow.restGrace();
+/** There is nothing more to undo. */
+export function leave(one: Pending): void {
+  const { flow } = one;
+  if (flow === null) return;
+  one.flow = null;
+  const pending = flow.pending!;
+  if (pending instanceof Set) {
+    pending.delete(one);
+    if (pending.size > 0) return;
   }
+  flow.pending = null;
+  if (flow.trouble !== null) flow.restGrace();
 }
 
 /** What the last checkpoint has thrown: for the undo of what it has prevented. */
@@ -346,11 +351,8 @@ export class Flow {
     const i = held === undefined ? -1 : held.indexOf(error);
     if (i >= 0) held!.splice(i, 1);
     const { pending } = this;
-    if (pending instanceof Set) {
-      for (const one of pending) {
-        one.unhold(error);
-      }
-    } else pending?.unhold(error);
+    if (!(pending instanceof Set)) return pending?.unhold(error);
+    for (const one of pending) one.unhold(error);
   }
 
   /** Whether an error waits to be thrown. */
@@ -803,7 +805,8 @@ type SuspensionState = "idle" | "waiting" | "given" | "thrown";
  * One wait of one flow: the primitive that every blocking call is built on. A
  * subclass says in `undo` how to take back what it has registered.
  */
-export class Suspension<T> extends Pending implements Sleeper, TimerTarget {
+export class Suspension<T> implements Pending, Sleeper, TimerTarget {
+  flow: Flow | null = null;
   state: SuspensionState = "idle";
   /** The result or the error, once there is one. */
   value: unknown = undefined;
@@ -837,7 +840,7 @@ export class Suspension<T> extends Pending implements Sleeper, TimerTarget {
     this.#resolve = resolveLast;
     if (this.state === "idle") {
       this.state = "waiting";
-      if (flow !== null) this.join(flow);
+      if (flow !== null) join(flow, this);
     } else {
       wake(this);
     }
@@ -874,7 +877,7 @@ export class Suspension<T> extends Pending implements Sleeper, TimerTarget {
     this.settle("thrown", error);
   }
 
-  override interrupt(error: unknown, final: boolean): void {
+  interrupt(error: unknown, final: boolean): void {
     if (this.state !== "waiting") return;
     this.condemned = final && this.flow!.endsBody;
     // Where nobody awaits it, it is no unhandled rejection.
@@ -884,6 +887,8 @@ export class Suspension<T> extends Pending implements Sleeper, TimerTarget {
     this.undo(error);
   }
 
+  unhold(_error: unknown): void {}
+
   protected settle(state: "given" | "thrown", value: unknown): void {
     const before = this.state;
     if (before !== "idle" && before !== "waiting") return;
@@ -892,7 +897,7 @@ export class Suspension<T> extends Pending implements Sleeper, TimerTarget {
     stopTimer(this.#timer);
     this.#timer = null;
     if (before === "waiting") {
-      this.leave();
+      leave(this);
       wake(this);
     }
   }

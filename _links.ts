@@ -62,7 +62,9 @@ export class Links<S> extends List<LinkNode<S>> {
   }
 
   override remove(node: LinkNode<S>): void {
-    if (node === this.#due) this.#due = node.previous;
+    if (node === this.#due) {
+      this.#due = node === this.first ? null : node.previous;
+    }
     super.remove(node);
   }
 

@@ -9,33 +9,46 @@
 export interface Member<M extends Member<M>> {
   /** `null` when it is in none. */
   list: List<M> | null;
+  /** That of the first one is the last. */
   previous: M | null;
   next: M | null;
 }
 
-/** Members in the order in which they came. */
+/**
+ * Members in the order in which they came. The list itself knows the first only: to note
+ * something new in something old costs the garbage collector work.
+ */
 export class List<M extends Member<M>> {
   first: M | null = null;
-  last: M | null = null;
   length = 0;
+
+  /** The one that has come last. */
+  get last(): M | null {
+    return this.first === null ? null : this.first.previous;
+  }
 
   /** Puts a member at the end. */
   add(member: M): void {
+    const { first } = this;
     member.list = this;
-    member.previous = this.last;
-    if (this.last === null) this.first = member;
-    else this.last.next = member;
-    this.last = member;
+    if (first === null) {
+      this.first = member.previous = member;
+    } else {
+      member.previous = first.previous;
+      first.previous!.next = first.previous = member;
+    }
     this.length++;
   }
 
   /** Takes a member out, wherever it is. */
   remove(member: M): void {
+    const { first } = this;
     const { previous, next } = member;
-    if (previous === null) this.first = next;
-    else previous.next = next;
-    if (next === null) this.last = previous;
-    else next.previous = previous;
+    if (member === first) this.first = next;
+    else previous!.next = next;
+    // It was the last, if there is none behind it.
+    if (next !== null) next.previous = previous;
+    else if (member !== first) first!.previous = previous;
     member.list = member.previous = member.next = null;
     this.length--;
   }

@@ -10,7 +10,14 @@
  */
 
 import timers from "node:timers";
-import { cooperativeFlow, type Flow, main, Pending } from "./_flow.ts";
+import {
+  cooperativeFlow,
+  type Flow,
+  join,
+  leave,
+  main,
+  type Pending,
+} from "./_flow.ts";
 import { getCurrent as getRunning } from "./greenlet.ts";
 import { getOriginal } from "./_items.ts";
 import { isThenable } from "./_body.ts";
@@ -47,13 +54,13 @@ const KINDS: Kind[] = [
 const waits = new Map<unknown, TimerWait>();
 
 /** A wait that the language made: what we know of its promise is a resolver. */
-class TimerWait extends Pending {
+class TimerWait implements Pending {
+  flow: Flow | null = null;
   readonly #settle: Callback;
   readonly #clear: () => void;
   #key: unknown;
 
   constructor(settle: Callback, clear: () => void) {
-    super();
     this.#settle = settle;
     this.#clear = clear;
   }
@@ -61,7 +68,7 @@ class TimerWait extends Pending {
   begin(flow: Flow, key: unknown): void {
     this.#key = key;
     waits.set(key, this);
-    this.join(flow);
+    join(flow, this);
   }
 
   /** The time is over. */
@@ -73,14 +80,16 @@ class TimerWait extends Pending {
   /** The timer was cleared, and the promise is left as it is. */
   forget(): void {
     waits.delete(this.#key);
-    this.leave();
+    leave(this);
   }
 
-  override interrupt(error: unknown): void {
+  interrupt(error: unknown): void {
     this.forget();
     this.#clear();
     rejectBy(this.#settle, error);
   }
+
+  unhold(): void {}
 }
 
 /** A timer that is to be set. */

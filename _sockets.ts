@@ -11,6 +11,7 @@ import { cooperativeFlow } from "./_flow.ts";
 import { getOriginal } from "./_items.ts";
 import { cooperate } from "./_operate.ts";
 import type { Patches } from "./_patches.ts";
+import { Stamp } from "./_stamp.ts";
 import {
   Bytes,
   type Hold,
@@ -121,9 +122,42 @@ class ConnBytes extends Bytes {
   }
 }
 
-const bytesOf = new WeakMap<object, ConnBytes>();
+/**
+ * What reads a connection: kept in a private field of it, which nobody sees, and which
+ * takes a fifth of the time of a `WeakMap` with hundreds of them.
+ */
+class BytesOf extends Stamp {
+  #bytes: ConnBytes | undefined;
+
+  static get(conn: unknown): ConnBytes | undefined {
+    return isObject(conn) && #bytes in conn ? conn.#bytes : undefined;
+  }
+
+  static set(conn: object, bytes: ConnBytes): void {
+    if (!(#bytes in conn)) new BytesOf(conn);
+    (conn as BytesOf).#bytes = bytes;
+  }
+
+  static delete(conn: unknown): void {
+    if (isObject(conn) && #bytes in conn) conn.#bytes = undefined;
+  }
+}
+
+/** What writes to a connection. */
+class WritesOf extends Stamp {
+  #writes: Writes | undefined;
+
+  static get(conn: unknown): Writes | undefined {
+    return isObject(conn) && #writes in conn ? conn.#writes : undefined;
+  }
+
+  static set(conn: object, writes: Writes): void {
+    if (!(#writes in conn)) new WritesOf(conn);
+    (conn as WritesOf).#writes = writes;
+  }
+}
+
 const readableOf = new WeakMap<object, Readable>();
-const writesOf = new WeakMap<object, Writes>();
 const connectionsOf = new WeakMap<object, Connections>();
 
 /** Patches connections and listeners: each class when the first of it is met. */
@@ -167,12 +201,12 @@ function patchConn(
   prototype: Deno.Conn,
   sources: Sources,
 ): void {
-  const hold = patchHold(patches, prototype, bytesOf);
+  const hold = patchHold(patches, prototype, BytesOf);
   const read = getOriginal(prototype, "read");
   const takeBytes = (conn: Deno.Conn): ConnBytes => {
-    let bytes = bytesOf.get(conn);
+    let bytes = BytesOf.get(conn);
     if (bytes === undefined) {
-      bytesOf.set(conn, bytes = new ConnBytes(sources, conn, read, hold));
+      BytesOf.set(conn, bytes = new ConnBytes(sources, conn, read, hold));
     }
     return bytes;
   };
@@ -191,7 +225,7 @@ function patchConn(
     "readable",
     (readable) => cooperativeReadable(readable, takeBytes),
   );
-  patchClosing(patches, prototype, bytesOf);
+  patchClosing(patches, prototype, BytesOf);
 }
 
 function patchListener(
@@ -239,7 +273,7 @@ function cooperativeRead(
     const flow = cooperativeFlow();
     const isOdd = !isObject(this) || !(buffer instanceof Uint8Array) ||
       buffer.length === 0;
-    if (isOdd || flow === null && (bytesOf.get(this)?.idle ?? true)) {
+    if (isOdd || flow === null && (BytesOf.get(this)?.idle ?? true)) {
       return original.call(this, buffer);
     }
     const due = flow?.checkpoint() ?? null;
@@ -255,9 +289,9 @@ function cooperativeWrite(original: Write): Write {
     if (flow === null || !isOurs) return original.call(this, data);
     const due = flow.checkpoint();
     if (due !== null) return due;
-    let writes = writesOf.get(this);
+    let writes = WritesOf.get(this);
     if (writes === undefined) {
-      writesOf.set(this, writes = new Writes(this, original));
+      WritesOf.set(this, writes = new Writes(this, original));
     }
     return writes.write(data, flow);
   };
@@ -325,11 +359,17 @@ function streamError(error: unknown): unknown {
   return error;
 }
 
+/** Where each socket has something of ours. */
+interface Kept<T> {
+  get(socket: object): T | undefined;
+  delete(socket: object): unknown;
+}
+
 /** Patches `close` such that what was kept is closed, too. */
 export function patchClosing(
   patches: Patches,
   prototype: object,
-  sources: WeakMap<object, { close(): void }>,
+  sources: Kept<{ close(): void }>,
 ): void {
   for (const name of ["close", Symbol.dispose]) {
     if (!(name in prototype)) continue;
@@ -353,7 +393,7 @@ export function patchClosing(
 export function patchHold(
   patches: Patches,
   prototype: Socket,
-  sources: WeakMap<object, { readonly resting: boolean }>,
+  sources: Kept<{ readonly resting: boolean }>,
 ): Hold {
   const ref = getOriginal(prototype, "ref");
   const unref = getOriginal(prototype, "unref");
@@ -377,20 +417,20 @@ export function patchHold(
   };
 }
 
-function isObject(value: unknown): boolean {
+function isObject(value: unknown): value is object {
   return typeof value === "object" && value !== null;
 }
 
 /** What a connection that is about to be handed on is still used for, if anything. */
 export function obstacle(conn: Deno.Conn): Error | null {
-  const bytes = bytesOf.get(conn);
+  const bytes = BytesOf.get(conn);
   if (bytes?.length) {
     return new Deno.errors.InvalidData(
       `Cannot start TLS as plain text has come that nobody has read: read the ${bytes.length} bytes first, or close the connection`,
     );
   }
   // The runtime would find this out only after it has taken the connection away.
-  return bytes?.busy || writesOf.get(conn)?.busy
+  return bytes?.busy || WritesOf.get(conn)?.busy
     ? new Deno.errors.Busy("TCP stream is currently in use")
     : null;
 }

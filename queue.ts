@@ -94,11 +94,8 @@ export interface ShutdownOptions {
 /** The place in line of one who waits for an item. */
 class Getter<T> extends Place<Getter<T>, unknown> {
   /** Whether the item is left where it is. */
-  readonly peeks: boolean;
-
-  constructor(peeks: boolean) {
-    super();
-    this.peeks = peeks;
+  get peeks(): boolean {
+    return false;
   }
 
   /** Gets the item. */
@@ -113,6 +110,13 @@ class Getter<T> extends Place<Getter<T>, unknown> {
 
   protected override timedOut(): void {
     this.throw(new Empty());
+  }
+}
+
+/** One who only looks at the item. */
+class Peeker<T> extends Getter<T> {
+  override get peeks(): boolean {
+    return true;
   }
 }
 
@@ -458,7 +462,7 @@ export class SimpleQueue<T> {
     }
     if (this.#isShutDown) return failedWait(new ShutDown());
     if (!block) return failedWait(new Empty());
-    const getter = new Getter<T>(peeks);
+    const getter: Getter<T> = peeks ? new Peeker() : new Getter();
     this.#getters.add(getter);
     return getter.limit(timeout).suspend(flow) as Wait<T>;
   }
@@ -561,7 +565,7 @@ export class SimpleQueue<T> {
       return readyWait({ done: false, value: this.#take() });
     }
     if (this.#isShutDown) return readyWait({ done: true, value: undefined });
-    const getter = new LoopGetter<T>(false);
+    const getter = new LoopGetter<T>();
     this.#getters.add(getter);
     return getter.suspend(flow) as Wait<IteratorResult<T, undefined>>;
   }
@@ -886,7 +890,7 @@ export class Channel<T> {
       return readyWait(putter.item);
     }
     if (!block) return failedWait(new Empty("Nobody gives it to the channel"));
-    const getter = new Getter<T>(false);
+    const getter = new Getter<T>();
     this.#getters.add(getter);
     return getter.limit(timeout).suspend(flow) as Wait<T>;
   }
@@ -928,7 +932,7 @@ export class Channel<T> {
       putter.switch();
       return readyWait({ done: false, value: putter.item });
     }
-    const getter = new LoopGetter<T>(false);
+    const getter = new LoopGetter<T>();
     this.#getters.add(getter);
     return getter.suspend(flow) as Wait<IteratorResult<T, undefined>>;
   }
