@@ -13,6 +13,7 @@
  * @module
  */
 
+import { outside } from "./_events.ts";
 import { callApart, cooperativeFlow, type Flow } from "./_flow.ts";
 import type { Wait } from "./_flow.ts";
 import { getOriginal } from "./_items.ts";
@@ -447,15 +448,7 @@ function isAskedByProcess(): boolean {
  * outlives whoever has begun to read, in whose flow every wait of a listener would throw.
  */
 function patchEvents(patches: Patches): void {
-  const { stdin } = globalThis.process;
-  patches.put<typeof stdin.push>(
-    stdin,
-    "push",
-    (push) =>
-      function (this: typeof stdin, ...args) {
-        return callApart(() => push.apply(this, args));
-      },
-  );
+  patches.put(globalThis.process.stdin, "push", outside);
 }
 
 function hasRoom(buffer: unknown): boolean {
