@@ -45,25 +45,26 @@ export function meetEmitters(patches: Patches, meet: Meet): void {
 }
 
 /**
- * Calls `patch` with the prototype of one of the runtime's own classes of emitters, when the
- * first of it is made.
+ * Calls `patch` with the prototype of each of some classes of the runtime's own emitters,
+ * when the first of it is made. A part may do so once.
  *
  * @param patches What replaces.
- * @param name The name of the class.
- * @param mark A method that its prototype has, and few others.
- * @param patch Patches it.
+ * @param names The names of the classes.
+ * @param mark What their prototypes have, and those of few others.
+ * @param patch Patches one.
  */
 export function meetClass(
   patches: Patches,
-  name: string,
+  names: readonly string[],
   mark: string,
   patch: (prototype: object) => void,
 ): void {
   meetEmitters(patches, (emitter) => {
     if (!(mark in emitter)) return;
     patches.meet(emitter, mark, (prototype) => {
-      // Anybody's own class may have that name as well.
-      const isTheRuntimes = prototype.constructor?.name === name &&
+      const { name } = prototype.constructor;
+      // Anybody's own class may have the name as well.
+      const isTheRuntimes = names.includes(name) &&
         String(new Error().stack).includes(`new ${name} (ext:deno_node/`);
       if (isTheRuntimes) patch(prototype);
     });

@@ -1,10 +1,11 @@
 /**
  * The part `websocket` of `patch()`: `WebSocketStream`, where Deno has it, and what tells
- * of its messages by events.
+ * of messages by events, which it has told outside greenlets; see `_events.ts`.
  *
  * @module
  */
 
+import { meetClass, outside } from "./_events.ts";
 import { callApart, cooperativeFlow } from "./_flow.ts";
 import { getOriginal } from "./_items.ts";
 import { cooperateKept, withSignal } from "./_operate.ts";
@@ -19,22 +20,28 @@ interface SocketClass {
 /** What ends an attempt to connect, for those that greenlets have made. */
 const attempts = new WeakMap<object, AbortController>();
 
-/** Patches `WebSocketStream`; disposing of what it returns restores the originals. */
+/** Patches them; disposing of what it returns restores the originals. */
 export function patchWebsocket(): Disposable {
   return patchAll((patches) => {
     if ("WebSocketStream" in globalThis) patchWebSocketStream(patches);
     for (const name of ["WebSocket", "EventSource"]) {
-      if (name in globalThis) tellOutside(patches, name);
+      if (name in globalThis) openOutside(patches, name);
     }
+    for (const { prototype } of [Worker, MessagePort, BroadcastChannel]) {
+      patches.put(prototype, "dispatchEvent", outside);
+    }
+    // The `Worker` of `node:worker_threads`
+    meetClass(patches, ["NodeWorker"], "threadName", (prototype) => {
+      patches.put(prototype, "emit", outside);
+    });
   });
 }
 
 /**
- * Has all events of a class be told outside greenlets. Else it would be the context of
- * whoever has opened a socket, and when that one is killed every wait of a listener would
- * throw, and a socket that is shared be lost for all.
+ * Has a class open its sockets outside greenlets, and so tell all their events: it tells
+ * them by no method that could be patched.
  */
-function tellOutside(patches: Patches, name: string): void {
+function openOutside(patches: Patches, name: string): void {
   const original: SocketClass = Reflect.get(globalThis, name);
   const replacement = new Proxy(original, {
     construct: (_target, args, newTarget): object =>
