@@ -11,6 +11,7 @@
  * @module
  */
 
+import { meetClass, outside } from "./_events.ts";
 import { cooperativeFlow, type Flow, type Wait } from "./_flow.ts";
 import { disguise, getOriginal } from "./_items.ts";
 import { cooperateKept, cooperateRelease, operate } from "./_operate.ts";
@@ -110,6 +111,16 @@ export function patchProcess(): Disposable {
       (output) => collector(output, { output: (it) => it }, "output", output),
     );
     patches.put(child, Symbol.asyncDispose, cooperateRelease);
+    // What listens to signals in `node:process` goes through it as well.
+    patches.put(Deno, "addSignalListener", outside);
+    meetClass(patches, ["ChildProcess"], "spawn", patchNodeChild);
+
+    function patchNodeChild(prototype: object): void {
+      patches.put(prototype, "emit", outside);
+      // What opens the child's pipes, and closes them
+      patches.put(prototype, "spawn", outside);
+      patches.put(prototype, "kill", outside);
+    }
   });
 }
 
