@@ -4,6 +4,7 @@
  * @module
  */
 
+import { meetClass, outside } from "./_events.ts";
 import { callApart, cooperativeFlow, type Flow } from "./_flow.ts";
 import type { Wait } from "./_flow.ts";
 import { patchFiles } from "./_files.ts";
@@ -33,6 +34,9 @@ const GO_ON = [
 /** Patches files; disposing of what it returns restores the originals. */
 export function patchFs(): Disposable {
   return patchAll((patches) => {
+    meetClass(patches, ["FSWatcher", "StatWatcher"], "unref", (watcher) => {
+      patches.put(watcher, "emit", outside);
+    });
     for (const name of GO_ON) {
       patches.put(Deno, name, (original) => cooperate(original));
     }
