@@ -113,14 +113,11 @@ export function patchProcess(): Disposable {
     patches.put(child, Symbol.asyncDispose, cooperateRelease);
     // What listens to signals in `node:process` goes through it as well.
     patches.put(Deno, "addSignalListener", outside);
-    meetClass(patches, ["ChildProcess"], "spawn", patchNodeChild);
-
-    function patchNodeChild(prototype: object): void {
+    meetClass(patches, ["ChildProcess"], "spawn", (prototype) => {
       patches.put(prototype, "emit", outside);
-      // What opens the child's pipes, and closes them
+      // What opens the pipes
       patches.put(prototype, "spawn", outside);
-      patches.put(prototype, "kill", outside);
-    }
+    });
   });
 }
 

@@ -286,6 +286,17 @@ const told: Record<string, Told> = {
       const child = childProcess.spawn(`${directory}/none`);
       child.on("error", heard.by("error"));
       child.on("close", heard.by("close"));
+      child.stdout.on("close", heard.by("stdout close"));
+    },
+  },
+  "spawn() of node:child_process that it aborts": {
+    setUp(heard) {
+      const abort = new AbortController();
+      const { signal } = abort;
+      const child = childProcess.spawn("sleep", ["60"], { signal });
+      child.on("error", heard.by("error"));
+      child.on("exit", heard.by("exit"));
+      abort.abort();
     },
   },
   "exec() of node:child_process": {
@@ -440,7 +451,6 @@ Deno.test("What tells of events looks as before under patch(), and is put back",
     [NodeWorker.prototype, "emit"],
     [childProcess.ChildProcess.prototype, "emit"],
     [childProcess.ChildProcess.prototype, "spawn"],
-    [childProcess.ChildProcess.prototype, "kill"],
   ];
   const now = () =>
     methods.map(([object, name]) =>
