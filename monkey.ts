@@ -65,11 +65,13 @@ export type { ProcessOptions } from "./_patch_process.ts";
  *   such as `pull` and `write`, run as nobody's part
  * - `dns`: `Deno.resolveDns`
  * - `fs`: the asynchronous functions and methods of files, directories and watchers, and
- *   the standard streams
- * - `process`: `Deno.Command`, `Deno.ChildProcess`
+ *   the standard streams; the events of the watchers of `node:fs` are told outside greenlets
+ * - `process`: `Deno.Command`, `Deno.ChildProcess`; signals, and the events of the children
+ *   of `node:child_process` and of their pipes, are told outside greenlets
  * - `http`: the handlers of `Deno.serve`, and what waits of the server
- * - `websocket`: `WebSocketStream` (with `--unstable-net`); the events of `WebSocket` and
- *   `EventSource` are told outside greenlets
+ * - `websocket`: `WebSocketStream` (with `--unstable-net`); the events of `WebSocket`,
+ *   `EventSource`, `Worker`, `MessagePort` and `BroadcastChannel`, those of
+ *   `node:worker_threads` too, are told outside greenlets
  */
 export type Part =
   | "timers"
