@@ -186,10 +186,11 @@ export class Flow {
   /** What an interrupt undoes, and in which order: nearly always one thing at most. */
   pending: Pending | Set<Pending> | null = null;
   trouble: Trouble | null = null;
-  /** The wait in which the generator body is suspended. */
+  /**
+   * The wait in which the generator body is suspended; `DRIVEN`, if it is in none and yet
+   * some `drive` looks after it.
+   */
   awaited: Suspension<unknown> | null = null;
-  /** Whether some `drive` looks after the generator body. */
-  driven = false;
   /** Whether somebody else tells of its greenlet's error. */
   quiet = false;
   /** The first of the tree of greenlets that this one is in; main is in none. */
@@ -201,6 +202,11 @@ export class Flow {
 
   constructor(greenlet: Greenlet) {
     this.greenlet = greenlet;
+  }
+
+  /** Whether the generator body is suspended in a wait. */
+  get isAwaiting(): boolean {
+    return this.awaited !== null && this.awaited !== DRIVEN;
   }
 
   /** Where those come from who are spawned here. */
@@ -808,14 +814,13 @@ type SuspensionState = "idle" | "waiting" | "given" | "thrown";
 export class Suspension<T> implements Pending, Sleeper, TimerTarget {
   flow: Flow | null = null;
   state: SuspensionState = "idle";
-  /** The result or the error, once there is one. */
+  /** The result or the error, once there is one; until then the timer that limits it. */
   value: unknown = undefined;
   /** Whether a generator body is not to be thrown the error, but ended. */
   condemned = false;
   promise: OwnWait | null = null;
   /** `null` once the promise is resolved. */
   #resolve: ((value: unknown) => void) | null = null;
-  #timer: Timer | null = null;
 
   /** Waits, unless an error is due. */
   get(): Wait<T> {
@@ -826,9 +831,7 @@ export class Suspension<T> implements Pending, Sleeper, TimerTarget {
     const due = isReady ? null : flow.checkpoint();
     if (due === null) return this.suspend(flow);
     if (this.state === "idle") {
-      this.state = "thrown";
-      stopTimer(this.#timer);
-      this.#timer = null;
+      this.settle("thrown", undefined);
       this.undo(dueError);
     }
     return due;
@@ -849,12 +852,12 @@ export class Suspension<T> implements Pending, Sleeper, TimerTarget {
 
   /** Ends the wait after `ms`, as `timedOut` says. */
   limit(ms: number): this {
-    this.#timer = startTimer(ms, this);
+    this.value = startTimer(ms, this) ?? undefined;
     return this;
   }
 
   expired(): void {
-    this.#timer = null;
+    this.value = undefined;
     this.undo(undefined);
     this.timedOut();
   }
@@ -892,10 +895,10 @@ export class Suspension<T> implements Pending, Sleeper, TimerTarget {
   protected settle(state: "given" | "thrown", value: unknown): void {
     const before = this.state;
     if (before !== "idle" && before !== "waiting") return;
+    const timer = this.value as Timer | undefined;
     this.state = state;
     this.value = value;
-    stopTimer(this.#timer);
-    this.#timer = null;
+    if (timer !== undefined) stopTimer(timer);
     if (before === "waiting") {
       leave(this);
       wake(this);
@@ -991,6 +994,9 @@ export const TURN: Wait<void> = (() => {
   return turn.suspend(null);
 })();
 
+/** Stands for no wait, of a generator body that is driven. */
+const DRIVEN = new Suspension<unknown>();
+
 /** What `yield*` goes through: to the hub, and back by the hub's leave only. */
 class Delegation implements Iterator<unknown, unknown, unknown> {
   readonly #wait: Suspension<unknown>;
@@ -1031,9 +1037,9 @@ class Delegation implements Iterator<unknown, unknown, unknown> {
       );
     }
     const flow = this.#flow = flowOf(running);
+    const isDriven = flow.awaited !== null;
     flow.awaited = this.#wait;
-    if (!flow.driven) {
-      flow.driven = true;
+    if (!isDriven) {
       if (current.get() === flow) drive(running, flow);
       else current.run(flow, drive, running, flow);
     }
@@ -1046,7 +1052,7 @@ class Delegation implements Iterator<unknown, unknown, unknown> {
   }
 
   #forsake(error: unknown): unknown {
-    this.#flow!.awaited = null;
+    this.#flow!.awaited = DRIVEN;
     this.#wait.interrupt(error, false);
     return error;
   }
@@ -1058,15 +1064,15 @@ class Delegation implements Iterator<unknown, unknown, unknown> {
  * those of the async bodies.
  */
 async function drive(running: Greenlet, flow: Flow): Promise<void> {
-  while (flow.awaited !== null) {
-    const wait: Suspension<unknown> = flow.awaited;
+  while (flow.isAwaiting) {
+    const wait = flow.awaited!;
     try {
       await wait.promise;
     } catch {
       // Thrown below, in the body.
     }
     if (flow.awaited !== wait) continue;
-    flow.awaited = null;
+    flow.awaited = DRIVEN;
     try {
       if (wait.state === "given") core.switch.call(running, wait.value);
       else if (wait.condemned) core.return.call(running, wait.value);
@@ -1076,7 +1082,7 @@ async function drive(running: Greenlet, flow: Flow): Promise<void> {
       report(running, error);
     }
   }
-  flow.driven = false;
+  flow.awaited = null;
 }
 
 /** The core's own methods, whatever a subclass makes of them. */

@@ -143,6 +143,8 @@ type State =
 const NONE: readonly unknown[] = Object.freeze([]);
 
 const spawnCallbacks = new Set<(greenlet: Greenlet) => void>();
+/** Few are ever asked for their name. */
+const names = new WeakMap<core.Greenlet, string>();
 let named = 0;
 
 /** The timers of those who are to start later. */
@@ -204,7 +206,6 @@ export class Greenlet<T = unknown> extends core.Greenlet
   // Of `this`, which a type argument of the class can't say.
   // deno-lint-ignore no-explicit-any
   #links: Links<any> | Link<any> | null = null;
-  #name: string | null = null;
 
   /** The arguments of the body. gevent's `args`. */
   readonly args: readonly unknown[];
@@ -228,7 +229,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
     fail = (error) => Greenlet.#fail(own(), error);
     begin = (greenlet) => Greenlet.#begin(greenlet);
     hasSwitched = (greenlet) =>
-      greenlet.#state === "running" && greenlet.#flow!.awaited === null &&
+      greenlet.#state === "running" && !greenlet.#flow!.isAwaiting &&
       core.getCurrent() !== greenlet;
     callLone = (greenlet) => {
       const link = greenlet.#links;
@@ -377,12 +378,14 @@ export class Greenlet<T = unknown> extends core.Greenlet
 
   /** The name that messages show; unless set, `Greenlet-` and a number. */
   get name(): string {
-    return this.#name ??= `Greenlet-${++named}`;
+    let name = names.get(this);
+    if (name === undefined) names.set(this, name = `Greenlet-${++named}`);
+    return name;
   }
 
   /** See the getter. */
   set name(name: string) {
-    this.#name = String(name);
+    names.set(this, String(name));
   }
 
   /** Whether the body was to be started, and has not ended. gevent's `bool(g)`. */
@@ -971,7 +974,7 @@ class RawGreenlet extends core.Greenlet {
   /** Whether its flow is what interrupts it, and not a switch. */
   get waits(): boolean {
     return this.#state === "following" || !super.active ||
-      flowOf(this).awaited !== null;
+      flowOf(this).isAwaiting;
   }
 
   get spawningGreenlet(): core.Greenlet | undefined {
@@ -1531,7 +1534,7 @@ function interrupts(
     ? !hasSwitched(greenlet)
     : greenlet instanceof RawGreenlet
     ? greenlet.waits
-    : flow.awaited !== null;
+    : flow.isAwaiting;
   if (waits) flow.kill(error, grace);
   return waits;
 }
