@@ -7,7 +7,7 @@
 import { AsyncLocalStorage } from "node:async_hooks";
 
 /** A value that is in force in a call and in all that it begins, through every `await`. */
-export interface Context<T extends object> {
+export interface Context<T extends Mapped> {
   /** Calls `run` with `value` in force; `undefined` puts none in force. */
   run<A extends unknown[], R>(
     value: T | undefined,
@@ -20,14 +20,19 @@ export interface Context<T extends object> {
   snapshot(): unknown;
 }
 
-const KEY = Symbol("gevent");
+/** Under which a value is among all that are in force. */
+export const KEY = Symbol("gevent");
+
+/**
+ * A value that is also the mapping in which it is in force alone. So it can have no other
+ * properties that are enumerable: they would get into the mappings of others' values.
+ */
+export interface Mapped {
+  readonly [KEY]: this;
+}
 
 /** What the runtime keeps for each `await`: all values in force. */
-type Mapping =
-  | { readonly [key: PropertyKey]: unknown }
-  | Alone
-  | null
-  | undefined;
+type Mapping = { readonly [key: PropertyKey]: unknown } | null | undefined;
 
 /** The runtime's own two functions for it, on which `AsyncLocalStorage` is built. */
 interface Carrier {
@@ -35,22 +40,13 @@ interface Carrier {
   setAsyncContext(mapping: Mapping): void;
 }
 
-/** The mapping when nobody else has put anything in force. */
-class Alone {
-  readonly [KEY]: unknown;
-
-  constructor(value: unknown) {
-    this[KEY] = value;
-  }
-}
-
 /**
  * The runtime's own `AsyncLocalStorage` makes a dictionary and an entry in a `WeakMap` of
  * each value in force: 350 bytes, and with 200,000 greenlets alive the garbage collector's
  * work on them took three times the time of everything else in a bare `async` function. An
- * entry among the others under a key of ours costs 24 bytes, and nothing to collect.
+ * entry among the others under a key of ours costs 8 bytes, and nothing to collect.
  */
-class Direct<T extends object> implements Context<T> {
+class Direct<T extends Mapped> implements Context<T> {
   readonly #get: Carrier["getAsyncContext"];
   readonly #set: Carrier["setAsyncContext"];
 
@@ -65,10 +61,10 @@ class Direct<T extends object> implements Context<T> {
     ...args: A
   ): R {
     const before = this.#get();
-    const isAlone = before === undefined || before === null ||
-      before instanceof Alone;
     this.#set(
-      isAlone ? new Alone(value) : { __proto__: null, ...before, [KEY]: value },
+      isEmpty(before)
+        ? value as Mapping
+        : { __proto__: null, ...before, [KEY]: value },
     );
     try {
       return run(...args);
@@ -78,7 +74,7 @@ class Direct<T extends object> implements Context<T> {
   }
 
   get(): T | undefined {
-    return (this.#get() as Alone | undefined)?.[KEY] as T | undefined;
+    return this.#get()?.[KEY] as T | undefined;
   }
 
   snapshot(): unknown {
@@ -86,8 +82,13 @@ class Direct<T extends object> implements Context<T> {
   }
 }
 
+/** Whether nobody else has put anything in force. */
+function isEmpty(mapping: Mapping): boolean {
+  return mapping === undefined || mapping === null || mapping[KEY] === mapping;
+}
+
 /** Where the runtime's own functions can't be reached. */
-class Stored<T extends object> implements Context<T> {
+class Stored<T extends Mapped> implements Context<T> {
   readonly #storage: AsyncLocalStorage<T | undefined> = new AsyncLocalStorage();
 
   run<A extends unknown[], R>(
@@ -108,6 +109,11 @@ class Stored<T extends object> implements Context<T> {
   }
 }
 
+/** A value to try them with. */
+class Trial implements Mapped {
+  readonly [KEY] = this;
+}
+
 /** The runtime's own functions, if they do what they did when this was written. */
 function findCarrier(): Carrier | undefined {
   const runtime: Record<PropertyKey, unknown> | undefined = Reflect.get(
@@ -123,13 +129,14 @@ function findCarrier(): Carrier | undefined {
   const before = getAsyncContext();
   try {
     const storage = new AsyncLocalStorage<number>();
-    setAsyncContext(new Alone(1));
+    const mapping = new Trial();
+    setAsyncContext(mapping as unknown as Mapping);
     const seen = storage.run(2, () => [
-      (getAsyncContext() as Alone)[KEY],
+      getAsyncContext()?.[KEY],
       storage.getStore(),
     ]);
-    const works = seen[0] === 1 && seen[1] === 2 &&
-      getAsyncContext() instanceof Alone;
+    const works = seen[0] === mapping && seen[1] === 2 &&
+      getAsyncContext() as unknown === mapping;
     return works ? { getAsyncContext, setAsyncContext } : undefined;
   } catch {
     return undefined;
@@ -139,7 +146,7 @@ function findCarrier(): Carrier | undefined {
 }
 
 /** Makes the context of this module's user: there can be one, as all share a key. */
-export function makeContext<T extends object>(): Context<T> {
+export function makeContext<T extends Mapped>(): Context<T> {
   const carrier = findCarrier();
   return carrier === undefined ? new Stored() : new Direct(carrier);
 }

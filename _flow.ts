@@ -22,7 +22,7 @@ import {
   type TimerTarget,
 } from "./_timers.ts";
 import { mayGoOn, serveTasks, type Sleeper, wake } from "./_wakeups.ts";
-import { type Context, makeContext } from "./_context.ts";
+import { type Context, KEY, makeContext, type Mapped } from "./_context.ts";
 import { List, type Member } from "./_list.ts";
 import type { Hub } from "./hub.ts";
 
@@ -180,28 +180,98 @@ class Extras {
  * begun, so there are functions below where there could be private methods, which make each
  * instance larger by 8 bytes.
  */
-export class Flow {
+export class Flow implements Mapped {
+  readonly [KEY] = this;
+  readonly #greenlet: Greenlet;
+  #pending: Pending | Set<Pending> | null = null;
+  #trouble: Trouble | null = null;
+  #awaited: Suspension<unknown> | null = null;
+  #quiet = false;
+  #root: Flow | null = null;
+  #extras: Extras | null = null;
+  #previousAlive: Flow | null = null;
+  #nextAlive: Flow | null = null;
+
+  constructor(greenlet: Greenlet) {
+    this.#greenlet = greenlet;
+  }
+
   /** Whom `getCurrent` gives. */
-  readonly greenlet: Greenlet;
+  get greenlet(): Greenlet {
+    return this.#greenlet;
+  }
+
   /** What an interrupt undoes, and in which order: nearly always one thing at most. */
-  pending: Pending | Set<Pending> | null = null;
-  trouble: Trouble | null = null;
+  get pending(): Pending | Set<Pending> | null {
+    return this.#pending;
+  }
+
+  set pending(pending: Pending | Set<Pending> | null) {
+    this.#pending = pending;
+  }
+
+  get trouble(): Trouble | null {
+    return this.#trouble;
+  }
+
+  set trouble(trouble: Trouble) {
+    this.#trouble = trouble;
+  }
+
   /**
    * The wait in which the generator body is suspended; `DRIVEN`, if it is in none and yet
    * some `drive` looks after it.
    */
-  awaited: Suspension<unknown> | null = null;
-  /** Whether somebody else tells of its greenlet's error. */
-  quiet = false;
-  /** The first of the tree of greenlets that this one is in; main is in none. */
-  root: Flow | null = null;
-  extras: Extras | null = null;
-  /** The neighbours among those that are alive; see `_alive.ts`. */
-  previousAlive: Flow | null = null;
-  nextAlive: Flow | null = null;
+  get awaited(): Suspension<unknown> | null {
+    return this.#awaited;
+  }
 
-  constructor(greenlet: Greenlet) {
-    this.greenlet = greenlet;
+  set awaited(awaited: Suspension<unknown> | null) {
+    this.#awaited = awaited;
+  }
+
+  /** Whether somebody else tells of its greenlet's error. */
+  get quiet(): boolean {
+    return this.#quiet;
+  }
+
+  set quiet(quiet: boolean) {
+    this.#quiet = quiet;
+  }
+
+  /** The first of the tree of greenlets that this one is in; main is in none. */
+  get root(): Flow | null {
+    return this.#root;
+  }
+
+  set root(root: Flow | null) {
+    this.#root = root;
+  }
+
+  get extras(): Extras | null {
+    return this.#extras;
+  }
+
+  set extras(extras: Extras) {
+    this.#extras = extras;
+  }
+
+  /** A neighbour among those that are alive; see `_alive.ts`. */
+  get previousAlive(): Flow | null {
+    return this.#previousAlive;
+  }
+
+  set previousAlive(flow: Flow | null) {
+    this.#previousAlive = flow;
+  }
+
+  /** The other neighbour. */
+  get nextAlive(): Flow | null {
+    return this.#nextAlive;
+  }
+
+  set nextAlive(flow: Flow | null) {
+    this.#nextAlive = flow;
   }
 
   /** Whether the generator body is suspended in a wait. */
@@ -720,7 +790,7 @@ interface Delegable {
   delegate(wait: OwnWait): Iterator<unknown, unknown, unknown>;
 }
 
-type OwnWait = Wait<unknown> & { [WAITING]: Delegable };
+export type OwnWait = Wait<unknown> & { [WAITING]: Delegable };
 
 function iterateWait(this: OwnWait): Iterator<unknown, unknown, unknown> {
   return this[WAITING].delegate(this);
@@ -758,6 +828,27 @@ function newWait(waiting: Delegable): OwnWait {
   wait[WAITING] = waiting;
   wait[Symbol.iterator] = iterateWait;
   return wait;
+}
+
+/**
+ * A promise of a class of ours that says it is none, for `await` to take it as it is: 32
+ * bytes less than {@linkcode newWait} makes, for 25 ns more in each `await`.
+ */
+export class LeanWait extends Promise<unknown> {
+  static {
+    Object.defineProperty(this.prototype, "constructor", { value: Promise });
+  }
+
+  readonly [WAITING]: Delegable;
+
+  constructor(waiting: Delegable) {
+    super(keepResolver);
+    this[WAITING] = waiting;
+  }
+
+  [Symbol.iterator](): Iterator<unknown, unknown, unknown> {
+    return iterateWait.call(this);
+  }
 }
 
 /** What was over from the start: nothing had to be waited for. */
@@ -837,9 +928,14 @@ export class Suspension<T> implements Pending, Sleeper, TimerTarget {
     return due;
   }
 
+  /** Makes what is given to who waits. */
+  protected makeWait(): OwnWait {
+    return newWait(this);
+  }
+
   /** Waits, whatever is due; in no flow, it can't be interrupted. */
   suspend(flow: Flow | null): Wait<T> {
-    const wait = this.promise = newWait(this);
+    const wait = this.promise = this.makeWait();
     this.#resolve = resolveLast;
     if (this.state === "idle") {
       this.state = "waiting";

@@ -32,8 +32,10 @@ import {
   failedWait,
   Flow,
   flowOf,
+  LeanWait,
   type Origin,
   ownFailure,
+  type OwnWait,
   readyWait,
   report,
   setOwnFlow,
@@ -1094,6 +1096,10 @@ class Sleep extends Suspension<void> implements Timer {
 
   override expired(): void {
     this.switch();
+  }
+
+  protected override makeWait(): OwnWait {
+    return new LeanWait(this);
   }
 
   protected override undo(): void {

@@ -1,8 +1,22 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { AsyncLocalStorage } from "node:async_hooks";
-import { makeContext } from "../_context.ts";
+import { KEY, makeContext, type Mapped } from "../_context.ts";
+import { Flow, main } from "../_flow.ts";
 
-const context = makeContext<{ name: string }>();
+class Named implements Mapped {
+  readonly [KEY] = this;
+  readonly #name: string;
+
+  constructor(name: string) {
+    this.#name = name;
+  }
+
+  get name(): string {
+    return this.#name;
+  }
+}
+
+const context = makeContext<Named>();
 
 /** Anybody's promise. */
 function foreign(): Promise<void> {
@@ -10,8 +24,8 @@ function foreign(): Promise<void> {
 }
 
 Deno.test("Context.get() gives what is in force, through every await, and nothing outside", async () => {
-  const one = { name: "one" };
-  const two = { name: "two" };
+  const one = new Named("one");
+  const two = new Named("two");
   const seen = await context.run(one, async () => {
     const before = context.get();
     await foreign();
@@ -26,11 +40,11 @@ Deno.test("Context.get() gives what is in force, through every await, and nothin
 });
 
 Deno.test("Context.run() passes arguments, the result and the error on, and puts back what was in force", () => {
-  assertEquals(context.run({ name: "a" }, (...args) => args, 1, 2), [1, 2]);
+  assertEquals(context.run(new Named("a"), (...args) => args, 1, 2), [1, 2]);
   const error = new Error("no");
   let thrown;
   try {
-    context.run({ name: "a" }, () => {
+    context.run(new Named("a"), () => {
       throw error;
     });
   } catch (e) {
@@ -41,7 +55,7 @@ Deno.test("Context.run() passes arguments, the result and the error on, and puts
 });
 
 Deno.test("Context.run() with undefined puts nothing in force, to the end of what it begins", async () => {
-  await context.run({ name: "a" }, async () => {
+  await context.run(new Named("a"), async () => {
     const inner = context.run(undefined, async () => {
       await foreign();
       return context.get();
@@ -57,8 +71,8 @@ Deno.test("Context and AsyncLocalStorage leave each other alone, whichever is en
     await foreign();
     return [context.get()?.name, storage.getStore()];
   };
-  const a = { name: "a" };
-  const b = { name: "b" };
+  const a = new Named("a");
+  const b = new Named("b");
   assertEquals(
     await context.run(a, () => storage.run("s", look)),
     ["a", "s"],
@@ -86,6 +100,10 @@ Deno.test("Context and AsyncLocalStorage leave each other alone, whichever is en
     ["a", undefined],
   );
   assertEquals(await look(), [undefined, undefined]);
+});
+
+Deno.test("Context takes flows, which bring nothing but one entry into the mappings of others", () => {
+  assertEquals(Reflect.ownKeys(new Flow(main)), [KEY]);
 });
 
 Deno.test("getCurrent() is right as well where only AsyncLocalStorage can be had", async () => {
