@@ -686,8 +686,10 @@ test("Deno.serve(): a handler stuck in somebody else's promise is killed at its 
   using _ = patch();
   const { promise, resolve } = Promise.withResolvers<void>();
   const begun = Promise.withResolvers<void>();
+  let signal!: AbortSignal;
   const ended = Promise.withResolvers<unknown>();
-  await using server = serve(async () => {
+  await using server = serve(async (request) => {
+    signal = request.signal;
     begun.resolve();
     await promise;
     try {
@@ -698,7 +700,8 @@ test("Deno.serve(): a handler stuck in somebody else's promise is killed at its 
     return new Response();
   });
   await askInVain(server, () => begun.promise);
-  await tick(10);
+  await eventually(() => signal.aborted);
+  await tick();
   resolve();
   assertInstanceOf(await ended.promise, GreenletExit);
 });
