@@ -732,6 +732,8 @@ export function cooperativeFlow(): Flow | null {
 
 /** The flow of a function that a body has called, in no greenlet of its own. */
 let called: Flow | null = null;
+/** Who runs that function: the greenlets to which it may switch have their own flows. */
+let caller: Greenlet;
 
 /** Calls `run` as nobody's part: no interrupt reaches what it and its `await`s wait for. */
 export function callApart<R>(run: () => R): R {
@@ -741,18 +743,21 @@ export function callApart<R>(run: () => R): R {
 /** Calls `run` as a part of `flow`, which is not that of whoever runs. */
 export function callIn<R>(flow: Flow, run: () => R): R {
   const before = called;
+  const callerBefore = caller;
   called = flow;
+  caller = getRunning();
   try {
     return current.run(flow, run);
   } finally {
     called = before;
+    caller = callerBefore;
   }
 }
 
 /** The flow that the running code belongs to. */
 export function currentFlow(): Flow {
-  if (called !== null) return called;
   const running = getRunning();
+  if (called !== null && running === caller) return called;
   // Outside generator bodies the event loop runs us, which is main's business; whose
   // code it is, the context tells.
   return running === main ? current.get() ?? mainFlow : flowOf(running);

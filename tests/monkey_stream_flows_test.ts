@@ -14,12 +14,15 @@ import {
 import {
   getCurrent,
   getHub,
+  Greenlet,
+  greenlet as core,
   GreenletExit,
   patch,
   sleep,
   spawn,
   Timeout,
   until,
+  withTimeout,
 } from "../mod.ts";
 import { test, testRandomly, tick } from "./_random.ts";
 import { dawdle, pieces, Received, sources } from "./_streams.ts";
@@ -297,6 +300,38 @@ test("ReadableStream.pipeTo() that is killed ends a write that waits at once, un
     await tick(30);
     assertEquals(log, preventAbort ? ["written"] : [greenlet.value]);
   }
+});
+
+test("A greenlet to which a stream's function switches is a greenlet of its own", async () => {
+  using _ = patch();
+  const log: string[] = [];
+  await spawn(async () => {
+    const stream = new ReadableStream({
+      async pull(controller) {
+        const raw: core.Greenlet = new core.Greenlet(function* () {
+          log.push(`raw ${getCurrent() === raw}`);
+          yield* sleep(1);
+          log.push(`raw ${getCurrent() === raw}`);
+        });
+        raw.switch();
+        const another: Greenlet = new Greenlet(async () => {
+          log.push(`async ${getCurrent() === another}`);
+          await sleep(LONG);
+        });
+        another.switch();
+        assertStrictEquals(getCurrent(), getHub());
+        await another.kill();
+        assertInstanceOf(another.value, GreenletExit);
+        const value = await withTimeout(2, function* () {
+          yield* sleep(LONG);
+        }, { value: "late" });
+        controller.enqueue(value);
+        controller.close();
+      },
+    });
+    for await (const value of stream) log.push(value);
+  }).get();
+  assertEquals(log, ["raw true", "async true", "raw true", "late"]);
 });
 
 test("ReadableStream.cancel() for a reason of one's own leaves alone what a function of the stream waits for", async () => {
