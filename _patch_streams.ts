@@ -213,7 +213,10 @@ function leave(iterator: Iterator, error: unknown): void {
 function cooperativePipeTo(original: Asking): Asking {
   return function (this: ReadableStream, destination, options = {}) {
     const flow = cooperativeFlow();
-    if (flow === null || arguments.length === 0 || !isObject(options ?? {})) {
+    const isOdd = !(this instanceof ReadableStream) ||
+      !(destination instanceof WritableStream) || !isObject(options ?? {});
+    if (flow === null || isOdd) {
+      // What is odd is for the runtime to complain of.
       return Reflect.apply(original, this, arguments);
     }
     const due = flow.checkpoint();
@@ -226,7 +229,7 @@ function cooperativePipeTo(original: Asking): Asking {
     );
     const isFree = readerOf(this) === undefined;
     if (isFree) giveFlow(this);
-    const isSink = destination instanceof WritableStream && !destination.locked;
+    const isSink = !destination.locked;
     if (isSink) giveFlow(destination);
     const promise = callApart(() => original.call(this, destination, ours));
     const reader = isFree && !preventCancel ? readerOf(this) : undefined;

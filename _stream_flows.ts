@@ -37,7 +37,8 @@ export function makeWithFlow<T extends object>(make: () => T): T {
 
 /** Has the functions of a stream run in a flow of its own from now on. */
 export function giveFlow(stream: object): void {
-  if (!flows.has(stream)) setFlowOf(stream, new Flow(main));
+  const isStream = get(stream, slots.controller) !== undefined;
+  if (isStream && !flows.has(stream)) setFlowOf(stream, new Flow(main));
 }
 
 /** What the functions of a stream wait for ends with an error. */

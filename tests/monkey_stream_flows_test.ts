@@ -440,6 +440,40 @@ test("fetch() sends the body to its end, although its greenlet is timed out and 
   assertEquals(received.join(""), "01234");
 });
 
+test("Methods of streams that are called with what is no stream complain in a greenlet as outside", async () => {
+  using _ = patch();
+  const { pipeThrough, pipeTo, tee } = ReadableStream.prototype;
+  const cases: [(...args: never[]) => unknown, unknown[]][] = [
+    [pipeTo, [new WritableStream()]],
+    [pipeThrough, [new TransformStream()]],
+    [tee, []],
+  ];
+  const odd = [
+    undefined,
+    {},
+    Object.create(ReadableStream.prototype),
+  ];
+  for (const it of odd) {
+    for (const [method, args] of cases) {
+      const call = () => {
+        try {
+          const result = Reflect.apply(method, it, args as never[]);
+          return (result as Promise<void>).catch((error) => `Later ${error}`);
+        } catch (error) {
+          return `At once ${error}`;
+        }
+      };
+      assertEquals(await spawn(call).get(), await call());
+    }
+  }
+  const stream = new ReadableStream();
+  await assertRejects(
+    () => spawn(() => stream.pipeTo({} as WritableStream)).get(),
+    TypeError,
+  );
+  assert(!stream.locked);
+});
+
 test("The classes of streams are under patch() what they were, for who asks", async () => {
   // deno-lint-ignore no-explicit-any -- one for all
   const classes = (): Record<string, any> => ({
