@@ -83,9 +83,19 @@ function setFlowOf(stream: object, flow: Flow): void {
   for (const name of [abortAlgorithm, cancelAlgorithm]) {
     wrap(controller, name, (algorithm) =>
       function (reason) {
-        if (isInterrupt(reason)) endWith(flow, reason);
+        const interrupt = interruptIn(reason);
+        if (interrupt !== undefined) endWith(flow, interrupt);
         return callApart(() => Reflect.apply(algorithm, this, arguments));
       });
+  }
+}
+
+/** By what interrupt a stream ends; a `tee()` ends by the reasons of both branches. */
+function interruptIn(reason: unknown): unknown {
+  if (!Array.isArray(reason)) return isInterrupt(reason) ? reason : undefined;
+  for (const one of reason) {
+    const interrupt = interruptIn(one);
+    if (interrupt !== undefined) return interrupt;
   }
 }
 

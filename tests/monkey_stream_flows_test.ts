@@ -334,6 +334,39 @@ test("A greenlet to which a stream's function switches is a greenlet of its own"
   assertEquals(log, ["raw true", "async true", "raw true", "late"]);
 });
 
+test("Functions of a stream that wait end with it at once when who reads its branches is killed", async () => {
+  using _ = patch();
+  for (const type of [undefined, "bytes"] as const) {
+    const log: string[] = [];
+    const branches = await spawn(() => {
+      const stream = new ReadableStream({
+        type: type as "bytes",
+        async pull() {
+          try {
+            await new Promise((resolve) => setTimeout(resolve, LONG));
+          } finally {
+            log.push("source");
+          }
+        },
+      });
+      const [one, rest] = stream.tee();
+      return [one, ...rest.tee()];
+    }).get();
+    const readers = branches.map((branch) =>
+      spawn(async () => {
+        for await (const _chunk of branch);
+      })
+    );
+    for (const reader of readers) {
+      await tick(5);
+      assertEquals(log, []);
+      await reader.kill();
+    }
+    await tick(5);
+    assertEquals(log, ["source"]);
+  }
+});
+
 test("ReadableStream.cancel() for a reason of one's own leaves alone what a function of the stream waits for", async () => {
   using _ = patch();
   const log: string[] = [];
