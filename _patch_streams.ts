@@ -7,7 +7,7 @@
  * @module
  */
 
-import { callApart, cooperativeFlow, takenWait } from "./_flow.ts";
+import { callApart, cooperativeFlow, isInterrupt, takenWait } from "./_flow.ts";
 import { getOriginal } from "./_items.ts";
 import { cooperateKept, operate, withSignal } from "./_operate.ts";
 import { patchAll, type Patches } from "./_patches.ts";
@@ -23,7 +23,7 @@ import {
   requestsOf,
 } from "./_reads.ts";
 import { endFlowOf, giveFlow, makeWithFlow } from "./_stream_flows.ts";
-import { knowStreams } from "./_stream_slots.ts";
+import { get, knowStreams, slots } from "./_stream_slots.ts";
 
 type Reader = ReadableStreamDefaultReader;
 type Iterator = AsyncIterator<unknown>;
@@ -124,7 +124,7 @@ function patchWriting(patches: Patches): void {
   patches.put(writer, "write", cooperativeWrite);
   for (const it of [writable, writer]) {
     patches.put(it, "close", cooperateAtLast);
-    patches.put(it, "abort", cooperateAtLast);
+    patches.put(it, "abort", cooperativeAbort);
   }
   for (const name of ["closed", "ready"]) {
     patches.putGetter<Promise<unknown>>(writer, name, cooperateKept);
@@ -258,6 +258,25 @@ function cooperativeWrite(original: Asking): Asking {
       callApart(() => Reflect.apply(original, this, arguments)),
     );
   };
+}
+
+/** The runtime first waits for what the stream does, for as long as that takes. */
+function cooperativeAbort(original: Asking): Asking {
+  const abort = cooperateAtLast(original);
+  return function (reason) {
+    const stream = isInterrupt(reason) ? streamToAbort(this) : undefined;
+    if (stream !== undefined) endFlowOf(stream, reason);
+    return Reflect.apply(abort, this, arguments);
+  };
+}
+
+/** What the runtime is about to abort; `undefined` if it won't. */
+function streamToAbort(by: unknown): WritableStream | undefined {
+  const isWriter = by instanceof WritableStreamDefaultWriter;
+  const stream: unknown = isWriter ? get(by, slots.stream) : by;
+  const isOpen = stream instanceof WritableStream &&
+    get(stream, slots.state) === "writable";
+  return isOpen && (isWriter || !stream.locked) ? stream : undefined;
 }
 
 /**

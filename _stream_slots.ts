@@ -31,6 +31,7 @@ class Slots {
   readonly reader: symbol;
   readonly readIntoRequests: symbol;
   readonly readRequests: symbol;
+  readonly state: symbol;
   readonly stream: symbol;
   readonly transformAlgorithm: symbol;
   readonly writeAlgorithm: symbol;
@@ -40,6 +41,7 @@ class Slots {
   constructor() {
     const bytes = new ReadableStream({ type: "bytes" });
     this.controller = slot(bytes, "controller");
+    this.state = slot(bytes, "state");
     const controller = get(bytes, this.controller);
     this.byobRequest = slot(controller, "byobRequest");
     this.cancelAlgorithm = slot(controller, "cancelAlgorithm");

@@ -367,6 +367,68 @@ test("Functions of a stream that wait end with it at once when who reads its bra
   }
 });
 
+for (const by of ["writer", "stream"] as const) {
+  test(`WritableStream.abort() with what has interrupted its caller ends at once what the stream waits for (by the ${by})`, async () => {
+    using _ = patch();
+    for (const stuckAt of ["start", "write", "close"]) {
+      const log: string[] = [];
+      const wait = async (name: string) => {
+        if (name !== stuckAt) return;
+        try {
+          await new Promise((resolve) => setTimeout(resolve, LONG));
+        } finally {
+          log.push(name);
+        }
+      };
+      const greenlet = spawn(async () => {
+        const stream = new WritableStream({
+          start: () => wait("start"),
+          write: () => wait("write"),
+          close: () => wait("close"),
+        });
+        const writer = stream.getWriter();
+        try {
+          await writer.write(1);
+          await writer.close();
+        } catch (error) {
+          if (by === "stream") writer.releaseLock();
+          await (by === "stream" ? stream : writer).abort(error);
+          throw error;
+        }
+      });
+      await tick(5);
+      assertEquals(log, []);
+      await greenlet.kill();
+      assertInstanceOf(greenlet.value, GreenletExit);
+      assertEquals(log, [stuckAt]);
+    }
+  });
+}
+
+test("WritableStream.abort() that fails, or comes for a reason of one's own, leaves alone what the stream waits for", async () => {
+  using _ = patch();
+  const log: unknown[] = [];
+  const exit = new GreenletExit();
+  const stream = await spawn(() =>
+    new WritableStream({
+      async write() {
+        await until(tick(10));
+        log.push("written");
+      },
+    })
+  ).get();
+  const writer = stream.getWriter();
+  const greenlet = spawn(async () => {
+    await writer.write(1);
+  });
+  await tick(2);
+  await greenlet.kill(exit);
+  await assertRejects(() => stream.abort(exit), TypeError, "locked");
+  await writer.abort(new Error("mine"));
+  await tick(10);
+  assertEquals(log, ["written"]);
+});
+
 test("ReadableStream.cancel() for a reason of one's own leaves alone what a function of the stream waits for", async () => {
   using _ = patch();
   const log: string[] = [];
@@ -476,15 +538,20 @@ test("fetch() sends the body to its end, although its greenlet is timed out and 
 test("Methods of streams that are called with what is no stream complain in a greenlet as outside", async () => {
   using _ = patch();
   const { pipeThrough, pipeTo, tee } = ReadableStream.prototype;
+  const { abort } = WritableStream.prototype;
+  const interrupt = new GreenletExit();
+  await spawn(() => sleep(LONG)).kill(interrupt);
   const cases: [(...args: never[]) => unknown, unknown[]][] = [
     [pipeTo, [new WritableStream()]],
     [pipeThrough, [new TransformStream()]],
     [tee, []],
+    [abort, [interrupt]],
   ];
   const odd = [
     undefined,
     {},
     Object.create(ReadableStream.prototype),
+    Object.create(WritableStream.prototype),
   ];
   for (const it of odd) {
     for (const [method, args] of cases) {
