@@ -187,8 +187,10 @@ export class Read extends Suspension<ReadResult> implements ReadRequest {
       if (pull === undefined) return;
       if (pull.bytesFilled > 0) giveBack(controller, pull);
       // The source may be writing to the first; what that gets comes into the stream.
-      if (place === 0) pull.readerType = "none";
-      else pulls.splice(place, 1);
+      if (place === 0) {
+        pull.readerType = "none";
+        controller.close = closeBehind;
+      } else pulls.splice(place, 1);
     });
   }
 }
@@ -231,7 +233,6 @@ function giveBack(
   set(controller, slots.queueTotalSize, size + bytesFilled);
   get(controller, slots.queue)
     .enqueue({ buffer, byteOffset: 0, byteLength: bytesFilled });
-  controller.close = closeBehind;
 }
 
 /** Whether there are bytes, and the source is asked for some for nobody. */
@@ -243,13 +244,26 @@ function hasBytesBehind(controller: ReadableByteStreamController): boolean {
 }
 
 /**
+ * Whether there are bytes, and a read that waits all the same: the runtime gives what the
+ * source was asked for by nobody to a read of any chunk not before it gets some more.
+ */
+function hasReadsBehind(controller: ReadableByteStreamController): boolean {
+  const reader = readerOf(get(controller, slots.stream));
+  const requests = requestsOf(reader, "readRequests");
+  return requests !== undefined && requests.size > 0 &&
+    get(controller, slots.queueTotalSize) > 0;
+}
+
+/**
  * In the place of `close`: the source may answer by `close()` and then
- * `byobRequest.respond(0)`, by which the runtime would not stand if there are bytes.
+ * `byobRequest.respond(0)`, by which the runtime would not stand if there are bytes; and
+ * there may be a read that would never get those.
  */
 function closeBehind(this: ReadableByteStreamController): void {
   const { close, enqueue } = ReadableByteStreamController.prototype;
   Reflect.deleteProperty(this, "close");
-  if (!hasBytesBehind(this)) return close.call(this);
+  const isBehind = hasBytesBehind(this);
+  if (!isBehind && !hasReadsBehind(this)) return close.call(this);
   const queue: Queue<Uint8Array<ArrayBuffer>> = get(this, slots.queue);
   const rests = Array.from({ length: queue.size }, () => queue.dequeue());
   set(this, slots.queueTotalSize, 0);
@@ -258,9 +272,20 @@ function closeBehind(this: ReadableByteStreamController): void {
     enqueue.call(this, new Uint8Array(buffer, byteOffset, byteLength));
   }
   close.call(this);
-  if (this.byobRequest !== null) return;
+  if (!isBehind || this.byobRequest !== null) return;
   const byobRequest = { view: null, respond() {}, respondWithNewView() {} };
   Object.defineProperty(this, "byobRequest", { value: byobRequest });
+}
+
+/**
+ * Whether the source was asked for some for nobody, and is not any more: when it had given
+ * too few, nobody read. The runtime asks for no others before it has those.
+ */
+function isForgotten(controller: ReadableByteStreamController): boolean {
+  const pulls = pullsOf(controller);
+  return pulls?.size === 1 && pulls.peek().readerType === "none" &&
+    !get(controller, slots.pulling) &&
+    get(controller, slots.byobRequest) === null;
 }
 
 /** A read that gets the bytes that are there, and does not wait for those asked before. */
@@ -274,6 +299,7 @@ export function readBehind(original: ReadMethod): ReadMethod {
       if (options?.min > most && most > 0) options = { min: most };
     }
     const pulls = pullsOf(controller);
+    if (isForgotten(controller)) pulls!.dequeue();
     const isBehind = pulls?.size === 1 && hasBytesBehind(controller) &&
       get(controller, slots.pulling);
     if (!isBehind) return Reflect.apply(original, this, [view, options]);

@@ -1799,6 +1799,61 @@ async function readAll(
   }
 }
 
+test("ReadableStreamDefaultReader.read() gets what was read by the source for an interrupted read into a view, and is the last", async () => {
+  using _ = patch();
+  const answer = Promise.withResolvers<void>();
+  let pulls = 0;
+  const stream = new ReadableStream({
+    type: "bytes",
+    async pull(controller) {
+      if (++pulls > 1) return controller.close();
+      await answer.promise;
+      answerBy(controller, 7);
+    },
+  });
+  const byobReader = stream.getReader({ mode: "byob" });
+  await inVain(() => byobReader.read(new Uint8Array(4)));
+  byobReader.releaseLock();
+  await spawn(async () => {
+    const reader = stream.getReader();
+    const read = reader.read();
+    const last = reader.read();
+    answer.resolve();
+    assertEquals((await read).value, Uint8Array.of(7));
+    assert((await last).done);
+  }).get();
+});
+
+test("ReadableStreamBYOBReader.read({ min }) asks the source once more when one that had some was interrupted", async () => {
+  using _ = patch();
+  const answered = Promise.withResolvers<void>();
+  let pulls = 0;
+  const stream = new ReadableStream({
+    type: "bytes",
+    async pull(controller) {
+      answerBy(controller, ++pulls);
+      if (pulls === 1) await answered.promise;
+    },
+  });
+  // By then it has started.
+  await tick();
+  await spawn(async () => {
+    const reader = stream.getReader({ mode: "byob" });
+    await inVain(() => reader.read(new Uint8Array(4), { min: 2 }));
+    answered.resolve();
+    await sleep(1);
+    const { value } = await reader.read(new Uint8Array(4), { min: 3 });
+    assertEquals(value, Uint8Array.of(1, 2, 3));
+  }).get();
+});
+
+function answerBy(controller: ReadableByteStreamController, byte: number) {
+  const request = controller.byobRequest!;
+  const { buffer, byteOffset } = request.view!;
+  new Uint8Array(buffer, byteOffset)[0] = byte;
+  request.respond(1);
+}
+
 for (const [name, source] of Object.entries(sources)) {
   testRandomly(
     `Reads of ${name} lose nothing when hundreds of them are interrupted`,
