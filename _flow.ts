@@ -74,6 +74,8 @@ class Trouble implements TimerTarget {
   readonly flow: Flow;
   /** Errors that arrived between waits: each is thrown by one cooperative call. */
   held: unknown[] = [];
+  /** What was thrown last, until something cooperative is begun. */
+  thrown: unknown = undefined;
   kill: Kill | null = null;
   /** Runs while a killed body waits again, until its grace is over. */
   graceTimer: Timer | null = null;
@@ -333,6 +335,7 @@ export class Flow implements Mapped {
   interrupt(error: unknown): void {
     expect(error, this.greenlet);
     this.receive(error);
+    noteThrown(this, error);
     if (this.pending === null) this.hold(error);
     else interruptPending(this, error, false);
     this.workGrace();
@@ -411,6 +414,7 @@ export class Flow implements Mapped {
     if (trouble === null) return;
     this.restGrace();
     trouble.isOver = true;
+    trouble.thrown = undefined;
     if (trouble.kill !== null) trouble.sentence ??= trouble.kill;
     trouble.held.length = 0;
     trouble.kill = null;
@@ -423,9 +427,12 @@ export class Flow implements Mapped {
 
   /** Takes back an error that was not thrown yet. */
   unhold(error: unknown): void {
-    const held = this.trouble?.held;
-    const i = held === undefined ? -1 : held.indexOf(error);
-    if (i >= 0) held!.splice(i, 1);
+    const { trouble } = this;
+    const i = trouble === null ? -1 : trouble.held.indexOf(error);
+    if (i >= 0) {
+      trouble!.held.splice(i, 1);
+      trouble!.thrown = undefined;
+    }
     const { pending } = this;
     if (!(pending instanceof Set)) return pending?.unhold(error);
     for (const one of pending) one.unhold(error);
@@ -460,6 +467,19 @@ export class Flow implements Mapped {
     return trouble?.sentence ?? null;
   }
 
+  /**
+   * The interrupt by which the body seems to be ending; `undefined` if it does not seem so.
+   * What a `for await` calls then is what it calls for a `break`.
+   */
+  get unwinding(): unknown {
+    const { trouble } = this;
+    if (trouble === null) return undefined;
+    const { kill, sentence, thrown } = trouble;
+    if (sentence !== null) return sentence.error;
+    // Who is given no end may have caught it long ago.
+    return kill !== null && kill.grace < Infinity ? kill.error : thrown;
+  }
+
   /** Whether a generator body has ended by being ended, which is to fail. */
   isSentence(outcome: unknown): boolean {
     const sentence = this.trouble?.sentence ?? null;
@@ -472,6 +492,15 @@ export class Flow implements Mapped {
    * @returns `null` to go ahead, else the wait to return in the operation's place.
    */
   checkpoint(): Wait<never> | null {
+    const trouble = this.trouble;
+    if (trouble === null) return null;
+    const due = this.checkpointAtLast();
+    if (due === null) trouble.thrown = undefined;
+    return due;
+  }
+
+  /** As {@linkcode Flow.checkpoint}, for what is a part of the body's end. */
+  checkpointAtLast(): Wait<never> | null {
     const trouble = this.trouble;
     if (trouble === null) return null;
     const { sentence } = this;
@@ -530,6 +559,11 @@ function troubleOf(flow: Flow): Trouble {
   return flow.trouble ??= new Trouble(flow);
 }
 
+function noteThrown(flow: Flow, error: unknown): void {
+  // It does not end, and never to be in trouble keeps it fast.
+  if (flow !== mainFlow) troubleOf(flow).thrown = error;
+}
+
 function interruptPending(flow: Flow, error: unknown, final: boolean): void {
   const pending = flow.pending!;
   if (!(pending instanceof Set)) return pending.interrupt(error, final);
@@ -544,6 +578,7 @@ function interruptPending(flow: Flow, error: unknown, final: boolean): void {
  * more by an interrupt of another.
  */
 export function endWith(flow: Flow, error: unknown): void {
+  noteThrown(flow, error);
   if (flow.pending === null) flow.hold(error);
   else interruptPending(flow, error, false);
 }

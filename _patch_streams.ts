@@ -104,7 +104,7 @@ function patchReading(patches: Patches): void {
   );
   patches.put(readable, "pipeTo", cooperativePipeTo);
   for (const it of [readable, reader, byobReader]) {
-    patches.put(it, "cancel", cooperateAtLast);
+    patches.put(it, "cancel", cooperativeCancel);
   }
   for (const it of [reader, byobReader]) {
     patches.putGetter<Promise<unknown>>(it, "closed", cooperateKept);
@@ -115,7 +115,7 @@ function patchReading(patches: Patches): void {
 function patchIterating(patches: Patches): void {
   const iterator = Object.getPrototypeOf(new ReadableStream().values());
   patches.put<ReadMethod>(iterator, "next", cooperativeNext);
-  patches.put(iterator, "return", cooperateAtLast);
+  patches.put(iterator, "return", cooperativeCancel);
 }
 
 function patchWriting(patches: Patches): void {
@@ -260,13 +260,30 @@ function cooperativeWrite(original: Asking): Asking {
   };
 }
 
+/** By `cancel()`, or at the end of a loop. */
+function cooperativeCancel(original: Asking): Asking {
+  return withReason(cooperateAtLast(original));
+}
+
 /** The runtime first waits for what the stream does, for as long as that takes. */
 function cooperativeAbort(original: Asking): Asking {
   const abort = cooperateAtLast(original);
-  return function (reason) {
+  return withReason(function (reason) {
     const stream = isInterrupt(reason) ? streamToAbort(this) : undefined;
     if (stream !== undefined) endFlowOf(stream, reason);
     return Reflect.apply(abort, this, arguments);
+  });
+}
+
+/** Has a stream end by the interrupt of whoever ends it and gives no reason. */
+function withReason(end: Asking): Asking {
+  return function (reason) {
+    const interrupt = reason === undefined
+      ? cooperativeFlow()?.unwinding
+      : undefined;
+    return interrupt === undefined
+      ? Reflect.apply(end, this, arguments)
+      : end.call(this, interrupt);
   };
 }
 
@@ -290,7 +307,7 @@ function cooperateAtLast(original: Asking): Asking {
     const promise: Promise<unknown> = callApart(() =>
       Reflect.apply(original, this, arguments)
     );
-    const due = flow.checkpoint();
+    const due = flow.checkpointAtLast();
     if (due === null) return operate(flow, promise);
     promise.catch(ignore);
     return due;

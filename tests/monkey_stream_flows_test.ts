@@ -20,6 +20,7 @@ import {
   patch,
   sleep,
   spawn,
+  spawnLater,
   Timeout,
   until,
   withTimeout,
@@ -196,7 +197,11 @@ test("The functions of a stream run as nobody's part, and keep what runs with th
 
 /** What waits in every function of a chain of streams, and notes which of them are over. */
 class Chain {
-  readonly log: string[] = [];
+  readonly log: unknown[];
+
+  constructor(log: unknown[] = []) {
+    this.log = log;
+  }
 
   async wait(name: string): Promise<void> {
     try {
@@ -275,6 +280,98 @@ for (const stuckAt of ["source", "start", "transform"] as const) {
     });
   }
 }
+
+/** A source that waits for its second chunk, which is asked for beforehand. */
+class Ahead {
+  readonly log: unknown[] = [];
+  #count = 0;
+
+  async pull(controller: ReadableStreamDefaultController): Promise<void> {
+    if (++this.#count > 1) await new Chain(this.log).wait("pull");
+    controller.enqueue(this.#count);
+  }
+
+  cancel(reason: unknown): void {
+    this.log.push(reason);
+  }
+}
+
+for (
+  const [name, use] of Object.entries({
+    "a loop": async (stream: ReadableStream) => {
+      for await (const _chunk of stream) await sleep(LONG);
+    },
+    "a loop in a loop": async (stream: ReadableStream) => {
+      for await (const _chunk of stream) {
+        for await (const _chunk of ReadableStream.from([1])) await sleep(LONG);
+      }
+    },
+    "a loop in withTimeout()": (stream: ReadableStream) =>
+      withTimeout(LONG, async () => {
+        for await (const _chunk of stream) await sleep(LONG);
+      }),
+    "a loop of a generator": async (stream: ReadableStream) => {
+      async function* generate() {
+        for await (const chunk of stream) yield chunk;
+      }
+      for await (const _chunk of generate()) await sleep(LONG);
+    },
+    "a loop of a stream that loops": async (stream: ReadableStream) => {
+      async function* generate() {
+        for await (const chunk of stream) yield [chunk, await sleep(LONG)];
+      }
+      for await (const _chunk of ReadableStream.from(generate()));
+    },
+    "cancel() in finally": async (stream: ReadableStream) => {
+      const reader = stream.getReader();
+      try {
+        await reader.read();
+        await sleep(LONG);
+      } finally {
+        await sleep(0);
+        await reader.cancel();
+      }
+    },
+  })
+) {
+  test(`Functions of streams that wait end at once with who waits for something else (${name})`, async () => {
+    using _ = patch();
+    const source = new Ahead();
+    const greenlet = spawn(() => use(new ReadableStream(source)));
+    await tick(5);
+    assertEquals(source.log, []);
+    await greenlet.kill();
+    assertInstanceOf(greenlet.value, GreenletExit);
+    await tick(5);
+    assertEquals(source.log, [greenlet.value, "pull"]);
+  });
+}
+
+test("Functions of a stream that wait end with a loop that a Timeout ends, and not with one that is left later", async () => {
+  using _ = patch();
+  await spawn(async () => {
+    const source = new Ahead();
+    using timeout = Timeout.start(5);
+    const error = await assertRejects(async () => {
+      for await (const _chunk of new ReadableStream(source)) await sleep(LONG);
+    });
+    assertStrictEquals(error, timeout);
+    await sleep(0);
+    assertEquals(source.log, [timeout, "pull"]);
+    const another = new Ahead();
+    for await (const _chunk of new ReadableStream(another)) break;
+    {
+      using timeout = Timeout.start(1);
+      const { promise, resolve } = Promise.withResolvers<void>();
+      spawnLater(5, resolve);
+      await promise;
+      assert(!timeout.pending);
+    }
+    await new ReadableStream(another).cancel();
+    await sleep(5);
+    assertEquals(another.log, [undefined, undefined]);
+  }).get();
+});
 
 test("ReadableStream.pipeTo() that is killed ends a write that waits at once, unless it is to leave the sink", async () => {
   using _ = patch();
@@ -368,9 +465,12 @@ test("Functions of a stream that wait end with it at once when who reads its bra
 });
 
 for (const by of ["writer", "stream"] as const) {
-  test(`WritableStream.abort() with what has interrupted its caller ends at once what the stream waits for (by the ${by})`, async () => {
+  test(`WritableStream.abort() by who was interrupted ends at once what the stream waits for (by the ${by})`, async () => {
     using _ = patch();
-    for (const stuckAt of ["start", "write", "close"]) {
+    let count = 0;
+    const stuck = ["start", "write", "close"];
+    for (const stuckAt of [...stuck, ...stuck]) {
+      const hasReason = ++count <= stuck.length;
       const log: string[] = [];
       const wait = async (name: string) => {
         if (name !== stuckAt) return;
@@ -392,7 +492,8 @@ for (const by of ["writer", "stream"] as const) {
           await writer.close();
         } catch (error) {
           if (by === "stream") writer.releaseLock();
-          await (by === "stream" ? stream : writer).abort(error);
+          await (by === "stream" ? stream : writer)
+            .abort(...hasReason ? [error] : []);
           throw error;
         }
       });

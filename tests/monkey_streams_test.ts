@@ -1005,7 +1005,7 @@ test("for await of a stream that has an error due cancels the stream all the sam
   }
 });
 
-test("for await of a stream is left by break, throw and return as ever", async () => {
+test("for await of a stream is left by break, throw and return as ever, and by a kill with its error", async () => {
   using _ = patch();
   const ways: Record<string, (feed: Feed) => Promise<unknown>> = {
     async break(feed) {
@@ -1038,7 +1038,8 @@ test("for await of a stream is left by break, throw and return as ever", async (
     const result = await greenlet.get().catch((error) => error);
     if (name === "throw") assertEquals(result, "mine");
     if (name === "return") assertEquals(result, 1);
-    assertEquals(feed.cancelled, [undefined], name);
+    const reason = name === "kill" ? result : undefined;
+    assertEquals(feed.cancelled, [reason], name);
     assertFalse(feed.stream.locked, name);
   }
 });
