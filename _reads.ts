@@ -31,6 +31,9 @@ interface PullInto {
   byteOffset: number;
   byteLength: number;
   bytesFilled: number;
+  elementSize: number;
+  minimumFill: number;
+  viewConstructor: unknown;
   readerType: "default" | "byob" | "none";
 }
 
@@ -122,7 +125,24 @@ export function beginRead(
   }
   if (read === null) return promise;
   promise.catch(ignore);
+  if (requests === requestsOf(reader, "readRequests")) adopt(reader, requests);
   return read;
+}
+
+/**
+ * Serves the first read of any chunk by what the source was asked for by one that has gone.
+ * The runtime would put that into the stream, and give it to nobody before it gets more.
+ */
+function adopt(reader: object, { size }: Requests): void {
+  const pulls = pullsOf(controllerOf(reader));
+  if (size !== 1 || pulls === undefined || pulls.size === 0) return;
+  const pull = pulls.peek();
+  if (pull.readerType !== "none") return;
+  pull.readerType = "default";
+  pull.elementSize = pull.minimumFill = 1;
+  pull.viewConstructor = Uint8Array;
+  // What the runtime would ask for in this one's place.
+  edit(pulls, (pulls) => pulls.splice(1));
 }
 
 /** Makes reads of a reader replaceable. */

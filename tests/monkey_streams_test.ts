@@ -957,6 +957,39 @@ test("ReadableStreamBYOBReader.read() that is interrupted leaves the bytes to a 
 
 // for await
 
+test("ReadableStreamDefaultReader.read() gets what the source was asked for by an interrupted ReadableStreamBYOBReader.read()", async () => {
+  using _ = patch();
+  for (const autoAllocateChunkSize of [undefined, 16]) {
+    for (const isKept of [false, true]) {
+      const { stream, controller } = byteFeed(autoAllocateChunkSize);
+      const byobReader = stream.getReader({ mode: "byob" });
+      await inVain(() => byobReader.read(new Uint16Array(8), { min: 4 }));
+      // Plain Deno would not give them before there are more.
+      if (isKept) controller.byobRequest!.respond(1);
+      byobReader.releaseLock();
+      const reader = stream.getReader();
+      const got: number[] = [];
+      if (isKept) {
+        got.push(...(await inGreenlet(() => reader.read())).value!);
+      }
+      const reading = spawn(() => reader.read());
+      const behind = spawn(() => reader.read());
+      await tick();
+      const request = controller.byobRequest;
+      if (request === null) {
+        controller.enqueue(bytes(7, 8, 9));
+      } else {
+        request.view!.set([7, 8, 9]);
+        request.respond(3);
+      }
+      got.push(...(await reading.get()).value!);
+      assertEquals(got, isKept ? [0, 7, 8, 9] : [7, 8, 9]);
+      controller.enqueue(bytes(10));
+      assertEquals((await behind.get()).value, bytes(10));
+    }
+  }
+});
+
 test("for await of a stream can be killed at once: it cancels the stream and releases it", async () => {
   using _ = patch();
   const feed = new Feed<number>();
