@@ -19,6 +19,7 @@
 import { currentFlow, failedWait, readyWait } from "./_flow.ts";
 import { type Link, LinkedWait, Links } from "./_links.ts";
 import { type Outcome, OutcomeWait } from "./_outcome.ts";
+import { checkOptions } from "./_checks.ts";
 import { checkDuration } from "./_timers.ts";
 import type { Wait } from "./hub.ts";
 import { Timeout } from "./timeout.ts";
@@ -89,6 +90,7 @@ export class Event implements Waitable {
    * @throws {TypeError | RangeError} If the timeout is not a number of milliseconds.
    */
   wait(options: JoinOptions = {}): Wait<boolean> {
+    checkOptions(options, "wait for event");
     const { timeout = Infinity } = options;
     checkDuration(timeout, "wait for event");
     const due = currentFlow().checkpoint();
@@ -231,6 +233,7 @@ export class AsyncResult<T = unknown> implements Waitable, Outcome<T> {
    * @throws {TypeError | RangeError} If the timeout is not a number of milliseconds.
    */
   get(options: GetOptions = {}): Wait<T> {
+    checkOptions(options, "get result");
     const { block = true, timeout = Infinity } = options;
     checkDuration(timeout, "get result");
     const flow = currentFlow();
@@ -275,6 +278,7 @@ export class AsyncResult<T = unknown> implements Waitable, Outcome<T> {
    * @throws {TypeError | RangeError} If the timeout is not a number of milliseconds.
    */
   wait(options: JoinOptions = {}): Wait<T | undefined> {
+    checkOptions(options, "wait for result");
     const { timeout = Infinity } = options;
     checkDuration(timeout, "wait for result");
     const due = currentFlow().checkpoint();

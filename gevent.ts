@@ -48,6 +48,7 @@ import { callLink, checkLink, type Link, LinkedWait, Links } from "./_links.ts";
 import { OutcomeWait } from "./_outcome.ts";
 import { aliveFlows, delist, enlist, expectLife, whenQuiet } from "./_alive.ts";
 import type { List } from "./_list.ts";
+import { checkOptions, instanceOf, numberError } from "./_checks.ts";
 import {
   checkDuration,
   enterTimer,
@@ -574,15 +575,17 @@ export class Greenlet<T = unknown> extends core.Greenlet
    * switch point.
    *
    * @typeParam S What the switch would give.
-   * @param error What is thrown; by default a new {@linkcode GreenletExit}.
+   * @param error What is thrown, or the class of error of which a new one is; by default a
+   * new {@linkcode GreenletExit}.
    * @returns A switch that is over: it gives `undefined`.
    */
   override throw<S = unknown>(
     error: unknown = new GreenletExit(),
   ): core.Switch<S> {
-    if (!Greenlet.#dieBeforeStart(this, error) && !this.dead) {
-      if (core.getCurrent() === this) throw error;
-      this.#flow!.interrupt(error);
+    const thrown = instanceOf(error);
+    if (!Greenlet.#dieBeforeStart(this, thrown) && !this.dead) {
+      if (core.getCurrent() === this) throw thrown;
+      this.#flow!.interrupt(thrown);
     }
     return PERFORMED as core.Switch<unknown> as core.Switch<S>;
   }
@@ -650,6 +653,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
    * ```
    */
   join(options: JoinOptions = {}): Wait<void> {
+    checkOptions(options, "join");
     const { timeout = Infinity } = options;
     checkDuration(timeout, "join");
     const due = currentFlow().checkpoint();
@@ -675,6 +679,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
    * ```
    */
   get(options: GetOptions = {}): Wait<T> {
+    checkOptions(options, "get");
     const { block = true, timeout = Infinity } = options;
     checkDuration(timeout, "get");
     const flow = currentFlow();
@@ -701,7 +706,8 @@ export class Greenlet<T = unknown> extends core.Greenlet
    * its `catch` blocks. One that swallows it ten times is left suspended for good, and
    * `hub.handleError` is told.
    *
-   * @param error What is thrown; by default a new {@linkcode GreenletExit}.
+   * @param error What is thrown, or the class of error of which a new one is; by default a
+   * new {@linkcode GreenletExit}.
    * @param options Whether and how long to wait, and how long the body may take.
    * @returns Nothing, at the timeout as well.
    * @throws {TypeError | RangeError} If a time is not a number of milliseconds.
@@ -728,13 +734,15 @@ export class Greenlet<T = unknown> extends core.Greenlet
     error: unknown = new GreenletExit(),
     options: KillOptions = {},
   ): Wait<void> {
+    checkOptions(options, "kill");
     const { block = true, timeout = Infinity, grace = GRACE } = options;
     checkDuration(timeout, "kill");
     checkDuration(grace, "kill");
     if (this.dead) return DONE;
-    aborts.get(this)?.abort(error);
-    if (!Greenlet.#dieBeforeStart(this, error)) {
-      interruptSoon(this, error, grace);
+    const thrown = instanceOf(error);
+    aborts.get(this)?.abort(thrown);
+    if (!Greenlet.#dieBeforeStart(this, thrown)) {
+      interruptSoon(this, thrown, grace);
     }
     if (!block) return DONE;
     const flow = currentFlow();
@@ -1203,6 +1211,7 @@ function waitFor<S extends Waitable>(
   options: JoinAllOptions,
   what: string,
 ): Wait<S[]> {
+  checkOptions(options, what);
   const { timeout = Infinity, count, raiseError = false } = options;
   checkDuration(timeout, what);
   const all = checkWaitables(objects, what);
@@ -1243,9 +1252,7 @@ function checkCount(
 ): number {
   if (count === undefined) return length;
   if (!Number.isInteger(count) || count < 0) {
-    throw new RangeError(
-      `Cannot ${what} as 'count' must be a non-negative integer: received ${count}`,
-    );
+    throw numberError(what, "count", "a non-negative integer", count);
   }
   return Math.min(count, length);
 }
@@ -1321,6 +1328,7 @@ export function wait<S extends Waitable>(
   if (objects !== undefined && objects !== null) {
     return waitFor(objects, options, "wait");
   }
+  checkOptions(options, "wait");
   const { timeout = Infinity } = options;
   checkDuration(timeout, "wait");
   return whenQuiet(timeout);
@@ -1476,6 +1484,7 @@ export function iwait<S extends Waitable>(
   objects: Iterable<S>,
   options: WaitOptions = {},
 ): ReadyIterator<S> {
+  checkOptions(options, "wait");
   const { timeout = Infinity, count } = options;
   checkDuration(timeout, "wait");
   const all = checkWaitables(objects, "wait");
@@ -1489,7 +1498,8 @@ export function iwait<S extends Waitable>(
  * One of the core's own, which can't be joined, is not waited for.
  *
  * @param greenlet The greenlet.
- * @param error What is thrown; by default a new {@linkcode GreenletExit}.
+ * @param error What is thrown, or the class of error of which a new one is; by default a
+ * new {@linkcode GreenletExit}.
  * @param options See {@linkcode Greenlet.kill}.
  * @returns Nothing.
  *
@@ -1513,9 +1523,10 @@ export function kill(
       `Cannot kill as the greenlet must be one, and not the main one: received ${greenlet}`,
     );
   }
+  checkOptions(options, "kill");
   const { grace = GRACE } = options;
   checkDuration(grace, "kill");
-  if (!greenlet.dead) interruptSoon(greenlet, error, grace);
+  if (!greenlet.dead) interruptSoon(greenlet, instanceOf(error), grace);
   return DONE;
 }
 
@@ -1590,13 +1601,15 @@ export function killAll(
   greenlets: Iterable<core.Greenlet>,
   options: KillAllOptions = {},
 ): Wait<void> {
+  checkOptions(options, "kill all");
   const { error = new GreenletExit(), block = true, timeout = Infinity } =
     options;
   checkDuration(timeout, "kill all");
   const { grace = GRACE } = options;
   checkDuration(grace, "kill all");
   const all = toArray(greenlets, "kill all");
-  for (const greenlet of all) kill(greenlet, error, { block: false, grace });
+  const thrown = instanceOf(error);
+  for (const greenlet of all) kill(greenlet, thrown, { block: false, grace });
   const alive = all.filter((g): g is Greenlet =>
     g instanceof Greenlet && !g.dead
   );

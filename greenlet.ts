@@ -789,10 +789,15 @@ function strangeYield(
     );
   }
   if (asked !== null) return undelegated(greenlet, asked);
+  const isPromise =
+    typeof (value as PromiseLike<unknown> | null | undefined)?.then ===
+      "function";
   return new GreenletError(
     `Cannot yield ${
       describe(value)
-    } in the body of ${greenlet}: only a Switch or a Wait can be yielded, with \`yield*\``,
+    } in the body of ${greenlet}: only a Switch or a Wait can be yielded, with \`yield*\`${
+      isPromise ? ", and until() makes a Wait of a promise" : ""
+    }`,
   );
 }
 

@@ -33,6 +33,7 @@ import {
   Suspension,
 } from "./_flow.ts";
 import type { Wait } from "./_flow.ts";
+import { checkFunction, checkOptions } from "./_checks.ts";
 import { checkDuration } from "./_timers.ts";
 import { whenQuiet } from "./_alive.ts";
 
@@ -82,6 +83,7 @@ export class Hub extends Greenlet {
    * ```
    */
   join(options: HubJoinOptions = {}): Wait<boolean> {
+    checkOptions(options, "join the hub");
     const { timeout = Infinity } = options;
     checkDuration(timeout, "join the hub");
     return whenQuiet(timeout);
@@ -187,8 +189,10 @@ export class Waiter<T> {
    * Makes a waiter that nobody waits in yet.
    *
    * @param undo Called with the error, from the hub, when the wait is interrupted.
+   * @throws {TypeError} If it is not a function.
    */
   constructor(undo?: (error: unknown) => void) {
+    if (undo !== undefined) checkFunction(undo, "create waiter", "undo");
     this.#suspension = new WaiterSuspension(undo);
   }
 
@@ -273,10 +277,8 @@ export function until<T>(
   promise: PromiseLike<T> | T,
   onInterrupt?: (error: unknown) => void,
 ): Wait<T> {
-  if (onInterrupt !== undefined && typeof onInterrupt !== "function") {
-    throw new TypeError(
-      `Cannot wait as 'onInterrupt' must be a function: received ${onInterrupt}`,
-    );
+  if (onInterrupt !== undefined) {
+    checkFunction(onInterrupt, "wait", "onInterrupt");
   }
   const flow = currentFlow();
   // A wait of ours is told of an interrupt itself, and then has taken nothing; another one

@@ -24,6 +24,7 @@ import { callIn, currentFlow, type Flow, readyWait } from "./_flow.ts";
 import { Place } from "./_line.ts";
 import { type Link, LinkedWait, Links } from "./_links.ts";
 import { List } from "./_list.ts";
+import { checkOptions, numberError } from "./_checks.ts";
 import { checkDuration } from "./_timers.ts";
 import { getCurrent, type Wait } from "./hub.ts";
 import type { JoinOptions, Waitable } from "./gevent.ts";
@@ -157,12 +158,15 @@ export class Semaphore implements Waitable, Disposable {
    * Makes a semaphore.
    *
    * @param value How many permits there are.
-   * @throws {RangeError} If it is not a non-negative integer.
+   * @throws {TypeError | RangeError} If it is not a non-negative integer.
    */
   constructor(value = 1) {
     if (!Number.isSafeInteger(value) || value < 0) {
-      throw new RangeError(
-        `Cannot create semaphore as 'value' must be a non-negative integer: received ${value}`,
+      throw numberError(
+        "create semaphore",
+        "value",
+        "a non-negative integer",
+        value,
       );
     }
     this.#counter = value;
@@ -192,6 +196,7 @@ export class Semaphore implements Waitable, Disposable {
    * @throws {TypeError | RangeError} If the timeout is not a number of milliseconds.
    */
   acquire(options: AcquireOptions = {}): Wait<this | null> {
+    checkOptions(options, "acquire");
     const { blocking = true, timeout = Infinity } = options;
     checkDuration(timeout, "acquire");
     const due = currentFlow().checkpoint();
@@ -231,6 +236,7 @@ export class Semaphore implements Waitable, Disposable {
    * @throws {TypeError | RangeError} If the timeout is not a number of milliseconds.
    */
   wait(options: JoinOptions = {}): Wait<number> {
+    checkOptions(options, "wait for semaphore");
     const { timeout = Infinity } = options;
     checkDuration(timeout, "wait for semaphore");
     const due = currentFlow().checkpoint();
@@ -292,7 +298,7 @@ export class BoundedSemaphore extends Semaphore {
    * Makes a semaphore.
    *
    * @param value How many permits there are.
-   * @throws {RangeError} If it is not a non-negative integer.
+   * @throws {TypeError | RangeError} If it is not a non-negative integer.
    */
   constructor(value = 1) {
     super(value);
@@ -498,6 +504,7 @@ export class RLock implements Disposable {
    * @throws {TypeError | RangeError} If the timeout is not a number of milliseconds.
    */
   acquire(options: AcquireOptions = {}): Wait<this | null> {
+    checkOptions(options, "acquire");
     const { blocking = true, timeout = Infinity } = options;
     checkDuration(timeout, "acquire");
     const due = currentFlow().checkpoint();
@@ -777,6 +784,7 @@ export class Condition implements Disposable {
     predicate: (() => unknown) | null,
     options: JoinOptions,
   ): Wait<boolean> {
+    checkOptions(options, "wait for condition");
     const { timeout = Infinity } = options;
     checkDuration(timeout, "wait for condition");
     this.#checkHeld("wait");
@@ -802,9 +810,7 @@ export class Condition implements Disposable {
    */
   notify(count = 1): void {
     if (count !== Infinity && (!Number.isInteger(count) || count < 0)) {
-      throw new RangeError(
-        `Cannot notify as 'count' must be a non-negative integer: received ${count}`,
-      );
+      throw numberError("notify", "count", "a non-negative integer", count);
     }
     this.#checkHeld("notify");
     for (let i = 0; i < count; i++) {

@@ -28,6 +28,7 @@ import {
   Suspension,
 } from "./_flow.ts";
 import { isThenable } from "./_body.ts";
+import { checkFunction, checkOptions, numberError } from "./_checks.ts";
 import { checkDuration } from "./_timers.ts";
 import { Event } from "./event.ts";
 import { GreenletError, GreenletExit } from "./greenlet.ts";
@@ -43,7 +44,7 @@ import {
 } from "./gevent.ts";
 import { until, type Wait } from "./hub.ts";
 import { Semaphore } from "./lock.ts";
-import { Queue, ShutDown } from "./queue.ts";
+import { Full, Queue, ShutDown } from "./queue.ts";
 import { withTimeout } from "./timeout.ts";
 
 /** For how long the function of a nursery may clean up, as any that is killed. */
@@ -54,7 +55,7 @@ const GRACE = 1000;
 export type AnyGreenlet = Greenlet<any>;
 
 /** What {@linkcode Pool.add} and {@linkcode Pool.start} throw that find no room. */
-export class PoolFull extends Error {
+export class PoolFull extends Full {
   static {
     this.prototype.name = "PoolFull";
   }
@@ -171,6 +172,7 @@ export abstract class Members implements AsyncDisposable {
    * @throws {TypeError | RangeError} If the timeout is not a number of milliseconds.
    */
   join(options: GroupJoinOptions = {}): Wait<boolean> {
+    checkOptions(options, "join");
     const { timeout = Infinity, raiseError = false } = options;
     checkDuration(timeout, "join");
     if (!raiseError) return this.#empty.wait({ timeout });
@@ -182,15 +184,36 @@ export abstract class Members implements AsyncDisposable {
   }
 
   /**
-   * Kills all greenlets and waits until they have ended. A switch point, unless `block` is
-   * false. gevent's `kill`.
+   * Kills all greenlets and waits until they have ended, and those whom they spawn here
+   * while they clean up are killed as well. A switch point, unless `block` is false.
+   * gevent's `kill`.
    *
    * @param options What to throw, and how long to wait; see `killAll`.
-   * @returns Nothing.
-   * @throws {Timeout} If some are alive at the timeout.
+   * @returns Nothing, at the timeout as well: see {@linkcode Members.size}.
+   * @throws {TypeError | RangeError} If a time is not a number of milliseconds.
    */
   kill(options: KillAllOptions = {}): Wait<void> {
-    return killAll(this.greenlets, options);
+    checkOptions(options, "kill all");
+    const { error = new GreenletExit(), block = true, timeout = Infinity } =
+      options;
+    const once = { ...options, error, block: false };
+    const killed = new WeakSet<AnyGreenlet>();
+    const killSome = () => {
+      const some = [...this.greenlets].filter((one) => !killed.has(one));
+      for (const one of some) killed.add(one);
+      killAll(some, once);
+    };
+    killSome();
+    if (!block || this.greenlets.size === 0) return DONE;
+    const until = performance.now() + timeout;
+    return composed(async () => {
+      for (;;) {
+        const left = until - performance.now();
+        await joinAll(this.greenlets, { timeout: left });
+        if (this.greenlets.size === 0 || left <= 0) return;
+        killSome();
+      }
+    });
   }
 
   /**
@@ -265,12 +288,15 @@ export abstract class Members implements AsyncDisposable {
    * @param callback Gets the result, in a greenlet of its own.
    * @returns A greenlet whose result is the function's; it waits for room, if need be. To
    * kill it is to kill the function's.
+   * @throws {TypeError} If `run` or `callback` is not a function.
    */
   applyAsync<A extends unknown[], R>(
     run: (...args: A) => R,
     args: A = [] as unknown[] as A,
     callback?: (result: Returned<R>) => unknown,
   ): Greenlet<Returned<R>> {
+    checkFunction(run, "apply", "run");
+    checkCallback(callback, "apply");
     if (this.tryEnter()) {
       const greenlet = new Greenlet(run, ...args) as Greenlet<Returned<R>>;
       this.#start(greenlet);
@@ -302,7 +328,7 @@ export abstract class Members implements AsyncDisposable {
     run: (item: T) => R,
     items: Iterable<T> | AsyncIterable<T>,
   ): Wait<Returned<R>[]> {
-    checkRun(run);
+    checkFunction(run, "map", "run");
     const iterator = iterate(items);
     return composed(() => this.#map(run, iterator));
   }
@@ -388,13 +414,17 @@ export abstract class Members implements AsyncDisposable {
    * @param items The items: an iterable, sync or async.
    * @param callback Gets the results, in a greenlet of its own.
    * @returns A greenlet whose result are the results.
+   * @throws {TypeError} If `run` or `callback` is not a function, or `items` not iterable.
    */
   mapAsync<T, R>(
     run: (item: T) => R,
     items: Iterable<T> | AsyncIterable<T>,
     callback?: (results: Returned<R>[]) => unknown,
   ): Greenlet<Returned<R>[]> {
-    return follow(spawn(() => this.map(run, items)), callback);
+    checkFunction(run, "map", "run");
+    checkCallback(callback, "map");
+    const iterator = iterate(items);
+    return follow(spawn(() => this.#map(run, iterator)), callback);
   }
 
   /**
@@ -412,7 +442,7 @@ export abstract class Members implements AsyncDisposable {
    * @param options How many results may be ahead of the loop.
    * @returns The results, in the order of the items, for a `for await` loop.
    * @throws {TypeError} If `run` is not a function, or `items` not iterable.
-   * @throws {RangeError} If `maxsize` is not a positive integer.
+   * @throws {TypeError | RangeError} If `maxsize` is not a positive integer.
    */
   imap<T, R>(
     run: (item: T) => R,
@@ -433,7 +463,7 @@ export abstract class Members implements AsyncDisposable {
    * @param options How many results may be ahead of the loop.
    * @returns The results, for a `for await` loop.
    * @throws {TypeError} If `run` is not a function, or `items` not iterable.
-   * @throws {RangeError} If `maxsize` is not a positive integer.
+   * @throws {TypeError | RangeError} If `maxsize` is not a positive integer.
    */
   imapUnordered<T, R>(
     run: (item: T) => R,
@@ -449,13 +479,12 @@ export abstract class Members implements AsyncDisposable {
     options: ImapOptions,
     ordered: boolean,
   ): ResultIterator<Returned<R>> {
+    checkOptions(options, "map");
     const { maxsize = Infinity } = options;
     if (maxsize !== Infinity && !(Number.isInteger(maxsize) && maxsize > 0)) {
-      throw new RangeError(
-        `Cannot map as 'maxsize' must be a positive integer: received ${maxsize}`,
-      );
+      throw numberError("map", "maxsize", "a positive integer", maxsize);
     }
-    checkRun(run);
+    checkFunction(run, "map", "run");
     const begin = async (item: T) => {
       const greenlet = new Greenlet(run, item) as Greenlet<Returned<R>>;
       flowOf(greenlet).quiet = true;
@@ -483,11 +512,8 @@ function follow<T>(
   return greenlet;
 }
 
-function checkRun(run: unknown): void {
-  if (typeof run === "function") return;
-  throw new TypeError(
-    `Cannot map as 'run' must be a function: received ${run}`,
-  );
+function checkCallback(callback: unknown, what: string): void {
+  if (callback !== undefined) checkFunction(callback, what, "callback");
 }
 
 /** Tells an iterator that no more is wanted, which may take its time. */
@@ -730,15 +756,13 @@ export class Pool extends Members {
    * Makes a pool.
    *
    * @param size How many greenlets there is room for; any number, if left out.
-   * @throws {RangeError} If it is not a positive integer.
+   * @throws {TypeError | RangeError} If it is not a positive integer.
    */
   constructor(size?: number | null) {
     super();
     const most = size ?? Infinity;
     if (most !== Infinity && !(Number.isInteger(most) && most > 0)) {
-      throw new RangeError(
-        `Cannot create pool as 'size' must be a positive integer: received ${size}`,
-      );
+      throw numberError("create pool", "size", "a positive integer", size);
     }
     this.#size = most;
     this.#room = most === Infinity ? null : new Semaphore(most);
@@ -846,6 +870,7 @@ export class Pool extends Members {
   }
 
   #whenRoom<T>(options: PoolOptions, enter: () => T): Wait<T> {
+    checkOptions(options, "enter the pool");
     const { block = true, timeout = Infinity } = options;
     checkDuration(timeout, "enter the pool");
     const due = currentFlow().checkpoint();

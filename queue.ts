@@ -24,6 +24,7 @@ import { currentFlow, DONE, failedWait, readyWait } from "./_flow.ts";
 import { Deque } from "./_deque.ts";
 import { Place } from "./_line.ts";
 import { List } from "./_list.ts";
+import { checkOptions, numberError } from "./_checks.ts";
 import { checkDuration } from "./_timers.ts";
 import { Event } from "./event.ts";
 import type { Wait } from "./hub.ts";
@@ -264,11 +265,7 @@ function checkSize(maxsize: unknown): number {
   if (maxsize === undefined || maxsize === null) return Infinity;
   const isSize = maxsize === Infinity || Number.isInteger(maxsize);
   if (!isSize) {
-    throw new RangeError(
-      `Cannot create queue as 'maxsize' must be an integer: received ${
-        String(maxsize)
-      }`,
-    );
+    throw numberError("create queue", "maxsize", "an integer", maxsize);
   }
   // gevent's rule, as Python's queue has it; what holds nothing is a Channel.
   return maxsize as number > 0 ? maxsize as number : Infinity;
@@ -303,7 +300,7 @@ export class SimpleQueue<T> {
    * @param maxsize How many items there is room for; 0 or less, or nothing, for any
    * number.
    * @param items Those that are there from the start.
-   * @throws {RangeError} If `maxsize` is not an integer.
+   * @throws {TypeError | RangeError} If `maxsize` is not an integer.
    */
   constructor(maxsize?: number | null, items: Iterable<T> = []) {
     this.#maxsize = checkSize(maxsize);
@@ -366,6 +363,7 @@ export class SimpleQueue<T> {
    * @throws {TypeError | RangeError} If the timeout is not a number of milliseconds.
    */
   put(item: T, options: QueueOptions = {}): Wait<void> {
+    checkOptions(options, "put");
     const { block = true, timeout = Infinity } = options;
     checkDuration(timeout, "put");
     const flow = currentFlow();
@@ -452,6 +450,7 @@ export class SimpleQueue<T> {
   }
 
   #get(peeks: boolean, options: QueueOptions): Wait<T> {
+    checkOptions(options, "get");
     const { block = true, timeout = Infinity } = options;
     checkDuration(timeout, "get");
     const flow = currentFlow();
@@ -618,7 +617,7 @@ export class Queue<T> extends SimpleQueue<T> {
    * @param maxsize How many items there is room for; 0 or less, or nothing, for any
    * number.
    * @param items Those that are there from the start, as unfinished tasks.
-   * @throws {RangeError} If `maxsize` is not an integer.
+   * @throws {TypeError | RangeError} If `maxsize` is not an integer.
    */
   constructor(maxsize?: number | null, items: Iterable<T> = []) {
     super(maxsize, items);
@@ -738,7 +737,7 @@ export class PriorityQueue<T> extends Queue<T> {
    * @param compare Tells which of two items comes first, as for `Array.prototype.sort`.
    * @param options The size, and the first items.
    * @throws {TypeError} If `compare` is not a function.
-   * @throws {RangeError} If `maxsize` is not an integer.
+   * @throws {TypeError | RangeError} If `maxsize` is not an integer.
    */
   constructor(
     compare: (a: T, b: T) => number = compareNaturally,
@@ -841,6 +840,7 @@ export class Channel<T> {
    * @throws {TypeError | RangeError} If the timeout is not a number of milliseconds.
    */
   put(item: T, options: QueueOptions = {}): Wait<void> {
+    checkOptions(options, "put");
     const { block = true, timeout = Infinity } = options;
     checkDuration(timeout, "put");
     const flow = currentFlow();
@@ -879,6 +879,7 @@ export class Channel<T> {
    * @throws {TypeError | RangeError} If the timeout is not a number of milliseconds.
    */
   get(options: QueueOptions = {}): Wait<T> {
+    checkOptions(options, "get");
     const { block = true, timeout = Infinity } = options;
     checkDuration(timeout, "get");
     const flow = currentFlow();

@@ -30,6 +30,7 @@ import {
   withhold,
 } from "./_flow.ts";
 import type { Wait } from "./hub.ts";
+import { checkOptions } from "./_checks.ts";
 import {
   checkDuration,
   startTimer,
@@ -92,6 +93,7 @@ export class Timeout extends Error {
    */
   constructor(ms?: number | null, options: TimeoutOptions = {}) {
     const after = ms ?? Infinity;
+    checkOptions(options, "create timeout");
     checkDuration(after, "create timeout");
     super(after === Infinity ? "Timed out" : `Timed out after ${after} ms`);
     this.ms = after;
@@ -252,6 +254,7 @@ export function withTimeout<R, V = never>(
   options: WithTimeoutOptions<V> = {},
 ): Wait<Returned<R> | V> {
   checkDuration(ms, "call with a timeout");
+  checkOptions(options, "call with a timeout");
   if (typeof run !== "function") {
     throw new TypeError(
       `Cannot call with a timeout as 'run' must be a function: received ${run}`,

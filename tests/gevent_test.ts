@@ -15,18 +15,26 @@ import {
 import { AsyncLocalStorage } from "node:async_hooks";
 import * as core from "../greenlet.ts";
 import {
+  AsyncResult,
+  Channel,
+  Event,
   getCurrent,
   getHub,
   Greenlet,
   GreenletError,
   GreenletExit,
+  Group,
   idle,
   iwait,
   joinAll,
   kill,
   killAll,
   type Link,
+  Pool,
+  Queue,
+  RLock,
   run,
+  Semaphore,
   sleep,
   spawn,
   spawnLater,
@@ -2519,9 +2527,11 @@ Deno.test("joinAll(), wait() and iwait() refuse what they can't wait for", () =>
     assertThrows(() => call([null]), TypeError, "received null");
     assertThrows(() => call([], { timeout: "1" }), TypeError, '"1"');
     assertThrows(() => call([], { timeout: NaN }), RangeError, "NaN");
-    for (const count of [-1, 0.5, NaN, "1"]) {
+    for (const count of [-1, 0.5, NaN]) {
       assertThrows(() => call([], { count }), RangeError, `received ${count}`);
     }
+    assertThrows(() => call([], { count: "1" }), TypeError, 'received "1"');
+    assertThrows(() => call([], 5), TypeError, "options must be an object");
   }
 });
 
@@ -3070,4 +3080,70 @@ Deno.test("iwait() leaves no links behind when it ends by its timeout", async ()
   for await (const _ of iwait([g, counted], { timeout: 1 }));
   assertEquals(links, 0);
   await g.kill();
+});
+
+Deno.test("Greenlet.kill(), throw(), kill() and killAll() take the class of an error for a new one", async () => {
+  using _failures = new Failures();
+  class Own extends Error {}
+  const ends: ((g: Greenlet, error: unknown) => unknown)[] = [
+    (g, error) => g.kill(error),
+    (g, error) => g.throw(error),
+    (g, error) => kill(g, error),
+    (g, error) => killAll([g], { error }),
+  ];
+  for (const end of ends) {
+    for (const isStarted of [true, false]) {
+      const exited = spawn(sleep, FOREVER);
+      const failed = spawn(sleep, FOREVER);
+      if (isStarted) await sleep(0);
+      await end(exited, GreenletExit);
+      await end(failed, Own);
+      await joinAll([exited, failed]);
+      assertInstanceOf(exited.value, GreenletExit);
+      assertInstanceOf(failed.exception, Own);
+    }
+  }
+});
+
+Deno.test("What takes options refuses what is no object, and does not wait for ever", async () => {
+  const greenlet = spawn(() => {});
+  const calls: Record<string, (options: never) => unknown> = {
+    "Greenlet.join": (options) => greenlet.join(options),
+    "Greenlet.get": (options) => greenlet.get(options),
+    "Greenlet.kill": (options) => greenlet.kill(undefined, options),
+    "kill": (options) => kill(greenlet, undefined, options),
+    "joinAll": (options) => joinAll([greenlet], options),
+    "killAll": (options) => killAll([greenlet], options),
+    "wait": (options) => wait(undefined, options),
+    "iwait": (options) => iwait([greenlet], options),
+    "Hub.join": (options) => getHub().join(options),
+    "Event.wait": (options) => new Event().wait(options),
+    "AsyncResult.get": (options) => new AsyncResult().get(options),
+    "AsyncResult.wait": (options) => new AsyncResult().wait(options),
+    "Semaphore.acquire": (options) => new Semaphore().acquire(options),
+    "Semaphore.wait": (options) => new Semaphore(0).wait(options),
+    "RLock.acquire": (options) => new RLock().acquire(options),
+    "Queue.put": (options) => new Queue().put(1, options),
+    "Queue.get": (options) => new Queue().get(options),
+    "Queue.peek": (options) => new Queue().peek(options),
+    "Channel.put": (options) => new Channel().put(1, options),
+    "Channel.get": (options) => new Channel().get(options),
+    "Pool.add": (options) => new Pool().add(greenlet, options),
+    "Group.join": (options) => new Group().join(options),
+    "Group.kill": (options) => new Group().kill(options),
+    "Pool.imap": (options) => new Pool().imap(() => {}, [], options),
+    "Timeout": (options) => new Timeout(1, options),
+    "withTimeout": (options) => withTimeout(1, () => {}, options),
+  };
+  for (const [name, call] of Object.entries(calls)) {
+    for (const wrong of [5, false, "5", null] as never[]) {
+      assertThrows(
+        () => call(wrong),
+        TypeError,
+        `the options must be an object: received ${JSON.stringify(wrong)}`,
+        name,
+      );
+    }
+  }
+  await greenlet.join();
 });

@@ -1613,17 +1613,21 @@ Deno.test("Greenlet.switch() with yield instead of yield* says so and leaves all
 });
 
 Deno.test("Greenlet refuses a foreign thing that its body yields, by name, and goes on", () => {
-  const things: [unknown, string][] = [
+  const things: [unknown, string, string?][] = [
     [undefined, "undefined"],
     [1, "1"],
     ["text", '"text"'],
     [{}, "[object Object]"],
     [Object.create(null), "a value of type object"],
     [Symbol("s"), "Symbol(s)"],
-    [Promise.resolve(), "[object Promise]"],
+    [
+      Promise.resolve(),
+      "[object Promise]",
+      ", and until() makes a Wait of a promise",
+    ],
     [[1, 2], "1,2"],
   ];
-  for (const [thing, description] of things) {
+  for (const [thing, description, cure = ""] of things) {
     const g = new Greenlet(function* careless() {
       try {
         yield thing;
@@ -1638,7 +1642,7 @@ Deno.test("Greenlet refuses a foreign thing that its body yields, by name, and g
       error.message,
       `Cannot yield ${description} in the body of ` +
         '<Greenlet "careless" current active started>: ' +
-        "only a Switch or a Wait can be yielded, with `yield*`",
+        "only a Switch or a Wait can be yielded, with `yield*`" + cure,
     );
   }
 });

@@ -696,7 +696,12 @@ Deno.test("until() refuses an onInterrupt that is no function", () => {
     assertThrows(
       () => until(Promise.resolve(), wrong as never),
       TypeError,
-      `received ${wrong}`,
+      "'onInterrupt' must be a function",
+    );
+    assertThrows(
+      () => new Waiter(wrong as never),
+      TypeError,
+      "'undo' must be a function",
     );
   }
 });
