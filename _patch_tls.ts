@@ -6,7 +6,7 @@
 
 import { cooperate } from "./_operate.ts";
 import { patchAll } from "./_patches.ts";
-import { obstacle, Sockets } from "./_sockets.ts";
+import { Met, obstacle, Sockets } from "./_sockets.ts";
 import { Sources } from "./_source.ts";
 
 type ConnectTls = (
@@ -21,11 +21,12 @@ type StartTls = (
 type ListenTls = (options: Deno.ListenTlsOptions) => Deno.TlsListener;
 
 const sources = new Sources();
+const met = new Met();
 
 /** Patches TLS; disposing of what it returns restores the originals. */
 export function patchTls(): Disposable {
   return patchAll((patches) => {
-    const sockets = new Sockets(patches, sources);
+    const sockets = new Sockets(patches, sources, met);
     patches.put<ConnectTls>(
       Deno,
       "connectTls",

@@ -160,16 +160,28 @@ class WritesOf extends Stamp {
 const readableOf = new WeakMap<object, Readable>();
 const connectionsOf = new WeakMap<object, Connections>();
 
+/** Prototypes that a part of `patch()` has met, for the next time. */
+export class Met {
+  readonly conns = new Set<object>();
+  readonly listeners = new Set<object>();
+}
+
 /** Patches connections and listeners: each class when the first of it is met. */
 export class Sockets {
   readonly #patches: Patches;
   readonly #sources: Sources;
+  readonly #met: Met;
 
-  /** Makes it with the sources of the part. */
-  constructor(patches: Patches, sources: Sources) {
+  /** Makes it with the sources of the part, and what it has met before. */
+  constructor(patches: Patches, sources: Sources, met: Met) {
     this.#patches = patches;
     this.#sources = sources;
+    this.#met = met;
     patches.beforehand(() => sources.stayPatched());
+    for (const prototype of met.conns) this.meetConn(Object.create(prototype));
+    for (const prototype of met.listeners) {
+      this.meetListener(Object.create(prototype));
+    }
   }
 
   /** Has to be given each connection, before anybody else gets it. */
@@ -177,6 +189,7 @@ export class Sockets {
     // The class of the connection itself: the one in which a method is found may have
     // heirs that are of another part.
     this.#patches.meet(conn, "constructor", (prototype) => {
+      this.#met.conns.add(prototype);
       patchConn(this.#patches, prototype as Deno.Conn, this.#sources);
     });
     return conn;
@@ -185,6 +198,7 @@ export class Sockets {
   /** Has to be given each listener, before anybody else gets it. */
   readonly meetListener = <L extends Deno.Listener>(listener: L): L => {
     this.#patches.meet(listener, "constructor", (prototype) => {
+      this.#met.listeners.add(prototype);
       patchListener(
         this.#patches,
         prototype as Deno.Listener,

@@ -172,6 +172,37 @@ testBoth(
   },
 );
 
+test("Listener.accept() and Conn.read() of sockets from before a second patch() can be killed", async () => {
+  {
+    using _ = patch();
+    const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+    const accepting = listener.accept();
+    const { port } = listener.addr;
+    (await Deno.connect({ hostname: "127.0.0.1", port })).close();
+    (await accepting).close();
+    listener.close();
+  }
+  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const { port } = listener.addr;
+  const accepting = listener.accept();
+  using conn = await Deno.connect({ hostname: "127.0.0.1", port });
+  using peer = await accepting;
+  using _ = patch();
+  const greenlets = [
+    spawn(() => listener.accept()),
+    spawn(() => conn.read(new Uint8Array(1))),
+  ];
+  await sleep(1);
+  for (const greenlet of greenlets) {
+    await greenlet.kill();
+    assertInstanceOf(greenlet.value, GreenletExit);
+  }
+  await peer.write(new Uint8Array([7]));
+  const buffer = new Uint8Array(1);
+  assertEquals(await conn.read(buffer), 1);
+  assertEquals(buffer[0], 7);
+});
+
 test("Conn.read() gives no more than fits, and keeps the rest", async () => {
   using _ = patch();
   using pair = await Pair.open();
