@@ -12,6 +12,7 @@ import { getOriginal } from "./_items.ts";
 import { cooperateKept, operate, withSignal } from "./_operate.ts";
 import { patchAll, type Patches } from "./_patches.ts";
 import {
+  adopt,
   beginRead,
   isFree,
   prepare,
@@ -139,7 +140,9 @@ function cooperativeRead(
     const flow = cooperativeFlow();
     const requests = flow === null ? undefined : requestsOf(this, kind);
     if (flow === null || requests === undefined) {
-      return Reflect.apply(original, this, arguments);
+      const promise = Reflect.apply(original, this, arguments);
+      adopt(this);
+      return promise;
     }
     const due = flow.checkpoint();
     if (due !== null) return due;
@@ -179,7 +182,9 @@ function cooperativeNext(original: ReadMethod): ReadMethod {
     const flow = cooperativeFlow();
     const reader = flow === null ? undefined : readerOf(this);
     if (flow === null || reader === undefined) {
-      return Reflect.apply(original, this, arguments);
+      const promise = Reflect.apply(original, this, arguments);
+      adopt(readerOf(this));
+      return promise;
     }
     const due = flow.checkpoint();
     if (due !== null) {

@@ -125,15 +125,23 @@ export function beginRead(
   }
   if (read === null) return promise;
   promise.catch(ignore);
-  if (requests === requestsOf(reader, "readRequests")) adopt(reader, requests);
+  adopt(reader);
   return read;
 }
+
+/** Whether a read has ever left what the source was asked for. */
+let hasLeft = false;
 
 /**
  * Serves the first read of any chunk by what the source was asked for by one that has gone.
  * The runtime would put that into the stream, and give it to nobody before it gets more.
  */
-function adopt(reader: object, { size }: Requests): void {
+export function adopt(reader: unknown): void {
+  if (hasLeft) adoptPull(reader);
+}
+
+function adoptPull(reader: unknown): void {
+  const size = requestsOf(reader, "readRequests")?.size;
   const pulls = pullsOf(controllerOf(reader));
   if (size !== 1 || pulls === undefined || pulls.size === 0) return;
   const pull = pulls.peek();
@@ -209,13 +217,14 @@ export class Read extends Suspension<ReadResult> implements ReadRequest {
       // The source may be writing to the first; what that gets comes into the stream.
       if (place === 0) {
         pull.readerType = "none";
+        hasLeft = true;
         controller.close = closeBehind;
       } else pulls.splice(place, 1);
     });
   }
 }
 
-function controllerOf(reader: object): ReadableByteStreamController {
+function controllerOf(reader: unknown): ReadableByteStreamController {
   return get(get(reader, slots.stream), slots.controller);
 }
 
