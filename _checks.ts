@@ -5,7 +5,7 @@
  */
 
 /** How a message shows what it has received. */
-function show(value: unknown): string {
+export function show(value: unknown): string {
   return typeof value === "string" ? JSON.stringify(value) : String(value);
 }
 

@@ -53,25 +53,12 @@ function patchMaking(patches: Patches): void {
     patches.put(prototype, name, pipeApart);
   }
   for (const name of ["ReadableStream", "WritableStream", "TransformStream"]) {
-    patchClass(patches, name);
+    patches.putClass(globalThis, name, make);
   }
 }
 
 // deno-lint-ignore no-explicit-any -- whatever it takes
 type Making = (this: any, ...args: any[]) => object;
-
-function patchClass(patches: Patches, name: string): void {
-  const original: Making = getOriginal(
-    globalThis as unknown as Record<string, Making>,
-    name,
-  );
-  const replacement = new Proxy(original, {
-    construct: (_target, args, newTarget): object =>
-      make(() => Reflect.construct(original, args, newTarget)),
-  });
-  patches.put(globalThis, name, () => replacement);
-  patches.put(original.prototype, "constructor", () => replacement);
-}
 
 /** Makes a stream: outside greenlets, as it has always been made. */
 function make<T extends object>(stream: () => T): T {

@@ -25,7 +25,8 @@ export function patchWebsocket(): Disposable {
   return patchAll((patches) => {
     if ("WebSocketStream" in globalThis) patchWebSocketStream(patches);
     for (const name of ["WebSocket", "EventSource"]) {
-      if (name in globalThis) openOutside(patches, name);
+      // They tell of their events by no method that could be patched.
+      if (name in globalThis) patches.putClass(globalThis, name, callApart);
     }
     for (const { prototype } of [Worker, MessagePort, BroadcastChannel]) {
       patches.put(prototype, "dispatchEvent", outside);
@@ -35,20 +36,6 @@ export function patchWebsocket(): Disposable {
       patches.put(prototype, "emit", outside);
     });
   });
-}
-
-/**
- * Has a class open its sockets outside greenlets, and so tell all their events: it tells
- * them by no method that could be patched.
- */
-function openOutside(patches: Patches, name: string): void {
-  const original: SocketClass = Reflect.get(globalThis, name);
-  const replacement = new Proxy(original, {
-    construct: (_target, args, newTarget): object =>
-      callApart(() => Reflect.construct(original, args, newTarget)),
-  });
-  patches.put(globalThis, name, () => replacement);
-  patches.put(original.prototype, "constructor", () => replacement);
 }
 
 function patchWebSocketStream(patches: Patches): void {

@@ -39,6 +39,24 @@ export class Patches implements Disposable {
     }));
   }
 
+  /**
+   * Replaces a class by one that is the same, but for what makes its instances: `wrap` calls
+   * what it is given.
+   */
+  putClass(
+    object: object,
+    name: string,
+    wrap: (make: () => object) => object,
+  ): void {
+    const original = getOriginal(object as Record<string, Method>, name);
+    const replacement = new Proxy(original, {
+      construct: (_target, args, newTarget): object =>
+        wrap(() => Reflect.construct(original, args, newTarget)),
+    });
+    this.put(object, name, () => replacement);
+    this.put(original.prototype, "constructor", () => replacement);
+  }
+
   /** Replaces the getter of an accessor by what `wrap` makes of it. */
   putGetter<T>(
     object: object,

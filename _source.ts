@@ -10,7 +10,8 @@
 
 import { type Flow, Suspension } from "./_flow.ts";
 import type { Wait } from "./_flow.ts";
-import { List, type Member } from "./_list.ts";
+import { Place } from "./_line.ts";
+import { List } from "./_list.ts";
 import { operate } from "./_operate.ts";
 import { looped } from "./_wakeups.ts";
 
@@ -21,20 +22,13 @@ const MOST_KEPT = 64 * 1024;
 /** The most that is written to a socket by one operation: `write` may write less. */
 const MOST_WRITTEN = 1024 * 1024;
 
-/**
- * Somebody who waits for what a {@linkcode Source} brings: a {@linkcode Place} in its line,
- * but made by one constructor less, which is a tenth of what a `read` costs here.
- */
-export abstract class Taker<K extends Taker<K, T>, T> extends Suspension<T>
-  implements Member<K> {
-  list: List<K> | null = null;
-  previous: K | null = null;
-  next: K | null = null;
+/** Somebody who waits for what a {@linkcode Source} brings. */
+export abstract class Taker<K extends Taker<K, T>, T> extends Place<K, T> {
   /** What it waits for. */
   source: { left(): void } | null = null;
 
-  protected override undo(_error: unknown): void {
-    this.list?.remove(this as unknown as K);
+  protected override undo(error: unknown): void {
+    super.undo(error);
     this.source?.left();
   }
 }

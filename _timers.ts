@@ -9,6 +9,7 @@
  * @module
  */
 
+import { show } from "./_checks.ts";
 import { List, type Member } from "./_list.ts";
 
 // Taken at import, so that neither patch() nor a fake clock set up later is seen.
@@ -188,7 +189,7 @@ export function checkDuration(ms: unknown, what: string): asserts ms is number {
   if (typeof ms !== "number") {
     throw new TypeError(
       `Cannot ${what} as the time must be a number of milliseconds: received ${
-        typeof ms === "string" ? JSON.stringify(ms) : String(ms)
+        show(ms)
       }`,
     );
   }

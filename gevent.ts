@@ -48,7 +48,12 @@ import { callLink, checkLink, type Link, LinkedWait, Links } from "./_links.ts";
 import { OutcomeWait } from "./_outcome.ts";
 import { aliveFlows, delist, enlist, expectLife, whenQuiet } from "./_alive.ts";
 import type { List } from "./_list.ts";
-import { checkOptions, instanceOf, numberError } from "./_checks.ts";
+import {
+  checkFunction,
+  checkOptions,
+  instanceOf,
+  numberError,
+} from "./_checks.ts";
 import {
   checkDuration,
   enterTimer,
@@ -924,7 +929,7 @@ export function spawn<A extends unknown[], R>(
   run: (...args: A) => R,
   ...args: A
 ): Greenlet<Returned<R>> {
-  checkBody(run, "spawn");
+  checkFunction(run, "spawn", "run");
   return Greenlet.spawn(run, ...args);
 }
 
@@ -953,15 +958,8 @@ export function spawnLater<A extends unknown[], R>(
   run: (...args: A) => R,
   ...args: A
 ): Greenlet<Returned<R>> {
-  checkBody(run, "spawn later");
+  checkFunction(run, "spawn later", "run");
   return Greenlet.spawnLater(ms, run, ...args);
-}
-
-function checkBody(run: unknown, what: string): void {
-  if (typeof run === "function") return;
-  throw new TypeError(
-    `Cannot ${what} as 'run' must be a function: received ${run}`,
-  );
 }
 
 /**
@@ -1049,7 +1047,7 @@ export function spawnRaw<A extends unknown[]>(
   run: (...args: A) => unknown,
   ...args: A
 ): core.Greenlet {
-  checkBody(run, "spawn raw");
+  checkFunction(run, "spawn raw", "run");
   const raw = new RawGreenlet(run, getHub());
   const flow = flowOf(raw);
   flow.root = currentFlow().root ?? flow;
@@ -1686,7 +1684,7 @@ export async function run<A extends unknown[], R>(
   main: (...args: A) => R,
   ...args: A
 ): Promise<Returned<R>> {
-  checkBody(main, "run");
+  checkFunction(main, "run", "main");
   if (isRunning) {
     throw new GreenletError(
       "Cannot run as another run() is in progress: spawn() what belongs to it",

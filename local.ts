@@ -16,6 +16,7 @@
  * @module
  */
 
+import { checkFunction } from "./_checks.ts";
 import { currentFlow, flowOf } from "./_flow.ts";
 
 /**
@@ -41,11 +42,7 @@ import { currentFlow, flowOf } from "./_flow.ts";
  * ```
  */
 export function local<T extends object>(init: () => T = () => ({} as T)): T {
-  if (typeof init !== "function") {
-    throw new TypeError(
-      `Cannot create local as 'init' must be a function: received ${init}`,
-    );
-  }
+  checkFunction(init, "create local", "init");
   const target = {} as T;
   const mine = (): T => {
     // Not in a map of ours: a greenlet that is dead and kept for its result keeps nothing.

@@ -1134,11 +1134,7 @@ class Nursing extends Suspension<unknown> {
  * ```
  */
 export function nursery<R>(run: (nursery: Nursery) => R): Wait<Returned<R>> {
-  if (typeof run !== "function") {
-    throw new TypeError(
-      `Cannot open nursery as 'run' must be a function: received ${run}`,
-    );
-  }
+  checkFunction(run, "open nursery", "run");
   const flow = currentFlow();
   const wait = flow.checkpoint() ?? new Nursing(flow).start(run);
   return wait as Wait<Returned<R>>;

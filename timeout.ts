@@ -30,7 +30,7 @@ import {
   withhold,
 } from "./_flow.ts";
 import type { Wait } from "./hub.ts";
-import { checkOptions } from "./_checks.ts";
+import { checkFunction, checkOptions } from "./_checks.ts";
 import {
   checkDuration,
   startTimer,
@@ -255,11 +255,7 @@ export function withTimeout<R, V = never>(
 ): Wait<Returned<R> | V> {
   checkDuration(ms, "call with a timeout");
   checkOptions(options, "call with a timeout");
-  if (typeof run !== "function") {
-    throw new TypeError(
-      `Cannot call with a timeout as 'run' must be a function: received ${run}`,
-    );
-  }
+  checkFunction(run, "call with a timeout", "run");
   const flow = currentFlow();
   const wait = flow.checkpoint() ?? new Limited(flow, ms, options).start(run);
   return wait as Wait<Returned<R> | V>;
