@@ -196,22 +196,17 @@ export abstract class Members implements AsyncDisposable {
     checkOptions(options, "kill all");
     const { error = new GreenletExit(), block = true, timeout = Infinity } =
       options;
-    const once = { ...options, error, block: false };
-    const killed = new WeakSet<AnyGreenlet>();
-    const killSome = () => {
-      const some = [...this.greenlets].filter((one) => !killed.has(one));
-      for (const one of some) killed.add(one);
-      killAll(some, once);
-    };
-    killSome();
+    const killNow = () =>
+      killAll(this.greenlets, { ...options, error, block: false });
+    killNow();
     if (!block || this.greenlets.size === 0) return DONE;
     const until = performance.now() + timeout;
     return composed(async () => {
       for (;;) {
-        const left = until - performance.now();
-        await joinAll(this.greenlets, { timeout: left });
-        if (this.greenlets.size === 0 || left <= 0) return;
-        killSome();
+        await joinAll(this.greenlets, { timeout: until - performance.now() });
+        if (this.greenlets.size === 0 || performance.now() >= until) return;
+        // All whom we have killed have ended: these were spawned meanwhile.
+        killNow();
       }
     });
   }
