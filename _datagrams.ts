@@ -8,7 +8,8 @@ import { cooperativeFlow } from "./_flow.ts";
 import { operate } from "./_operate.ts";
 import type { Patches } from "./_patches.ts";
 import { patchClosing, patchHold, type Socket } from "./_sockets.ts";
-import { type Hold, Source, type Sources, Taker } from "./_source.ts";
+import { Place } from "./_line.ts";
+import { type Hold, Source, type Sources } from "./_source.ts";
 
 /** What the types of the runtime don't tell without `--unstable-net`. */
 interface DatagramConn extends Socket {
@@ -35,7 +36,7 @@ const LONGEST = {
 };
 
 /** One `receive`. */
-class Receiver extends Taker<Receiver, Datagram> {
+class Receiver extends Place<Receiver, Datagram> {
   readonly buffer: Uint8Array;
 
   constructor(buffer: Uint8Array) {

@@ -17,6 +17,7 @@ import { outside } from "./_events.ts";
 import { callApart, cooperativeFlow, type Flow } from "./_flow.ts";
 import type { Wait } from "./_flow.ts";
 import { getOriginal } from "./_items.ts";
+import { Place } from "./_line.ts";
 import { cooperate, cooperateRelease, operate } from "./_operate.ts";
 import type { Patches } from "./_patches.ts";
 import {
@@ -25,7 +26,6 @@ import {
   Reader,
   Source,
   Sources,
-  Taker,
   Writes,
 } from "./_source.ts";
 
@@ -160,7 +160,7 @@ function patchReads(
 }
 
 /** Something that is done at the position of a file, when it is its turn. */
-abstract class Turn extends Taker<Turn, unknown> {
+abstract class Turn extends Place<Turn, unknown> {
   /** Does it. */
   abstract begin(): Promise<unknown>;
 

@@ -15,6 +15,6 @@ export abstract class Place<P extends Place<P, T>, T> extends Suspension<T>
   next: P | null = null;
 
   protected override undo(_error: unknown): void {
-    this.list?.remove(this as unknown as P);
+    this.list?.leave(this as unknown as P);
   }
 }

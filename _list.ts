@@ -53,6 +53,11 @@ export class List<M extends Member<M>> {
     this.length--;
   }
 
+  /** Takes out a member that has waited in vain. */
+  leave(member: M): void {
+    this.remove(member);
+  }
+
   /** Takes the first member out. */
   shift(): M | null {
     const { first } = this;

@@ -9,9 +9,10 @@ import { callApart, cooperativeFlow, type Flow } from "./_flow.ts";
 import type { Wait } from "./_flow.ts";
 import { patchFiles } from "./_files.ts";
 import { disguise, getOriginal } from "./_items.ts";
+import { Place } from "./_line.ts";
 import { cooperate, cooperateBySignal, operate } from "./_operate.ts";
 import { patchAll, type Patches } from "./_patches.ts";
-import { Source, Sources, Taker } from "./_source.ts";
+import { Source, Sources } from "./_source.ts";
 
 /** What goes on when its caller is interrupted, and leaves nothing to be cleared away. */
 const GO_ON = [
@@ -194,7 +195,7 @@ function flowFor(watcher: Deno.FsWatcher): Flow | null {
 }
 
 /** One `next` of a watcher. */
-class Watching extends Taker<Watching, IteratorResult<Deno.FsEvent>> {
+class Watching extends Place<Watching, IteratorResult<Deno.FsEvent>> {
   readonly #left: () => void;
 
   constructor(left: () => void) {

@@ -9,6 +9,7 @@
 
 import { cooperativeFlow } from "./_flow.ts";
 import { getOriginal } from "./_items.ts";
+import { Place } from "./_line.ts";
 import { cooperate } from "./_operate.ts";
 import type { Patches } from "./_patches.ts";
 import { Stamp } from "./_stamp.ts";
@@ -18,7 +19,6 @@ import {
   Reader,
   Source,
   type Sources,
-  Taker,
   Writes,
 } from "./_source.ts";
 
@@ -39,7 +39,7 @@ export interface Socket {
 /** The sockets that their user has told not to keep the process alive, under `patch()`. */
 const unreffed = new WeakSet<object>();
 
-class Accepter extends Taker<Accepter, Deno.Conn> {}
+class Accepter extends Place<Accepter, Deno.Conn> {}
 
 /** The connections of a listener, in order, whoever accepts them. */
 class Connections extends Source<Deno.Conn, Accepter, Deno.Conn> {

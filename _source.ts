@@ -22,14 +22,18 @@ const MOST_KEPT = 64 * 1024;
 /** The most that is written to a socket by one operation: `write` may write less. */
 const MOST_WRITTEN = 1024 * 1024;
 
-/** Somebody who waits for what a {@linkcode Source} brings. */
-export abstract class Taker<K extends Taker<K, T>, T> extends Place<K, T> {
-  /** What it waits for. */
-  source: { left(): void } | null = null;
+/** Those who wait for what a source brings. */
+class Line<K extends Place<K, T>, T> extends List<K> {
+  readonly #source: { left(): void };
 
-  protected override undo(error: unknown): void {
-    super.undo(error);
-    this.source?.left();
+  constructor(source: { left(): void }) {
+    super();
+    this.#source = source;
+  }
+
+  override leave(taker: K): void {
+    super.leave(taker);
+    this.#source.left();
   }
 }
 
@@ -88,8 +92,8 @@ export function keepDoors(owner: object, doors: readonly PropertyKey[]): void {
  * An operation that is repeated on one socket: who waits for it, and what it has brought
  * that nobody has taken.
  */
-export abstract class Source<T, K extends Taker<K, T>, R> {
-  readonly #line = new List<K>();
+export abstract class Source<T, K extends Place<K, T>, R> {
+  readonly #line = new Line<K, T>(this);
   readonly #sources: Sources;
   readonly #hold: Hold | null;
   readonly #reference = new WeakRef(this);
@@ -161,7 +165,6 @@ export abstract class Source<T, K extends Taker<K, T>, R> {
 
   /** Waits in the line; outside greenlets (`flow` is `null`) nothing interrupts it. */
   take(taker: K, flow: Flow | null): Wait<T> {
-    taker.source = this;
     this.#line.add(taker);
     const wait = taker.suspend(flow);
     if (this.#resting) this.#wakeUp();
@@ -237,7 +240,7 @@ export abstract class Source<T, K extends Taker<K, T>, R> {
 }
 
 /** One `read`. */
-export class Reader extends Taker<Reader, number | null> {
+export class Reader extends Place<Reader, number | null> {
   readonly buffer: Uint8Array;
 
   constructor(buffer: Uint8Array) {
