@@ -5,6 +5,7 @@
  */
 
 import { AsyncLocalStorage } from "node:async_hooks";
+import { findInternals, type Internals, type Mapping } from "./_runtime.ts";
 
 /** A value that is in force in a call and in all that it begins, through every `await`. */
 export interface Context<T extends Mapped> {
@@ -31,14 +32,8 @@ export interface Mapped {
   readonly [KEY]: this;
 }
 
-/** What the runtime keeps for each `await`: all values in force. */
-type Mapping = { readonly [key: PropertyKey]: unknown } | null | undefined;
-
 /** The runtime's own two functions for it, on which `AsyncLocalStorage` is built. */
-interface Carrier {
-  getAsyncContext(): Mapping;
-  setAsyncContext(mapping: Mapping): void;
-}
+type Carrier = Pick<Internals, "getAsyncContext" | "setAsyncContext">;
 
 /**
  * The runtime's own `AsyncLocalStorage` makes a dictionary and an entry in a `WeakMap` of
@@ -116,15 +111,7 @@ class Trial implements Mapped {
 
 /** The runtime's own functions, if they do what they did when this was written. */
 function findCarrier(): Carrier | undefined {
-  const runtime: Record<PropertyKey, unknown> | undefined = Reflect.get(
-    globalThis,
-    "Deno",
-  );
-  const internal = runtime?.[runtime.internal as symbol] as
-    | { core?: Partial<Carrier> }
-    | undefined;
-  const carrier = internal?.core;
-  const { getAsyncContext, setAsyncContext } = carrier ?? {};
+  const { getAsyncContext, setAsyncContext } = findInternals();
   if (!getAsyncContext || !setAsyncContext) return undefined;
   const before = getAsyncContext();
   try {

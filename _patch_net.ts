@@ -9,7 +9,7 @@ import { cooperativeFlow } from "./_flow.ts";
 import { operate, withSignal } from "./_operate.ts";
 import { patchNode } from "./_patch_node.ts";
 import { patchAll } from "./_patches.ts";
-import { Met, Sockets } from "./_sockets.ts";
+import { Prototypes, Sockets } from "./_sockets.ts";
 import { Sources } from "./_source.ts";
 
 type Connect = (
@@ -19,7 +19,7 @@ type Connect = (
 type Listen = (options: Deno.ListenOptions) => Deno.Listener;
 
 const sources = new Sources();
-const met = new Met();
+const met = new Prototypes();
 
 /** Patches sockets; disposing of what it returns restores them. */
 export function patchNet(): Disposable {

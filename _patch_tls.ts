@@ -6,7 +6,7 @@
 
 import { cooperate } from "./_operate.ts";
 import { patchAll } from "./_patches.ts";
-import { Met, obstacle, Sockets } from "./_sockets.ts";
+import { obstacle, Prototypes, Sockets } from "./_sockets.ts";
 import { Sources } from "./_source.ts";
 
 type ConnectTls = (
@@ -21,7 +21,7 @@ type StartTls = (
 type ListenTls = (options: Deno.ListenTlsOptions) => Deno.TlsListener;
 
 const sources = new Sources();
-const met = new Met();
+const met = new Prototypes();
 
 /** Patches TLS; disposing of what it returns restores the originals. */
 export function patchTls(): Disposable {

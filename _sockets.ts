@@ -7,16 +7,20 @@
  * @module
  */
 
-import { cooperativeFlow } from "./_flow.ts";
+import { cooperativeFlow, type Flow, takenWait, type Wait } from "./_flow.ts";
 import { getOriginal } from "./_items.ts";
 import { Place } from "./_line.ts";
 import { cooperate } from "./_operate.ts";
+import { NONE, type Operations, operationsFor } from "./_operations.ts";
 import type { Patches } from "./_patches.ts";
 import { Stamp } from "./_stamp.ts";
 import {
   Bytes,
   type Hold,
+  MOST_KEPT,
+  MOST_WRITTEN,
   Reader,
+  Scratch,
   Source,
   type Sources,
   Writes,
@@ -89,8 +93,25 @@ class Connections extends Source<Deno.Conn, Accepter, Deno.Conn> {
 
 /** The bytes of a connection, which may be read by its stream as well. */
 class ConnBytes extends Bytes {
+  /** How they are read, if not by the connection's own method. */
+  readonly #operations: Operations | null;
+  /** The operation, of which the connection then knows nothing. */
+  #reading = NONE;
+  #keepsAlive: boolean;
   /** Whether the stream reads by itself. */
   #pulling = false;
+
+  constructor(
+    sources: Sources,
+    conn: Deno.Conn,
+    read: Read,
+    hold: Hold,
+    operations: Operations | null,
+  ) {
+    super(sources, conn, read, hold);
+    this.#operations = operations;
+    this.#keepsAlive = !unreffed.has(conn);
+  }
 
   protected override get doors(): readonly PropertyKey[] {
     return ["read", "readable", "close", Symbol.dispose, "ref", "unref"];
@@ -98,6 +119,30 @@ class ConnBytes extends Bytes {
 
   override get busy(): boolean {
     return this.#pulling || super.busy;
+  }
+
+  override ref(): void {
+    this.#keepsAlive = true;
+    this.#operations?.ref(this.#reading);
+  }
+
+  override unref(): void {
+    this.#keepsAlive = false;
+    this.#operations?.unref(this.#reading);
+  }
+
+  protected override readOn(buffer: Uint8Array): Promise<number | null> {
+    const operations = this.#operations;
+    if (operations === null) return super.readOn(buffer);
+    const reading = operations.read(this.owner, buffer);
+    this.#reading = operations.idOf(reading);
+    if (!this.#keepsAlive) operations.unref(this.#reading);
+    return reading;
+  }
+
+  protected override keep(count: number | null): void {
+    // The method has no zero, as the buffer is not empty; the operation has no `null`.
+    super.keep(count || null);
   }
 
   protected override get lasting(): boolean {
@@ -109,7 +154,7 @@ class ConnBytes extends Bytes {
     if (!this.idle) return await this.take(new Reader(view), null);
     this.#pulling = true;
     try {
-      return await this.readOn(view);
+      return await this.readOn(view) || null;
     } finally {
       this.#pulling = false;
       this.left();
@@ -143,6 +188,27 @@ class BytesOf extends Stamp {
   }
 }
 
+/**
+ * By which operations a connection is read and written, if not by its methods: one that has
+ * come to us before anybody else got it, so that we know of each `ref` and `unref`.
+ */
+class OperationsOf extends Stamp {
+  #operations: Operations | null = null;
+  #by: Sockets | undefined;
+
+  static get(conn: unknown, sockets: Sockets): Operations | null {
+    return isObject(conn) && #by in conn && conn.#by === sockets
+      ? conn.#operations
+      : null;
+  }
+
+  static set(conn: object, operations: Operations, sockets: Sockets): void {
+    if (!(#by in conn)) new OperationsOf(conn);
+    (conn as OperationsOf).#operations = operations;
+    (conn as OperationsOf).#by = sockets;
+  }
+}
+
 /** What writes to a connection. */
 class WritesOf extends Stamp {
   #writes: Writes | undefined;
@@ -160,8 +226,11 @@ class WritesOf extends Stamp {
 const readableOf = new WeakMap<object, Readable>();
 const connectionsOf = new WeakMap<object, Connections>();
 
+/** What is written by operations is copied to, while it is on its way. */
+const scratch = new Scratch();
+
 /** Prototypes that a part of `patch()` has met, for the next time. */
-export class Met {
+export class Prototypes {
   readonly conns = new Set<object>();
   readonly listeners = new Set<object>();
 }
@@ -170,10 +239,12 @@ export class Met {
 export class Sockets {
   readonly #patches: Patches;
   readonly #sources: Sources;
-  readonly #met: Met;
+  readonly #met: Prototypes;
+  /** What stands for the methods of each class of connections. */
+  readonly #operations = new Map<object, Operations | null>();
 
   /** Makes it with the sources of the part, and what it has met before. */
-  constructor(patches: Patches, sources: Sources, met: Met) {
+  constructor(patches: Patches, sources: Sources, met: Prototypes) {
     this.#patches = patches;
     this.#sources = sources;
     this.#met = met;
@@ -190,8 +261,16 @@ export class Sockets {
     // heirs that are of another part.
     this.#patches.meet(conn, "constructor", (prototype) => {
       this.#met.conns.add(prototype);
-      patchConn(this.#patches, prototype as Deno.Conn, this.#sources);
+      const { read, write } = patchConn(
+        this.#patches,
+        prototype as Deno.Conn,
+        this.#sources,
+        (conn) => OperationsOf.get(conn, this),
+      );
+      this.#operations.set(prototype, operationsFor([read, write]));
     });
+    const operations = this.#operations.get(Object.getPrototypeOf(conn));
+    if (operations?.suit(conn)) OperationsOf.set(conn, operations, this);
     return conn;
   };
 
@@ -210,17 +289,22 @@ export class Sockets {
   };
 }
 
+/** @returns The methods by which its bytes went. */
 function patchConn(
   patches: Patches,
   prototype: Deno.Conn,
   sources: Sources,
-): void {
+  operationsOf: (conn: unknown) => Operations | null,
+): { read: Read; write: Write } {
   const hold = patchHold(patches, prototype, BytesOf);
-  const read = getOriginal(prototype, "read");
+  const read: Read = getOriginal(prototype, "read");
+  const write: Write = getOriginal(prototype, "write");
   const takeBytes = (conn: Deno.Conn): ConnBytes => {
     let bytes = BytesOf.get(conn);
     if (bytes === undefined) {
-      BytesOf.set(conn, bytes = new ConnBytes(sources, conn, read, hold));
+      const operations = operationsOf(conn);
+      bytes = new ConnBytes(sources, conn, read, hold, operations);
+      BytesOf.set(conn, bytes);
     }
     return bytes;
   };
@@ -229,7 +313,11 @@ function patchConn(
     "read",
     () => cooperativeRead(read, takeBytes),
   );
-  patches.put<Write>(prototype, "write", cooperativeWrite);
+  patches.put<Write>(
+    prototype,
+    "write",
+    () => cooperativeWrite(write, operationsOf),
+  );
   patches.put<Ask>(prototype, "closeWrite", cooperate);
   if ("handshake" in prototype) {
     patches.put<Ask>(prototype, "handshake", cooperate);
@@ -240,6 +328,7 @@ function patchConn(
     (readable) => cooperativeReadable(readable, takeBytes),
   );
   patchClosing(patches, prototype, BytesOf);
+  return { read, write };
 }
 
 function patchListener(
@@ -296,19 +385,46 @@ function cooperativeRead(
   };
 }
 
-function cooperativeWrite(original: Write): Write {
+function cooperativeWrite(
+  original: Write,
+  operationsOf: (conn: unknown) => Operations | null,
+): Write {
+  const takeWrites = (conn: Deno.Conn): Writes => {
+    let writes = WritesOf.get(conn);
+    if (writes === undefined) {
+      WritesOf.set(conn, writes = new Writes(conn, original));
+    }
+    return writes;
+  };
   return function (data) {
     const flow = cooperativeFlow();
     const isOurs = data instanceof Uint8Array && isObject(this);
     if (flow === null || !isOurs) return original.call(this, data);
     const due = flow.checkpoint();
     if (due !== null) return due;
-    let writes = WritesOf.get(this);
-    if (writes === undefined) {
-      WritesOf.set(this, writes = new Writes(this, original));
-    }
-    return writes.write(data, flow);
+    const operations = operationsOf(this);
+    return operations === null
+      ? takeWrites(this).write(data, flow)
+      : writeBy(operations, this, data, flow, takeWrites);
   };
+}
+
+/** Writes by the operation itself, and waits only if it is not over at once. */
+function writeBy(
+  operations: Operations,
+  conn: Deno.Conn,
+  data: Uint8Array,
+  flow: Flow,
+  takeWrites: (conn: Deno.Conn) => Writes,
+): Wait<number> {
+  const isShort = data.length <= MOST_KEPT;
+  const copy = isShort
+    ? scratch.copy(data)
+    : Uint8Array.prototype.slice.call(data, 0, MOST_WRITTEN);
+  const written = operations.write(conn, copy);
+  if (operations.isOver(written)) return takenWait(written);
+  if (isShort) scratch.leave();
+  return takeWrites(conn).other(written, flow);
 }
 
 /**
@@ -373,6 +489,13 @@ function streamError(error: unknown): unknown {
   return error;
 }
 
+/** What is kept for a socket whose operation goes on when its caller is interrupted. */
+interface Keeper {
+  readonly resting: boolean;
+  ref(): void;
+  unref(): void;
+}
+
 /** Where each socket has something of ours. */
 interface Kept<T> {
   get(socket: object): T | undefined;
@@ -407,27 +530,33 @@ export function patchClosing(
 export function patchHold(
   patches: Patches,
   prototype: Socket,
-  sources: Kept<{ readonly resting: boolean }>,
+  sources: Kept<Keeper>,
 ): Hold {
-  const ref = getOriginal(prototype, "ref");
-  const unref = getOriginal(prototype, "unref");
+  const originalRef = getOriginal(prototype, "ref");
+  const originalUnref = getOriginal(prototype, "unref");
+  const ref = (socket: Socket) => {
+    originalRef.call(socket);
+    sources.get(socket)?.ref();
+  };
+  const unref = (socket: Socket) => {
+    originalUnref.call(socket);
+    sources.get(socket)?.unref();
+  };
   patches.put(prototype, "ref", () =>
     function (this: Socket) {
       unreffed.delete(this);
-      if (!sources.get(this)?.resting) ref.call(this);
+      if (!sources.get(this)?.resting) ref(this);
     });
   patches.put(prototype, "unref", () =>
     function (this: Socket) {
-      unref.call(this);
+      unref(this);
       unreffed.add(this);
     });
   return {
     take(socket: Socket) {
-      if (!unreffed.has(socket)) ref.call(socket);
+      if (!unreffed.has(socket)) ref(socket);
     },
-    release(socket: Socket) {
-      unref.call(socket);
-    },
+    release: unref,
   };
 }
 

@@ -17,10 +17,10 @@ import { looped } from "./_wakeups.ts";
 
 /** The most that is read by one operation, and kept for it. */
 const MOST_READ = 64 * 1024;
-/** The most for which a connection keeps memory to write from. */
-const MOST_KEPT = 64 * 1024;
+/** The most for which memory to write from is kept. */
+export const MOST_KEPT = 64 * 1024;
 /** The most that is written to a socket by one operation: `write` may write less. */
-const MOST_WRITTEN = 1024 * 1024;
+export const MOST_WRITTEN = 1024 * 1024;
 
 /** Those who wait for what a source brings. */
 class Line<K extends Place<K, T>, T> extends List<K> {
@@ -171,6 +171,12 @@ export abstract class Source<T, K extends Place<K, T>, R> {
     this.#serve();
     return wait;
   }
+
+  /** Has the operation keep the process alive, if the owner knows nothing of it. */
+  ref(): void {}
+
+  /** Has it not do so. */
+  unref(): void {}
 
   /** Somebody was interrupted, and is in the line no more. */
   left(): void {
@@ -330,7 +336,7 @@ export class Bytes extends Source<number | null, Reader, number | null> {
   }
 }
 
-/** Copies a few bytes one by one: a view for `set` costs 100 ns. */
+/** Copies a few bytes one by one: a view for `set` costs as much. */
 function copy(
   from: Uint8Array,
   start: number,
@@ -372,10 +378,7 @@ export class Writes {
     const most = Math.min(data.length, this.#most);
     if (this.#writer !== null || most > MOST_KEPT) {
       const copy = Uint8Array.prototype.slice.call(data, 0, most);
-      const written = this.#write.call(this.#owner, copy);
-      this.#others++;
-      written.then(this.#otherOver, this.#otherOver);
-      return operate(flow, written);
+      return this.other(this.#write.call(this.#owner, copy), flow);
     }
     if (this.#buffer.length !== most) {
       this.#buffer = view(this.#buffer, most);
@@ -387,6 +390,13 @@ export class Writes {
       this.#failed,
     );
     return writer.suspend(flow);
+  }
+
+  /** Waits for a write that has begun, from memory of its own. */
+  other(written: Promise<number>, flow: Flow): Wait<number> {
+    this.#others++;
+    written.then(this.#otherOver, this.#otherOver);
+    return operate(flow, written);
   }
 
   readonly #written = (count: number): void => {
@@ -405,6 +415,26 @@ export class Writes {
     this.#writer = null;
     writer.throw(error);
   };
+}
+
+/** Memory for the copies of many, if each is nearly always done with before the next. */
+export class Scratch {
+  #bytes = new Uint8Array(0);
+
+  /** Copies bytes: until the next call, unless they are left to whoever has them. */
+  copy(bytes: Uint8Array): Uint8Array {
+    if (this.#bytes.length !== bytes.length) {
+      this.#bytes = view(this.#bytes, bytes.length);
+    }
+    // Those that were transferred are none.
+    if (bytes.length > 0) this.#bytes.set(bytes);
+    return this.#bytes;
+  }
+
+  /** Leaves what was copied last to whoever has it. */
+  leave(): void {
+    this.#bytes = new Uint8Array(0);
+  }
 }
 
 /** The memory of `buffer` at that length, or new memory if it is too small. */

@@ -4,6 +4,7 @@ import {
   assertFalse,
   assertGreaterOrEqual,
   assertInstanceOf,
+  assertMatch,
   assertRejects,
   assertStrictEquals,
 } from "@std/assert";
@@ -854,6 +855,55 @@ test("patch() patches TCP and TLS each once, and their common class not at all",
   assertEquals(await look(), before);
 });
 
+test("Conn.read() and Conn.write() are those that somebody has put there before patch()", async () => {
+  using pair = await Pair.open();
+  const common = Object.getPrototypeOf(Object.getPrototypeOf(pair.conn));
+  const { read, write } = common;
+  const calls: string[] = [];
+  using restored = new DisposableStack();
+  restored.defer(() => Object.assign(common, { read, write }));
+  common.read = function () {
+    calls.push("read");
+    return Reflect.apply(read, this, arguments);
+  };
+  common.write = function () {
+    calls.push("write");
+    return Reflect.apply(write, this, arguments);
+  };
+  using _ = patch();
+  using patched = await Pair.open();
+  await spawn(async () => {
+    assertEquals(await patched.conn.write(encoder.encode("bytes")), 5);
+    assertEquals(await readText(patched.peer, 3), "byt");
+    assertEquals(await readText(patched.peer), "es");
+    await readInVain(patched.peer);
+    patched.conn.close();
+    assertEquals(await readText(patched.peer), null);
+  }).get();
+  assertEquals(calls, ["write", "read", "read", "read"]);
+});
+
+test("Conn.read() and Conn.write() are the runtime's methods where its operations can't be had", async () => {
+  const { stdout, stderr, success } = await new Deno.Command(Deno.execPath(), {
+    args: [
+      "test",
+      "--no-check",
+      "--allow-all",
+      "--preload=tests/_without_operations.ts",
+      "--import-map=tests/offline/import_map.json",
+      "--filter=/, tcp|as they are/",
+      "tests/monkey_net_test.ts",
+    ],
+    env: { NO_COLOR: "1" },
+    stdout: "piped",
+    stderr: "piped",
+  }).output();
+  const output = decoder.decode(stdout);
+  assert(success, output + decoder.decode(stderr));
+  assertMatch(output, /hidden true/);
+  assertMatch(output, /ok \| \d\d+ passed/);
+});
+
 test("patch() leaves a failure that nobody handles unhandled", async () => {
   for (const call of ["Deno.connect({ port })", "listener.accept()"]) {
     const run = (prelude: string) =>
@@ -932,6 +982,16 @@ const endings: Record<string, [string, string[], boolean]> = {
      read();
      spawn(read);
      spawn(accept);
+     console.log("ends");`,
+    ["ends"],
+    true,
+  ],
+  "what its user has told not to between two patch()": [
+    `_[Symbol.dispose]();
+     conn.unref();
+     using again = patch();
+     spawn(read);
+     await sleep(1);
      console.log("ends");`,
     ["ends"],
     true,

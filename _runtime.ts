@@ -1,0 +1,44 @@
+/**
+ * Functions that the runtime keeps for itself.
+ *
+ * Whoever uses one of them has another way where it is missing, and tries it first.
+ *
+ * @module
+ */
+
+/** All values that are in force by `AsyncLocalStorage`. */
+export type Mapping =
+  | { readonly [key: PropertyKey]: unknown }
+  | null
+  | undefined;
+
+/** Those that are used. */
+export interface Internals {
+  /** What `AsyncLocalStorage` is built on. */
+  getAsyncContext(): Mapping;
+  setAsyncContext(mapping: Mapping): void;
+
+  /** Where the number of a connection is, by which its operations know it. */
+  readonly internalRidSymbol: symbol;
+  read(rid: number, buffer: Uint8Array): Promise<number>;
+  write(rid: number, data: Uint8Array): Promise<number>;
+
+  /** What the promise of an operation has that was not over when it returned. */
+  readonly promiseIdSymbol: symbol;
+  refOpPromise(operation: object): void;
+  unrefOpPromise(operation: object): void;
+  /** What a promise is, 0 for pending, and with what. */
+  getPromiseDetails(promise: Promise<unknown>): readonly [number, unknown];
+}
+
+/** The runtime's own functions: none, in a runtime that has no such thing. */
+export function findInternals(): Partial<Internals> {
+  const runtime: Record<PropertyKey, unknown> | undefined = Reflect.get(
+    globalThis,
+    "Deno",
+  );
+  const internal = runtime?.[runtime.internal as symbol] as
+    | { core?: Partial<Internals> }
+    | undefined;
+  return internal?.core ?? {};
+}
