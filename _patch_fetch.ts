@@ -13,6 +13,7 @@ import { callApart, cooperativeFlow } from "./_flow.ts";
 import { getOriginal } from "./_items.ts";
 import { cooperate, operate } from "./_operate.ts";
 import { patchAll } from "./_patches.ts";
+import { Stamp } from "./_stamp.ts";
 
 type Fetch = (this: unknown, ...args: unknown[]) => Promise<Response>;
 type Read = (this: Request | Response) => Promise<unknown>;
@@ -36,7 +37,23 @@ interface Connection {
   readonly body: ReadableStream;
 }
 
-const connections = new WeakMap<object, Connection>();
+/**
+ * Where that is kept: in a private field of the response, as the entries of a `WeakMap`
+ * are work for the garbage collector.
+ */
+class ConnectionOf extends Stamp {
+  #connection: Connection | undefined;
+
+  static get(response: object): Connection | undefined {
+    return #connection in response ? response.#connection : undefined;
+  }
+
+  static set(response: object, connection: Connection): void {
+    // A `fetch` of somebody else's may give one response twice.
+    if (!(#connection in response)) new ConnectionOf(response);
+    (response as ConnectionOf).#connection = connection;
+  }
+}
 
 /** Patches `fetch` and bodies; disposing of what it returns restores the originals. */
 export function patchFetch(): Disposable {
@@ -75,7 +92,7 @@ function cooperativeFetch(original: Fetch): Fetch {
     );
     promise.then((response) => {
       const { body } = response;
-      if (body !== null) connections.set(response, { abort, body });
+      if (body !== null) ConnectionOf.set(response, { abort, body });
     }, ignore);
     return operate(
       flow,
@@ -95,6 +112,9 @@ function withSignal(args: unknown[], ours: AbortSignal): unknown[] {
   const isOdd = typeof options !== "object" && typeof options !== "function";
   // For the runtime to complain of.
   if (args.length === 0 || isOdd) return args;
+  if (init === undefined && typeof input === "string") {
+    return [input, { signal: ours }];
+  }
   // The options may be of any class, another request among them: they are read by the
   // runtime, one by one, and what they throw then is its business.
   const get = (_: unknown, name: PropertyKey): unknown => {
@@ -130,12 +150,12 @@ function cooperativeRead(
       return due;
     }
     if (body === null) return Reflect.apply(original, this, []);
-    if (connections.get(this)?.body === body) {
+    if (ConnectionOf.get(this)?.body === body) {
       // The response has to stay alive: the runtime keeps the request's own signal by it.
       return operate(
         flow,
         original.call(this),
-        (error) => callApart(() => connections.get(this)!.abort.abort(error)),
+        (error) => callApart(() => ConnectionOf.get(this)!.abort.abort(error)),
       );
     }
     const headers = Reflect.get(prototype, "headers", this) as Headers;

@@ -607,6 +607,23 @@ test("fetch() that was over before the interrupt keeps its response, and no conn
   assertGreaterOrEqual(received.length, 1);
 });
 
+test("fetch() of somebody else's making may give one response twice", async () => {
+  const original = globalThis.fetch;
+  try {
+    const response = new Response("text");
+    globalThis.fetch = () => Promise.resolve(response);
+    using _ = patch();
+    await spawn(async () => {
+      for (let i = 0; i < 2; i++) {
+        assertStrictEquals(await fetch("http://a/"), response);
+      }
+      assertEquals(await response.text(), "text");
+    }).get();
+  } finally {
+    globalThis.fetch = original;
+  }
+});
+
 test("fetch() whose response comes in the same turn as the kill gives it, or gives it back", async () => {
   const original = globalThis.fetch;
   const outcomes = new Set<string>();
