@@ -454,6 +454,11 @@ class Rows {
         }],
         [{ ...GEVENT, file: "fetch_gevent.py" }, FASTER],
         [{ ...BARE, name: "plain Deno", file: "fetch_plain.ts" }, SLOWER],
+        [{
+          ...BARE,
+          name: "plain Deno, an AbortController each",
+          file: "fetch_abortable.ts",
+        }, SLOWER],
       ]),
       this.fetches("crawl", "page of a crawl, Pool(100) and fetch", 1_000, [
         [{

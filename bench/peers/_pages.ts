@@ -51,12 +51,16 @@ export function checkPages(lengths: number[], count: number): void {
  * Gets the short page, again and again: its share of so many times.
  *
  * @param count How many times all {@linkcode WORKERS} workers do it.
+ * @param options Gives the options of each `fetch`.
  * @returns How many characters came.
  */
-export async function getShortPages(count: number): Promise<number> {
+export async function getShortPages(
+  count: number,
+  options: () => RequestInit | undefined = () => undefined,
+): Promise<number> {
   let sum = 0;
   for (let i = 0; i < count / WORKERS; i++) {
-    sum += (await (await fetch(ORIGIN)).text()).length;
+    sum += (await (await fetch(ORIGIN, options())).text()).length;
   }
   return sum;
 }
