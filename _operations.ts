@@ -3,15 +3,16 @@
  *
  * Its methods are async functions, so that whoever calls them learns that an operation is
  * over by a microtask at the earliest. Nearly every write is over when the operation
- * returns: then it needs no wait that could be interrupted, and no memory of its own. With
- * 500 clients that an echo server has, of 8 µs a message that is 0.4, and the method of a
- * read, with its set of promises, 0.3.
+ * returns: then it needs no wait that could be interrupted, and no memory of its own. In an
+ * echo server with 500 clients that spares 0.4 µs of the 9 that a message takes, and that a
+ * read has no method of its own, with a set of promises, 0.3.
  *
  * @module
  */
 
 import { findInternals, type Internals } from "./_runtime.ts";
 
+/** What has to be there, or nothing is used. */
 const NAMES = [
   "internalRidSymbol",
   "read",
