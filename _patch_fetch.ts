@@ -91,18 +91,24 @@ function cooperativeFetch(original: Fetch): Fetch {
       withSignal(args, abort.signal),
     );
     promise.then((response) => {
-      const { body } = response;
+      const body = bodyOf(response);
       if (body !== null) ConnectionOf.set(response, { abort, body });
     }, ignore);
     return operate(
       flow,
       promise,
       (error) => callApart(() => abort.abort(error)),
-      ({ body }) => {
+      (response) => {
+        const body = bodyOf(response);
         if (body !== null) cancel(body, undefined);
       },
     );
   };
+}
+
+/** What a `fetch` of somebody else's gives need not be a response. */
+function bodyOf(response: unknown): ReadableStream | null {
+  return response instanceof Response ? response.body : null;
 }
 
 /** The arguments of `fetch`, with a signal that aborts as well as the caller's own. */

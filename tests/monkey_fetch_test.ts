@@ -624,6 +624,23 @@ test("fetch() of somebody else's making may give one response twice", async () =
   }
 });
 
+test("fetch() of somebody else's making may give what is no response", async () => {
+  const original = globalThis.fetch;
+  try {
+    for (const value of [undefined, null, 1, { body: "text" }]) {
+      globalThis.fetch = () => Promise.resolve(value as never);
+      using _ = patch();
+      assertEquals(await spawn(() => fetch("http://a/")).get(), value);
+      const fetching = spawn(() => fetch("http://a/"));
+      await until(Promise.resolve());
+      await fetching.kill();
+    }
+    await tick();
+  } finally {
+    globalThis.fetch = original;
+  }
+});
+
 test("fetch() whose response comes in the same turn as the kill gives it, or gives it back", async () => {
   const original = globalThis.fetch;
   const outcomes = new Set<string>();
