@@ -26,21 +26,26 @@ const NAMES = [
 /** What is used of the runtime's own. */
 type Used = Pick<Internals, typeof NAMES[number]>;
 
-/** What the runtime says of a promise that is not settled. */
+/** What the runtime says of a promise that is not settled, and of one that has failed. */
 const PENDING = 0;
+const FAILED = 2;
+
+/** A number that no connection has. */
+const NOBODY = 2 ** 31 - 1;
 
 /** Stands for no operation. */
 export const NONE = -1;
-
-type Identified = { readonly [id: symbol]: number | undefined };
 
 /** Reads and writes as the runtime's own methods do. */
 export class Operations {
   readonly #internals: Used;
   readonly #rid: symbol;
   readonly #id: symbol;
-  /** Whether operations that are not over are known to have an id. */
-  #haveIds = false;
+  /**
+   * Whether operations that are not over have an id, by which they can be told to keep the
+   * process alive or not: `unseen` until one is not over.
+   */
+  #ids: "unseen" | "seen" | "missing" = "unseen";
 
   constructor(internals: Used) {
     this.#internals = internals;
@@ -48,15 +53,31 @@ export class Operations {
     this.#id = internals.promiseIdSymbol;
   }
 
+  /** Whether they do with nobody's connection what they did when this was written. */
+  get work(): boolean {
+    const { read, write, getPromiseDetails } = this.#internals;
+    try {
+      return [read, write].every((begin) => {
+        const operation = begin(NOBODY, new Uint8Array(1));
+        operation.catch(() => {});
+        const [state, error] = getPromiseDetails(operation);
+        return state === FAILED && error instanceof Deno.errors.BadResource;
+      });
+    } catch {
+      return false;
+    }
+  }
+
   /** Whether a connection can be read and written so. */
   suit(conn: object): boolean {
-    return typeof Reflect.get(conn, this.#rid) === "number";
+    return this.#ids !== "missing" &&
+      typeof Reflect.get(conn, this.#rid) === "number";
   }
 
   /** Reads into a buffer that is not empty: 0 bytes at the end. */
   read(conn: object, buffer: Uint8Array): Promise<number> {
     const operation = this.#internals.read(this.#ridOf(conn), buffer);
-    if (!this.#haveIds) this.isOver(operation);
+    if (this.#ids === "unseen") this.isOver(operation);
     return operation;
   }
 
@@ -67,11 +88,11 @@ export class Operations {
 
   /** Whether an operation was over when it returned. */
   isOver(operation: Promise<unknown>): boolean {
-    if (this.#haveIds) return !(this.#id in operation);
+    if (this.#ids === "seen") return !(this.#id in operation);
     // To ask the runtime takes 160 ns, so it is done until we know better.
     const [state] = this.#internals.getPromiseDetails(operation);
     if (state !== PENDING) return true;
-    this.#haveIds = this.#id in operation;
+    this.#ids = this.#isKnownById(operation) ? "seen" : "missing";
     return false;
   }
 
@@ -80,17 +101,31 @@ export class Operations {
    * is older would cost the garbage collector 50 ns.
    */
   idOf(operation: Promise<unknown>): number {
-    return (operation as unknown as Identified)[this.#id] ?? NONE;
+    return this.#ids === "seen"
+      ? Reflect.get(operation, this.#id) ?? NONE
+      : NONE;
   }
 
   /** Has an operation keep the process alive, as it does from the start. */
   ref(id: number): void {
-    this.#internals.refOpPromise({ [this.#id]: id });
+    if (id !== NONE) this.#internals.refOpPromise({ [this.#id]: id });
   }
 
   /** Has it not do so. */
   unref(id: number): void {
-    this.#internals.unrefOpPromise({ [this.#id]: id });
+    if (id !== NONE) this.#internals.unrefOpPromise({ [this.#id]: id });
+  }
+
+  #isKnownById(operation: Promise<unknown>): boolean {
+    const id = Reflect.get(operation, this.#id);
+    if (typeof id !== "number") return false;
+    try {
+      this.unref(id);
+      this.ref(id);
+      return true;
+    } catch {
+      return false;
+    }
   }
 
   #ridOf(conn: object): number {
@@ -98,13 +133,15 @@ export class Operations {
   }
 }
 
-/** The runtime's operations, if it has all that is used. */
-const operations = (() => {
+/** The runtime's operations, when they were found. */
+let operations: Operations | null = null;
+
+function findOperations(): Operations | null {
   const found = findInternals();
-  return NAMES.every((name) => found[name] !== undefined)
-    ? new Operations(found as Used)
-    : null;
-})();
+  if (NAMES.some((name) => found[name] === undefined)) return null;
+  const operations = new Operations(found as Used);
+  return operations.work ? operations : null;
+}
 
 /**
  * What stands for the methods `read` and `write` of a class; `null` where they are not the
@@ -113,8 +150,8 @@ const operations = (() => {
 export function operationsFor(
   methods: readonly ((...args: never[]) => unknown)[],
 ): Operations | null {
-  // Nobody else's function can look into the private field of a connection.
+  // What has replaced them has no private field of a connection to look into.
   const isOwn = (method: unknown) =>
     /\bthis\.#rid\b/.test(Function.prototype.toString.call(method));
-  return methods.every(isOwn) ? operations : null;
+  return methods.every(isOwn) ? operations ??= findOperations() : null;
 }
