@@ -72,20 +72,24 @@ export class Patches implements Disposable {
   /**
    * Calls `patch` with the prototype that has the method, if it is new to us. So are
    * classes patched that can be reached through their instances only.
+   *
+   * @returns The prototype, if there is one.
    */
   meet(
     instance: object,
     method: PropertyKey,
     patch: (prototype: object) => void,
-  ): void {
+  ): object | null {
     let prototype = Object.getPrototypeOf(instance);
     while (prototype !== null && !Object.hasOwn(prototype, method)) {
       prototype = Object.getPrototypeOf(prototype);
     }
     const isOver = this.#patched.disposed;
-    if (prototype === null || this.#met.has(prototype) || isOver) return;
-    this.#met.add(prototype);
-    patch(prototype);
+    if (prototype !== null && !this.#met.has(prototype) && !isOver) {
+      this.#met.add(prototype);
+      patch(prototype);
+    }
+    return prototype;
   }
 
   /** Restores what was there before. */

@@ -17,6 +17,7 @@ import { Stamp } from "./_stamp.ts";
 import {
   Bytes,
   type Hold,
+  lengthOf,
   MOST_KEPT,
   MOST_WRITTEN,
   Reader,
@@ -95,8 +96,11 @@ class Connections extends Source<Deno.Conn, Accepter, Deno.Conn> {
 class ConnBytes extends Bytes {
   /** How they are read, if not by the connection's own method. */
   readonly #operations: Operations | null;
-  /** The operation, of which the connection then knows nothing. */
+  /** The operation by which we read, of which the connection then knows nothing. */
   #reading = NONE;
+  /** That by which the stream reads by itself. */
+  #streaming = NONE;
+  /** Whether its user wants them to keep the process alive. */
   #keepsAlive: boolean;
   /** Whether the stream reads by itself. */
   #pulling = false;
@@ -121,23 +125,54 @@ class ConnBytes extends Bytes {
     return this.#pulling || super.busy;
   }
 
-  override ref(): void {
+  override ref(): boolean {
+    const operations = this.#operations;
+    if (operations === null) return super.ref();
     this.#keepsAlive = true;
-    this.#operations?.ref(this.#reading);
+    if (super.busy && !this.resting) operations.ref(this.#reading);
+    if (this.#pulling) operations.ref(this.#streaming);
+    return true;
   }
 
   override unref(): void {
     this.#keepsAlive = false;
-    this.#operations?.unref(this.#reading);
+    if (super.busy) this.#operations?.unref(this.#reading);
+    if (this.#pulling) this.#operations?.unref(this.#streaming);
+  }
+
+  protected override release(): void {
+    if (this.#operations === null) super.release();
+    else this.#operations.unref(this.#reading);
+  }
+
+  protected override retain(): void {
+    if (this.#operations === null) super.retain();
+    else if (this.#keepsAlive) this.#operations.ref(this.#reading);
+  }
+
+  protected override forget(): void {
+    if (BytesOf.get(this.owner) === this) BytesOf.delete(this.owner);
+  }
+
+  protected override begin(reader: Reader): Promise<number | null> {
+    const reading = super.begin(reader);
+    this.#reading = this.#idOf(reading);
+    return reading;
   }
 
   protected override readOn(buffer: Uint8Array): Promise<number | null> {
+    return this.#operations === null
+      ? super.readOn(buffer)
+      : this.#operations.read(this.owner, buffer);
+  }
+
+  /** What an operation that has begun is known by, if we have begun it. */
+  #idOf(reading: Promise<unknown>): number {
     const operations = this.#operations;
-    if (operations === null) return super.readOn(buffer);
-    const reading = operations.read(this.owner, buffer);
-    this.#reading = operations.idOf(reading);
-    if (!this.#keepsAlive) operations.unref(this.#reading);
-    return reading;
+    if (operations === null) return NONE;
+    const id = operations.idOf(reading);
+    if (!this.#keepsAlive) operations.unref(id);
+    return id;
   }
 
   protected override keep(count: number | null): void {
@@ -154,7 +189,9 @@ class ConnBytes extends Bytes {
     if (!this.idle) return await this.take(new Reader(view), null);
     this.#pulling = true;
     try {
-      return await this.readOn(view) || null;
+      const reading = this.readOn(view);
+      this.#streaming = this.#idOf(reading);
+      return await reading || null;
     } finally {
       this.#pulling = false;
       this.left();
@@ -162,8 +199,8 @@ class ConnBytes extends Bytes {
   }
 
   override left(): void {
-    // The process would not be kept alive by the stream either.
-    if (!this.#pulling) super.left();
+    // By the connection's own methods, it would not be kept alive by the stream either.
+    if (!this.#pulling || this.#operations !== null) super.left();
   }
 }
 
@@ -233,6 +270,8 @@ const scratch = new Scratch();
 export class Prototypes {
   readonly conns = new Set<object>();
   readonly listeners = new Set<object>();
+  /** What patches them now. */
+  sockets: Sockets | null = null;
 }
 
 /** Patches connections and listeners: each class when the first of it is met. */
@@ -248,19 +287,34 @@ export class Sockets {
     this.#patches = patches;
     this.#sources = sources;
     this.#met = met;
-    patches.beforehand(() => sources.stayPatched());
-    for (const prototype of met.conns) this.meetConn(Object.create(prototype));
+    met.sockets = this;
+    patches.beforehand(() => {
+      sources.stayPatched();
+      met.sockets = null;
+    });
+    for (const prototype of met.conns) this.#meetConn(Object.create(prototype));
     for (const prototype of met.listeners) {
-      this.meetListener(Object.create(prototype));
+      this.#meetListener(Object.create(prototype));
     }
   }
 
   /** Has to be given each connection, before anybody else gets it. */
   readonly meetConn = <C extends Deno.Conn>(conn: C): C => {
+    // It may have been asked for under another patch().
+    (this.#met.sockets ?? this).#meetConn(conn);
+    return conn;
+  };
+
+  /** Has to be given each listener, before anybody else gets it. */
+  readonly meetListener = <L extends Deno.Listener>(listener: L): L => {
+    (this.#met.sockets ?? this).#meetListener(listener);
+    return listener;
+  };
+
+  #meetConn(conn: Deno.Conn): void {
     // The class of the connection itself: the one in which a method is found may have
     // heirs that are of another part.
-    this.#patches.meet(conn, "constructor", (prototype) => {
-      this.#met.conns.add(prototype);
+    const met = this.#patches.meet(conn, "constructor", (prototype) => {
       const { read, write } = patchConn(
         this.#patches,
         prototype as Deno.Conn,
@@ -269,15 +323,14 @@ export class Sockets {
       );
       this.#operations.set(prototype, operationsFor([read, write]));
     });
-    const operations = this.#operations.get(Object.getPrototypeOf(conn));
+    if (met === null) return;
+    this.#met.conns.add(met);
+    const operations = this.#operations.get(met);
     if (operations?.suit(conn)) OperationsOf.set(conn, operations, this);
-    return conn;
-  };
+  }
 
-  /** Has to be given each listener, before anybody else gets it. */
-  readonly meetListener = <L extends Deno.Listener>(listener: L): L => {
-    this.#patches.meet(listener, "constructor", (prototype) => {
-      this.#met.listeners.add(prototype);
+  #meetListener(listener: Deno.Listener): void {
+    const met = this.#patches.meet(listener, "constructor", (prototype) => {
       patchListener(
         this.#patches,
         prototype as Deno.Listener,
@@ -285,8 +338,8 @@ export class Sockets {
         this.meetConn,
       );
     });
-    return listener;
-  };
+    if (met !== null) this.#met.listeners.add(met);
+  }
 }
 
 /** @returns The methods by which its bytes went. */
@@ -417,7 +470,7 @@ function writeBy(
   flow: Flow,
   takeWrites: (conn: Deno.Conn) => Writes,
 ): Wait<number> {
-  const isShort = data.length <= MOST_KEPT;
+  const isShort = lengthOf(data) <= MOST_KEPT;
   const copy = isShort
     ? scratch.copy(data)
     : Uint8Array.prototype.slice.call(data, 0, MOST_WRITTEN);
@@ -491,8 +544,7 @@ function streamError(error: unknown): unknown {
 
 /** What is kept for a socket whose operation goes on when its caller is interrupted. */
 interface Keeper {
-  readonly resting: boolean;
-  ref(): void;
+  ref(): boolean;
   unref(): void;
 }
 
@@ -532,31 +584,26 @@ export function patchHold(
   prototype: Socket,
   sources: Kept<Keeper>,
 ): Hold {
-  const originalRef = getOriginal(prototype, "ref");
-  const originalUnref = getOriginal(prototype, "unref");
-  const ref = (socket: Socket) => {
-    originalRef.call(socket);
-    sources.get(socket)?.ref();
-  };
-  const unref = (socket: Socket) => {
-    originalUnref.call(socket);
-    sources.get(socket)?.unref();
-  };
+  const ref = getOriginal(prototype, "ref");
+  const unref = getOriginal(prototype, "unref");
   patches.put(prototype, "ref", () =>
     function (this: Socket) {
       unreffed.delete(this);
-      if (!sources.get(this)?.resting) ref(this);
+      if (sources.get(this)?.ref() ?? true) ref.call(this);
     });
   patches.put(prototype, "unref", () =>
     function (this: Socket) {
-      unref(this);
+      unref.call(this);
       unreffed.add(this);
+      sources.get(this)?.unref();
     });
   return {
     take(socket: Socket) {
-      if (!unreffed.has(socket)) ref(socket);
+      if (!unreffed.has(socket)) ref.call(socket);
     },
-    release: unref,
+    release(socket: Socket) {
+      unref.call(socket);
+    },
   };
 }
 

@@ -172,21 +172,37 @@ export abstract class Source<T, K extends Place<K, T>, R> {
     return wait;
   }
 
-  /** Has the operation keep the process alive, if the owner knows nothing of it. */
-  ref(): void {}
+  /**
+   * Its user wants the owner to keep the process alive.
+   *
+   * @returns Whether what the owner itself waits for may do so.
+   */
+  ref(): boolean {
+    return !this.#resting;
+  }
 
-  /** Has it not do so. */
+  /** Its user does not want it. */
   unref(): void {}
 
   /** Somebody was interrupted, and is in the line no more. */
   left(): void {
     if (!this.#busy || this.#resting || this.#line.first !== null) return;
     this.#resting = true;
-    this.#hold?.release(this.owner);
+    this.release();
   }
 
   #wakeUp(): void {
     this.#resting = false;
+    this.retain();
+  }
+
+  /** Has the operation not keep the process alive. */
+  protected release(): void {
+    this.#hold?.release(this.owner);
+  }
+
+  /** Has it do so, if its user wants it. */
+  protected retain(): void {
     this.#hold?.take(this.owner);
   }
 
@@ -207,7 +223,11 @@ export abstract class Source<T, K extends Place<K, T>, R> {
   /** Keeps the methods of this one owner, when the prototype's are restored. */
   stayPatched(): void {
     if (this.lasting) keepDoors(this.owner, this.doors);
+    else this.forget();
   }
+
+  /** Nobody tells us any more what happens to the owner. */
+  protected forget(): void {}
 
   #operate(taker: K): void {
     if (this.#busy) return;
@@ -375,7 +395,7 @@ export class Writes {
   }
 
   write(data: Uint8Array, flow: Flow): Wait<number> {
-    const most = Math.min(data.length, this.#most);
+    const most = Math.min(lengthOf(data), this.#most);
     if (this.#writer !== null || most > MOST_KEPT) {
       const copy = Uint8Array.prototype.slice.call(data, 0, most);
       return this.other(this.#write.call(this.#owner, copy), flow);
@@ -417,17 +437,21 @@ export class Writes {
   };
 }
 
-/** Memory for the copies of many, if each is nearly always done with before the next. */
+/**
+ * Memory for the copies of many: an operation that is over when it returns has let go of
+ * it, and what is not over is left the memory that it has.
+ */
 export class Scratch {
   #bytes = new Uint8Array(0);
 
   /** Copies bytes: until the next call, unless they are left to whoever has them. */
   copy(bytes: Uint8Array): Uint8Array {
-    if (this.#bytes.length !== bytes.length) {
-      this.#bytes = view(this.#bytes, bytes.length);
+    const length = lengthOf(bytes);
+    if (this.#bytes.length !== length) {
+      this.#bytes = view(this.#bytes, length);
     }
     // Those that were transferred are none.
-    if (bytes.length > 0) this.#bytes.set(bytes);
+    if (length > 0) this.#bytes.set(bytes);
     return this.#bytes;
   }
 
@@ -435,6 +459,19 @@ export class Scratch {
   leave(): void {
     this.#bytes = new Uint8Array(0);
   }
+}
+
+const getLength: (this: Uint8Array) => number = Object.getOwnPropertyDescriptor(
+  Object.getPrototypeOf(Uint8Array.prototype),
+  "length",
+)!.get!;
+
+/**
+ * How many bytes there are, whatever an heir of the class says: what is copied has no more,
+ * and behind it lies what others have written.
+ */
+export function lengthOf(bytes: Uint8Array): number {
+  return getLength.call(bytes);
 }
 
 /** The memory of `buffer` at that length, or new memory if it is too small. */

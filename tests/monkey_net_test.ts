@@ -469,6 +469,24 @@ test("Conn.write() writes the part of a buffer that it is given", async () => {
   assertEquals(await spawn(() => conn.write(all.subarray(3, 3))).get(), 0);
 });
 
+test("Conn.write() writes as many bytes as there are, and none of others', whatever an heir of Uint8Array says", async () => {
+  using _ = patch();
+  using one = await Pair.open();
+  using other = await Pair.open();
+  class Longer extends Uint8Array {
+    override get length(): number {
+      return 12;
+    }
+  }
+  await spawn(async () => {
+    assertEquals(await other.conn.write(encoder.encode("password=abc")), 12);
+    assertEquals(await one.conn.write(new Longer([65, 66])), 2);
+    one.conn.close();
+    assertEquals(await readText(one.peer), "AB");
+    assertEquals(await readText(one.peer), null);
+  }).get();
+});
+
 test("Conn.write() throws what was held, and writes nothing", async () => {
   using _ = patch();
   using pair = await Pair.open();
@@ -742,6 +760,24 @@ test("patch() disposed of while the first connect is pending patches nothing any
   listener.close();
 });
 
+test("patch() makes a connection cooperative that was asked for under another one", async () => {
+  // A new process has met no class of connections yet.
+  const { out, err } = await runScript(`
+    let patched = patch();
+    const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+    const asked = Promise.all([listener.accept(), Deno.connect(listener.addr)]);
+    patched[Symbol.dispose]();
+    patched = patch();
+    const [conn] = await asked;
+    const reading = spawn(() => conn.read(new Uint8Array(1)));
+    await sleep(1);
+    await reading.kill(undefined, { timeout: 5000 });
+    console.log(reading.dead);
+    Deno.exit();
+  `);
+  assertEquals([err, out], ["", ["true"]]);
+});
+
 test("patch() once more, after what was read was idle, loses nothing when it is disposed of", async () => {
   using pair = await Pair.open();
   const { conn, peer } = pair;
@@ -883,26 +919,38 @@ test("Conn.read() and Conn.write() are those that somebody has put there before 
   assertEquals(calls, ["write", "read", "read", "read"]);
 });
 
-test("Conn.read() and Conn.write() are the runtime's methods where its operations can't be had", async () => {
-  const { stdout, stderr, success } = await new Deno.Command(Deno.execPath(), {
-    args: [
-      "test",
-      "--no-check",
-      "--allow-all",
-      "--preload=tests/_without_operations.ts",
-      "--import-map=tests/offline/import_map.json",
-      "--filter=/, tcp|as they are/",
-      "tests/monkey_net_test.ts",
-    ],
-    env: { NO_COLOR: "1" },
-    stdout: "piped",
-    stderr: "piped",
-  }).output();
-  const output = decoder.decode(stdout);
-  assert(success, output + decoder.decode(stderr));
-  assertMatch(output, /hidden true/);
-  assertMatch(output, /ok \| \d\d+ passed/);
-});
+for (
+  const difference of [
+    "are missing",
+    "take other arguments",
+    "give promises without an id",
+    "are known by their promise only",
+  ]
+) {
+  test(`Conn.read() and Conn.write() are right where the runtime's operations ${difference}`, async () => {
+    const { stdout, stderr, success } = await new Deno.Command(
+      Deno.execPath(),
+      {
+        args: [
+          "test",
+          "--no-check",
+          "--allow-all",
+          "--preload=tests/_other_operations.ts",
+          "--import-map=tests/offline/import_map.json",
+          "--filter=/thousands.*, tcp|be used again, tcp|waits for a write.*, tcp|as they are/",
+          "tests/monkey_net_test.ts",
+        ],
+        env: { NO_COLOR: "1", OPERATIONS: difference },
+        stdout: "piped",
+        stderr: "piped",
+      },
+    ).output();
+    const output = decoder.decode(stdout);
+    assert(success, output + decoder.decode(stderr));
+    assertMatch(output, /changed \w+/);
+    assertMatch(output, /ok \| [4-9] passed/);
+  });
+}
 
 test("patch() leaves a failure that nobody handles unhandled", async () => {
   for (const call of ["Deno.connect({ port })", "listener.accept()"]) {
@@ -995,6 +1043,34 @@ const endings: Record<string, [string, string[], boolean]> = {
      console.log("ends");`,
     ["ends"],
     true,
+  ],
+  "what was read, and then told not to between two patch()": [
+    `await peer.write(new Uint8Array(3));
+     console.log(await spawn(read).get());
+     _[Symbol.dispose]();
+     conn.unref();
+     using again = patch();
+     spawn(read);
+     await sleep(1);
+     console.log("ends");`,
+    ["3", "ends"],
+    true,
+  ],
+  "a stream and a read, as its user has told not to": [
+    `conn.readable.getReader().read();
+     await sleep(1);
+     spawn(read);
+     await sleep(1);
+     conn.unref();
+     console.log("ends");`,
+    ["ends"],
+    true,
+  ],
+  "a read outside, behind which one of a greenlet was interrupted": [
+    `conn.read(new Uint8Array(3));
+     console.log(await spawn(() => inVain(read)).get());`,
+    ["late"],
+    false,
   ],
   "what its user has told so after the interrupt": [
     `conn.unref();
