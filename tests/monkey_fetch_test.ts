@@ -627,8 +627,8 @@ test("fetch() of somebody else's making may give one response twice", async () =
 test("fetch() of somebody else's making may give what is no response", async () => {
   const original = globalThis.fetch;
   try {
-    for (const value of [undefined, null, 1, { body: "text" }]) {
-      globalThis.fetch = () => Promise.resolve(value as never);
+    for (const value of [undefined, null, 1, { body: "text" }] as never[]) {
+      globalThis.fetch = () => Promise.resolve(value);
       using _ = patch();
       assertEquals(await spawn(() => fetch("http://a/")).get(), value);
       const fetching = spawn(() => fetch("http://a/"));
