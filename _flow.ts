@@ -77,6 +77,8 @@ class Trouble implements TimerTarget {
   /** What was thrown last, until something cooperative is begun. */
   thrown: unknown = undefined;
   kill: Kill | null = null;
+  /** A kill that will be delivered from the hub. */
+  coming: { readonly error: unknown } | null = null;
   /** Runs while a killed body waits again, until its grace is over. */
   graceTimer: Timer | null = null;
   /** Thrown by every wait from now on. */
@@ -346,7 +348,7 @@ export class Flow implements Mapped {
     const trouble = troubleOf(this);
     if (grace <= 0) {
       const isFirst = this.sentence === null &&
-        (this.killed?.error !== error || this.holds(error));
+        (trouble.kill?.error !== error || this.holds(error));
       this.receive(error);
       return this.condemn(error, isFirst);
     }
@@ -367,7 +369,36 @@ export class Flow implements Mapped {
 
   /** What it was killed by last, if it was. */
   get killed(): { readonly error: unknown } | null {
-    return this.trouble?.sentence ?? this.trouble?.kill ?? null;
+    const { trouble } = this;
+    if (trouble === null) return null;
+    return trouble.sentence ?? trouble.kill ?? trouble.coming;
+  }
+
+  /** Notes a kill that will be delivered from the hub. */
+  expectKill(error: unknown): void {
+    troubleOf(this).coming = { error };
+  }
+
+  /** How long a body that was killed may clean up; `null` if it was not, or is past it. */
+  get grace(): number | null {
+    return this.sentence === null ? this.trouble?.kill?.grace ?? null : null;
+  }
+
+  /**
+   * Gives a body that was killed no more than `grace` ms from now on, and does not throw
+   * anything meanwhile. A grace that is over sooner stays as it is.
+   */
+  shortenGrace(grace: number): void {
+    if (this.grace === null) return;
+    const trouble = this.trouble!;
+    const kill = trouble.kill!;
+    const isHeld = this.holds(kill.error);
+    if (grace <= 0) return this.condemn(kill.error, isHeld);
+    const deadline = isHeld ? Infinity : performance.now() + grace;
+    if (deadline > kill.deadline || isHeld && grace >= kill.grace) return;
+    trouble.kill = { error: kill.error, grace, deadline };
+    this.restGrace();
+    this.workGrace();
   }
 
   /**

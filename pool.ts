@@ -28,8 +28,14 @@ import {
   Suspension,
 } from "./_flow.ts";
 import { isThenable } from "./_body.ts";
-import { checkFunction, checkOptions, numberError } from "./_checks.ts";
+import {
+  checkFunction,
+  checkOptions,
+  instanceOf,
+  numberError,
+} from "./_checks.ts";
 import { checkDuration } from "./_timers.ts";
+import { GRACE, killOnce } from "./_kill.ts";
 import { Event } from "./event.ts";
 import { GreenletError, GreenletExit } from "./greenlet.ts";
 import {
@@ -46,9 +52,6 @@ import { until, type Wait } from "./hub.ts";
 import { Semaphore } from "./lock.ts";
 import { Full, Queue, ShutDown } from "./queue.ts";
 import { withTimeout } from "./timeout.ts";
-
-/** For how long the function of a nursery may clean up, as any that is killed. */
-const GRACE = 1000;
 
 /** A greenlet, whatever it gives. */
 // deno-lint-ignore no-explicit-any
@@ -188,16 +191,22 @@ export abstract class Members implements AsyncDisposable {
    * while they clean up are killed as well. A switch point, unless `block` is false.
    * gevent's `kill`.
    *
+   * A greenlet that was killed before, here or elsewhere, is not thrown a second error: it
+   * cleans up within the grace that it has, or within the one that is given here, if that
+   * is shorter.
+   *
    * @param options What to throw, and how long to wait; see `killAll`.
    * @returns Nothing, at the timeout as well: see {@linkcode Members.size}.
    * @throws {TypeError | RangeError} If a time is not a number of milliseconds.
    */
   kill(options: KillAllOptions = {}): Wait<void> {
     checkOptions(options, "kill all");
-    const { error = new GreenletExit(), block = true, timeout = Infinity } =
-      options;
-    const killNow = () =>
-      killAll(this.greenlets, { ...options, error, block: false });
+    const { error = new GreenletExit(), block = true } = options;
+    const { timeout = Infinity, grace } = options;
+    checkDuration(timeout, "kill all");
+    if (grace !== undefined) checkDuration(grace, "kill all");
+    const thrown = instanceOf(error);
+    const killNow = () => killOnce(this.greenlets, thrown, grace);
     killNow();
     if (!block || this.greenlets.size === 0) return DONE;
     const until = performance.now() + timeout;
@@ -205,7 +214,7 @@ export abstract class Members implements AsyncDisposable {
       for (;;) {
         await joinAll(this.greenlets, { timeout: until - performance.now() });
         if (this.greenlets.size === 0 || performance.now() >= until) return;
-        // All whom we have killed have ended: these were spawned meanwhile.
+        // All that we have killed have ended: these were spawned meanwhile.
         killNow();
       }
     });
@@ -214,6 +223,8 @@ export abstract class Members implements AsyncDisposable {
   /**
    * Kills one greenlet, if it is in it. A switch point, unless `block` is false. gevent's
    * `killone`.
+   *
+   * One that was killed before is left to its clean-up, as by {@linkcode Members.kill}.
    *
    * @param greenlet The greenlet.
    * @param error What to throw; by default a new `GreenletExit`.
@@ -226,7 +237,15 @@ export abstract class Members implements AsyncDisposable {
     options: KillOptions = {},
   ): Wait<void> {
     if (!this.greenlets.has(greenlet)) return DONE;
-    return greenlet.kill(error, options);
+    if (flowOf(greenlet).killed === null) return greenlet.kill(error, options);
+    checkOptions(options, "kill");
+    const { block = true, timeout = Infinity, grace } = options;
+    checkDuration(timeout, "kill");
+    if (grace !== undefined) checkDuration(grace, "kill");
+    killOnce([greenlet], error, grace);
+    // One that cleans up goes on with that, where it can't wait for its own end.
+    if (!block || getCurrent() === greenlet) return DONE;
+    return greenlet.join({ timeout });
   }
 
   /**
@@ -590,7 +609,7 @@ class Results<T, R> implements ResultIterator<R> {
       this.#isFed = true;
       this.#closeAtEnd();
       // One may have begun since we were stopped.
-      if (this.#isStopped) killAll(this.#running, { block: false });
+      if (this.#isStopped) killOnce(this.#running);
       if (!ended) await close(items);
     }
   }
@@ -636,7 +655,7 @@ class Results<T, R> implements ResultIterator<R> {
   #stop(): void {
     this.#isStopped = true;
     this.#next.shutdown({ immediate: true });
-    killAll([this.#feeder, ...this.#running], { block: false });
+    killOnce([this.#feeder, ...this.#running]);
   }
 
   return(): Wait<IteratorResult<R, undefined>> {
@@ -963,12 +982,12 @@ export class Nursery {
     if (this.#state !== "open") return;
     this.#state = "closing";
     this.#body?.kill(this.#exit, GRACE);
-    killAll(this.greenlets, { error: this.#exit, block: false });
+    killOnce(this.greenlets, this.#exit);
   }
 
   /** Kills what cleans up: our greenlet is past its own grace. */
   #end(): void {
-    killAll(this.greenlets, { error: this.#exit, block: false, grace: 0 });
+    killOnce(this.greenlets, this.#exit, 0);
   }
 
   static {
