@@ -79,6 +79,8 @@ class Trouble implements TimerTarget {
   kill: Kill | null = null;
   /** A kill that will be delivered from the hub. */
   coming: { readonly error: unknown } | null = null;
+  /** Whether a kill was thrown into the body. */
+  isKillThrown = false;
   /** Runs while a killed body waits again, until its grace is over. */
   graceTimer: Timer | null = null;
   /** Thrown by every wait from now on. */
@@ -339,7 +341,11 @@ export class Flow implements Mapped {
     this.receive(error);
     noteThrown(this, error);
     if (this.pending === null) this.hold(error);
-    else interruptPending(this, error, false);
+    else {
+      const { trouble } = this;
+      if (trouble?.kill?.error === error) trouble!.isKillThrown = true;
+      interruptPending(this, error, false);
+    }
     this.workGrace();
   }
 
@@ -379,6 +385,11 @@ export class Flow implements Mapped {
     troubleOf(this).coming = { error };
   }
 
+  /** Whether a kill was thrown into the body, and not only held for its next wait. */
+  get isKillThrown(): boolean {
+    return this.trouble?.isKillThrown ?? false;
+  }
+
   /** How long a body that was killed may clean up; `null` if it was not, or is past it. */
   get grace(): number | null {
     return this.sentence === null ? this.trouble?.kill?.grace ?? null : null;
@@ -415,6 +426,7 @@ export class Flow implements Mapped {
     this.restGrace();
     if (this.pending === null) return;
     trouble.swallowed++;
+    trouble.isKillThrown = true;
     interruptPending(this, error, true);
     trouble.isFirst = false;
   }
@@ -538,6 +550,7 @@ export class Flow implements Mapped {
     if (sentence !== null) {
       const error = dueError = sentence.error;
       const wait = new Suspension<never>();
+      trouble.isKillThrown = true;
       if (++trouble.swallowed > PATIENCE) {
         if (!trouble.isOver) {
           trouble.isOver = true;
@@ -556,6 +569,7 @@ export class Flow implements Mapped {
     const { kill } = trouble;
     if (kill !== null && kill.error === error) {
       kill.deadline = performance.now() + kill.grace;
+      trouble.isKillThrown = true;
     }
     return failedWait(error);
   }
