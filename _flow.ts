@@ -77,6 +77,10 @@ class Trouble implements TimerTarget {
   /** What was thrown last, until something cooperative is begun. */
   thrown: unknown = undefined;
   kill: Kill | null = null;
+  /** A kill that will be delivered from the hub. */
+  coming: { readonly error: unknown } | null = null;
+  /** Whether a kill was thrown into the body. */
+  isKillThrown = false;
   /** Runs while a killed body waits again, until its grace is over. */
   graceTimer: Timer | null = null;
   /** Thrown by every wait from now on. */
@@ -337,7 +341,11 @@ export class Flow implements Mapped {
     this.receive(error);
     noteThrown(this, error);
     if (this.pending === null) this.hold(error);
-    else interruptPending(this, error, false);
+    else {
+      const { trouble } = this;
+      if (trouble?.kill?.error === error) trouble!.isKillThrown = true;
+      interruptPending(this, error, false);
+    }
     this.workGrace();
   }
 
@@ -346,7 +354,7 @@ export class Flow implements Mapped {
     const trouble = troubleOf(this);
     if (grace <= 0) {
       const isFirst = this.sentence === null &&
-        (this.killed?.error !== error || this.holds(error));
+        (trouble.kill?.error !== error || this.holds(error));
       this.receive(error);
       return this.condemn(error, isFirst);
     }
@@ -367,7 +375,41 @@ export class Flow implements Mapped {
 
   /** What it was killed by last, if it was. */
   get killed(): { readonly error: unknown } | null {
-    return this.trouble?.sentence ?? this.trouble?.kill ?? null;
+    const { trouble } = this;
+    if (trouble === null) return null;
+    return trouble.sentence ?? trouble.kill ?? trouble.coming;
+  }
+
+  /** Notes a kill that will be delivered from the hub. */
+  expectKill(error: unknown): void {
+    troubleOf(this).coming = { error };
+  }
+
+  /** Whether a kill was thrown into the body, and not only held for its next wait. */
+  get isKillThrown(): boolean {
+    return this.trouble?.isKillThrown ?? false;
+  }
+
+  /** How long a body that was killed may clean up; `null` if it was not, or is past it. */
+  get grace(): number | null {
+    return this.sentence === null ? this.trouble?.kill?.grace ?? null : null;
+  }
+
+  /**
+   * Gives a body that was killed no more than `grace` ms from now on, and does not throw
+   * anything meanwhile. A grace that is over sooner stays as it is.
+   */
+  shortenGrace(grace: number): void {
+    if (this.grace === null) return;
+    const trouble = this.trouble!;
+    const kill = trouble.kill!;
+    const isHeld = this.holds(kill.error);
+    if (grace <= 0) return this.condemn(kill.error, isHeld);
+    const deadline = isHeld ? Infinity : performance.now() + grace;
+    if (deadline > kill.deadline || isHeld && grace >= kill.grace) return;
+    trouble.kill = { error: kill.error, grace, deadline };
+    this.restGrace();
+    this.workGrace();
   }
 
   /**
@@ -384,6 +426,7 @@ export class Flow implements Mapped {
     this.restGrace();
     if (this.pending === null) return;
     trouble.swallowed++;
+    trouble.isKillThrown = true;
     interruptPending(this, error, true);
     trouble.isFirst = false;
   }
@@ -507,6 +550,7 @@ export class Flow implements Mapped {
     if (sentence !== null) {
       const error = dueError = sentence.error;
       const wait = new Suspension<never>();
+      trouble.isKillThrown = true;
       if (++trouble.swallowed > PATIENCE) {
         if (!trouble.isOver) {
           trouble.isOver = true;
@@ -525,6 +569,7 @@ export class Flow implements Mapped {
     const { kill } = trouble;
     if (kill !== null && kill.error === error) {
       kill.deadline = performance.now() + kill.grace;
+      trouble.isKillThrown = true;
     }
     return failedWait(error);
   }

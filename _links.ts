@@ -135,6 +135,26 @@ export function checkLink<S>(link: Link<S>): Link<S> {
   );
 }
 
+/** What has links. */
+interface Linkable<S> {
+  rawlink(link: Link<S>): void;
+  unlink(link: Link<S>): void;
+}
+
+/** Has one link called by each of several: by none of them, if one refuses it. */
+export function linkAll<S>(
+  sources: readonly Linkable<S>[],
+  link: Link<S>,
+): void {
+  let i = 0;
+  try {
+    for (; i < sources.length; i++) sources[i]!.rawlink(link);
+  } catch (error) {
+    while (i-- > 0) sources[i]!.unlink(link);
+    throw error;
+  }
+}
+
 /** A wait that ends when a link is called. */
 export abstract class LinkedWait<S, T> extends Suspension<T> {
   readonly #node: LinkNode<S>;

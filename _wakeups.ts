@@ -86,6 +86,14 @@ function wakeThoseAside(): void {
   for (const sleeper of sleepers) sleeper.wake();
 }
 
+/**
+ * Calls `perform` when the event loop has turned twice: what was to be woken before has
+ * been, and what it did at once is done.
+ */
+export function inTwoTurns(perform: () => void): void {
+  setAside({ wake: () => setAside({ wake: perform }) });
+}
+
 const resolved = Promise.resolve();
 
 /** One place among those set aside, for all who come one after the other. */

@@ -64,12 +64,10 @@ import {
 import { starters, startSoon } from "./_starts.ts";
 import { mayGoOn, runSoon, turn } from "./_wakeups.ts";
 import { isThenable, type Returned } from "./_body.ts";
+import { GRACE } from "./_kill.ts";
 import { Timeout } from "./timeout.ts";
 
 export { getCurrent, getHub, type Link, type Returned, type Wait };
-
-/** How long a killed body may take to clean up, unless told otherwise, in ms. */
-const GRACE = 1000;
 
 /** Options of {@linkcode Greenlet.join}. */
 export interface JoinOptions {
@@ -1538,6 +1536,7 @@ function interruptSoon(
   grace: number,
 ): void {
   if (interrupts(greenlet, error, grace)) return;
+  flowOf(greenlet).expectKill(error);
   callApart(() => void throwSoon(greenlet, error, grace));
 }
 

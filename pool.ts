@@ -27,28 +27,33 @@ import {
   report,
   Suspension,
 } from "./_flow.ts";
-import { isThenable } from "./_body.ts";
-import { checkFunction, checkOptions, numberError } from "./_checks.ts";
+import {
+  checkFunction,
+  checkOptions,
+  instanceOf,
+  numberError,
+} from "./_checks.ts";
 import { checkDuration } from "./_timers.ts";
+import { composed } from "./_composed.ts";
+import { Iteration } from "./_iteration.ts";
+import { endAll, GRACE, killOnce } from "./_kill.ts";
+import { Mapping, type Room } from "./_mapping.ts";
+import { Results } from "./_results.ts";
 import { Event } from "./event.ts";
 import { GreenletError, GreenletExit } from "./greenlet.ts";
 import {
   Greenlet,
   joinAll,
   type JoinOptions,
-  killAll,
   type KillAllOptions,
   type KillOptions,
   type Returned,
   spawn,
 } from "./gevent.ts";
-import { until, type Wait } from "./hub.ts";
+import type { Wait } from "./hub.ts";
 import { Semaphore } from "./lock.ts";
-import { Full, Queue, ShutDown } from "./queue.ts";
+import { Full } from "./queue.ts";
 import { withTimeout } from "./timeout.ts";
-
-/** For how long the function of a nursery may clean up, as any that is killed. */
-const GRACE = 1000;
 
 /** A greenlet, whatever it gives. */
 // deno-lint-ignore no-explicit-any
@@ -96,9 +101,18 @@ export interface ImapOptions {
   maxsize?: number;
 }
 
-/** Runs a function that waits several times as one wait of the current greenlet. */
-function composed<T>(run: () => Promise<T>): Wait<T> {
-  return withTimeout(Infinity, run) as Wait<unknown> as Wait<T>;
+/** Greenlets of a group that a `kill` waits for. */
+class Dying {
+  /** Those that were killed and have to end. */
+  greenlets: Set<AnyGreenlet>;
+  /** Those that these have spawned in the group meanwhile. */
+  spawned = new Set<AnyGreenlet>();
+  /** Whether those are killed before they begin. */
+  isLast = false;
+
+  constructor(greenlets: Iterable<AnyGreenlet>) {
+    this.greenlets = new Set(greenlets);
+  }
 }
 
 /**
@@ -109,6 +123,15 @@ export abstract class Members implements AsyncDisposable {
   readonly greenlets: Set<AnyGreenlet> = new Set();
   readonly #empty = new Event();
   readonly #ended = (greenlet: AnyGreenlet) => this.discard(greenlet);
+  /** Greenlets of `applyAsync` that wait for room. */
+  readonly #waiting = new Set<AnyGreenlet>();
+  readonly #dying = new Set<Dying>();
+  readonly #room: Room = {
+    enter: () => this.enter(),
+    leave: () => this.leave(),
+    start: (greenlet) => this.begin(greenlet),
+    mappings: new Set(),
+  };
 
   /** Makes it, with no greenlets. */
   constructor() {
@@ -124,12 +147,49 @@ export abstract class Members implements AsyncDisposable {
   /** Gives room back. */
   protected abstract leave(): void;
 
-  /** Takes in a greenlet for which there is room. */
-  protected admit(greenlet: AnyGreenlet): void {
-    if (this.greenlets.has(greenlet)) return this.leave();
+  /**
+   * Takes in a greenlet for which there is room. The room is given back if that fails.
+   *
+   * @returns Whether it was not in it before.
+   */
+  protected admit(greenlet: AnyGreenlet): boolean {
+    if (this.greenlets.has(greenlet)) {
+      this.leave();
+      return false;
+    }
+    try {
+      greenlet.rawlink(this.#ended);
+    } catch (error) {
+      this.leave();
+      throw error;
+    }
     this.greenlets.add(greenlet);
     this.#empty.clear();
-    greenlet.rawlink(this.#ended);
+    if (this.#dying.size > 0) this.#noteSpawned(greenlet);
+    return true;
+  }
+
+  /** Takes in a greenlet for which there is room, and starts it. */
+  protected begin(greenlet: AnyGreenlet): void {
+    const isNew = this.admit(greenlet);
+    try {
+      greenlet.start();
+    } catch (error) {
+      // It never runs, so that nothing else would take it out.
+      if (isNew) this.discard(greenlet);
+      throw error;
+    }
+  }
+
+  /** What a greenlet spawns here that is being killed is killed after it. */
+  #noteSpawned(greenlet: AnyGreenlet): void {
+    const spawner = getCurrent() as AnyGreenlet;
+    for (const dying of this.#dying) {
+      if (!dying.greenlets.has(spawner)) continue;
+      dying.spawned.add(greenlet);
+      // Else one that spawns another whenever it is killed would go on for ever.
+      if (dying.isLast) killOnce([greenlet]);
+    }
   }
 
   /** How many greenlets have not ended. gevent's `len(group)`. */
@@ -176,10 +236,13 @@ export abstract class Members implements AsyncDisposable {
     const { timeout = Infinity, raiseError = false } = options;
     checkDuration(timeout, "join");
     if (!raiseError) return this.#empty.wait({ timeout });
+    const greenlets = [...this.greenlets];
     return composed(async () => {
-      const until = performance.now() + timeout;
-      await joinAll(this.greenlets, { timeout, raiseError });
-      return await this.#empty.wait({ timeout: until - performance.now() });
+      const isEmpty = await this.#empty.wait({ timeout });
+      const failed = greenlets.find((g) => g.dead && !g.successful());
+      if (failed === undefined) return isEmpty;
+      currentFlow().receive(failed.exception);
+      throw failed.exception;
     });
   }
 
@@ -188,25 +251,42 @@ export abstract class Members implements AsyncDisposable {
    * while they clean up are killed as well. A switch point, unless `block` is false.
    * gevent's `kill`.
    *
+   * A greenlet that was killed before, here or elsewhere, is not thrown a second error: it
+   * cleans up within the grace that it has, or within the one that is given here, if that
+   * is shorter.
+   *
    * @param options What to throw, and how long to wait; see `killAll`.
    * @returns Nothing, at the timeout as well: see {@linkcode Members.size}.
    * @throws {TypeError | RangeError} If a time is not a number of milliseconds.
    */
   kill(options: KillAllOptions = {}): Wait<void> {
     checkOptions(options, "kill all");
-    const { error = new GreenletExit(), block = true, timeout = Infinity } =
-      options;
-    const killNow = () =>
-      killAll(this.greenlets, { ...options, error, block: false });
-    killNow();
+    const { error = new GreenletExit(), block = true } = options;
+    const { timeout = Infinity, grace } = options;
+    checkDuration(timeout, "kill all");
+    if (grace !== undefined) checkDuration(grace, "kill all");
+    const thrown = instanceOf(error);
+    for (const mapping of this.#room.mappings) mapping.cut(thrown);
+    const dying = new Dying(this.greenlets);
+    killOnce([...this.#waiting, ...this.greenlets], thrown, grace);
     if (!block || this.greenlets.size === 0) return DONE;
     const until = performance.now() + timeout;
     return composed(async () => {
-      for (;;) {
-        await joinAll(this.greenlets, { timeout: until - performance.now() });
-        if (this.greenlets.size === 0 || performance.now() >= until) return;
-        // All whom we have killed have ended: these were spawned meanwhile.
-        killNow();
+      this.#dying.add(dying);
+      try {
+        while (dying.greenlets.size > 0) {
+          // One that waits for its own end would wait for ever.
+          dying.greenlets.delete(getCurrent() as AnyGreenlet);
+          const left = until - performance.now();
+          await joinAll(dying.greenlets, { timeout: left });
+          if (performance.now() >= until) return;
+          dying.greenlets = dying.spawned;
+          dying.spawned = new Set();
+          dying.isLast = true;
+          killOnce(dying.greenlets, thrown, grace);
+        }
+      } finally {
+        this.#dying.delete(dying);
       }
     });
   }
@@ -214,6 +294,8 @@ export abstract class Members implements AsyncDisposable {
   /**
    * Kills one greenlet, if it is in it. A switch point, unless `block` is false. gevent's
    * `killone`.
+   *
+   * One that was killed before is left to its clean-up, as by {@linkcode Members.kill}.
    *
    * @param greenlet The greenlet.
    * @param error What to throw; by default a new `GreenletExit`.
@@ -226,7 +308,15 @@ export abstract class Members implements AsyncDisposable {
     options: KillOptions = {},
   ): Wait<void> {
     if (!this.greenlets.has(greenlet)) return DONE;
-    return greenlet.kill(error, options);
+    if (flowOf(greenlet).killed === null) return greenlet.kill(error, options);
+    checkOptions(options, "kill");
+    const { block = true, timeout = Infinity, grace } = options;
+    checkDuration(timeout, "kill");
+    if (grace !== undefined) checkDuration(grace, "kill");
+    killOnce([greenlet], error, grace);
+    // One that cleans up goes on with that, where it can't wait for its own end.
+    if (!block || getCurrent() === greenlet) return DONE;
+    return greenlet.join({ timeout });
   }
 
   /**
@@ -244,6 +334,7 @@ export abstract class Members implements AsyncDisposable {
     run: (...args: A) => R,
     args: A = [] as unknown[] as A,
   ): Wait<Returned<R>> {
+    checkFunction(run, "apply", "run");
     // One that is in it has room, which may be the last: gevent's rule.
     if (this.has(getCurrent() as AnyGreenlet)) {
       return withTimeout(Infinity, () => run(...args)) as Wait<Returned<R>>;
@@ -251,13 +342,15 @@ export abstract class Members implements AsyncDisposable {
     const greenlet = new Greenlet(run, ...args) as Greenlet<Returned<R>>;
     return composed(async () => {
       await this.enter();
+      // Its error is thrown here.
       flowOf(greenlet).quiet = true;
-      this.#start(greenlet);
+      this.begin(greenlet);
       try {
         return await greenlet.get();
       } catch (error) {
-        // When we don't wait for it any more, it tells of its error itself; or we do, if it
-        // has just failed.
+        if (!greenlet.dead) await endAll([greenlet]);
+        // One that is stuck elsewhere tells of its error itself; and we do of another one
+        // than what is thrown.
         if (!greenlet.dead) flowOf(greenlet).quiet = false;
         else if (!greenlet.successful() && greenlet.exception !== error) {
           report(greenlet, greenlet.exception);
@@ -265,11 +358,6 @@ export abstract class Members implements AsyncDisposable {
         throw error;
       }
     });
-  }
-
-  #start(greenlet: AnyGreenlet): void {
-    this.admit(greenlet);
-    greenlet.start();
   }
 
   /**
@@ -292,15 +380,14 @@ export abstract class Members implements AsyncDisposable {
   ): Greenlet<Returned<R>> {
     checkFunction(run, "apply", "run");
     checkCallback(callback, "apply");
+    const greenlet = new Greenlet(run, ...args) as Greenlet<Returned<R>>;
     if (this.tryEnter()) {
-      const greenlet = new Greenlet(run, ...args) as Greenlet<Returned<R>>;
-      this.#start(greenlet);
+      this.begin(greenlet);
       return follow(greenlet, callback);
     }
-    const waiting = spawn(async () => {
-      const [result] = await this.map(() => run(...args), [undefined]);
-      return result!;
-    });
+    const waiting = spawn(() => this.apply(run, args));
+    this.#waiting.add(waiting);
+    waiting.rawlink(() => this.#waiting.delete(waiting));
     return follow(waiting as Greenlet<Returned<R>>, callback);
   }
 
@@ -324,79 +411,39 @@ export abstract class Members implements AsyncDisposable {
     items: Iterable<T> | AsyncIterable<T>,
   ): Wait<Returned<R>[]> {
     checkFunction(run, "map", "run");
-    const iterator = iterate(items);
-    return composed(() => this.#map(run, iterator));
+    const due = currentFlow().checkpoint();
+    if (due !== null) return due;
+    const map = this.#mapOf(run, items);
+    return composed(() => map.run());
   }
 
-  async #map<T, R>(
+  /** A `map` that has opened the items, and does nothing more before it is run. */
+  #mapOf<T, R>(
     run: (item: T) => R,
-    items: Iterator<T> | AsyncIterator<T>,
-  ): Promise<Returned<R>[]> {
-    const running = new Set<Greenlet<Returned<R>>>();
+    items: Iterable<T> | AsyncIterable<T>,
+  ): {
+    run(): Promise<Returned<R>[]>;
+    abandon(error: unknown): void;
+  } {
     const results: Returned<R>[] = [];
-    const failures: { readonly index: number; readonly error: unknown }[] = [];
-    const quiet = new Event();
-    /** Ends our waits when a call fails, whatever they are for. */
-    const failed = new GreenletExit("A call has failed");
-    const flow = currentFlow();
-    let isMapping = true;
-    let ended = false;
-    const take = (index: number, greenlet: Greenlet<Returned<R>>) => {
-      running.delete(greenlet);
-      if (greenlet.successful()) {
-        results[index] = greenlet.value as Returned<R>;
-      } else {
-        failures.push({ index, error: greenlet.exception });
-        if (isMapping && failures.length === 1) flow.interrupt(failed);
-      }
-      if (running.size === 0) quiet.set();
+    const iteration = new Iteration(items, "map");
+    const mapping = new Mapping<T, Returned<R>>(this.#room, run, iteration, {
+      ended(index, call) {
+        if (call.successful()) results[index] = call.value as Returned<R>;
+        else mapping.callFailed(index, call.exception);
+      },
+    });
+    return {
+      async run() {
+        await mapping.run(false);
+        const { failure } = mapping;
+        if (failure === null) return results;
+        // It may have killed the call, and is now ours.
+        currentFlow().receive(failure.error);
+        throw failure.error;
+      },
+      abandon: (error) => mapping.abandon(error),
     };
-    try {
-      for (let index = 0; failures.length === 0; index++) {
-        await this.enter();
-        let entered = true;
-        try {
-          let step = items.next();
-          if (isThenable(step)) {
-            // Whoever makes the items may need the room.
-            this.leave();
-            entered = false;
-            step = await until(step);
-            await this.enter();
-            entered = true;
-          }
-          const { done, value } = step as IteratorResult<T>;
-          ended = done === true;
-          if (ended) break;
-          const greenlet = new Greenlet(run, value) as Greenlet<Returned<R>>;
-          flowOf(greenlet).quiet = true;
-          running.add(greenlet);
-          greenlet.rawlink(() => take(index, greenlet));
-          this.#start(greenlet);
-          entered = false;
-        } finally {
-          if (entered) this.leave();
-        }
-      }
-      while (running.size > 0 && failures.length === 0) {
-        quiet.clear();
-        await quiet.wait();
-      }
-    } catch (error) {
-      if (error !== failed) throw error;
-    } finally {
-      isMapping = false;
-      flow.unhold(failed);
-      if (running.size > 0) await killAll(running);
-      if (!ended) await close(items);
-    }
-    const [first] = failures.sort((a, b) => a.index - b.index);
-    if (first !== undefined) {
-      // It may have killed the call, and is now ours.
-      flow.receive(first.error);
-      throw first.error;
-    }
-    return results;
   }
 
   /**
@@ -418,8 +465,17 @@ export abstract class Members implements AsyncDisposable {
   ): Greenlet<Returned<R>[]> {
     checkFunction(run, "map", "run");
     checkCallback(callback, "map");
-    const iterator = iterate(items);
-    return follow(spawn(() => this.#map(run, iterator)), callback);
+    const map = this.#mapOf(run, items);
+    const greenlet = new Greenlet(() => map.run());
+    // One that is killed before it begins has closed nothing.
+    greenlet.rawlink(() => map.abandon(greenlet.value));
+    try {
+      greenlet.start();
+    } catch (error) {
+      map.abandon(error);
+      throw error;
+    }
+    return follow(greenlet, callback);
   }
 
   /**
@@ -480,14 +536,14 @@ export abstract class Members implements AsyncDisposable {
       throw numberError("map", "maxsize", "a positive integer", maxsize);
     }
     checkFunction(run, "map", "run");
-    const begin = async (item: T) => {
-      const greenlet = new Greenlet(run, item) as Greenlet<Returned<R>>;
-      flowOf(greenlet).quiet = true;
-      await this.enter();
-      this.#start(greenlet);
-      return greenlet;
-    };
-    return new Results(begin, iterate(items), maxsize, ordered);
+    const iteration = new Iteration(items, "map");
+    return new Results<Returned<R>>(
+      this.#room,
+      run,
+      iteration,
+      maxsize,
+      ordered,
+    );
   }
 
   /** Joins it, at the end of an `await using` block. */
@@ -511,24 +567,6 @@ function checkCallback(callback: unknown, what: string): void {
   if (callback !== undefined) checkFunction(callback, what, "callback");
 }
 
-/** Tells an iterator that no more is wanted, which may take its time. */
-async function close(items: Iterator<unknown> | AsyncIterator<unknown>) {
-  await until(items.return?.());
-}
-
-function iterate<T>(
-  items: Iterable<T> | AsyncIterable<T>,
-): Iterator<T> | AsyncIterator<T> {
-  const iterator = (items as AsyncIterable<T>)?.[Symbol.asyncIterator]?.() ??
-    (items as Iterable<T>)?.[Symbol.iterator]?.();
-  if (iterator === undefined) {
-    throw new TypeError(
-      `Cannot map as the items must be iterable: received ${items}`,
-    );
-  }
-  return iterator;
-}
-
 /**
  * What {@linkcode Members.imap} returns: for `for await`. A generator body calls
  * `yield* results.next()`.
@@ -542,111 +580,6 @@ export interface ResultIterator<T> extends AsyncIterableIterator<T> {
   return(): Wait<IteratorResult<T, undefined>>;
   /** Itself. */
   [Symbol.asyncIterator](): ResultIterator<T>;
-}
-
-class Results<T, R> implements ResultIterator<R> {
-  /** The greenlets whose results are next: in order, or those that have ended. */
-  readonly #next = new Queue<Greenlet<R>>();
-  readonly #running = new Set<Greenlet<R>>();
-  /** How many more results may be made before one is taken. */
-  readonly #ahead: Semaphore | null;
-  readonly #ordered: boolean;
-  readonly #feeder: Greenlet<void>;
-  #isFed = false;
-  #isStopped = false;
-
-  constructor(
-    begin: (item: T) => Promise<Greenlet<R>>,
-    items: Iterator<T> | AsyncIterator<T>,
-    maxsize: number,
-    ordered: boolean,
-  ) {
-    this.#ahead = maxsize === Infinity ? null : new Semaphore(maxsize);
-    this.#ordered = ordered;
-    this.#feeder = new Greenlet(() => this.#feed(begin, items));
-    // Its error is for whoever takes the results.
-    flowOf(this.#feeder).quiet = true;
-    this.#feeder.start();
-  }
-
-  async #feed(
-    begin: (item: T) => Promise<Greenlet<R>>,
-    items: Iterator<T> | AsyncIterator<T>,
-  ): Promise<void> {
-    let ended = false;
-    try {
-      for (;;) {
-        await this.#ahead?.acquire();
-        const step = items.next();
-        const { done, value } = isThenable(step) ? await until(step) : step;
-        ended = done === true;
-        if (ended) break;
-        const greenlet = await begin(value);
-        this.#running.add(greenlet);
-        greenlet.rawlink(() => this.#ended(greenlet));
-        if (this.#ordered && !this.#isStopped) this.#next.putNowait(greenlet);
-      }
-    } finally {
-      this.#isFed = true;
-      this.#closeAtEnd();
-      // One may have begun since we were stopped.
-      if (this.#isStopped) killAll(this.#running, { block: false });
-      if (!ended) await close(items);
-    }
-  }
-
-  #ended(greenlet: Greenlet<R>): void {
-    this.#running.delete(greenlet);
-    if (!this.#ordered && !this.#isStopped) this.#next.putNowait(greenlet);
-    this.#closeAtEnd();
-  }
-
-  /** When no more greenlets will come, those that take them are told. */
-  #closeAtEnd(): void {
-    if (!this.#isFed) return;
-    if (this.#ordered || this.#running.size === 0) this.#next.shutdown();
-  }
-
-  next(): Wait<IteratorResult<R, undefined>> {
-    const due = currentFlow().checkpoint();
-    if (due !== null) this.#stop();
-    return due ?? composed(() => this.#take());
-  }
-
-  async #take(): Promise<IteratorResult<R, undefined>> {
-    let greenlet: Greenlet<R> | undefined;
-    try {
-      greenlet = await this.#next.get();
-      const value = await greenlet.get();
-      return { done: false, value };
-    } catch (error) {
-      if (greenlet === undefined && error instanceof ShutDown) {
-        if (!this.#isStopped) await this.#feeder.get();
-        return { done: true, value: undefined };
-      }
-      const isResult = greenlet?.dead && greenlet.exception === error;
-      if (!isResult) this.#stop();
-      throw error;
-    } finally {
-      this.#ahead?.release();
-    }
-  }
-
-  /** Kills what runs, and forgets what is there. */
-  #stop(): void {
-    this.#isStopped = true;
-    this.#next.shutdown({ immediate: true });
-    killAll([this.#feeder, ...this.#running], { block: false });
-  }
-
-  return(): Wait<IteratorResult<R, undefined>> {
-    this.#stop();
-    return readyWait({ done: true, value: undefined });
-  }
-
-  [Symbol.asyncIterator](): this {
-    return this;
-  }
 }
 
 /**
@@ -671,7 +604,9 @@ export class Group extends Members {
    */
   constructor(greenlets: Iterable<AnyGreenlet> = []) {
     super();
-    for (const greenlet of greenlets) this.add(greenlet);
+    const all = [...greenlets];
+    for (const greenlet of all) checkGreenlet(greenlet);
+    for (const greenlet of all) this.admit(greenlet);
   }
 
   /** There is always room. */
@@ -705,8 +640,8 @@ export class Group extends Members {
    * @throws {TypeError} If it is none.
    */
   start(greenlet: AnyGreenlet): void {
-    this.add(greenlet);
-    greenlet.start();
+    checkGreenlet(greenlet);
+    this.begin(greenlet);
   }
 
   /**
@@ -723,8 +658,9 @@ export class Group extends Members {
     run: (...args: A) => R,
     ...args: A
   ): Greenlet<Returned<R>> {
-    const greenlet = spawn(run, ...args);
-    this.admit(greenlet);
+    checkFunction(run, "spawn", "run");
+    const greenlet = new Greenlet(run, ...args) as Greenlet<Returned<R>>;
+    this.begin(greenlet);
     return greenlet;
   }
 }
@@ -820,7 +756,7 @@ export class Pool extends Members {
    */
   add(greenlet: AnyGreenlet, options: PoolOptions = {}): Wait<void> {
     checkGreenlet(greenlet);
-    return this.#whenRoom(options, () => this.admit(greenlet));
+    return this.#whenRoom(options, () => void this.admit(greenlet));
   }
 
   /**
@@ -835,10 +771,7 @@ export class Pool extends Members {
    */
   start(greenlet: AnyGreenlet, options: PoolOptions = {}): Wait<void> {
     checkGreenlet(greenlet);
-    return this.#whenRoom(options, () => {
-      this.admit(greenlet);
-      greenlet.start();
-    });
+    return this.#whenRoom(options, () => this.begin(greenlet));
   }
 
   /**
@@ -856,10 +789,10 @@ export class Pool extends Members {
     run: (...args: A) => R,
     ...args: A
   ): Wait<Greenlet<Returned<R>>> {
+    checkFunction(run, "spawn", "run");
     const greenlet = new Greenlet(run, ...args) as Greenlet<Returned<R>>;
     return this.#whenRoom({}, () => {
-      this.admit(greenlet);
-      greenlet.start();
+      this.begin(greenlet);
       return greenlet;
     });
   }
@@ -963,12 +896,12 @@ export class Nursery {
     if (this.#state !== "open") return;
     this.#state = "closing";
     this.#body?.kill(this.#exit, GRACE);
-    killAll(this.greenlets, { error: this.#exit, block: false });
+    killOnce(this.greenlets, this.#exit);
   }
 
   /** Kills what cleans up: our greenlet is past its own grace. */
   #end(): void {
-    killAll(this.greenlets, { error: this.#exit, block: false, grace: 0 });
+    killOnce(this.greenlets, this.#exit, 0);
   }
 
   static {
