@@ -207,7 +207,8 @@ function watchProcess(process: Process, isExpected: IsExpected): void {
       if (promise === null) return true;
       args[1] = promise;
     } else if (name === "rejectionHandled") {
-      if (wasUntold(args[0] as Promise<unknown>)) return true;
+      // Deno gives the reason as well, and first.
+      if (wasUntold(args.at(-1) as Promise<unknown>)) return true;
     }
     return Reflect.apply(emit, this, [name, ...args]);
   };

@@ -376,3 +376,34 @@ Deno.test("A listener that is older than the library does not hear of a rejectio
   assertEquals(out, ["begins", "end"]);
   assertEquals(code, 0);
 });
+
+Deno.test("process tells of what no step has handled, where there are no events of rejections", async () => {
+  const library = JSON.stringify(new URL("../mod.ts", import.meta.url).href);
+  const { out, code } = await runScript(`const worker = new Worker(
+    "data:text/javascript," + encodeURIComponent(\`
+      import process from "node:process";
+      globalThis.addEventListener = undefined;
+      const { spawn, sleep } = await import(\${JSON.stringify(${library})});
+      ${PROGRAM}
+      const step = () => sleep(0);
+      process.on("unhandledRejection", (error, promise) => {
+        postMessage(error.message + (promise === left ? "" : " in another's place"));
+        setTimeout(() => promise.catch(() => {}), 1);
+      });
+      process.on("rejectionHandled", () => postMessage("handled"));
+      let left;
+      await spawn(async () => {
+        await failing().catch(() => {});
+        postMessage("none yet");
+        left = Promise.reject(new Error("left alone"));
+        await steps();
+      }).get();
+      setTimeout(() => postMessage("end"), 50);
+    \`), { type: "module" });
+    worker.onmessage = ({ data }) => {
+      console.log(data);
+      if (data === "end") worker.terminate();
+    };`);
+  assertEquals(out, ["begins", "none yet", "left alone", "handled", "end"]);
+  assertEquals(code, 0);
+});
