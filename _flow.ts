@@ -21,6 +21,7 @@ import {
   type Timer,
   type TimerTarget,
 } from "./_timers.ts";
+import { watchRejections } from "./_rejections.ts";
 import { mayGoOn, serveTasks, type Sleeper, wake } from "./_wakeups.ts";
 import { type Context, KEY, makeContext, type Mapped } from "./_context.ts";
 import { List, type Member } from "./_list.ts";
@@ -661,10 +662,11 @@ const expected = new WeakSet<object>();
 /** Spares the look-up when many greenlets are killed by one error. */
 let lastExpected: unknown;
 
-globalThis.addEventListener?.("unhandledrejection", (event) => {
-  const isExpected = (error: unknown) => isObject(error) && expected.has(error);
-  if (isEach(event.reason, isExpected)) event.preventDefault();
-});
+function isExpected(error: unknown): boolean {
+  return isObject(error) && expected.has(error);
+}
+
+watchRejections((reason) => isEach(reason, isExpected));
 
 /** Errors that have interrupted somebody. Others may be thrown by whoever has them. */
 const interrupts = new WeakSet<object>();

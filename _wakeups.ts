@@ -78,12 +78,28 @@ export function setAside(sleeper: Sleeper): void {
   if (aside.push(sleeper) === 1) setImmediate(wakeThoseAside);
 }
 
+/** Whether there are some who wait for the event loop to turn. */
+export function isTurnDue(): boolean {
+  return aside.length > 0;
+}
+
+let following: (() => void) | null = null;
+
+/** Has a function called once, when those have been woken who wait for the turn. */
+export function afterTurn(callback: () => void): void {
+  following = callback;
+}
+
 function wakeThoseAside(): void {
   turned = clock.now();
   untilLook = LOOK_EVERY;
   const sleepers = aside;
   aside = [];
   for (const sleeper of sleepers) sleeper.wake();
+  if (following === null) return;
+  const callback = following;
+  following = null;
+  callback();
 }
 
 /**
