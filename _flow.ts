@@ -23,9 +23,12 @@ import {
 } from "./_timers.ts";
 import { watchRejections } from "./_rejections.ts";
 import { mayGoOn, serveTasks, type Sleeper, wake } from "./_wakeups.ts";
-import { type Context, KEY, makeContext, type Mapped } from "./_context.ts";
+import { current, KEY, type Mapped } from "./_context.ts";
 import { List, type Member } from "./_list.ts";
+import { react, type Reaction, type Reactions } from "./_reactions.ts";
 import type { Hub } from "./hub.ts";
+
+export { current };
 
 /**
  * What every blocking call returns: a native promise, for `await` in an async body,
@@ -321,6 +324,11 @@ export class Flow implements Mapped {
   /** What is dropped with the body, unless something that it has left behind waits. */
   get belongings(): List<Belonging> {
     return extrasOf(this).belongings ??= new List();
+  }
+
+  /** Whether there is something to drop or to hand on when the body is dead. */
+  get hasRests(): boolean {
+    return (this.extras?.belongings?.length ?? 0) > 0;
   }
 
   /** Whether there is somebody who may ask for it when the body is dead. */
@@ -764,9 +772,6 @@ function original(error: unknown): unknown {
   return isObject(error) && standIns.has(error) ? standIns.get(error) : error;
 }
 
-/** Carries the flow through every `await`. */
-export const current: Context<Flow> = makeContext();
-
 /** What runs whenever no greenlet does: the core's main greenlet. */
 export const main: Greenlet = (() => {
   let ancestor = getRunning();
@@ -1002,7 +1007,11 @@ export class Suspension<T> implements Pending, Sleeper, TimerTarget {
 
   /** Waits, unless an error is due. */
   get(): Wait<T> {
-    const flow = currentFlow();
+    return this.getIn(currentFlow());
+  }
+
+  /** As {@linkcode Suspension.get}, in the current flow, for those that know it. */
+  protected getIn(flow: Flow): Wait<T> {
     // What was handed over already is received, and an error that is held comes with
     // the next wait.
     const isReady = this.state !== "idle" && flow.sentence === null;
@@ -1106,24 +1115,50 @@ export class Suspension<T> implements Pending, Sleeper, TimerTarget {
       return new Delegation(this as Suspension<unknown>);
     }
     // Begun by somebody else, whose interrupts it takes: this body's reach its own wait.
-    return followed(wait, flowOf(running)).get()[Symbol.iterator]();
+    return new Followed(wait, flowOf(running)).get()[Symbol.iterator]();
   }
 }
 
-/** A wait for what another one gives. */
-function followed(wait: OwnWait, flow: Flow | null): Suspension<unknown> {
-  const suspension = new Suspension<unknown>();
-  wait.then(
-    (value) => suspension.switch(value),
-    (error) => suspension.throw(ownError(error, flow)),
-  );
-  return suspension;
+/** The wait for a promise, which others may wait for as well, and which may last. */
+export class PromiseWait<T> extends Suspension<T> implements Reaction {
+  reactions: Reactions | null = null;
+
+  constructor(promise: unknown) {
+    super();
+    react(promise, this);
+  }
+
+  fulfilled(value: unknown): void {
+    this.switch(value as T);
+  }
+
+  rejected(error: unknown): void {
+    this.throw(error);
+  }
+
+  protected override undo(_error: unknown): void {
+    this.reactions?.remove(this);
+  }
+}
+
+/** The wait for what another one gives, which may be that of another greenlet. */
+class Followed extends PromiseWait<unknown> {
+  readonly #flow: Flow | null;
+
+  constructor(wait: OwnWait, flow: Flow | null) {
+    super(wait);
+    this.#flow = flow;
+  }
+
+  override rejected(error: unknown): void {
+    this.throw(ownError(error, this.#flow));
+  }
 }
 
 /** The wait of those whose promise tells its value soon enough by itself. */
 const TAKEN: Delegable = {
   delegate(wait) {
-    return followed(wait, null).suspend(null)[Symbol.iterator]();
+    return new Followed(wait, null).suspend(null)[Symbol.iterator]();
   },
 };
 
@@ -1161,8 +1196,9 @@ export function isWaitIn<T>(
   flow: Flow,
   promise: PromiseLike<T> | T,
 ): promise is Wait<T> & PromiseLike<T> {
-  const waiting = promise instanceof Promise && WAITING in promise &&
-    promise[WAITING];
+  const waiting = promise instanceof Promise
+    ? (promise as Partial<OwnWait>)[WAITING]
+    : undefined;
   return waiting === TAKEN || waiting instanceof Suspension &&
       (waiting.flow === flow || waiting.state === "given");
 }

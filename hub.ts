@@ -26,9 +26,11 @@
 import { Greenlet } from "./greenlet.ts";
 import {
   currentFlow,
+  type Flow,
   isWaitIn,
   main,
   ownError,
+  PromiseWait,
   report,
   Suspension,
 } from "./_flow.ts";
@@ -232,15 +234,30 @@ export class Waiter<T> {
   }
 }
 
-class Until extends Suspension<unknown> {
+class Until<T> extends PromiseWait<T> {
+  readonly #owner: Flow;
   readonly #onInterrupt: ((error: unknown) => void) | undefined;
 
-  constructor(onInterrupt: ((error: unknown) => void) | undefined) {
-    super();
+  constructor(
+    promise: unknown,
+    flow: Flow,
+    onInterrupt: ((error: unknown) => void) | undefined,
+  ) {
+    super(promise);
+    this.#owner = flow;
     this.#onInterrupt = onInterrupt;
   }
 
+  begin(): Wait<T> {
+    return this.getIn(this.#owner);
+  }
+
+  override rejected(error: unknown): void {
+    this.throw(ownError(error, this.#owner));
+  }
+
   protected override undo(error: unknown): void {
+    super.undo(error);
     callUndo(this.#onInterrupt, error);
   }
 }
@@ -284,10 +301,5 @@ export function until<T>(
   // A wait of ours is told of an interrupt itself, and then has taken nothing; another one
   // around it would not hear in time that it has.
   if (onInterrupt === undefined && isWaitIn(flow, promise)) return promise;
-  const wait = new Until(onInterrupt);
-  Promise.resolve(promise).then(
-    (value) => wait.switch(value),
-    (error) => wait.throw(ownError(error, flow)),
-  );
-  return wait.get() as Wait<unknown> as Wait<T>;
+  return new Until<T>(promise, flow, onInterrupt).begin();
 }

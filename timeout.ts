@@ -38,6 +38,7 @@ import {
   type Timer,
   type TimerTarget,
 } from "./_timers.ts";
+import { react, type Reaction, type Reactions } from "./_reactions.ts";
 import { setAside, turn } from "./_wakeups.ts";
 import { isThenable, type Returned } from "./_body.ts";
 
@@ -262,7 +263,8 @@ export function withTimeout<R, V = never>(
 }
 
 /** The wait for a function that runs in a flow of its own, in the same greenlet. */
-class Limited extends Suspension<unknown> {
+class Limited extends Suspension<unknown> implements Reaction {
+  reactions: Reactions | null = null;
   readonly #outer: Flow;
   readonly #inner: Flow;
   readonly #ms: number;
@@ -291,17 +293,17 @@ class Limited extends Suspension<unknown> {
     return wait;
   }
 
-  async #follow(result: unknown): Promise<void> {
-    if (!isThenable(result)) return this.#drive(result);
-    let outcome: unknown;
-    let failed = false;
-    try {
-      outcome = await result;
-    } catch (error) {
-      outcome = error;
-      failed = true;
-    }
-    this.#end(outcome, failed);
+  #follow(result: unknown): void {
+    if (isThenable(result)) react(result, this);
+    else this.#drive(result);
+  }
+
+  fulfilled(value: unknown): void {
+    this.#end(value, false);
+  }
+
+  rejected(error: unknown): void {
+    this.#end(error, true);
   }
 
   /** Ends with a plain result; or first runs the generator that it is. */
@@ -375,6 +377,8 @@ class Limited extends Suspension<unknown> {
     this.#inner.unhold(error);
     this.#handBack();
     this.#inner.condemn(error);
+    // It may be somebody's promise, which lasts, and then nothing of ours ends with it.
+    if (!this.#inner.hasRests) this.reactions?.remove(this);
     if (error === this.#timeout) this.#giveUp(error);
     else this.#fail(error);
   }
