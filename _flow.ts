@@ -26,6 +26,7 @@ import { mayGoOn, serveTasks, type Sleeper, wake } from "./_wakeups.ts";
 import { current, KEY, type Mapped } from "./_context.ts";
 import { List, type Member } from "./_list.ts";
 import { react, type Reaction, type Reactions } from "./_reactions.ts";
+import { show } from "./_checks.ts";
 import type { Hub } from "./hub.ts";
 
 export { current };
@@ -168,8 +169,14 @@ export abstract class Belonging implements Member<Belonging> {
 export interface Origin {
   /** Who has spawned them. */
   readonly spawner: WeakRef<Greenlet>;
-  /** The first of the tree that they are in; `null` if each begins one of its own. */
-  readonly root: Flow | null;
+  /** The tree that they are in; `null` if each begins one of its own. */
+  readonly root: Tree | null;
+}
+
+/** What stands for a tree of greenlets: the flow of the first, unless it was assigned. */
+interface Tree {
+  /** What the tree shares. */
+  readonly shared: Record<PropertyKey, unknown>;
 }
 
 /** Called when a body is given up, being past all patience. */
@@ -197,7 +204,7 @@ export class Flow implements Mapped {
   #trouble: Trouble | null = null;
   #awaited: Suspension<unknown> | null = null;
   #quiet = false;
-  #root: Flow | null = null;
+  #root: Tree | null = null;
   #extras: Extras | null = null;
   #previousAlive: Flow | null = null;
   #nextAlive: Flow | null = null;
@@ -249,12 +256,12 @@ export class Flow implements Mapped {
     this.#quiet = quiet;
   }
 
-  /** The first of the tree of greenlets that this one is in; main is in none. */
-  get root(): Flow | null {
+  /** The tree of greenlets that this one is in; main is in none. */
+  get root(): Tree | null {
     return this.#root;
   }
 
-  set root(root: Flow | null) {
+  set root(root: Tree | null) {
     this.#root = root;
   }
 
@@ -291,15 +298,35 @@ export class Flow implements Mapped {
 
   /** Where those come from who are spawned here. */
   get origin(): Origin {
-    return extrasOf(this).origin ??= {
-      spawner: new WeakRef(this.greenlet),
-      root: this.root,
+    // The greenlet's own flow knows, also of a part of it.
+    const flow = flowOf(this.greenlet);
+    return extrasOf(flow).origin ??= {
+      spawner: new WeakRef(flow.greenlet),
+      root: flow.root,
     };
   }
 
-  /** What a tree of greenlets shares. */
+  /** What the tree shares that begins here. */
+  get shared(): Record<PropertyKey, unknown> {
+    return extrasOf(this).treeLocals ??= {};
+  }
+
+  /** What the tree of greenlets shares that this one is in. */
   get treeLocals(): Record<PropertyKey, unknown> {
-    return extrasOf(this.root ?? this).treeLocals ??= {};
+    return (this.root ?? this).shared;
+  }
+
+  /** For this greenlet and those that it spawns from now on. */
+  set treeLocals(shared: Record<PropertyKey, unknown>) {
+    if (typeof shared !== "object" || shared === null) {
+      throw new TypeError(
+        `Cannot set spawn tree locals as they must be an object: received ${
+          show(shared)
+        }`,
+      );
+    }
+    this.root = { shared };
+    extrasOf(this).origin = null;
   }
 
   /** What this greenlet has in each `local`, until its body is dead. */

@@ -35,7 +35,7 @@ import {
   Suspension,
 } from "./_flow.ts";
 import type { Wait } from "./_flow.ts";
-import { checkFunction, checkOptions } from "./_checks.ts";
+import { checkCallback, checkOptions, instanceOf } from "./_checks.ts";
 import { checkDuration } from "./_timers.ts";
 import { whenQuiet } from "./_alive.ts";
 
@@ -194,7 +194,7 @@ export class Waiter<T> {
    * @throws {TypeError} If it is not a function.
    */
   constructor(undo?: (error: unknown) => void) {
-    if (undo !== undefined) checkFunction(undo, "create waiter", "undo");
+    if (undo !== undefined) checkCallback(undo, "create waiter", "undo");
     this.#suspension = new WaiterSuspension(undo);
   }
 
@@ -227,10 +227,11 @@ export class Waiter<T> {
   /**
    * Ends the wait with an error; does nothing when it is over.
    *
-   * @param error What {@linkcode Waiter.get} throws.
+   * @param error What {@linkcode Waiter.get} throws, or the class of error of which it
+   * throws a new one.
    */
   throw(error: unknown): void {
-    this.#suspension.throw(error);
+    this.#suspension.throw(instanceOf(error));
   }
 }
 
@@ -295,7 +296,7 @@ export function until<T>(
   onInterrupt?: (error: unknown) => void,
 ): Wait<T> {
   if (onInterrupt !== undefined) {
-    checkFunction(onInterrupt, "wait", "onInterrupt");
+    checkCallback(onInterrupt, "wait", "onInterrupt");
   }
   const flow = currentFlow();
   // A wait of ours is told of an interrupt itself, and then has taken nothing; another one

@@ -30,7 +30,7 @@ import {
   withhold,
 } from "./_flow.ts";
 import type { Wait } from "./hub.ts";
-import { checkFunction, checkOptions } from "./_checks.ts";
+import { checkFunction, checkOptions, instanceOf } from "./_checks.ts";
 import {
   checkDuration,
   startTimer,
@@ -46,7 +46,11 @@ export type { Returned };
 
 /** Options of a {@linkcode Timeout}. */
 export interface TimeoutOptions {
-  /** What is thrown in the timeout's place. @default {this} */
+  /**
+   * What is thrown in the timeout's place, or the class of error of which a new one is.
+   *
+   * @default {this}
+   */
   error?: unknown;
 }
 
@@ -167,7 +171,7 @@ export class Timeout extends Error {
  */
 class Countdown extends Belonging implements TimerTarget {
   #flow: Flow;
-  readonly #error: unknown;
+  #error: unknown;
   #timer: Timer | null;
 
   constructor(flow: Flow, error: unknown, ms: number) {
@@ -185,6 +189,7 @@ class Countdown extends Belonging implements TimerTarget {
   expired(): void {
     this.#timer = null;
     this.list?.remove(this);
+    this.#error = instanceOf(this.#error);
     this.#flow.interrupt(this.#error);
   }
 
@@ -277,7 +282,6 @@ class Limited extends Suspension<unknown> implements Reaction {
     super();
     this.#outer = outer;
     this.#inner = new Flow(outer.greenlet);
-    this.#inner.root = outer.root;
     this.#ms = ms;
     this.#options = options;
   }
