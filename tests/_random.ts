@@ -18,12 +18,15 @@ export function random(seed: number): () => number {
   };
 }
 
+/** How long a test waits for what does not come, in ms: longer than a slow machine takes. */
+const PATIENCE = 120_000;
+
 /** A test that fails when what it waits for does not come. */
 export function test(name: string, body: () => Promise<void>): void {
   Deno.test(name, async () => {
     const { promise, reject } = Promise.withResolvers<never>();
     const late = new Error("Waits for what does not come");
-    const timer = setTimeout(() => reject(late), 30_000);
+    const timer = setTimeout(() => reject(late), PATIENCE);
     try {
       await Promise.race([body(), promise]);
     } finally {
