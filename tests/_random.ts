@@ -7,6 +7,7 @@
 
 import { assertInstanceOf } from "@std/assert";
 import { type Greenlet, GreenletExit, spawn } from "../mod.ts";
+import { PATIENCE } from "./_waits.ts";
 
 /** Numbers from 0 to 1, the same for the same seed. */
 export function random(seed: number): () => number {
@@ -17,9 +18,6 @@ export function random(seed: number): () => number {
     return ((t ^ t >>> 14) >>> 0) / 4294967296;
   };
 }
-
-/** How long a test waits for what does not come, in ms: longer than a slow machine takes. */
-const PATIENCE = 120_000;
 
 /** A test that fails when what it waits for does not come. */
 export function test(name: string, body: () => Promise<void>): void {

@@ -23,9 +23,14 @@ export async function turns(count = 1): Promise<void> {
 /** How many turns go by before {@linkcode when} looks less often. */
 const EAGER_TURNS = 200;
 
+/** How long to wait for what never comes, in ms: longer than any machine takes. */
+export const PATIENCE = 120_000;
+
 /** Waits until a condition holds, at which it looks in each turn of the event loop. */
 export async function when(condition: () => unknown): Promise<void> {
+  const end = performance.now() + PATIENCE;
   for (let i = 0; !condition(); i++) {
+    if (performance.now() > end) throw new Error(`Not in time: ${condition}`);
     if (i < EAGER_TURNS) await turns();
     // What takes longer is done by another thread or process, which needs the core.
     else await outside(() => new Promise((resolve) => setTimeout(resolve, 1)));
