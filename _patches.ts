@@ -16,6 +16,11 @@ export class Patches implements Disposable {
   readonly #met = new Set<object>();
   readonly #beforehand: (() => void)[] = [];
 
+  /** Whether what was there before was restored: what was replaced may still be in use. */
+  get isOver(): boolean {
+    return this.#patched.disposed;
+  }
+
   /** Calls `last` before the first of the patches is undone. */
   beforehand(last: () => void): void {
     this.#beforehand.push(last);
@@ -84,8 +89,7 @@ export class Patches implements Disposable {
     while (prototype !== null && !Object.hasOwn(prototype, method)) {
       prototype = Object.getPrototypeOf(prototype);
     }
-    const isOver = this.#patched.disposed;
-    if (prototype !== null && !this.#met.has(prototype) && !isOver) {
+    if (prototype !== null && !this.#met.has(prototype) && !this.isOver) {
       this.#met.add(prototype);
       patch(prototype);
     }
