@@ -27,7 +27,7 @@ export function checkOptions(options: unknown, what: string): void {
 /** What to throw for an error that is given by its class, as Python's may be. */
 export function instanceOf(error: unknown): unknown {
   const isClass = typeof error === "function" &&
-    error.prototype instanceof Error;
+    (error === Error || error.prototype instanceof Error);
   return isClass ? new (error as new () => Error)() : error;
 }
 
@@ -47,11 +47,49 @@ export function numberError(
 }
 
 /**
- * Checks a function that is called later.
+ * Checks a function that is called later, or run as a body: async, generator or plain.
  *
- * @throws {TypeError} If it is none.
+ * @param what For the message: what can't be done.
+ * @param name For the message: what the user calls it.
+ * @throws {TypeError} If it is none, or an async generator function.
  */
 export function checkFunction(
+  value: unknown,
+  what: string,
+  name: string,
+): void {
+  if (isBody(value)) return;
+  checkCallable(value, what, name);
+  throw neverRun(value, "an async generator function", what, name);
+}
+
+/** Whether it can be run as a body. */
+export function isBody(value: unknown): boolean {
+  return typeof value === "function" &&
+    kindOf(value) !== "AsyncGeneratorFunction";
+}
+
+/**
+ * Checks a function that is called for its effect, or its answer, and can't wait.
+ *
+ * @throws {TypeError} If it is none, or a generator function of either kind.
+ */
+export function checkCallback(
+  value: unknown,
+  what: string,
+  name: string,
+): void {
+  checkFunction(value, what, name);
+  if (kindOf(value) !== "GeneratorFunction") return;
+  throw neverRun(value, "a generator function", what, name);
+}
+
+/**
+ * Checks that something can be called, whatever comes of that.
+ *
+ * @throws {TypeError} If it can't.
+ */
+export function checkCallable(
   value: unknown,
   what: string,
   name: string,
@@ -59,5 +97,24 @@ export function checkFunction(
   if (typeof value === "function") return;
   throw new TypeError(
     `Cannot ${what} as '${name}' must be a function: received ${show(value)}`,
+  );
+}
+
+/** The kind of a function by its tag, which one that is bound has as well. */
+function kindOf(value: unknown): unknown {
+  return (value as { [Symbol.toStringTag]?: unknown })[Symbol.toStringTag];
+}
+
+/** The error for a function of which a call runs no line. */
+function neverRun(
+  value: unknown,
+  kind: string,
+  what: string,
+  name: string,
+): TypeError {
+  return new TypeError(
+    `Cannot ${what} as '${name}' must not be ${kind}, of which nothing would run a line: received ${
+      (value as { name?: string }).name || "an anonymous one"
+    }`,
   );
 }

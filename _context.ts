@@ -5,6 +5,7 @@
  */
 
 import { AsyncLocalStorage } from "node:async_hooks";
+import type { Flow } from "./_flow.ts";
 import { findInternals, type Internals, type Mapping } from "./_runtime.ts";
 
 /** A value that is in force in a call and in all that it begins, through every `await`. */
@@ -15,6 +16,12 @@ export interface Context<T extends Mapped> {
     run: (...args: A) => R,
     ...args: A
   ): R;
+  /**
+   * Calls `run` with nothing in force, others' values included: what `run` begins would
+   * keep them alive for as long as it lasts. Where the runtime's own functions can't be
+   * reached, others' values stay in force.
+   */
+  clear<A extends unknown[], R>(run: (...args: A) => R, ...args: A): R;
   /** The value in force. */
   get(): T | undefined;
   /** Tells, by its identity, whether what is in force is the same, others' values too. */
@@ -68,6 +75,16 @@ class Direct<T extends Mapped> implements Context<T> {
     }
   }
 
+  clear<A extends unknown[], R>(run: (...args: A) => R, ...args: A): R {
+    const before = this.#get();
+    this.#set(undefined);
+    try {
+      return run(...args);
+    } finally {
+      this.#set(before);
+    }
+  }
+
   get(): T | undefined {
     return this.#get()?.[KEY] as T | undefined;
   }
@@ -92,6 +109,10 @@ class Stored<T extends Mapped> implements Context<T> {
     ...args: A
   ): R {
     return this.#storage.run(value, run, ...args);
+  }
+
+  clear<A extends unknown[], R>(run: (...args: A) => R, ...args: A): R {
+    return this.#storage.run(undefined, run, ...args);
   }
 
   get(): T | undefined {
@@ -137,3 +158,6 @@ export function makeContext<T extends Mapped>(): Context<T> {
   const carrier = findCarrier();
   return carrier === undefined ? new Stored() : new Direct(carrier);
 }
+
+/** Carries the flow through every `await`. */
+export const current: Context<Flow> = makeContext();

@@ -21,10 +21,15 @@ import {
   type Timer,
   type TimerTarget,
 } from "./_timers.ts";
+import { watchRejections } from "./_rejections.ts";
 import { mayGoOn, serveTasks, type Sleeper, wake } from "./_wakeups.ts";
-import { type Context, KEY, makeContext, type Mapped } from "./_context.ts";
+import { current, KEY, type Mapped } from "./_context.ts";
 import { List, type Member } from "./_list.ts";
+import { react, type Reaction, type Reactions } from "./_reactions.ts";
+import { show } from "./_checks.ts";
 import type { Hub } from "./hub.ts";
+
+export { current };
 
 /**
  * What every blocking call returns: a native promise, for `await` in an async body,
@@ -164,8 +169,14 @@ export abstract class Belonging implements Member<Belonging> {
 export interface Origin {
   /** Who has spawned them. */
   readonly spawner: WeakRef<Greenlet>;
-  /** The first of the tree that they are in; `null` if each begins one of its own. */
-  readonly root: Flow | null;
+  /** The tree that they are in; `null` if each begins one of its own. */
+  readonly root: Tree | null;
+}
+
+/** What stands for a tree of greenlets: the flow of the first, unless it was assigned. */
+interface Tree {
+  /** What the tree shares. */
+  readonly shared: Record<PropertyKey, unknown>;
 }
 
 /** Called when a body is given up, being past all patience. */
@@ -193,7 +204,7 @@ export class Flow implements Mapped {
   #trouble: Trouble | null = null;
   #awaited: Suspension<unknown> | null = null;
   #quiet = false;
-  #root: Flow | null = null;
+  #root: Tree | null = null;
   #extras: Extras | null = null;
   #previousAlive: Flow | null = null;
   #nextAlive: Flow | null = null;
@@ -245,12 +256,12 @@ export class Flow implements Mapped {
     this.#quiet = quiet;
   }
 
-  /** The first of the tree of greenlets that this one is in; main is in none. */
-  get root(): Flow | null {
+  /** The tree of greenlets that this one is in; main is in none. */
+  get root(): Tree | null {
     return this.#root;
   }
 
-  set root(root: Flow | null) {
+  set root(root: Tree | null) {
     this.#root = root;
   }
 
@@ -287,15 +298,35 @@ export class Flow implements Mapped {
 
   /** Where those come from who are spawned here. */
   get origin(): Origin {
-    return extrasOf(this).origin ??= {
-      spawner: new WeakRef(this.greenlet),
-      root: this.root,
+    // The greenlet's own flow knows, also of a part of it.
+    const flow = flowOf(this.greenlet);
+    return extrasOf(flow).origin ??= {
+      spawner: new WeakRef(flow.greenlet),
+      root: flow.root,
     };
   }
 
-  /** What a tree of greenlets shares. */
+  /** What the tree shares that begins here. */
+  get shared(): Record<PropertyKey, unknown> {
+    return extrasOf(this).treeLocals ??= {};
+  }
+
+  /** What the tree of greenlets shares that this one is in. */
   get treeLocals(): Record<PropertyKey, unknown> {
-    return extrasOf(this.root ?? this).treeLocals ??= {};
+    return (this.root ?? this).shared;
+  }
+
+  /** For this greenlet and those that it spawns from now on. */
+  set treeLocals(shared: Record<PropertyKey, unknown>) {
+    if (typeof shared !== "object" || shared === null) {
+      throw new TypeError(
+        `Cannot set spawn tree locals as they must be an object: received ${
+          show(shared)
+        }`,
+      );
+    }
+    this.root = { shared };
+    extrasOf(this).origin = null;
   }
 
   /** What this greenlet has in each `local`, until its body is dead. */
@@ -320,6 +351,11 @@ export class Flow implements Mapped {
   /** What is dropped with the body, unless something that it has left behind waits. */
   get belongings(): List<Belonging> {
     return extrasOf(this).belongings ??= new List();
+  }
+
+  /** Whether there is something to drop or to hand on when the body is dead. */
+  get hasRests(): boolean {
+    return (this.extras?.belongings?.length ?? 0) > 0;
   }
 
   /** Whether there is somebody who may ask for it when the body is dead. */
@@ -661,10 +697,11 @@ const expected = new WeakSet<object>();
 /** Spares the look-up when many greenlets are killed by one error. */
 let lastExpected: unknown;
 
-globalThis.addEventListener?.("unhandledrejection", (event) => {
-  const isExpected = (error: unknown) => isObject(error) && expected.has(error);
-  if (isEach(event.reason, isExpected)) event.preventDefault();
-});
+function isExpected(error: unknown): boolean {
+  return isObject(error) && expected.has(error);
+}
+
+watchRejections((reason) => isEach(reason, isExpected));
 
 /** Errors that have interrupted somebody. Others may be thrown by whoever has them. */
 const interrupts = new WeakSet<object>();
@@ -761,9 +798,6 @@ export function standIn(substitute: object, error: unknown): void {
 function original(error: unknown): unknown {
   return isObject(error) && standIns.has(error) ? standIns.get(error) : error;
 }
-
-/** Carries the flow through every `await`. */
-export const current: Context<Flow> = makeContext();
 
 /** What runs whenever no greenlet does: the core's main greenlet. */
 export const main: Greenlet = (() => {
@@ -1000,7 +1034,11 @@ export class Suspension<T> implements Pending, Sleeper, TimerTarget {
 
   /** Waits, unless an error is due. */
   get(): Wait<T> {
-    const flow = currentFlow();
+    return this.getIn(currentFlow());
+  }
+
+  /** As {@linkcode Suspension.get}, in the current flow, for those that know it. */
+  protected getIn(flow: Flow): Wait<T> {
     // What was handed over already is received, and an error that is held comes with
     // the next wait.
     const isReady = this.state !== "idle" && flow.sentence === null;
@@ -1104,24 +1142,50 @@ export class Suspension<T> implements Pending, Sleeper, TimerTarget {
       return new Delegation(this as Suspension<unknown>);
     }
     // Begun by somebody else, whose interrupts it takes: this body's reach its own wait.
-    return followed(wait, flowOf(running)).get()[Symbol.iterator]();
+    return new Followed(wait, flowOf(running)).get()[Symbol.iterator]();
   }
 }
 
-/** A wait for what another one gives. */
-function followed(wait: OwnWait, flow: Flow | null): Suspension<unknown> {
-  const suspension = new Suspension<unknown>();
-  wait.then(
-    (value) => suspension.switch(value),
-    (error) => suspension.throw(ownError(error, flow)),
-  );
-  return suspension;
+/** The wait for a promise, which others may wait for as well, and which may last. */
+export class PromiseWait<T> extends Suspension<T> implements Reaction {
+  reactions: Reactions | null = null;
+
+  constructor(promise: unknown) {
+    super();
+    react(promise, this);
+  }
+
+  fulfilled(value: unknown): void {
+    this.switch(value as T);
+  }
+
+  rejected(error: unknown): void {
+    this.throw(error);
+  }
+
+  protected override undo(_error: unknown): void {
+    this.reactions?.remove(this);
+  }
+}
+
+/** The wait for what another one gives, which may be that of another greenlet. */
+class Followed extends PromiseWait<unknown> {
+  readonly #flow: Flow | null;
+
+  constructor(wait: OwnWait, flow: Flow | null) {
+    super(wait);
+    this.#flow = flow;
+  }
+
+  override rejected(error: unknown): void {
+    this.throw(ownError(error, this.#flow));
+  }
 }
 
 /** The wait of those whose promise tells its value soon enough by itself. */
 const TAKEN: Delegable = {
   delegate(wait) {
-    return followed(wait, null).suspend(null)[Symbol.iterator]();
+    return new Followed(wait, null).suspend(null)[Symbol.iterator]();
   },
 };
 
@@ -1159,8 +1223,9 @@ export function isWaitIn<T>(
   flow: Flow,
   promise: PromiseLike<T> | T,
 ): promise is Wait<T> & PromiseLike<T> {
-  const waiting = promise instanceof Promise && WAITING in promise &&
-    promise[WAITING];
+  const waiting = promise instanceof Promise
+    ? (promise as Partial<OwnWait>)[WAITING]
+    : undefined;
   return waiting === TAKEN || waiting instanceof Suspension &&
       (waiting.flow === flow || waiting.state === "given");
 }

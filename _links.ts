@@ -4,9 +4,10 @@
  * @module
  */
 
+import { checkCallback, checkFunction } from "./_checks.ts";
 import { report, Suspension } from "./_flow.ts";
 import { List, type Member } from "./_list.ts";
-import { runSoon } from "./_wakeups.ts";
+import { mustWait, noteWoken, runSoon, wakeups } from "./_wakeups.ts";
 
 /** What a link is: a function, or an object that is told. */
 export type Link<S> = ((source: S) => unknown) | {
@@ -56,7 +57,7 @@ export class Links<S> extends List<LinkNode<S>> {
     link: Link<S>,
     call: ((source: S) => unknown) | null = null,
   ): LinkNode<S> {
-    const node = new LinkNode(checkLink(link), call);
+    const node = new LinkNode(checkLink(link, call === null), call);
     this.add(node);
     return node;
   }
@@ -88,19 +89,42 @@ export class Links<S> extends List<LinkNode<S>> {
     runSoon(tell<S>, this);
   }
 
-  /** Calls those that are due. */
-  tell(): void {
-    this.#scheduled = false;
+  /** Calls those that are due; `true` if some have to wait for a body that was woken. */
+  tell(): true | void {
     // One by one, so that a link may still take back those after it.
     while (this.#due !== null) {
-      const { link, call } = this.shift()!;
+      const { link, call } = this.first!;
+      if (isTooEarly(link)) return true;
+      this.shift();
       callLink(link, call, this.#source);
     }
+    this.#scheduled = false;
   }
 }
 
-function tell<S>(links: Links<S>): void {
-  links.tell();
+function tell<S>(links: Links<S>): true | void {
+  return links.tell();
+}
+
+/** What marks a function that wakes a body, and does nothing else. */
+const WAKES = Symbol("wakes");
+
+/** Marks a link that wakes a body, and does nothing else. */
+export function waking<S>(
+  link: (source: S) => unknown,
+): (source: S) => unknown {
+  return Object.assign(link, { [WAKES]: true });
+}
+
+/** Whether a link wakes a body, which goes on later than a function that is called. */
+function isWaking<S>(link: Link<S>): boolean {
+  return link instanceof LinkedWait ||
+    (link as { [WAKES]?: true })[WAKES] === true;
+}
+
+/** Whether a link has to be called later, as a body that was woken is to go on first. */
+export function isTooEarly<S>(link: Link<S>): boolean {
+  return mustWait() && !isWaking(link);
 }
 
 /**
@@ -115,6 +139,7 @@ export function callLink<S>(
   call: ((source: S) => unknown) | null,
   source: S,
 ): void {
+  const before = wakeups();
   try {
     if (call !== null) call(source);
     else if (typeof link === "function") link(source);
@@ -122,14 +147,23 @@ export function callLink<S>(
   } catch (error) {
     report(link, error);
   }
+  if (wakeups() !== before && isWaking(link)) noteWoken();
 }
 
-/** Throws unless it is a link. */
-export function checkLink<S>(link: Link<S>): Link<S> {
-  if (
-    typeof link === "function" ||
-    (typeof link === "object" && typeof link?.linked === "function")
-  ) return link;
+/**
+ * Throws unless it is a link.
+ *
+ * @param isRaw Whether the hub calls it, which can't run a generator.
+ */
+export function checkLink<S>(link: Link<S>, isRaw: boolean): Link<S> {
+  if (typeof link === "function") {
+    if (isRaw) checkCallback(link, "link", "link");
+    else checkFunction(link, "link", "link");
+    return link;
+  }
+  if (typeof link === "object" && typeof link?.linked === "function") {
+    return link;
+  }
   throw new TypeError(
     `Cannot link as the link must be a function or be linkable: received ${link}`,
   );

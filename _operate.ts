@@ -7,23 +7,38 @@
 import {
   callApart,
   cooperativeFlow,
+  current,
   currentFlow,
   type Flow,
-  Suspension,
+  PromiseWait,
 } from "./_flow.ts";
 import type { Wait } from "./_flow.ts";
+import { LazyPromise } from "./_reactions.ts";
 import { isResolver } from "./_resolver.ts";
 
 /** The wait for an operation that brings nothing to anybody else. */
-class Operation<T> extends Suspension<T> {
+class Operation<T> extends PromiseWait<T> {
   readonly #cancel: (error: unknown) => void;
+  readonly #discard: ((value: T) => void) | null;
 
-  constructor(cancel: (error: unknown) => void) {
-    super();
+  constructor(
+    promise: Promise<T>,
+    cancel: (error: unknown) => void,
+    discard: ((value: T) => void) | null,
+  ) {
+    super(promise);
     this.#cancel = cancel;
+    this.#discard = discard;
+  }
+
+  override fulfilled(value: unknown): void {
+    if (this.state === "waiting") super.fulfilled(value);
+    else this.#discard?.(value as T);
   }
 
   protected override undo(error: unknown): void {
+    // It waits for what is to be discarded, if there is.
+    if (this.#discard === null) super.undo(error);
     this.#cancel(error);
   }
 }
@@ -38,17 +53,9 @@ export function operate<T>(
   flow: Flow,
   promise: Promise<T>,
   cancel: (error: unknown) => void = ignore,
-  discard: (value: T) => void = ignore,
+  discard: ((value: T) => void) | null = null,
 ): Wait<T> {
-  const operation = new Operation<T>(cancel);
-  promise.then(
-    (value) => {
-      if (operation.state === "waiting") operation.switch(value);
-      else discard(value);
-    },
-    (error) => operation.throw(error),
-  );
-  return operation.suspend(flow);
+  return new Operation(promise, cancel, discard).suspend(flow);
 }
 
 function ignore(): void {}
@@ -66,7 +73,7 @@ type Asking<T> = (this: any, ...args: any[]) => Promise<T>;
  */
 export function cooperate<T, F extends Asking<T>>(
   original: F & Asking<T>,
-  discard?: (value: T) => void,
+  discard: ((value: T) => void) | null = null,
 ): F {
   return function (this: unknown) {
     const flow = cooperativeFlow();
@@ -89,7 +96,7 @@ export function cooperate<T, F extends Asking<T>>(
 export function cooperateBySignal<T, F extends Asking<T>>(
   original: F & Asking<T>,
   at: number,
-  discard?: (value: T) => void,
+  discard: ((value: T) => void) | null = null,
 ): F {
   return function (this: unknown, ...args: unknown[]) {
     const flow = cooperativeFlow();
@@ -137,7 +144,7 @@ export function withSignal(options: unknown, ours: AbortSignal): unknown {
  * A promise that an object keeps, such as `writer.closed`: a wait begins when somebody
  * awaits it, and not when it is looked at.
  */
-class Kept<T> extends Promise<T> {
+class Kept<T> extends LazyPromise<T> {
   static override get [Symbol.species](): PromiseConstructor {
     return Promise;
   }
@@ -148,8 +155,11 @@ class Kept<T> extends Promise<T> {
   #waits = 0;
 
   constructor(promise: Promise<T>, cancel: (error: unknown) => void) {
-    // What the runtime itself does with it passes `then` by.
-    super((resolve, reject) => promise.then(resolve, reject));
+    // What the runtime itself does with it passes `then` by. In no context, as the
+    // promise may last.
+    super((resolve, reject) =>
+      current.clear(() => void promise.then(resolve, reject))
+    );
     super.then(undefined, ignore);
     this.#promise = promise;
     this.#cancel = cancel;

@@ -33,12 +33,19 @@ export interface Internals {
 
 /** The runtime's own functions: none, in a runtime that has no such thing. */
 export function findInternals(): Partial<Internals> {
+  return findShared().core ?? {};
+}
+
+/** What the modules of the runtime share: nothing, in one that has no such thing. */
+export function findShared(): Record<string, unknown> & {
+  core?: Partial<Internals>;
+} {
   const runtime: Record<PropertyKey, unknown> | undefined = Reflect.get(
     globalThis,
     "Deno",
   );
-  const internal = runtime?.[runtime.internal as symbol] as
-    | { core?: Partial<Internals> }
-    | undefined;
-  return internal?.core ?? {};
+  return (runtime?.[runtime.internal as symbol] ?? {}) as Record<
+    string,
+    unknown
+  >;
 }

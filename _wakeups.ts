@@ -78,12 +78,28 @@ export function setAside(sleeper: Sleeper): void {
   if (aside.push(sleeper) === 1) setImmediate(wakeThoseAside);
 }
 
+/** Whether there are some who wait for the event loop to turn. */
+export function isTurnDue(): boolean {
+  return aside.length > 0;
+}
+
+let following: (() => void) | null = null;
+
+/** Has a function called once, when those have been woken who wait for the turn. */
+export function afterTurn(callback: () => void): void {
+  following = callback;
+}
+
 function wakeThoseAside(): void {
   turned = clock.now();
   untilLook = LOOK_EVERY;
   const sleepers = aside;
   aside = [];
   for (const sleeper of sleepers) sleeper.wake();
+  if (following === null) return;
+  const callback = following;
+  following = null;
+  callback();
 }
 
 /** Calls `perform` when the event loop has turned so many times. */
@@ -109,8 +125,13 @@ export function turn(): Promise<void> {
   return (last as Turn).promise;
 }
 
-/** What the hub does: each time a function, and what it is called with. */
+/** Does something for `target`; `true` to be called again when its turn has come. */
+type Task<T> = (target: T) => true | void;
+
+/** What the hub does: each time a {@linkcode Task}, and what it is called with. */
 let tasks: unknown[] = [];
+/** Whether a task has woken a body that has not gone on yet; see {@linkcode noteWoken}. */
+let isBehind = false;
 let ring: () => void = () => {};
 /** Whether those go first who begin, as they are before the hub's tasks in line. */
 let isHeld = false;
@@ -118,10 +139,10 @@ let isHeld = false;
 /**
  * Has the hub do something soon, in nobody's context.
  *
- * @param perform Called once, where no greenlet is current. Must not throw.
+ * @param perform Called where no greenlet is current. Must not throw.
  * @param target What it is called with: to be spared a closure.
  */
-export function runSoon<T>(perform: (target: T) => void, target: T): void {
+export function runSoon<T>(perform: Task<T>, target: T): void {
   if (tasks.push(perform, target) === 2 && !isHeld) ring();
 }
 
@@ -137,6 +158,16 @@ export function releaseTasks(): void {
   if (tasks.length > 0) ring();
 }
 
+/** Called by a task that has woken a body which is to go on before the tasks behind it. */
+export function noteWoken(): void {
+  isBehind = true;
+}
+
+/** Whether a task has to ask to be called again, as a body is to go on before it. */
+export function mustWait(): boolean {
+  return isBehind;
+}
+
 /**
  * Serves {@linkcode runSoon}. Has to be called where no greenlet is current: a microtask
  * runs in the context in which it was queued, and this loop queues its own.
@@ -150,8 +181,12 @@ export async function serveTasks(): Promise<never> {
     if (isHeld) continue;
     const batch = tasks;
     tasks = [];
+    isBehind = false;
     for (let i = 0; i < batch.length; i += 2) {
-      (batch[i] as (target: unknown) => void)(batch[i + 1]);
+      while ((batch[i] as Task<unknown>)(batch[i + 1])) {
+        await turn();
+        isBehind = false;
+      }
     }
   }
 }

@@ -19,7 +19,7 @@
 import { currentFlow, failedWait, readyWait } from "./_flow.ts";
 import { type Link, LinkedWait, Links } from "./_links.ts";
 import { type Outcome, OutcomeWait } from "./_outcome.ts";
-import { checkOptions } from "./_checks.ts";
+import { checkOptions, instanceOf } from "./_checks.ts";
 import { checkDuration } from "./_timers.ts";
 import type { Wait } from "./hub.ts";
 import { Timeout } from "./timeout.ts";
@@ -166,10 +166,10 @@ export class AsyncResult<T = unknown> implements Waitable, Outcome<T> {
    * Sets an error, to be thrown by {@linkcode AsyncResult.get}. Not a switch point.
    * gevent's `set_exception`.
    *
-   * @param error The error.
+   * @param error The error, or the class of error of which a new one is.
    */
   setException(error: unknown): void {
-    this.#settle("failed", error);
+    this.#settle("failed", instanceOf(error));
   }
 
   #settle(state: "succeeded" | "failed", outcome: unknown): void {
@@ -185,7 +185,7 @@ export class AsyncResult<T = unknown> implements Waitable, Outcome<T> {
    */
   linked(source: Outcome<T>): void {
     if (source.successful()) this.set(source.value as T);
-    else this.setException(source.exception);
+    else this.#settle("failed", source.exception);
   }
 
   /** Whether there is a value or an error. gevent's `ready`. */

@@ -44,14 +44,24 @@ import {
   type Wait,
 } from "./_flow.ts";
 import { getCurrent, getHub } from "./hub.ts";
-import { callLink, checkLink, type Link, LinkedWait, Links } from "./_links.ts";
+import {
+  callLink,
+  checkLink,
+  isTooEarly,
+  type Link,
+  LinkedWait,
+  Links,
+  waking,
+} from "./_links.ts";
 import { OutcomeWait } from "./_outcome.ts";
 import { aliveFlows, delist, enlist, expectLife, whenQuiet } from "./_alive.ts";
 import type { List } from "./_list.ts";
 import {
+  checkCallback,
   checkFunction,
   checkOptions,
   instanceOf,
+  isBody,
   numberError,
 } from "./_checks.ts";
 import {
@@ -62,7 +72,7 @@ import {
   type Timer,
 } from "./_timers.ts";
 import { starters, startSoon } from "./_starts.ts";
-import { mayGoOn, runSoon, turn } from "./_wakeups.ts";
+import { mayGoOn, mustWait, runSoon, turn } from "./_wakeups.ts";
 import { isThenable, type Returned } from "./_body.ts";
 import { GRACE } from "./_kill.ts";
 import { Timeout } from "./timeout.ts";
@@ -167,7 +177,7 @@ let fail: (error: unknown) => void;
 /** Begins a greenlet that was started. */
 let begin: (greenlet: Greenlet) => void;
 /** Calls the one link of a greenlet that has ended, if it was not taken back. */
-let callLone: (greenlet: Greenlet) => void;
+let callLone: (greenlet: Greenlet) => true | void;
 /** Whether the body has given control away by a switch, and not by a wait. */
 let hasSwitched: (greenlet: Greenlet) => boolean;
 /** Spawns a greenlet whose error is not printed, as somebody else will throw it. */
@@ -241,6 +251,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
       const link = greenlet.#links;
       // Where another one has joined it meanwhile, they are called together.
       if (link === null || link instanceof Links) return;
+      if (isTooEarly(link)) return true;
       greenlet.#links = null;
       callLink(link, null, greenlet);
     };
@@ -369,6 +380,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
         `Cannot add spawn callback as it must be a function: received ${callback}`,
       );
     }
+    checkCallback(callback, "add spawn callback", "callback");
     spawnCallbacks.add(callback);
   }
 
@@ -442,10 +454,31 @@ export class Greenlet<T = unknown> extends core.Greenlet
 
   /**
    * What this greenlet shares with all that it spawns, and they spawn. Each greenlet that
-   * is spawned by main begins a tree of its own. gevent's `spawn_tree_locals`.
+   * is spawned by main begins a tree of its own. Another object can be set: it is that of
+   * this greenlet and of those that it spawns from then on. gevent's `spawn_tree_locals`.
+   *
+   * @throws {TypeError} If set to what is not an object.
+   *
+   * @example Usage
+   * ```ts
+   * import { getCurrent, Greenlet, spawn } from "@gevent/gevent";
+   *
+   * const request = spawn(async () => {
+   *   (getCurrent() as Greenlet).spawnTreeLocals = { id: 7 };
+   *   await spawn(() => {
+   *     console.log((getCurrent() as Greenlet).spawnTreeLocals.id); // 7
+   *   }).join();
+   * });
+   * await request.join();
+   * ```
    */
   get spawnTreeLocals(): Record<PropertyKey, unknown> {
     return Greenlet.#flowOf(this).treeLocals;
+  }
+
+  /** See the getter. */
+  set spawnTreeLocals(locals: Record<PropertyKey, unknown>) {
+    Greenlet.#flowOf(this).treeLocals = locals;
   }
 
   /**
@@ -522,11 +555,8 @@ export class Greenlet<T = unknown> extends core.Greenlet
   /** Whether it is to be started, which it can be once. */
   static #schedule(greenlet: Greenlet): boolean {
     if (greenlet.#state !== "pending") return false;
-    if (typeof greenlet.run !== "function") {
-      throw new TypeError(
-        `Cannot start ${greenlet} as it has no 'run': pass a function to its constructor or define run() in its class`,
-      );
-    }
+    const { run } = greenlet;
+    if (!isBody(run)) throw notStartable(greenlet, run);
     // First of all: one may throw, or kill it.
     if (spawnCallbacks.size > 0) {
       for (const callback of spawnCallbacks) callback(greenlet);
@@ -557,18 +587,17 @@ export class Greenlet<T = unknown> extends core.Greenlet
     if (this.#state === "pending") Greenlet.#schedule(this);
     if (this.#state === "scheduled") {
       this.#state = "running";
-      if (current.get() !== this.#flow) Greenlet.#bind(this);
+      if (current.get() !== this.#flow) enlist(Greenlet.#flowOf(this));
     }
     return super.switch(...args);
   }
 
-  /** Has the body begin in its own context, where a switch begins it. */
-  static #bind(greenlet: Greenlet): void {
-    const flow = Greenlet.#flowOf(greenlet);
-    enlist(flow);
-    const run = greenlet.takeRun();
-    greenlet.run = (...args: never[]) =>
-      current.run(flow, () => run.apply(greenlet, args));
+  /** Takes the body away, to begin in its own context wherever it is switched to. */
+  protected override takeRun(): (...args: never[]) => unknown {
+    const run = super.takeRun();
+    const flow = this.#flow;
+    if (flow === null || current.get() === flow) return run;
+    return (...args) => current.run(flow, () => run.apply(this, args));
   }
 
   /**
@@ -751,7 +780,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
     const flow = currentFlow();
     if (this.dead || flow.greenlet !== this) return this.join({ timeout });
     // It kills itself: whatever else of it waits, it does not go on from here.
-    return flow.checkpoint() ?? failedWait(error);
+    return flow.checkpoint() ?? failedWait(thrown);
   }
 
   /**
@@ -817,7 +846,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
    */
   rawlink(link: Link<this>): void {
     if (this.#links === null && !this.dead) {
-      this.#links = checkLink(link);
+      this.#links = checkLink(link, true);
       return;
     }
     const links = Greenlet.#linksOf(this);
@@ -862,6 +891,16 @@ export class Greenlet<T = unknown> extends core.Greenlet
     const title = label === "" || label === "run" ? "" : `: ${label}`;
     return `<${this.constructor.name} ${JSON.stringify(this.name)}${title}>`;
   }
+}
+
+function notStartable(greenlet: Greenlet, run: unknown): TypeError {
+  return new TypeError(
+    `Cannot start ${greenlet} as ${
+      typeof run === "function"
+        ? "its 'run' is an async generator function, of which nothing would run a line"
+        : "it has no 'run': pass a function to its constructor or define run() in its class"
+    }`,
+  );
 }
 
 function enter(greenlet: Greenlet): void {
@@ -994,6 +1033,10 @@ class RawGreenlet extends core.Greenlet {
     return flowOf(this).treeLocals;
   }
 
+  set spawnTreeLocals(locals: Record<PropertyKey, unknown>) {
+    flowOf(this).treeLocals = locals;
+  }
+
   protected override ended(outcome: unknown, failed: boolean): undefined {
     if (failed || flowOf(this).isSentence(outcome)) {
       this.fail(outcome);
@@ -1048,7 +1091,7 @@ export function spawnRaw<A extends unknown[]>(
   checkFunction(run, "spawn raw", "run");
   const raw = new RawGreenlet(run, getHub());
   const flow = flowOf(raw);
-  flow.root = currentFlow().root ?? flow;
+  flow.root = currentFlow().origin.root ?? flow;
   flow.abandoned = (_, error) => raw.fail(leftSuspended(raw, error));
   expectLife();
   enlist(flow);
@@ -1084,10 +1127,20 @@ export function sleep(ms = 0): Wait<void> {
   const due = flow.checkpoint();
   if (due !== null) return due;
   if (ms > 0) return new Sleep(ms).suspend(flow);
+  if (mustWait()) {
+    const turn = new Suspension<void>();
+    // The hub has tasks that were there first, and that may still interrupt us.
+    runSoon(endTurn, turn);
+    return turn.suspend(flow);
+  }
   if (mayGoOn()) return TURN;
   const turn = new Suspension<void>();
   turn.switch();
   return turn.suspend(flow);
+}
+
+function endTurn(turn: Suspension<void>): void {
+  turn.switch();
 }
 
 /** The wait for nothing but the time, and its timer: 50 bytes less than two objects. */
@@ -1158,7 +1211,7 @@ class Waiting<S extends Waitable> extends Suspension<S[]> {
   readonly #count: number;
   readonly #flow: Flow;
   readonly #raise: boolean;
-  readonly #link = (source: S) => this.#arrived(source);
+  readonly #link = waking((source: S) => this.#arrived(source));
 
   constructor(objects: S[], count: number, flow: Flow, raise: boolean) {
     super();
@@ -1390,14 +1443,16 @@ class Arrivals<S extends Waitable> implements ReadyIterator<S> {
   readonly #deadline: number;
   /** Whether those may still tell so that were ready from the start. */
   #begins = true;
-  readonly #link = (source: S) => this.#arrived(source);
+  readonly #link = waking((source: S) => this.#arrived(source));
 
   constructor(objects: S[], count: number, timeout: number) {
     this.#objects = objects;
     this.#left = count;
     this.#deadline = performance.now() + timeout;
     for (const object of objects) object.rawlink(this.#link);
-    runSoon(() => this.#begins = false, undefined);
+    runSoon(() => {
+      this.#begins = false;
+    }, undefined);
   }
 
   /** Whether the time is over, and nobody waits for who was in time. */
@@ -1622,9 +1677,9 @@ class KillingAll extends Suspension<void> {
   readonly #greenlets: Greenlet[];
   #left: number;
   readonly #ms: number;
-  readonly #link = () => {
+  readonly #link = waking(() => {
     if (--this.#left === 0) this.switch();
-  };
+  });
 
   constructor(greenlets: Greenlet[], ms: number) {
     super();

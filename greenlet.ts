@@ -153,6 +153,11 @@ class SwitchRequest<T> implements Switch<T> {
     this.done = done;
   }
 
+  /** Whether a `yield*` performs it, and no mere `yield`. */
+  get isDelegated(): boolean {
+    return this.#delegated;
+  }
+
   [Symbol.iterator](): Iterator<Switch, T, unknown> {
     if (this.#delegated) throw stale(this.target);
     return this as unknown as Iterator<Switch, T, unknown>;
@@ -167,11 +172,14 @@ class SwitchRequest<T> implements Switch<T> {
     } else if (!this.done) {
       if (pending !== this as unknown) throw stale(this.target);
       this.#delegated = true;
+      // V8 passes this result on as it is, JavaScriptCore only its value.
+      this.value = this as unknown as T;
     }
     return this;
   }
 
   throw(error: unknown): never {
+    this.value = undefined!;
     throw error;
   }
 
@@ -256,6 +264,12 @@ function request(
  */
 export class Greenlet {
   #state: State = "pending";
+  /**
+   * What `run` gives, unless the instance or its class has one of its own; `null` when it
+   * was taken. Not `#run`, as structuredClone() refuses a function, and would copy what has
+   * private fields only.
+   */
+  private _run: ((...args: never[]) => unknown) | null | undefined = undefined;
   /** `null` only in main. */
   #parent: Greenlet | null;
   /** The suspended body; `null` in a plain one, and before and after life. */
@@ -263,7 +277,25 @@ export class Greenlet {
   /** What the messages call it. */
   #label = "";
 
+  /** The property `run`: no accessor of the class, as a subclass may have a method. */
+  static readonly #runProperty: PropertyDescriptor & ThisType<Greenlet> = {
+    get() {
+      return this._run ?? undefined;
+    },
+    set(run) {
+      if (this._run === null || this.#state !== "pending") {
+        throw new TypeError(
+          `Cannot set 'run' of ${this} as it has started or is dead: make a new greenlet`,
+        );
+      }
+      if (run !== undefined) checkRun(run, "set 'run'");
+      this._run = run;
+    },
+    configurable: true,
+  };
+
   static {
+    Object.defineProperty(this.prototype, "run", Greenlet.#runProperty);
     // Main is neither created by anybody nor ever started.
     const main = new Greenlet(undefined, undefined);
     main.#parent = null;
@@ -279,17 +311,12 @@ export class Greenlet {
    * @param run The body: a generator function or a plain one. It gets the arguments
    * of the first `switch`. May be left out where a subclass defines `run`.
    * @param parent Who gets the body's result; by default the current greenlet.
-   * @throws {TypeError} If `run` is not a function or `parent` not a greenlet.
+   * @throws {TypeError} If `run` is not a function or is an async generator function, which
+   * nothing would run, or if `parent` is not a greenlet.
    */
   constructor(run?: (...args: never[]) => unknown, parent?: Greenlet) {
     if (run !== undefined) {
-      if (typeof run !== "function") {
-        throw new TypeError(
-          `Cannot create greenlet as 'run' must be a function: received ${
-            describe(run)
-          }`,
-        );
-      }
+      checkRun(run, "create greenlet");
       this.run = run;
     }
     this.#parent = parent === undefined || parent === null
@@ -298,10 +325,21 @@ export class Greenlet {
   }
 
   /**
-   * The body. Once the greenlet has started, there is none. greenlet's `run`.
+   * The body. Can be set until the greenlet starts; from then on there is none, and to set
+   * it is a `TypeError`, as it is to set what can't be a body. greenlet's `run`.
    *
    * @param args The arguments of the first {@linkcode Greenlet.switch}.
    * @returns What the parent gets, or the generator that is the body.
+   *
+   * @example Usage
+   * ```ts
+   * import { Greenlet } from "@gevent/gevent/greenlet";
+   *
+   * const g = new Greenlet();
+   * g.run = () => "here I am";
+   * console.log(g.switch().value); // here I am
+   * console.log(g.run); // undefined
+   * ```
    */
   run?(...args: never[]): unknown;
 
@@ -383,7 +421,8 @@ export class Greenlet {
    * A switch point: in a generator body write `yield* greenlet.throw(...)`.
    *
    * @typeParam T What comes back when somebody switches to us.
-   * @param error What is thrown; by default a new `GreenletExit`.
+   * @param error What is thrown, or the class of error of which a new one is; by default
+   * a new `GreenletExit`.
    * @returns As {@linkcode Greenlet.switch} does.
    *
    * @example Usage
@@ -403,7 +442,7 @@ export class Greenlet {
    * ```
    */
   throw<T = unknown>(error: unknown = new GreenletExit()): Switch<T> {
-    return request(this, "throw", error, 1) as Switch<T>;
+    return request(this, "throw", instanceOf(error), 1) as Switch<T>;
   }
 
   /**
@@ -461,9 +500,17 @@ export class Greenlet {
    */
   protected takeRun(): (...args: never[]) => unknown {
     const run = this.run!;
-    this.run = undefined!;
+    if (run !== this._run) Greenlet.#hideRun(this);
+    this._run = null;
     this.#label ||= run.name;
     return run;
+  }
+
+  /** Has a `run` of the instance's or the class's own be gone: 200 ns. */
+  static #hideRun(greenlet: Greenlet): void {
+    if (Reflect.defineProperty(greenlet, "run", Greenlet.#runProperty)) return;
+    // An accessor of the user's own takes it as it likes.
+    greenlet.run = undefined!;
   }
 
   /** What the messages call the body: the name of its function. */
@@ -583,7 +630,9 @@ export class Greenlet {
             value = result.value;
             break;
           }
-          if (asked !== null && result as unknown === asked) {
+          if (
+            asked !== null && result.value === asked && asked.isDelegated
+          ) {
             target = asked.target;
             how = asked.how;
             value = asked.sent;
@@ -711,6 +760,36 @@ export function getTrace(): TraceCallback | null {
   return tracer;
 }
 
+/** Throws unless it can be a body. */
+function checkRun(run: unknown, what: string): void {
+  if (typeof run !== "function") {
+    throw new TypeError(
+      `Cannot ${what} as 'run' must be a function: received ${describe(run)}`,
+    );
+  }
+  if (isAsyncGeneratorFunction(run)) {
+    throw new TypeError(
+      `Cannot ${what} as 'run' must not be an async generator function, of which nothing would run a line: received ${
+        run.name || "an anonymous one"
+      }`,
+    );
+  }
+}
+
+/** Told by its tag, which one that is bound has as well. */
+// deno-lint-ignore ban-types
+function isAsyncGeneratorFunction(run: Function): boolean {
+  return (run as { [Symbol.toStringTag]?: unknown })[Symbol.toStringTag] ===
+    "AsyncGeneratorFunction";
+}
+
+/** What to throw for an error that is given by its class, as Python's may be. */
+function instanceOf(error: unknown): unknown {
+  const isClass = typeof error === "function" &&
+    (error === Error || error.prototype instanceof Error);
+  return isClass ? new (error as new () => Error)() : error;
+}
+
 function checkParent(parent: Greenlet): Greenlet {
   if (parent instanceof Greenlet) return parent;
   throw new TypeError(
@@ -732,17 +811,28 @@ interface Obstacle {
 }
 
 function noBody(target: Greenlet): Obstacle | null {
+  let run: unknown;
   try {
-    if (typeof target.run === "function") return null;
+    run = target.run;
   } catch (error) {
     // An accessor has thrown it. The greenlet has not started, and so lives on.
     return { error };
   }
-  return {
-    error: new TypeError(
-      `Cannot start ${target} as it has no 'run': pass a function to its constructor or define run() in its class`,
-    ),
-  };
+  if (typeof run !== "function") {
+    return {
+      error: new TypeError(
+        `Cannot start ${target} as it has no 'run': pass a function to its constructor or define run() in its class`,
+      ),
+    };
+  }
+  if (isAsyncGeneratorFunction(run)) {
+    return {
+      error: new TypeError(
+        `Cannot start ${target} as its 'run' is an async generator function, of which nothing would run a line`,
+      ),
+    };
+  }
+  return null;
 }
 
 function blockedBelow(

@@ -26,14 +26,16 @@
 import { Greenlet } from "./greenlet.ts";
 import {
   currentFlow,
+  type Flow,
   isWaitIn,
   main,
   ownError,
+  PromiseWait,
   report,
   Suspension,
 } from "./_flow.ts";
 import type { Wait } from "./_flow.ts";
-import { checkFunction, checkOptions } from "./_checks.ts";
+import { checkCallback, checkOptions, instanceOf } from "./_checks.ts";
 import { checkDuration } from "./_timers.ts";
 import { whenQuiet } from "./_alive.ts";
 
@@ -192,7 +194,7 @@ export class Waiter<T> {
    * @throws {TypeError} If it is not a function.
    */
   constructor(undo?: (error: unknown) => void) {
-    if (undo !== undefined) checkFunction(undo, "create waiter", "undo");
+    if (undo !== undefined) checkCallback(undo, "create waiter", "undo");
     this.#suspension = new WaiterSuspension(undo);
   }
 
@@ -225,22 +227,38 @@ export class Waiter<T> {
   /**
    * Ends the wait with an error; does nothing when it is over.
    *
-   * @param error What {@linkcode Waiter.get} throws.
+   * @param error What {@linkcode Waiter.get} throws, or the class of error of which it
+   * throws a new one.
    */
   throw(error: unknown): void {
-    this.#suspension.throw(error);
+    this.#suspension.throw(instanceOf(error));
   }
 }
 
-class Until extends Suspension<unknown> {
+class Until<T> extends PromiseWait<T> {
+  readonly #owner: Flow;
   readonly #onInterrupt: ((error: unknown) => void) | undefined;
 
-  constructor(onInterrupt: ((error: unknown) => void) | undefined) {
-    super();
+  constructor(
+    promise: unknown,
+    flow: Flow,
+    onInterrupt: ((error: unknown) => void) | undefined,
+  ) {
+    super(promise);
+    this.#owner = flow;
     this.#onInterrupt = onInterrupt;
   }
 
+  begin(): Wait<T> {
+    return this.getIn(this.#owner);
+  }
+
+  override rejected(error: unknown): void {
+    this.throw(ownError(error, this.#owner));
+  }
+
   protected override undo(error: unknown): void {
+    super.undo(error);
     callUndo(this.#onInterrupt, error);
   }
 }
@@ -278,16 +296,11 @@ export function until<T>(
   onInterrupt?: (error: unknown) => void,
 ): Wait<T> {
   if (onInterrupt !== undefined) {
-    checkFunction(onInterrupt, "wait", "onInterrupt");
+    checkCallback(onInterrupt, "wait", "onInterrupt");
   }
   const flow = currentFlow();
   // A wait of ours is told of an interrupt itself, and then has taken nothing; another one
   // around it would not hear in time that it has.
   if (onInterrupt === undefined && isWaitIn(flow, promise)) return promise;
-  const wait = new Until(onInterrupt);
-  Promise.resolve(promise).then(
-    (value) => wait.switch(value),
-    (error) => wait.throw(ownError(error, flow)),
-  );
-  return wait.get() as Wait<unknown> as Wait<T>;
+  return new Until<T>(promise, flow, onInterrupt).begin();
 }

@@ -16,7 +16,7 @@
  * @module
  */
 
-import { checkFunction } from "./_checks.ts";
+import { checkCallable } from "./_checks.ts";
 import { currentFlow, flowOf } from "./_flow.ts";
 
 /**
@@ -42,7 +42,7 @@ import { currentFlow, flowOf } from "./_flow.ts";
  * ```
  */
 export function local<T extends object>(init: () => T = () => ({} as T)): T {
-  checkFunction(init, "create local", "init");
+  checkCallable(init, "create local", "init");
   const target = {} as T;
   const mine = (): T => {
     // Not in a map of ours: a greenlet that is dead and kept for its result keeps nothing.

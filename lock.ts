@@ -24,7 +24,7 @@ import { callIn, currentFlow, type Flow, readyWait } from "./_flow.ts";
 import { Place } from "./_line.ts";
 import { type Link, LinkedWait, Links } from "./_links.ts";
 import { List } from "./_list.ts";
-import { checkFunction, checkOptions, numberError } from "./_checks.ts";
+import { checkCallback, checkOptions, numberError } from "./_checks.ts";
 import { checkDuration } from "./_timers.ts";
 import { getCurrent, type Wait } from "./hub.ts";
 import type { JoinOptions, Waitable } from "./gevent.ts";
@@ -772,7 +772,7 @@ export class Condition implements Disposable {
     predicate: () => unknown,
     options: JoinOptions = {},
   ): Wait<boolean> {
-    checkFunction(predicate, "wait", "predicate");
+    checkCallback(predicate, "wait", "predicate");
     return this.#wait(predicate, options);
   }
 

@@ -978,7 +978,6 @@ class Nursing extends Suspension<unknown> {
     super();
     this.#outer = outer;
     this.#inner = new Flow(outer.greenlet);
-    this.#inner.root = outer.root;
   }
 
   start(run: (nursery: Nursery) => unknown): Wait<unknown> {

@@ -24,7 +24,7 @@ import { currentFlow, DONE, failedWait, readyWait } from "./_flow.ts";
 import { Deque } from "./_deque.ts";
 import { Place } from "./_line.ts";
 import { List } from "./_list.ts";
-import { checkFunction, checkOptions, numberError } from "./_checks.ts";
+import { checkCallback, checkOptions, numberError } from "./_checks.ts";
 import { checkDuration } from "./_timers.ts";
 import { Event } from "./event.ts";
 import type { Wait } from "./hub.ts";
@@ -743,7 +743,7 @@ export class PriorityQueue<T> extends Queue<T> {
     compare: (a: T, b: T) => number = compareNaturally,
     options: PriorityQueueOptions<T> = {},
   ) {
-    checkFunction(compare, "create queue", "compare");
+    checkCallback(compare, "create queue", "compare");
     super(null);
     this.#compare = compare;
     for (const item of options.items ?? []) this.putNowait(item);

@@ -30,7 +30,7 @@ import {
   withhold,
 } from "./_flow.ts";
 import type { Wait } from "./hub.ts";
-import { checkFunction, checkOptions } from "./_checks.ts";
+import { checkFunction, checkOptions, instanceOf } from "./_checks.ts";
 import {
   checkDuration,
   startTimer,
@@ -38,6 +38,7 @@ import {
   type Timer,
   type TimerTarget,
 } from "./_timers.ts";
+import { react, type Reaction, type Reactions } from "./_reactions.ts";
 import { setAside, turn } from "./_wakeups.ts";
 import { isThenable, type Returned } from "./_body.ts";
 
@@ -45,7 +46,11 @@ export type { Returned };
 
 /** Options of a {@linkcode Timeout}. */
 export interface TimeoutOptions {
-  /** What is thrown in the timeout's place. @default {this} */
+  /**
+   * What is thrown in the timeout's place, or the class of error of which a new one is.
+   *
+   * @default {this}
+   */
   error?: unknown;
 }
 
@@ -166,7 +171,7 @@ export class Timeout extends Error {
  */
 class Countdown extends Belonging implements TimerTarget {
   #flow: Flow;
-  readonly #error: unknown;
+  #error: unknown;
   #timer: Timer | null;
 
   constructor(flow: Flow, error: unknown, ms: number) {
@@ -184,6 +189,7 @@ class Countdown extends Belonging implements TimerTarget {
   expired(): void {
     this.#timer = null;
     this.list?.remove(this);
+    this.#error = instanceOf(this.#error);
     this.#flow.interrupt(this.#error);
   }
 
@@ -262,7 +268,8 @@ export function withTimeout<R, V = never>(
 }
 
 /** The wait for a function that runs in a flow of its own, in the same greenlet. */
-class Limited extends Suspension<unknown> {
+class Limited extends Suspension<unknown> implements Reaction {
+  reactions: Reactions | null = null;
   readonly #outer: Flow;
   readonly #inner: Flow;
   readonly #ms: number;
@@ -275,7 +282,6 @@ class Limited extends Suspension<unknown> {
     super();
     this.#outer = outer;
     this.#inner = new Flow(outer.greenlet);
-    this.#inner.root = outer.root;
     this.#ms = ms;
     this.#options = options;
   }
@@ -291,17 +297,17 @@ class Limited extends Suspension<unknown> {
     return wait;
   }
 
-  async #follow(result: unknown): Promise<void> {
-    if (!isThenable(result)) return this.#drive(result);
-    let outcome: unknown;
-    let failed = false;
-    try {
-      outcome = await result;
-    } catch (error) {
-      outcome = error;
-      failed = true;
-    }
-    this.#end(outcome, failed);
+  #follow(result: unknown): void {
+    if (isThenable(result)) react(result, this);
+    else this.#drive(result);
+  }
+
+  fulfilled(value: unknown): void {
+    this.#end(value, false);
+  }
+
+  rejected(error: unknown): void {
+    this.#end(error, true);
   }
 
   /** Ends with a plain result; or first runs the generator that it is. */
@@ -375,6 +381,8 @@ class Limited extends Suspension<unknown> {
     this.#inner.unhold(error);
     this.#handBack();
     this.#inner.condemn(error);
+    // It may be somebody's promise, which lasts, and then nothing of ours ends with it.
+    if (!this.#inner.hasRests) this.reactions?.remove(this);
     if (error === this.#timeout) this.#giveUp(error);
     else this.#fail(error);
   }

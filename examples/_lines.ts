@@ -1,11 +1,10 @@
 /**
- * Lines of text over a connection.
- *
- * TCP carries bytes, not messages: one `read` may bring half a line or several, and one
- * `write` may take only a part of what it is given.
+ * Lines of text over a connection, which carries bytes.
  *
  * @module
  */
+
+import { writeAll } from "./_bytes.ts";
 
 const encoder = new TextEncoder();
 
@@ -26,9 +25,6 @@ export async function* readLines(conn: Deno.Conn): AsyncGenerator<string> {
 }
 
 /** Sends one line. */
-export async function writeLine(conn: Deno.Conn, line: string): Promise<void> {
-  let bytes = encoder.encode(`${line}\n`);
-  while (bytes.length > 0) {
-    bytes = bytes.subarray(await conn.write(bytes));
-  }
+export function writeLine(conn: Deno.Conn, line: string): Promise<void> {
+  return writeAll(conn, encoder.encode(`${line}\n`));
 }

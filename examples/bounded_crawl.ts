@@ -10,6 +10,7 @@
 
 import { GreenletExit, Pool, run, sleep, withTimeout } from "@gevent/gevent";
 import { get } from "./_get.ts";
+import { Progress } from "./_progress.ts";
 
 const PAGES = 200;
 const AT_ONCE = 10;
@@ -67,36 +68,6 @@ async function crawl(urls: string[]): Promise<void> {
   console.log(`bytes:    ${bytes}`);
   console.log(`at once:  never more than ${mostUnderWay}`);
   console.log(`time:     ${seconds.toFixed(2)} s`);
-}
-
-/** A line of text that changes, below the lines that stay. */
-class Progress implements Disposable {
-  readonly #isTerminal = Deno.stdout.isTerminal();
-  readonly #encoder = new TextEncoder();
-  #text = "";
-
-  /** Changes the text. What is no terminal gets it only at a milestone. */
-  show(text: string, isMilestone: boolean): void {
-    this.#text = text;
-    if (this.#isTerminal) this.#redraw(text);
-    else if (isMilestone) console.log(text);
-  }
-
-  /** Prints a line that stays. */
-  print(line: string): void {
-    if (this.#isTerminal) this.#redraw(`${line}\n${this.#text}`);
-    else console.log(line);
-  }
-
-  /** Leaves the text where it is. */
-  [Symbol.dispose](): void {
-    if (this.#isTerminal) this.#redraw(`${this.#text}\n`);
-  }
-
-  /** Goes to the start of the line, and erases it. */
-  #redraw(text: string): void {
-    Deno.stdout.writeSync(this.#encoder.encode(`\r\x1b[K${text}`));
-  }
 }
 
 /** The site: every page has a latency of its own; some fail in one way or another. */

@@ -42,36 +42,50 @@ for (const [name, permissions] of EXAMPLES) {
 }
 
 heading(`tcp_server and tcp_clients, ${CLIENTS} clients`);
-await runServerAndClients();
+await withServer("tcp_server", async (address) => {
+  const args = [...address, String(CLIENTS)];
+  const { code } = await start("tcp_clients", "local-net", args).status;
+  if (code !== 0) failures.push(`tcp_clients exited with ${code}`);
+});
+
+heading("line_server");
+await withServer("line_server", async ([hostname, port]) => {
+  using conn = await Deno.connect({ hostname, port: Number(port) });
+  // However the lines are cut, each gets one answer.
+  for (const bytes of ["hel", "lo\nwor", "ld\nquit\n"]) {
+    await conn.write(new TextEncoder().encode(bytes));
+  }
+  const answers = await new Response(conn.readable).text();
+  console.log(answers.trimEnd());
+  if (answers !== "HELLO\nWORLD\nBYE\n") {
+    failures.push(`line_server answered ${JSON.stringify(answers)}`);
+  }
+});
 
 heading(failures.length === 0 ? "All examples succeeded" : "Failed");
 for (const failure of failures) console.log(failure);
 Deno.exit(failures.length === 0 ? 0 : 1);
 
-/** Runs the pair as two people would: one starts, uses and stops the other. */
-async function runServerAndClients(): Promise<void> {
-  const address = ["127.0.0.1", String(freePort())];
-  const server = start("tcp_server", "local-net", address, "piped");
+/** Runs a server and its clients as two people would: one starts, uses and stops it. */
+async function withServer(
+  name: string,
+  use: (address: [hostname: string, port: string]) => Promise<void>,
+): Promise<void> {
+  const address: [string, string] = ["127.0.0.1", String(freePort())];
+  const server = start(name, "local-net", address, "piped");
 
   // The server prints its first line once it listens.
   const lines = linesOf(server.stdout);
   const first = await lines.next();
   if (first.done) {
     const { code } = await server.status;
-    failures.push(`tcp_server exited with ${code} before it listened`);
+    failures.push(`${name} exited with ${code} before it listened`);
     return;
   }
   console.log(first.value);
-  const printed = printFirst(SERVER_LINES - 1, lines);
+  const printed = printFirst(name, SERVER_LINES - 1, lines);
 
-  const clients = start("tcp_clients", "local-net", [
-    ...address,
-    String(CLIENTS),
-  ]);
-  const { code: clientsCode } = await clients.status;
-  if (clientsCode !== 0) {
-    failures.push(`tcp_clients exited with ${clientsCode}`);
-  }
+  await use(address);
 
   try {
     server.kill("SIGINT");
@@ -79,13 +93,10 @@ async function runServerAndClients(): Promise<void> {
     // It is gone already: its exit code says how.
     if (!(error instanceof TypeError)) throw error;
   }
-  const { code: serverCode } = await server.status;
+  const { code } = await server.status;
   await printed;
-  if (serverCode !== 0) {
-    failures.push(`tcp_server exited with ${serverCode} after SIGINT`);
-  } else {
-    console.log("tcp_server ended cleanly after SIGINT");
-  }
+  if (code !== 0) failures.push(`${name} exited with ${code} after SIGINT`);
+  else console.log(`${name} ended cleanly after SIGINT`);
 }
 
 /** Starts an example with nothing on its standard input. */
@@ -105,6 +116,7 @@ function start(
 
 /** Prints the first lines, and reads and counts the rest. */
 async function printFirst(
+  name: string,
   count: number,
   lines: AsyncIterable<string>,
 ): Promise<void> {
@@ -113,7 +125,7 @@ async function printFirst(
     if (count-- > 0) console.log(line);
     else more++;
   }
-  if (more > 0) console.log(`… and ${more} more lines from tcp_server`);
+  if (more > 0) console.log(`… and ${more} more lines from ${name}`);
 }
 
 async function* linesOf(

@@ -1,90 +1,219 @@
 /**
- * Many TCP clients at once, each a greenlet that talks to `tcp_server.ts`, checks every
- * reply and takes its time.
+ * Many TCP clients at once, each a greenlet that talks to `tcp_server.ts`, or to any server
+ * that answers in upper case, and checks every reply.
  *
  *     deno run -q -P=local-net examples/tcp_clients.ts [host] [port] [clients] [messages]
  *
- * Unless told otherwise 500 clients send 10 messages each to 127.0.0.1:8080. The exit
- * status is 1 if a client has failed or a reply was wrong.
+ * Unless told otherwise 500 clients send 10 messages each to 127.0.0.1:8080. They are kind
+ * to a server that has room for five connections that it has not accepted yet: few connect
+ * at once, and one that gets no connection or no reply in time tries again after a pause.
+ * The exit status is 1 if some were not served.
  */
 
-import { joinAll, patch, run, spawn } from "@gevent/gevent";
-import { readLines, writeLine } from "./_lines.ts";
+import {
+  GreenletExit,
+  joinAll,
+  patch,
+  run,
+  Semaphore,
+  sleep,
+  spawn,
+  Timeout,
+  withTimeout,
+} from "@gevent/gevent";
+import { isConnectionLost, writeAll } from "./_bytes.ts";
+import { Progress } from "./_progress.ts";
 
-/** Where to connect to, and how much to send. */
+/** Where to connect to, how much to send, and how patient to be. */
 export interface Plan {
   hostname: string;
   port: number;
   clients: number;
   messages: number;
+  /** How long a connection, and each reply, may take, in milliseconds. */
+  limit?: number;
+  /** How long to wait before the first retry, in milliseconds; before later ones longer. */
+  pause?: number;
 }
 
-/** Runs all clients at once, prints the summary, and tells whether all went well. */
+/** How many may be connecting: fewer than a backlog of 5 has room for. */
+const CONNECTING = 4;
+const LIMIT = 10_000;
+const PAUSE = 100;
+/** How often in a row a client tries again and gets no reply. */
+const RETRIES = 10;
+
+/** Runs all clients at once, prints the summary, and tells whether all were served. */
 export async function runClients(plan: Plan): Promise<boolean> {
-  const latencies: number[] = [];
-  const errors: unknown[] = [];
+  const clients = new Clients(plan);
+  await clients.run();
+  clients.summarize();
+  return clients.allServed;
+}
 
-  async function client(name: string): Promise<void> {
-    try {
-      await talk(name, plan, latencies);
-    } catch (error) {
-      errors.push(error);
+/** The clients, and what has become of them. */
+class Clients {
+  readonly #plan: Required<Plan>;
+  readonly #connecting = new Semaphore(CONNECTING);
+  readonly #start = performance.now();
+  readonly #progress = new Progress();
+  readonly #latencies: number[] = [];
+  readonly #errors: unknown[] = [];
+  #served = 0;
+  #retries = 0;
+
+  constructor(plan: Plan) {
+    this.#plan = { limit: LIMIT, pause: PAUSE, ...plan };
+  }
+
+  get allServed(): boolean {
+    return this.#served === this.#plan.clients;
+  }
+
+  async run(): Promise<void> {
+    using _progress = this.#progress;
+    const clock = spawn(async () => {
+      for (;; await sleep(1000)) this.#tell(true);
+    });
+    const greenlets = Array.from(
+      { length: this.#plan.clients },
+      (_, i) => spawn(this.#client, `Thread-${i + 1}`),
+    );
+    await joinAll(greenlets);
+    await clock.kill();
+  }
+
+  /** One client: sends its messages one by one, in as many conversations as it takes. */
+  readonly #client = async (name: string): Promise<void> => {
+    const { messages, pause } = this.#plan;
+    let replies = 0;
+    let failures = 0;
+    const replied = () => {
+      replies++;
+      failures = 0;
+    };
+    while (replies < messages) {
+      try {
+        await this.#converse(name, replies + 1, replied);
+      } catch (error) {
+        // A kill, as by Ctrl-C, is no failure of the server's.
+        if (error instanceof GreenletExit) throw error;
+        if (!isPassing(error) || ++failures > RETRIES) {
+          this.#errors.push(error);
+          return;
+        }
+        this.#retries++;
+        await sleep(pause * failures * (0.5 + Math.random()));
+      }
+    }
+    this.#served++;
+    this.#tell(this.#served % Math.ceil(this.#plan.clients / 10) === 0);
+  };
+
+  /** One connection, for the messages that have no reply yet. */
+  async #converse(
+    name: string,
+    first: number,
+    replied: () => void,
+  ): Promise<void> {
+    const { hostname, port, messages, limit } = this.#plan;
+    // To be connected is not to be accepted: that is known by the first reply only, and
+    // the others wait for it.
+    using connecting = await Permit.of(this.#connecting);
+    using conn = await withTimeout(
+      limit,
+      () => Deno.connect({ hostname, port }),
+    );
+    conn.setNoDelay();
+    for (let k = first; k <= messages; k++) {
+      const start = performance.now();
+      await withTimeout(limit, () => ask(conn, `${name} say hello ${k}`));
+      this.#latencies.push(performance.now() - start);
+      connecting.release();
+      replied();
     }
   }
 
-  const start = performance.now();
-  const greenlets = Array.from(
-    { length: plan.clients },
-    (_, i) => spawn(client, `client${i + 1}`),
-  );
-  await joinAll(greenlets);
-  summarize(plan, performance.now() - start, latencies, errors);
-  return errors.length === 0;
-}
+  #tell(isMilestone: boolean): void {
+    const seconds = (performance.now() - this.#start) / 1000;
+    this.#progress.show(
+      `${this.#served} of ${this.#plan.clients} clients served, ` +
+        `${this.#latencies.length} replies, ${seconds.toFixed(1)} s`,
+      isMilestone,
+    );
+  }
 
-/** One client's conversation: sends its messages one by one, and checks each reply. */
-async function talk(
-  name: string,
-  { hostname, port, messages }: Plan,
-  latencies: number[],
-): Promise<void> {
-  using conn = await Deno.connect({ hostname, port });
-  const replies = readLines(conn);
-  for (let count = 1; count <= messages; count++) {
-    const message = `${name} say hello ${count}`;
-    const start = performance.now();
-    await writeLine(conn, message);
-    const { value: reply = "nothing" } = await replies.next();
-    latencies.push(performance.now() - start);
-    if (reply !== message.toUpperCase()) {
-      throw new Error(`Sent "${message}" and received "${reply}"`);
+  summarize(): void {
+    const { clients, messages } = this.#plan;
+    const ms = performance.now() - this.#start;
+    const latencies = this.#latencies.sort((a, b) => a - b);
+    const percentile = (p: number) =>
+      latencies[Math.ceil(latencies.length * p / 100) - 1]?.toFixed(1) ?? "-";
+
+    console.log(`clients:  ${clients}, with ${messages} messages each`);
+    console.log(`replies:  ${latencies.length} of ${clients * messages}`);
+    console.log(`time:     ${(ms / 1000).toFixed(2)} s`);
+    console.log(
+      `rate:     ${Math.round(latencies.length / ms * 1000)} messages/s`,
+    );
+    console.log(
+      `latency:  ${percentile(50)} ms (50 %), ${percentile(95)} ms (95 %), ` +
+        `${percentile(99)} ms (99 %), ${percentile(100)} ms (most)`,
+    );
+    console.log(`retries:  ${this.#retries}`);
+    console.log(`errors:   ${this.#errors.length}`);
+    for (const [message, { length }] of Map.groupBy(this.#errors, String)) {
+      console.log(`  ${length} × ${message}`);
     }
+    console.log(`served:   ${this.#served} of ${clients} clients`);
   }
 }
 
-function summarize(
-  { clients, messages }: Plan,
-  ms: number,
-  latencies: number[],
-  errors: unknown[],
-): void {
-  latencies.sort((a, b) => a - b);
-  const percentile = (p: number) =>
-    latencies[Math.ceil(latencies.length * p / 100) - 1]?.toFixed(1) ?? "-";
+/** A permit of a semaphore, which may be given back before the end of the block. */
+class Permit implements Disposable {
+  #semaphore: Semaphore | null;
 
-  console.log(`clients:  ${clients}, with ${messages} messages each`);
-  console.log(`replies:  ${latencies.length} of ${clients * messages}`);
-  console.log(`time:     ${(ms / 1000).toFixed(2)} s`);
-  console.log(
-    `rate:     ${Math.round(latencies.length / ms * 1000)} messages/s`,
-  );
-  console.log(
-    `latency:  ${percentile(50)} ms (50 %), ${percentile(95)} ms (95 %), ` +
-      `${percentile(99)} ms (99 %), ${percentile(100)} ms (most)`,
-  );
-  console.log(`errors:   ${errors.length}`);
-  for (const [message, { length }] of Map.groupBy(errors, String)) {
-    console.log(`  ${length} × ${message}`);
+  private constructor(semaphore: Semaphore) {
+    this.#semaphore = semaphore;
+  }
+
+  static async of(semaphore: Semaphore): Promise<Permit> {
+    await semaphore.acquire();
+    return new Permit(semaphore);
+  }
+
+  release(): void {
+    this.#semaphore?.release();
+    this.#semaphore = null;
+  }
+
+  [Symbol.dispose](): void {
+    this.release();
+  }
+}
+
+/** Whether it may go better the next time. */
+function isPassing(error: unknown): boolean {
+  return error instanceof Timeout || isConnectionLost(error);
+}
+
+/** Sends a message, and reads and checks the reply. */
+async function ask(conn: Deno.Conn, message: string): Promise<void> {
+  const expected = message.toUpperCase();
+  await writeAll(conn, new TextEncoder().encode(message));
+  const decoder = new TextDecoder();
+  const buffer = new Uint8Array(1024);
+  let reply = "";
+  // It may come in parts.
+  while (reply.length < expected.length) {
+    const count = await conn.read(buffer);
+    if (count === null) {
+      throw new Deno.errors.UnexpectedEof("The server has ended its side");
+    }
+    reply += decoder.decode(buffer.subarray(0, count), { stream: true });
+  }
+  if (reply !== expected) {
+    throw new Error(`Sent "${message}" and received "${reply}"`);
   }
 }
 
@@ -103,7 +232,7 @@ if (import.meta.main) {
     clients: Number(clients),
     messages: Number(messages),
   };
-  const allWentWell = await run(runClients, plan);
+  const allServed = await run(runClients, plan);
   // After Ctrl-C it is the GreenletExit.
-  Deno.exitCode = allWentWell === true ? 0 : 1;
+  Deno.exitCode = allServed === true ? 0 : 1;
 }

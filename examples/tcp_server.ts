@@ -1,15 +1,17 @@
 /**
- * A TCP server that sends every line back in upper case: a greenlet for each connection.
+ * A TCP server that answers whatever arrives, as it arrives, in upper case: a greenlet for
+ * each connection.
  *
  *     deno run -q -P=local-net examples/tcp_server.ts [host] [port]
  *
  * It listens on 127.0.0.1:8080 unless told otherwise. Talk to it with `tcp_clients.ts`, or
- * with `nc 127.0.0.1 8080`. Ctrl-C kills every greenlet where it waits, and their `finally`
- * blocks, or `using`, close the connections.
+ * with `nc 127.0.0.1 8080`. There are no lines and no messages, only bytes: see
+ * `line_server.ts` for a protocol. Ctrl-C kills every greenlet where it waits, and their
+ * `using` closes the connections.
  */
 
 import { patch, run, spawn } from "@gevent/gevent";
-import { readLines, writeLine } from "./_lines.ts";
+import { isConnectionLost, writeAll } from "./_bytes.ts";
 
 /** Accepts connections until it is killed. */
 export async function serve(
@@ -18,15 +20,38 @@ export async function serve(
 ): Promise<void> {
   for await (const conn of listener) {
     log(`${address(conn.remoteAddr)} is connected`);
-    spawn(upperCase, conn);
+    spawn(upperCase, conn, log);
   }
 }
 
-/** Serves one connection until the client ends it. */
-async function upperCase(conn: Deno.TcpConn): Promise<void> {
+/** Serves one connection until the client ends its side, leaves or resets it. */
+async function upperCase(
+  conn: Deno.TcpConn,
+  log: (line: string) => void,
+): Promise<void> {
   using _ = conn;
-  for await (const line of readLines(conn)) {
-    await writeLine(conn, line.toUpperCase());
+  try {
+    await answer(conn);
+  } catch (error) {
+    // It is the client's affair, and no error of the server's.
+    if (!isConnectionLost(error)) throw error;
+    log(`${address(conn.remoteAddr)} is gone: ${error.message}`);
+  }
+}
+
+async function answer(conn: Deno.TcpConn): Promise<void> {
+  conn.setNoDelay();
+  const encoder = new TextEncoder();
+  // It keeps the first bytes of a character whose last ones are still on their way.
+  const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
+  const buffer = new Uint8Array(1024);
+  for (;;) {
+    const count = await conn.read(buffer);
+    const text = count === null
+      ? decoder.decode()
+      : decoder.decode(buffer.subarray(0, count), { stream: true });
+    await writeAll(conn, encoder.encode(text.toUpperCase()));
+    if (count === null) return;
   }
 }
 

@@ -5,7 +5,9 @@
  * @module
  */
 
-import { getHub, idle } from "../mod.ts";
+import { getHub } from "../mod.ts";
+
+export { settle } from "./_quiet.ts";
 
 /** A body of either kind: the calls of the library take both alike. */
 export type Body<A extends unknown[], T> = (
@@ -26,11 +28,6 @@ export function testBoth<A extends unknown[], T>(
 ): void {
   Deno.test(`${name}, async body`, () => test(bodies.async));
   Deno.test(`${name}, generator body`, () => test(bodies.generator));
-}
-
-/** Lets all go on that is ready: links, what was spawned, and what comes of them. */
-export async function settle(): Promise<void> {
-  for (let i = 0; i < 10; i++) await idle();
 }
 
 /** What the hub is told while this is in use, which is so kept from stderr. */

@@ -8,6 +8,7 @@ import {
   assertStrictEquals,
   assertThrows,
 } from "@std/assert";
+import { clock } from "./_clock.ts";
 import {
   AsyncResult,
   Event,
@@ -27,6 +28,8 @@ import {
   withTimeout,
 } from "../mod.ts";
 import { Failures, settle, testBoth } from "./_bodies.ts";
+
+clock.inEachTest();
 
 /** Long enough never to be over, short enough for a test that fails. */
 const FOREVER = 60_000;
@@ -180,14 +183,10 @@ Deno.test("Event.wait() of one that is set does not wait for those who are woken
   };
   const two = [spawn(body, 1), spawn(body, 2)];
   await settle();
-  let turned = false;
-  const timer = setTimeout(() => turned = true);
   event.set();
   await body(3);
   await joinAll(two);
-  clearTimeout(timer);
-  assertEquals(log.toSorted(), [1, 2, 3]);
-  assertFalse(turned);
+  assertEquals(log, [3, 1, 2]);
 });
 
 Deno.test("Event.clear() after a set() in a link is heeded by wait()", async () => {
@@ -527,7 +526,7 @@ Deno.test("AsyncResult.get() that nobody awaits is no unhandled rejection when i
   result.setException(ERROR);
   result.get();
   result.get({ block: false });
-  await sleep(1);
+  await settle();
 });
 
 testBoth("AsyncResult.get() throws a Timeout at the timeout", {

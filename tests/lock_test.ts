@@ -9,6 +9,7 @@ import {
   assertStringIncludes,
   assertThrows,
 } from "@std/assert";
+import { clock } from "./_clock.ts";
 import {
   BoundedSemaphore,
   Condition,
@@ -32,6 +33,8 @@ import {
   withTimeout,
 } from "../mod.ts";
 import { Failures, settle, testBoth } from "./_bodies.ts";
+
+clock.inEachTest();
 
 /** Long enough never to be over, short enough for a test that fails. */
 const FOREVER = 60_000;

@@ -8,6 +8,7 @@ import {
   assertStrictEquals,
   assertThrows,
 } from "@std/assert";
+import { clock } from "./_clock.ts";
 import { AsyncLocalStorage } from "node:async_hooks";
 import {
   Event,
@@ -26,6 +27,8 @@ import {
   withTimeout,
 } from "../mod.ts";
 import { Failures, settle, testBoth } from "./_bodies.ts";
+
+clock.inEachTest();
 
 /** Long enough never to be over, short enough for a test that fails. */
 const FOREVER = 60_000;
@@ -726,6 +729,7 @@ Deno.test("nursery() leaves nobody alive, whatever is killed and whenever", asyn
 });
 
 Deno.test("nursery() of many children ends soon when one fails", async () => {
+  clock.useRealTime();
   const children = new Children();
   const start = performance.now();
   await assertRejects(

@@ -8,6 +8,7 @@ import {
   assertStrictEquals,
   assertThrows,
 } from "@std/assert";
+import { clock } from "./_clock.ts";
 import { AsyncLocalStorage } from "node:async_hooks";
 import {
   Event,
@@ -31,6 +32,8 @@ import {
   withTimeout,
 } from "../mod.ts";
 import { Failures, settle, testBoth } from "./_bodies.ts";
+
+clock.inEachTest();
 
 /** Long enough never to be over, short enough for a test that fails. */
 const FOREVER = 60_000;
@@ -103,15 +106,23 @@ class Source implements AsyncIterable<number> {
   }
 }
 
-/** Counts who runs at a time. */
+/** Counts how many calls run at a time; the first ones wait until there are so many. */
 class Census {
   now = 0;
   most = 0;
   ended = 0;
+  readonly #expected: number;
+  readonly #areThere = new Event();
+
+  constructor(expected = 1) {
+    this.#expected = expected;
+  }
 
   readonly run = async <T>(item: T): Promise<T> => {
     this.most = Math.max(this.most, ++this.now);
+    if (this.now === this.#expected) this.#areThere.set();
     try {
+      await this.#areThere.wait();
       await sleep(1);
       return item;
     } finally {
@@ -1255,10 +1266,11 @@ for (const [name, size] of sizes) {
           collect(pool.imapUnordered(run, items)),
       ]
     ) {
-      const census = new Census();
+      const most = Math.min(size ?? 40, 40);
+      const census = new Census(most);
       const all: number[] = await results(census.run);
       assertEquals(all.toSorted(ascending), items);
-      assertEquals(census.most, Math.min(size ?? 40, 40));
+      assertEquals(census.most, most);
       assertEquals([census.now, census.ended], [0, 40]);
     }
     assertEquals(pool.freeCount(), size ?? Infinity);
@@ -1579,6 +1591,7 @@ Deno.test("Pool.map() holds no slot while it waits for an item", async () => {
 });
 
 Deno.test("Pool.map() of many is quick, and gives each slot back", async () => {
+  clock.useRealTime();
   const pool = new Pool(100);
   const start = performance.now();
   const results = await pool.map((x: number) => x, range(20_000));

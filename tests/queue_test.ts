@@ -10,6 +10,7 @@ import {
   assertStringIncludes,
   assertThrows,
 } from "@std/assert";
+import { clock } from "./_clock.ts";
 import { AsyncLocalStorage } from "node:async_hooks";
 import {
   Channel,
@@ -33,6 +34,8 @@ import {
   withTimeout,
 } from "../mod.ts";
 import { Failures, settle, testBoth } from "./_bodies.ts";
+
+clock.inEachTest();
 
 /** Long enough never to be over, short enough for a test that fails. */
 const FOREVER = 60_000;
@@ -678,6 +681,7 @@ Deno.test("Queue.put() of a killed greenlet throws the kill, though there is roo
 });
 
 Deno.test("Queue keeps its order for a million items, in bounded time", () => {
+  clock.useRealTime();
   const queue = new Queue<number>();
   const count = 1_000_000;
   const start = performance.now();

@@ -1,0 +1,38 @@
+/**
+ * A line of text that tells how far a program is.
+ *
+ * @module
+ */
+
+/**
+ * A line of text that changes, below the lines that stay. A terminal redraws it; a pipe or
+ * a file gets a line for each milestone.
+ */
+export class Progress implements Disposable {
+  readonly #isTerminal = Deno.stdout.isTerminal();
+  readonly #encoder = new TextEncoder();
+  #text = "";
+
+  /** Changes the text. What is no terminal gets it only at a milestone. */
+  show(text: string, isMilestone: boolean): void {
+    this.#text = text;
+    if (this.#isTerminal) this.#redraw(text);
+    else if (isMilestone) console.log(text);
+  }
+
+  /** Prints a line that stays. */
+  print(line: string): void {
+    if (this.#isTerminal) this.#redraw(`${line}\n${this.#text}`);
+    else console.log(line);
+  }
+
+  /** Leaves the text where it is. */
+  [Symbol.dispose](): void {
+    if (this.#isTerminal) this.#redraw(`${this.#text}\n`);
+  }
+
+  /** Goes to the start of the line, and erases it. */
+  #redraw(text: string): void {
+    Deno.stdout.writeSync(this.#encoder.encode(`\r\x1b[K${text}`));
+  }
+}

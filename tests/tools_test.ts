@@ -1,0 +1,126 @@
+import { assertEquals, assertMatch } from "@std/assert";
+import {
+  failureReport,
+  parseOutput,
+  runSuite,
+  summary,
+  testFiles,
+} from "../tools/_suite.ts";
+
+const NONE = {
+  passed: 0,
+  failed: 0,
+  ignored: 0,
+  filtered: 0,
+  failures: [],
+  errors: [],
+};
+
+Deno.test("parseOutput() reads the counts of the summary", () => {
+  const text = [
+    "running 2 tests from ./a_test.ts",
+    "A passes ... ok (1ms)",
+    "B prints ok | 9 passed | 9 failed ... ok (1ms)",
+    "",
+    "\x1b[32mok\x1b[0m | 2 passed (3 steps) | 0 failed | 1 ignored | 4 filtered out (1s)",
+    "",
+  ].join("\n");
+  const [outcome, tests] = parseOutput("a_test.ts", text, 0);
+  assertEquals(outcome, { ...NONE, passed: 2, ignored: 1, filtered: 4 });
+  assertEquals(tests, text.split("\n").slice(0, 3).join("\n"));
+});
+
+Deno.test("parseOutput() reads the names and the errors of what failed", () => {
+  const text = [
+    "running 2 tests from ./a_test.ts",
+    "A fails ... FAILED (1ms)",
+    "B fails ... FAILED (1ms)",
+    "",
+    " ERRORS ",
+    "",
+    "A fails => ./a_test.ts:1:6",
+    "error: Error: a",
+    "",
+    "B fails => ./a_test.ts:2:6",
+    "error: Error: b",
+    "",
+    " FAILURES ",
+    "",
+    "\x1b[1mA fails\x1b[0m => ./a_test.ts:1:6",
+    "B fails => ./a_test.ts:2:6",
+    "",
+    "FAILED | 0 passed | 2 failed (1s)",
+    "",
+    "error: Test failed",
+  ].join("\n");
+  const [outcome, tests] = parseOutput("a_test.ts", text, 1);
+  assertEquals(outcome.failures, [
+    "A fails => ./a_test.ts:1:6",
+    "B fails => ./a_test.ts:2:6",
+  ]);
+  assertEquals([outcome.passed, outcome.failed], [0, 2]);
+  assertEquals(outcome.errors, [
+    "A fails => ./a_test.ts:1:6\nerror: Error: a\n\n" +
+    "B fails => ./a_test.ts:2:6\nerror: Error: b",
+  ]);
+  assertEquals(tests, text.split("\n").slice(0, 3).join("\n"));
+  assertMatch(failureReport(outcome), /ERRORS[^]*error: Error: b[^]*FAILURES/);
+});
+
+Deno.test("parseOutput() counts a file without a summary, or with a wrong status, as a failure", () => {
+  const crashed = parseOutput("a_test.ts", "running 2 tests\nSegfault\n", 139);
+  assertEquals(crashed, [{
+    ...NONE,
+    failed: 1,
+    failures: ["a_test.ts (ended with status 139)"],
+    errors: ["running 2 tests\nSegfault"],
+  }, ""]);
+  const text = "ok | 2 passed | 0 failed (1s)\n";
+  const [outcome] = parseOutput("a_test.ts", text, 1);
+  assertEquals([outcome.passed, outcome.failed], [2, 1]);
+});
+
+Deno.test("summary() is written as that of `deno test`", () => {
+  const outcome = { ...NONE, passed: 12 };
+  assertEquals(summary(outcome, 2900), "ok | 12 passed | 0 failed (3s)");
+  assertEquals(
+    summary({ ...outcome, failed: 1, ignored: 2, filtered: 3 }, 65_000),
+    "FAILED | 12 passed | 1 failed | 2 ignored | 3 filtered out (1m5s)",
+  );
+});
+
+Deno.test("testFiles() finds this file", () => {
+  assertEquals(testFiles().includes("tests/tools_test.ts"), true);
+});
+
+Deno.test("runSuite() runs each file, and tells of what fails and of wrong types", async () => {
+  const folder = await Deno.makeTempDir();
+  try {
+    const files = {
+      "one.ts": `Deno.test("A passes", () => {});
+        const wrong: string = 1;
+        Deno.test("B fails", () => { throw new Error("told"); });`,
+      "exits.ts": "Deno.exit(3);",
+    };
+    const paths = Object.keys(files).map((name) => `${folder}/${name}`);
+    for (const [name, text] of Object.entries(files)) {
+      await Deno.writeTextFile(`${folder}/${name}`, text);
+    }
+    const printed: string[] = [];
+    const outcome = await runSuite({
+      files: paths,
+      jobs: 2,
+      print: (text) => printed.push(text),
+    });
+    const { passed, failures, errors } = outcome;
+    assertEquals(passed, 1);
+    assertEquals(outcome.failed, failures.length);
+    const told = [...failures, ...errors].join("\n");
+    for (const part of ["B fails", "told", "types", "TS2322", "exits.ts"]) {
+      assertEquals(told.includes(part), true, `${part} in ${told}`);
+    }
+    assertMatch(printed.join("\n"), /A passes \.\.\. ok/);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+});
