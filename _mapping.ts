@@ -248,9 +248,10 @@ export class Mapping<T, R> {
     if (this.#isStopped) this.#quiet.set();
   }
 
-  /** Gives calls that were killed no more time. */
+  /** Gives nothing that has to end any more time. */
   hasten(): void {
     this.#feeding?.kill(this.#exit, 0);
+    this.#items.closeSoon();
     killOnce([...this.#running].map((call) => call.greenlet), this.#exit, 0);
   }
 
