@@ -102,12 +102,11 @@ function wakeThoseAside(): void {
   callback();
 }
 
-/**
- * Calls `perform` when the event loop has turned twice: what was to be woken before has
- * been, and what it did at once is done.
- */
-export function inTwoTurns(perform: () => void): void {
-  setAside({ wake: () => setAside({ wake: perform }) });
+/** Calls `perform` when the event loop has turned so many times. */
+export function inTurns(turns: number, perform: () => void): void {
+  setAside({
+    wake: () => turns > 1 ? inTurns(turns - 1, perform) : perform(),
+  });
 }
 
 const resolved = Promise.resolve();
