@@ -74,6 +74,13 @@ interface Kill {
   deadline: number;
 }
 
+/**
+ * - `alive`: it goes on, or may go on
+ * - `abandoned`: it has swallowed its kill again and again, and is left suspended for good
+ * - `ended`: what it has left behind is not interrupted by what has ended it
+ */
+type BodyState = "alive" | "abandoned" | "ended";
+
 /** What is the matter with a flow: nearly always nothing, so it is kept apart. */
 class Trouble implements TimerTarget {
   readonly flow: Flow;
@@ -93,8 +100,9 @@ class Trouble implements TimerTarget {
   /** Whether the sentence is to be thrown once, before it ends a generator body. */
   isFirst = false;
   swallowed = 0;
-  /** Whether the body is dead, or given up. */
-  isOver = false;
+  body: BodyState = "alive";
+  /** What the body was killed by that has ended. */
+  endedBy: { readonly error: unknown } | null = null;
 
   constructor(flow: Flow) {
     this.flow = flow;
@@ -413,7 +421,8 @@ export class Flow implements Mapped {
   get killed(): { readonly error: unknown } | null {
     const { trouble } = this;
     if (trouble === null) return null;
-    return trouble.sentence ?? trouble.kill ?? trouble.coming;
+    return trouble.endedBy ?? trouble.sentence ?? trouble.kill ??
+      trouble.coming;
   }
 
   /** Notes a kill that will be delivered from the hub. */
@@ -473,7 +482,11 @@ export class Flow implements Mapped {
   }
 
   /**
-   * The body is dead; if it was killed, nothing that it left behind goes on.
+   * The body has ended, or was abandoned.
+   *
+   * What goes on in the flow of one that has ended belongs to no greenlet: it waits as if
+   * nothing had happened. Others' code may be among it, as a queue that greenlets share
+   * starts the next task from the one before it.
    *
    * @param heir Who waits for it, as a part of the same greenlet.
    */
@@ -492,10 +505,15 @@ export class Flow implements Mapped {
     }
     if (trouble === null) return;
     this.restGrace();
-    trouble.isOver = true;
     trouble.thrown = undefined;
-    if (trouble.kill !== null) trouble.sentence ??= trouble.kill;
     trouble.held.length = 0;
+    if (trouble.body === "abandoned") {
+      trouble.sentence ??= trouble.kill;
+    } else {
+      trouble.endedBy = this.killed;
+      trouble.body = "ended";
+      trouble.sentence = null;
+    }
     trouble.kill = null;
   }
 
@@ -588,8 +606,8 @@ export class Flow implements Mapped {
       const wait = new Suspension<never>();
       trouble.isKillThrown = true;
       if (++trouble.swallowed > PATIENCE) {
-        if (!trouble.isOver) {
-          trouble.isOver = true;
+        if (trouble.body !== "abandoned") {
+          trouble.body = "abandoned";
           abandon(this, error);
         }
       } else {

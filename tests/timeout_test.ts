@@ -1084,7 +1084,7 @@ Deno.test("withTimeout() with a value does not end the process by what its funct
       void (async () => await sleep(60_000))();
       void (async () => {
         await new Promise((resolve) => setTimeout(resolve, 10));
-        await sleep(60_000);
+        await sleep(1);
       })();
       return sleep(60_000);
     }, { value: kind });
@@ -1128,7 +1128,7 @@ Deno.test("withTimeout() leaves what goes on too late in a foreign promise the T
 });
 
 testBoth(
-  "withTimeout() leaves what its function has left behind at the limit the Timeout from each wait",
+  "withTimeout() does not reach what its function has left behind that ended by the Timeout",
   {
     async: async (log: unknown[], foreign: Promise<void>) => {
       leaveBehind(log, foreign);
@@ -1154,8 +1154,7 @@ testBoth(
     assertInstanceOf(error, Timeout);
     resolve();
     await settle();
-    assertEquals(log.length, 2);
-    for (const one of log) assertStrictEquals(one, error);
+    assertEquals(log, ["slept", "slept"]);
   },
 );
 
