@@ -1142,7 +1142,7 @@ export class Suspension<T> implements Pending, Sleeper, TimerTarget {
       return new Delegation(this as Suspension<unknown>);
     }
     // Begun by somebody else, whose interrupts it takes: this body's reach its own wait.
-    return new Followed(wait, flowOf(running)).get()[Symbol.iterator]();
+    return new Followed(flowOf(running)).follow(wait).get()[Symbol.iterator]();
   }
 }
 
@@ -1150,9 +1150,10 @@ export class Suspension<T> implements Pending, Sleeper, TimerTarget {
 export class PromiseWait<T> extends Suspension<T> implements Reaction {
   reactions: Reactions | null = null;
 
-  constructor(promise: unknown) {
-    super();
+  /** Has it end as a promise does. */
+  follow(promise: unknown): this {
     react(promise, this);
+    return this;
   }
 
   fulfilled(value: unknown): void {
@@ -1172,8 +1173,8 @@ export class PromiseWait<T> extends Suspension<T> implements Reaction {
 class Followed extends PromiseWait<unknown> {
   readonly #flow: Flow | null;
 
-  constructor(wait: OwnWait, flow: Flow | null) {
-    super(wait);
+  constructor(flow: Flow | null) {
+    super();
     this.#flow = flow;
   }
 
@@ -1185,7 +1186,7 @@ class Followed extends PromiseWait<unknown> {
 /** The wait of those whose promise tells its value soon enough by itself. */
 const TAKEN: Delegable = {
   delegate(wait) {
-    return new Followed(wait, null).suspend(null)[Symbol.iterator]();
+    return new Followed(null).follow(wait).suspend(null)[Symbol.iterator]();
   },
 };
 
@@ -1216,6 +1217,12 @@ export function takenWait<T>(promise: Promise<T>): Wait<T> {
   wait[WAITING] = TAKEN;
   wait[Symbol.iterator] = iterateWait;
   return wait as Wait<unknown> as Wait<T>;
+}
+
+/** A promise that begins a wait each time that it is asked. */
+export abstract class LazyPromise<T> extends Promise<T> {
+  /** Begins a wait, unless an error is due. */
+  abstract waitIn(flow: Flow): Wait<T>;
 }
 
 /** Whether it is a wait of this flow, or one that is over with a value. */
