@@ -159,7 +159,7 @@ class Kept<T> extends LazyPromise<T> {
     super((resolve, reject) =>
       current.clear(() => void promise.then(resolve, reject))
     );
-    super.then(undefined, ignore);
+    current.clear(() => void super.then(undefined, ignore));
     this.#promise = promise;
     this.#cancel = cancel;
   }

@@ -1,11 +1,19 @@
 import {
   assertEquals,
   assertInstanceOf,
+  assertNotStrictEquals,
   assertRejects,
   assertStrictEquals,
 } from "@std/assert";
-import { GreenletExit, joinAll, spawn, until } from "../mod.ts";
-import { runScript, settle as settled } from "./_bodies.ts";
+import {
+  Greenlet,
+  GreenletExit,
+  joinAll,
+  sleep,
+  spawn,
+  until,
+} from "../mod.ts";
+import { Failures, runScript, settle as settled } from "./_bodies.ts";
 
 /** What the scripts here share. */
 const MEASURE = `
@@ -288,4 +296,264 @@ Deno.test("patch() leaves nothing in what objects keep when the wait for it is i
     Deno.exit();`,
     ["--unstable-net"],
   );
+});
+
+Deno.test("Greenlet.args are empty when the body is dead, whatever it died of", async () => {
+  using failures = new Failures();
+  const never = new Promise(() => {});
+  const ends: Record<string, (greenlet: Greenlet) => unknown> = {
+    "returned": (greenlet) => greenlet.start(),
+    "killed before it started": (greenlet) => greenlet.kill(),
+    "killed before it begins": (greenlet) => {
+      greenlet.start();
+      greenlet.kill();
+    },
+  };
+  for (const end of Object.values(ends)) {
+    const argument = {};
+    const greenlet = new Greenlet((one, two) => [one, two].length, argument, 2);
+    assertEquals(greenlet.args, [argument, 2]);
+    end(greenlet);
+    await greenlet.join();
+    assertEquals(greenlet.args, []);
+  }
+  const bodies: ((argument: unknown) => unknown)[] = [
+    async () => await sleep(0),
+    function* () {
+      yield* sleep(0);
+    },
+    async () => {
+      await sleep(0);
+      throw new Error("no");
+    },
+    async () => await until(never),
+    function* () {
+      yield* until(never);
+    },
+  ];
+  for (const body of bodies) {
+    const greenlet = spawn(body, "argument");
+    await settled();
+    if (!greenlet.dead) {
+      assertEquals(greenlet.args, ["argument"]);
+      await greenlet.kill();
+    }
+    assertEquals(greenlet.args, []);
+  }
+  assertEquals(failures.errors.length, 1);
+});
+
+Deno.test("Greenlet.spawnTreeLocals are those of the tree when the first of it is dead", async () => {
+  const children: Greenlet[] = [];
+  const first = spawn(() => {
+    children.push(spawn(() => children.push(spawn(() => {}))));
+  });
+  await settled();
+  const [child, grandchild] = children;
+  assertEquals(first.dead && child!.dead && grandchild!.dead, true);
+  assertStrictEquals(child!.spawnTreeLocals, first.spawnTreeLocals);
+  assertStrictEquals(grandchild!.spawnTreeLocals, first.spawnTreeLocals);
+  const other = spawn(() => {});
+  await other.join();
+  assertNotStrictEquals(other.spawnTreeLocals, first.spawnTreeLocals);
+});
+
+Deno.test("A chain of workers that are started one after the other keeps none that is dead", async () => {
+  await leavesNothing(`
+    class Large {
+      rows = new Array(1000).fill(0);
+    }
+
+    const workers = {
+      "async body": (before, result) => async () => {
+        await before();
+        return result();
+      },
+      "generator body": (before, result) => function* () {
+        const wait = before();
+        if (wait) yield* wait;
+        return result();
+      },
+    };
+    getHub().handleError = () => {};
+    const pool = new Pool(3);
+    const group = new Group();
+    const never = new Promise(() => {});
+
+    /** Each starts a worker, which is followed by the next. */
+    const chains = {
+      link: (body, next, argument) =>
+        spawn(body(() => sleep(0)), argument).link((greenlet) => next(greenlet)),
+      linkValue: (body, next, argument) =>
+        spawn(body(() => sleep(0)), argument).linkValue(next),
+      linkException: (body, next, argument) =>
+        spawn(
+          body(() => sleep(0), () => {
+            throw new Large();
+          }),
+          argument,
+        ).linkException(next),
+      rawlink: (body, next, argument) =>
+        spawn(body(() => sleep(0)), argument).rawlink(() => next()),
+      "a link that waits": (body, next, argument) =>
+        spawn(body(() => sleep(0)), argument).link(async (greenlet) => {
+          await sleep(0);
+          next(greenlet);
+        }),
+      "a kill": (body, next, argument) => {
+        const greenlet = spawn(body(() => until(never)), argument);
+        greenlet.link(next);
+        spawn(() => greenlet.kill());
+      },
+      "the worker itself": (body, next, argument) =>
+        spawn(body(() => void next()), argument),
+      spawnLater: (body, next, argument) =>
+        spawnLater(0, body(() => void next()), argument),
+      spawnRaw: (body, next, argument) =>
+        spawnRaw(body(() => void next()), argument),
+      withTimeout: (body, next, argument) =>
+        spawn(
+          (argument) => withTimeout(1000, body(() => void next(), () => argument)),
+          argument,
+        ),
+      "a Timeout": (body, next, argument) =>
+        spawn(body(() => {
+          Timeout.start(100_000);
+          next();
+        }), argument),
+      signal: (body, next, argument) => {
+        const greenlet = spawn(body(() => void next()), argument);
+        greenlet.signal.addEventListener("abort", () => {});
+      },
+      spawnTreeLocals: (body, next, argument) => {
+        const greenlet = spawn(body(() => void next()), argument);
+        greenlet.spawnTreeLocals.mark = 1;
+      },
+      "a subclass": (body, next, argument) => {
+        class Worker extends Greenlet {
+          run = body(() => void next());
+        }
+        Worker.spawn(undefined, argument);
+      },
+      Pool: (body, next, argument) =>
+        pool.spawn(body(() => sleep(0)), argument)
+          .then((greenlet) => greenlet.link(next)),
+      Group: (body, next, argument) =>
+        group.spawn(body(() => sleep(0)), argument).link(next),
+      setTimeout: (body, next, argument) =>
+        spawn(body(() => void setTimeout(next, 0)), argument),
+      queueMicrotask: (body, next, argument) =>
+        spawn(body(() => void queueMicrotask(next)), argument),
+    };
+
+    /** Runs a chain; gives what its workers were given, and gave. */
+    async function begin(chain, body) {
+      const large = [];
+      const end = Promise.withResolvers();
+      const make = () => {
+        const one = new Large();
+        large.push(new WeakRef(one));
+        return one;
+      };
+      let left = 30;
+      const next = () => {
+        if (left-- === 0) {
+          // The last goes on, as a worker does.
+          end.resolve(spawn(sleep, 100_000));
+        } else chain((before, result = make) => body(before, result), next, make());
+      };
+      next();
+      return { large, last: await end.promise };
+    }
+
+    async function look(when) {
+      const results = [];
+      for (const [name, chain] of Object.entries(chains)) {
+        for (const [kind, body] of Object.entries(workers)) {
+          results.push([[name, kind, when], await begin(chain, body)]);
+        }
+      }
+      await heap();
+      await heap();
+      for (const [name, { large, last }] of results) {
+        const kept = large.filter((one) => one.deref() !== undefined).length;
+        if (kept > 3) console.log(name.join(", "), "keeps", kept);
+        await last.kill();
+      }
+    }
+    await look("");
+    using _ = patch();
+    await look("under patch()");
+    console.log("done");
+    Deno.exit();`);
+});
+
+Deno.test("A greenlet that has ended, or was killed, is kept by nobody who doesn't refer to it", async () => {
+  await leavesNothing(`
+    const never = new Promise(() => {});
+    const event = new Event();
+    const queue = new Queue();
+    const lock = new Lock();
+    const exit = new GreenletExit();
+    await lock.acquire();
+    const first = new Deno.Command("sleep", { args: ["1000"] }).spawn();
+    using _ = patch();
+    const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+    const conn = await Deno.connect({ port: listener.addr.port });
+    const peer = await listener.accept();
+    const { readable, writable } = new TransformStream();
+    const reader = readable.getReader();
+    const buffer = new Uint8Array(8);
+    const waits = {
+      nothing: () => {},
+      sleep: () => sleep(100_000),
+      until: () => until(never),
+      event: () => event.wait(),
+      queue: () => queue.get(),
+      lock: () => lock.acquire(),
+      accept: () => listener.accept(),
+      read: () => conn.read(buffer),
+      status: () => first.status,
+      stream: () => reader.read(),
+      fetch: () => fetch("http://127.0.0.1:" + listener.addr.port),
+      timer: () => new Promise((resolve) => setTimeout(resolve, 100_000)),
+    };
+    const ends = {
+      kill: (greenlet) => greenlet.kill(),
+      "kill by one error": (greenlet) => greenlet.kill(exit),
+      throw: async (greenlet) => {
+        greenlet.throw();
+        await greenlet.join();
+      },
+    };
+    async function some(wait, end) {
+      const all = [];
+      for (let i = 0; i < 10; i++) {
+        const greenlet = spawn(wait);
+        all.push(new WeakRef(greenlet));
+        await sleep(0);
+        await end(greenlet);
+      }
+      // Those that came last may still be in registers and caches.
+      return all.slice(0, 6);
+    }
+    const results = [];
+    for (const [name, wait] of Object.entries(waits)) {
+      for (const [how, end] of Object.entries(ends)) {
+        for (const [kind, body] of Object.entries(bodies)) {
+          results.push([[name, how, kind], await some(body(wait), end)]);
+        }
+      }
+    }
+    await heap();
+    await heap();
+    // The runtime keeps the context of the read that has made it ask the source.
+    const allowed = { stream: 1 };
+    for (const [name, all] of results) {
+      const kept = all.filter((one) => one.deref() !== undefined).length;
+      if (kept > (allowed[name[0]] ?? 0)) console.log(name.join(", "), "keeps", kept);
+    }
+    first.kill();
+    console.log("done");
+    Deno.exit();`);
 });
