@@ -20,7 +20,7 @@ import {
   operate,
   Operation,
 } from "./_operate.ts";
-import { patchAll, type Patches } from "./_patches.ts";
+import { OptionsInForce, patchAll, type Patches } from "./_patches.ts";
 import { Greenlet } from "./gevent.ts";
 
 /** Options of the part `process` of `patch()`. */
@@ -54,21 +54,13 @@ type Run<R> = (
 /** How long a child may take to end that was told to, in ms: as a kill's own grace. */
 const GRACE = 1000;
 
-/** What was asked for, and is in force: the last says what holds. */
-const asked = new Set<ProcessOptions>();
-
-/** Puts options in force, until what it returns is disposed of. */
-export function askForProcess(options: ProcessOptions): Disposable {
-  const own = { ...options };
-  asked.add(own);
-  return { [Symbol.dispose]: () => void asked.delete(own) };
-}
+/** What was asked for, and is in force. */
+export const processOptions: OptionsInForce<ProcessOptions> =
+  new OptionsInForce();
 
 /** Whether children that are made now are to be ended. */
 function killsChildren(): boolean {
-  let kills = true;
-  for (const { killChildren } of asked) kills = killChildren ?? kills;
-  return kills;
+  return processOptions.get("killChildren", true);
 }
 
 /** What commands were made of, which they don't tell. */
