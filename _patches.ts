@@ -103,6 +103,28 @@ export class Patches implements Disposable {
   }
 }
 
+/** Options of a part that were asked for, and are in force: of each the last holds. */
+export class OptionsInForce<O extends object> {
+  readonly #all = new Set<Partial<O>>();
+
+  /** Puts options in force, until what it returns is disposed of. */
+  ask(options: O): Disposable {
+    const own = { ...options };
+    this.#all.add(own);
+    return { [Symbol.dispose]: () => void this.#all.delete(own) };
+  }
+
+  /** What holds of an option, or what does unless something is said of it. */
+  get<N extends keyof O>(
+    name: N,
+    unlessSaid: NonNullable<O[N]>,
+  ): NonNullable<O[N]> {
+    let value = unlessSaid;
+    for (const options of this.#all) value = options[name] ?? value;
+    return value;
+  }
+}
+
 /** How a property is defined that an object has, or inherits. */
 function descriptor(object: object, name: PropertyKey): PropertyDescriptor {
   for (
