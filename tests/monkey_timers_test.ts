@@ -33,6 +33,7 @@ import {
 import { Failures, runScript, settle, testBoth } from "./_bodies.ts";
 import { random } from "./_random.ts";
 import { Gate, when } from "./_waits.ts";
+import { Uncaught } from "./_uncaught.ts";
 
 type Timer = ReturnType<typeof setTimeout>;
 
@@ -162,31 +163,6 @@ Deno.test("setTimeout() takes every kind of function that is no promise's own", 
   ]);
 });
 
-Deno.test("setTimeout() prints the error of a callback once, and the process goes on", async () => {
-  using _ = patch();
-  using failures = new Failures();
-  const plain = new Error("plain");
-  const late = new Error("late");
-  const setter = spawn(async () => {
-    setTimeout(() => {
-      throw plain;
-    }, 1);
-    setTimeout(async () => {
-      await sleep(1);
-      throw late;
-    }, 1);
-    await sleep(LONG);
-  });
-  await when(() => failures.errors.length >= 2);
-  assertEquals(failures.errors, [plain, late]);
-  for (const context of failures.contexts) {
-    assertInstanceOf(context, Greenlet);
-    assertNotStrictEquals<unknown>(context, setter);
-  }
-  assertFalse(setter.dead);
-  await setter.kill();
-});
-
 Deno.test("setTimeout() callbacks can be killed and timed out like any greenlet", async () => {
   using _ = patch();
   const log: string[] = [];
@@ -280,14 +256,14 @@ Deno.test("setInterval() runs a greenlet each time, until clearInterval()", asyn
 
 Deno.test("setInterval() goes on after a callback has failed", async () => {
   using _ = patch();
-  using failures = new Failures();
+  using told = new Uncaught();
   let id: Timer | undefined;
   spawn(() => {
     id = setInterval(() => {
       throw new Error("again");
     }, 1);
   });
-  await when(() => failures.errors.length >= 3);
+  await told.until(3);
   clearInterval(id);
 });
 
