@@ -10,7 +10,7 @@ import {
 import { Hono } from "hono";
 import {
   getCurrent,
-  Greenlet,
+  type Greenlet,
   GreenletExit,
   patch,
   type PatchOptions,

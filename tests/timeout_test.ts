@@ -10,6 +10,7 @@ import {
   assertStrictEquals,
   assertThrows,
 } from "@std/assert";
+import { clock } from "./_clock.ts";
 import {
   getCurrent,
   getHub,
@@ -27,6 +28,8 @@ import {
   withTimeout,
 } from "../mod.ts";
 import { Failures, runScript, settle, testBoth } from "./_bodies.ts";
+
+clock.inEachTest();
 
 /** Long enough never to be over, short enough for a test that fails. */
 const FOREVER = 60_000;
@@ -1018,7 +1021,7 @@ testBoth(
   },
   async (body) => {
     const g: Greenlet = spawn(body);
-    await sleep(1);
+    await settle();
     const start = performance.now();
     await g.kill();
     assertLess(performance.now() - start, AT_ONCE);
@@ -1100,7 +1103,7 @@ Deno.test("withTimeout() with a value does not end the process by what its funct
 
 Deno.test("withTimeout() without a value ends the process in main if nobody takes the Timeout", async () => {
   const { out, err, code } = await runScript(`
-    setTimeout(() => console.log("went on"), 1000);
+    setTimeout(() => console.log("went on"), 60_000);
     void (async () => await withTimeout(5, () => sleep(60_000)))();
   `);
   assertEquals(out, []);
@@ -1175,7 +1178,7 @@ Deno.test("withTimeout() is no unhandled rejection when a function fails too lat
   const foreign = Promise.withResolvers<void>();
   await assertRejects(() => withTimeout(1, () => foreign.promise), Timeout);
   foreign.reject(new Error("too late"));
-  await sleep(1);
+  await settle();
 });
 
 testBoth("withTimeout() calls the function in the current greenlet", {
@@ -1307,17 +1310,20 @@ Deno.test("withTimeout() refuses what is no time and what is no function", () =>
 });
 
 Deno.test("withTimeout() and Timeout leave no timer behind when they are over", async () => {
+  clock.useRealTime();
+  const start = performance.now();
   const { out, err, code } = await runScript(`
     const keep = Timeout.start(${FOREVER});
     keep.close();
     await withTimeout(${FOREVER}, () => sleep(1));
     await withTimeout(${FOREVER}, () => 1);
     const g = spawn(() => withTimeout(${FOREVER}, () => sleep(${FOREVER})));
-    await sleep(1);
+    await idle();
     await g.kill();
     console.log("end");
   `);
   assertEquals([out, err, code], [["end"], "", 0]);
+  assertLess(performance.now() - start, FOREVER);
 });
 
 Deno.test("Timeouts by the thousand are thrown each in its own greenlet", async () => {
@@ -1371,7 +1377,7 @@ for (
     },
   })
 ) {
-  // The sanitizers see to it that no timer is left.
+  // The clock sees to it that no timer is left.
   Deno.test(`Timeout.start() leaves no timer behind when the greenlet ${end} without closing it`, async () => {
     await spawn(body as () => unknown).join();
   });
