@@ -4,7 +4,8 @@
  * @module
  */
 
-import { report, Suspension } from "./_flow.ts";
+import { Suspension } from "./_flow.ts";
+import { reportInTurn } from "./_reports.ts";
 import { List, type Member } from "./_list.ts";
 import { runSoon } from "./_wakeups.ts";
 
@@ -120,7 +121,7 @@ export function callLink<S>(
     else if (typeof link === "function") link(source);
     else link.linked(source);
   } catch (error) {
-    report(link, error);
+    reportInTurn(link, error);
   }
 }
 

@@ -19,6 +19,7 @@
 import { currentFlow, failedWait, readyWait } from "./_flow.ts";
 import { type Link, LinkedWait, Links } from "./_links.ts";
 import { type Outcome, OutcomeWait } from "./_outcome.ts";
+import { takeError } from "./_reports.ts";
 import { checkOptions } from "./_checks.ts";
 import { checkDuration } from "./_timers.ts";
 import type { Wait } from "./hub.ts";
@@ -184,8 +185,9 @@ export class AsyncResult<T = unknown> implements Waitable, Outcome<T> {
    * @param source What has become ready.
    */
   linked(source: Outcome<T>): void {
-    if (source.successful()) this.set(source.value as T);
-    else this.setException(source.exception);
+    if (source.successful()) return this.set(source.value as T);
+    takeError(source);
+    this.setException(source.exception);
   }
 
   /** Whether there is a value or an error. gevent's `ready`. */

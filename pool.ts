@@ -22,10 +22,10 @@ import {
   Flow,
   flowOf,
   getCurrent,
-  isAddressed,
   readyWait,
   report,
   Suspension,
+  unwrapped,
 } from "./_flow.ts";
 import { isThenable } from "./_body.ts";
 import {
@@ -973,7 +973,8 @@ export class Nursery {
   }
 
   #fail(error: unknown): void {
-    this.#errors.push(error);
+    // That of a child whose result the function has asked for is the same.
+    if (!this.#errors.includes(error)) this.#errors.push(error);
     this.#close();
   }
 
@@ -1006,8 +1007,9 @@ export class Nursery {
         });
       } catch (error) {
         const isOurs = error === nursery.#exit;
-        if (!isOurs && isAddressed(error, getCurrent())) {
-          interrupt = { error };
+        const own = unwrapped(error, flow);
+        if (!isOurs && flow.wasInterruptedBy(own)) {
+          interrupt = { error: own };
           nursery.#close();
         } else if (!isOurs) nursery.#fail(error);
       }
@@ -1092,6 +1094,7 @@ class Nursing extends Suspension<unknown> {
     } catch (error) {
       this.#close();
       this.condemned &&= this.#outer.isSentence(error);
+      this.#outer.receiveInterrupts(error);
       this.throw(error);
     }
   }
@@ -1115,6 +1118,10 @@ class Nursing extends Suspension<unknown> {
 
   override unhold(error: unknown): void {
     this.#inner.unhold(error);
+  }
+
+  protected override get caller(): Flow {
+    return this.#outer;
   }
 }
 

@@ -27,7 +27,7 @@ import {
   main,
   setFlow,
   Suspension,
-  withhold,
+  unwrapped,
 } from "./_flow.ts";
 import type { Wait } from "./hub.ts";
 import { checkFunction, checkOptions } from "./_checks.ts";
@@ -184,7 +184,8 @@ class Countdown extends Belonging implements TimerTarget {
   expired(): void {
     this.#timer = null;
     this.list?.remove(this);
-    this.#flow.interrupt(this.#error);
+    if (this.#error instanceof Timeout) this.#flow.timeOut(this.#error);
+    else this.#flow.interrupt(this.#error);
   }
 
   /** What has not been thrown yet never is. */
@@ -318,6 +319,7 @@ class Limited extends Suspension<unknown> {
   }
 
   #end(outcome: unknown, failed: boolean): void {
+    if (failed) outcome = unwrapped(outcome, this.#inner);
     this.#handBack();
     // What the function has left behind, it has left behind too late.
     if (this.#timeout === null) {
@@ -330,14 +332,18 @@ class Limited extends Suspension<unknown> {
 
   #fail(error: unknown): void {
     this.condemned &&= this.#outer.isSentence(error);
+    this.#outer.receiveInterrupts(error);
     this.settle("thrown", error);
+  }
+
+  protected override get caller(): Flow {
+    return this.#outer;
   }
 
   /** At the limit. */
   override expired(): void {
     const timeout = this.#timeout = new Timeout(this.#ms);
-    this.#inner.interrupt(timeout);
-    if ("value" in this.#options) withhold(timeout);
+    this.#inner.timeOut(timeout);
     this.#leaveSoon(timeout);
   }
 

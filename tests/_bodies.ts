@@ -6,6 +6,7 @@
  */
 
 import { getHub, idle } from "../mod.ts";
+import { reportUntaken } from "../_reports.ts";
 
 /** A body of either kind: the calls of the library take both alike. */
 export type Body<A extends unknown[], T> = (
@@ -33,20 +34,36 @@ export async function settle(): Promise<void> {
   for (let i = 0; i < 10; i++) await idle();
 }
 
-/** What the hub is told while this is in use, which is so kept from stderr. */
+/**
+ * What the hub is told while this is in use, which is so kept from stderr. To look at it is
+ * as if the turn of the loop were over, at whose end errors are told that nobody has taken.
+ */
 export class Failures implements Disposable {
-  readonly contexts: unknown[] = [];
-  readonly errors: unknown[] = [];
+  readonly #contexts: unknown[] = [];
+  readonly #errors: unknown[] = [];
   readonly #handleError = getHub().handleError;
 
   constructor() {
     getHub().handleError = (context, error) => {
-      this.contexts.push(context);
-      this.errors.push(error);
+      this.#contexts.push(context);
+      this.#errors.push(error);
     };
   }
 
+  /** What has failed. */
+  get contexts(): unknown[] {
+    reportUntaken();
+    return this.#contexts;
+  }
+
+  /** With which errors. */
+  get errors(): unknown[] {
+    reportUntaken();
+    return this.#errors;
+  }
+
   [Symbol.dispose](): void {
+    reportUntaken();
     getHub().handleError = this.#handleError;
   }
 }
