@@ -70,7 +70,8 @@ function look(failed: object[], turns: number): void {
   if (latest === failed) latest = null;
   if (untaken.size === 0) return;
   // Where wake-ups are set aside, the turn is not over for those.
-  if (isIdle() || turns === MOST_TURNS) failed.forEach(tellOf);
+  if (isIdle()) reportUntaken();
+  else if (turns === MOST_TURNS) failed.forEach(tellOf);
   else setImmediate(() => lookAtTheEnd(failed, turns + 1));
 }
 
