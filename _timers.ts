@@ -92,6 +92,11 @@ export function enterTimer(ms: number, timer: Timer): void {
   if (deadline < armed) arm(deadline);
 }
 
+/** Whether a timer is started and has not fired. */
+export function hasTimers(): boolean {
+  return count > 0;
+}
+
 /** Stops a timer, if it has not fired yet. */
 export function stopTimer(timer: Timer | null): void {
   if (timer === null || timer.list === null) return;

@@ -74,7 +74,9 @@ import {
 import { starters, startSoon } from "./_starts.ts";
 import { mayGoOn, mustWait, runSoon, turn } from "./_wakeups.ts";
 import { isThenable, type Returned } from "./_body.ts";
-import { GRACE } from "./_kill.ts";
+import { GRACE, killOnce } from "./_kill.ts";
+import { type EndingSignal, setExitCode, SignalListener } from "./_signals.ts";
+import { reportUnlessTaken, reportUntaken, takeError } from "./_reports.ts";
 import { Timeout } from "./timeout.ts";
 
 export { getCurrent, getHub, type Link, type Returned, type Wait };
@@ -653,7 +655,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
       flow.close();
       if (!flow.isKept) greenlet.#flow = null;
     }
-    if (fails && !flow?.quiet) report(greenlet, outcome);
+    if (fails && !flow?.quiet) reportUnlessTaken(greenlet, outcome);
     if (greenlet.#links instanceof Links) greenlet.#links.schedule();
     else if (greenlet.#links !== null) runSoon(callLone, greenlet);
   }
@@ -721,6 +723,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
     if (due !== null) return due;
     if (this.#state === "succeeded") return readyWait(this.#outcome as T);
     if (this.#state === "failed") {
+      takeError(this);
       flow.receive(this.#outcome);
       return failedWait(this.#outcome);
     }
@@ -821,7 +824,10 @@ export class Greenlet<T = unknown> extends core.Greenlet
    * @param link Gets this greenlet; or an object that is linkable.
    */
   linkException(link: Link<this>): void {
-    Greenlet.#link(this, link, () => !this.successful());
+    Greenlet.#link(this, link, () => {
+      takeError(this);
+      return !this.successful();
+    });
   }
 
   static #link<G extends Greenlet>(
@@ -1229,12 +1235,17 @@ class Waiting<S extends Waitable> extends Suspension<S[]> {
     this.#done.push(source);
     if (this.#raise && source instanceof Greenlet && !source.successful()) {
       this.undo();
+      takeError(source);
       this.#flow.receive(source.exception);
       this.throw(source.exception);
     } else if (this.#done.length >= this.#count) {
       this.undo();
       this.switch(this.#done);
     }
+  }
+
+  protected override get caller(): Flow {
+    return this.#flow;
   }
 
   protected override undo(): void {
@@ -1702,13 +1713,22 @@ class KillingAll extends Suspension<void> {
 
 let isRunning = false;
 
+/** How long whoever waits may need to end, when its grace is over, in ms. */
+const LEEWAY = GRACE / 4;
+
 /**
  * Runs a function as the program's main greenlet. When it ends, the other greenlets are
  * killed, as they die with the main greenlet in gevent; when their `finally` blocks have
- * run, its result is returned.
+ * run, its result is returned. One that cleans up already is left to that.
  *
- * SIGINT (Ctrl-C) kills it, and so unwinds everything; a second one ends the process. A
- * greenlet that is stuck in a foreign promise is left there after its grace.
+ * SIGINT (Ctrl-C) and SIGTERM kill it, and so unwind everything. When all is unwound the
+ * exit code of the process is set, to 130 and 143. A second signal ends the process at
+ * once. A greenlet that is stuck in a foreign promise, the main one included, is left there
+ * after its grace.
+ *
+ * Nothing of this keeps a process alive that has nothing left to do: there it ends as it
+ * does without `run`. Deno says that the promise of a top-level `await` was never resolved,
+ * some seconds after the last thing has happened.
  *
  * @typeParam A The types of the arguments.
  * @typeParam R What the function returns.
@@ -1748,30 +1768,48 @@ export async function run<A extends unknown[], R>(
   }
   isRunning = true;
   const greenlet = spawnQuietly(() => main(...args));
-  const interrupt = () => {
-    stopListening();
-    greenlet.kill(undefined, { block: false });
-  };
-  const stopListening = onInterrupt(interrupt);
+  const ending = new Ending(greenlet);
+  let signal: EndingSignal | null = null;
+  const exit = new GreenletExit();
+  const listener = new SignalListener((received) => {
+    signal = received;
+    greenlet.kill(exit, { block: false });
+    // It may be stuck in a foreign promise.
+    if (ending.state === "waiting") ending.limit(GRACE + LEEWAY);
+  });
   try {
     try {
-      await greenlet.join();
+      await ending.get();
     } finally {
-      await killTheRest();
+      // Where it is stuck, it was killed before.
+      await killTheRest(signal === null ? undefined : greenlet);
     }
-    return await greenlet.get() as Returned<R>;
+    if (greenlet.dead) return await greenlet.get() as Returned<R>;
+    // What it may fail with by and by, nobody throws any more.
+    flowOf(greenlet).quiet = false;
+    return exit as Returned<R>;
   } finally {
-    stopListening();
+    listener[Symbol.dispose]();
+    reportUntaken();
     isRunning = false;
+    if (signal !== null) setExitCode(signal);
   }
 }
 
-/** Calls `listener` at SIGINT, where the runtime has signals. */
-function onInterrupt(listener: () => void): () => void {
-  const { Deno } = globalThis;
-  if (Deno?.addSignalListener === undefined) return () => {};
-  Deno.addSignalListener("SIGINT", listener);
-  return () => Deno.removeSignalListener("SIGINT", listener);
+/** The wait for the main greenlet to end. */
+class Ending extends Suspension<void> {
+  readonly #main: Greenlet;
+  readonly #link = () => this.switch();
+
+  constructor(main: Greenlet) {
+    super();
+    this.#main = main;
+    main.rawlink(this.#link);
+  }
+
+  protected override undo(): void {
+    this.#main.unlink(this.#link);
+  }
 }
 
 /** All that were started and are not dead, the youngest first. */
@@ -1781,8 +1819,9 @@ function alive(): core.Greenlet[] {
   return [...new Set(rest.filter((greenlet) => !greenlet.dead))];
 }
 
-async function killTheRest(): Promise<void> {
-  const spared = new Set<core.Greenlet | undefined>();
+/** @param stuck One that was waited for in vain. */
+async function killTheRest(stuck?: core.Greenlet): Promise<void> {
+  const spared = new Set([stuck]);
   let caller: core.Greenlet | undefined = getCurrent();
   while (caller instanceof Greenlet) {
     spared.add(caller);
@@ -1792,11 +1831,13 @@ async function killTheRest(): Promise<void> {
     const rest = alive().filter((greenlet) => !spared.has(greenlet));
     if (rest.length === 0) return;
     for (const greenlet of rest) spared.add(greenlet);
-    try {
-      // Whoever waits has ended soon after its grace; the others can't be ended.
-      await killAll(rest, { timeout: GRACE + GRACE / 4 });
-    } catch (error) {
-      if (!(error instanceof Timeout)) throw error;
+    killOnce(rest);
+    let grace = GRACE;
+    for (const greenlet of rest) {
+      grace = Math.max(grace, flowOf(greenlet).graceLeft);
     }
+    const joined = rest.filter((greenlet) => greenlet instanceof Greenlet);
+    // What waits has ended soon after its grace; the others can't be ended.
+    await joinAll(joined, { timeout: grace + LEEWAY });
   }
 }

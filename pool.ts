@@ -22,10 +22,10 @@ import {
   Flow,
   flowOf,
   getCurrent,
-  isAddressed,
   readyWait,
   report,
   Suspension,
+  unwrapped,
 } from "./_flow.ts";
 import {
   checkFunction,
@@ -876,7 +876,8 @@ export class Nursery {
   }
 
   #fail(error: unknown): void {
-    this.#errors.push(error);
+    // That of a child whose result the function has asked for is the same.
+    if (!this.#errors.includes(error)) this.#errors.push(error);
     this.#close();
   }
 
@@ -909,8 +910,9 @@ export class Nursery {
         });
       } catch (error) {
         const isOurs = error === nursery.#exit;
-        if (!isOurs && isAddressed(error, getCurrent())) {
-          interrupt = { error };
+        const own = unwrapped(error, flow);
+        if (!isOurs && flow.wasInterruptedBy(own)) {
+          interrupt = { error: own };
           nursery.#close();
         } else if (!isOurs) nursery.#fail(error);
       }
@@ -994,6 +996,7 @@ class Nursing extends Suspension<unknown> {
     } catch (error) {
       this.#close();
       this.condemned &&= this.#outer.isSentence(error);
+      this.#outer.receiveInterrupts(error);
       this.throw(error);
     }
   }
@@ -1017,6 +1020,10 @@ class Nursing extends Suspension<unknown> {
 
   override unhold(error: unknown): void {
     this.#inner.unhold(error);
+  }
+
+  protected override get caller(): Flow {
+    return this.#outer;
   }
 }
 

@@ -25,6 +25,7 @@ import { Deque } from "./_deque.ts";
 import { Place } from "./_line.ts";
 import { List } from "./_list.ts";
 import { checkCallback, checkOptions, numberError } from "./_checks.ts";
+import { addEnding } from "./_print.ts";
 import { checkDuration } from "./_timers.ts";
 import { Event } from "./event.ts";
 import type { Wait } from "./hub.ts";
@@ -62,10 +63,14 @@ export class Full extends Error {
   }
 }
 
-/** What `put` and `get` throw after a shutdown. Python's `queue.ShutDown`. */
+/**
+ * What `put` and `get` throw after a shutdown. A greenlet that it ends has failed, but
+ * nothing is printed; see {@linkcode Queue.shutdown}. Python's `queue.ShutDown`.
+ */
 export class ShutDown extends Error {
   static {
     this.prototype.name = "ShutDown";
+    addEnding(this);
   }
 
   /**
@@ -670,6 +675,10 @@ export class Queue<T> extends SimpleQueue<T> {
    * Ends the queue: nothing can be put any more, and `get` throws when the items are
    * gone. Loops over it end. Whoever waits to put an item gets {@linkcode ShutDown}.
    * gevent's `shutdown`.
+   *
+   * A greenlet that doesn't catch the `ShutDown` ends by it, and has failed with it: `get()`
+   * of the greenlet throws it, a nursery fails with it. But the hub is not told and nothing
+   * is printed, as with a kill: a shutdown asks producers and consumers to end.
    *
    * @param options Whether to drop the items, as done with.
    */
