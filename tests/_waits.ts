@@ -21,7 +21,7 @@ export async function turns(count = 1): Promise<void> {
 }
 
 /** How many turns go by before {@linkcode when} looks less often. */
-const EAGER_TURNS = 200;
+const EAGER_TURNS = 20;
 
 /** How long to wait for what never comes, in ms: longer than any machine takes. */
 export const PATIENCE = 120_000;
@@ -32,7 +32,7 @@ export async function when(condition: () => unknown): Promise<void> {
   for (let i = 0; !condition(); i++) {
     if (performance.now() > end) throw new Error(`Not in time: ${condition}`);
     if (i < EAGER_TURNS) await turns();
-    // What takes longer is done by another thread or process, which needs the core.
+    // What takes longer is done by others, who need the core.
     else await outside(() => new Promise((resolve) => setTimeout(resolve, 1)));
   }
 }
@@ -90,5 +90,52 @@ export class Interrupts {
       this.#waiting.delete(one);
       one.resolve();
     }
+  }
+}
+
+// deno-lint-ignore no-explicit-any -- whatever it takes and gives
+type Method = (this: any, ...args: any[]) => Promise<any>;
+
+/**
+ * Watches an operation of the runtime that goes on when its caller is interrupted. Has to be
+ * made before `patch()`, which takes it for the runtime's own, and disposed of after that.
+ */
+export class Operations implements Disposable {
+  readonly #object: object;
+  readonly #name: PropertyKey;
+  readonly #before: PropertyDescriptor | undefined;
+  #pending = 0;
+
+  /** Watches the method of an object, or of a prototype. */
+  constructor(object: object, name: PropertyKey) {
+    this.#object = object;
+    this.#name = name;
+    this.#before = Object.getOwnPropertyDescriptor(object, name);
+    const original: Method = Reflect.get(object, name);
+    const end = () => void this.#pending--;
+    const begin = () => void this.#pending++;
+    const watched: Method = function () {
+      const promise = Reflect.apply(original, this, arguments as never);
+      begin();
+      promise.then(end, end);
+      return promise;
+    };
+    Object.defineProperty(object, name, {
+      value: watched,
+      writable: true,
+      configurable: true,
+      enumerable: this.#before?.enumerable ?? true,
+    });
+  }
+
+  /** Waits until all are over that were begun. */
+  async over(): Promise<void> {
+    await when(() => this.#pending === 0);
+  }
+
+  [Symbol.dispose](): void {
+    if (this.#before === undefined) {
+      Reflect.deleteProperty(this.#object, this.#name);
+    } else Object.defineProperty(this.#object, this.#name, this.#before);
   }
 }
