@@ -72,7 +72,7 @@ import {
   type Timer,
 } from "./_timers.ts";
 import { starters, startSoon } from "./_starts.ts";
-import { mayGoOn, mustWait, runSoon, turn } from "./_wakeups.ts";
+import { mayGoOn, mustWait, runSoon, turn, wake } from "./_wakeups.ts";
 import { isThenable, type Returned } from "./_body.ts";
 import { GRACE } from "./_kill.ts";
 import { Timeout } from "./timeout.ts";
@@ -532,9 +532,11 @@ export class Greenlet<T = unknown> extends core.Greenlet
     checkDuration(ms, "start later");
     if (!Greenlet.#schedule(this)) return;
     enlist(Greenlet.#flowOf(this));
+    // In the order of the timers, to which it is one of those who wake.
     new Promise<void>((resolve) => {
-      delays.set(this, startTimer(ms, { expired: resolve }));
-    }).then(() => startSoon(begin, this));
+      const delay = { wake: resolve, expired: () => wake(delay) };
+      delays.set(this, startTimer(ms, delay));
+    }).then(() => begin(this));
   }
 
   /** The flow, from the time on when something is to be known of it. */
@@ -1241,8 +1243,9 @@ class Waiting<S extends Waitable> extends Suspension<S[]> {
   }
 
   /** At the limit: behind what is ready, and will tell so in line. */
-  override expired(): void {
+  override expired(): "steps" {
     runSoon(endInTime, this);
+    return "steps";
   }
 
   end(): void {
@@ -1418,8 +1421,9 @@ class Arriving<S extends Waitable>
   }
 
   /** At the limit: behind what is ready, and will tell so in line. */
-  override expired(): void {
+  override expired(): "steps" {
     runSoon(endInTime, this);
+    return "steps";
   }
 
   end(): void {

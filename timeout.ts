@@ -340,11 +340,12 @@ class Limited extends Suspension<unknown> implements Reaction {
   }
 
   /** At the limit. */
-  override expired(): void {
+  override expired(): "steps" {
     const timeout = this.#timeout = new Timeout(this.#ms);
     this.#inner.interrupt(timeout);
     if ("value" in this.#options) withhold(timeout);
     this.#leaveSoon(timeout);
+    return "steps";
   }
 
   /** The function gets what its greenlet gets, and we wait for its clean-up. */
