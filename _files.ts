@@ -429,7 +429,7 @@ function readingForProcess(read: Read, patches: Patches): Read {
     if (cooperativeFlow() === null || !isAskedByProcess()) {
       return read.call(this, buffer);
     }
-    if (!met) patchEvents(patches);
+    if (!met && !patches.isOver) patchEvents(patches);
     met = true;
     // A promise of the language, as it is awaited in the flow.
     return callApart(async () => await read.call(this, buffer));

@@ -74,6 +74,13 @@ interface Kill {
   deadline: number;
 }
 
+/**
+ * - `alive`: it goes on, or may go on
+ * - `abandoned`: it has swallowed its kill again and again, and is left suspended for good
+ * - `ended`: what it has left behind is not interrupted by what has ended it
+ */
+type BodyState = "alive" | "abandoned" | "ended";
+
 /** What is the matter with a flow: nearly always nothing, so it is kept apart. */
 class Trouble implements TimerTarget {
   readonly flow: Flow;
@@ -93,8 +100,9 @@ class Trouble implements TimerTarget {
   /** Whether the sentence is to be thrown once, before it ends a generator body. */
   isFirst = false;
   swallowed = 0;
-  /** Whether the body is dead, or given up. */
-  isOver = false;
+  body: BodyState = "alive";
+  /** What the body was killed by that has ended. */
+  endedBy: { readonly error: unknown } | null = null;
 
   constructor(flow: Flow) {
     this.flow = flow;
@@ -175,10 +183,14 @@ export interface Origin {
   readonly root: Tree | null;
 }
 
-/** What stands for a tree of greenlets: the flow of the first, unless it was assigned. */
-interface Tree {
+/** A tree of greenlets. It does not keep the first of them, which may be dead. */
+class Tree {
   /** What the tree shares. */
   readonly shared: Record<PropertyKey, unknown>;
+
+  constructor(shared: Record<PropertyKey, unknown>) {
+    this.shared = shared;
+  }
 }
 
 /** Called when a body is given up, being past all patience. */
@@ -187,6 +199,7 @@ type Abandon = (greenlet: Greenlet, error: unknown) => void;
 /** What few flows have. */
 class Extras {
   origin: Origin | null = null;
+  /** Of main only, of whose tree the greenlets are not that it spawns. */
   treeLocals: Record<PropertyKey, unknown> | null = null;
   locals: WeakMap<object, object> | null = null;
   lasts = false;
@@ -258,7 +271,10 @@ export class Flow implements Mapped {
     this.#quiet = quiet;
   }
 
-  /** The tree of greenlets that this one is in; main is in none. */
+  /**
+   * The tree of greenlets that this one is in; `null` if it is the first, and nobody has
+   * asked for the tree. Main is in none, unless it was assigned.
+   */
   get root(): Tree | null {
     return this.#root;
   }
@@ -304,18 +320,15 @@ export class Flow implements Mapped {
     const flow = flowOf(this.greenlet);
     return extrasOf(flow).origin ??= {
       spawner: new WeakRef(flow.greenlet),
-      root: flow.root,
+      root: flow === mainFlow ? flow.root : treeOf(flow),
     };
-  }
-
-  /** What the tree shares that begins here. */
-  get shared(): Record<PropertyKey, unknown> {
-    return extrasOf(this).treeLocals ??= {};
   }
 
   /** What the tree of greenlets shares that this one is in. */
   get treeLocals(): Record<PropertyKey, unknown> {
-    return (this.root ?? this).shared;
+    return this === mainFlow && this.root === null
+      ? extrasOf(this).treeLocals ??= {}
+      : treeOf(this).shared;
   }
 
   /** For this greenlet and those that it spawns from now on. */
@@ -327,7 +340,7 @@ export class Flow implements Mapped {
         }`,
       );
     }
-    this.root = { shared };
+    this.root = new Tree(shared);
     extrasOf(this).origin = null;
   }
 
@@ -415,7 +428,8 @@ export class Flow implements Mapped {
   get killed(): { readonly error: unknown } | null {
     const { trouble } = this;
     if (trouble === null) return null;
-    return trouble.sentence ?? trouble.kill ?? trouble.coming;
+    return trouble.endedBy ?? trouble.sentence ?? trouble.kill ??
+      trouble.coming;
   }
 
   /** Notes a kill that will be delivered from the hub. */
@@ -475,7 +489,11 @@ export class Flow implements Mapped {
   }
 
   /**
-   * The body is dead; if it was killed, nothing that it left behind goes on.
+   * The body has ended, or was abandoned.
+   *
+   * What goes on in the flow of one that has ended belongs to no greenlet: it waits as if
+   * nothing had happened. Others' code may be among it, as a queue that greenlets share
+   * starts the next task from the one before it.
    *
    * @param heir Who waits for it, as a part of the same greenlet.
    */
@@ -494,10 +512,15 @@ export class Flow implements Mapped {
     }
     if (trouble === null) return;
     this.restGrace();
-    trouble.isOver = true;
     trouble.thrown = undefined;
-    if (trouble.kill !== null) trouble.sentence ??= trouble.kill;
     trouble.held.length = 0;
+    if (trouble.body === "abandoned") {
+      trouble.sentence ??= trouble.kill;
+    } else {
+      trouble.endedBy = this.killed;
+      trouble.body = "ended";
+      trouble.sentence = null;
+    }
     trouble.kill = null;
   }
 
@@ -527,11 +550,7 @@ export class Flow implements Mapped {
   /** Notes that an error is meant for this greenlet, or was handed to it openly. */
   receive(error: unknown): void {
     if (!isObject(error)) return;
-    if (this.greenlet === main) {
-      expected.delete(error);
-      // The same error may interrupt somebody once more.
-      if (error === lastExpected) lastExpected = undefined;
-    }
+    if (this.greenlet === main) expected.delete(error);
     address(error, this.greenlet);
   }
 
@@ -590,8 +609,8 @@ export class Flow implements Mapped {
       const wait = new Suspension<never>();
       trouble.isKillThrown = true;
       if (++trouble.swallowed > PATIENCE) {
-        if (!trouble.isOver) {
-          trouble.isOver = true;
+        if (trouble.body !== "abandoned") {
+          trouble.body = "abandoned";
           abandon(this, error);
         }
       } else {
@@ -638,6 +657,16 @@ function extrasOf(flow: Flow): Extras {
   return flow.extras ??= new Extras();
 }
 
+/** The tree of a flow, which is begun if it is in none. */
+function treeOf(flow: Flow): Tree {
+  if (flow.root === null) {
+    // For the flow to be kept when the body is dead, as it knows of the tree.
+    extrasOf(flow);
+    flow.root = new Tree({});
+  }
+  return flow.root;
+}
+
 function troubleOf(flow: Flow): Trouble {
   return flow.trouble ??= new Trouble(flow);
 }
@@ -677,10 +706,9 @@ function abandon(flow: Flow, error: unknown): void {
 
 /** Notes that promises may fail with this error and nobody look. */
 function expect(error: unknown, greenlet: Greenlet): void {
-  if (isObject(error)) interrupts.add(error);
-  if (greenlet === main || error === lastExpected) return;
-  if (isObject(error)) expected.add(error);
-  lastExpected = error;
+  if (!isObject(error)) return;
+  interrupts.add(error);
+  if (greenlet !== main) expected.add(error);
 }
 
 /** Notes that main is not handed this error: promises may fail with it and nobody look. */
@@ -696,8 +724,6 @@ export function withhold(error: object): void {
  * tells of the error.
  */
 const expected = new WeakSet<object>();
-/** Spares the look-up when many greenlets are killed by one error. */
-let lastExpected: unknown;
 
 function isExpected(error: unknown): boolean {
   return isObject(error) && expected.has(error);
@@ -715,12 +741,18 @@ export function isInterrupt(error: unknown): boolean {
 
 /** Whom one error was addressed to, when they are several. */
 class Addressees {
-  readonly first: Greenlet;
+  readonly #first: WeakRef<Greenlet>;
   readonly all: WeakSet<Greenlet>;
 
   constructor(first: Greenlet, second: Greenlet) {
-    this.first = first;
+    // It may be dead, where the error is thrown again and again.
+    this.#first = new WeakRef(first);
     this.all = new WeakSet([first, second]);
+  }
+
+  /** How the first is called in messages. */
+  toString(): string {
+    return String(this.#first.deref() ?? "a greenlet");
   }
 }
 
@@ -758,9 +790,8 @@ export function ownError(error: unknown, flow: Flow | null): unknown {
   const taken = original(error);
   if (!isObject(taken) || !isInterrupt(taken)) return taken;
   if (flow !== null && isAddressed(taken, flow.greenlet)) return taken;
-  let addressee = addressed.get(taken);
+  const addressee = addressed.get(taken);
   if (addressee === undefined) return taken;
-  if (addressee instanceof Addressees) addressee = addressee.first;
   return new GreenletError(
     `A promise shared with ${addressee} failed as that one was interrupted by ${
       (taken as Error).name ?? "an error"
@@ -1144,7 +1175,7 @@ export class Suspension<T> implements Pending, Sleeper, TimerTarget {
       return new Delegation(this as Suspension<unknown>);
     }
     // Begun by somebody else, whose interrupts it takes: this body's reach its own wait.
-    return new Followed(wait, flowOf(running)).get()[Symbol.iterator]();
+    return new Followed(flowOf(running)).follow(wait).get()[Symbol.iterator]();
   }
 }
 
@@ -1152,9 +1183,10 @@ export class Suspension<T> implements Pending, Sleeper, TimerTarget {
 export class PromiseWait<T> extends Suspension<T> implements Reaction {
   reactions: Reactions | null = null;
 
-  constructor(promise: unknown) {
-    super();
+  /** Has it end as a promise does. */
+  follow(promise: unknown): this {
     react(promise, this);
+    return this;
   }
 
   fulfilled(value: unknown): void {
@@ -1174,8 +1206,8 @@ export class PromiseWait<T> extends Suspension<T> implements Reaction {
 class Followed extends PromiseWait<unknown> {
   readonly #flow: Flow | null;
 
-  constructor(wait: OwnWait, flow: Flow | null) {
-    super(wait);
+  constructor(flow: Flow | null) {
+    super();
     this.#flow = flow;
   }
 
@@ -1187,7 +1219,7 @@ class Followed extends PromiseWait<unknown> {
 /** The wait of those whose promise tells its value soon enough by itself. */
 const TAKEN: Delegable = {
   delegate(wait) {
-    return new Followed(wait, null).suspend(null)[Symbol.iterator]();
+    return new Followed(null).follow(wait).suspend(null)[Symbol.iterator]();
   },
 };
 
@@ -1218,6 +1250,12 @@ export function takenWait<T>(promise: Promise<T>): Wait<T> {
   wait[WAITING] = TAKEN;
   wait[Symbol.iterator] = iterateWait;
   return wait as Wait<unknown> as Wait<T>;
+}
+
+/** A promise that begins a wait each time that it is asked. */
+export abstract class LazyPromise<T> extends Promise<T> {
+  /** Begins a wait, unless an error is due. */
+  abstract waitIn(flow: Flow): Wait<T>;
 }
 
 /** Whether it is a wait of this flow, or one that is over with a value. */

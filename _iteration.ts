@@ -10,7 +10,7 @@
 import { composed } from "./_composed.ts";
 import { isThenable } from "./_body.ts";
 import { getCurrent, isAddressed, isInterrupt, type Wait } from "./_flow.ts";
-import { inTwoTurns } from "./_wakeups.ts";
+import { inTurns } from "./_wakeups.ts";
 
 type Step<T> = IteratorResult<T, unknown>;
 
@@ -121,7 +121,10 @@ export class Iteration<T> {
       if (!isThenable(closing)) return;
       if (!isStuck) return void await closing;
       closing.then(undefined, () => {});
-      await Promise.race([closing, new Promise<void>(inTwoTurns)]);
+      await Promise.race([
+        closing,
+        new Promise<void>((resolve) => inTurns(2, resolve)),
+      ]);
     });
   }
 

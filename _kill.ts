@@ -51,7 +51,7 @@ export function killOnce(
  * Kills greenlets as {@linkcode killOnce} does, and waits until they have ended. A switch
  * point, that is no end of the wait: what interrupts it meanwhile is thrown by the next one.
  *
- * Whoever may wait no longer gives them no more time, and goes on in two turns of the event
+ * Whoever may wait no longer gives them no more time, and goes on in some turns of the event
  * loop. One that is past its grace and still alive is stuck in a promise of somebody else's:
  * it is left there.
  *
@@ -110,7 +110,8 @@ class Ending extends PatientWait<void> {
   }
 }
 
-/** Whether a greenlet that was killed is within its grace. */
+/** Whether a greenlet that was killed is within its grace, which begins when it is told. */
 function cleansUp(greenlet: Greenlet): boolean {
-  return !greenlet.dead && flowOf(greenlet).sentence === null;
+  const flow = flowOf(greenlet);
+  return !greenlet.dead && flow.isKillThrown && flow.sentence === null;
 }

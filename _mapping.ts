@@ -6,8 +6,9 @@
  */
 
 import {
+  callIn,
   currentFlow,
-  type Flow,
+  Flow,
   flowOf,
   isInterrupt,
   report,
@@ -15,6 +16,7 @@ import {
 import { composed } from "./_composed.ts";
 import type { Iteration } from "./_iteration.ts";
 import { endAll, GRACE, killOnce } from "./_kill.ts";
+import { PatientWait } from "./_patient_wait.ts";
 import { startTimer, stopTimer, type Timer } from "./_timers.ts";
 import { mayGoOn, turn } from "./_wakeups.ts";
 import { Event } from "./event.ts";
@@ -126,15 +128,12 @@ export class Mapping<T, R> {
    */
   async run(keepsCalls: boolean): Promise<void> {
     const flow = currentFlow();
-    const later: unknown[] = [];
     const attempt = async (wait: () => Promise<unknown>) => {
       try {
         await wait();
       } catch (error) {
         if (error === this.#exit) return;
-        if (this.#failure === null) this.#failure = { error, index: null };
-        // What is thrown is what came first; an interrupt may not be lost.
-        else if (isInterrupt(error)) later.push(error);
+        this.#failure ??= { error, index: null };
         if (!keepsCalls || flow.killed !== null) this.stop();
       }
     };
@@ -154,7 +153,6 @@ export class Mapping<T, R> {
     const left = [...this.#running].map((call) => call.greenlet);
     if (left.length > 0) await endAll(left, this.#exit);
     this.#room.mappings.delete(this);
-    if (flow.sentence === null) { for (const error of later) flow.hold(error); }
   }
 
   /** Is over without having run; does nothing when it has. */
@@ -180,6 +178,7 @@ export class Mapping<T, R> {
       if (items.isAsync) {
         // What makes the items may need the place.
         room.leave();
+        if (this.#cut !== null) return;
         step = await items.stepAsync();
         if (step.done) return;
         await room.enter();
@@ -249,9 +248,10 @@ export class Mapping<T, R> {
     if (this.#isStopped) this.#quiet.set();
   }
 
-  /** Gives calls that were killed no more time. */
+  /** Gives nothing that has to end any more time. */
   hasten(): void {
     this.#feeding?.kill(this.#exit, 0);
+    this.#items.closeSoon();
     killOnce([...this.#running].map((call) => call.greenlet), this.#exit, 0);
   }
 
@@ -281,5 +281,60 @@ export class Mapping<T, R> {
     if (this.#isFed) return;
     this.#isFed = true;
     this.#feeding?.kill(this.#exit, GRACE);
+  }
+}
+
+/** The wait for all results of a mapping, that runs in the greenlet which waits. */
+export class MappingWait<T, R> extends PatientWait<R[]> {
+  readonly #mapping: Mapping<T, R>;
+  readonly #results: R[];
+  /** In which the iterable is asked: an interrupt reaches it by us. */
+  readonly #inner: Flow;
+  /** What has interrupted it. */
+  #cause: { readonly error: unknown } | null = null;
+
+  /** @param results Where the results are, when all are there. */
+  constructor(mapping: Mapping<T, R>, results: R[]) {
+    const outer = currentFlow();
+    super(outer);
+    this.#mapping = mapping;
+    this.#results = results;
+    this.#inner = new Flow(outer.greenlet);
+    this.#inner.root = outer.root;
+  }
+
+  /** Runs the mapping. */
+  start(): Wait<R[]> {
+    const wait = this.suspend(this.waiter);
+    callIn(this.#inner, () => this.#follow());
+    return wait;
+  }
+
+  async #follow(): Promise<void> {
+    await this.#mapping.run(false);
+    this.#inner.close(this.state === "waiting" ? this.waiter : null);
+    const failure = this.#cause ?? this.#mapping.failure;
+    if (failure === null) return this.switch(this.#results);
+    // It may have killed the call, and is now ours.
+    this.waiter.receive(failure.error);
+    this.throw(failure.error);
+  }
+
+  override interrupt(error: unknown, final: boolean): void {
+    if (this.state !== "waiting") return;
+    this.promise!.catch(() => {});
+    // What is thrown is what came first.
+    const isFirst = this.#cause === null && this.#mapping.failure === null;
+    if (isFirst) this.#cause = { error };
+    this.#mapping.stop();
+    if (!isFirst || final) super.interrupt(error, final);
+  }
+
+  protected override hasten(): void {
+    this.#mapping.hasten();
+  }
+
+  protected override undo(error: unknown): void {
+    this.#inner.condemn(error);
   }
 }

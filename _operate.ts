@@ -10,23 +10,22 @@ import {
   current,
   currentFlow,
   type Flow,
+  LazyPromise,
   PromiseWait,
 } from "./_flow.ts";
 import type { Wait } from "./_flow.ts";
-import { LazyPromise } from "./_reactions.ts";
 import { isResolver } from "./_resolver.ts";
 
 /** The wait for an operation that brings nothing to anybody else. */
-class Operation<T> extends PromiseWait<T> {
+export class Operation<T> extends PromiseWait<T> {
   readonly #cancel: (error: unknown) => void;
   readonly #discard: ((value: T) => void) | null;
 
   constructor(
-    promise: Promise<T>,
     cancel: (error: unknown) => void,
-    discard: ((value: T) => void) | null,
+    discard: ((value: T) => void) | null = null,
   ) {
-    super(promise);
+    super();
     this.#cancel = cancel;
     this.#discard = discard;
   }
@@ -55,7 +54,7 @@ export function operate<T>(
   cancel: (error: unknown) => void = ignore,
   discard: ((value: T) => void) | null = null,
 ): Wait<T> {
-  return new Operation(promise, cancel, discard).suspend(flow);
+  return new Operation(cancel, discard).follow(promise).suspend(flow);
 }
 
 function ignore(): void {}
@@ -160,7 +159,7 @@ class Kept<T> extends LazyPromise<T> {
     super((resolve, reject) =>
       current.clear(() => void promise.then(resolve, reject))
     );
-    super.then(undefined, ignore);
+    current.clear(() => void super.then(undefined, ignore));
     this.#promise = promise;
     this.#cancel = cancel;
   }
@@ -174,7 +173,7 @@ class Kept<T> extends LazyPromise<T> {
     if (flow === null || !isResolver(onFulfilled)) {
       return this.#promise.then(onFulfilled, onRejected);
     }
-    return this.#wait(flow).then(onFulfilled, onRejected);
+    return this.waitIn(flow).then(onFulfilled, onRejected);
   }
 
   override finally(onFinally?: (() => void) | null): Promise<T> {
@@ -184,10 +183,10 @@ class Kept<T> extends LazyPromise<T> {
   }
 
   [Symbol.iterator](): Iterator<unknown, T, unknown> {
-    return this.#wait(currentFlow())[Symbol.iterator]();
+    return this.waitIn(currentFlow())[Symbol.iterator]();
   }
 
-  #wait(flow: Flow): Wait<T> {
+  override waitIn(flow: Flow): Wait<T> {
     const due = flow.checkpoint();
     if (due !== null) return due;
     this.#waits++;

@@ -1,20 +1,34 @@
 /**
  * The part `http` of `patch()`: `Deno.serve`.
  *
- * Each request is handled in a greenlet of its own, that is named after it and killed when
- * the client goes away. It begins at once, as the runtime's handlers do, and what it gives
- * or throws is the server's. It is nobody's child: to kill who has called `Deno.serve`
- * does not stop the server.
+ * Each request is handled in a greenlet of its own, that is named after it. It begins at
+ * once, as the runtime's handlers do, and what it gives or throws is the server's. It is
+ * nobody's child: to kill who has called `Deno.serve` does not stop the server. When its
+ * client goes away it goes on, as without `patch()`, unless it is asked to end.
  *
  * @module
  */
 
 import { callApart, flowOf } from "./_flow.ts";
-import { disguise } from "./_items.ts";
+import { disguise, patchProperty } from "./_items.ts";
 import { cooperateKept, cooperateRelease } from "./_operate.ts";
-import { patchAll } from "./_patches.ts";
+import { OptionsInForce, patchAll } from "./_patches.ts";
 import { Greenlet } from "./gevent.ts";
 import { GreenletExit } from "./greenlet.ts";
+
+/** Options of the part `http` of `patch()`. */
+export interface HttpOptions {
+  /**
+   * Whether a handler of `Deno.serve` is killed when its client goes away, by a
+   * `GreenletExit`. It holds for the servers that are made while it is in force.
+   *
+   * @default {false}
+   */
+  killOnDisconnect?: boolean;
+}
+
+/** What was asked for, and is in force. */
+export const httpOptions: OptionsInForce<HttpOptions> = new OptionsInForce();
 
 type Handler = (
   request: Request,
@@ -63,7 +77,21 @@ export function patchHttp(): Disposable {
         },
     );
     patches.beforehand(() => silence.end());
+    const exit = patchProperty(GreenletExit.prototype, "getResponse", {
+      value: unavailable,
+      writable: true,
+      enumerable: false,
+    });
+    patches.beforehand(() => exit[Symbol.dispose]());
   });
+}
+
+/**
+ * What a handler that was killed is answered with. Hono asks an error for its response,
+ * where it has one, and prints it else.
+ */
+function unavailable(): Response {
+  return new Response(null, { status: 503 });
 }
 
 /** The arguments of `Deno.serve` with a handler of ours, if there is a handler. */
@@ -71,20 +99,26 @@ function withGreenlets(
   options: unknown,
   handler: unknown,
 ): [unknown, Handler?] | null {
-  if (typeof options === "function") return [inGreenlets(options as Handler)];
+  const kills = httpOptions.get("killOnDisconnect", false);
+  if (typeof options === "function") {
+    return [inGreenlets(options as Handler, kills)];
+  }
   const given = typeof handler === "function"
     ? handler
     : (options as { handler?: unknown } | null | undefined)?.handler;
   return typeof given === "function"
-    ? [options, inGreenlets(given as Handler)]
+    ? [options, inGreenlets(given as Handler, kills)]
     : null;
 }
 
 /**
  * The handler that runs a handler in greenlets. It takes the request even where that does
- * not: by nothing else can the client be watched, and to the runtime it is a microsecond.
+ * not, as the greenlet is named after it, and its client may be watched: to the runtime
+ * that is a microsecond.
+ *
+ * @param kills Whether a handler is killed when its client goes away.
  */
-function inGreenlets(handler: Handler): Handler {
+function inGreenlets(handler: Handler, kills: boolean): Handler {
   return (request, info) => {
     const greenlet = new Greenlet<Response>(handler, request, info);
     greenlet.name = nameOf(request);
@@ -93,7 +127,7 @@ function inGreenlets(handler: Handler): Handler {
     greenlet.switch(request, info);
     return greenlet.dead
       ? responseOf(greenlet)
-      : responseInTheEnd(greenlet, request);
+      : responseInTheEnd(greenlet, kills ? request : null);
   };
 }
 
@@ -110,24 +144,22 @@ function nameOf({ method, url }: Request): string {
 function responseOf(greenlet: Greenlet<Response>): Response {
   if (!greenlet.successful()) throw greenlet.exception;
   const { value } = greenlet;
-  // It was killed, and there is no answer.
-  if (value as unknown instanceof GreenletExit) throw value;
-  return value!;
+  // It was killed. To throw would have the server print that, for each that a run()
+  // leaves at its end.
+  return value as unknown instanceof GreenletExit ? unavailable() : value!;
 }
 
+/** @param request The request, if its client is to be watched. */
 async function responseInTheEnd(
   greenlet: Greenlet<Response>,
-  request: Request,
+  request: Request | null,
 ): Promise<Response> {
   for (let i = 0; i < MICROTASKS; i++) {
     await null;
     if (greenlet.dead) return responseOf(greenlet);
   }
-  using watch = new Watch(greenlet, request);
+  using _watch = request && new Watch(greenlet, request);
   await new Promise<void>((resolve) => greenlet.rawlink(() => resolve()));
-  // Nobody sees it: to throw would have the server print an error for each client that
-  // does not wait.
-  if (watch.hasKilled) return new Response(null, { status: 499 });
   return responseOf(greenlet);
 }
 
@@ -135,8 +167,6 @@ async function responseInTheEnd(
 class Watch implements Disposable {
   readonly #greenlet: Greenlet<Response>;
   readonly #request: Request;
-  /** What it was killed by. */
-  #exit: GreenletExit | null = null;
   readonly #gone = () => this.#kill();
 
   constructor(greenlet: Greenlet<Response>, request: Request) {
@@ -149,14 +179,8 @@ class Watch implements Disposable {
 
   #kill(): void {
     if (upgraded.has(this.#request)) return;
-    this.#exit = new GreenletExit("The client has gone away");
-    this.#greenlet.kill(this.#exit, { block: false });
-  }
-
-  /** Whether it is for this that the greenlet has ended. */
-  get hasKilled(): boolean {
-    return this.#exit !== null &&
-      this.#greenlet.value as unknown === this.#exit;
+    const exit = new GreenletExit("The client has gone away");
+    this.#greenlet.kill(exit, { block: false });
   }
 
   [Symbol.dispose](): void {

@@ -12,10 +12,15 @@
  */
 
 import { meetClass, outside } from "./_events.ts";
-import { cooperativeFlow, type Flow, type Wait } from "./_flow.ts";
+import { cooperativeFlow, current, type Flow, type Wait } from "./_flow.ts";
 import { disguise, getOriginal } from "./_items.ts";
-import { cooperateKept, cooperateRelease, operate } from "./_operate.ts";
-import { patchAll, type Patches } from "./_patches.ts";
+import {
+  cooperateKept,
+  cooperateRelease,
+  operate,
+  Operation,
+} from "./_operate.ts";
+import { OptionsInForce, patchAll, type Patches } from "./_patches.ts";
 import { Greenlet } from "./gevent.ts";
 
 /** Options of the part `process` of `patch()`. */
@@ -49,21 +54,13 @@ type Run<R> = (
 /** How long a child may take to end that was told to, in ms: as a kill's own grace. */
 const GRACE = 1000;
 
-/** What was asked for, and is in force: the last says what holds. */
-const asked = new Set<ProcessOptions>();
-
-/** Puts options in force, until what it returns is disposed of. */
-export function askForProcess(options: ProcessOptions): Disposable {
-  const own = { ...options };
-  asked.add(own);
-  return { [Symbol.dispose]: () => void asked.delete(own) };
-}
+/** What was asked for, and is in force. */
+export const processOptions: OptionsInForce<ProcessOptions> =
+  new OptionsInForce();
 
 /** Whether children that are made now are to be ended. */
 function killsChildren(): boolean {
-  let kills = true;
-  for (const { killChildren } of asked) kills = killChildren ?? kills;
-  return kills;
+  return processOptions.get("killChildren", true);
 }
 
 /** What commands were made of, which they don't tell. */
@@ -150,7 +147,7 @@ function own(greenlet: Greenlet, child: Child): void {
   const killed = () => end(child);
   signal.addEventListener("abort", killed, { once: true });
   const ended = () => signal.removeEventListener("abort", killed);
-  statusOf(child).then(ended, ended);
+  whenOver(child, ended);
 }
 
 /** Tells a child to end, and sees to it if it does not. */
@@ -162,8 +159,12 @@ function end(child: Child): void {
   );
   // What holds the process up is the child, unless the user does not want that.
   Deno.unrefTimer(timer);
-  const ended = () => getOriginal(globalThis, "clearTimeout")(timer);
-  statusOf(child).then(ended, ended);
+  whenOver(child, () => getOriginal(globalThis, "clearTimeout")(timer));
+}
+
+/** Calls `ended` when a child has ended, in no context, which that would keep alive. */
+function whenOver(child: Child, ended: () => void): void {
+  current.clear(() => void statusOf(child).then(ended, ended));
 }
 
 function tell(child: Child, signal: Deno.Signal): void {
@@ -375,8 +376,26 @@ function collecting<T>(
   collected: Promise<T>,
   flow: Flow,
 ): Wait<unknown> {
-  const result = collected.then(forms[form]);
-  return operate(flow, result, () => leave(owner, forms, collected));
+  const cancel = () => leave(owner, forms, collected);
+  return new Collecting(cancel, forms[form]!).follow(collected).suspend(flow);
+}
+
+/** The wait for what is collected, which those that are interrupted leave as it is. */
+class Collecting<T> extends Operation<T> {
+  readonly #form: (collected: T) => unknown;
+
+  constructor(cancel: () => void, form: (collected: T) => unknown) {
+    super(cancel);
+    this.#form = form;
+  }
+
+  override fulfilled(collected: unknown): void {
+    try {
+      this.switch(this.#form(collected as T) as T);
+    } catch (error) {
+      this.throw(error);
+    }
+  }
 }
 
 /** Has the next call give what an interrupted one has left, patched or not. */

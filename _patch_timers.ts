@@ -13,16 +13,18 @@ import timers from "node:timers";
 import {
   cooperativeFlow,
   type Flow,
+  flowOf,
+  isInterrupt,
   join,
   leave,
   main,
   type Pending,
 } from "./_flow.ts";
-import { getCurrent as getRunning } from "./greenlet.ts";
+import { getCurrent as getRunning, GreenletExit } from "./greenlet.ts";
 import { getOriginal } from "./_items.ts";
-import { isThenable } from "./_body.ts";
 import { cooperate, cooperateBySignal, operate } from "./_operate.ts";
 import { patchAll, type Patches } from "./_patches.ts";
+import { raise } from "./_rejections.ts";
 import { isResolver, rejectBy } from "./_resolver.ts";
 import { untouched } from "./_timers.ts";
 import { Greenlet } from "./gevent.ts";
@@ -128,23 +130,53 @@ untouched.add(nothing);
 
 /**
  * Has a callback run as a greenlet of its own, in the setter's context, as the runtime's
- * timers restore that: whoever has set it may be dead by then.
+ * timers restore that: whoever has set it may be dead by then. Its error is the runtime's
+ * business, as it is without us: it is thrown where the runtime has called, or the promise of
+ * an async function is an unhandled rejection.
  */
 function asGreenlet(callback: Callback): Callback {
   const fire = function (this: unknown, ...args: unknown[]): void {
+    // Unless it isn't the event loop that calls us, but a clock made for tests.
+    const isAtOnce = getRunning() === main;
     const run = () => {
-      const result = Reflect.apply(callback, this, args);
-      return isThenable(result) ? result : undefined;
+      try {
+        return follow(flow, Reflect.apply(callback, this, args));
+      } catch (error) {
+        if (!isAtOnce && !(error instanceof GreenletExit)) throwSoon(error);
+        throw error;
+      }
     };
     Object.defineProperty(run, "name", { value: callback.name });
     const greenlet = new Greenlet(run);
-    // At once, as nothing can clear the timer any more; unless it isn't the event loop
-    // that calls us, but a clock made for tests.
-    if (getRunning() === main) greenlet.switch();
-    else greenlet.start();
+    const flow = flowOf(greenlet);
+    flow.quiet = true;
+    if (!isAtOnce) return greenlet.start();
+    // At once, as nothing can clear the timer any more.
+    greenlet.switch();
+    if (greenlet.dead && !greenlet.successful()) throw greenlet.exception;
   };
   untouched.add(fire);
   return fire;
+}
+
+/** What a callback is to be waited for by, when it has returned. */
+function follow(flow: Flow, result: unknown): Promise<unknown> | undefined {
+  // The runtime ignores what is returned: who calls a `then` of somebody else's making may
+  // have it begin something.
+  const isPromise = result instanceof Promise && result.constructor === Promise;
+  if (!isPromise) return undefined;
+  result.then(undefined, (error) => {
+    // The greenlet itself tells of what has interrupted it.
+    if (isInterrupt(error)) flow.quiet = false;
+    else raise(result, error);
+  });
+  return result;
+}
+
+function throwSoon(error: unknown): void {
+  queueMicrotask(() => {
+    throw error;
+  });
 }
 
 function cooperativeSetTimer(

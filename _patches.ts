@@ -16,6 +16,11 @@ export class Patches implements Disposable {
   readonly #met = new Set<object>();
   readonly #beforehand: (() => void)[] = [];
 
+  /** Whether what was there before was restored: what was replaced may still be in use. */
+  get isOver(): boolean {
+    return this.#patched.disposed;
+  }
+
   /** Calls `last` before the first of the patches is undone. */
   beforehand(last: () => void): void {
     this.#beforehand.push(last);
@@ -84,8 +89,7 @@ export class Patches implements Disposable {
     while (prototype !== null && !Object.hasOwn(prototype, method)) {
       prototype = Object.getPrototypeOf(prototype);
     }
-    const isOver = this.#patched.disposed;
-    if (prototype !== null && !this.#met.has(prototype) && !isOver) {
+    if (prototype !== null && !this.#met.has(prototype) && !this.isOver) {
       this.#met.add(prototype);
       patch(prototype);
     }
@@ -96,6 +100,28 @@ export class Patches implements Disposable {
   [Symbol.dispose](): void {
     for (const last of this.#beforehand.splice(0)) last();
     this.#patched.dispose();
+  }
+}
+
+/** Options of a part that were asked for, and are in force: of each the last holds. */
+export class OptionsInForce<O extends object> {
+  readonly #all = new Set<Partial<O>>();
+
+  /** Puts options in force, until what it returns is disposed of. */
+  ask(options: O): Disposable {
+    const own = { ...options };
+    this.#all.add(own);
+    return { [Symbol.dispose]: () => void this.#all.delete(own) };
+  }
+
+  /** What holds of an option, or what does unless something is said of it. */
+  get<N extends keyof O>(
+    name: N,
+    unlessSaid: NonNullable<O[N]>,
+  ): NonNullable<O[N]> {
+    let value = unlessSaid;
+    for (const options of this.#all) value = options[name] ?? value;
+    return value;
   }
 }
 

@@ -5,11 +5,17 @@
  */
 
 import { type Flow, Suspension } from "./_flow.ts";
-import { inTwoTurns } from "./_wakeups.ts";
+import { inTurns } from "./_wakeups.ts";
+
+/**
+ * For how many turns of the event loop one waits that may wait no longer: so many that what
+ * is waited for can be thrown each error that it may swallow, each in a turn of its own.
+ */
+const TURNS_AT_LAST = 25;
 
 /**
  * A wait for what has to be over before its greenlet goes on. What interrupts it meanwhile
- * is thrown by the next wait. One that may wait no longer ends in two turns of the event
+ * is thrown by the next wait. One that may wait no longer ends in some turns of the event
  * loop.
  */
 export abstract class PatientWait<T> extends Suspension<T> {
@@ -37,7 +43,7 @@ export abstract class PatientWait<T> extends Suspension<T> {
     this.#later = null;
     this.#last = { error };
     this.hasten();
-    inTwoTurns(() => {
+    inTurns(TURNS_AT_LAST, () => {
       if (this.state !== "waiting") return;
       this.undo(error);
       this.throw(error);

@@ -139,9 +139,7 @@ function noteLatest(): void {
  * @param reaction What to tell; `reaction.reactions.remove` takes it back.
  */
 export function react(value: unknown, reaction: Reaction): void {
-  const promise = value instanceof Promise && !(value instanceof LazyPromise)
-    ? value
-    : Promise.resolve(value);
+  const promise = value instanceof Promise ? value : Promise.resolve(value);
   if (latest !== null) {
     if (latest.promise === promise) return latest.add(reaction);
     noteLatest();
@@ -164,6 +162,3 @@ function attach(promise: Promise<unknown>, reactions: Reactions): void {
     reactions.rejected(error);
   }
 }
-
-/** A promise of ours that begins something each time that it is asked. */
-export abstract class LazyPromise<T> extends Promise<T> {}

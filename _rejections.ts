@@ -84,31 +84,22 @@ function wasUntold(promise: Promise<unknown>): boolean {
 
 /** Greenlets have had their turn: looks at what they have left when they go no further. */
 function lookSoon(): void {
-  if (postponed.size === 0) return;
-  const nextTick = globalThis.process?.nextTick;
-  // A tick that a microtask asks for comes after all microtasks.
-  if (nextTick === undefined) setImmediate(look);
-  else queueMicrotask(() => nextTick(look));
+  // What was handled meanwhile, the runtime tells in between.
+  if (postponed.size > 0) setImmediate(look);
 }
 
 function look(): void {
   const isOver = !isTurnDue();
-  const found: Postponed[] = [];
   for (const one of postponed.values()) {
-    if (isOver || isOverdue(one)) found.push(one);
+    if (!isOver && !isOverdue(one)) continue;
+    postponed.delete(one.promise);
+    one.inContext(() => raise(one.promise, one.reason));
   }
-  // Which of them were handled, the runtime tells at its next turn.
-  if (found.length > 0) setImmediate(() => found.forEach(raiseUnhandled));
-  if (found.length < postponed.size) afterTurn(lookSoon);
+  if (postponed.size > 0) afterTurn(lookSoon);
 }
 
 function isOverdue(one: Postponed): boolean {
   return ++one.turns >= MOST_TURNS && performance.now() - one.since >= LONGEST;
-}
-
-function raiseUnhandled(one: Postponed): void {
-  if (!postponed.delete(one.promise)) return;
-  one.inContext(() => raise(one.promise, one.reason));
 }
 
 /**

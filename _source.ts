@@ -8,7 +8,7 @@
  * @module
  */
 
-import { type Flow, Suspension } from "./_flow.ts";
+import { current, type Flow, Suspension } from "./_flow.ts";
 import type { Wait } from "./_flow.ts";
 import { Place } from "./_line.ts";
 import { List } from "./_list.ts";
@@ -232,7 +232,16 @@ export abstract class Source<T, K extends Place<K, T>, R> {
   #operate(taker: K): void {
     if (this.#busy) return;
     this.#busy = true;
-    this.begin(taker).then(this.#kept, this.#failed);
+    // In no context, as it goes on when its caller is interrupted, who may be dead then.
+    current.clear(Source.#begin<T, K, R>, this, taker);
+  }
+
+  static #begin<T, K extends Place<K, T>, R>(
+    this: void,
+    source: Source<T, K, R>,
+    taker: K,
+  ): void {
+    source.begin(taker).then(source.#kept, source.#failed);
   }
 
   // Made once, and not for every operation.

@@ -104,12 +104,11 @@ function wakeThoseAside(): void {
   callback();
 }
 
-/**
- * Calls `perform` when the event loop has turned twice: what was to be woken before has
- * been, and what it did at once is done.
- */
-export function inTwoTurns(perform: () => void): void {
-  setAside({ wake: () => setAside({ wake: perform }) });
+/** Calls `perform` when the event loop has turned so many times. */
+export function inTurns(turns: number, perform: () => void): void {
+  setAside({
+    wake: () => turns > 1 ? inTurns(turns - 1, perform) : perform(),
+  });
 }
 
 /** Whether some wait for the event loop to turn. */
@@ -212,5 +211,7 @@ export async function serveTasks(): Promise<never> {
         isBehind = false;
       }
     }
+    // This function keeps the array until there is another.
+    batch.length = 0;
   }
 }

@@ -223,7 +223,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
   // deno-lint-ignore no-explicit-any
   #links: Links<any> | Link<any> | null = null;
 
-  /** The arguments of the body. gevent's `args`. */
+  /** The arguments of the body; none when it is dead. gevent's `args`. */
   readonly args: readonly unknown[];
 
   static {
@@ -543,7 +543,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
   static #flowOf(greenlet: Greenlet): Flow {
     if (greenlet.#flow !== null) return greenlet.#flow;
     const flow = greenlet.#flow = new Flow(greenlet);
-    flow.root = greenlet.#origin.root ?? flow;
+    flow.root = greenlet.#origin.root;
     return flow;
   }
 
@@ -649,6 +649,8 @@ export class Greenlet<T = unknown> extends core.Greenlet
     if (greenlet.#state !== "pending") delist(flow);
     greenlet.#state = fails ? "failed" : "succeeded";
     greenlet.#outcome = outcome;
+    // It may be kept for its result, and they may be large.
+    (greenlet as { args: readonly unknown[] }).args = NONE;
     if (flow !== null) {
       flow.close();
       if (!flow.isKept) greenlet.#flow = null;
@@ -1093,7 +1095,7 @@ export function spawnRaw<A extends unknown[]>(
   checkFunction(run, "spawn raw", "run");
   const raw = new RawGreenlet(run, getHub());
   const flow = flowOf(raw);
-  flow.root = currentFlow().origin.root ?? flow;
+  flow.root = currentFlow().origin.root;
   flow.abandoned = (_, error) => raw.fail(leftSuspended(raw, error));
   expectLife();
   enlist(flow);

@@ -28,6 +28,7 @@ import {
   currentFlow,
   type Flow,
   isWaitIn,
+  LazyPromise,
   main,
   ownError,
   PromiseWait,
@@ -240,11 +241,10 @@ class Until<T> extends PromiseWait<T> {
   readonly #onInterrupt: ((error: unknown) => void) | undefined;
 
   constructor(
-    promise: unknown,
     flow: Flow,
     onInterrupt: ((error: unknown) => void) | undefined,
   ) {
-    super(promise);
+    super();
     this.#owner = flow;
     this.#onInterrupt = onInterrupt;
   }
@@ -301,6 +301,11 @@ export function until<T>(
   const flow = currentFlow();
   // A wait of ours is told of an interrupt itself, and then has taken nothing; another one
   // around it would not hear in time that it has.
+  if (promise instanceof LazyPromise) {
+    const wait: Wait<T> = promise.waitIn(flow);
+    if (onInterrupt === undefined) return wait;
+    promise = wait;
+  }
   if (onInterrupt === undefined && isWaitIn(flow, promise)) return promise;
-  return new Until<T>(promise, flow, onInterrupt).begin();
+  return new Until<T>(flow, onInterrupt).follow(promise).begin();
 }

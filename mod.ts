@@ -37,7 +37,9 @@ export * from "./local.ts";
 export * from "./pool.ts";
 export * as monkey from "./monkey.ts";
 export {
+  type HttpOptions,
   type Part,
+  type PartOptions,
   patch,
   type PatchOptions,
   type ProcessOptions,

@@ -34,12 +34,12 @@
 import { patchDns } from "./_patch_dns.ts";
 import { patchFetch } from "./_patch_fetch.ts";
 import { patchFs } from "./_patch_fs.ts";
-import { patchHttp } from "./_patch_http.ts";
+import { type HttpOptions, httpOptions, patchHttp } from "./_patch_http.ts";
 import { patchNet } from "./_patch_net.ts";
 import {
-  askForProcess,
   patchProcess,
   type ProcessOptions,
+  processOptions,
 } from "./_patch_process.ts";
 import { patchStreams } from "./_patch_streams.ts";
 import { patchTimers } from "./_patch_timers.ts";
@@ -47,6 +47,7 @@ import { patchTls } from "./_patch_tls.ts";
 import { patchWebsocket } from "./_patch_websocket.ts";
 
 export { getOriginal, patchItem, patchModule } from "./_items.ts";
+export type { HttpOptions } from "./_patch_http.ts";
 export type { ProcessOptions } from "./_patch_process.ts";
 
 /**
@@ -85,13 +86,27 @@ export type Part =
   | "http"
   | "websocket";
 
+/** Options that parts have of their own. */
+export interface PartOptions {
+  /** Options of the part `http`. */
+  http: HttpOptions;
+  /** Options of the part `process`. */
+  process: ProcessOptions;
+}
+
 /**
- * Options of {@linkcode patch}: a part that is `false` is left as it is. The part
- * `process` has options of its own.
+ * Options of {@linkcode patch}: a part that is `false` is left as it is. The parts `http`
+ * and `process` take options of their own as well.
  */
 export type PatchOptions =
-  & { [P in Exclude<Part, "process">]?: boolean }
-  & { process?: boolean | ProcessOptions };
+  & { [P in Exclude<Part, keyof PartOptions>]?: boolean }
+  & { [P in keyof PartOptions]?: boolean | PartOptions[P] };
+
+/** What is in force of the options of parts, and their names. */
+const partOptions = {
+  http: { inForce: httpOptions, names: ["killOnDisconnect"] },
+  process: { inForce: processOptions, names: ["killChildren"] },
+};
 
 const parts: Record<Part, () => Disposable> = {
   timers: patchTimers,
@@ -144,8 +159,9 @@ export function patch(options: PatchOptions = {}): Disposable {
   }
   for (const [name, value] of Object.entries(options)) {
     checkPart(name, "patch");
-    if (name === "process") checkProcess(value);
-    else if (typeof value !== "boolean" && value !== undefined) {
+    if (name in partOptions) {
+      checkOptionsOf(name as keyof PartOptions, value);
+    } else if (typeof value !== "boolean" && value !== undefined) {
       throw new TypeError(
         `Cannot patch as '${name}' must be a boolean: received ${value}`,
       );
@@ -155,30 +171,34 @@ export function patch(options: PatchOptions = {}): Disposable {
   for (const part of Object.keys(parts) as Part[]) {
     if (options[part] ?? true) stack.use(patchPart(part));
   }
-  if (typeof options.process === "object") {
-    stack.use(askForProcess(options.process));
+  for (const part of Object.keys(partOptions) as (keyof PartOptions)[]) {
+    const own = options[part];
+    if (typeof own === "object") {
+      stack.use(partOptions[part].inForce.ask(own));
+    }
   }
   return stack.move();
 }
 
-function checkProcess(options: boolean | ProcessOptions | undefined): void {
+function checkOptionsOf(part: keyof PartOptions, options: unknown): void {
   if (typeof options === "boolean" || options === undefined) return;
   if (typeof options !== "object" || options === null) {
     throw new TypeError(
-      `Cannot patch as 'process' must be a boolean or options: received ${options}`,
+      `Cannot patch as '${part}' must be a boolean or options: received ${options}`,
     );
   }
+  const { names } = partOptions[part];
   for (const [name, value] of Object.entries(options)) {
-    if (name !== "killChildren") {
+    if (!names.includes(name)) {
       throw new TypeError(
-        `Cannot patch as the option of 'process' must be killChildren: received ${
-          JSON.stringify(name)
-        }`,
+        `Cannot patch as the option of '${part}' must be ${
+          names.join(", ")
+        }: received ${JSON.stringify(name)}`,
       );
     }
     if (typeof value !== "boolean" && value !== undefined) {
       throw new TypeError(
-        `Cannot patch as 'killChildren' must be a boolean: received ${value}`,
+        `Cannot patch as '${name}' must be a boolean: received ${value}`,
       );
     }
   }

@@ -37,7 +37,7 @@ import { checkDuration } from "./_timers.ts";
 import { composed } from "./_composed.ts";
 import { Iteration } from "./_iteration.ts";
 import { endAll, GRACE, killOnce } from "./_kill.ts";
-import { Mapping, type Room } from "./_mapping.ts";
+import { Mapping, MappingWait, type Room } from "./_mapping.ts";
 import { Results } from "./_results.ts";
 import { Event } from "./event.ts";
 import { GreenletError, GreenletExit } from "./greenlet.ts";
@@ -413,18 +413,15 @@ export abstract class Members implements AsyncDisposable {
     checkFunction(run, "map", "run");
     const due = currentFlow().checkpoint();
     if (due !== null) return due;
-    const map = this.#mapOf(run, items);
-    return composed(() => map.run());
+    const [mapping, results] = this.#mapping(run, items);
+    return new MappingWait(mapping, results).start();
   }
 
-  /** A `map` that has opened the items, and does nothing more before it is run. */
-  #mapOf<T, R>(
+  /** A mapping that has opened the items and does nothing more before it is run. */
+  #mapping<T, R>(
     run: (item: T) => R,
     items: Iterable<T> | AsyncIterable<T>,
-  ): {
-    run(): Promise<Returned<R>[]>;
-    abandon(error: unknown): void;
-  } {
+  ): [Mapping<T, Returned<R>>, Returned<R>[]] {
     const results: Returned<R>[] = [];
     const iteration = new Iteration(items, "map");
     const mapping = new Mapping<T, Returned<R>>(this.#room, run, iteration, {
@@ -433,17 +430,7 @@ export abstract class Members implements AsyncDisposable {
         else mapping.callFailed(index, call.exception);
       },
     });
-    return {
-      async run() {
-        await mapping.run(false);
-        const { failure } = mapping;
-        if (failure === null) return results;
-        // It may have killed the call, and is now ours.
-        currentFlow().receive(failure.error);
-        throw failure.error;
-      },
-      abandon: (error) => mapping.abandon(error),
-    };
+    return [mapping, results];
   }
 
   /**
@@ -465,14 +452,16 @@ export abstract class Members implements AsyncDisposable {
   ): Greenlet<Returned<R>[]> {
     checkFunction(run, "map", "run");
     checkCallback(callback, "map");
-    const map = this.#mapOf(run, items);
-    const greenlet = new Greenlet(() => map.run());
+    const [mapping, results] = this.#mapping(run, items);
+    const greenlet = new Greenlet(() =>
+      new MappingWait(mapping, results).start()
+    );
     // One that is killed before it begins has closed nothing.
-    greenlet.rawlink(() => map.abandon(greenlet.value));
+    greenlet.rawlink(() => mapping.abandon(greenlet.value));
     try {
       greenlet.start();
     } catch (error) {
-      map.abandon(error);
+      mapping.abandon(error);
       throw error;
     }
     return follow(greenlet, callback);

@@ -325,10 +325,7 @@ class Limited extends Suspension<unknown> implements Reaction {
 
   #end(outcome: unknown, failed: boolean): void {
     this.#handBack();
-    // What the function has left behind, it has left behind too late.
-    if (this.#timeout === null) {
-      this.#inner.close(this.state === "waiting" ? this.#outer : null);
-    } else this.#inner.condemn(this.#timeout);
+    this.#inner.close(this.state === "waiting" ? this.#outer : null);
     if (failed && outcome === this.#timeout) this.#giveUp(outcome);
     else if (failed) this.#fail(outcome);
     else this.settle("given", outcome);

@@ -7,6 +7,7 @@
 
 import { assertInstanceOf } from "@std/assert";
 import { type Greenlet, GreenletExit, spawn } from "../mod.ts";
+import { PATIENCE } from "./_waits.ts";
 
 /** Numbers from 0 to 1, the same for the same seed. */
 export function random(seed: number): () => number {
@@ -23,7 +24,7 @@ export function test(name: string, body: () => Promise<void>): void {
   Deno.test(name, async () => {
     const { promise, reject } = Promise.withResolvers<never>();
     const late = new Error("Waits for what does not come");
-    const timer = setTimeout(() => reject(late), 30_000);
+    const timer = setTimeout(() => reject(late), PATIENCE);
     try {
       await Promise.race([body(), promise]);
     } finally {

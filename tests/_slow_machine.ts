@@ -7,6 +7,7 @@
  * deno test -P=test --preload=tests/_slow_machine.ts tests/lock_test.ts
  * ```
  *
+ * Not for the tests of `patch()`, which finds the runtime's own functions by what they are.
  * Scripts that a test runs in a process of their own are slowed down as well. What happens
  * in real time is no other the second time, so there is no seed: run it often.
  *

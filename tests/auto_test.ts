@@ -170,6 +170,7 @@ Deno.test("auto.ts patches tests by `deno test --preload`, and the sanitizers se
   const output = await run(files, [
     "test",
     "-q",
+    "-P=none",
     "--no-check",
     "--preload",
     auto,

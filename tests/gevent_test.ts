@@ -2174,35 +2174,6 @@ Deno.test("killAll() of none, and of dead ones, is over at once", async () => {
   assertEquals(g.value, 1);
 });
 
-Deno.test("killAll() ends 100,000 sleepers", async () => {
-  let finished = 0;
-  const sleepers = Array.from(
-    { length: 100_000 },
-    (_, n) =>
-      n % 2 === 0
-        ? spawn(async () => {
-          try {
-            await sleep(FOREVER);
-          } finally {
-            finished++;
-          }
-        })
-        : spawn(function* () {
-          try {
-            yield* sleep(FOREVER);
-          } finally {
-            finished++;
-          }
-        }),
-  );
-  await idle();
-  await killAll(sleepers);
-  assertEquals(finished, 100_000);
-  assert(
-    sleepers.every((g) => g.dead && g.value as unknown instanceof GreenletExit),
-  );
-});
-
 // --- spawnRaw
 
 testBoth("spawnRaw() starts one of the core's greenlets soon", {

@@ -8,6 +8,7 @@ import {
   assertStrictEquals,
   assertThrows,
 } from "@std/assert";
+import { clock } from "./_clock.ts";
 import {
   getCurrent,
   type Greenlet,
@@ -21,6 +22,8 @@ import {
   withTimeout,
 } from "../mod.ts";
 import { runScript, settle, testBoth } from "./_bodies.ts";
+
+clock.inEachTest();
 
 interface Mine {
   name?: string;
@@ -73,6 +76,7 @@ testBoth("local() is not inherited by those who are spawned", {
 });
 
 Deno.test("local() is main's own in each async function of main, and in callbacks", async () => {
+  clock.useRealTime();
   const mine = local<Mine>();
   mine.name = "main";
   async function inner() {
@@ -170,7 +174,7 @@ Deno.test("local() is the own of the core's greenlets, too", async () => {
     await sleep();
     seen.push(mine.name);
   });
-  await sleep(5);
+  await settle();
   assertEquals(seen, [undefined, "core", undefined, "raw"]);
 });
 

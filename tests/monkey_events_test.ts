@@ -189,6 +189,8 @@ const told: Record<string, Told> = {
       const worker = new NodeWorker(
         `require("node:worker_threads").parentPort.once("message", function () {
           this.postMessage("answer");
+          // Under --coverage no worker ends by itself.
+          process.exit();
         });`,
         { eval: true },
       );
@@ -463,7 +465,7 @@ Deno.test("What tells of events looks as before under patch(), and is put back",
     });
   const makeAll = async () => {
     const child = childProcess.spawn("true");
-    const worker = new NodeWorker("", { eval: true });
+    const worker = new NodeWorker("process.exit()", { eval: true });
     await Promise.all(
       [child, worker].map((it) =>
         new Promise((resolve) => it.once("exit", resolve))

@@ -18,6 +18,7 @@ import {
   Lock,
   monkey,
   patch,
+  type PatchOptions,
   Queue,
   run,
   sleep,
@@ -30,6 +31,9 @@ import { outcome, test, testRandomly, tick } from "./_random.ts";
 
 /** Longer than any test. */
 const LONG = 100_000_000;
+
+/** Has handlers killed when their clients go away. */
+const KILLING: PatchOptions = { http: { killOnDisconnect: true } };
 
 type Server = Deno.HttpServer<Deno.NetAddr>;
 
@@ -270,7 +274,7 @@ test("Deno.serve() takes a handler only", async () => {
 if (Deno.build.os !== "windows") {
   test("Deno.serve() serves on a Unix socket", async () => {
     const directory = Deno.makeTempDirSync();
-    using _ = patch();
+    using _ = patch(KILLING);
     const path = `${directory}/socket`;
     const gone = Promise.withResolvers<void>();
     await using _server = Deno.serve(
@@ -454,7 +458,7 @@ test("Deno.serve() prints an error of a handler once, and answers with 500", asy
   assertFalse(err.includes("failed with"));
 });
 
-test("Deno.serve(): a handler that somebody kills fails with that, and is answered with 500", async () => {
+test("Deno.serve(): a handler that is killed is answered with 503, and onError is told of no exit", async () => {
   using _ = patch();
   using failures = new Failures();
   for (const error of [new GreenletExit(), new Error("shot")]) {
@@ -465,10 +469,11 @@ test("Deno.serve(): a handler that somebody kills fails with that, and is answer
     const greenlet = await waiting.begun.promise;
     await greenlet.kill(error);
     assertStrictEquals(await waiting.ended.promise, error);
-    assertEquals((await response).status, 500);
-    assertEquals(await (await response).text(), "failed");
-    assertEquals(errors.all.length, 1);
-    assertStrictEquals(errors.all[0], error);
+    const isExit = error instanceof GreenletExit;
+    assertEquals((await response).status, isExit ? 503 : 500);
+    assertEquals(await (await response).text(), isExit ? "" : "failed");
+    assertEquals(errors.all.length, isExit ? 0 : 1);
+    if (!isExit) assertStrictEquals(errors.all[0], error);
   }
   assertEquals(failures.errors, []);
 });
@@ -553,7 +558,7 @@ for (const [name, client] of Object.entries(clients)) {
   };
   for (const [what, wait] of Object.entries(waits)) {
     test(`Deno.serve() over ${name}: a handler that ${what} is killed when the client goes away`, async () => {
-      using _ = patch();
+      using _ = patch(KILLING);
       using failures = new Failures();
       const errors = new Errors();
       const begun = Promise.withResolvers<Greenlet>();
@@ -582,7 +587,7 @@ for (const [name, client] of Object.entries(clients)) {
   }
 
   test(`Deno.serve() over ${name}: a handler is killed when the client goes away at once`, async () => {
-    using _ = patch();
+    using _ = patch(KILLING);
     let begun = 0, ended = 0;
     await using server = serve(async () => {
       begun++;
@@ -601,7 +606,7 @@ for (const [name, client] of Object.entries(clients)) {
   });
 
   test(`Deno.serve() over ${name}: a handler that sends no body is told by request.signal, too`, async () => {
-    using _ = patch();
+    using _ = patch(KILLING);
     const begun = Promise.withResolvers<void>();
     const aborted = Promise.withResolvers<void>();
     const ended = Promise.withResolvers<unknown>();
@@ -683,7 +688,7 @@ for (const [name, client] of Object.entries(clients)) {
 }
 
 test("Deno.serve(): a handler stuck in somebody else's promise is killed at its next wait", async () => {
-  using _ = patch();
+  using _ = patch(KILLING);
   const { promise, resolve } = Promise.withResolvers<void>();
   const begun = Promise.withResolvers<void>();
   let signal!: AbortSignal;
@@ -707,7 +712,7 @@ test("Deno.serve(): a handler stuck in somebody else's promise is killed at its 
 });
 
 test("Deno.serve(): what a handler throws while it cleans up is told, though the client is gone", async () => {
-  using _ = patch();
+  using _ = patch(KILLING);
   using failures = new Failures();
   const errors = new Errors();
   const begun = Promise.withResolvers<void>();
@@ -727,7 +732,7 @@ test("Deno.serve(): what a handler throws while it cleans up is told, though the
 });
 
 test("Deno.serve() asks for no signal of a request that takes no time", async () => {
-  using _ = patch();
+  using _ = patch(KILLING);
   const { get } = Object.getOwnPropertyDescriptor(
     Request.prototype,
     "signal",
@@ -773,7 +778,7 @@ for (const flags of [[], ["--unstable-no-legacy-abort"]]) {
       import { patch, sleep } from ${JSON.stringify(library)};
       const { warn } = console;
       {
-        using _ = patch();
+        using _ = patch({ http: { killOnDisconnect: true } });
         const server = Deno.serve({ hostname: "127.0.0.1", port: 0, onListen() {} }, async (request) => {
           await sleep(request.url.endsWith("/vain") ? 100_000 : 5);
           console.warn("a warning of", "the user's");
@@ -927,13 +932,14 @@ test("Deno.serve(): its handlers are killed when run() ends", async () => {
     await until(waiting.begun.promise);
   });
   assertInstanceOf(await waiting.ended.promise, GreenletExit);
-  assertEquals((await response!).status, 500);
+  assertEquals((await response!).status, 503);
   await (await response!).text();
+  assertEquals(errors.all, []);
   await server!.shutdown();
 });
 
 test("Deno.serve() kills its handlers when its signal is aborted", async () => {
-  using _ = patch();
+  using _ = patch(KILLING);
   const waiting = new Waiting();
   const errors = new Errors();
   const abort = new AbortController();
@@ -953,7 +959,7 @@ test("Deno.serve() works on when patch() is undone, and its handlers stay greenl
   const begun = Promise.withResolvers<void>();
   let server: Server;
   {
-    using _ = patch();
+    using _ = patch(KILLING);
     server = serve(async (request) => {
       const { name } = getCurrent() as Greenlet;
       const path = new URL(request.url).pathname;
@@ -1006,7 +1012,7 @@ async function talk(server: Server, text: string): Promise<string> {
 
 for (const slow of [false, true]) {
   test(`Deno.upgradeWebSocket() works in a handler${slow ? " that takes its time" : ""}, and no client is taken to be gone`, async () => {
-    using _ = patch();
+    using _ = patch(KILLING);
     const errors = new Errors();
     const greenlets: Greenlet[] = [];
     const callers: unknown[] = [];
@@ -1035,7 +1041,7 @@ for (const slow of [false, true]) {
 }
 
 test("Deno.upgradeWebSocket() that fails leaves the handler to be killed", async () => {
-  using _ = patch();
+  using _ = patch(KILLING);
   const waiting = new Waiting();
   await using server = serve(async (request) => {
     try {
@@ -1052,7 +1058,7 @@ test("Deno.upgradeWebSocket() that fails leaves the handler to be killed", async
 testRandomly(
   "Deno.serve(): every handler is accounted for when hundreds of clients go away at random",
   async (next) => {
-    using _ = patch();
+    using _ = patch(KILLING);
     using failures = new Failures();
     const errors = new Errors();
     const lock = new Lock();

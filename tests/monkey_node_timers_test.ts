@@ -49,6 +49,7 @@ import {
   withTimeout,
 } from "../mod.ts";
 import { Failures, runScript, testBoth } from "./_bodies.ts";
+import { Uncaught } from "./_uncaught.ts";
 import { random } from "./_random.ts";
 
 /** Longer than any test: what is still set when a test ends, the sanitizers see. */
@@ -234,7 +235,7 @@ for (const [name, way] of ways) {
 
   Deno.test(`setInterval() ${name} runs a greenlet each time, and goes on after an error`, async () => {
     using _ = patch();
-    using failures = new Failures();
+    using told = new Uncaught();
     const { setInterval, clearInterval } = way();
     const greenlets = new Set<unknown>();
     const { promise, resolve } = Promise.withResolvers<void>();
@@ -257,7 +258,7 @@ for (const [name, way] of ways) {
     await new Promise((resolve) => setTimeout(resolve, 10));
     assertEquals(greenlets.size, 4);
     for (const greenlet of greenlets) assertInstanceOf(greenlet, Greenlet);
-    assertEquals(failures.errors.length, 3);
+    assertEquals(told.errors.length, 3);
   });
 
   Deno.test(`clearTimeout() ${name} clears what was set in any way`, async () => {
@@ -726,12 +727,12 @@ const immediateWays = Object.entries({
 for (const [name, way] of immediateWays) {
   Deno.test(`setImmediate() ${name} runs its callback as a greenlet of its own`, async () => {
     using _ = patch();
-    using failures = new Failures();
+    using told = new Uncaught();
     const { setImmediate } = way();
     const request = new AsyncLocalStorage<string>();
     const { promise, resolve } = Promise.withResolvers<void>();
     const seen: unknown[] = [];
-    const error = new Error("printed");
+    const error = new Error("told");
     const setter = request.run("request 1", () =>
       spawn(() => {
         const immediate = setImmediate(
@@ -751,11 +752,11 @@ for (const [name, way] of immediateWays) {
       }));
     await setter.get();
     await promise;
-    while (failures.errors.length === 0) await sleep(1);
+    await told.until(1);
     assertEquals(seen, [
       ...["set", false, true, true, "one", 2, true, "request 1"],
     ]);
-    assertEquals(failures.errors, [error]);
+    assertEquals(told.rejections.map(([, reason]) => reason), [error]);
   });
 
   Deno.test(`setImmediate() ${name} in the promise idiom can be interrupted`, async () => {

@@ -4,7 +4,7 @@ import {
   assertGreaterOrEqual,
   assertMatch,
 } from "@std/assert";
-import { test, testRandomly } from "./_random.ts";
+import { test, testRandomly, tick } from "./_random.ts";
 
 const encoder = new TextEncoder();
 const decoder = new TextDecoder();
@@ -14,7 +14,7 @@ const library = new URL("../mod.ts", import.meta.url).href;
 /** What the scripts have in scope: the library, and reads of standard input. */
 const preamble = `
   import {
-    getHub, patch, sleep, spawn, Timeout, until, withTimeout,
+    idle, patch, sleep, spawn, Timeout, withTimeout,
   } from ${JSON.stringify(library)};
   const decoder = new TextDecoder();
   const text = (count, buffer) =>
@@ -27,7 +27,8 @@ const preamble = `
     const buffer = new Uint8Array(most);
     return text(Deno.stdin.readSync(buffer), buffer);
   }
-  /** When what was interrupted is over. */
+  const pause = () => new Promise((resolve) => setTimeout(resolve, 1));
+  /** When what was interrupted is over, and what was typed is kept for the next one. */
   async function readSyncSoon(most) {
     for (;;) {
       try {
@@ -41,8 +42,22 @@ const preamble = `
   const inside = (run) => spawn(run).get();
   const late = { value: "interrupted" };
   const readInVain = () => withTimeout(1, read, late);
-  /** Lets be read what was typed, although nobody waits. */
-  const pause = () => new Promise((resolve) => setTimeout(resolve, 50));
+  /** Tells that the process does not end: a timer that does not hold it up. */
+  const tellAlive = () =>
+    Deno.unrefTimer(setTimeout(() => console.log("alive"), 20));
+`;
+
+/** Lets a script wait until so many reads of the runtime are over, whoever wants them. */
+const COUNTING = `
+  let reads = 0;
+  const prototype = Object.getPrototypeOf(Deno.stdin);
+  const { read: original } = prototype;
+  prototype.read = function (buffer) {
+    return original.call(this, buffer).finally(() => reads++);
+  };
+  async function readsAreOver(count) {
+    while (reads < count) await pause();
+  }
 `;
 
 /** A script in a process of its own, and whoever sits in front of it. */
@@ -117,9 +132,10 @@ function lines(): TransformStream<string, string> {
 
 test("Deno.stdin.read() loses no line that is typed after an interrupt", async () => {
   await using session = new Session(`
+    ${COUNTING}
     using _ = patch();
     console.log(await readInVain());
-    await pause();
+    await readsAreOver(1);
     console.log(await inside(() => read(5)));
     console.log(await read(4));
     console.log(await inside(readInVain));
@@ -148,13 +164,14 @@ test("Deno.stdin.read() loses no line that is typed after an interrupt", async (
 
 test("Deno.stdin.read() keeps the end for the next one", async () => {
   await using session = new Session(`
+    ${COUNTING}
     using _ = patch();
     console.log(await readInVain());
-    await pause();
+    await readsAreOver(1);
     console.log(await inside(read));
     // It is there at once, and so this may not be interrupted.
     await readInVain();
-    await pause();
+    await readsAreOver(2);
     console.log(await read());
     await readInVain();
     console.log(await readSyncSoon());
@@ -191,9 +208,10 @@ test("Deno.stdin.readSync() gets what an interrupted read has brought", async ()
 test("Deno.stdin.readable gets what an interrupted read has brought, and the rest", async () => {
   for (const early of [true, false]) {
     await using session = new Session(`
+      ${COUNTING}
       using _ = patch();
       console.log(await readInVain());
-      ${early ? "" : "await pause();"}
+      ${early ? "" : "await readsAreOver(1);"}
       const { readable } = Deno.stdin;
       console.log(readable === Deno.stdin.readable);
       const reader = readable.pipeThrough(new TextDecoderStream()).getReader();
@@ -240,7 +258,7 @@ test("Deno.stdin.read() that is interrupted does not hold up the process", async
     console.log(await readInVain());
     console.log(await inside(readInVain));
     const greenlet = spawn(read);
-    await sleep(1);
+    await sleep(0);
     await greenlet.kill();
     console.log("bye");
   `);
@@ -267,6 +285,7 @@ for (
       console.log(await readInVain());
       ${read}
       console.log("waiting");
+      tellAlive();
     `);
     await session.expect("interrupted");
     if (read.includes("Sync")) {
@@ -274,8 +293,7 @@ for (
       await session.expect("first");
     }
     await session.expect("waiting");
-    // Time enough to end.
-    await new Promise((resolve) => setTimeout(resolve, 50));
+    await session.expect("alive");
     await session.type("last");
     await session.expect("last");
     await session.over();
@@ -284,9 +302,10 @@ for (
 
 test("Deno.stdin.close() drops what was kept", async () => {
   await using session = new Session(`
+    ${COUNTING}
     using _ = patch();
     console.log(await readInVain());
-    await pause();
+    await readsAreOver(1);
     Deno.stdin.close();
     for (const wrap of [(run) => run(), inside]) {
       console.log(await wrap(() => read().catch((error) => error.name)));
@@ -366,10 +385,16 @@ test("process.stdin reads on when a greenlet is timed out in a question", async 
     import process from "node:process";
     import { createInterface } from "node:readline/promises";
     using _ = patch();
+    let timeout;
+    const telling = (async () => {
+      while (!timeout) await pause();
+      while (timeout.pending) await pause();
+      console.log("time is over");
+    })();
     await inside(async () => {
       const lines = createInterface({ input: process.stdin });
       try {
-        using _ = Timeout.start(20);
+        using mine = timeout = Timeout.start(1);
         console.log("asking");
         console.log(await lines.question(""));
         await sleep(1e6);
@@ -381,7 +406,7 @@ test("process.stdin reads on when a greenlet is timed out in a question", async 
     });
   `);
   await session.expect("asking");
-  await new Promise((resolve) => setTimeout(resolve, 100));
+  await session.expect("time is over");
   await session.type("first\n");
   await session.expect("first");
   await session.expect("Timeout");
@@ -394,9 +419,10 @@ test("process.stdin gets first what an interrupted Deno.stdin.read() has left", 
   await using session = new Session(`
     import process from "node:process";
     import { createInterface } from "node:readline";
+    ${COUNTING}
     using _ = patch();
     console.log(await inside(readInVain));
-    await pause();
+    await readsAreOver(1);
     console.log(await inside(() => read(2)));
     const greenlet = spawn(async () => {
       createInterface({ input: process.stdin }).on("line", (line) => {
@@ -404,7 +430,7 @@ test("process.stdin gets first what an interrupted Deno.stdin.read() has left", 
       });
       await sleep(1e6);
     });
-    await sleep(1);
+    await sleep(0);
     await greenlet.kill();
   `);
   await session.expect("interrupted");
@@ -437,11 +463,11 @@ testRandomly(
         const buffer = new Uint8Array(1 + Math.floor(Math.random() * 200));
         const kind = Math.random();
         const interrupted = () => {
-          interrupts++;
           left.push(buffer);
+          if (++interrupts % 2 === 0 && interrupts <= 200) console.log("more");
         };
         if (kind < 0.4) {
-          const count = await withTimeout(Math.random() * 2, () =>
+          const count = await withTimeout(Math.random(), () =>
             Deno.stdin.read(buffer), { value: "late" });
           if (count === "late") interrupted();
           else going = take(buffer, count);
@@ -452,32 +478,37 @@ testRandomly(
             taken = true;
             going = take(buffer, count);
           });
-          await greenlet.join({ timeout: Math.random() * 2 });
+          await greenlet.join({ timeout: Math.random() });
           await greenlet.kill();
           if (!taken) interrupted();
-        } else if (kind < 0.82) {
+        } else if (kind < 0.82 && interrupts >= 200) {
           going = take(buffer, await Deno.stdin.read(buffer));
         }
       }
       const untouched = left.every((buffer) => buffer.every((b) => b === 0));
-      console.log(failed, untouched, length, interrupts > 10);
+      console.log(failed, untouched, length);
     `);
     const total = 20_000;
+    let stops = 100;
     for (let sent = 0; sent < total;) {
       const count = Math.min(total - sent, 1 + Math.floor(next() * 300));
       await session.type(
         Uint8Array.from({ length: count }, (_, i) => (sent + i) * 7 % 251),
       );
       sent += count;
-      await new Promise((resolve) => setTimeout(resolve, next() * 6));
+      // Goes on when some reads were interrupted.
+      if (stops-- > 0) await session.expect("more");
     }
+    for (; stops > 0; stops--) await session.expect("more");
     await session.end();
-    await session.expect(`null true ${total} true`);
+    await session.expect(`null true ${total}`);
     await session.over();
   },
 );
 
-for (const name of ["stdout", "stderr"] as const) {
+for (
+  const [name, other] of [["stdout", "stderr"], ["stderr", "stdout"]] as const
+) {
   testRandomly(
     `Deno.${name}.write() keeps the order when writes are interrupted`,
     async (next) => {
@@ -492,7 +523,9 @@ for (const name of ["stdout", "stderr"] as const) {
           const greenlet = spawn(() => Deno.${name}.write(bytes));
           await greenlet.join({ timeout: i % 3 });
           await greenlet.kill();
-          if (typeof greenlet.value !== "number") interrupts++;
+          if (typeof greenlet.value !== "number" && ++interrupts === 5) {
+            Deno.${other}.writeSync(new TextEncoder().encode("enough"));
+          }
           // What was interrupted goes on with a copy.
           data.fill(33);
         }
@@ -504,17 +537,18 @@ for (const name of ["stdout", "stderr"] as const) {
         stdout: "piped",
         stderr: "piped",
       }).spawn();
-      const other = new Response(
-        name === "stdout" ? process.stderr : process.stdout,
-      ).text();
+      const others = process[other].pipeThrough(new TextDecoderStream())
+        .getReader();
+      // As long as nothing is read, writes have to wait.
+      assertEquals((await others.read()).value, "enough");
       let text = "";
       const decoder = new TextDecoder();
       for await (const chunk of process[name]) {
         text += decoder.decode(chunk, { stream: true });
-        await new Promise((resolve) => setTimeout(resolve, next() * 6));
+        await tick(next() * 2);
       }
-      assert((await process.status).success, text + await other);
-      assertEquals(await other, "");
+      assertEquals((await others.read()).value, undefined);
+      assert((await process.status).success);
       const [letters, interrupts] = text.split("\n") as [string, string];
       assertMatch(letters, /^[A-r]+$/);
       const runs = letters.match(/(.)\1*/g)!;
@@ -554,7 +588,7 @@ for (const [name, listen] of Object.entries(listening)) {
         await sleep(60_000);
       });
       await ready.promise;
-      await sleep(20);
+      for (let i = 0; i < 10; i++) await idle();
       await user.kill();
       console.log("killed");
     `);

@@ -20,13 +20,14 @@ import {
   patch,
   sleep,
   spawn,
-  spawnLater,
   Timeout,
   until,
   withTimeout,
 } from "../mod.ts";
+import { settle } from "./_bodies.ts";
 import { test, testRandomly, tick } from "./_random.ts";
 import { dawdle, pieces, Received, sources } from "./_streams.ts";
+import { Gate, Interrupts, when } from "./_waits.ts";
 
 /** Longer than any test. */
 const LONG = 100_000_000;
@@ -39,12 +40,12 @@ async function readInTime(
 ): Promise<void> {
   const reader = stream.getReader();
   while (!received.ended) {
-    using timeout = Timeout.start(next() * 3);
+    using timeout = Timeout.start(next());
     try {
       while (!received.ended) received.take(await reader.read());
     } catch (error) {
       if (error !== timeout) throw error;
-      received.interrupts++;
+      received.note();
     }
   }
 }
@@ -54,20 +55,20 @@ for (const [name, source] of Object.entries(sources)) {
     `Reads of ${name} lose nothing when they are interrupted in the greenlet that has made the stream`,
     async (next) => {
       using _ = patch();
-      const length = 2000;
-      const everyone = Array.from({ length: 8 }, () =>
+      const length = 700;
+      const everyone = Array.from({ length: 24 }, () =>
         spawn(async () => {
           const received = new Received();
-          const stream = source(length, next);
-          // Some are asked before anybody reads.
-          if (next() < 0.5) await sleep(next() * 3);
+          const stream = source(length, next, received);
+          // Some are asked before they are read.
+          if (next() < 0.5) await sleep(next());
           await readInTime(stream, received, next);
           assertEquals(received.length, length);
-          return received.interrupts;
+          return received.count;
         }));
       let interrupts = 0;
       for (const greenlet of everyone) interrupts += await greenlet.get();
-      assertGreaterOrEqual(interrupts, 50);
+      assertGreaterOrEqual(interrupts, 300);
     },
   );
 
@@ -76,7 +77,7 @@ for (const [name, source] of Object.entries(sources)) {
     async (next) => {
       using _ = patch();
       const length = 500;
-      for (let i = 0; i < 10; i++) {
+      await Promise.all(Array.from({ length: 20 }, async () => {
         const made = Promise.withResolvers<ReadableStream<Uint8Array>>();
         const maker = spawn(async () => {
           made.resolve(source(length, next));
@@ -88,7 +89,7 @@ for (const [name, source] of Object.entries(sources)) {
         const received = new Received();
         while (!received.ended) received.take(await reader.read());
         assertEquals(received.length, length);
-      }
+      }));
     },
   );
 }
@@ -103,7 +104,7 @@ testRandomly(
         const sink = new WritableStream<Uint8Array>({
           start: () => dawdle(next),
           async write(value) {
-            await dawdle(next);
+            await dawdle(next, received);
             received.take({ value, done: false });
           },
           async close() {
@@ -121,14 +122,13 @@ testRandomly(
         });
         const piping = spawn(() => transform.readable.pipeTo(sink));
         const writer = transform.writable.getWriter();
-        let interrupts = 0;
         const inTime = async (run: () => Promise<void>) => {
-          using timeout = Timeout.start(next() * 2);
+          using timeout = Timeout.start(next());
           try {
             await run();
           } catch (error) {
             if (error !== timeout) throw error;
-            interrupts++;
+            received.note();
           }
         };
         for (const piece of pieces(1000, next)) {
@@ -144,14 +144,15 @@ testRandomly(
           }
         }
         await inTime(() => writer.close());
-        return { received, interrupts, piping };
+        // What is still on its way is not interrupted any more.
+        await received.patiently(() => piping.get());
+        return received;
       }));
     for (const maker of makers) {
-      const { received, interrupts, piping } = await maker.get();
-      await piping.get();
+      const received = await maker.get();
       assert(received.ended);
       assertEquals(received.length, 1000);
-      assertGreaterOrEqual(interrupts, 10);
+      assertGreaterOrEqual(received.count, 10);
     }
   },
 );
@@ -198,12 +199,15 @@ test("The functions of a stream run as nobody's part, and keep what runs with th
 /** What waits in every function of a chain of streams, and notes which of them are over. */
 class Chain {
   readonly log: unknown[];
+  /** Opened when it waits. */
+  readonly waits = new Gate();
 
-  constructor(log: unknown[] = []) {
+  constructor(log: unknown[]) {
     this.log = log;
   }
 
   async wait(name: string): Promise<void> {
+    this.waits.open();
     try {
       await new Promise((resolve) => setTimeout(resolve, LONG));
     } finally {
@@ -261,21 +265,24 @@ for (const stuckAt of ["source", "start", "transform"] as const) {
     test(`Functions of streams that wait (${stuckAt}) end with the stream at once by ${name}, when that is killed`, async () => {
       using _ = patch();
       for (const madeBy of ["itself", "another"]) {
-        const chain = new Chain();
+        const log: unknown[] = [];
+        const chain = new Chain(log);
         const another = spawn(() => chain.make(stuckAt));
         const stream = await another.get();
+        const own = new Chain(log);
         const greenlet = spawn(() =>
-          use(madeBy === "itself" ? chain.make(stuckAt) : stream)
+          use(madeBy === "itself" ? own.make(stuckAt) : stream)
         );
-        await tick(5);
-        assertEquals(chain.log, []);
+        await (madeBy === "itself" ? own : chain).waits.opened;
+        await settle();
+        assertEquals(log, []);
         await greenlet.kill();
         assertInstanceOf(greenlet.value, GreenletExit);
-        await tick(5);
-        assert(chain.log.includes(stuckAt), chain.log.join());
-        assert(chain.log.includes("generator"), chain.log.join());
+        await settle();
+        assert(log.includes(stuckAt), log.join());
+        assert(log.includes("generator"), log.join());
         if (madeBy === "itself") await stream.cancel(greenlet.value);
-        await tick(5);
+        await settle();
       }
     });
   }
@@ -284,10 +291,15 @@ for (const stuckAt of ["source", "start", "transform"] as const) {
 /** A source that waits for its second chunk, which is asked for beforehand. */
 class Ahead {
   readonly log: unknown[] = [];
+  /** Opened when it waits. */
+  readonly waits = new Gate();
   #count = 0;
 
   async pull(controller: ReadableStreamDefaultController): Promise<void> {
-    if (++this.#count > 1) await new Chain(this.log).wait("pull");
+    if (++this.#count > 1) {
+      this.waits.open();
+      await new Chain(this.log).wait("pull");
+    }
     controller.enqueue(this.#count);
   }
 
@@ -338,11 +350,12 @@ for (
     using _ = patch();
     const source = new Ahead();
     const greenlet = spawn(() => use(new ReadableStream(source)));
-    await tick(5);
+    await source.waits.opened;
+    await settle();
     assertEquals(source.log, []);
     await greenlet.kill();
     assertInstanceOf(greenlet.value, GreenletExit);
-    await tick(5);
+    await settle();
     assertEquals(source.log, [greenlet.value, "pull"]);
   });
 }
@@ -351,25 +364,30 @@ test("Functions of a stream that wait end with a loop that a Timeout ends, and n
   using _ = patch();
   await spawn(async () => {
     const source = new Ahead();
-    using timeout = Timeout.start(5);
+    using timeout = new Timeout(1);
     const error = await assertRejects(async () => {
-      for await (const _chunk of new ReadableStream(source)) await sleep(LONG);
+      for await (const _chunk of new ReadableStream(source)) {
+        await source.waits.opened;
+        timeout.start();
+        await sleep(LONG);
+      }
     });
     assertStrictEquals(error, timeout);
-    await sleep(0);
+    await settle();
     assertEquals(source.log, [timeout, "pull"]);
-    const another = new Ahead();
+    const reasons: unknown[] = [];
+    const another: UnderlyingDefaultSource = {
+      pull: (controller) => controller.enqueue(1),
+      cancel: (reason) => void reasons.push(reason),
+    };
     for await (const _chunk of new ReadableStream(another)) break;
     {
+      // It is over in a wait of somebody else's, and so never thrown.
       using timeout = Timeout.start(1);
-      const { promise, resolve } = Promise.withResolvers<void>();
-      spawnLater(5, resolve);
-      await promise;
-      assert(!timeout.pending);
+      await when(() => !timeout.pending);
     }
     await new ReadableStream(another).cancel();
-    await sleep(5);
-    assertEquals(another.log, [undefined, undefined]);
+    assertEquals(reasons, [undefined, undefined]);
   }).get();
 });
 
@@ -377,11 +395,14 @@ test("ReadableStream.pipeTo() that is killed ends a write that waits at once, un
   using _ = patch();
   for (const preventAbort of [false, true]) {
     const log: unknown[] = [];
+    const begun = new Gate();
+    const mayEnd = new Gate();
     const greenlet = spawn(async () => {
       const sink = new WritableStream({
         async write() {
+          begun.open();
           try {
-            await until(tick(20));
+            await until(mayEnd.opened);
             log.push("written");
           } catch (error) {
             log.push(error);
@@ -390,11 +411,12 @@ test("ReadableStream.pipeTo() that is killed ends a write that waits at once, un
       });
       await ReadableStream.from([1]).pipeTo(sink, { preventAbort });
     });
-    await tick(5);
+    await begun.opened;
     await greenlet.kill();
-    await tick(5);
+    await settle();
     assertEquals(log, preventAbort ? [] : [greenlet.value]);
-    await tick(30);
+    mayEnd.open();
+    await settle();
     assertEquals(log, preventAbort ? ["written"] : [greenlet.value]);
   }
 });
@@ -435,10 +457,12 @@ test("Functions of a stream that wait end with it at once when who reads its bra
   using _ = patch();
   for (const type of [undefined, "bytes"] as const) {
     const log: string[] = [];
+    const pulled = new Gate();
     const branches = await spawn(() => {
       const stream = new ReadableStream({
         type: type as "bytes",
         async pull() {
+          pulled.open();
           try {
             await new Promise((resolve) => setTimeout(resolve, LONG));
           } finally {
@@ -454,12 +478,13 @@ test("Functions of a stream that wait end with it at once when who reads its bra
         for await (const _chunk of branch);
       })
     );
+    await pulled.opened;
     for (const reader of readers) {
-      await tick(5);
+      await settle();
       assertEquals(log, []);
       await reader.kill();
     }
-    await tick(5);
+    await settle();
     assertEquals(log, ["source"]);
   }
 });
@@ -472,8 +497,10 @@ for (const by of ["writer", "stream"] as const) {
     for (const stuckAt of [...stuck, ...stuck]) {
       const hasReason = ++count <= stuck.length;
       const log: string[] = [];
+      const isStuck = new Gate();
       const wait = async (name: string) => {
         if (name !== stuckAt) return;
+        isStuck.open();
         try {
           await new Promise((resolve) => setTimeout(resolve, LONG));
         } finally {
@@ -497,7 +524,8 @@ for (const by of ["writer", "stream"] as const) {
           throw error;
         }
       });
-      await tick(5);
+      await isStuck.opened;
+      await settle();
       assertEquals(log, []);
       await greenlet.kill();
       assertInstanceOf(greenlet.value, GreenletExit);
@@ -510,10 +538,13 @@ test("WritableStream.abort() that fails, or comes for a reason of one's own, lea
   using _ = patch();
   const log: unknown[] = [];
   const exit = new GreenletExit();
+  const begun = new Gate();
+  const mayEnd = new Gate();
   const stream = await spawn(() =>
     new WritableStream({
       async write() {
-        await until(tick(10));
+        begun.open();
+        await until(mayEnd.opened);
         log.push("written");
       },
     })
@@ -522,38 +553,48 @@ test("WritableStream.abort() that fails, or comes for a reason of one's own, lea
   const greenlet = spawn(async () => {
     await writer.write(1);
   });
-  await tick(2);
+  await begun.opened;
   await greenlet.kill(exit);
   await assertRejects(() => stream.abort(exit), TypeError, "locked");
-  await writer.abort(new Error("mine"));
-  await tick(10);
+  const aborting = writer.abort(new Error("mine"));
+  await settle();
+  assertEquals(log, []);
+  mayEnd.open();
+  await aborting;
   assertEquals(log, ["written"]);
 });
 
 test("ReadableStream.cancel() for a reason of one's own leaves alone what a function of the stream waits for", async () => {
   using _ = patch();
   const log: string[] = [];
+  const begun = new Gate();
+  const mayEnd = new Gate();
   await spawn(async () => {
     const stream = new ReadableStream({
       async pull() {
-        await sleep(5);
+        begun.open();
+        await until(mayEnd.opened);
         log.push("pulled");
       },
     });
-    await sleep(1);
+    await begun.opened;
     await stream.cancel(new Error("mine"));
   }).get();
+  await settle();
   assertEquals(log, []);
-  await tick(20);
+  mayEnd.open();
+  await settle();
   assertEquals(log, ["pulled"]);
 });
 
 test("ReadableStream.pipeThrough() and tee() of streams of before patch() are whole", async () => {
+  const interrupts = new Interrupts();
   const make = () => {
     let n = 0;
     return new ReadableStream<number>({
       async pull(controller) {
-        await new Promise((resolve) => setTimeout(resolve, 5));
+        await new Promise((resolve) => setTimeout(resolve, 1));
+        await interrupts.more(1);
         if (++n === 3) controller.close();
         else controller.enqueue(n);
       },
@@ -561,7 +602,8 @@ test("ReadableStream.pipeThrough() and tee() of streams of before patch() are wh
   };
   const transform = new TransformStream<number, number>({
     async transform(chunk, controller) {
-      await new Promise((resolve) => setTimeout(resolve, 5));
+      await new Promise((resolve) => setTimeout(resolve, 1));
+      await interrupts.more(1);
       controller.enqueue(chunk);
     },
   });
@@ -574,23 +616,23 @@ test("ReadableStream.pipeThrough() and tee() of streams of before patch() are wh
     ]
   ) {
     const got: unknown[] = [];
-    let interrupts = 0;
+    const before = interrupts.count;
     await spawn(async () => {
       const reader = read().getReader();
       for (let isOver = false; !isOver;) {
-        using timeout = Timeout.start(2);
+        using timeout = Timeout.start(1);
         try {
           const { value, done } = await reader.read();
           isOver = done;
           got.push(value);
         } catch (error) {
           if (error !== timeout) throw error;
-          interrupts++;
+          interrupts.note();
         }
       }
     }).get();
     assertEquals(got, [1, 2, undefined]);
-    assertGreaterOrEqual(interrupts, 2);
+    assertGreaterOrEqual(interrupts.count - before, 2);
   }
 });
 
@@ -612,11 +654,14 @@ test("fetch() sends the body to its end, although its greenlet is timed out and 
   );
   using _ = patch();
   let response!: Response;
+  const timedOut = new Gate();
+  const mayEnd = new Gate();
   const greenlet = spawn(async () => {
     let n = 0;
     const body = new ReadableStream<Uint8Array>({
       async pull(controller) {
-        await new Promise((resolve) => setTimeout(resolve, 10));
+        await new Promise((resolve) => setTimeout(resolve, 1));
+        if (n > 1) await until(mayEnd.opened);
         controller.enqueue(new TextEncoder().encode(`${n}`));
         if (++n === 5) controller.close();
       },
@@ -626,12 +671,13 @@ test("fetch() sends the body to its end, although its greenlet is timed out and 
     response = await fetch(url, { method: "POST", body });
     using timeout = Timeout.start(2);
     assertStrictEquals(await assertRejects(() => sleep(LONG)), timeout);
+    timedOut.open();
     await sleep(LONG);
   });
-  while (response === undefined) await tick();
-  await tick(5);
+  await timedOut.opened;
   await greenlet.kill();
-  assert(received.length < 5);
+  assert(received.join("").length < 5);
+  mayEnd.open();
   assertEquals(await response.text(), "answer");
   assertEquals(received.join(""), "01234");
 });

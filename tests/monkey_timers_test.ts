@@ -30,14 +30,15 @@ import {
   until,
   withTimeout,
 } from "../mod.ts";
-import { Failures, runScript, testBoth } from "./_bodies.ts";
+import { Failures, runScript, settle, testBoth } from "./_bodies.ts";
+import { random } from "./_random.ts";
+import { Gate, when } from "./_waits.ts";
+import { Uncaught } from "./_uncaught.ts";
 
 type Timer = ReturnType<typeof setTimeout>;
 
 /** Longer than any test: what is still set when a test ends, the sanitizers see. */
 const LONG = 100_000_000;
-/** What separates "at once" from "never". */
-const SOON = 5_000;
 
 /** Somebody else's code. */
 function pause(ms: number): Promise<void> {
@@ -48,16 +49,6 @@ function pause(ms: number): Promise<void> {
 function tick(ms = 0): Promise<void> {
   const setTimeout = monkey.getOriginal(globalThis, "setTimeout");
   return new Promise((resolve) => setTimeout(resolve, ms));
-}
-
-/** Numbers from 0 to 1, the same for the same seed. */
-function random(seed: number): () => number {
-  return () => {
-    seed = seed + 0x6D2B79F5 | 0;
-    let t = Math.imul(seed ^ seed >>> 15, 1 | seed);
-    t = t + Math.imul(t ^ t >>> 7, 61 | t) ^ t;
-    return ((t ^ t >>> 14) >>> 0) / 4294967296;
-  };
 }
 
 Deno.test("setTimeout() runs its callback as a greenlet of its own, with the setter's context", async () => {
@@ -152,17 +143,16 @@ Deno.test("setTimeout() takes every kind of function that is no promise's own", 
       [],
     ],
   ];
-  const greenlet = spawn(async () => {
+  const greenlet: Greenlet = spawn(async () => {
     for (const [callback, args] of setters) {
-      setTimeout(callback as (...args: unknown[]) => void, 50, ...args);
+      setTimeout(callback as (...args: unknown[]) => void, 1, ...args);
     }
+    // None of them is a wait of the greenlet's, to be undone with a kill.
+    greenlet.kill(undefined, { block: false });
     await sleep(LONG);
   });
-  await sleep(0);
-  // None of them is a wait of the greenlet's, to be undone with a kill.
-  await greenlet.kill();
-  assertEquals(calls, []);
-  while (calls.length < setters.length - 1) await tick(1);
+  await greenlet.join();
+  await when(() => calls.length >= setters.length - 1);
   assertEquals(calls, [
     ["arrow", "a"],
     ["anonymous", "b"],
@@ -171,31 +161,6 @@ Deno.test("setTimeout() takes every kind of function that is no promise's own", 
     ["bound"],
     ["async", "e"],
   ]);
-});
-
-Deno.test("setTimeout() prints the error of a callback once, and the process goes on", async () => {
-  using _ = patch();
-  using failures = new Failures();
-  const plain = new Error("plain");
-  const late = new Error("late");
-  const setter = spawn(async () => {
-    setTimeout(() => {
-      throw plain;
-    }, 1);
-    setTimeout(async () => {
-      await sleep(1);
-      throw late;
-    }, 1);
-    await sleep(LONG);
-  });
-  while (failures.errors.length < 2) await tick(1);
-  assertEquals(failures.errors, [plain, late]);
-  for (const context of failures.contexts) {
-    assertInstanceOf(context, Greenlet);
-    assertNotStrictEquals<unknown>(context, setter);
-  }
-  assertFalse(setter.dead);
-  await setter.kill();
 });
 
 Deno.test("setTimeout() callbacks can be killed and timed out like any greenlet", async () => {
@@ -214,7 +179,7 @@ Deno.test("setTimeout() callbacks can be killed and timed out like any greenlet"
       }
     }, 1);
   });
-  while (log.length === 0) await tick(1);
+  await when(() => log.length > 0);
   await callback!.kill();
   assertEquals(log, ["late", "cleaned up"]);
   assertInstanceOf(callback!.value, GreenletExit);
@@ -225,25 +190,24 @@ Deno.test("setTimeout() is not cleared when its setter is killed, and its callba
   const log: string[] = [];
   let intervals = 0;
   let interval: Timer | undefined;
-  const setter = spawn(async () => {
+  const setter: Greenlet = spawn(async () => {
     setTimeout(async () => {
       log.push("callback");
       await pause(1);
       await sleep(1);
       log.push("waited");
-    }, 5);
+    }, 1);
     interval = setInterval(async () => {
       await pause(1);
       intervals++;
     }, 1);
+    // Without any grace, so that the setter is condemned as well.
+    setter.kill(undefined, { grace: 0, block: false });
     await sleep(LONG);
   });
-  await sleep(0);
-  // Without any grace, so that the setter is condemned as well.
-  await setter.kill(undefined, { grace: 0 });
-  assert(setter.dead);
-  assertEquals(log, []);
-  while (log.length < 2 || intervals < 3) await tick(1);
+  await setter.join();
+  assertInstanceOf(setter.value, GreenletExit);
+  await when(() => log.length >= 2 && intervals >= 3);
   clearInterval(interval);
   assertEquals(log, ["callback", "waited"]);
   await getHub().join();
@@ -261,7 +225,7 @@ Deno.test("setTimeout() sets a timer in a greenlet that has been condemned", asy
   });
   await sleep(0);
   await setter.kill(undefined, { grace: 0 });
-  while (!fired) await tick(1);
+  await when(() => fired);
 });
 
 Deno.test("setInterval() runs a greenlet each time, until clearInterval()", async () => {
@@ -283,7 +247,8 @@ Deno.test("setInterval() runs a greenlet each time, until clearInterval()", asyn
     );
     await until(promise);
   }).get();
-  await tick(10);
+  // It does not come again, for which it would have had time.
+  await tick(3);
   assertEquals(greenlets.size, 4);
   assertEquals([...args], ["arg"]);
   for (const greenlet of greenlets) assertInstanceOf(greenlet, Greenlet);
@@ -291,14 +256,14 @@ Deno.test("setInterval() runs a greenlet each time, until clearInterval()", asyn
 
 Deno.test("setInterval() goes on after a callback has failed", async () => {
   using _ = patch();
-  using failures = new Failures();
+  using told = new Uncaught();
   let id: Timer | undefined;
   spawn(() => {
     id = setInterval(() => {
       throw new Error("again");
     }, 1);
   });
-  while (failures.errors.length < 3) await tick(1);
+  await told.until(3);
   clearInterval(id);
 });
 
@@ -319,13 +284,16 @@ Deno.test("setInterval() with a promise's resolve settles it and goes on until c
 Deno.test("clearTimeout() clears what was set inside and outside, from inside and outside", async () => {
   let fired = 0;
   const fire = () => void fired++;
-  const before = setTimeout(fire, 1);
+  // What is not cleared the sanitizers see.
+  const before = setTimeout(fire, LONG);
   using _ = patch();
-  const outside = setTimeout(fire, 1);
-  const other = setTimeout(fire, 1);
+  const outside = setTimeout(fire, LONG);
+  const other = setTimeout(fire, LONG);
   const inside: Timer[] = [];
   await spawn(() => {
-    inside.push(setTimeout(fire, 1), setTimeout(fire, 1), setInterval(fire, 1));
+    for (const set of [setTimeout, setTimeout, setInterval]) {
+      inside.push(set(fire, LONG));
+    }
     clearTimeout(before);
     clearTimeout(outside);
     clearInterval(inside[0]);
@@ -338,19 +306,17 @@ Deno.test("clearTimeout() clears what was set inside and outside, from inside an
   clearTimeout(undefined);
   clearTimeout(null as never);
   clearTimeout(987654321);
-  await tick(5);
+  await settle();
   assertEquals(fired, 0);
 });
 
 Deno.test("clearTimeout() takes the number of a timer, as a string too", async () => {
   using _ = patch();
-  let fired = false;
-  await spawn(async () => {
-    clearTimeout(Number(setTimeout(() => fired = true, 1)));
-    clearTimeout(String(Number(setTimeout(() => fired = true, 1))) as never);
-    await sleep(5);
+  // What is not cleared the sanitizers see.
+  await spawn(() => {
+    clearTimeout(Number(setTimeout(() => {}, LONG)));
+    clearTimeout(String(Number(setTimeout(() => {}, LONG))) as never);
   }).get();
-  assertFalse(fired);
 });
 
 Deno.test("clearTimeout() fails for what is no timer as it does unpatched", async () => {
@@ -380,7 +346,7 @@ Deno.test("clearTimeout() is in time as long as the callback has not begun", asy
     })
   );
   try {
-    for (let i = 0; i < 20; i++) {
+    for (let i = 0; i < 8; i++) {
       const log: string[] = [];
       await spawn(async () => {
         const ids: Timer[] = [];
@@ -393,10 +359,10 @@ Deno.test("clearTimeout() is in time as long as the callback has not begun", asy
           );
         }
         // They are due together.
-        const end = performance.now() + 3;
+        const end = performance.now() + 2;
         while (performance.now() < end);
         while (log.length === 0) await sleep(0);
-        await sleep(2);
+        await sleep(1);
       }).get();
       assertEquals(log, ["one"]);
     }
@@ -414,7 +380,7 @@ Deno.test("clearTimeout() leaves a promise pending, and the greenlet can still b
     try {
       await until(
         new Promise((resolve) => {
-          id = setTimeout(resolve, 1);
+          id = setTimeout(resolve, LONG);
         }),
       );
     } finally {
@@ -423,7 +389,7 @@ Deno.test("clearTimeout() leaves a promise pending, and the greenlet can still b
   });
   await sleep(0);
   clearTimeout(id);
-  await tick(5);
+  await settle();
   assertFalse(cleaned);
   await greenlet.kill();
   assert(cleaned);
@@ -455,8 +421,8 @@ testBoth(
     using _ = patch();
     const log: string[] = [];
     const start = performance.now();
-    await spawn(body, log, 20).get();
-    assertGreaterOrEqual(performance.now() - start, 18);
+    await spawn(body, log, 5).get();
+    assertGreaterOrEqual(performance.now() - start, 4);
     assertEquals(log, ["paused", "cleaned up"]);
   },
 );
@@ -468,10 +434,9 @@ testBoth(
     using _ = patch();
     const log: string[] = [];
     const greenlet = spawn(body, log, LONG);
-    await sleep(1);
-    const start = performance.now();
-    await greenlet.kill();
-    assertLess(performance.now() - start, SOON);
+    await sleep(0);
+    // If it were not at once, it would never be.
+    await greenlet.kill(undefined, { grace: LONG });
     assertEquals(log, ["cleaned up"]);
     assertInstanceOf(greenlet.value, GreenletExit);
     assert(greenlet.successful());
@@ -486,7 +451,7 @@ testBoth(
     using failures = new Failures();
     const log: string[] = [];
     const greenlet = spawn(body, log, LONG);
-    await sleep(1);
+    await sleep(0);
     const error = new Error("own");
     await greenlet.kill(error);
     assertStrictEquals(greenlet.exception, error);
@@ -568,7 +533,7 @@ Deno.test("setTimeout() with a promise's reject is interrupted with the error", 
   const wait = () =>
     new Promise<never>((_, reject) => setTimeout(reject, LONG));
   const greenlet = spawn(wait);
-  await sleep(1);
+  await sleep(0);
   const exit = new GreenletExit("now");
   await greenlet.kill(exit);
   assert(greenlet.successful());
@@ -660,7 +625,7 @@ Deno.test("setTimeout() knows the functions that an awaited thenable gets", asyn
       },
     };
   });
-  await tick();
+  await settle();
   await greenlet.kill();
   assertInstanceOf(greenlet.value, GreenletExit);
 });
@@ -691,7 +656,7 @@ Deno.test("setTimeout() interrupts all the promises that are pending", async () 
       cleaned++;
     }
   });
-  await sleep(1);
+  await sleep(0);
   await greenlet.kill();
   assertInstanceOf(greenlet.value, GreenletExit);
   assertEquals(cleaned, 2);
@@ -729,7 +694,8 @@ Deno.test("setTimeout() interrupted in a promise that nobody awaits yet is no un
         await sleep(0);
         await interrupt(greenlet as Greenlet);
         await greenlet.join();
-        await tick(2);
+        // The runtime looks for unhandled rejections in each turn of its loop.
+        await settle();
       }
     }
   } finally {
@@ -769,7 +735,7 @@ for (
         ${code}
       }
       program();
-      await sleep(100);
+      await sleep(100_000);
       console.log("not reached");
     `);
     assertEquals([out, exitCode], [[], 1]);
@@ -784,7 +750,7 @@ Deno.test("setTimeout() leaves an unhandled rejection of somebody else's to the 
       using _ = Timeout.start(1);
       await new Promise((r) => setTimeout(r, 100_000)).catch(() => {});
       Promise.reject(new Error("somebody else's"));
-      await sleep(100);
+      await sleep(100_000);
     }).join();
     console.log("not reached");
   `);
@@ -850,7 +816,8 @@ testBoth(
 for (const over of ["fired", "cleared"]) {
   Deno.test(`setTimeout() that has ${over} is no wait any more: an interrupt is held for the next`, async () => {
     using _ = patch();
-    const { promise, resolve } = Promise.withResolvers<void>();
+    const isOver = new Gate();
+    const goesOn = new Gate();
     const error = new Error("held");
     const greenlet = spawn(async () => {
       const ended = new Promise((resolve) => {
@@ -858,12 +825,13 @@ for (const over of ["fired", "cleared"]) {
         if (over === "cleared") clearTimeout(timer);
       });
       if (over === "fired") await ended;
-      await promise;
-      return await pause(50).catch((error: unknown) => error);
+      isOver.open();
+      await goesOn.opened;
+      return await pause(LONG).catch((error: unknown) => error);
     });
-    await sleep(10);
+    await isOver.opened;
     greenlet.throw(error);
-    resolve();
+    goesOn.open();
     assertStrictEquals(await greenlet.get(), error);
   });
 }
@@ -902,10 +870,8 @@ Deno.test("setTimeout() in the promise idiom ends a body that swallows its kill"
       }
     }
   });
-  await sleep(1);
-  const start = performance.now();
-  await greenlet.kill(undefined, { grace: 20 });
-  assertLess(performance.now() - start, SOON);
+  await sleep(0);
+  await greenlet.kill(undefined, { grace: 1 });
   assert(greenlet.dead);
   // Once for the kill, and ten times more.
   assertGreaterOrEqual(swallowed, 10);
@@ -914,7 +880,7 @@ Deno.test("setTimeout() in the promise idiom ends a body that swallows its kill"
   assertInstanceOf(error, GreenletError);
   assert(error.message.includes("left suspended for good"));
   const count = swallowed;
-  await tick(5);
+  await settle();
   assertEquals(swallowed, count);
 });
 
@@ -929,8 +895,8 @@ Deno.test("setTimeout() lets clean-up pause within its grace", async () => {
       log.push("saved");
     }
   });
-  await sleep(1);
-  await greenlet.kill();
+  await sleep(0);
+  await greenlet.kill(undefined, { grace: LONG });
   assertEquals(log, ["saved"]);
 });
 
@@ -948,7 +914,7 @@ Deno.test("setTimeout() ends a clean-up that pauses beyond its grace", async () 
       }
     }
   });
-  await sleep(1);
+  await sleep(0);
   await greenlet.kill(undefined, { grace: 5 });
   assertEquals(log, ["cut short"]);
   assertInstanceOf(greenlet.value, GreenletExit);
@@ -978,14 +944,14 @@ for (
     "in withTimeout()": async (share: () => Promise<string>) =>
       await withTimeout(LONG, share),
     "in a race": async (share: () => Promise<string>) =>
-      await Promise.race([share(), sleep(20)]),
+      await Promise.race([share(), until(new Promise(() => {}))]),
   })
 ) {
   Deno.test(`setTimeout() killed in a shared promise fails the other greenlet, ${name}`, async () => {
     using _ = patch();
     using failures = new Failures();
     const { a, b } = shareRefresh(refresh, ofB);
-    await sleep(1);
+    await sleep(0);
     await a.kill();
     await b.join();
     assertInstanceOf(a.value, GreenletExit);
@@ -997,7 +963,6 @@ for (
     assertEquals(failures.contexts, [b]);
     assertStrictEquals(failures.errors[0], b.exception);
     await assertRejects(() => b.get(), GreenletError, "shared with");
-    if (name === "in a race") await sleep(25);
   });
 }
 
@@ -1026,7 +991,7 @@ Deno.test("setTimeout() rejected in a shared promise fails the other greenlet", 
     () => new Promise((_, reject) => setTimeout(reject, LONG)),
     (share) => share(),
   );
-  await sleep(1);
+  await sleep(0);
   await a.kill();
   await b.join();
   assertInstanceOf(b.exception, GreenletError);
@@ -1038,7 +1003,7 @@ Deno.test("setTimeout() killed in a shared promise fails the main greenlet's cod
   using _ = patch();
   let shared: Promise<string> | undefined;
   const a = spawn(async () => await (shared = refresh()));
-  await sleep(1);
+  await sleep(0);
   const outside = shared!.catch((error: unknown) => error);
   await a.kill();
   assertStrictEquals<unknown>(await outside, a.value);
@@ -1055,7 +1020,7 @@ Deno.test("setTimeout() killed in a shared promise is caught by the other greenl
       }
     }
   });
-  await sleep(1);
+  await sleep(0);
   await a.kill();
   assertEquals(await b.get(), "another way");
 });
@@ -1063,7 +1028,7 @@ Deno.test("setTimeout() killed in a shared promise is caught by the other greenl
 Deno.test("setTimeout() killed in a shared promise is an exit to both when both were killed", async () => {
   using _ = patch();
   const { a, b } = shareRefresh(refresh, (share) => share());
-  await sleep(1);
+  await sleep(0);
   const exit = new GreenletExit("both");
   await killAll([a, b], { error: exit });
   assert(a.successful());
@@ -1073,16 +1038,18 @@ Deno.test("setTimeout() killed in a shared promise is an exit to both when both 
 
 Deno.test("setTimeout() killed in a shared promise leaves the other greenlet's own kill to it", async () => {
   using _ = patch();
+  const caught = new Gate();
   const { a, b } = shareRefresh(refresh, async (share) => {
     try {
       return await share();
     } catch {
+      caught.open();
       await sleep(LONG);
     }
   });
-  await sleep(1);
+  await sleep(0);
   await a.kill();
-  await sleep(1);
+  await caught.opened;
   await b.kill();
   assert(b.successful());
   assertNotStrictEquals<unknown>(b.value, a.value);
@@ -1173,7 +1140,7 @@ Deno.test("setTimeout() that is pending when patch() is disposed of goes on", as
   await cleared.kill();
   await paused.get();
   assertEquals(log, ["paused", "cleaned up"]);
-  assert(called);
+  await when(() => called);
 });
 
 Deno.test("setTimeout() after patch() is disposed of belongs to no greenlet", async () => {
@@ -1193,51 +1160,53 @@ Deno.test("setTimeout() survives a storm of kills and timeouts: each body cleans
   using _ = patch();
   const seed = Date.now() % 1_000_000;
   const next = random(seed);
-  const count = 1000;
-  const cleanedUp = new Array(count).fill(0);
   const ends = { paused: 0, "timed out": 0, killed: 0 };
-  async function body(i: number) {
-    let end: keyof typeof ends = "killed";
-    const ms = next() * 250;
-    const limit = next() * 250;
-    try {
-      if (next() < 0.5) {
-        using timeout = Timeout.start(limit);
-        try {
-          await pause(ms);
-          end = "paused";
-        } catch (error) {
-          if (error !== timeout) throw error;
-          end = "timed out";
+  /** As long as anything takes, in ms. */
+  const LONGEST = 60;
+  async function storm(count: number) {
+    const cleanedUp = new Array(count).fill(0);
+    async function body(i: number) {
+      let end: keyof typeof ends = "killed";
+      const ms = next() * LONGEST;
+      const limit = next() * LONGEST;
+      try {
+        if (next() < 0.5) {
+          using timeout = Timeout.start(limit);
+          try {
+            await pause(ms);
+            end = "paused";
+          } catch (error) {
+            if (error !== timeout) throw error;
+            end = "timed out";
+          }
+        } else {
+          const value = await withTimeout(
+            limit,
+            () => pause(ms),
+            { value: "late" },
+          );
+          end = value === "late" ? "timed out" : "paused";
         }
-      } else {
-        const value = await withTimeout(
-          limit,
-          () => pause(ms),
-          { value: "late" },
-        );
-        end = value === "late" ? "timed out" : "paused";
+      } finally {
+        cleanedUp[i]++;
+        ends[end]++;
       }
-    } finally {
-      cleanedUp[i]++;
-      ends[end]++;
+    }
+    const greenlets = cleanedUp.map((_, i) => spawn(body, i));
+    const killers = greenlets.filter((_, i) => i % 2 === 0)
+      .map((victim) => spawnLater(next() * LONGEST, () => victim.kill()));
+    await joinAll([...greenlets, ...killers]);
+    for (const [i, greenlet] of greenlets.entries()) {
+      assert(greenlet.successful(), `seed ${seed}: ${greenlet.exception}`);
+      // Once, or never if it was killed before it began.
+      const began = cleanedUp[i] === 1 ||
+        greenlet.value as unknown instanceof GreenletExit;
+      assert(
+        began,
+        `seed ${seed}: greenlet ${i} cleaned up ${cleanedUp[i]} times`,
+      );
     }
   }
-  const greenlets = cleanedUp.map((_, i) => spawn(body, i));
-  const killers = greenlets.filter((_, i) => i % 2 === 0)
-    .map((victim) => spawnLater(next() * 250, () => victim.kill()));
-  await joinAll([...greenlets, ...killers]);
-  for (const [i, greenlet] of greenlets.entries()) {
-    assert(greenlet.successful(), `seed ${seed}: ${greenlet.exception}`);
-    // Once, or never if it was killed before it began.
-    const began = cleanedUp[i] === 1 ||
-      greenlet.value as unknown instanceof GreenletExit;
-    assert(
-      began,
-      `seed ${seed}: greenlet ${i} cleaned up ${cleanedUp[i]} times`,
-    );
-  }
-  for (const [end, times] of Object.entries(ends)) {
-    assertGreaterOrEqual(times, 10, `seed ${seed}: ${end} ${times} times`);
-  }
+  // On a machine that is slow enough one of the ends may not come about.
+  do await storm(1000); while (Object.values(ends).some((times) => times < 10));
 });

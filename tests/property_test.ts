@@ -94,6 +94,7 @@ Deno.test("Greenlet: all that is random holds in real time", (t) =>
 Deno.test("Condition.wait() that is over without the lock releases no other's", async () => {
   const lock = new Lock();
   const condition = new Condition(lock);
+  const { promise, resolve } = Promise.withResolvers<void>();
   const waiter = spawn(async () => {
     using _ = await condition.acquire();
     await condition.wait();
@@ -101,28 +102,31 @@ Deno.test("Condition.wait() that is over without the lock releases no other's", 
   await idle();
   const holder = spawn(async () => {
     using _ = await lock.acquire();
-    await sleep(5);
+    await promise;
     return lock.locked();
   });
   await idle();
   await waiter.kill(undefined, { grace: 0 });
   assert(waiter.value as unknown instanceof GreenletExit);
   assert(lock.locked());
+  resolve();
   assert(await holder.get());
   assert(!lock.locked());
 });
 
 Deno.test("Pool.imap() ends for one who was killed before it asks", async () => {
   const pool = new Pool(1);
+  const { promise, resolve } = Promise.withResolvers<void>();
   const consumer = spawn(async () => {
     const results = pool.imap(sleep, [60_000]);
-    await new Promise((resolve) => setTimeout(resolve, 5));
+    await promise;
     for await (const _ of results);
   });
   await idle();
   consumer.kill(undefined, { block: false });
+  resolve();
   await consumer.join();
-  assert(await pool.join({ timeout: 1000 }));
+  assert(await pool.join({ timeout: 10_000 }));
 });
 
 Deno.test("Pool.map() throws the error by which its call was killed", async () => {

@@ -390,7 +390,7 @@ Deno.test("process tells of what no step has handled, where there are no events 
         postMessage(error.message + (promise === left ? "" : " in another's place"));
         setTimeout(() => promise.catch(() => {}), 1);
       });
-      process.on("rejectionHandled", () => postMessage("handled"));
+      process.on("rejectionHandled", () => { postMessage("handled"); postMessage("end"); });
       let left;
       await spawn(async () => {
         await failing().catch(() => {});
@@ -398,7 +398,6 @@ Deno.test("process tells of what no step has handled, where there are no events 
         left = Promise.reject(new Error("left alone"));
         await steps();
       }).get();
-      setTimeout(() => postMessage("end"), 50);
     \`), { type: "module" });
     worker.onmessage = ({ data }) => {
       console.log(data);

@@ -1,0 +1,44 @@
+/**
+ * Errors that reach the process.
+ *
+ * @module
+ */
+
+/** What the process is told of while this is in use, which keeps it alive. */
+export class Uncaught implements Disposable {
+  readonly errors: unknown[] = [];
+  readonly rejections: [unknown, unknown][] = [];
+  #next = Promise.withResolvers<void>();
+  readonly #onError = (event: ErrorEvent) => {
+    event.preventDefault();
+    this.errors.push(event.error);
+    this.#tell();
+  };
+  readonly #onRejection = (event: PromiseRejectionEvent) => {
+    event.preventDefault();
+    this.rejections.push([event.promise, event.reason]);
+    this.#tell();
+  };
+
+  constructor() {
+    addEventListener("error", this.#onError);
+    addEventListener("unhandledrejection", this.#onRejection);
+  }
+
+  #tell(): void {
+    this.#next.resolve();
+    this.#next = Promise.withResolvers();
+  }
+
+  /** Waits until so many were told of. */
+  async until(count: number): Promise<void> {
+    while (this.errors.length + this.rejections.length < count) {
+      await this.#next.promise;
+    }
+  }
+
+  [Symbol.dispose](): void {
+    removeEventListener("error", this.#onError);
+    removeEventListener("unhandledrejection", this.#onRejection);
+  }
+}
