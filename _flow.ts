@@ -116,9 +116,11 @@ class Trouble implements TimerTarget {
     this.flow = flow;
   }
 
-  expired(): void {
+  expired(): "nothing" {
     this.graceTimer = null;
     this.flow.condemn(this.kill!.error);
+    // Those who were killed together get it together.
+    return "nothing";
   }
 }
 
@@ -1187,7 +1189,7 @@ export class Suspension<T> implements Pending, Sleeper, TimerTarget {
     return this;
   }
 
-  expired(): void {
+  expired(): "steps" | void {
     this.value = undefined;
     this.undo(undefined);
     this.timedOut();

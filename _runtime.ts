@@ -18,6 +18,9 @@ export interface Internals {
   getAsyncContext(): Mapping;
   setAsyncContext(mapping: Mapping): void;
 
+  /** Runs the microtasks, unless it is one of them that asks. */
+  runMicrotasks(): void;
+
   /** Where the number of a connection is, by which its operations know it. */
   readonly internalRidSymbol: symbol;
   read(rid: number, buffer: Uint8Array): Promise<number>;

@@ -9,8 +9,16 @@
  * @module
  */
 
+import { clearImmediate, setImmediate } from "node:timers";
 import { show } from "./_checks.ts";
 import { List, type Member } from "./_list.ts";
+import {
+  isBusy,
+  looped,
+  runMicrotasks,
+  settlesNow,
+  wakeups,
+} from "./_wakeups.ts";
 
 // Taken at import, so that neither patch() nor a fake clock set up later is seen.
 const { setTimeout, clearTimeout } = globalThis;
@@ -23,10 +31,18 @@ const LONGEST = 2 ** 31 - 1;
 /** How many buckets may be kept that have lost all their timers. */
 const MOST_HOLLOW = 1000;
 
+/** What those who were told have not done yet. */
+type Owed = "nothing" | "a step" | "steps";
+
 /** What a timer tells when it is due. */
 export interface TimerTarget {
-  /** Called once, from the event loop; has to be quick and not to throw. */
-  expired(): void;
+  /**
+   * Called once, from the event loop; has to be quick and not to throw.
+   *
+   * @returns What it leaves to be done before the next is told, if it is not the one step
+   * in which a body that was woken goes on.
+   */
+  expired(): Owed | void;
 }
 
 /**
@@ -46,8 +62,8 @@ class TimerFor implements Timer {
     this.#target = target;
   }
 
-  expired(): void {
-    this.#target.expired();
+  expired(): Owed | void {
+    return this.#target.expired();
   }
 }
 
@@ -56,9 +72,12 @@ const buckets = new Map<number, List<Timer>>();
 const deadlines: number[] = [];
 /** How many timers are started and have not fired. */
 let count = 0;
-/** What the runtime timer is set to; `Infinity` when it is not. */
+/** What the runtime timer is set to; `Infinity` when it is not, `TICKING` in its callback. */
 let armed = Infinity;
+const TICKING = -Infinity;
 let runtimeTimer: ReturnType<typeof setTimeout> | undefined;
+/** Set while the event loop turns and there are more that are due. */
+let immediate: ReturnType<typeof setImmediate> | undefined;
 
 /**
  * Starts a timer.
@@ -89,7 +108,7 @@ export function enterTimer(ms: number, timer: Timer): void {
   }
   bucket.add(timer);
   count++;
-  if (deadline < armed) arm(deadline);
+  if (deadline < armed && immediate === undefined) arm(deadline);
 }
 
 /** Whether a timer is started and has not fired. */
@@ -125,8 +144,12 @@ function arm(deadline: number): void {
 
 /** Leaves nothing behind: no runtime timer that would hold the process up. */
 function disarm(): void {
-  if (armed !== Infinity) clearTimeout(runtimeTimer);
-  armed = Infinity;
+  if (armed !== TICKING) {
+    if (armed !== Infinity) clearTimeout(runtimeTimer);
+    armed = Infinity;
+  }
+  if (immediate !== undefined) clearImmediate(immediate);
+  immediate = undefined;
   buckets.clear();
   deadlines.length = 0;
 }
@@ -134,22 +157,62 @@ function disarm(): void {
 /** Callbacks of timers that `patch()` is to leave as they are. */
 export const untouched = new WeakSet<(...args: never[]) => unknown>([tick]);
 
+/**
+ * Tells those that are due, in the order of their deadlines and then of their starts. When
+ * the loop is late, several deadlines are due at once: one is told when the bodies have gone
+ * on that the one before it has woken, who may need many steps for what they do then. Those
+ * with one deadline are woken together, a step each, which spares 150 ns of 600 for each.
+ */
 function tick(): void {
-  armed = Infinity;
+  armed = TICKING;
+  immediate = undefined;
+  looped();
   const time = now();
-  while (deadlines.length > 0 && deadlines[0]! <= time) {
-    const deadline = popDeadline();
+  // Those who are always ready must not keep the others from being told.
+  const wasBusy = isBusy();
+  if (wasBusy && turnsLeft > 0) return pause(turnsLeft - 1);
+  let owed: Owed = "nothing";
+  let last = NaN;
+  let canSettle: boolean | null = null;
+  for (let deadline; (deadline = deadlines[0]!) <= time;) {
     const bucket = buckets.get(deadline)!;
-    buckets.delete(deadline);
-    // One by one, as each may stop those after it.
-    for (let timer = bucket.shift(); timer !== null; timer = bucket.shift()) {
+    while (bucket.first !== null) {
+      if (owed === "steps" || owed === "a step" && deadline !== last) {
+        if (canSettle) runMicrotasks();
+        else canSettle ??= settlesNow();
+        if (!canSettle || isBusy() && (!wasBusy || owed === "steps")) {
+          return pause(owed === "steps" ? MOST_TURNS : 0);
+        }
+        owed = "nothing";
+        // They may have stopped it.
+        continue;
+      }
+      last = deadline;
+      const before = wakeups();
       count--;
-      timer.expired();
+      const told = bucket.shift()!.expired();
+      if (told === "steps") owed = told;
+      else if (told !== "nothing" && wakeups() !== before) owed = "a step";
     }
+    // All may have been stopped, and others started.
+    if (deadlines[0] === deadline) buckets.delete(popDeadline());
   }
+  armed = Infinity;
   if (count === 0) disarm();
-  else if (deadlines[0]! < armed) arm(deadlines[0]!);
+  else arm(deadlines[0]!);
 }
+
+/** Goes on when the event loop has turned. */
+function pause(turns: number): void {
+  turnsLeft = turns;
+  armed = Infinity;
+  immediate = setImmediate(tick);
+}
+
+/** For how many turns more those who were told may be waited for; see {@linkcode tick}. */
+let turnsLeft = 0;
+/** A call that is stuck in a foreign promise is left after two turns. */
+const MOST_TURNS = 3;
 
 function pushDeadline(deadline: number): void {
   let i = deadlines.length;

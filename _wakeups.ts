@@ -11,6 +11,8 @@
  */
 
 import { setImmediate } from "node:timers";
+import { getCurrent } from "./greenlet.ts";
+import { findInternals } from "./_runtime.ts";
 
 /** Something that can be woken. */
 export interface Sleeper {
@@ -112,6 +114,27 @@ export function inTurns(turns: number, perform: () => void): void {
   setAside({
     wake: () => turns > 1 ? inTurns(turns - 1, perform) : perform(),
   });
+}
+
+/** Whether some wait for the event loop to turn. */
+export function isBusy(): boolean {
+  return aside.length > 0;
+}
+
+/**
+ * Has bodies that were woken go on, until each waits again; to be called by what the event
+ * loop calls, where {@linkcode settlesNow} has said that it works.
+ */
+export const runMicrotasks: () => void = findInternals().runMicrotasks ??
+  (() => {});
+
+/** Has them go on, and tells whether they have: not where a body runs. */
+export function settlesNow(): boolean {
+  if (getCurrent().parent !== null) return false;
+  let haveGone = false;
+  resolved.then(() => haveGone = true);
+  runMicrotasks();
+  return haveGone;
 }
 
 const resolved = Promise.resolve();

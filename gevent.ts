@@ -72,7 +72,7 @@ import {
   type Timer,
 } from "./_timers.ts";
 import { starters, startSoon } from "./_starts.ts";
-import { mayGoOn, mustWait, runSoon, turn } from "./_wakeups.ts";
+import { mayGoOn, mustWait, runSoon, turn, wake } from "./_wakeups.ts";
 import { isThenable, type Returned } from "./_body.ts";
 import { GRACE, killOnce } from "./_kill.ts";
 import { type EndingSignal, setExitCode, SignalListener } from "./_signals.ts";
@@ -534,9 +534,11 @@ export class Greenlet<T = unknown> extends core.Greenlet
     checkDuration(ms, "start later");
     if (!Greenlet.#schedule(this)) return;
     enlist(Greenlet.#flowOf(this));
+    // In the order of the timers, to which it is one of those who wake.
     new Promise<void>((resolve) => {
-      delays.set(this, startTimer(ms, { expired: resolve }));
-    }).then(() => startSoon(begin, this));
+      const delay = { wake: resolve, expired: () => wake(delay) };
+      delays.set(this, startTimer(ms, delay));
+    }).then(() => begin(this));
   }
 
   /** The flow, from the time on when something is to be known of it. */
@@ -1254,8 +1256,9 @@ class Waiting<S extends Waitable> extends Suspension<S[]> {
   }
 
   /** At the limit: behind what is ready, and will tell so in line. */
-  override expired(): void {
+  override expired(): "steps" {
     runSoon(endInTime, this);
+    return "steps";
   }
 
   end(): void {
@@ -1431,8 +1434,9 @@ class Arriving<S extends Waitable>
   }
 
   /** At the limit: behind what is ready, and will tell so in line. */
-  override expired(): void {
+  override expired(): "steps" {
     runSoon(endInTime, this);
+    return "steps";
   }
 
   end(): void {

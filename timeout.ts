@@ -344,10 +344,11 @@ class Limited extends Suspension<unknown> implements Reaction {
   }
 
   /** At the limit. */
-  override expired(): void {
+  override expired(): "steps" {
     const timeout = this.#timeout = new Timeout(this.#ms);
     this.#inner.timeOut(timeout);
     this.#leaveSoon(timeout);
+    return "steps";
   }
 
   /** The function gets what its greenlet gets, and we wait for its clean-up. */
