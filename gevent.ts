@@ -49,6 +49,7 @@ import {
   checkLink,
   isTooEarly,
   type Link,
+  linkAll,
   LinkedWait,
   Links,
   waking,
@@ -1229,7 +1230,7 @@ class Waiting<S extends Waitable> extends Suspension<S[]> {
     this.#count = count;
     this.#flow = flow;
     this.#raise = raise;
-    for (const object of objects) object.rawlink(this.#link);
+    linkAll(objects, this.#link);
   }
 
   #arrived(source: S): void {
@@ -1423,14 +1424,19 @@ export interface ReadyIterator<S> extends AsyncIterableIterator<S> {
 class Arriving<S extends Waitable>
   extends Suspension<IteratorResult<S, undefined>> {
   readonly #arrivals: Arrivals<S>;
+  readonly #isLoop: boolean;
 
-  constructor(arrivals: Arrivals<S>) {
+  /** @param isLoop Whether a loop of the language asks, which an interrupt ends. */
+  constructor(arrivals: Arrivals<S>, isLoop: boolean) {
     super();
     this.#arrivals = arrivals;
+    this.#isLoop = isLoop;
   }
 
-  protected override undo(): void {
+  protected override undo(error: unknown): void {
     this.#arrivals.forget(this);
+    // The language does not call return() then.
+    if (error !== undefined && this.#isLoop) this.#arrivals.leave();
   }
 
   /** At the limit: behind what is ready, and will tell so in line. */
@@ -1445,8 +1451,8 @@ class Arriving<S extends Waitable>
 
   protected override timedOut(): void {
     this.switch({ done: true, value: undefined });
-    // A loop over it does not call return() then.
-    this.#arrivals[Symbol.dispose]();
+    // The language does not call return() then.
+    this.#arrivals.leave();
   }
 }
 
@@ -1460,13 +1466,15 @@ class Arrivals<S extends Waitable> implements ReadyIterator<S> {
   readonly #deadline: number;
   /** Whether those may still tell so that were ready from the start. */
   #begins = true;
+  /** Where a loop of the language was begun; elsewhere it is asked by hand. */
+  #loop: Flow | null = null;
   readonly #link = waking((source: S) => this.#arrived(source));
 
   constructor(objects: S[], count: number, timeout: number) {
     this.#objects = objects;
     this.#left = count;
     this.#deadline = performance.now() + timeout;
-    for (const object of objects) object.rawlink(this.#link);
+    linkAll(objects, this.#link);
     runSoon(() => {
       this.#begins = false;
     }, undefined);
@@ -1506,29 +1514,41 @@ class Arrivals<S extends Waitable> implements ReadyIterator<S> {
   }
 
   next(): Wait<IteratorResult<S, undefined>> {
-    const due = currentFlow().checkpoint();
-    if (due !== null) return due;
+    const flow = currentFlow();
+    const isLoop = flow === this.#loop;
+    const due = flow.checkpoint();
+    if (due !== null) {
+      if (isLoop) this.leave();
+      return due;
+    }
     if (this.#taken < this.#ready.length) {
       return readyWait({ done: false, value: this.#ready[this.#taken++]! });
     }
     if (this.#isLate) this.#close();
     if (this.#left === 0) return readyWait({ done: true, value: undefined });
-    const arriving = new Arriving(this).limit(this.#remaining);
+    const arriving = new Arriving(this, isLoop).limit(this.#remaining);
     this.#waiting.push(arriving);
-    return arriving.get();
+    return arriving.suspend(flow);
+  }
+
+  /** Gives nothing more, and takes back the links. */
+  leave(): void {
+    this.#taken = this.#ready.length;
+    this.#close();
   }
 
   return(): Wait<IteratorResult<S, undefined>> {
-    this.#close();
+    this.leave();
     return readyWait({ done: true, value: undefined });
   }
 
   [Symbol.asyncIterator](): this {
+    this.#loop = currentFlow();
     return this;
   }
 
   [Symbol.dispose](): void {
-    this.#close();
+    this.leave();
   }
 }
 
@@ -1589,16 +1609,21 @@ export function kill(
   options: KillOptions = {},
 ): Wait<void> {
   if (greenlet instanceof Greenlet) return greenlet.kill(error, options);
-  if (!(greenlet instanceof core.Greenlet) || greenlet.parent === null) {
-    throw new TypeError(
-      `Cannot kill as the greenlet must be one, and not the main one: received ${greenlet}`,
-    );
-  }
+  checkKillable(greenlet, "kill");
   checkOptions(options, "kill");
   const { grace = GRACE } = options;
   checkDuration(grace, "kill");
   if (!greenlet.dead) interruptSoon(greenlet, instanceOf(error), grace);
   return DONE;
+}
+
+function checkKillable(greenlet: core.Greenlet, what: string): void {
+  if (greenlet instanceof core.Greenlet && greenlet.parent !== null) return;
+  throw new TypeError(
+    `Cannot ${what} as the greenlet must be one, and not the main one: received ${
+      String(greenlet)
+    }`,
+  );
 }
 
 /** Kills one that was started; or one of the core's. */
@@ -1679,10 +1704,11 @@ export function killAll(
   checkDuration(timeout, "kill all");
   const { grace = GRACE } = options;
   checkDuration(grace, "kill all");
-  const all = toArray(greenlets, "kill all");
+  const all = new Set(toArray(greenlets, "kill all"));
+  for (const greenlet of all) checkKillable(greenlet, "kill all");
   const thrown = instanceOf(error);
   for (const greenlet of all) kill(greenlet, thrown, { block: false, grace });
-  const alive = all.filter((g): g is Greenlet =>
+  const alive = [...all].filter((g): g is Greenlet =>
     g instanceof Greenlet && !g.dead
   );
   if (!block || alive.length === 0) return DONE;
@@ -1703,7 +1729,7 @@ class KillingAll extends Suspension<void> {
     this.#greenlets = greenlets;
     this.#left = greenlets.length;
     this.#ms = ms;
-    for (const greenlet of greenlets) greenlet.rawlink(this.#link);
+    linkAll(greenlets, this.#link);
   }
 
   protected override undo(): void {

@@ -294,7 +294,7 @@ function checkSize(maxsize: unknown): number {
  */
 export class SimpleQueue<T> {
   #maxsize: number;
-  readonly #items: Items<T>;
+  #items: Items<T>;
   readonly #getters: List<Getter<T>> = new List();
   readonly #putters: List<Putter<T>> = new List();
   #isShutDown = false;
@@ -360,6 +360,9 @@ export class SimpleQueue<T> {
   /**
    * Puts an item. A switch point, if there is no room. gevent's `put`.
    *
+   * Where there is room, the item is in the queue whatever is due: an interrupt that is held
+   * is thrown by the next wait. So a `finally` block that gives something back can't lose it.
+   *
    * @param item The item.
    * @param options Whether and how long to wait for room.
    * @returns Nothing.
@@ -371,14 +374,14 @@ export class SimpleQueue<T> {
     checkOptions(options, "put");
     const { block = true, timeout = Infinity } = options;
     checkDuration(timeout, "put");
+    if (!this.#isShutDown && !this.full()) {
+      this.#accept(item);
+      return DONE;
+    }
     const flow = currentFlow();
     const due = flow.checkpoint();
     if (due !== null) return due;
     if (this.#isShutDown) return failedWait(new ShutDown());
-    if (!this.full()) {
-      this.#accept(item);
-      return DONE;
-    }
     if (!block) return failedWait(new Full());
     const putter = new Putter(item);
     this.#putters.add(putter);
@@ -510,7 +513,15 @@ export class SimpleQueue<T> {
         putter.switch();
       } else if (this.#getters.first !== null && this.#items.length > 0) {
         const getter = this.#getters.shift()!;
-        getter.take(getter.peeks ? this.#items.peek() : this.#items.take());
+        let item: T;
+        try {
+          item = getter.peeks ? this.#items.peek() : this.#items.take();
+        } catch (error) {
+          // A comparison has failed: the wait for the item throws it, and the item stays.
+          getter.throw(error);
+          continue;
+        }
+        getter.take(item);
       } else {
         return;
       }
@@ -521,9 +532,16 @@ export class SimpleQueue<T> {
   protected close(immediate: boolean): void {
     this.#isShutDown = true;
     if (immediate) {
-      while (this.#items.length > 0) {
-        this.#items.take();
-        this.dropped();
+      let left = this.#items.length;
+      try {
+        for (; left > 0; left--) {
+          this.#items.take();
+          this.dropped();
+        }
+      } catch {
+        // A comparison has failed: the rest goes without.
+        this.#items = this.createItems();
+        for (; left > 0; left--) this.dropped();
       }
     }
     for (let p = this.#putters.shift(); p !== null; p = this.#putters.shift()) {
@@ -643,7 +661,8 @@ export class Queue<T> extends SimpleQueue<T> {
 
   /** Its task is done with. */
   protected override dropped(): void {
-    this.taskDone();
+    // It may have been called too often before.
+    if (this.#unfinished > 0) this.taskDone();
   }
 
   /**
@@ -848,14 +867,14 @@ export class Channel<T> {
     checkOptions(options, "put");
     const { block = true, timeout = Infinity } = options;
     checkDuration(timeout, "put");
-    const flow = currentFlow();
-    const due = flow.checkpoint();
-    if (due !== null) return due;
     const getter = this.#getters.shift();
     if (getter !== null) {
       getter.take(item);
       return DONE;
     }
+    const flow = currentFlow();
+    const due = flow.checkpoint();
+    if (due !== null) return due;
     if (!block) return failedWait(new Full("Nobody takes it from the channel"));
     const putter = new Putter(item);
     this.#putters.add(putter);
