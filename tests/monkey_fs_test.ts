@@ -19,6 +19,7 @@ import {
   withTimeout,
 } from "../mod.ts";
 import { Failures, runScript, settle, testBoth } from "./_bodies.ts";
+import { inParallel } from "./_processes.ts";
 import { inVain, outcome, test, testRandomly, tick } from "./_random.ts";
 import {
   Gate,
@@ -1645,15 +1646,15 @@ let unpatchedResults: Map<string, unknown> | undefined;
 for (const wrap of [outside, inside]) {
   test(`patch() leaves results and errors of files as they are, ${wrap.name} greenlets`, async () => {
     async function callAll(wrap: typeof outside) {
-      const results = new Map<string, unknown>();
-      for (const [name, call] of Object.entries(calls)) {
+      const all = Object.entries(calls);
+      const results = await inParallel(all, async ([name, call]) => {
         using folder = new Folder();
         using file = folder.open();
         Deno.symlinkSync("file", folder.at("symlink"));
         const result = await wrap(() => outcome(() => call(folder, file)));
-        results.set(name, [plain(result, folder), folder.names]);
-      }
-      return results;
+        return [name, [plain(result, folder), folder.names]] as const;
+      });
+      return new Map<string, unknown>(results);
     }
     const unpatched = unpatchedResults ??= await callAll(outside);
     using _ = patch();
