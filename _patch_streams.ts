@@ -22,8 +22,10 @@ import {
   readerOf,
   type ReadMethod,
   requestsOf,
+  streamOf,
 } from "./_reads.ts";
 import { endFlowOf, giveFlow, makeWithFlow } from "./_stream_flows.ts";
+import { askedAgain, findSource, leftAlone, passOn } from "./_stream_rest.ts";
 import { get, knowStreams, slots } from "./_stream_slots.ts";
 
 type Reader = ReadableStreamDefaultReader;
@@ -49,9 +51,22 @@ function patchMaking(patches: Patches): void {
     function () {
       return make(() => Reflect.apply(from, this, arguments));
     });
-  for (const name of ["pipeThrough", "tee"]) {
-    patches.put(prototype, name, pipeApart);
-  }
+  patches.put(prototype, "pipeThrough", (original) => {
+    const pipeThrough = pipeApart(original);
+    return function (this: ReadableStream) {
+      const readable = Reflect.apply(pipeThrough, this, arguments);
+      passOn(this, [readable as ReadableStream]);
+      return readable;
+    };
+  });
+  patches.put(prototype, "tee", (original) => {
+    const tee = pipeApart(original);
+    return function (this: ReadableStream) {
+      const branches = Reflect.apply(tee, this, arguments);
+      passOn(this, [...branches as ReadableStream[]]);
+      return branches;
+    };
+  });
   for (const name of ["ReadableStream", "WritableStream", "TransformStream"]) {
     patches.putClass(globalThis, name, make);
   }
@@ -127,12 +142,14 @@ function cooperativeRead(
     const flow = cooperativeFlow();
     const requests = flow === null ? undefined : requestsOf(this, kind);
     if (flow === null || requests === undefined) {
+      askedAgain(streamOf(this));
       const promise = Reflect.apply(original, this, arguments);
       adopt(this);
       return promise;
     }
     const due = flow.checkpoint();
     if (due !== null) return due;
+    askedAgain(streamOf(this));
     prepare(this, requests);
     const read = beginRead(Read, this, requests, original, this, arguments);
     return read instanceof Read ? read.suspend(flow) : takenWait(read);
@@ -158,8 +175,11 @@ class LastingStep extends Read {
 
 /** Cancels whatever the reader has, if it still has something. */
 function cancel(reader: Reader, error: unknown): void {
+  const stream = streamOf(reader);
   const original = getOriginal(ReadableStreamDefaultReader.prototype, "cancel");
   callApart(async () => await original.call(reader, error)).catch(ignore);
+  // What it is a branch of goes on, and may have no other one that anybody reads.
+  leftAlone(stream);
 }
 
 function ignore(): void {}
@@ -169,6 +189,7 @@ function cooperativeNext(original: ReadMethod): ReadMethod {
     const flow = cooperativeFlow();
     const reader = flow === null ? undefined : readerOf(this);
     if (flow === null || reader === undefined) {
+      askedAgain(streamOf(readerOf(this)));
       const promise = Reflect.apply(original, this, arguments);
       adopt(readerOf(this));
       return promise;
@@ -178,6 +199,7 @@ function cooperativeNext(original: ReadMethod): ReadMethod {
       due.catch((error) => leave(this, error));
       return due;
     }
+    askedAgain(streamOf(reader));
     const requests = requestsOf(reader, "readRequests")!;
     const lasts = preventsCancel(this);
     if (!isFree(reader, requests)) {
@@ -220,13 +242,19 @@ function cooperativePipeTo(original: Asking): Asking {
       abort.signal,
     );
     const isFree = readerOf(this) === undefined;
-    if (isFree) giveFlow(this);
+    if (isFree) {
+      giveFlow(this);
+      findSource(this);
+    }
     const isSink = !destination.locked;
     if (isSink) giveFlow(destination);
     const promise = callApart(() => original.call(this, destination, ours));
     const reader = isFree && !preventCancel ? readerOf(this) : undefined;
+    // Which leaves the stream as it is, when it was told to.
+    const left = () => leftAlone(this);
     return operate(flow, promise, (error) => {
       callApart(() => abort.abort(error));
+      promise.then(left, left);
       // The runtime would first write what was read, for as long as that takes.
       if (reader !== undefined) cancel(reader, error);
       if (isSink && !preventAbort) endFlowOf(destination, error);

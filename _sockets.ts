@@ -10,10 +10,11 @@
 import { cooperativeFlow, type Flow, takenWait, type Wait } from "./_flow.ts";
 import { getOriginal } from "./_items.ts";
 import { Place } from "./_line.ts";
-import { cooperate } from "./_operate.ts";
+import { cooperateLoosely } from "./_operate.ts";
 import { NONE, type Operations, operationsFor } from "./_operations.ts";
 import type { Patches } from "./_patches.ts";
 import { Stamp } from "./_stamp.ts";
+import { setSource } from "./_stream_rest.ts";
 import {
   Bytes,
   type Hold,
@@ -130,7 +131,7 @@ class ConnBytes extends Bytes {
     if (operations === null) return super.ref();
     this.#keepsAlive = true;
     if (super.busy && !this.resting) operations.ref(this.#reading);
-    if (this.#pulling) operations.ref(this.#streaming);
+    if (this.#pulling && !this.streamRests) operations.ref(this.#streaming);
     return true;
   }
 
@@ -175,6 +176,20 @@ class ConnBytes extends Bytes {
     return id;
   }
 
+  override restStream(): void {
+    super.restStream();
+    if (!this.#pulling) return;
+    if (this.#operations === null) super.release();
+    else this.#operations.unref(this.#streaming);
+  }
+
+  override resumeStream(): void {
+    super.resumeStream();
+    if (!this.#pulling) return;
+    if (this.#operations === null) super.retain();
+    else if (this.#keepsAlive) this.#operations.ref(this.#streaming);
+  }
+
   protected override keep(count: number | null): void {
     // The method has no zero, as the buffer is not empty; the operation has no `null`.
     super.keep(count || null);
@@ -186,21 +201,25 @@ class ConnBytes extends Bytes {
 
   /** Reads for the stream, whom nothing interrupts: without a copy if it may. */
   async pull(view: Uint8Array): Promise<number | null> {
-    if (!this.idle) return await this.take(new Reader(view), null);
+    if (!this.idle) return await this.readForStream(view);
     this.#pulling = true;
     try {
       const reading = this.readOn(view);
       this.#streaming = this.#idOf(reading);
+      if (this.streamRests) this.restStream();
       return await reading || null;
     } finally {
       this.#pulling = false;
+      // For what is read next.
+      if (this.streamRests && this.#operations === null) super.retain();
       this.left();
     }
   }
 
   override left(): void {
     // By the connection's own methods, it would not be kept alive by the stream either.
-    if (!this.#pulling || this.#operations !== null) super.left();
+    const isOne = this.#operations === null && this.#pulling;
+    if (!isOne || this.streamRests) super.left();
   }
 }
 
@@ -371,9 +390,14 @@ function patchConn(
     "write",
     () => cooperativeWrite(write, operationsOf),
   );
-  patches.put<Ask>(prototype, "closeWrite", cooperate);
-  if ("handshake" in prototype) {
-    patches.put<Ask>(prototype, "handshake", cooperate);
+  for (const name of ["closeWrite", "handshake"]) {
+    if (name in prototype) {
+      patches.put<Ask>(
+        prototype,
+        name,
+        (original) => cooperateLoosely(original),
+      );
+    }
   }
   patches.putGetter<Readable>(
     prototype,
@@ -494,9 +518,7 @@ function cooperativeReadable(
     if (readable === undefined) {
       const native = original.call(conn);
       // One that somebody reads since before patch() has to go on.
-      readable = native.locked
-        ? native
-        : readableBy(conn, (view) => takeBytes(conn).pull(view));
+      readable = native.locked ? native : readableBy(conn, takeBytes);
       readableOf.set(conn, readable);
       takeBytes(conn);
     }
@@ -507,14 +529,15 @@ function cooperativeReadable(
 /** What the runtime's own stream of a connection is, but for how it reads. */
 function readableBy(
   conn: Deno.Conn,
-  read: (view: Uint8Array) => Promise<number | null>,
+  takeBytes: (conn: Deno.Conn) => ConnBytes,
 ): Readable {
-  return new ReadableStream({
+  const readable: Readable = new ReadableStream({
     type: "bytes",
     autoAllocateChunkSize: 64 * 1024,
     async pull(controller) {
       try {
-        const count = await read(controller.byobRequest!.view as Uint8Array);
+        const { view } = controller.byobRequest!;
+        const count = await takeBytes(conn).pull(view as Uint8Array);
         if (count === null) {
           conn[Symbol.dispose]();
           controller.close();
@@ -529,6 +552,11 @@ function readableBy(
       conn[Symbol.dispose]();
     },
   });
+  setSource(readable, {
+    rest: () => takeBytes(conn).restStream(),
+    resume: () => takeBytes(conn).resumeStream(),
+  });
+  return readable;
 }
 
 /** As the runtime words it. */

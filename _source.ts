@@ -122,7 +122,17 @@ export abstract class Source<T, K extends Place<K, T>, R> {
 
   /** Whether nobody waits for the operation that is under way. */
   get forsaken(): boolean {
-    return this.#busy && this.#line.first === null;
+    return this.#busy && !this.isWaitedFor;
+  }
+
+  /** How many wait. */
+  protected get waiting(): number {
+    return this.#line.length;
+  }
+
+  /** Whether somebody waits who wants the process to be kept alive for it. */
+  protected get isWaitedFor(): boolean {
+    return this.#line.first !== null;
   }
 
   /** Whether the operation is under way. */
@@ -167,7 +177,7 @@ export abstract class Source<T, K extends Place<K, T>, R> {
   take(taker: K, flow: Flow | null): Wait<T> {
     this.#line.add(taker);
     const wait = taker.suspend(flow);
-    if (this.#resting) this.#wakeUp();
+    this.joined();
     this.#serve();
     return wait;
   }
@@ -184,9 +194,14 @@ export abstract class Source<T, K extends Place<K, T>, R> {
   /** Its user does not want it. */
   unref(): void {}
 
+  /** Somebody is in the line who may not have been before. */
+  protected joined(): void {
+    if (this.#resting && this.isWaitedFor) this.#wakeUp();
+  }
+
   /** Somebody was interrupted, and is in the line no more. */
   left(): void {
-    if (!this.#busy || this.#resting || this.#line.first !== null) return;
+    if (!this.#busy || this.#resting || this.isWaitedFor) return;
     this.#resting = true;
     this.release();
   }
@@ -242,6 +257,7 @@ export abstract class Source<T, K extends Place<K, T>, R> {
     taker: K,
   ): void {
     source.begin(taker).then(source.#kept, source.#failed);
+    source.left();
   }
 
   // Made once, and not for every operation.
@@ -300,6 +316,9 @@ export class Bytes extends Source<number | null, Reader, number | null> {
   #end = 0;
   /** Whether the stream is at its end, and nobody was told. */
   #ended = false;
+  /** Whether the stream of the owner waits in the line. */
+  #streamWaits = false;
+  #streamRests = false;
 
   constructor(
     sources: Sources,
@@ -315,6 +334,38 @@ export class Bytes extends Source<number | null, Reader, number | null> {
   /** Reads, whatever is kept and whoever waits. */
   protected readOn(buffer: Uint8Array): Promise<number | null> {
     return this.#read.call(this.#owner, buffer);
+  }
+
+  /** Reads for the stream of the owner: nothing interrupts it, but it may rest. */
+  async readForStream(buffer: Uint8Array): Promise<number | null> {
+    this.#streamWaits = true;
+    try {
+      return await this.take(new Reader(buffer), null);
+    } finally {
+      this.#streamWaits = false;
+    }
+  }
+
+  /** Nobody waits for the stream. */
+  restStream(): void {
+    this.#streamRests = true;
+    this.left();
+  }
+
+  /** The stream is about to be read. */
+  resumeStream(): void {
+    this.#streamRests = false;
+    this.joined();
+  }
+
+  /** Whether nobody waits for the stream. */
+  protected get streamRests(): boolean {
+    return this.#streamRests;
+  }
+
+  protected override get isWaitedFor(): boolean {
+    const resting = this.#streamWaits && this.#streamRests ? 1 : 0;
+    return this.waiting > resting;
   }
 
   /** How many bytes were read that nobody has taken. */
