@@ -11,6 +11,7 @@
 
 import { callApart, flowOf } from "./_flow.ts";
 import { disguise } from "./_items.ts";
+import { killOnce } from "./_kill.ts";
 import { cooperateKept, cooperateRelease } from "./_operate.ts";
 import { patchAll } from "./_patches.ts";
 import { Greenlet } from "./gevent.ts";
@@ -150,7 +151,7 @@ class Watch implements Disposable {
   #kill(): void {
     if (upgraded.has(this.#request)) return;
     this.#exit = new GreenletExit("The client has gone away");
-    this.#greenlet.kill(this.#exit, { block: false });
+    killOnce([this.#greenlet], this.#exit);
   }
 
   /** Whether it is for this that the greenlet has ended. */
