@@ -7,7 +7,14 @@
  * @module
  */
 
-import { cooperativeFlow, type Flow, takenWait, type Wait } from "./_flow.ts";
+import {
+  cooperativeFlow,
+  type Flow,
+  isAddressed,
+  isInterrupt,
+  takenWait,
+  type Wait,
+} from "./_flow.ts";
 import { getOriginal } from "./_items.ts";
 import { Place } from "./_line.ts";
 import { cooperateLoosely } from "./_operate.ts";
@@ -33,6 +40,8 @@ type Write = (this: Deno.Conn, data: Uint8Array) => Promise<number>;
 type Ask = () => Promise<unknown>;
 type Accept = (this: Deno.Listener) => Promise<Deno.Conn>;
 type Close = () => void;
+type Accepting = AsyncIterableIterator<Deno.Conn>;
+type Iterate = (this: Deno.Listener) => Accepting;
 type Readable = ReadableStream<Uint8Array<ArrayBuffer>>;
 
 /** What can be closed, and told whether it keeps the process alive. */
@@ -421,7 +430,55 @@ function patchListener(
     };
     return cooperativeAccept(accept, sources, hold);
   });
+  patches.put<Iterate>(
+    prototype,
+    Symbol.asyncIterator,
+    (iterate) =>
+      function () {
+        const flow = cooperativeFlow();
+        const iterator = iterate.call(this);
+        return flow === null ? iterator : acceptLoop(this, iterator, flow);
+      },
+  );
   patchClosing(patches, prototype, connectionsOf);
+}
+
+/**
+ * Listeners that were closed as an interrupt has left the loop over them. Their user does
+ * not know, and may close them once more.
+ */
+const closedByLoop = new WeakSet<object>();
+
+/**
+ * What a `for await` loop over a listener asks, in its place: where an interrupt ends the
+ * loop in its `next`, the listener is closed, as it is where the loop is left anywhere else.
+ * Whatever asks under a `withTimeout` of its own is no loop, and may ask again.
+ */
+function acceptLoop(
+  listener: Deno.Listener,
+  iterator: Accepting,
+  flow: Flow,
+): Accepting {
+  const closeAfter = (error: unknown) => {
+    if (!isInterrupt(error) || !isAddressed(error, flow.greenlet)) return;
+    try {
+      listener.close();
+      closedByLoop.add(listener);
+    } catch {
+      // It was closed before.
+    }
+  };
+  return {
+    next() {
+      const accepting = iterator.next();
+      if (cooperativeFlow() === flow) accepting.catch(closeAfter);
+      return accepting;
+    },
+    return: (value?: unknown) => iterator.return!(value),
+    [Symbol.asyncIterator]() {
+      return this;
+    },
+  };
 }
 
 function cooperativeAccept(
@@ -593,6 +650,7 @@ export function patchClosing(
     patches.put<Close>(prototype, name, (original) =>
       function (this: object) {
         const source = sources.get(this);
+        if (closedByLoop.delete(this)) return;
         // Whoever comes later finds a closed socket, and not an operation that was
         // cancelled.
         sources.delete(this);

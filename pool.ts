@@ -38,6 +38,7 @@ import { composed } from "./_composed.ts";
 import { Iteration } from "./_iteration.ts";
 import { endAll, GRACE, killOnce } from "./_kill.ts";
 import { Mapping, MappingWait, type Room } from "./_mapping.ts";
+import { PatientWait } from "./_patient_wait.ts";
 import { Results } from "./_results.ts";
 import { Event } from "./event.ts";
 import { GreenletError, GreenletExit } from "./greenlet.ts";
@@ -862,16 +863,30 @@ export class Nursery {
         `Cannot spawn as the nursery is ${this.#state}: spawn before its function and its greenlets have ended`,
       );
     }
-    const greenlet = spawn(run, ...args);
+    checkFunction(run, "spawn", "run");
+    const greenlet = new Greenlet(run, ...args) as Greenlet<Returned<R>>;
     flowOf(greenlet).quiet = true;
+    const link = () => this.#ended(greenlet);
+    greenlet.rawlink(link);
     this.greenlets.add(greenlet);
-    greenlet.rawlink(() => this.#ended(greenlet));
+    try {
+      // What this calls may close the nursery.
+      greenlet.start();
+    } catch (error) {
+      greenlet.unlink(link);
+      this.#leave(greenlet);
+      throw error;
+    }
     return greenlet;
   }
 
   #ended(greenlet: AnyGreenlet): void {
-    this.greenlets.delete(greenlet);
     if (!greenlet.successful()) this.#fail(greenlet.exception);
+    this.#leave(greenlet);
+  }
+
+  #leave(greenlet: AnyGreenlet): void {
+    this.greenlets.delete(greenlet);
     if (this.greenlets.size === 0) this.#quiet.set();
   }
 
@@ -921,7 +936,11 @@ export class Nursery {
         nursery.#quiet.clear();
         if (interrupt !== null) {
           // They have been killed, and end; nothing may outlive us meanwhile.
-          const wait = new QuietWait(nursery.#quiet, () => nursery.#end());
+          const wait = new ChildrenWait(
+            flow,
+            nursery.#quiet,
+            () => nursery.#end(),
+          );
           if (flow.sentence !== null) nursery.#end();
           await wait.suspend(flow);
           continue;
@@ -953,19 +972,22 @@ export class Nursery {
   }
 }
 
-/** A wait that no interrupt ends: the last one is only passed on. */
-class QuietWait extends Suspension<void> {
-  readonly #condemned: () => void;
+/** A wait for children that were killed, which even the last interrupt does not end. */
+class ChildrenWait extends PatientWait<void> {
+  readonly #end: () => void;
 
-  constructor(event: Event, condemned: () => void) {
-    super();
-    event.rawlink(() => this.switch());
-    this.#condemned = condemned;
+  /** @param end Has the children end at once. */
+  constructor(flow: Flow, quiet: Event, end: () => void) {
+    super(flow);
+    quiet.rawlink(() => this.switch());
+    this.#end = end;
   }
 
-  override interrupt(_error: unknown, final: boolean): void {
-    if (final) this.#condemned();
+  protected override hasten(): void {
+    this.#end();
   }
+
+  protected override leaveAtLast(): void {}
 }
 
 /**

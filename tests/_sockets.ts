@@ -13,6 +13,7 @@ import {
   assertInstanceOf,
   assertRejects,
   assertStrictEquals,
+  assertThrows,
 } from "@std/assert";
 import {
   type Greenlet,
@@ -549,37 +550,86 @@ export function testSockets(name: string, transport: Transport): void {
     }
   });
 
-  test(`Listener iterated in a greenlet can be killed, and iterated again, ${name}`, async () => {
+  test(`Listener in a loop is closed when that is left, by an interrupt as well, ${name}`, async () => {
     using _ = patch();
-    const listener = transport.listen();
-    const log: string[] = [];
-    const serve = async () => {
-      try {
-        for await (const conn of listener) {
-          log.push("connection");
-          conn.close();
-        }
-        log.push("closed");
-      } finally {
-        log.push("cleaned up");
-      }
+    const leaves: Record<string, (loop: Greenlet) => unknown> = {
+      break: () => {},
+      kill: (loop) => loop.kill(),
+      "no grace": (loop) => loop.kill(undefined, { grace: 0 }),
+      throw: (loop) => loop.throw(new GreenletExit()),
     };
-    const connect = async () => {
+    for (const [how, leave] of Object.entries(leaves)) {
+      const listener = transport.listen();
+      const log: string[] = [];
+      const loop = spawn(async () => {
+        try {
+          for await (const conn of listener) {
+            log.push("connection");
+            conn.close();
+            if (how === "break") break;
+          }
+        } finally {
+          // By `break` it is closed as in plain Deno.
+          if (how !== "break") listener.close();
+          assertThrows(() => listener.close(), Deno.errors.BadResource);
+          log.push("closed");
+        }
+      }) as Greenlet;
       const client = await transport.connect(listener);
       await readText(client).catch(() => {});
       client.close();
-    };
-    const first = spawn(serve);
-    await connect();
-    await first.kill();
-    assertEquals(log.splice(0), ["connection", "cleaned up"]);
-    assertInstanceOf(first.value as unknown, GreenletExit);
-    const second = spawn(serve);
-    await connect();
-    await connect();
+      leave(loop);
+      await loop.join();
+      assertEquals(log, ["connection", "closed"]);
+      removeSocket(listener);
+    }
+  });
+
+  test(`Listener that is asked by hand in a loop stays open when that call is timed out, ${name}`, async () => {
+    using _ = patch();
+    const listener = transport.listen();
+    const asked = Promise.withResolvers<void>();
+    const loop = spawn(async () => {
+      for await (const conn of listener) {
+        conn.close();
+        const more = listener[Symbol.asyncIterator]();
+        const late = { value: null };
+        assertEquals(await withTimeout(1, () => more.next(), late), null);
+        asked.resolve();
+        const { value } = await more.next();
+        value.close();
+        break;
+      }
+    });
+    for (let i = 0; i < 2; i++) {
+      const client = await transport.connect(listener);
+      await readText(client).catch(() => {});
+      client.close();
+      await asked.promise;
+    }
+    await loop.get();
+    removeSocket(listener);
+  });
+
+  test(`Listener iterated in greenlets gives its connections, and ends when it is closed, ${name}`, async () => {
+    using _ = patch();
+    const listener = transport.listen();
+    const log: string[] = [];
+    const second = spawn(async () => {
+      for await (const conn of listener) {
+        log.push("connection");
+        conn.close();
+      }
+      log.push("closed");
+    });
+    for (let i = 0; i < 2; i++) {
+      const client = await transport.connect(listener);
+      await readText(client).catch(() => {});
+      client.close();
+    }
     listener.close();
     await second.get();
-    assertEquals(log, ["connection", "connection", "closed", "cleaned up"]);
+    assertEquals(log, ["connection", "connection", "closed"]);
     removeSocket(listener);
   });
 
