@@ -63,6 +63,9 @@ export interface Wait<T> extends Promise<T> {
   [Symbol.iterator](): Iterator<unknown, T, unknown>;
 }
 
+/** How long a killed body may take to clean up, unless told otherwise, in ms. */
+export const GRACE = 1000;
+
 /** How often a condemned body may swallow the error before it is left for good. */
 const PATIENCE = 10;
 

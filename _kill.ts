@@ -9,14 +9,18 @@
  */
 
 import { instanceOf } from "./_checks.ts";
-import { currentFlow, DONE, type Flow, flowOf, type Wait } from "./_flow.ts";
+import {
+  currentFlow,
+  DONE,
+  type Flow,
+  flowOf,
+  GRACE,
+  type Wait,
+} from "./_flow.ts";
 import { linkAll, waking } from "./_links.ts";
 import { PatientWait } from "./_patient_wait.ts";
 import { type Greenlet as OwnGreenlet, kill } from "./gevent.ts";
 import { type Greenlet, GreenletExit } from "./greenlet.ts";
-
-/** How long a killed body may take to clean up, unless told otherwise, in ms. */
-export const GRACE = 1000;
 
 /**
  * Kills greenlets, and waits for nothing. One that was killed before, by whatever call,

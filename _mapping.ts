@@ -10,12 +10,13 @@ import {
   currentFlow,
   Flow,
   flowOf,
+  GRACE,
   isInterrupt,
   report,
 } from "./_flow.ts";
 import { composed } from "./_composed.ts";
 import type { Iteration } from "./_iteration.ts";
-import { endAll, GRACE, killOnce } from "./_kill.ts";
+import { endAll, killOnce } from "./_kill.ts";
 import { PatientWait } from "./_patient_wait.ts";
 import { startTimer, stopTimer, type Timer } from "./_timers.ts";
 import { mayGoOn, turn } from "./_wakeups.ts";

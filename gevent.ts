@@ -32,6 +32,7 @@ import {
   failedWait,
   Flow,
   flowOf,
+  GRACE,
   LeanWait,
   type Origin,
   ownFailure,
@@ -75,7 +76,7 @@ import {
 import { starters, startSoon } from "./_starts.ts";
 import { mayGoOn, mustWait, runSoon, turn, wake } from "./_wakeups.ts";
 import { isThenable, type Returned } from "./_body.ts";
-import { GRACE, killOnce } from "./_kill.ts";
+import { killOnce } from "./_kill.ts";
 import { type EndingSignal, setExitCode, SignalListener } from "./_signals.ts";
 import { reportUnlessTaken, reportUntaken, takeError } from "./_reports.ts";
 import { Timeout } from "./timeout.ts";

@@ -22,6 +22,7 @@ import {
   Flow,
   flowOf,
   getCurrent,
+  GRACE,
   readyWait,
   report,
   Suspension,
@@ -36,7 +37,7 @@ import {
 import { checkDuration } from "./_timers.ts";
 import { composed } from "./_composed.ts";
 import { Iteration } from "./_iteration.ts";
-import { endAll, GRACE, killOnce } from "./_kill.ts";
+import { endAll, killOnce } from "./_kill.ts";
 import { Mapping, MappingWait, type Room } from "./_mapping.ts";
 import { PatientWait } from "./_patient_wait.ts";
 import { Results } from "./_results.ts";
