@@ -205,6 +205,8 @@ const interrupters: Record<
       try {
         await withTimeout(ms, async () => {
           const promise = wait();
+          // It may be interrupted before it is awaited.
+          promise.then(undefined, () => {});
           await pending();
           isPending = true;
           await promise;
