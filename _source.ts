@@ -232,7 +232,13 @@ export abstract class Source<T, K extends Place<K, T>, R> {
   #operate(taker: K): void {
     if (this.#busy) return;
     this.#busy = true;
-    this.begin(taker).then(this.#kept, this.#failed);
+    let operation: Promise<R>;
+    try {
+      operation = this.begin(taker);
+    } catch (error) {
+      operation = Promise.reject(error);
+    }
+    operation.then(this.#kept, this.#failed);
   }
 
   // Made once, and not for every operation.
@@ -404,11 +410,9 @@ export class Writes {
       this.#buffer = view(this.#buffer, most);
     }
     copy(data, 0, most, this.#buffer);
+    const written = this.#write.call(this.#owner, this.#buffer);
     const writer = this.#writer = new Suspension<number>();
-    this.#write.call(this.#owner, this.#buffer).then(
-      this.#written,
-      this.#failed,
-    );
+    written.then(this.#written, this.#failed);
     return writer.suspend(flow);
   }
 
