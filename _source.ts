@@ -256,7 +256,13 @@ export abstract class Source<T, K extends Place<K, T>, R> {
     source: Source<T, K, R>,
     taker: K,
   ): void {
-    source.begin(taker).then(source.#kept, source.#failed);
+    let operation: Promise<R>;
+    try {
+      operation = source.begin(taker);
+    } catch (error) {
+      operation = Promise.reject(error);
+    }
+    operation.then(source.#kept, source.#failed);
     source.left();
   }
 
@@ -464,11 +470,9 @@ export class Writes {
       this.#buffer = view(this.#buffer, most);
     }
     copy(data, 0, most, this.#buffer);
+    const written = this.#write.call(this.#owner, this.#buffer);
     const writer = this.#writer = new Suspension<number>();
-    this.#write.call(this.#owner, this.#buffer).then(
-      this.#written,
-      this.#failed,
-    );
+    written.then(this.#written, this.#failed);
     return writer.suspend(flow);
   }
 

@@ -1708,12 +1708,29 @@ export function killAll(
   const all = new Set(toArray(greenlets, "kill all"));
   for (const greenlet of all) checkKillable(greenlet, "kill all");
   const thrown = instanceOf(error);
-  for (const greenlet of all) kill(greenlet, thrown, { block: false, grace });
+  killEach(all, thrown, grace);
   const alive = [...all].filter((g): g is Greenlet =>
     g instanceof Greenlet && !g.dead
   );
   if (!block || alive.length === 0) return DONE;
   return new KillingAll(alive, timeout).limit(timeout).get();
+}
+
+/** Kills all, although a class of the user's may refuse for some. */
+function killEach(
+  greenlets: Iterable<core.Greenlet>,
+  error: unknown,
+  grace: number,
+): void {
+  let refused: { readonly error: unknown } | null = null;
+  for (const greenlet of greenlets) {
+    try {
+      kill(greenlet, error, { block: false, grace });
+    } catch (error) {
+      refused ??= { error };
+    }
+  }
+  if (refused !== null) throw refused.error;
 }
 
 /** The wait for killed greenlets to end. */
@@ -1797,8 +1814,9 @@ export async function run<A extends unknown[], R>(
       "Cannot run as another run() is in progress: spawn() what belongs to it",
     );
   }
-  isRunning = true;
   const greenlet = spawnQuietly(() => main(...args));
+  // Not before, as the start may have thrown.
+  isRunning = true;
   const ending = new Ending(greenlet);
   let signal: EndingSignal | null = null;
   const exit = new GreenletExit();

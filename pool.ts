@@ -107,7 +107,7 @@ export interface ImapOptions {
 class Dying {
   /** Those that were killed and have to end. */
   greenlets: Set<AnyGreenlet>;
-  /** Those that these have spawned in the group meanwhile. */
+  /** Those that these, and they themselves, have spawned in the group meanwhile. */
   spawned = new Set<AnyGreenlet>();
   /** Whether those are killed before they begin. */
   isLast = false;
@@ -187,7 +187,9 @@ export abstract class Members implements AsyncDisposable {
   #noteSpawned(greenlet: AnyGreenlet): void {
     const spawner = getCurrent() as AnyGreenlet;
     for (const dying of this.#dying) {
-      if (!dying.greenlets.has(spawner)) continue;
+      if (!dying.greenlets.has(spawner) && !dying.spawned.has(spawner)) {
+        continue;
+      }
       dying.spawned.add(greenlet);
       // Else one that spawns another whenever it is killed would go on for ever.
       if (dying.isLast) killOnce([greenlet]);
@@ -389,6 +391,7 @@ export abstract class Members implements AsyncDisposable {
     }
     const waiting = spawn(() => this.apply(run, args));
     this.#waiting.add(waiting);
+    if (this.#dying.size > 0) this.#noteSpawned(waiting);
     waiting.rawlink(() => this.#waiting.delete(waiting));
     return follow(waiting as Greenlet<Returned<R>>, callback);
   }
