@@ -13,14 +13,14 @@ import { AsyncLocalStorage } from "node:async_hooks";
 import { nextTick } from "node:process";
 import { setImmediate } from "node:timers";
 import { callApart, report } from "./_flow.ts";
-import { isIdle } from "./_wakeups.ts";
+import { isIdle, runSoon } from "./_wakeups.ts";
 
 /** How many turns of the loop those may take that were to be woken in that turn. */
 const MOST_TURNS = 3;
 
 /** What has failed, and what tells the hub of each: in the order in which they failed. */
 const untaken = new Map<object, () => void>();
-/** What has failed in this turn. */
+/** What nobody has taken yet of whom the hub has told in this turn. */
 let latest: object[] | null = null;
 
 /**
@@ -41,6 +41,13 @@ function reportLater(key: object, context: unknown, error: unknown): void {
   const inContext = AsyncLocalStorage.snapshot();
   const tell = () => callApart(() => report(context, error));
   untaken.set(key, () => inContext(tell));
+  // What waits for it is told by the hub before, and may be told late.
+  runSoon(expectTakers, key);
+}
+
+/** All that have waited for it are told: others may ask for it until the turn is over. */
+function expectTakers(key: object): void {
+  if (!untaken.has(key)) return;
   if (latest === null) lookAtTheEnd(latest = [], 0);
   latest.push(key);
 }

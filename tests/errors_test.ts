@@ -703,21 +703,28 @@ testBoth("Promise.any() of waits is killed and timed out as a wait", {
   assertEquals(told.errors, []);
 });
 
-Deno.test("Greenlet.kill() is found in a chain of causes that is longer than the stack is deep", async () => {
-  using _told = new Told();
+Deno.test("Greenlet.kill() is found in chains that are longer than the stack is deep", async () => {
   using rejections = new Rejections();
-  const wrap = (error: unknown) => {
-    for (let i = 0; i < 20_000; i++) error = { cause: error };
-    return error;
-  };
-  const g = spawn(async () => {
-    void WRAPPING.async(wrap);
-    await WRAPPING.async(wrap);
-  });
-  await settle();
-  await g.kill();
-  await settle();
-  assert(g.successful());
+  using _told = new Told();
+  const links: ((error: unknown, exit: unknown) => unknown)[] = [
+    (cause) => ({ cause }),
+    (suppressed, error) => ({ error, suppressed }),
+  ];
+  for (const link of links) {
+    const wrap = (exit: unknown) => {
+      let error: unknown = { error: exit, suppressed: exit };
+      for (let i = 0; i < 20_000; i++) error = link(error, exit);
+      return error;
+    };
+    const g = spawn(async () => {
+      void WRAPPING.async(wrap);
+      await WRAPPING.async(wrap);
+    });
+    await settle();
+    await g.kill();
+    await settle();
+    assert(g.successful());
+  }
   assertEquals(rejections.reasons, []);
 });
 
