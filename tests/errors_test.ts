@@ -12,7 +12,7 @@ import {
   AsyncResult,
   getCurrent,
   getHub,
-  Greenlet,
+  type Greenlet,
   GreenletError,
   GreenletExit,
   Group,
@@ -188,7 +188,7 @@ const OTHERS: Record<string, (g: Greenlet<void>) => unknown> = {
   },
   "get() that times out before": (g) =>
     assertRejects(() => g.get({ block: false }), Timeout),
-  "get() that is interrupted before": async (g) => {
+  "get() that is interrupted before": (g) => {
     const asking = spawn(() => g.get());
     asking.kill(undefined, { block: false });
   },
