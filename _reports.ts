@@ -47,7 +47,7 @@ function reportLater(key: object, context: unknown, error: unknown): void {
 
 /** All that have waited for it are told: others may ask for it until the turn is over. */
 function expectTakers(key: object): void {
-  if (!untaken.has(key)) return;
+  if (!untaken.has(key) || kept.has(key)) return;
   if (latest === null) lookAtTheEnd(latest = [], 0);
   latest.push(key);
 }
@@ -57,12 +57,36 @@ export function takeError(greenlet: object): void {
   if (untaken.size > 0) untaken.delete(greenlet);
 }
 
-/** Tells the hub of all errors that nobody has taken. */
+/** How many wait that may throw the error of a greenlet when others have ended, too. */
+const kept = new Map<object, number>();
+
+/** The error of a greenlet, if it has failed, may be taken later: it is not told until then. */
+export function keepError(greenlet: object): void {
+  if (untaken.has(greenlet)) kept.set(greenlet, (kept.get(greenlet) ?? 0) + 1);
+}
+
+/** An error that was kept is not taken here. */
+export function giveBackError(greenlet: object): void {
+  const count = kept.get(greenlet);
+  if (count === undefined) return;
+  if (count > 1) return void kept.set(greenlet, count - 1);
+  kept.delete(greenlet);
+  expectTakers(greenlet);
+}
+
+/** Tells the hub of all errors that nobody has taken, or may take later. */
 export function reportUntaken(): void {
   for (const key of untaken.keys()) tellOf(key);
 }
 
+/** Tells the hub of all errors, as nobody will take them any more. */
+function reportAll(): void {
+  kept.clear();
+  reportUntaken();
+}
+
 function tellOf(key: object): void {
+  if (kept.has(key)) return;
   const tell = untaken.get(key);
   untaken.delete(key);
   tell?.();
@@ -84,5 +108,5 @@ function look(failed: object[], turns: number): void {
 
 // Nothing is lost when the process ends within the turn.
 for (const type of ["unload", "error", "unhandledrejection"]) {
-  globalThis.addEventListener?.(type, reportUntaken);
+  globalThis.addEventListener?.(type, reportAll);
 }

@@ -221,6 +221,48 @@ Deno.test("joinAll() with raiseError takes the error that it throws, and the hub
   assertEquals(told.errors.length, 1);
 });
 
+Deno.test("Group.join() with raiseError takes the error that it throws, and the hub is told of the others", async () => {
+  using told = new Told();
+  const group = new Group();
+  const gate = new Waiter<void>();
+  const thrown = new Error("thrown");
+  const first = group.spawn(async () => {
+    await gate.get();
+    throw thrown;
+  });
+  const other = group.spawn(FAILING.async, new Error("other"));
+  const joins = [1, 2].map(() =>
+    assertRejects(() => group.join({ raiseError: true }))
+  );
+  const leaving = spawn(() => group.join({ raiseError: true }));
+  await other.join();
+  await settle();
+  await leaving.kill();
+  await settle();
+  // It may be thrown yet.
+  assertEquals(told.errors, []);
+  gate.switch();
+  assertEquals(await Promise.all(joins), [thrown, thrown]);
+  await settle();
+  assertEquals(told.contexts, [other]);
+  assertStrictEquals(first.exception, thrown);
+});
+
+Deno.test("Group.join() with raiseError that is left leaves the errors to the hub", async () => {
+  using told = new Told();
+  const group = new Group();
+  const error = new Error("expected");
+  const sleeper = group.spawn(sleep, FOREVER);
+  group.spawn(FAILING.async, error);
+  const leaving = spawn(() => group.join({ raiseError: true }));
+  await settle();
+  assertEquals(told.errors, []);
+  await leaving.kill();
+  await settle();
+  assertEquals(told.errors, [error]);
+  await sleeper.kill();
+});
+
 Deno.test("nursery(), apply() and map() take the errors that they throw", async () => {
   using told = new Told();
   const error = new Error("expected");
