@@ -13,14 +13,14 @@ import { AsyncLocalStorage } from "node:async_hooks";
 import { nextTick } from "node:process";
 import { setImmediate } from "node:timers";
 import { callApart, report } from "./_flow.ts";
-import { isIdle } from "./_wakeups.ts";
+import { isIdle, runSoon } from "./_wakeups.ts";
 
 /** How many turns of the loop those may take that were to be woken in that turn. */
 const MOST_TURNS = 3;
 
 /** What has failed, and what tells the hub of each: in the order in which they failed. */
 const untaken = new Map<object, () => void>();
-/** What has failed in this turn. */
+/** What nobody has taken yet of whom the hub has told in this turn. */
 let latest: object[] | null = null;
 
 /**
@@ -41,6 +41,13 @@ function reportLater(key: object, context: unknown, error: unknown): void {
   const inContext = AsyncLocalStorage.snapshot();
   const tell = () => callApart(() => report(context, error));
   untaken.set(key, () => inContext(tell));
+  // What waits for it is told by the hub before, and may be told late.
+  runSoon(expectTakers, key);
+}
+
+/** All that have waited for it are told: others may ask for it until the turn is over. */
+function expectTakers(key: object): void {
+  if (!untaken.has(key) || kept.has(key)) return;
   if (latest === null) lookAtTheEnd(latest = [], 0);
   latest.push(key);
 }
@@ -50,12 +57,36 @@ export function takeError(greenlet: object): void {
   if (untaken.size > 0) untaken.delete(greenlet);
 }
 
-/** Tells the hub of all errors that nobody has taken. */
+/** How many wait that may throw the error of a greenlet when others have ended, too. */
+const kept = new Map<object, number>();
+
+/** The error of a greenlet, if it has failed, may be taken later: it is not told until then. */
+export function keepError(greenlet: object): void {
+  if (untaken.has(greenlet)) kept.set(greenlet, (kept.get(greenlet) ?? 0) + 1);
+}
+
+/** An error that was kept is not taken here. */
+export function giveBackError(greenlet: object): void {
+  const count = kept.get(greenlet);
+  if (count === undefined) return;
+  if (count > 1) return void kept.set(greenlet, count - 1);
+  kept.delete(greenlet);
+  expectTakers(greenlet);
+}
+
+/** Tells the hub of all errors that nobody has taken, or may take later. */
 export function reportUntaken(): void {
   for (const key of untaken.keys()) tellOf(key);
 }
 
+/** Tells the hub of all errors, as nobody will take them any more. */
+function reportAll(): void {
+  kept.clear();
+  reportUntaken();
+}
+
 function tellOf(key: object): void {
+  if (kept.has(key)) return;
   const tell = untaken.get(key);
   untaken.delete(key);
   tell?.();
@@ -77,5 +108,5 @@ function look(failed: object[], turns: number): void {
 
 // Nothing is lost when the process ends within the turn.
 for (const type of ["unload", "error", "unhandledrejection"]) {
-  globalThis.addEventListener?.(type, reportUntaken);
+  globalThis.addEventListener?.(type, reportAll);
 }

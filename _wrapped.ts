@@ -30,7 +30,9 @@ interface Wrapping {
  * @returns What was found, in an array of one; `null` if nothing was.
  */
 export function findWrapped(error: unknown, is: Is): [unknown] | null {
-  return find(error, is, new Set());
+  // Nearly all are what they are.
+  if (is(error)) return [error];
+  return wraps(error) ? find(error, is, new Set()) : null;
 }
 
 function find(
@@ -68,8 +70,10 @@ export function eachWrapped(
   error: unknown,
   visit: (error: unknown) => void,
 ): void {
+  visit(error);
+  if (!wraps(error)) return;
   const seen = new Set<unknown>();
-  const rest = [error];
+  const rest = [...wrappingOf(error, seen)?.errors ?? []];
   while (rest.length > 0) {
     const one = rest.pop();
     if (seen.has(one)) continue;
@@ -102,16 +106,28 @@ export function consistsOf(error: unknown, is: Is): boolean {
   return found;
 }
 
-/**
- * What an error wraps; `null` if it wraps nothing, or was seen before, as it may be its own
- * cause. By its properties and not by its class, which may be missing, or another realm's.
- */
+/** Whether an error wraps others: by its properties, as its class may be missing. */
+function wraps(error: unknown): error is Partial<AllWrapping> {
+  if (!isObject(error)) return false;
+  try {
+    // What explains an interrupt of another greenlet is an error of its own.
+    return ("cause" in error || "errors" in error || "suppressed" in error) &&
+      !(error instanceof GreenletError);
+  } catch {
+    // Where that can't be read, it is none that was made to wrap.
+    return false;
+  }
+}
+
+type AllWrapping = SuppressedError & AggregateError;
+
+/** What an error wraps; `null` if it wraps nothing, or was seen: it may be its own cause. */
 function wrappingOf(error: unknown, seen: Set<unknown>): Wrapping | null {
   if (!isObject(error) || seen.has(error)) return null;
   seen.add(error);
+  if (!wraps(error)) return null;
   try {
-    // What explains an interrupt of another greenlet is an error of its own.
-    return error instanceof GreenletError ? null : read(error);
+    return read(error, seen);
   } catch {
     // A property that can't be read wraps nothing.
     return null;
@@ -119,11 +135,10 @@ function wrappingOf(error: unknown, seen: Set<unknown>): Wrapping | null {
 }
 
 function read(
-  error: Partial<SuppressedError & AggregateError>,
+  error: Partial<AllWrapping>,
+  seen: Set<unknown>,
 ): Wrapping | null {
-  if ("suppressed" in error && "error" in error) {
-    return { kind: "all", errors: [error.error, error.suppressed] };
-  }
+  if (isSuppressed(error)) return readSuppressed(error, seen);
   const { errors, cause } = error;
   if (Array.isArray(errors) && errors.length > 0) {
     return {
@@ -132,6 +147,24 @@ function read(
     };
   }
   return "cause" in error ? { kind: "cause", errors: [cause] } : null;
+}
+
+/** All that was thrown on the way out of nested blocks, which may be very many. */
+function readSuppressed(error: SuppressedError, seen: Set<unknown>): Wrapping {
+  const errors: unknown[] = [error.error];
+  let { suppressed } = error;
+  while (isObject(suppressed) && isSuppressed(suppressed)) {
+    if (seen.has(suppressed)) break;
+    seen.add(suppressed);
+    errors.push(suppressed.error);
+    suppressed = suppressed.suppressed;
+  }
+  errors.push(suppressed);
+  return { kind: "all", errors };
+}
+
+function isSuppressed(error: object): error is SuppressedError {
+  return "suppressed" in error && "error" in error;
 }
 
 function isObject(value: unknown): value is object {

@@ -659,9 +659,10 @@ export class Greenlet<T = unknown> extends core.Greenlet
       flow.close();
       if (!flow.isKept) greenlet.#flow = null;
     }
-    if (fails && !flow?.quiet) reportUnlessTaken(greenlet, outcome);
     if (greenlet.#links instanceof Links) greenlet.#links.schedule();
     else if (greenlet.#links !== null) runSoon(callLone, greenlet);
+    // After the links, as they may take it.
+    if (fails && !flow?.quiet) reportUnlessTaken(greenlet, outcome);
   }
 
   static #dieBeforeStart(greenlet: Greenlet, error: unknown): boolean {

@@ -41,6 +41,7 @@ import { endAll, killOnce } from "./_kill.ts";
 import { Mapping, MappingWait, type Room } from "./_mapping.ts";
 import { PatientWait } from "./_patient_wait.ts";
 import { Results } from "./_results.ts";
+import { giveBackError, keepError, takeError } from "./_reports.ts";
 import { Event } from "./event.ts";
 import { GreenletError, GreenletExit } from "./greenlet.ts";
 import {
@@ -242,11 +243,21 @@ export abstract class Members implements AsyncDisposable {
     if (!raiseError) return this.#empty.wait({ timeout });
     const greenlets = [...this.greenlets];
     return composed(async () => {
-      const isEmpty = await this.#empty.wait({ timeout });
-      const failed = greenlets.find((g) => g.dead && !g.successful());
-      if (failed === undefined) return isEmpty;
-      currentFlow().receive(failed.exception);
-      throw failed.exception;
+      // Which error is thrown is known in the end: the hub is told of the others then.
+      for (const greenlet of greenlets) greenlet.rawlink(keepError);
+      try {
+        const isEmpty = await this.#empty.wait({ timeout });
+        const failed = greenlets.find((g) => g.dead && !g.successful());
+        if (failed === undefined) return isEmpty;
+        takeError(failed);
+        currentFlow().receive(failed.exception);
+        throw failed.exception;
+      } finally {
+        for (const greenlet of greenlets) {
+          greenlet.unlink(keepError);
+          giveBackError(greenlet);
+        }
+      }
     });
   }
 

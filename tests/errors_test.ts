@@ -12,7 +12,7 @@ import {
   AsyncResult,
   getCurrent,
   getHub,
-  Greenlet,
+  type Greenlet,
   GreenletError,
   GreenletExit,
   Group,
@@ -188,7 +188,7 @@ const OTHERS: Record<string, (g: Greenlet<void>) => unknown> = {
   },
   "get() that times out before": (g) =>
     assertRejects(() => g.get({ block: false }), Timeout),
-  "get() that is interrupted before": async (g) => {
+  "get() that is interrupted before": (g) => {
     const asking = spawn(() => g.get());
     asking.kill(undefined, { block: false });
   },
@@ -219,6 +219,48 @@ Deno.test("joinAll() with raiseError takes the error that it throws, and the hub
   await settle();
   assertEquals(told.errors, errors.filter((error) => error !== thrown));
   assertEquals(told.errors.length, 1);
+});
+
+Deno.test("Group.join() with raiseError takes the error that it throws, and the hub is told of the others", async () => {
+  using told = new Told();
+  const group = new Group();
+  const gate = new Waiter<void>();
+  const thrown = new Error("thrown");
+  const first = group.spawn(async () => {
+    await gate.get();
+    throw thrown;
+  });
+  const other = group.spawn(FAILING.async, new Error("other"));
+  const joins = [1, 2].map(() =>
+    assertRejects(() => group.join({ raiseError: true }))
+  );
+  const leaving = spawn(() => group.join({ raiseError: true }));
+  await other.join();
+  await settle();
+  await leaving.kill();
+  await settle();
+  // It may be thrown yet.
+  assertEquals(told.errors, []);
+  gate.switch();
+  assertEquals(await Promise.all(joins), [thrown, thrown]);
+  await settle();
+  assertEquals(told.contexts, [other]);
+  assertStrictEquals(first.exception, thrown);
+});
+
+Deno.test("Group.join() with raiseError that is left leaves the errors to the hub", async () => {
+  using told = new Told();
+  const group = new Group();
+  const error = new Error("expected");
+  const sleeper = group.spawn(sleep, FOREVER);
+  group.spawn(FAILING.async, error);
+  const leaving = spawn(() => group.join({ raiseError: true }));
+  await settle();
+  assertEquals(told.errors, []);
+  await leaving.kill();
+  await settle();
+  assertEquals(told.errors, [error]);
+  await sleeper.kill();
 });
 
 Deno.test("nursery(), apply() and map() take the errors that they throw", async () => {
@@ -703,21 +745,28 @@ testBoth("Promise.any() of waits is killed and timed out as a wait", {
   assertEquals(told.errors, []);
 });
 
-Deno.test("Greenlet.kill() is found in a chain of causes that is longer than the stack is deep", async () => {
-  using _told = new Told();
+Deno.test("Greenlet.kill() is found in chains that are longer than the stack is deep", async () => {
   using rejections = new Rejections();
-  const wrap = (error: unknown) => {
-    for (let i = 0; i < 20_000; i++) error = { cause: error };
-    return error;
-  };
-  const g = spawn(async () => {
-    void WRAPPING.async(wrap);
-    await WRAPPING.async(wrap);
-  });
-  await settle();
-  await g.kill();
-  await settle();
-  assert(g.successful());
+  using _told = new Told();
+  const links: ((error: unknown, exit: unknown) => unknown)[] = [
+    (cause) => ({ cause }),
+    (suppressed, error) => ({ error, suppressed }),
+  ];
+  for (const link of links) {
+    const wrap = (exit: unknown) => {
+      let error: unknown = { error: exit, suppressed: exit };
+      for (let i = 0; i < 20_000; i++) error = link(error, exit);
+      return error;
+    };
+    const g = spawn(async () => {
+      void WRAPPING.async(wrap);
+      await WRAPPING.async(wrap);
+    });
+    await settle();
+    await g.kill();
+    await settle();
+    assert(g.successful());
+  }
   assertEquals(rejections.reasons, []);
 });
 

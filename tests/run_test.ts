@@ -10,7 +10,7 @@ import {
   Event,
   getCurrent,
   getHub,
-  Greenlet,
+  type Greenlet,
   GreenletExit,
   run,
   sleep,
