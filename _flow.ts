@@ -808,7 +808,10 @@ function isExpected(error: unknown, flow: Flow): boolean {
 }
 
 // The runtime tells of a rejection in the context in which it has happened.
-watchRejections((reason) => isExpected(reason, current.get() ?? mainFlow));
+watchRejections(
+  (reason) => isExpected(reason, current.get() ?? mainFlow),
+  callApart,
+);
 
 /** Whom one error was addressed to, when they are several. */
 class Addressees {
