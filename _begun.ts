@@ -55,6 +55,27 @@ export class Begun {
     }
   }
 
+  /**
+   * Watches a call and the microtask that it queues, as an async function does that first
+   * awaits what is there already.
+   */
+  watchOn<R>(call: () => R): R {
+    let before: Begun | null | undefined;
+    // Those before ours in line are over by then, and those behind it have not begun.
+    resolved.then(() => {
+      if (watching === null && !install()) return;
+      before = watching;
+      watching = this;
+    });
+    const result = this.watch(call);
+    resolved.then(() => {
+      if (before === undefined) return;
+      watching = before;
+      if (before === null) uninstall();
+    });
+    return result;
+  }
+
   /** One was begun, and not over at once. */
   note(operation: object): void {
     this.#operations.push(operation);
@@ -78,6 +99,8 @@ export class Begun {
     for (const operation of this.#operations) tell(refOpPromise, operation);
   }
 }
+
+const resolved = Promise.resolve();
 
 function tell(
   what: ((operation: object) => void) | undefined,

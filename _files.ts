@@ -346,15 +346,37 @@ class KeptBytes extends Bytes {
 
 function readsOfFile(file: object, read: Read): Reads | null {
   try {
+    return hasPosition(file)
+      ? new Position(file, read)
+      : new KeptBytes(sources, file, read);
+  } catch {
+    // For the original to complain of.
+    return null;
+  }
+}
+
+/**
+ * Whether a file has a position, as one on a disk.
+ *
+ * @throws {TypeError} If it is no file.
+ */
+function hasPosition(file: object): boolean {
+  try {
     move(file, 0);
   } catch (error) {
-    // For the original to complain of.
-    if (error instanceof TypeError) return null;
-    return new KeptBytes(sources, file, read);
+    if (error instanceof TypeError) throw error;
+    return false;
   }
-  return isDevice(file)
-    ? new KeptBytes(sources, file, read)
-    : new Position(file, read);
+  return !isDevice(file);
+}
+
+/** Whether a write may wait for somebody who reads, as that to a pipe. */
+function mayStall(file: object): boolean {
+  try {
+    return !hasPosition(file);
+  } catch {
+    return true; // One of the standard streams, whatever they are.
+  }
 }
 
 /** Whether it is one of those that let a position be set, and read on regardless. */
@@ -535,7 +557,8 @@ function cooperativeWrite(original: Write): Write {
     let writes = writesOf.get(this);
     if (writes === undefined) {
       // Files take all that they are given, and many a program relies on that.
-      writesOf.set(this, writes = new Writes(this, write, Infinity));
+      writes = new Writes(this, write, mayStall(this), Infinity);
+      writesOf.set(this, writes);
     }
     return writes.write(data, flow);
   };

@@ -25,7 +25,14 @@ import {
   streamOf,
 } from "./_reads.ts";
 import { endFlowOf, giveFlow, makeWithFlow } from "./_stream_flows.ts";
-import { askedAgain, findSource, leftAlone, passOn } from "./_stream_rest.ts";
+import {
+  askedAgain,
+  findSource,
+  leftAlone,
+  passOn,
+  type Sink,
+  sinkOf,
+} from "./_stream_rest.ts";
 import { get, knowStreams, slots } from "./_stream_slots.ts";
 
 type Reader = ReadableStreamDefaultReader;
@@ -54,6 +61,7 @@ function patchMaking(patches: Patches): void {
   patches.put(prototype, "pipeThrough", (original) => {
     const pipeThrough = pipeApart(original);
     return function (this: ReadableStream) {
+      findSource(this);
       const readable = Reflect.apply(pipeThrough, this, arguments);
       passOn(this, [readable as ReadableStream]);
       return readable;
@@ -62,8 +70,9 @@ function patchMaking(patches: Patches): void {
   patches.put(prototype, "tee", (original) => {
     const tee = pipeApart(original);
     return function (this: ReadableStream) {
+      findSource(this);
       const branches = Reflect.apply(tee, this, arguments);
-      passOn(this, [...branches as ReadableStream[]]);
+      passOn(this, branches as ReadableStream[]);
       return branches;
     };
   });
@@ -126,7 +135,7 @@ function patchWriting(patches: Patches): void {
   const writer = WritableStreamDefaultWriter.prototype;
   patches.put(writer, "write", cooperativeWrite);
   for (const it of [writable, writer]) {
-    patches.put(it, "close", cooperateAtLast);
+    patches.put(it, "close", cooperativeClose);
     patches.put(it, "abort", cooperativeAbort);
   }
   for (const name of ["closed", "ready"]) {
@@ -248,6 +257,8 @@ function cooperativePipeTo(original: Asking): Asking {
     }
     const isSink = !destination.locked;
     if (isSink) giveFlow(destination);
+    const sink = isSink ? sinkOf(destination) : null;
+    sink?.resume();
     const promise = callApart(() => original.call(this, destination, ours));
     const reader = isFree && !preventCancel ? readerOf(this) : undefined;
     // Which leaves the stream as it is, when it was told to.
@@ -258,6 +269,7 @@ function cooperativePipeTo(original: Asking): Asking {
       // The runtime would first write what was read, for as long as that takes.
       if (reader !== undefined) cancel(reader, error);
       if (isSink && !preventAbort) endFlowOf(destination, error);
+      sink?.leaveAll();
     });
   };
 }
@@ -270,14 +282,24 @@ function isObject(value: unknown): boolean {
 function cooperativeWrite(original: Asking): Asking {
   return function () {
     const flow = cooperativeFlow();
-    if (flow === null) return Reflect.apply(original, this, arguments);
-    const due = flow.checkpoint();
+    const due = flow?.checkpoint() ?? null;
     if (due !== null) return due;
-    return operate(
-      flow,
-      callApart(() => Reflect.apply(original, this, arguments)),
+    const sink = sinkOf(get(this, slots.stream));
+    sink?.resume();
+    if (flow === null) return Reflect.apply(original, this, arguments);
+    const promise: Promise<unknown> = callApart(() =>
+      Reflect.apply(original, this, arguments)
     );
+    return operate(flow, promise, () => sink?.leave(promise));
   };
+}
+
+/** Of a stream, or of its writer. */
+function cooperativeClose(original: Asking): Asking {
+  return cooperateAtLast(
+    original,
+    (it) => sinkOf(it instanceof WritableStream ? it : get(it, slots.stream)),
+  );
 }
 
 /** By `cancel()`, or at the end of a loop. */
@@ -319,17 +341,26 @@ function streamToAbort(by: unknown): WritableStream | undefined {
 /**
  * The cooperative form of what a `finally` block calls: it is begun even if an error is
  * due, as there may be no other chance to give something back.
+ *
+ * @param find Finds what has to know that somebody waits for it, or waits no longer.
  */
-function cooperateAtLast(original: Asking): Asking {
+function cooperateAtLast(
+  original: Asking,
+  find: (self: unknown) => Sink | null = () => null,
+): Asking {
   return function () {
     const flow = cooperativeFlow();
+    const sink = find(this);
+    sink?.resume();
     if (flow === null) return Reflect.apply(original, this, arguments);
     const promise: Promise<unknown> = callApart(() =>
       Reflect.apply(original, this, arguments)
     );
+    const left = () => sink?.leave(promise);
     const due = flow.checkpointAtLast();
-    if (due === null) return operate(flow, promise);
+    if (due === null) return operate(flow, promise, left);
     promise.catch(ignore);
+    left();
     return due;
   };
 }

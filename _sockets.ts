@@ -15,6 +15,7 @@ import {
   takenWait,
   type Wait,
 } from "./_flow.ts";
+import { Begun } from "./_begun.ts";
 import { getOriginal } from "./_items.ts";
 import { Place } from "./_line.ts";
 import { cooperateLoosely } from "./_operate.ts";
@@ -60,6 +61,8 @@ class Accepter extends Place<Accepter, Deno.Conn> {}
 class Connections extends Source<Deno.Conn, Accepter, Deno.Conn> {
   readonly #listener: Deno.Listener;
   readonly #accept: Accept;
+  /** What is under way, where the listener's own `ref` and `unref` do not reach it. */
+  readonly #begun: Begun | null;
   #conns: Deno.Conn[] = [];
 
   constructor(
@@ -71,6 +74,10 @@ class Connections extends Source<Deno.Conn, Accepter, Deno.Conn> {
     super(sources, hold);
     this.#listener = listener;
     this.#accept = accept;
+    // The runtime does not tell the `accept` of TLS.
+    this.#begun = listener.constructor.name === "TlsListener"
+      ? new Begun()
+      : null;
   }
 
   protected override get stocked(): boolean {
@@ -86,7 +93,18 @@ class Connections extends Source<Deno.Conn, Accepter, Deno.Conn> {
   }
 
   protected override begin(): Promise<Deno.Conn> {
-    return this.#accept.call(this.#listener);
+    const accept = () => this.#accept.call(this.#listener);
+    return this.#begun === null ? accept() : this.#begun.watch(accept);
+  }
+
+  protected override release(): void {
+    if (this.#begun === null) super.release();
+    else this.#begun.unref();
+  }
+
+  protected override retain(): void {
+    if (this.#begun === null) super.retain();
+    else this.#begun.ref();
   }
 
   protected override keep(conn: Deno.Conn): void {
@@ -526,7 +544,7 @@ function cooperativeWrite(
   const takeWrites = (conn: Deno.Conn): Writes => {
     let writes = WritesOf.get(conn);
     if (writes === undefined) {
-      WritesOf.set(conn, writes = new Writes(conn, original));
+      WritesOf.set(conn, writes = new Writes(conn, original, true));
     }
     return writes;
   };
@@ -558,7 +576,8 @@ function writeBy(
   const written = operations.write(conn, copy);
   if (operations.isOver(written)) return takenWait(written);
   if (isShort) scratch.leave();
-  return takeWrites(conn).other(written, flow);
+  const id = operations.idOf(written);
+  return takeWrites(conn).other(written, flow, () => operations.unref(id));
 }
 
 /**

@@ -10,6 +10,7 @@
 
 import { current, type Flow, Suspension } from "./_flow.ts";
 import type { Wait } from "./_flow.ts";
+import { Begun } from "./_begun.ts";
 import { Place } from "./_line.ts";
 import { List } from "./_list.ts";
 import { operate } from "./_operate.ts";
@@ -440,6 +441,7 @@ function copy(
 export class Writes {
   readonly #owner: object;
   readonly #write: Write;
+  readonly #isLoose: boolean;
   readonly #most: number;
   /** What is written from, if nothing else is on its way. */
   #buffer = new Uint8Array(0);
@@ -448,10 +450,20 @@ export class Writes {
   /** How many others are on their way. */
   #others = 0;
 
-  /** @param most How much is written at once at the most. */
-  constructor(owner: object, write: Write, most: number = MOST_WRITTEN) {
+  /**
+   * @param isLoose Whether a write may wait for somebody else for ever: then it does not
+   * keep the process alive when its caller is interrupted.
+   * @param most How much is written at once at the most.
+   */
+  constructor(
+    owner: object,
+    write: Write,
+    isLoose: boolean,
+    most: number = MOST_WRITTEN,
+  ) {
     this.#owner = owner;
     this.#write = write;
+    this.#isLoose = isLoose;
     this.#most = most;
   }
 
@@ -461,26 +473,40 @@ export class Writes {
   }
 
   write(data: Uint8Array, flow: Flow): Wait<number> {
+    const begun = this.#isLoose ? new Begun() : null;
     const most = Math.min(lengthOf(data), this.#most);
     if (this.#writer !== null || most > MOST_KEPT) {
       const copy = Uint8Array.prototype.slice.call(data, 0, most);
-      return this.other(this.#write.call(this.#owner, copy), flow);
+      return this.other(this.#begin(copy, begun), flow, () => begun?.unref());
     }
     if (this.#buffer.length !== most) {
       this.#buffer = view(this.#buffer, most);
     }
     copy(data, 0, most, this.#buffer);
-    const written = this.#write.call(this.#owner, this.#buffer);
-    const writer = this.#writer = new Suspension<number>();
+    const written = this.#begin(this.#buffer, begun);
+    const writer = this.#writer = new Writer(begun);
     written.then(this.#written, this.#failed);
     return writer.suspend(flow);
   }
 
-  /** Waits for a write that has begun, from memory of its own. */
-  other(written: Promise<number>, flow: Flow): Wait<number> {
+  #begin(data: Uint8Array, begun: Begun | null): Promise<number> {
+    const write = () => this.#write.call(this.#owner, data);
+    return begun === null ? write() : begun.watch(write);
+  }
+
+  /**
+   * Waits for a write that has begun, from memory of its own.
+   *
+   * @param left Called when the wait is interrupted.
+   */
+  other(
+    written: Promise<number>,
+    flow: Flow,
+    left: () => void,
+  ): Wait<number> {
     this.#others++;
     written.then(this.#otherOver, this.#otherOver);
-    return operate(flow, written);
+    return operate(flow, written, left);
   }
 
   readonly #written = (count: number): void => {
@@ -499,6 +525,20 @@ export class Writes {
     this.#writer = null;
     writer.throw(error);
   };
+}
+
+/** One write from the buffer. */
+class Writer extends Suspension<number> {
+  readonly #begun: Begun | null;
+
+  constructor(begun: Begun | null) {
+    super();
+    this.#begun = begun;
+  }
+
+  protected override undo(): void {
+    this.#begun?.unref();
+  }
 }
 
 /**
