@@ -600,6 +600,7 @@ export class Flow implements Mapped {
     const { trouble } = this;
     if (trouble === null || error === undefined) return false;
     return error === trouble.last || error === trouble.sentence?.error ||
+      error === trouble.endedBy?.error ||
       isObject(error) && trouble.earlier !== null && trouble.earlier.has(error);
   }
 
@@ -807,10 +808,25 @@ function isExpected(error: unknown, flow: Flow): boolean {
   });
 }
 
+/** The flow of the rejection that is being told of outside greenlets. */
+let rejectedIn: Flow | null = null;
+
+/** Calls `tell`, which tells of a rejection of the current flow, outside greenlets. */
+export function tellApart<R>(tell: () => R): R {
+  const before = rejectedIn;
+  rejectedIn = currentFlow();
+  try {
+    return callApart(tell);
+  } finally {
+    rejectedIn = before;
+  }
+}
+
 // The runtime tells of a rejection in the context in which it has happened.
 watchRejections(
   (reason) => isExpected(reason, current.get() ?? mainFlow),
   callApart,
+  (judge) => rejectedIn === null ? judge() : current.run(rejectedIn, judge),
 );
 
 /** Whom one error was addressed to, when they are several. */

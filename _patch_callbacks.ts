@@ -7,7 +7,7 @@
  */
 
 import { outside } from "./_events.ts";
-import { callApart, cooperativeFlow } from "./_flow.ts";
+import { callApart, cooperativeFlow, tellApart } from "./_flow.ts";
 import { operate } from "./_operate.ts";
 import type { Patches } from "./_patches.ts";
 
@@ -27,10 +27,9 @@ type Dispatch = (this: unknown, event: Event) => boolean;
 export function patchGlobalEvents(patches: Patches): void {
   if (!("dispatchEvent" in globalThis)) return;
   patches.put<Dispatch>(globalThis, "dispatchEvent", (dispatch) => {
-    const apart = outside(dispatch);
     return function (event) {
-      const isRuntimes = GLOBAL_EVENTS.has(event?.type);
-      return Reflect.apply(isRuntimes ? apart : dispatch, this, arguments);
+      const tell = () => Reflect.apply(dispatch, this, arguments as never);
+      return GLOBAL_EVENTS.has(event?.type) ? tellApart(tell) : tell();
     };
   });
 }

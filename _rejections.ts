@@ -117,21 +117,30 @@ export function raise(promise: Promise<unknown>, reason: unknown): void {
  *
  * @param isExpected Whether nobody is to be told of an error.
  * @param callApart Calls a function outside greenlets.
+ * @param callWhereRejected Calls a function in the context of the rejection, where listeners
+ * are called in another one.
  */
 export function watchRejections(
   isExpected: IsExpected,
   callApart: CallApart,
+  callWhereRejected: CallApart,
 ): void {
   if (typeof globalThis.addEventListener === "function") {
-    watchEvents(isExpected, callApart);
+    watchEvents(isExpected, callApart, callWhereRejected);
   } else if (typeof globalThis.process?.emit === "function") {
     watchProcess(globalThis.process, isExpected);
   }
 }
 
-function watchEvents(isExpected: IsExpected, callApart: CallApart): void {
+function watchEvents(
+  isExpected: IsExpected,
+  callApart: CallApart,
+  callWhereRejected: CallApart,
+): void {
   listenFirst("unhandledrejection", (event) => {
-    const promise = judge(event.promise, event.reason, isExpected);
+    const promise = callWhereRejected(() =>
+      judge(event.promise, event.reason, isExpected)
+    );
     if (promise === null) {
       event.preventDefault();
       event.stopImmediatePropagation();
