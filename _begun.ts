@@ -4,8 +4,8 @@
  * An operation that is not over keeps the process alive, unless the runtime is told that it
  * need not. For that its promise is needed, which most functions keep to themselves. But the
  * runtime notes the number of an operation with its promise, under a symbol that we know: so
- * as long as a call is watched, a setter tells us of the numbers. Where the runtime does it
- * in another way, nothing is seen, and operations keep the process alive as they would.
+ * as long as a call is watched, a setter tells us of the promises. Where the runtime does it
+ * in another way, none is seen, and operations keep the process alive as they would.
  *
  * @module
  */
@@ -13,10 +13,6 @@
 import { findInternals } from "./_runtime.ts";
 
 const { promiseIdSymbol, refOpPromise, unrefOpPromise } = findInternals();
-
-/** Whether the runtime has what is needed. */
-const isAble = promiseIdSymbol !== undefined && refOpPromise !== undefined &&
-  unrefOpPromise !== undefined;
 
 /** What is watched now. */
 let watching: Begun | null = null;
@@ -33,13 +29,13 @@ const accessor: PropertyDescriptor = {
       enumerable: true,
       configurable: true,
     });
-    watching?.note(value);
+    watching?.note(this);
   },
 };
 
 /** The operations that were begun in the call that was watched last. */
 export class Begun {
-  #ids: number[] = [];
+  #operations: object[] = [];
   #isHeld = true;
 
   /**
@@ -47,41 +43,81 @@ export class Begun {
    * take for ever.
    */
   watch<R>(call: () => R): R {
-    this.#ids = [];
+    this.#operations = [];
     const before = watching;
-    if (!isAble || before === null && !begin()) return call();
+    if (before === null && !install()) return call();
     watching = this;
     try {
       return call();
     } finally {
       watching = before;
-      if (before === null) {
-        Reflect.deleteProperty(Promise.prototype, promiseIdSymbol!);
-      }
+      if (before === null) uninstall();
     }
   }
 
+  /**
+   * Watches a call and the microtask that it queues, as an async function does that first
+   * awaits what is there already.
+   */
+  watchOn<R>(call: () => R): R {
+    let before: Begun | null | undefined;
+    // Those before ours in line are over by then, and those behind it have not begun.
+    resolved.then(() => {
+      if (watching === null && !install()) return;
+      before = watching;
+      watching = this;
+    });
+    const result = this.watch(call);
+    resolved.then(() => {
+      if (before === undefined) return;
+      watching = before;
+      if (before === null) uninstall();
+    });
+    return result;
+  }
+
   /** One was begun, and not over at once. */
-  note(id: unknown): void {
-    if (typeof id !== "number") return;
-    this.#ids.push(id);
-    if (!this.#isHeld) unrefOpPromise!({ [promiseIdSymbol!]: id });
+  note(operation: object): void {
+    this.#operations.push(operation);
+    if (!this.#isHeld) tell(unrefOpPromise, operation);
   }
 
   /** Has them, and those that are begun from now on, not keep the process alive. */
   unref(): void {
     this.#isHeld = false;
-    for (const id of this.#ids) unrefOpPromise!({ [promiseIdSymbol!]: id });
+    for (const operation of this.#operations) tell(unrefOpPromise, operation);
   }
 
-  /** Has them do so. */
-  ref(): void {
+  /**
+   * Has those do so that are begun from now on.
+   *
+   * @param now Whether those as well that were begun.
+   */
+  ref(now = true): void {
     this.#isHeld = true;
-    for (const id of this.#ids) refOpPromise!({ [promiseIdSymbol!]: id });
+    if (!now) return;
+    for (const operation of this.#operations) tell(refOpPromise, operation);
   }
 }
 
-/** Whether the setter is in its place. */
-function begin(): boolean {
-  return Reflect.defineProperty(Promise.prototype, promiseIdSymbol!, accessor);
+const resolved = Promise.resolve();
+
+function tell(
+  what: ((operation: object) => void) | undefined,
+  operation: object,
+): void {
+  try {
+    what?.(operation);
+  } catch {
+    // A runtime that has changed it: the process is kept alive then.
+  }
+}
+
+function install(): boolean {
+  return promiseIdSymbol !== undefined &&
+    Reflect.defineProperty(Promise.prototype, promiseIdSymbol, accessor);
+}
+
+function uninstall(): void {
+  Reflect.deleteProperty(Promise.prototype, promiseIdSymbol!);
 }

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { Begun } from "./_begun.ts";
 import { cooperativeFlow } from "./_flow.ts";
 import { operate } from "./_operate.ts";
 import type { Patches } from "./_patches.ts";
@@ -188,6 +189,8 @@ function cooperativeSend(original: Send): Send {
     if (due !== null) return due;
     // It goes on when its caller may already use the bytes for something else.
     const copy = data instanceof Uint8Array ? new Uint8Array(data) : data;
-    return operate(flow, original.call(this, copy, address));
+    const begun = new Begun();
+    const sent = begun.watch(() => original.call(this, copy, address));
+    return operate(flow, sent, () => begun.unref());
   };
 }

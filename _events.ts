@@ -12,7 +12,7 @@
  */
 
 import { EventEmitter } from "node:events";
-import { callApart } from "./_flow.ts";
+import { callApart, cooperativeFlow } from "./_flow.ts";
 import type { Patches } from "./_patches.ts";
 
 // deno-lint-ignore no-explicit-any -- whatever it takes and gives
@@ -22,7 +22,10 @@ type Meet = (emitter: object) => void;
 /** What a function does, as nobody's part: for `Patches.put`. */
 export function outside<F extends Method>(original: F): F {
   const apart: Method = function () {
-    return callApart(() => Reflect.apply(original, this, arguments));
+    // To make no closure where nothing is to be done: 20 ns of the 60 of an `emit()`.
+    return cooperativeFlow() === null
+      ? Reflect.apply(original, this, arguments)
+      : callApart(() => Reflect.apply(original, this, arguments));
   };
   return apart as F;
 }

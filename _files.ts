@@ -13,6 +13,7 @@
  * @module
  */
 
+import { Begun } from "./_begun.ts";
 import { outside } from "./_events.ts";
 import { callApart, cooperativeFlow, type Flow } from "./_flow.ts";
 import type { Wait } from "./_flow.ts";
@@ -28,6 +29,7 @@ import {
   Sources,
   Writes,
 } from "./_source.ts";
+import { setSource } from "./_stream_rest.ts";
 
 type File = Deno.FsFile;
 // deno-lint-ignore no-explicit-any -- files and the standard streams
@@ -126,7 +128,8 @@ export function patchFiles(patches: Patches): void {
   patchReads(
     patches,
     Object.getPrototypeOf(Deno.stdin),
-    (owner, read) => owner === Deno.stdin ? new Input(owner, read) : null,
+    (owner, read) =>
+      owner === Deno.stdin ? new KeptBytes(sources, owner, read) : null,
     (read) => readingForProcess(read, patches),
   );
   for (const stream of [Deno.stdout, Deno.stderr]) {
@@ -243,6 +246,10 @@ class Position extends Source<unknown, Turn, Outcome> {
     return this.take(new Reading(this, buffer), flow) as Wait<number | null>;
   }
 
+  readForStream(buffer: Uint8Array): Wait<number | null> {
+    return this.read(buffer, null);
+  }
+
   /** Some memory, for one read at a time. */
   memory(length: number): Uint8Array<ArrayBuffer> {
     if (length > MOST_KEPT) return new Uint8Array(length);
@@ -306,8 +313,22 @@ class Position extends Source<unknown, Turn, Outcome> {
 
 /** The bytes of a terminal, a pipe or a device, which can't be put back. */
 class KeptBytes extends Bytes {
+  readonly #begun = new Begun();
+
   protected override get doors(): readonly PropertyKey[] {
     return DOORS;
+  }
+
+  protected override readOn(buffer: Uint8Array): Promise<number | null> {
+    return this.#begun.watch(() => super.readOn(buffer));
+  }
+
+  protected override release(): void {
+    this.#begun.unref();
+  }
+
+  protected override retain(): void {
+    this.#begun.ref();
   }
 
   read(buffer: Uint8Array, flow: Flow | null): Wait<number | null> {
@@ -323,68 +344,39 @@ class KeptBytes extends Bytes {
   }
 }
 
-/** A read of standard input. */
-class InputReader extends Reader {
-  readonly #left: () => void;
-
-  constructor(buffer: Uint8Array, left: () => void) {
-    super(buffer);
-    this.#left = left;
-  }
-
-  protected override undo(error: unknown): void {
-    super.undo(error);
-    this.#left();
-  }
-}
-
-/** Standard input, which is not to hold up the process when nobody waits for it. */
-class Input extends KeptBytes {
-  readonly #stdin: object;
-  #holds = true;
-
-  constructor(stdin: object, read: Read) {
-    super(sources, stdin, read);
-    this.#stdin = stdin;
-  }
-
-  override read(
-    buffer: Uint8Array,
-    flow: Flow | null,
-  ): Wait<number | null> {
-    this.#hold(true);
-    const left = () => this.#hold(!this.forsaken);
-    return this.take(new InputReader(buffer, left), flow);
-  }
-
-  override readSync(buffer: Uint8Array): number | null {
-    this.#hold(true);
-    return super.readSync(buffer);
-  }
-
-  /** As the runtime does it for `node:process`, by symbols of its own. */
-  #hold(holds: boolean): void {
-    if (this.#holds === holds) return;
-    this.#holds = holds;
-    const name = holds ? "REF" : "UNREF";
-    const prototype = Object.getPrototypeOf(this.#stdin);
-    for (const symbol of Object.getOwnPropertySymbols(prototype)) {
-      if (symbol.description === name) prototype[symbol].call(this.#stdin);
-    }
-  }
-}
-
 function readsOfFile(file: object, read: Read): Reads | null {
+  try {
+    return hasPosition(file)
+      ? new Position(file, read)
+      : new KeptBytes(sources, file, read);
+  } catch {
+    // For the original to complain of.
+    return null;
+  }
+}
+
+/**
+ * Whether a file has a position, as one on a disk.
+ *
+ * @throws {TypeError} If it is no file.
+ */
+function hasPosition(file: object): boolean {
   try {
     move(file, 0);
   } catch (error) {
-    // For the original to complain of.
-    if (error instanceof TypeError) return null;
-    return new KeptBytes(sources, file, read);
+    if (error instanceof TypeError) throw error;
+    return false;
   }
-  return isDevice(file)
-    ? new KeptBytes(sources, file, read)
-    : new Position(file, read);
+  return !isDevice(file);
+}
+
+/** Whether a write may wait for somebody who reads, as that to a pipe. */
+function mayStall(file: object): boolean {
+  try {
+    return !hasPosition(file);
+  } catch {
+    return true; // One of the standard streams, whatever they are.
+  }
 }
 
 /** Whether it is one of those that let a position be set, and read on regardless. */
@@ -500,14 +492,14 @@ function readableOf(
 ): ReadableStream<Uint8Array> {
   // Standard input stays open.
   const close = () => file[Symbol.dispose]?.();
-  return new ReadableStream({
+  const stream = new ReadableStream({
     type: "bytes",
     autoAllocateChunkSize: CHUNK,
     async pull(controller) {
       const { buffer, byteOffset, byteLength } = controller.byobRequest!.view!;
       try {
         const bytes = new Uint8Array(buffer, byteOffset, byteLength);
-        const count = await reads.read(bytes, null);
+        const count = await reads.readForStream(bytes);
         if (count === null) {
           close();
           controller.close();
@@ -520,6 +512,13 @@ function readableOf(
     },
     cancel: close,
   });
+  if (reads instanceof KeptBytes) {
+    setSource(stream, {
+      rest: () => reads.restStream(),
+      resume: () => reads.resumeStream(),
+    });
+  }
+  return stream;
 }
 
 /** Does something at the position of a file, after what is under way there. */
@@ -558,7 +557,8 @@ function cooperativeWrite(original: Write): Write {
     let writes = writesOf.get(this);
     if (writes === undefined) {
       // Files take all that they are given, and many a program relies on that.
-      writesOf.set(this, writes = new Writes(this, write, Infinity));
+      writes = new Writes(this, write, mayStall(this), Infinity);
+      writesOf.set(this, writes);
     }
     return writes.write(data, flow);
   };
@@ -590,8 +590,10 @@ class Locks {
   }
 
   /** Somebody asks for it. */
-  ask<T>(promise: Promise<T>, flow: Flow | null): Promise<T> {
+  ask<T>(begin: () => Promise<T>, flow: Flow | null): Promise<T> {
     let left = false;
+    const begun = new Begun();
+    const promise = flow === null ? begin() : begun.watch(begin);
     if (this.#asking++ === 0) sources.add(this.#reference);
     const over = (granted: unknown) => {
       if (--this.#asking === 0) sources.delete(this.#reference);
@@ -602,7 +604,10 @@ class Locks {
       this.#giveBack();
     };
     promise.then(over, () => over(false));
-    return flow === null ? promise : operate(flow, promise, () => left = true);
+    return flow === null ? promise : operate(flow, promise, () => {
+      left = true;
+      begun.unref();
+    });
   }
 
   /** Somebody has got it, or has given it back. */
@@ -638,8 +643,8 @@ function cooperativeLock(original: Lock): Lock {
     const flow = cooperativeFlow();
     const due = flow?.checkpoint() ?? null;
     if (due !== null) return due;
-    const promise = Reflect.apply(original, this, arguments as never);
-    return isObject(this) ? locksOfFile(this).ask(promise, flow) : promise;
+    const begin = () => Reflect.apply(original, this, arguments as never);
+    return isObject(this) ? locksOfFile(this).ask(begin, flow) : begin();
   };
 }
 

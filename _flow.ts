@@ -27,6 +27,9 @@ import { current, KEY, type Mapped } from "./_context.ts";
 import { List, type Member } from "./_list.ts";
 import { react, type Reaction, type Reactions } from "./_reactions.ts";
 import { show } from "./_checks.ts";
+import { consistsOf, eachWrapped, findWrapped } from "./_wrapped.ts";
+import { isThenable } from "./_body.ts";
+import { isEnding, printError } from "./_print.ts";
 import type { Hub } from "./hub.ts";
 
 export { current };
@@ -60,6 +63,9 @@ export interface Wait<T> extends Promise<T> {
   [Symbol.iterator](): Iterator<unknown, T, unknown>;
 }
 
+/** How long a killed body may take to clean up, unless told otherwise, in ms. */
+export const GRACE = 1000;
+
 /** How often a condemned body may swallow the error before it is left for good. */
 const PATIENCE = 10;
 
@@ -88,6 +94,11 @@ class Trouble implements TimerTarget {
   held: unknown[] = [];
   /** What was thrown last, until something cooperative is begun. */
   thrown: unknown = undefined;
+  /** What has interrupted the body last, and what has before. */
+  last: unknown = undefined;
+  earlier: WeakSet<object> | null = null;
+  /** The `Timeout` that has interrupted the body last. */
+  limit: Error | null = null;
   kill: Kill | null = null;
   /** A kill that will be delivered from the hub. */
   coming: { readonly error: unknown } | null = null;
@@ -388,8 +399,7 @@ export class Flow implements Mapped {
    * next wait that it begins.
    */
   interrupt(error: unknown): void {
-    expect(error, this.greenlet);
-    this.receive(error);
+    noteInterrupt(this, error);
     noteThrown(this, error);
     if (this.pending === null) this.hold(error);
     else {
@@ -400,13 +410,18 @@ export class Flow implements Mapped {
     this.workGrace();
   }
 
+  /** As {@linkcode Flow.interrupt}: what wraps the timeout is taken for it. */
+  timeOut(timeout: Error): void {
+    if (this !== mainFlow) troubleOf(this).limit = timeout;
+    this.interrupt(timeout);
+  }
+
   /** As {@linkcode Flow.interrupt}, and after `grace` ms the flow is condemned. */
   kill(error: unknown, grace: number): void {
     const trouble = troubleOf(this);
     if (grace <= 0) {
       const isFirst = this.sentence === null &&
         (trouble.kill?.error !== error || this.holds(error));
-      this.receive(error);
       return this.condemn(error, isFirst);
     }
     const { kill } = trouble;
@@ -447,6 +462,12 @@ export class Flow implements Mapped {
     return this.sentence === null ? this.trouble?.kill?.grace ?? null : null;
   }
 
+  /** For how many ms a body may clean up that was thrown its kill; 0 if there is none. */
+  get graceLeft(): number {
+    const deadline = this.grace === null ? 0 : this.trouble!.kill!.deadline;
+    return deadline < Infinity ? deadline - performance.now() : 0;
+  }
+
   /**
    * Gives a body that was killed no more than `grace` ms from now on, and does not throw
    * anything meanwhile. A grace that is over sooner stays as it is.
@@ -470,8 +491,9 @@ export class Flow implements Mapped {
    * @param isFirst Whether the error is new to the body.
    */
   condemn(error: unknown, isFirst = false): void {
-    expect(error, this.greenlet);
+    noteInterrupt(this, error);
     const trouble = troubleOf(this);
+    noteLast(trouble, error);
     trouble.held.length = 0;
     trouble.sentence = { error };
     if (isFirst) trouble.isFirst = true;
@@ -513,6 +535,10 @@ export class Flow implements Mapped {
     if (trouble === null) return;
     this.restGrace();
     trouble.thrown = undefined;
+    // What it was killed by is known as such; other errors are not to live on with the dead.
+    if (trouble.last !== this.killed?.error) noteLast(trouble, undefined);
+    trouble.last = undefined;
+    trouble.limit = null;
     trouble.held.length = 0;
     if (trouble.body === "abandoned") {
       trouble.sentence ??= trouble.kill;
@@ -547,11 +573,35 @@ export class Flow implements Mapped {
     return this.trouble?.held.includes(error) ?? false;
   }
 
-  /** Notes that an error is meant for this greenlet, or was handed to it openly. */
+  /**
+   * Notes that an error was handed to this flow openly, as the result of a call: it is the
+   * greenlet's own from now on, and nobody else tells of it.
+   */
   receive(error: unknown): void {
-    if (!isObject(error)) return;
-    if (this.greenlet === main) expected.delete(error);
-    address(error, this.greenlet);
+    if (isObject(error)) address(error, this.greenlet);
+    this.receiveInterrupts(error);
+  }
+
+  /**
+   * Notes that a call of this flow has failed with an error: where that is, or wraps, an
+   * interrupt of something else that the greenlet has begun, it is the call's result here.
+   */
+  receiveInterrupts(error: unknown): void {
+    eachWrapped(error, (one) => {
+      if (
+        isObject(one) && isInterrupt(one) && isAddressed(one, this.greenlet) &&
+        !this.wasInterruptedBy(one)
+      ) hand(one, this);
+    });
+  }
+
+  /** Whether an error has interrupted the body, be it long ago. */
+  wasInterruptedBy(error: unknown): boolean {
+    const { trouble } = this;
+    if (trouble === null || error === undefined) return false;
+    return error === trouble.last || error === trouble.sentence?.error ||
+      error === trouble.endedBy?.error ||
+      isObject(error) && trouble.earlier !== null && trouble.earlier.has(error);
   }
 
   /** What every wait throws from now on, if the body is past its grace. */
@@ -673,7 +723,18 @@ function troubleOf(flow: Flow): Trouble {
 
 function noteThrown(flow: Flow, error: unknown): void {
   // It does not end, and never to be in trouble keeps it fast.
-  if (flow !== mainFlow) troubleOf(flow).thrown = error;
+  if (flow === mainFlow) return;
+  const trouble = troubleOf(flow);
+  trouble.thrown = error;
+  noteLast(trouble, error);
+}
+
+/** Notes what has interrupted a body, beside what has before. */
+function noteLast(trouble: Trouble, error: unknown): void {
+  const { last } = trouble;
+  if (error === last) return;
+  if (isObject(last)) (trouble.earlier ??= new WeakSet()).add(last);
+  trouble.last = error;
 }
 
 function interruptPending(flow: Flow, error: unknown, final: boolean): void {
@@ -704,32 +765,14 @@ function abandon(flow: Flow, error: unknown): void {
   }
 }
 
-/** Notes that promises may fail with this error and nobody look. */
-function expect(error: unknown, greenlet: Greenlet): void {
+/** Notes that an error interrupts a flow. */
+function noteInterrupt(flow: Flow, error: unknown): void {
   if (!isObject(error)) return;
   interrupts.add(error);
-  if (greenlet !== main) expected.add(error);
+  address(error, flow.greenlet);
+  // Main has no end that would tell of it: there, it is an error like any other.
+  if (flow === mainFlow) hand(error, flow);
 }
-
-/** Notes that main is not handed this error: promises may fail with it and nobody look. */
-export function withhold(error: object): void {
-  expected.add(error);
-}
-
-/**
- * Errors that have interrupted somebody, and that main was not handed.
- *
- * What a body has begun and not come to await is interrupted with the rest, and nobody
- * looks how it fails: a kill must not end the process by that. The greenlet's own end
- * tells of the error.
- */
-const expected = new WeakSet<object>();
-
-function isExpected(error: unknown): boolean {
-  return isObject(error) && expected.has(error);
-}
-
-watchRejections((reason) => isEach(reason, isExpected));
 
 /** Errors that have interrupted somebody. Others may be thrown by whoever has them. */
 const interrupts = new WeakSet<object>();
@@ -738,6 +781,53 @@ const interrupts = new WeakSet<object>();
 export function isInterrupt(error: unknown): boolean {
   return isObject(error) && interrupts.has(error);
 }
+
+/** The flows that were handed an interrupt openly, as the result of a call. */
+const handed = new WeakMap<object, WeakSet<Flow>>();
+
+function hand(error: object, flow: Flow): void {
+  const flows = handed.get(error);
+  if (flows === undefined) handed.set(error, new WeakSet([flow]));
+  else flows.add(flow);
+}
+
+/**
+ * Whether promises of a flow may fail like that and nobody look.
+ *
+ * What a body has begun and not come to await is interrupted with the rest: a kill must not
+ * end the process by that, and the greenlet's own end tells of the error. It is otherwise
+ * with an interrupt that a call has for its result, such as the `Timeout` of `withTimeout`:
+ * in the flow of the call that is an error like any other, and in that of its function it
+ * is none. Elsewhere it may be the runtime's or a package's promise, and counts as none.
+ */
+function isExpected(error: unknown, flow: Flow): boolean {
+  return consistsOf(error, (one) => {
+    const interrupt = original(one);
+    return flow.wasInterruptedBy(interrupt) ||
+      isInterrupt(interrupt) && !handed.get(interrupt as object)?.has(flow);
+  });
+}
+
+/** The flow of the rejection that is being told of outside greenlets. */
+let rejectedIn: Flow | null = null;
+
+/** Calls `tell`, which tells of a rejection of the current flow, outside greenlets. */
+export function tellApart<R>(tell: () => R): R {
+  const before = rejectedIn;
+  rejectedIn = currentFlow();
+  try {
+    return callApart(tell);
+  } finally {
+    rejectedIn = before;
+  }
+}
+
+// The runtime tells of a rejection in the context in which it has happened.
+watchRejections(
+  (reason) => isExpected(reason, current.get() ?? mainFlow),
+  callApart,
+  (judge) => rejectedIn === null ? judge() : current.run(rejectedIn, judge),
+);
 
 /** Whom one error was addressed to, when they are several. */
 class Addressees {
@@ -800,26 +890,39 @@ export function ownError(error: unknown, flow: Flow | null): unknown {
   );
 }
 
-/**
- * What a flow fails with whose body has thrown `error`. A kill that has interrupted the
- * clean-up of a `using` block as well is still that kill.
- */
+/** What a flow fails with whose body has thrown `error`. */
 export function ownFailure(error: unknown, flow: Flow): unknown {
-  const isKill = (one: unknown) =>
-    one === flow.killed?.error ||
-    one instanceof GreenletExit && isAddressed(one, flow.greenlet);
-  let last = error;
-  if (error instanceof SuppressedError && isEach(error, isKill)) {
-    while (last instanceof SuppressedError) last = last.error;
-  }
-  return ownError(last, flow);
+  return ownError(unwrapped(error, flow), flow);
 }
 
-/** Whether an error is such, or each that was thrown on the way out of `using` blocks. */
-function isEach(error: unknown, is: (error: unknown) => boolean): boolean {
-  return error instanceof SuppressedError
-    ? isEach(error.error, is) && isEach(error.suppressed, is)
-    : is(original(error));
+/**
+ * What an error is to be taken for that a body has thrown: the kill or the timeout that has
+ * interrupted it, if the error is made of that, else the error itself.
+ */
+export function unwrapped(error: unknown, flow: Flow): unknown {
+  const { trouble } = flow;
+  if (trouble === null) return error;
+  const { killed } = flow;
+  const isKill = (wrapped: unknown) => {
+    const one = original(wrapped);
+    return killed !== null && one === killed.error ||
+      one instanceof GreenletExit && flow.wasInterruptedBy(one);
+  };
+  const { limit } = trouble;
+  const found = findWrapped(error, isKill) ??
+    (limit !== null && isLimit(error, limit) ? [limit] : null);
+  return found === null ? error : original(found[0]);
+}
+
+/** Whether an error is made of a timeout, and not of several, as an account of them is. */
+function isLimit(error: unknown, limit: Error): boolean {
+  let isOnly = true;
+  eachWrapped(error, (wrapped) => {
+    const one = original(wrapped);
+    if (one !== limit && isInterrupt(one)) isOnly = false;
+  });
+  const isIt = (one: unknown) => original(one) === limit;
+  return isOnly && findWrapped(error, isIt) !== null;
 }
 
 /** Registers `substitute` to be taken for `error` where a body ends with it. */
@@ -1162,9 +1265,24 @@ export class Suspension<T> implements Pending, Sleeper, TimerTarget {
       this.#resolve!(this.value);
     } else {
       if (this.condemned) this.promise!.catch(ignore);
-      rejectWith(this.#resolve!, this.value);
+      this.#reject();
     }
     this.#resolve = null;
+  }
+
+  /** In the flow of the call: where nobody awaits it, that is where it is an error. */
+  #reject(): void {
+    const { caller } = this;
+    if (caller === null || current.get() === caller) {
+      rejectWith(this.#resolve!, this.value);
+    } else {
+      current.run(caller, rejectWith, this.#resolve!, this.value);
+    }
+  }
+
+  /** The flow of the call, where the error may be a result and not an interrupt. */
+  protected get caller(): Flow | null {
+    return null;
   }
 
   delegate(wait: OwnWait): Iterator<unknown, unknown, unknown> {
@@ -1375,15 +1493,19 @@ async function drive(running: Greenlet, flow: Flow): Promise<void> {
 const core = Greenlet.prototype;
 
 /**
- * Tells the hub of an error that no greenlet takes. What a handler of the user's own
- * throws is an uncaught error, and not one of whoever happens to report.
+ * Tells the hub of an error that no greenlet takes. A handler of the user's own that fails
+ * is reported with what it was told of, and nobody who happens to report fails by it.
  */
 export function report(context: unknown, error: unknown): void {
+  if (isEnding(error)) return;
+  const failed = (thrown: unknown) => {
+    printError(context, error);
+    printError("hub.handleError()", thrown);
+  };
   try {
-    (main as Hub).handleError(context, error);
+    const result: unknown = (main as Hub).handleError(context, error);
+    if (isThenable(result)) result.then(undefined, failed);
   } catch (thrown) {
-    queueMicrotask(() => {
-      throw thrown;
-    });
+    failed(thrown);
   }
 }

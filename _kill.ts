@@ -9,14 +9,18 @@
  */
 
 import { instanceOf } from "./_checks.ts";
-import { currentFlow, DONE, type Flow, flowOf, type Wait } from "./_flow.ts";
-import { linkAll } from "./_links.ts";
+import {
+  currentFlow,
+  DONE,
+  type Flow,
+  flowOf,
+  GRACE,
+  type Wait,
+} from "./_flow.ts";
+import { linkAll, waking } from "./_links.ts";
 import { PatientWait } from "./_patient_wait.ts";
 import { type Greenlet as OwnGreenlet, kill } from "./gevent.ts";
 import { type Greenlet, GreenletExit } from "./greenlet.ts";
-
-/** How long a killed body may take to clean up, unless told otherwise, in ms. */
-export const GRACE = 1000;
 
 /**
  * Kills greenlets, and waits for nothing. One that was killed before, by whatever call,
@@ -83,17 +87,16 @@ type AnyGreenlet = OwnGreenlet<any>;
 class Ending extends PatientWait<void> {
   readonly #greenlets: readonly AnyGreenlet[];
   #left: number;
+  readonly #link = waking(() => {
+    if (--this.#left === 0) this.switch();
+  });
 
   constructor(flow: Flow, greenlets: readonly AnyGreenlet[]) {
     super(flow);
     this.#greenlets = greenlets;
     this.#left = greenlets.length;
-    linkAll(greenlets, this);
+    linkAll(greenlets, this.#link);
     this.limit(STUCK_AFTER);
-  }
-
-  linked(): void {
-    if (--this.#left === 0) this.switch();
   }
 
   override expired(): void {
@@ -106,7 +109,7 @@ class Ending extends PatientWait<void> {
   }
 
   protected override undo(): void {
-    for (const greenlet of this.#greenlets) greenlet.unlink(this);
+    for (const greenlet of this.#greenlets) greenlet.unlink(this.#link);
   }
 }
 

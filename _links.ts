@@ -5,7 +5,8 @@
  */
 
 import { checkCallback, checkFunction } from "./_checks.ts";
-import { report, Suspension } from "./_flow.ts";
+import { Suspension } from "./_flow.ts";
+import { reportInTurn } from "./_reports.ts";
 import { List, type Member } from "./_list.ts";
 import { mustWait, noteWoken, runSoon, wakeups } from "./_wakeups.ts";
 
@@ -145,7 +146,7 @@ export function callLink<S>(
     else if (typeof link === "function") link(source);
     else link.linked(source);
   } catch (error) {
-    report(link, error);
+    reportInTurn(link, error);
   }
   if (wakeups() !== before && isWaking(link)) noteWoken();
 }

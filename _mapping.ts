@@ -10,12 +10,13 @@ import {
   currentFlow,
   Flow,
   flowOf,
+  GRACE,
   isInterrupt,
   report,
 } from "./_flow.ts";
 import { composed } from "./_composed.ts";
 import type { Iteration } from "./_iteration.ts";
-import { endAll, GRACE, killOnce } from "./_kill.ts";
+import { endAll, killOnce } from "./_kill.ts";
 import { PatientWait } from "./_patient_wait.ts";
 import { startTimer, stopTimer, type Timer } from "./_timers.ts";
 import { mayGoOn, turn } from "./_wakeups.ts";
@@ -25,7 +26,7 @@ import { GreenletExit } from "./greenlet.ts";
 import type { Wait } from "./hub.ts";
 
 /** After how many items to look whether the event loop has to turn. */
-const LOOK_EVERY = 64;
+const LOOK_EVERY = 256;
 
 /** Where the calls have their places. */
 export interface Room {
@@ -54,23 +55,6 @@ interface Failure {
   readonly index: number | null;
 }
 
-/** A call that runs. */
-class Call<T, R> {
-  readonly index: number;
-  readonly greenlet: Greenlet<R>;
-  readonly #mapping: Mapping<T, R>;
-
-  constructor(mapping: Mapping<T, R>, index: number, greenlet: Greenlet<R>) {
-    this.#mapping = mapping;
-    this.index = index;
-    this.greenlet = greenlet;
-  }
-
-  linked(): void {
-    this.#mapping.callEnded(this);
-  }
-}
-
 /**
  * Calls of a function for the items of an iterable. {@linkcode Mapping.run} makes them, in
  * the greenlet that asks the iterable. When it is over, all that it has begun is over.
@@ -80,7 +64,9 @@ export class Mapping<T, R> {
   readonly #run: (item: T) => unknown;
   readonly #items: Iteration<T>;
   readonly #sink: MappingSink<R>;
-  readonly #running = new Set<Call<T, R>>();
+  /** The calls that run, and the indices of their items. */
+  readonly #running = new Map<Greenlet<R>, number>();
+  readonly #ended = (call: Greenlet<R>) => this.#callEnded(call);
   /** Set when no call runs, or all were killed. */
   readonly #quiet = new Event();
   /** What calls and the taking of items are ended by. */
@@ -150,7 +136,7 @@ export class Mapping<T, R> {
       await attempt(() => this.#quiet.wait());
     }
     stopTimer(this.#patience);
-    const left = [...this.#running].map((call) => call.greenlet);
+    const left = [...this.#running.keys()];
     if (left.length > 0) await endAll(left, this.#exit);
     this.#room.mappings.delete(this);
   }
@@ -170,9 +156,10 @@ export class Mapping<T, R> {
   async #feed(): Promise<void> {
     const room = this.#room;
     const items = this.#items;
+    const sink = this.#sink;
     this.#feeding = currentFlow();
     for (let index = 0;; index++) {
-      await this.#sink.beforeItem?.();
+      if (sink.beforeItem !== undefined) await sink.beforeItem();
       await room.enter();
       let step: IteratorResult<T, unknown>;
       if (items.isAsync) {
@@ -211,24 +198,20 @@ export class Mapping<T, R> {
     // Its error is thrown by what takes the results.
     flowOf(greenlet).quiet = true;
     this.#room.start(greenlet);
-    const call = new Call(this, index, greenlet);
-    this.#running.add(call);
-    greenlet.rawlink(call);
+    this.#running.set(greenlet, index);
+    greenlet.rawlink(this.#ended);
     // The start may have called what stops us.
     if (index > this.#lastWanted) killOnce([greenlet], this.#exit);
   }
 
-  /** A call has ended. */
-  callEnded(call: Call<T, R>): void {
+  #callEnded(call: Greenlet<R>): void {
+    const index = this.#running.get(call)!;
     this.#running.delete(call);
     if (this.#running.size === 0) this.#quiet.set();
-    const { index, greenlet } = call;
-    const flow = flowOf(greenlet);
-    if (flow.killed?.error !== this.#exit || !flow.isKillThrown) {
-      return this.#sink.ended(index, greenlet);
-    }
-    // What it has failed with while it cleaned up nobody else tells of.
-    if (!greenlet.successful()) report(greenlet, greenlet.exception);
+    const hasFelt = index > this.#lastWanted && flowOf(call).isKillThrown;
+    if (!hasFelt) return this.#sink.ended(index, call);
+    // What it has failed with while it cleaned up nothing else tells of.
+    if (!call.successful()) report(call, call.exception);
   }
 
   /**
@@ -241,8 +224,8 @@ export class Mapping<T, R> {
     this.#lastWanted = after;
     this.#endFeeding();
     const unwanted: Greenlet<R>[] = [];
-    for (const call of this.#running) {
-      if (call.index > after) unwanted.push(call.greenlet);
+    for (const [call, index] of this.#running) {
+      if (index > after) unwanted.push(call);
     }
     killOnce(unwanted, this.#exit);
     if (this.#isStopped) this.#quiet.set();
@@ -252,7 +235,7 @@ export class Mapping<T, R> {
   hasten(): void {
     this.#feeding?.kill(this.#exit, 0);
     this.#items.closeSoon();
-    killOnce([...this.#running].map((call) => call.greenlet), this.#exit, 0);
+    killOnce(this.#running.keys(), this.#exit, 0);
   }
 
   /** Begins no more calls, as those that run were killed by others. */

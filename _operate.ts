@@ -4,6 +4,7 @@
  * @module
  */
 
+import { Begun } from "./_begun.ts";
 import {
   callApart,
   cooperativeFlow,
@@ -81,6 +82,27 @@ export function cooperate<T, F extends Asking<T>>(
     if (due !== null) return due;
     const promise = Reflect.apply(original, this, arguments as never);
     return operate(flow, promise, undefined, discard);
+  } as F;
+}
+
+/**
+ * As {@linkcode cooperate}, for a function that may wait for somebody else for ever, as the
+ * opening of a pipe does: when its caller is interrupted, it does not keep the process alive.
+ */
+export function cooperateLoosely<T, F extends Asking<T>>(
+  original: F & Asking<T>,
+  discard: ((value: T) => void) | null = null,
+): F {
+  return function (this: unknown) {
+    const flow = cooperativeFlow();
+    if (flow === null) return Reflect.apply(original, this, arguments);
+    const due = flow.checkpoint();
+    if (due !== null) return due;
+    const begun = new Begun();
+    const promise = begun.watch(() =>
+      Reflect.apply(original, this, arguments as never)
+    );
+    return operate(flow, promise, () => begun.unref(), discard);
   } as F;
 }
 

@@ -6,6 +6,7 @@
 
 import type { Flow } from "./_flow.ts";
 import { LinkedWait, type Links } from "./_links.ts";
+import { takeError } from "./_reports.ts";
 import { Timeout } from "./timeout.ts";
 
 /**
@@ -37,8 +38,13 @@ export class OutcomeWait<T> extends LinkedWait<Outcome<T>, T> {
   override linked(source: Outcome<T>): void {
     if (source.successful()) return this.switch(source.value as T);
     // Whoever asks for a result asks for the error, too: it is not somebody else's.
+    takeError(source);
     this.#flow.receive(source.exception);
     this.throw(source.exception);
+  }
+
+  protected override get caller(): Flow {
+    return this.#flow;
   }
 
   protected override timedOut(): void {

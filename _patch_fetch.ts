@@ -14,9 +14,12 @@ import { getOriginal } from "./_items.ts";
 import { cooperate, operate } from "./_operate.ts";
 import { patchAll } from "./_patches.ts";
 import { Stamp } from "./_stamp.ts";
+import { findSource, leftAlone, passOn } from "./_stream_rest.ts";
+import { areStreamsKnown } from "./_stream_slots.ts";
 
 type Fetch = (this: unknown, ...args: unknown[]) => Promise<Response>;
 type Read = (this: Request | Response) => Promise<unknown>;
+type Clone = (this: Request | Response) => Request | Response;
 type ReadBlob = (this: Blob) => Promise<unknown>;
 
 /** What reads a body to its end. */
@@ -59,8 +62,7 @@ class ConnectionOf extends Stamp {
 export function patchFetch(): Disposable {
   return patchAll((patches) => {
     patches.put<Fetch>(globalThis, "fetch", cooperativeFetch);
-    const inner = Object.getOwnPropertySymbols(new Request("http://a/"))
-      .find(({ description }) => description === "request");
+    const inner = innerOf(new Request("http://a/"), "request");
     for (const name of READERS) {
       const package_: Read = getOriginal(Response.prototype, name);
       for (const { prototype } of [Request, Response]) {
@@ -71,11 +73,53 @@ export function patchFetch(): Disposable {
         );
       }
     }
+    for (
+      const [{ prototype }, symbol] of [
+        [Request, inner],
+        [Response, innerOf(new Response(), "response")],
+      ] as const
+    ) {
+      patches.put<Clone>(
+        prototype,
+        "clone",
+        (clone) => symbol === undefined ? clone : passingOn(clone, symbol),
+      );
+    }
     // They are in memory, and yet a loop of nothing else must not be deaf to a kill.
     for (const name of ["arrayBuffer", "bytes", "text"]) {
       patches.put<ReadBlob>(Blob.prototype, name, (read) => cooperate(read));
     }
   });
+}
+
+/** Under which symbol the runtime keeps what a request or a response is. */
+function innerOf(it: object, name: string): symbol | undefined {
+  return Object.getOwnPropertySymbols(it).find(({ description }) =>
+    description === name
+  );
+}
+
+/** Tells of the two bodies of a clone that they pass on what was one body before. */
+function passingOn(original: Clone, inner: symbol): Clone {
+  return function () {
+    const before = streamIn(this, inner);
+    if (before !== undefined) findSource(before);
+    const clone = original.call(this);
+    const branches = [streamIn(this, inner), streamIn(clone, inner)];
+    if (before !== undefined && !branches.includes(undefined)) {
+      passOn(before, branches as ReadableStream[]);
+    }
+    return clone;
+  };
+}
+
+/** The body of a request or a response, if it is a stream, where streams are patched. */
+function streamIn(
+  of: Request | Response,
+  inner: symbol,
+): ReadableStream | undefined {
+  const body = areStreamsKnown() ? bodyIn(of, inner) : undefined;
+  return body instanceof ReadableStream ? body : undefined;
 }
 
 function cooperativeFetch(original: Fetch): Fetch {
@@ -209,19 +253,24 @@ interface Inner {
  * all of them are streams to us.
  */
 function isWhole(of: object, inner: symbol | undefined): boolean {
-  const whole = inner === undefined
-    ? undefined
-    : (of as Record<symbol, Inner | undefined>)[inner]?.body?.streamOrStatic;
+  const whole = inner === undefined ? undefined : bodyIn(of, inner);
   return whole !== undefined && !(whole instanceof ReadableStream);
+}
+
+/** The body as the runtime keeps it. */
+function bodyIn(of: object, inner: symbol): unknown {
+  return (of as Record<symbol, Inner | undefined>)[inner]?.body?.streamOrStatic;
 }
 
 /** Passes on what a body brings, as the source of a stream that we can end. */
 class Relay implements UnderlyingDefaultSource {
+  readonly #body: ReadableStream;
   readonly #reader: ReadableStreamDefaultReader;
   readonly #read: ReadableStreamDefaultReader["read"];
   #controller!: ReadableStreamDefaultController;
 
   constructor(body: ReadableStream) {
+    this.#body = body;
     this.#reader = new ReadableStreamDefaultReader(body);
     this.#read = getOriginal(this.#reader, "read");
   }
@@ -239,6 +288,8 @@ class Relay implements UnderlyingDefaultSource {
   end(error: unknown): void {
     this.#controller.error(error);
     cancel(this.#reader, error);
+    // That of a clone ends when all of them have, which nobody may read.
+    leftAlone(this.#body);
   }
 }
 

@@ -10,7 +10,12 @@ import type { Wait } from "./_flow.ts";
 import { patchFiles } from "./_files.ts";
 import { disguise, getOriginal } from "./_items.ts";
 import { Place } from "./_line.ts";
-import { cooperate, cooperateBySignal, operate } from "./_operate.ts";
+import {
+  cooperate,
+  cooperateBySignal,
+  cooperateLoosely,
+  operate,
+} from "./_operate.ts";
 import { patchAll, type Patches } from "./_patches.ts";
 import { Source, Sources } from "./_source.ts";
 
@@ -18,7 +23,6 @@ import { Source, Sources } from "./_source.ts";
 const GO_ON = [
   "chmod",
   "chown",
-  "copyFile",
   "link",
   "lstat",
   "mkdir",
@@ -28,9 +32,11 @@ const GO_ON = [
   "rename",
   "stat",
   "symlink",
-  "truncate",
   "utime",
 ];
+
+/** The same, for what opens a file: where that is a pipe, there may be nobody behind it. */
+const OPENING = ["copyFile", "truncate"];
 
 /** Patches files; disposing of what it returns restores the originals. */
 export function patchFs(): Disposable {
@@ -41,11 +47,14 @@ export function patchFs(): Disposable {
     for (const name of GO_ON) {
       patches.put(Deno, name, (original) => cooperate(original));
     }
+    for (const name of OPENING) {
+      patches.put(Deno, name, (original) => cooperateLoosely(original));
+    }
     for (const name of ["open", "create"]) {
       patches.put<typeof Deno.create>(
         Deno,
         name,
-        (original) => cooperate(original, (file) => file.close()),
+        (original) => cooperateLoosely(original, (file) => file.close()),
       );
     }
     for (const name of ["makeTempDir", "makeTempFile"]) {

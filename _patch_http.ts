@@ -11,6 +11,7 @@
 
 import { callApart, flowOf } from "./_flow.ts";
 import { disguise, patchProperty } from "./_items.ts";
+import { killOnce } from "./_kill.ts";
 import { cooperateKept, cooperateRelease } from "./_operate.ts";
 import { OptionsInForce, patchAll } from "./_patches.ts";
 import { Greenlet } from "./gevent.ts";
@@ -179,8 +180,7 @@ class Watch implements Disposable {
 
   #kill(): void {
     if (upgraded.has(this.#request)) return;
-    const exit = new GreenletExit("The client has gone away");
-    this.#greenlet.kill(exit, { block: false });
+    killOnce([this.#greenlet], new GreenletExit("The client has gone away"));
   }
 
   [Symbol.dispose](): void {

@@ -11,6 +11,7 @@
  * @module
  */
 
+import { Begun } from "./_begun.ts";
 import { meetClass, outside } from "./_events.ts";
 import { cooperativeFlow, current, type Flow, type Wait } from "./_flow.ts";
 import { disguise, getOriginal } from "./_items.ts";
@@ -245,7 +246,8 @@ function run(
   return operate(flow, output, () => {
     out?.forget();
     err?.forget();
-    if (!kills) return;
+    // Nobody else has a handle to it: it goes on, and may outlive us.
+    if (!kills) return child.unref();
     end(child);
     abort.abort();
   });
@@ -364,19 +366,30 @@ function collector<T, R>(
     if (flow === null) return original.call(this);
     const due = flow.checkpoint();
     if (due !== null) return due;
-    const collected = collect.call(this);
-    return collecting(this, forms, form, collected, flow) as Wait<R>;
+    const begun = new Begun();
+    const collected = begun.watch<Promise<T>>(() => collect.call(this));
+    const all = { owner: this, forms, collected, begun };
+    return collecting(all, form, flow) as Wait<R>;
   };
 }
 
+/** All that there is of something, which is collected once. */
+interface Collection<T> {
+  readonly owner: object;
+  /** All methods that collect it. */
+  readonly forms: Forms<T>;
+  readonly collected: Promise<T>;
+  /** What collects it, which keeps the process alive if somebody waits. */
+  readonly begun: Begun;
+}
+
 function collecting<T>(
-  owner: object,
-  forms: Forms<T>,
+  collection: Collection<T>,
   form: string,
-  collected: Promise<T>,
   flow: Flow,
 ): Wait<unknown> {
-  const cancel = () => leave(owner, forms, collected);
+  const { forms, collected } = collection;
+  const cancel = () => leave(collection);
   return new Collecting(cancel, forms[form]!).follow(collected).suspend(flow);
 }
 
@@ -399,11 +412,9 @@ class Collecting<T> extends Operation<T> {
 }
 
 /** Has the next call give what an interrupted one has left, patched or not. */
-function leave<T>(
-  owner: object,
-  forms: Forms<T>,
-  collected: Promise<T>,
-): void {
+function leave<T>(collection: Collection<T>): void {
+  const { owner, forms, collected, begun } = collection;
+  begun.unref();
   for (const form of Object.keys(forms)) {
     const original = getOriginal(owner as Record<string, () => unknown>, form);
     const value = disguise(() => {
@@ -413,8 +424,9 @@ function leave<T>(
       for (const name of Object.keys(forms)) {
         Reflect.deleteProperty(owner, name);
       }
+      begun.ref();
       if (flow === null) return collected.then(forms[form]);
-      return collecting(owner, forms, form, collected, flow);
+      return collecting(collection, form, flow);
     }, original);
     Object.defineProperty(owner, form, {
       value,

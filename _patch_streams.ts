@@ -22,8 +22,17 @@ import {
   readerOf,
   type ReadMethod,
   requestsOf,
+  streamOf,
 } from "./_reads.ts";
 import { endFlowOf, giveFlow, makeWithFlow } from "./_stream_flows.ts";
+import {
+  askedAgain,
+  findSource,
+  leftAlone,
+  passOn,
+  type Sink,
+  sinkOf,
+} from "./_stream_rest.ts";
 import { get, knowStreams, slots } from "./_stream_slots.ts";
 
 type Reader = ReadableStreamDefaultReader;
@@ -49,9 +58,24 @@ function patchMaking(patches: Patches): void {
     function () {
       return make(() => Reflect.apply(from, this, arguments));
     });
-  for (const name of ["pipeThrough", "tee"]) {
-    patches.put(prototype, name, pipeApart);
-  }
+  patches.put(prototype, "pipeThrough", (original) => {
+    const pipeThrough = pipeApart(original);
+    return function (this: ReadableStream) {
+      findSource(this);
+      const readable = Reflect.apply(pipeThrough, this, arguments);
+      passOn(this, [readable as ReadableStream]);
+      return readable;
+    };
+  });
+  patches.put(prototype, "tee", (original) => {
+    const tee = pipeApart(original);
+    return function (this: ReadableStream) {
+      findSource(this);
+      const branches = Reflect.apply(tee, this, arguments);
+      passOn(this, branches as ReadableStream[]);
+      return branches;
+    };
+  });
   for (const name of ["ReadableStream", "WritableStream", "TransformStream"]) {
     patches.putClass(globalThis, name, make);
   }
@@ -111,7 +135,7 @@ function patchWriting(patches: Patches): void {
   const writer = WritableStreamDefaultWriter.prototype;
   patches.put(writer, "write", cooperativeWrite);
   for (const it of [writable, writer]) {
-    patches.put(it, "close", cooperateAtLast);
+    patches.put(it, "close", cooperativeClose);
     patches.put(it, "abort", cooperativeAbort);
   }
   for (const name of ["closed", "ready"]) {
@@ -127,12 +151,14 @@ function cooperativeRead(
     const flow = cooperativeFlow();
     const requests = flow === null ? undefined : requestsOf(this, kind);
     if (flow === null || requests === undefined) {
+      askedAgain(streamOf(this));
       const promise = Reflect.apply(original, this, arguments);
       adopt(this);
       return promise;
     }
     const due = flow.checkpoint();
     if (due !== null) return due;
+    askedAgain(streamOf(this));
     prepare(this, requests);
     const read = beginRead(Read, this, requests, original, this, arguments);
     return read instanceof Read ? read.suspend(flow) : takenWait(read);
@@ -158,8 +184,11 @@ class LastingStep extends Read {
 
 /** Cancels whatever the reader has, if it still has something. */
 function cancel(reader: Reader, error: unknown): void {
+  const stream = streamOf(reader);
   const original = getOriginal(ReadableStreamDefaultReader.prototype, "cancel");
   callApart(async () => await original.call(reader, error)).catch(ignore);
+  // What it is a branch of goes on, and may have no other one that anybody reads.
+  leftAlone(stream);
 }
 
 function ignore(): void {}
@@ -169,6 +198,7 @@ function cooperativeNext(original: ReadMethod): ReadMethod {
     const flow = cooperativeFlow();
     const reader = flow === null ? undefined : readerOf(this);
     if (flow === null || reader === undefined) {
+      askedAgain(streamOf(readerOf(this)));
       const promise = Reflect.apply(original, this, arguments);
       adopt(readerOf(this));
       return promise;
@@ -178,6 +208,7 @@ function cooperativeNext(original: ReadMethod): ReadMethod {
       due.catch((error) => leave(this, error));
       return due;
     }
+    askedAgain(streamOf(reader));
     const requests = requestsOf(reader, "readRequests")!;
     const lasts = preventsCancel(this);
     if (!isFree(reader, requests)) {
@@ -220,16 +251,25 @@ function cooperativePipeTo(original: Asking): Asking {
       abort.signal,
     );
     const isFree = readerOf(this) === undefined;
-    if (isFree) giveFlow(this);
+    if (isFree) {
+      giveFlow(this);
+      findSource(this);
+    }
     const isSink = !destination.locked;
     if (isSink) giveFlow(destination);
+    const sink = isSink ? sinkOf(destination) : null;
+    sink?.resume();
     const promise = callApart(() => original.call(this, destination, ours));
     const reader = isFree && !preventCancel ? readerOf(this) : undefined;
+    // Which leaves the stream as it is, when it was told to.
+    const left = () => leftAlone(this);
     return operate(flow, promise, (error) => {
       callApart(() => abort.abort(error));
+      promise.then(left, left);
       // The runtime would first write what was read, for as long as that takes.
       if (reader !== undefined) cancel(reader, error);
       if (isSink && !preventAbort) endFlowOf(destination, error);
+      sink?.leaveAll();
     });
   };
 }
@@ -242,14 +282,24 @@ function isObject(value: unknown): boolean {
 function cooperativeWrite(original: Asking): Asking {
   return function () {
     const flow = cooperativeFlow();
-    if (flow === null) return Reflect.apply(original, this, arguments);
-    const due = flow.checkpoint();
+    const due = flow?.checkpoint() ?? null;
     if (due !== null) return due;
-    return operate(
-      flow,
-      callApart(() => Reflect.apply(original, this, arguments)),
+    const sink = sinkOf(get(this, slots.stream));
+    sink?.resume();
+    if (flow === null) return Reflect.apply(original, this, arguments);
+    const promise: Promise<unknown> = callApart(() =>
+      Reflect.apply(original, this, arguments)
     );
+    return operate(flow, promise, () => sink?.leave(promise));
   };
+}
+
+/** Of a stream, or of its writer. */
+function cooperativeClose(original: Asking): Asking {
+  return cooperateAtLast(
+    original,
+    (it) => sinkOf(it instanceof WritableStream ? it : get(it, slots.stream)),
+  );
 }
 
 /** By `cancel()`, or at the end of a loop. */
@@ -291,17 +341,26 @@ function streamToAbort(by: unknown): WritableStream | undefined {
 /**
  * The cooperative form of what a `finally` block calls: it is begun even if an error is
  * due, as there may be no other chance to give something back.
+ *
+ * @param find Finds what has to know that somebody waits for it, or waits no longer.
  */
-function cooperateAtLast(original: Asking): Asking {
+function cooperateAtLast(
+  original: Asking,
+  find: (self: unknown) => Sink | null = () => null,
+): Asking {
   return function () {
     const flow = cooperativeFlow();
+    const sink = find(this);
+    sink?.resume();
     if (flow === null) return Reflect.apply(original, this, arguments);
     const promise: Promise<unknown> = callApart(() =>
       Reflect.apply(original, this, arguments)
     );
+    const left = () => sink?.leave(promise);
     const due = flow.checkpointAtLast();
-    if (due === null) return operate(flow, promise);
+    if (due === null) return operate(flow, promise, left);
     promise.catch(ignore);
+    left();
     return due;
   };
 }

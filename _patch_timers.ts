@@ -23,6 +23,7 @@ import {
 import { getCurrent as getRunning, GreenletExit } from "./greenlet.ts";
 import { getOriginal } from "./_items.ts";
 import { cooperate, cooperateBySignal, operate } from "./_operate.ts";
+import { patchCron, patchObservers } from "./_patch_callbacks.ts";
 import { patchAll, type Patches } from "./_patches.ts";
 import { raise } from "./_rejections.ts";
 import { isResolver, rejectBy } from "./_resolver.ts";
@@ -265,6 +266,8 @@ export function patchTimers(): Disposable {
     else patchTimeouts(patches, timeouts);
     putAsLongAsPatched(patches, promises, "setImmediate", cooperate);
     patchFunctions(patches);
+    patchCron(patches);
+    patchObservers(patches);
     const { prototype } = promises.setInterval;
     if (prototype?.next !== undefined) {
       patches.put(prototype, "next", cooperativeNext);

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { cooperate } from "./_operate.ts";
+import { cooperateLoosely } from "./_operate.ts";
 import { patchAll } from "./_patches.ts";
 import { obstacle, Prototypes, Sockets } from "./_sockets.ts";
 import { Sources } from "./_source.ts";
@@ -31,7 +31,7 @@ export function patchTls(): Disposable {
       Deno,
       "connectTls",
       (connect) =>
-        cooperate(function () {
+        cooperateLoosely(function () {
           return Reflect.apply(connect, this, arguments as never)
             .then(sockets.meetConn);
         } as ConnectTls, close),
@@ -62,7 +62,7 @@ function cooperativeStartTls(
   original: StartTls,
   meet: (conn: Deno.TlsConn) => Deno.TlsConn,
 ): StartTls {
-  return cooperate(function (conn) {
+  return cooperateLoosely(function (conn) {
     // Bytes that were read for nobody came before TLS. A client that went on would lose
     // them, or be answered by whoever has put them in.
     const error = obstacle(conn);

@@ -9,6 +9,11 @@ import { meetClass, outside } from "./_events.ts";
 import { callApart, cooperativeFlow } from "./_flow.ts";
 import { getOriginal } from "./_items.ts";
 import { cooperateKept, withSignal } from "./_operate.ts";
+import {
+  patchFileReader,
+  patchGlobalEvents,
+  patchKv,
+} from "./_patch_callbacks.ts";
 import { patchAll, type Patches } from "./_patches.ts";
 
 /** A class of sockets. `WebSocketStream` is there with `--unstable-net` only. */
@@ -31,6 +36,9 @@ export function patchWebsocket(): Disposable {
     for (const { prototype } of [Worker, MessagePort, BroadcastChannel]) {
       patches.put(prototype, "dispatchEvent", outside);
     }
+    patchGlobalEvents(patches);
+    patchFileReader(patches);
+    patchKv(patches);
     // The `Worker` of `node:worker_threads`
     meetClass(patches, ["NodeWorker"], "threadName", (prototype) => {
       patches.put(prototype, "emit", outside);

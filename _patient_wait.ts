@@ -39,10 +39,15 @@ export abstract class PatientWait<T> extends Suspension<T> {
     // Where nothing awaits it, it is no unhandled rejection.
     this.promise!.catch(() => {});
     if (!final) return void (this.#later ??= []).push(error);
-    this.condemned = this.waiter.endsBody;
     this.#later = null;
-    this.#last = { error };
     this.hasten();
+    this.leaveAtLast(error);
+  }
+
+  /** Ends the wait, although what is waited for has not ended. */
+  protected leaveAtLast(error: unknown): void {
+    this.condemned = this.waiter.endsBody;
+    this.#last = { error };
     inTurns(TURNS_AT_LAST, () => {
       if (this.state !== "waiting") return;
       this.undo(error);

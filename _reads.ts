@@ -13,6 +13,7 @@
 
 import { Suspension } from "./_flow.ts";
 import { calls, giveFlow } from "./_stream_flows.ts";
+import { findSource, leftAlone } from "./_stream_rest.ts";
 import { get, type Queue, set, slots } from "./_stream_slots.ts";
 
 /** What a read has brought. */
@@ -157,9 +158,16 @@ function adoptPull(reader: unknown): void {
 export function prepare(reader: object, requests: Requests): void {
   if (requests.enqueue === enqueue) return;
   requests.enqueue = enqueue;
-  const stream = get(reader, slots.stream);
+  const stream = streamOf(reader);
   // It has none once it was released.
-  if (stream !== undefined) giveFlow(stream);
+  if (stream === undefined) return;
+  giveFlow(stream);
+  findSource(stream);
+}
+
+/** The stream that a reader reads. */
+export function streamOf(reader: unknown): ReadableStream | undefined {
+  return get(reader, slots.stream);
 }
 
 function ignore(): void {}
@@ -199,6 +207,11 @@ export class Read extends Suspension<ReadResult> implements ReadRequest {
 
   /** Leaves what it has asked for to others. */
   protected leaveQueue(): void {
+    this.#leaveQueue();
+    leftAlone(streamOf(this.reader));
+  }
+
+  #leaveQueue(): void {
     let place = -1;
     edit(this.#requests, (requests) => {
       place = requests.indexOf(this);

@@ -47,6 +47,7 @@ const raising = new WeakSet<Promise<unknown>>();
 
 /** Whether an error is one of which nobody is to be told. */
 type IsExpected = (reason: unknown) => boolean;
+type CallApart = <R>(run: () => R) => R;
 
 /**
  * - a promise: the runtime is to tell of the rejection, and of this promise
@@ -111,18 +112,35 @@ export function raise(promise: Promise<unknown>, reason: unknown): void {
   standIns.set(Promise.reject(reason), promise);
 }
 
-/** Watches the rejections of this realm. To be called once. */
-export function watchRejections(isExpected: IsExpected): void {
+/**
+ * Watches the rejections of this realm. To be called once.
+ *
+ * @param isExpected Whether nobody is to be told of an error.
+ * @param callApart Calls a function outside greenlets.
+ * @param callWhereRejected Calls a function in the context of the rejection, where listeners
+ * are called in another one.
+ */
+export function watchRejections(
+  isExpected: IsExpected,
+  callApart: CallApart,
+  callWhereRejected: CallApart,
+): void {
   if (typeof globalThis.addEventListener === "function") {
-    watchEvents(isExpected);
+    watchEvents(isExpected, callApart, callWhereRejected);
   } else if (typeof globalThis.process?.emit === "function") {
     watchProcess(globalThis.process, isExpected);
   }
 }
 
-function watchEvents(isExpected: IsExpected): void {
+function watchEvents(
+  isExpected: IsExpected,
+  callApart: CallApart,
+  callWhereRejected: CallApart,
+): void {
   listenFirst("unhandledrejection", (event) => {
-    const promise = judge(event.promise, event.reason, isExpected);
+    const promise = callWhereRejected(() =>
+      judge(event.promise, event.reason, isExpected)
+    );
     if (promise === null) {
       event.preventDefault();
       event.stopImmediatePropagation();
@@ -130,12 +148,20 @@ function watchEvents(isExpected: IsExpected): void {
       Object.defineProperty(event, "promise", { value: promise });
     }
   });
-  const handled = hideFromProcess();
+  // The runtime calls it whatever the listeners have done.
+  let isUntold = false;
   listenFirst("rejectionhandled", (event) => {
-    const isUntold = wasUntold(event.promise);
-    handled(isUntold);
+    isUntold = wasUntold(event.promise);
     if (isUntold) event.stopImmediatePropagation();
   });
+  replaceTell(
+    "nodeProcessRejectionHandledCallback",
+    (tell) => isUntold ? undefined : (event) => callApart(() => tell(event)),
+  );
+  replaceTell(
+    "nodeProcessUnhandledRejectionCallback",
+    (tell) => (event) => callApart(() => tell(event)),
+  );
 }
 
 /** Listens before those who have begun before us, where the runtime's list can be found. */
@@ -159,29 +185,22 @@ interface Listening {
   listeners?: Record<string, unknown>;
 }
 
-/** The name of what the runtime calls to have `process` tell of a late handler. */
-const HANDLED = "nodeProcessRejectionHandledCallback";
+/** What the runtime calls after the listeners, to have `process` tell of a rejection. */
+type Tell = (event: PromiseRejectionEvent) => void;
 
 /**
- * Hides from `process` that a promise was handled late of which it was not told. The runtime
- * calls it after the listeners, whatever those do.
- *
- * @returns What has to be called first by the listener: whether to hide this one.
+ * Looks after what the runtime calls to have `process` tell of a rejection: `by` makes what
+ * it is to call in its place.
  */
-function hideFromProcess(): (isHidden: boolean) => void {
-  const internals = findShared();
-  let hidden: unknown;
-  const show = () => {
-    if (hidden !== undefined) internals[HANDLED] ??= hidden;
-    hidden = undefined;
-  };
-  return (isHidden) => {
-    show();
-    if (!isHidden || internals[HANDLED] === undefined) return;
-    hidden = internals[HANDLED];
-    internals[HANDLED] = undefined;
-    queueMicrotask(show);
-  };
+function replaceTell(name: string, by: (tell: Tell) => Tell | undefined): void {
+  const shared = findShared();
+  let tell = shared[name] as Tell | undefined;
+  Object.defineProperty(shared, name, {
+    get: () => tell === undefined ? undefined : by(tell),
+    set: (it) => tell = it,
+    enumerable: true,
+    configurable: true,
+  });
 }
 
 /** What the runtimes have that tell of rejections by `process`. */

@@ -7,13 +7,22 @@
  * @module
  */
 
-import { cooperativeFlow, type Flow, takenWait, type Wait } from "./_flow.ts";
+import {
+  cooperativeFlow,
+  type Flow,
+  isAddressed,
+  isInterrupt,
+  takenWait,
+  type Wait,
+} from "./_flow.ts";
+import { Begun } from "./_begun.ts";
 import { getOriginal } from "./_items.ts";
 import { Place } from "./_line.ts";
-import { cooperate } from "./_operate.ts";
+import { cooperateLoosely } from "./_operate.ts";
 import { NONE, type Operations, operationsFor } from "./_operations.ts";
 import type { Patches } from "./_patches.ts";
 import { Stamp } from "./_stamp.ts";
+import { setSource } from "./_stream_rest.ts";
 import {
   Bytes,
   type Hold,
@@ -32,6 +41,8 @@ type Write = (this: Deno.Conn, data: Uint8Array) => Promise<number>;
 type Ask = () => Promise<unknown>;
 type Accept = (this: Deno.Listener) => Promise<Deno.Conn>;
 type Close = () => void;
+type Accepting = AsyncIterableIterator<Deno.Conn>;
+type Iterate = (this: Deno.Listener) => Accepting;
 type Readable = ReadableStream<Uint8Array<ArrayBuffer>>;
 
 /** What can be closed, and told whether it keeps the process alive. */
@@ -50,6 +61,8 @@ class Accepter extends Place<Accepter, Deno.Conn> {}
 class Connections extends Source<Deno.Conn, Accepter, Deno.Conn> {
   readonly #listener: Deno.Listener;
   readonly #accept: Accept;
+  /** What is under way, where the listener's own `ref` and `unref` do not reach it. */
+  readonly #begun: Begun | null;
   #conns: Deno.Conn[] = [];
 
   constructor(
@@ -61,6 +74,10 @@ class Connections extends Source<Deno.Conn, Accepter, Deno.Conn> {
     super(sources, hold);
     this.#listener = listener;
     this.#accept = accept;
+    // The runtime does not tell the `accept` of TLS.
+    this.#begun = listener.constructor.name === "TlsListener"
+      ? new Begun()
+      : null;
   }
 
   protected override get stocked(): boolean {
@@ -76,7 +93,18 @@ class Connections extends Source<Deno.Conn, Accepter, Deno.Conn> {
   }
 
   protected override begin(): Promise<Deno.Conn> {
-    return this.#accept.call(this.#listener);
+    const accept = () => this.#accept.call(this.#listener);
+    return this.#begun === null ? accept() : this.#begun.watch(accept);
+  }
+
+  protected override release(): void {
+    if (this.#begun === null) super.release();
+    else this.#begun.unref();
+  }
+
+  protected override retain(): void {
+    if (this.#begun === null) super.retain();
+    else this.#begun.ref();
   }
 
   protected override keep(conn: Deno.Conn): void {
@@ -130,7 +158,7 @@ class ConnBytes extends Bytes {
     if (operations === null) return super.ref();
     this.#keepsAlive = true;
     if (super.busy && !this.resting) operations.ref(this.#reading);
-    if (this.#pulling) operations.ref(this.#streaming);
+    if (this.#pulling && !this.streamRests) operations.ref(this.#streaming);
     return true;
   }
 
@@ -175,6 +203,20 @@ class ConnBytes extends Bytes {
     return id;
   }
 
+  override restStream(): void {
+    super.restStream();
+    if (!this.#pulling) return;
+    if (this.#operations === null) super.release();
+    else this.#operations.unref(this.#streaming);
+  }
+
+  override resumeStream(): void {
+    super.resumeStream();
+    if (!this.#pulling) return;
+    if (this.#operations === null) super.retain();
+    else if (this.#keepsAlive) this.#operations.ref(this.#streaming);
+  }
+
   protected override keep(count: number | null): void {
     // The method has no zero, as the buffer is not empty; the operation has no `null`.
     super.keep(count || null);
@@ -186,21 +228,25 @@ class ConnBytes extends Bytes {
 
   /** Reads for the stream, whom nothing interrupts: without a copy if it may. */
   async pull(view: Uint8Array): Promise<number | null> {
-    if (!this.idle) return await this.take(new Reader(view), null);
+    if (!this.idle) return await this.readForStream(view);
     this.#pulling = true;
     try {
       const reading = this.readOn(view);
       this.#streaming = this.#idOf(reading);
+      if (this.streamRests) this.restStream();
       return await reading || null;
     } finally {
       this.#pulling = false;
+      // For what is read next.
+      if (this.streamRests && this.#operations === null) super.retain();
       this.left();
     }
   }
 
   override left(): void {
     // By the connection's own methods, it would not be kept alive by the stream either.
-    if (!this.#pulling || this.#operations !== null) super.left();
+    const isOne = this.#operations === null && this.#pulling;
+    if (!isOne || this.streamRests) super.left();
   }
 }
 
@@ -371,9 +417,14 @@ function patchConn(
     "write",
     () => cooperativeWrite(write, operationsOf),
   );
-  patches.put<Ask>(prototype, "closeWrite", cooperate);
-  if ("handshake" in prototype) {
-    patches.put<Ask>(prototype, "handshake", cooperate);
+  for (const name of ["closeWrite", "handshake"]) {
+    if (name in prototype) {
+      patches.put<Ask>(
+        prototype,
+        name,
+        (original) => cooperateLoosely(original),
+      );
+    }
   }
   patches.putGetter<Readable>(
     prototype,
@@ -397,7 +448,55 @@ function patchListener(
     };
     return cooperativeAccept(accept, sources, hold);
   });
+  patches.put<Iterate>(
+    prototype,
+    Symbol.asyncIterator,
+    (iterate) =>
+      function () {
+        const flow = cooperativeFlow();
+        const iterator = iterate.call(this);
+        return flow === null ? iterator : acceptLoop(this, iterator, flow);
+      },
+  );
   patchClosing(patches, prototype, connectionsOf);
+}
+
+/**
+ * Listeners that were closed as an interrupt has left the loop over them. Their user does
+ * not know, and may close them once more.
+ */
+const closedByLoop = new WeakSet<object>();
+
+/**
+ * What a `for await` loop over a listener asks, in its place: where an interrupt ends the
+ * loop in its `next`, the listener is closed, as it is where the loop is left anywhere else.
+ * Whatever asks under a `withTimeout` of its own is no loop, and may ask again.
+ */
+function acceptLoop(
+  listener: Deno.Listener,
+  iterator: Accepting,
+  flow: Flow,
+): Accepting {
+  const closeAfter = (error: unknown) => {
+    if (!isInterrupt(error) || !isAddressed(error, flow.greenlet)) return;
+    try {
+      listener.close();
+      closedByLoop.add(listener);
+    } catch {
+      // It was closed before.
+    }
+  };
+  return {
+    next() {
+      const accepting = iterator.next();
+      if (cooperativeFlow() === flow) accepting.catch(closeAfter);
+      return accepting;
+    },
+    return: (value?: unknown) => iterator.return!(value),
+    [Symbol.asyncIterator]() {
+      return this;
+    },
+  };
 }
 
 function cooperativeAccept(
@@ -445,7 +544,7 @@ function cooperativeWrite(
   const takeWrites = (conn: Deno.Conn): Writes => {
     let writes = WritesOf.get(conn);
     if (writes === undefined) {
-      WritesOf.set(conn, writes = new Writes(conn, original));
+      WritesOf.set(conn, writes = new Writes(conn, original, true));
     }
     return writes;
   };
@@ -477,7 +576,8 @@ function writeBy(
   const written = operations.write(conn, copy);
   if (operations.isOver(written)) return takenWait(written);
   if (isShort) scratch.leave();
-  return takeWrites(conn).other(written, flow);
+  const id = operations.idOf(written);
+  return takeWrites(conn).other(written, flow, () => operations.unref(id));
 }
 
 /**
@@ -494,9 +594,7 @@ function cooperativeReadable(
     if (readable === undefined) {
       const native = original.call(conn);
       // One that somebody reads since before patch() has to go on.
-      readable = native.locked
-        ? native
-        : readableBy(conn, (view) => takeBytes(conn).pull(view));
+      readable = native.locked ? native : readableBy(conn, takeBytes);
       readableOf.set(conn, readable);
       takeBytes(conn);
     }
@@ -507,14 +605,15 @@ function cooperativeReadable(
 /** What the runtime's own stream of a connection is, but for how it reads. */
 function readableBy(
   conn: Deno.Conn,
-  read: (view: Uint8Array) => Promise<number | null>,
+  takeBytes: (conn: Deno.Conn) => ConnBytes,
 ): Readable {
-  return new ReadableStream({
+  const readable: Readable = new ReadableStream({
     type: "bytes",
     autoAllocateChunkSize: 64 * 1024,
     async pull(controller) {
       try {
-        const count = await read(controller.byobRequest!.view as Uint8Array);
+        const { view } = controller.byobRequest!;
+        const count = await takeBytes(conn).pull(view as Uint8Array);
         if (count === null) {
           conn[Symbol.dispose]();
           controller.close();
@@ -529,6 +628,11 @@ function readableBy(
       conn[Symbol.dispose]();
     },
   });
+  setSource(readable, {
+    rest: () => takeBytes(conn).restStream(),
+    resume: () => takeBytes(conn).resumeStream(),
+  });
+  return readable;
 }
 
 /** As the runtime words it. */
@@ -565,6 +669,7 @@ export function patchClosing(
     patches.put<Close>(prototype, name, (original) =>
       function (this: object) {
         const source = sources.get(this);
+        if (closedByLoop.delete(this)) return;
         // Whoever comes later finds a closed socket, and not an operation that was
         // cancelled.
         sources.delete(this);

@@ -10,6 +10,7 @@
 
 import { current, type Flow, Suspension } from "./_flow.ts";
 import type { Wait } from "./_flow.ts";
+import { Begun } from "./_begun.ts";
 import { Place } from "./_line.ts";
 import { List } from "./_list.ts";
 import { operate } from "./_operate.ts";
@@ -122,7 +123,17 @@ export abstract class Source<T, K extends Place<K, T>, R> {
 
   /** Whether nobody waits for the operation that is under way. */
   get forsaken(): boolean {
-    return this.#busy && this.#line.first === null;
+    return this.#busy && !this.isWaitedFor;
+  }
+
+  /** How many wait. */
+  protected get waiting(): number {
+    return this.#line.length;
+  }
+
+  /** Whether somebody waits who wants the process to be kept alive for it. */
+  protected get isWaitedFor(): boolean {
+    return this.#line.first !== null;
   }
 
   /** Whether the operation is under way. */
@@ -167,7 +178,7 @@ export abstract class Source<T, K extends Place<K, T>, R> {
   take(taker: K, flow: Flow | null): Wait<T> {
     this.#line.add(taker);
     const wait = taker.suspend(flow);
-    if (this.#resting) this.#wakeUp();
+    this.joined();
     this.#serve();
     return wait;
   }
@@ -184,9 +195,14 @@ export abstract class Source<T, K extends Place<K, T>, R> {
   /** Its user does not want it. */
   unref(): void {}
 
+  /** Somebody is in the line who may not have been before. */
+  protected joined(): void {
+    if (this.#resting && this.isWaitedFor) this.#wakeUp();
+  }
+
   /** Somebody was interrupted, and is in the line no more. */
   left(): void {
-    if (!this.#busy || this.#resting || this.#line.first !== null) return;
+    if (!this.#busy || this.#resting || this.isWaitedFor) return;
     this.#resting = true;
     this.release();
   }
@@ -241,7 +257,14 @@ export abstract class Source<T, K extends Place<K, T>, R> {
     source: Source<T, K, R>,
     taker: K,
   ): void {
-    source.begin(taker).then(source.#kept, source.#failed);
+    let operation: Promise<R>;
+    try {
+      operation = source.begin(taker);
+    } catch (error) {
+      operation = Promise.reject(error);
+    }
+    operation.then(source.#kept, source.#failed);
+    source.left();
   }
 
   // Made once, and not for every operation.
@@ -300,6 +323,9 @@ export class Bytes extends Source<number | null, Reader, number | null> {
   #end = 0;
   /** Whether the stream is at its end, and nobody was told. */
   #ended = false;
+  /** Whether the stream of the owner waits in the line. */
+  #streamWaits = false;
+  #streamRests = false;
 
   constructor(
     sources: Sources,
@@ -315,6 +341,38 @@ export class Bytes extends Source<number | null, Reader, number | null> {
   /** Reads, whatever is kept and whoever waits. */
   protected readOn(buffer: Uint8Array): Promise<number | null> {
     return this.#read.call(this.#owner, buffer);
+  }
+
+  /** Reads for the stream of the owner: nothing interrupts it, but it may rest. */
+  async readForStream(buffer: Uint8Array): Promise<number | null> {
+    this.#streamWaits = true;
+    try {
+      return await this.take(new Reader(buffer), null);
+    } finally {
+      this.#streamWaits = false;
+    }
+  }
+
+  /** Nobody waits for the stream. */
+  restStream(): void {
+    this.#streamRests = true;
+    this.left();
+  }
+
+  /** The stream is about to be read. */
+  resumeStream(): void {
+    this.#streamRests = false;
+    this.joined();
+  }
+
+  /** Whether nobody waits for the stream. */
+  protected get streamRests(): boolean {
+    return this.#streamRests;
+  }
+
+  protected override get isWaitedFor(): boolean {
+    const resting = this.#streamWaits && this.#streamRests ? 1 : 0;
+    return this.waiting > resting;
   }
 
   /** How many bytes were read that nobody has taken. */
@@ -383,6 +441,7 @@ function copy(
 export class Writes {
   readonly #owner: object;
   readonly #write: Write;
+  readonly #isLoose: boolean;
   readonly #most: number;
   /** What is written from, if nothing else is on its way. */
   #buffer = new Uint8Array(0);
@@ -391,10 +450,20 @@ export class Writes {
   /** How many others are on their way. */
   #others = 0;
 
-  /** @param most How much is written at once at the most. */
-  constructor(owner: object, write: Write, most: number = MOST_WRITTEN) {
+  /**
+   * @param isLoose Whether a write may wait for somebody else for ever: then it does not
+   * keep the process alive when its caller is interrupted.
+   * @param most How much is written at once at the most.
+   */
+  constructor(
+    owner: object,
+    write: Write,
+    isLoose: boolean,
+    most: number = MOST_WRITTEN,
+  ) {
     this.#owner = owner;
     this.#write = write;
+    this.#isLoose = isLoose;
     this.#most = most;
   }
 
@@ -404,28 +473,40 @@ export class Writes {
   }
 
   write(data: Uint8Array, flow: Flow): Wait<number> {
+    const begun = this.#isLoose ? new Begun() : null;
     const most = Math.min(lengthOf(data), this.#most);
     if (this.#writer !== null || most > MOST_KEPT) {
       const copy = Uint8Array.prototype.slice.call(data, 0, most);
-      return this.other(this.#write.call(this.#owner, copy), flow);
+      return this.other(this.#begin(copy, begun), flow, () => begun?.unref());
     }
     if (this.#buffer.length !== most) {
       this.#buffer = view(this.#buffer, most);
     }
     copy(data, 0, most, this.#buffer);
-    const writer = this.#writer = new Suspension<number>();
-    this.#write.call(this.#owner, this.#buffer).then(
-      this.#written,
-      this.#failed,
-    );
+    const written = this.#begin(this.#buffer, begun);
+    const writer = this.#writer = new Writer(begun);
+    written.then(this.#written, this.#failed);
     return writer.suspend(flow);
   }
 
-  /** Waits for a write that has begun, from memory of its own. */
-  other(written: Promise<number>, flow: Flow): Wait<number> {
+  #begin(data: Uint8Array, begun: Begun | null): Promise<number> {
+    const write = () => this.#write.call(this.#owner, data);
+    return begun === null ? write() : begun.watch(write);
+  }
+
+  /**
+   * Waits for a write that has begun, from memory of its own.
+   *
+   * @param left Called when the wait is interrupted.
+   */
+  other(
+    written: Promise<number>,
+    flow: Flow,
+    left: () => void,
+  ): Wait<number> {
     this.#others++;
     written.then(this.#otherOver, this.#otherOver);
-    return operate(flow, written);
+    return operate(flow, written, left);
   }
 
   readonly #written = (count: number): void => {
@@ -444,6 +525,20 @@ export class Writes {
     this.#writer = null;
     writer.throw(error);
   };
+}
+
+/** One write from the buffer. */
+class Writer extends Suspension<number> {
+  readonly #begun: Begun | null;
+
+  constructor(begun: Begun | null) {
+    super();
+    this.#begun = begun;
+  }
+
+  protected override undo(): void {
+    this.#begun?.unref();
+  }
 }
 
 /**

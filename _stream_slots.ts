@@ -105,3 +105,8 @@ export let slots: Slots;
 export function knowStreams(): void {
   slots ??= new Slots();
 }
+
+/** Whether they were found out about, as by the part `streams`. */
+export function areStreamsKnown(): boolean {
+  return slots !== undefined;
+}

@@ -229,6 +229,11 @@ function enterBucket(deadline: number, timer: Timer): void {
   bucket.add(timer);
 }
 
+/** Whether a timer is started and has not fired. */
+export function hasTimers(): boolean {
+  return count > 0;
+}
+
 /** Stops a timer, if it has not fired yet. */
 export function stopTimer(timer: Timer | null): void {
   if (timer === null || timer.list === null) return;

@@ -70,6 +70,11 @@ export function mayGoOn(): boolean {
   return true;
 }
 
+/** Whether nobody is set aside, and the hub has nothing to do. */
+export function isIdle(): boolean {
+  return aside.length === 0 && tasks.length === 0;
+}
+
 /** Has to be called by what the event loop calls: it has turned. */
 export function looped(): void {
   hasTurned = true;

@@ -20,6 +20,7 @@ import { currentFlow, failedWait, readyWait } from "./_flow.ts";
 import { type Link, LinkedWait, Links } from "./_links.ts";
 import { type Outcome, OutcomeWait } from "./_outcome.ts";
 import { checkOptions, instanceOf } from "./_checks.ts";
+import { takeError } from "./_reports.ts";
 import { checkDuration } from "./_timers.ts";
 import type { Wait } from "./hub.ts";
 import { Timeout } from "./timeout.ts";
@@ -184,8 +185,9 @@ export class AsyncResult<T = unknown> implements Waitable, Outcome<T> {
    * @param source What has become ready.
    */
   linked(source: Outcome<T>): void {
-    if (source.successful()) this.set(source.value as T);
-    else this.#settle("failed", source.exception);
+    if (source.successful()) return this.set(source.value as T);
+    takeError(source);
+    this.#settle("failed", source.exception);
   }
 
   /** Whether there is a value or an error. gevent's `ready`. */

@@ -32,6 +32,7 @@ import {
   failedWait,
   Flow,
   flowOf,
+  GRACE,
   LeanWait,
   type Origin,
   ownFailure,
@@ -49,6 +50,7 @@ import {
   checkLink,
   isTooEarly,
   type Link,
+  linkAll,
   LinkedWait,
   Links,
   waking,
@@ -74,7 +76,9 @@ import {
 import { starters, startSoon } from "./_starts.ts";
 import { mayGoOn, mustWait, runSoon, turn, wake } from "./_wakeups.ts";
 import { isThenable, type Returned } from "./_body.ts";
-import { GRACE } from "./_kill.ts";
+import { killOnce } from "./_kill.ts";
+import { type EndingSignal, setExitCode, SignalListener } from "./_signals.ts";
+import { reportUnlessTaken, reportUntaken, takeError } from "./_reports.ts";
 import { Timeout } from "./timeout.ts";
 
 export { getCurrent, getHub, type Link, type Returned, type Wait };
@@ -655,9 +659,10 @@ export class Greenlet<T = unknown> extends core.Greenlet
       flow.close();
       if (!flow.isKept) greenlet.#flow = null;
     }
-    if (fails && !flow?.quiet) report(greenlet, outcome);
     if (greenlet.#links instanceof Links) greenlet.#links.schedule();
     else if (greenlet.#links !== null) runSoon(callLone, greenlet);
+    // After the links, as they may take it.
+    if (fails && !flow?.quiet) reportUnlessTaken(greenlet, outcome);
   }
 
   static #dieBeforeStart(greenlet: Greenlet, error: unknown): boolean {
@@ -723,6 +728,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
     if (due !== null) return due;
     if (this.#state === "succeeded") return readyWait(this.#outcome as T);
     if (this.#state === "failed") {
+      takeError(this);
       flow.receive(this.#outcome);
       return failedWait(this.#outcome);
     }
@@ -823,7 +829,10 @@ export class Greenlet<T = unknown> extends core.Greenlet
    * @param link Gets this greenlet; or an object that is linkable.
    */
   linkException(link: Link<this>): void {
-    Greenlet.#link(this, link, () => !this.successful());
+    Greenlet.#link(this, link, () => {
+      takeError(this);
+      return !this.successful();
+    });
   }
 
   static #link<G extends Greenlet>(
@@ -1223,7 +1232,7 @@ class Waiting<S extends Waitable> extends Suspension<S[]> {
     this.#count = count;
     this.#flow = flow;
     this.#raise = raise;
-    for (const object of objects) object.rawlink(this.#link);
+    linkAll(objects, this.#link);
   }
 
   #arrived(source: S): void {
@@ -1231,12 +1240,17 @@ class Waiting<S extends Waitable> extends Suspension<S[]> {
     this.#done.push(source);
     if (this.#raise && source instanceof Greenlet && !source.successful()) {
       this.undo();
+      takeError(source);
       this.#flow.receive(source.exception);
       this.throw(source.exception);
     } else if (this.#done.length >= this.#count) {
       this.undo();
       this.switch(this.#done);
     }
+  }
+
+  protected override get caller(): Flow {
+    return this.#flow;
   }
 
   protected override undo(): void {
@@ -1412,14 +1426,19 @@ export interface ReadyIterator<S> extends AsyncIterableIterator<S> {
 class Arriving<S extends Waitable>
   extends Suspension<IteratorResult<S, undefined>> {
   readonly #arrivals: Arrivals<S>;
+  readonly #isLoop: boolean;
 
-  constructor(arrivals: Arrivals<S>) {
+  /** @param isLoop Whether a loop of the language asks, which an interrupt ends. */
+  constructor(arrivals: Arrivals<S>, isLoop: boolean) {
     super();
     this.#arrivals = arrivals;
+    this.#isLoop = isLoop;
   }
 
-  protected override undo(): void {
+  protected override undo(error: unknown): void {
     this.#arrivals.forget(this);
+    // The language does not call return() then.
+    if (error !== undefined && this.#isLoop) this.#arrivals.leave();
   }
 
   /** At the limit: behind what is ready, and will tell so in line. */
@@ -1434,8 +1453,8 @@ class Arriving<S extends Waitable>
 
   protected override timedOut(): void {
     this.switch({ done: true, value: undefined });
-    // A loop over it does not call return() then.
-    this.#arrivals[Symbol.dispose]();
+    // The language does not call return() then.
+    this.#arrivals.leave();
   }
 }
 
@@ -1449,13 +1468,15 @@ class Arrivals<S extends Waitable> implements ReadyIterator<S> {
   readonly #deadline: number;
   /** Whether those may still tell so that were ready from the start. */
   #begins = true;
+  /** Where a loop of the language was begun; elsewhere it is asked by hand. */
+  #loop: Flow | null = null;
   readonly #link = waking((source: S) => this.#arrived(source));
 
   constructor(objects: S[], count: number, timeout: number) {
     this.#objects = objects;
     this.#left = count;
     this.#deadline = performance.now() + timeout;
-    for (const object of objects) object.rawlink(this.#link);
+    linkAll(objects, this.#link);
     runSoon(() => {
       this.#begins = false;
     }, undefined);
@@ -1495,29 +1516,41 @@ class Arrivals<S extends Waitable> implements ReadyIterator<S> {
   }
 
   next(): Wait<IteratorResult<S, undefined>> {
-    const due = currentFlow().checkpoint();
-    if (due !== null) return due;
+    const flow = currentFlow();
+    const isLoop = flow === this.#loop;
+    const due = flow.checkpoint();
+    if (due !== null) {
+      if (isLoop) this.leave();
+      return due;
+    }
     if (this.#taken < this.#ready.length) {
       return readyWait({ done: false, value: this.#ready[this.#taken++]! });
     }
     if (this.#isLate) this.#close();
     if (this.#left === 0) return readyWait({ done: true, value: undefined });
-    const arriving = new Arriving(this).limit(this.#remaining);
+    const arriving = new Arriving(this, isLoop).limit(this.#remaining);
     this.#waiting.push(arriving);
-    return arriving.get();
+    return arriving.suspend(flow);
+  }
+
+  /** Gives nothing more, and takes back the links. */
+  leave(): void {
+    this.#taken = this.#ready.length;
+    this.#close();
   }
 
   return(): Wait<IteratorResult<S, undefined>> {
-    this.#close();
+    this.leave();
     return readyWait({ done: true, value: undefined });
   }
 
   [Symbol.asyncIterator](): this {
+    this.#loop = currentFlow();
     return this;
   }
 
   [Symbol.dispose](): void {
-    this.#close();
+    this.leave();
   }
 }
 
@@ -1578,16 +1611,21 @@ export function kill(
   options: KillOptions = {},
 ): Wait<void> {
   if (greenlet instanceof Greenlet) return greenlet.kill(error, options);
-  if (!(greenlet instanceof core.Greenlet) || greenlet.parent === null) {
-    throw new TypeError(
-      `Cannot kill as the greenlet must be one, and not the main one: received ${greenlet}`,
-    );
-  }
+  checkKillable(greenlet, "kill");
   checkOptions(options, "kill");
   const { grace = GRACE } = options;
   checkDuration(grace, "kill");
   if (!greenlet.dead) interruptSoon(greenlet, instanceOf(error), grace);
   return DONE;
+}
+
+function checkKillable(greenlet: core.Greenlet, what: string): void {
+  if (greenlet instanceof core.Greenlet && greenlet.parent !== null) return;
+  throw new TypeError(
+    `Cannot ${what} as the greenlet must be one, and not the main one: received ${
+      String(greenlet)
+    }`,
+  );
 }
 
 /** Kills one that was started; or one of the core's. */
@@ -1668,14 +1706,32 @@ export function killAll(
   checkDuration(timeout, "kill all");
   const { grace = GRACE } = options;
   checkDuration(grace, "kill all");
-  const all = toArray(greenlets, "kill all");
+  const all = new Set(toArray(greenlets, "kill all"));
+  for (const greenlet of all) checkKillable(greenlet, "kill all");
   const thrown = instanceOf(error);
-  for (const greenlet of all) kill(greenlet, thrown, { block: false, grace });
-  const alive = all.filter((g): g is Greenlet =>
+  killEach(all, thrown, grace);
+  const alive = [...all].filter((g): g is Greenlet =>
     g instanceof Greenlet && !g.dead
   );
   if (!block || alive.length === 0) return DONE;
   return new KillingAll(alive, timeout).limit(timeout).get();
+}
+
+/** Kills all, although a class of the user's may refuse for some. */
+function killEach(
+  greenlets: Iterable<core.Greenlet>,
+  error: unknown,
+  grace: number,
+): void {
+  let refused: { readonly error: unknown } | null = null;
+  for (const greenlet of greenlets) {
+    try {
+      kill(greenlet, error, { block: false, grace });
+    } catch (error) {
+      refused ??= { error };
+    }
+  }
+  if (refused !== null) throw refused.error;
 }
 
 /** The wait for killed greenlets to end. */
@@ -1692,7 +1748,7 @@ class KillingAll extends Suspension<void> {
     this.#greenlets = greenlets;
     this.#left = greenlets.length;
     this.#ms = ms;
-    for (const greenlet of greenlets) greenlet.rawlink(this.#link);
+    linkAll(greenlets, this.#link);
   }
 
   protected override undo(): void {
@@ -1706,13 +1762,22 @@ class KillingAll extends Suspension<void> {
 
 let isRunning = false;
 
+/** How long whoever waits may need to end, when its grace is over, in ms. */
+const LEEWAY = GRACE / 4;
+
 /**
  * Runs a function as the program's main greenlet. When it ends, the other greenlets are
  * killed, as they die with the main greenlet in gevent; when their `finally` blocks have
- * run, its result is returned.
+ * run, its result is returned. One that cleans up already is left to that.
  *
- * SIGINT (Ctrl-C) kills it, and so unwinds everything; a second one ends the process. A
- * greenlet that is stuck in a foreign promise is left there after its grace.
+ * SIGINT (Ctrl-C) and SIGTERM kill it, and so unwind everything. When all is unwound the
+ * exit code of the process is set, to 130 and 143. A second signal ends the process at
+ * once. A greenlet that is stuck in a foreign promise, the main one included, is left there
+ * after its grace.
+ *
+ * Nothing of this keeps a process alive that has nothing left to do: there it ends as it
+ * does without `run`. Deno says that the promise of a top-level `await` was never resolved,
+ * some seconds after the last thing has happened.
  *
  * @typeParam A The types of the arguments.
  * @typeParam R What the function returns.
@@ -1750,32 +1815,51 @@ export async function run<A extends unknown[], R>(
       "Cannot run as another run() is in progress: spawn() what belongs to it",
     );
   }
-  isRunning = true;
   const greenlet = spawnQuietly(() => main(...args));
-  const interrupt = () => {
-    stopListening();
-    greenlet.kill(undefined, { block: false });
-  };
-  const stopListening = onInterrupt(interrupt);
+  // Not before, as the start may have thrown.
+  isRunning = true;
+  const ending = new Ending(greenlet);
+  let signal: EndingSignal | null = null;
+  const exit = new GreenletExit();
+  const listener = new SignalListener((received) => {
+    signal = received;
+    greenlet.kill(exit, { block: false });
+    // It may be stuck in a foreign promise.
+    if (ending.state === "waiting") ending.limit(GRACE + LEEWAY);
+  });
   try {
     try {
-      await greenlet.join();
+      await ending.get();
     } finally {
-      await killTheRest();
+      // Where it is stuck, it was killed before.
+      await killTheRest(signal === null ? undefined : greenlet);
     }
-    return await greenlet.get() as Returned<R>;
+    if (greenlet.dead) return await greenlet.get() as Returned<R>;
+    // What it may fail with by and by, nobody throws any more.
+    flowOf(greenlet).quiet = false;
+    return exit as Returned<R>;
   } finally {
-    stopListening();
+    listener[Symbol.dispose]();
+    reportUntaken();
     isRunning = false;
+    if (signal !== null) setExitCode(signal);
   }
 }
 
-/** Calls `listener` at SIGINT, where the runtime has signals. */
-function onInterrupt(listener: () => void): () => void {
-  const { Deno } = globalThis;
-  if (Deno?.addSignalListener === undefined) return () => {};
-  Deno.addSignalListener("SIGINT", listener);
-  return () => Deno.removeSignalListener("SIGINT", listener);
+/** The wait for the main greenlet to end. */
+class Ending extends Suspension<void> {
+  readonly #main: Greenlet;
+  readonly #link = () => this.switch();
+
+  constructor(main: Greenlet) {
+    super();
+    this.#main = main;
+    main.rawlink(this.#link);
+  }
+
+  protected override undo(): void {
+    this.#main.unlink(this.#link);
+  }
 }
 
 /** All that were started and are not dead, the youngest first. */
@@ -1785,8 +1869,9 @@ function alive(): core.Greenlet[] {
   return [...new Set(rest.filter((greenlet) => !greenlet.dead))];
 }
 
-async function killTheRest(): Promise<void> {
-  const spared = new Set<core.Greenlet | undefined>();
+/** @param stuck One that was waited for in vain. */
+async function killTheRest(stuck?: core.Greenlet): Promise<void> {
+  const spared = new Set([stuck]);
   let caller: core.Greenlet | undefined = getCurrent();
   while (caller instanceof Greenlet) {
     spared.add(caller);
@@ -1796,11 +1881,13 @@ async function killTheRest(): Promise<void> {
     const rest = alive().filter((greenlet) => !spared.has(greenlet));
     if (rest.length === 0) return;
     for (const greenlet of rest) spared.add(greenlet);
-    try {
-      // Whoever waits has ended soon after its grace; the others can't be ended.
-      await killAll(rest, { timeout: GRACE + GRACE / 4 });
-    } catch (error) {
-      if (!(error instanceof Timeout)) throw error;
+    killOnce(rest);
+    let grace = GRACE;
+    for (const greenlet of rest) {
+      grace = Math.max(grace, flowOf(greenlet).graceLeft);
     }
+    const joined = rest.filter((greenlet) => greenlet instanceof Greenlet);
+    // What waits has ended soon after its grace; the others can't be ended.
+    await joinAll(joined, { timeout: grace + LEEWAY });
   }
 }

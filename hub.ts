@@ -39,6 +39,7 @@ import type { Wait } from "./_flow.ts";
 import { checkCallback, checkOptions, instanceOf } from "./_checks.ts";
 import { checkDuration } from "./_timers.ts";
 import { whenQuiet } from "./_alive.ts";
+import { printError } from "./_print.ts";
 
 export { getCurrent, type Wait } from "./_flow.ts";
 
@@ -97,20 +98,21 @@ export class Hub extends Greenlet {
    * undo. Writes it to stderr, and the process goes on. May be replaced. gevent's
    * `Hub.handle_error`.
    *
+   * The error of a greenlet is taken by what waits for its result when it dies, or asks for
+   * it in the same turn of the event loop: `get()`, `joinAll()` with `raiseError`, a
+   * `nursery`, `apply()`, `map()`, a `linkException()`, an `AsyncResult` that is linked to
+   * it. It is reported at the end of that turn, and at the latest when the process ends. A
+   * `GreenletExit` never is, nor the `ShutDown` of a queue that a greenlet ends by.
+   *
+   * What a handler of your own throws, or a promise that it returns rejects with, is written
+   * to stderr together with the error that it was told of, and the process goes on.
+   *
    * @param context What has failed: a greenlet, or a callback.
    * @param error What it has thrown.
    */
   handleError(context: unknown, error: unknown): void {
-    const name = typeof context === "function"
-      ? context.name || "a callback"
-      : String(context);
-    console.error(error);
-    console.error(`${name} failed with ${nameOf(error)}`);
+    printError(context, error);
   }
-}
-
-function nameOf(error: unknown): string {
-  return error instanceof Error ? error.name : typeof error;
 }
 
 // The core made main before there was a hub, and main it must remain.

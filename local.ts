@@ -16,7 +16,7 @@
  * @module
  */
 
-import { checkCallable } from "./_checks.ts";
+import { checkCallable, show } from "./_checks.ts";
 import { currentFlow, flowOf } from "./_flow.ts";
 
 /**
@@ -48,7 +48,17 @@ export function local<T extends object>(init: () => T = () => ({} as T)): T {
     // Not in a map of ours: a greenlet that is dead and kept for its result keeps nothing.
     const { locals } = flowOf(currentFlow().greenlet);
     let object = locals.get(target) as T | undefined;
-    if (object === undefined) locals.set(target, object = init());
+    if (object === undefined) {
+      object = init();
+      if (!isObject(object)) {
+        throw new TypeError(
+          `Cannot make what is local as init() must give an object: received ${
+            show(object)
+          }`,
+        );
+      }
+      locals.set(target, object);
+    }
     return object;
   };
   // What is asked of the proxy is asked of the greenlet's own object.
@@ -70,4 +80,9 @@ export function local<T extends object>(init: () => T = () => ({} as T)): T {
     // Of one target, and so for all greenlets.
     preventExtensions: () => false,
   });
+}
+
+function isObject(value: unknown): value is object {
+  return typeof value === "object" && value !== null ||
+    typeof value === "function";
 }

@@ -73,8 +73,11 @@ class Reclaimer extends Acquirer<unknown> {
     if (told !== null) return void told.push(this);
     // Each may give the lock to the next one: thousands would be too deep a stack.
     told = [this];
-    for (const reclaimer of told) reclaimer.#reclaimed();
-    told = null;
+    try {
+      for (const reclaimer of told) reclaimer.#reclaimed();
+    } finally {
+      told = null;
+    }
   }
 }
 
@@ -588,12 +591,17 @@ class Notified extends Place<Notified, boolean> {
   #giveAway(): void {
     this.#reclaimer = null;
     this.#line.add(this);
-    // All of it at first, and of what the greenlet acquires meanwhile nothing.
-    if (this.#lock instanceof RLock) {
-      this.#depth = giveAway(this.#lock, this.#depth);
-    } else {
-      this.#depth = 1;
-      this.#lock.release();
+    try {
+      // All of it at first, and of what the greenlet acquires meanwhile nothing.
+      if (this.#lock instanceof RLock) {
+        this.#depth = giveAway(this.#lock, this.#depth);
+      } else {
+        this.#depth = 1;
+        this.#lock.release();
+      }
+    } catch (error) {
+      this.list?.remove(this);
+      throw error;
     }
   }
 

@@ -22,10 +22,11 @@ import {
   Flow,
   flowOf,
   getCurrent,
-  isAddressed,
+  GRACE,
   readyWait,
   report,
   Suspension,
+  unwrapped,
 } from "./_flow.ts";
 import {
   checkFunction,
@@ -36,9 +37,11 @@ import {
 import { checkDuration } from "./_timers.ts";
 import { composed } from "./_composed.ts";
 import { Iteration } from "./_iteration.ts";
-import { endAll, GRACE, killOnce } from "./_kill.ts";
+import { endAll, killOnce } from "./_kill.ts";
 import { Mapping, MappingWait, type Room } from "./_mapping.ts";
+import { PatientWait } from "./_patient_wait.ts";
 import { Results } from "./_results.ts";
+import { giveBackError, keepError, takeError } from "./_reports.ts";
 import { Event } from "./event.ts";
 import { GreenletError, GreenletExit } from "./greenlet.ts";
 import {
@@ -105,7 +108,7 @@ export interface ImapOptions {
 class Dying {
   /** Those that were killed and have to end. */
   greenlets: Set<AnyGreenlet>;
-  /** Those that these have spawned in the group meanwhile. */
+  /** Those that these, and they themselves, have spawned in the group meanwhile. */
   spawned = new Set<AnyGreenlet>();
   /** Whether those are killed before they begin. */
   isLast = false;
@@ -185,7 +188,9 @@ export abstract class Members implements AsyncDisposable {
   #noteSpawned(greenlet: AnyGreenlet): void {
     const spawner = getCurrent() as AnyGreenlet;
     for (const dying of this.#dying) {
-      if (!dying.greenlets.has(spawner)) continue;
+      if (!dying.greenlets.has(spawner) && !dying.spawned.has(spawner)) {
+        continue;
+      }
       dying.spawned.add(greenlet);
       // Else one that spawns another whenever it is killed would go on for ever.
       if (dying.isLast) killOnce([greenlet]);
@@ -238,11 +243,21 @@ export abstract class Members implements AsyncDisposable {
     if (!raiseError) return this.#empty.wait({ timeout });
     const greenlets = [...this.greenlets];
     return composed(async () => {
-      const isEmpty = await this.#empty.wait({ timeout });
-      const failed = greenlets.find((g) => g.dead && !g.successful());
-      if (failed === undefined) return isEmpty;
-      currentFlow().receive(failed.exception);
-      throw failed.exception;
+      // Which error is thrown is known in the end: the hub is told of the others then.
+      for (const greenlet of greenlets) greenlet.rawlink(keepError);
+      try {
+        const isEmpty = await this.#empty.wait({ timeout });
+        const failed = greenlets.find((g) => g.dead && !g.successful());
+        if (failed === undefined) return isEmpty;
+        takeError(failed);
+        currentFlow().receive(failed.exception);
+        throw failed.exception;
+      } finally {
+        for (const greenlet of greenlets) {
+          greenlet.unlink(keepError);
+          giveBackError(greenlet);
+        }
+      }
     });
   }
 
@@ -387,6 +402,7 @@ export abstract class Members implements AsyncDisposable {
     }
     const waiting = spawn(() => this.apply(run, args));
     this.#waiting.add(waiting);
+    if (this.#dying.size > 0) this.#noteSpawned(waiting);
     waiting.rawlink(() => this.#waiting.delete(waiting));
     return follow(waiting as Greenlet<Returned<R>>, callback);
   }
@@ -862,21 +878,36 @@ export class Nursery {
         `Cannot spawn as the nursery is ${this.#state}: spawn before its function and its greenlets have ended`,
       );
     }
-    const greenlet = spawn(run, ...args);
+    checkFunction(run, "spawn", "run");
+    const greenlet = new Greenlet(run, ...args) as Greenlet<Returned<R>>;
     flowOf(greenlet).quiet = true;
+    const link = () => this.#ended(greenlet);
+    greenlet.rawlink(link);
     this.greenlets.add(greenlet);
-    greenlet.rawlink(() => this.#ended(greenlet));
+    try {
+      // What this calls may close the nursery.
+      greenlet.start();
+    } catch (error) {
+      greenlet.unlink(link);
+      this.#leave(greenlet);
+      throw error;
+    }
     return greenlet;
   }
 
   #ended(greenlet: AnyGreenlet): void {
-    this.greenlets.delete(greenlet);
     if (!greenlet.successful()) this.#fail(greenlet.exception);
+    this.#leave(greenlet);
+  }
+
+  #leave(greenlet: AnyGreenlet): void {
+    this.greenlets.delete(greenlet);
     if (this.greenlets.size === 0) this.#quiet.set();
   }
 
   #fail(error: unknown): void {
-    this.#errors.push(error);
+    // That of a child whose result the function has asked for is the same.
+    if (!this.#errors.includes(error)) this.#errors.push(error);
     this.#close();
   }
 
@@ -909,8 +940,9 @@ export class Nursery {
         });
       } catch (error) {
         const isOurs = error === nursery.#exit;
-        if (!isOurs && isAddressed(error, getCurrent())) {
-          interrupt = { error };
+        const own = unwrapped(error, flow);
+        if (!isOurs && flow.wasInterruptedBy(own)) {
+          interrupt = { error: own };
           nursery.#close();
         } else if (!isOurs) nursery.#fail(error);
       }
@@ -919,7 +951,11 @@ export class Nursery {
         nursery.#quiet.clear();
         if (interrupt !== null) {
           // They have been killed, and end; nothing may outlive us meanwhile.
-          const wait = new QuietWait(nursery.#quiet, () => nursery.#end());
+          const wait = new ChildrenWait(
+            flow,
+            nursery.#quiet,
+            () => nursery.#end(),
+          );
           if (flow.sentence !== null) nursery.#end();
           await wait.suspend(flow);
           continue;
@@ -951,19 +987,22 @@ export class Nursery {
   }
 }
 
-/** A wait that no interrupt ends: the last one is only passed on. */
-class QuietWait extends Suspension<void> {
-  readonly #condemned: () => void;
+/** A wait for children that were killed, which even the last interrupt does not end. */
+class ChildrenWait extends PatientWait<void> {
+  readonly #end: () => void;
 
-  constructor(event: Event, condemned: () => void) {
-    super();
-    event.rawlink(() => this.switch());
-    this.#condemned = condemned;
+  /** @param end Has the children end at once. */
+  constructor(flow: Flow, quiet: Event, end: () => void) {
+    super(flow);
+    quiet.rawlink(() => this.switch());
+    this.#end = end;
   }
 
-  override interrupt(_error: unknown, final: boolean): void {
-    if (final) this.#condemned();
+  protected override hasten(): void {
+    this.#end();
   }
+
+  protected override leaveAtLast(): void {}
 }
 
 /**
@@ -994,6 +1033,7 @@ class Nursing extends Suspension<unknown> {
     } catch (error) {
       this.#close();
       this.condemned &&= this.#outer.isSentence(error);
+      this.#outer.receiveInterrupts(error);
       this.throw(error);
     }
   }
@@ -1017,6 +1057,10 @@ class Nursing extends Suspension<unknown> {
 
   override unhold(error: unknown): void {
     this.#inner.unhold(error);
+  }
+
+  protected override get caller(): Flow {
+    return this.#outer;
   }
 }
 

@@ -25,6 +25,7 @@ import { Deque } from "./_deque.ts";
 import { Place } from "./_line.ts";
 import { List } from "./_list.ts";
 import { checkCallback, checkOptions, numberError } from "./_checks.ts";
+import { addEnding } from "./_print.ts";
 import { checkDuration } from "./_timers.ts";
 import { Event } from "./event.ts";
 import type { Wait } from "./hub.ts";
@@ -62,10 +63,14 @@ export class Full extends Error {
   }
 }
 
-/** What `put` and `get` throw after a shutdown. Python's `queue.ShutDown`. */
+/**
+ * What `put` and `get` throw after a shutdown. A greenlet that it ends has failed, but
+ * nothing is printed; see {@linkcode Queue.shutdown}. Python's `queue.ShutDown`.
+ */
 export class ShutDown extends Error {
   static {
     this.prototype.name = "ShutDown";
+    addEnding(this);
   }
 
   /**
@@ -289,7 +294,7 @@ function checkSize(maxsize: unknown): number {
  */
 export class SimpleQueue<T> {
   #maxsize: number;
-  readonly #items: Items<T>;
+  #items: Items<T>;
   readonly #getters: List<Getter<T>> = new List();
   readonly #putters: List<Putter<T>> = new List();
   #isShutDown = false;
@@ -355,6 +360,9 @@ export class SimpleQueue<T> {
   /**
    * Puts an item. A switch point, if there is no room. gevent's `put`.
    *
+   * Where there is room, the item is in the queue whatever is due: an interrupt that is held
+   * is thrown by the next wait. So a `finally` block that gives something back can't lose it.
+   *
    * @param item The item.
    * @param options Whether and how long to wait for room.
    * @returns Nothing.
@@ -366,14 +374,14 @@ export class SimpleQueue<T> {
     checkOptions(options, "put");
     const { block = true, timeout = Infinity } = options;
     checkDuration(timeout, "put");
+    if (!this.#isShutDown && !this.full()) {
+      this.#accept(item);
+      return DONE;
+    }
     const flow = currentFlow();
     const due = flow.checkpoint();
     if (due !== null) return due;
     if (this.#isShutDown) return failedWait(new ShutDown());
-    if (!this.full()) {
-      this.#accept(item);
-      return DONE;
-    }
     if (!block) return failedWait(new Full());
     const putter = new Putter(item);
     this.#putters.add(putter);
@@ -505,7 +513,15 @@ export class SimpleQueue<T> {
         putter.switch();
       } else if (this.#getters.first !== null && this.#items.length > 0) {
         const getter = this.#getters.shift()!;
-        getter.take(getter.peeks ? this.#items.peek() : this.#items.take());
+        let item: T;
+        try {
+          item = getter.peeks ? this.#items.peek() : this.#items.take();
+        } catch (error) {
+          // A comparison has failed: the wait for the item throws it, and the item stays.
+          getter.throw(error);
+          continue;
+        }
+        getter.take(item);
       } else {
         return;
       }
@@ -516,9 +532,16 @@ export class SimpleQueue<T> {
   protected close(immediate: boolean): void {
     this.#isShutDown = true;
     if (immediate) {
-      while (this.#items.length > 0) {
-        this.#items.take();
-        this.dropped();
+      let left = this.#items.length;
+      try {
+        for (; left > 0; left--) {
+          this.#items.take();
+          this.dropped();
+        }
+      } catch {
+        // A comparison has failed: the rest goes without.
+        this.#items = this.createItems();
+        for (; left > 0; left--) this.dropped();
       }
     }
     for (let p = this.#putters.shift(); p !== null; p = this.#putters.shift()) {
@@ -638,7 +661,8 @@ export class Queue<T> extends SimpleQueue<T> {
 
   /** Its task is done with. */
   protected override dropped(): void {
-    this.taskDone();
+    // It may have been called too often before.
+    if (this.#unfinished > 0) this.taskDone();
   }
 
   /**
@@ -670,6 +694,10 @@ export class Queue<T> extends SimpleQueue<T> {
    * Ends the queue: nothing can be put any more, and `get` throws when the items are
    * gone. Loops over it end. Whoever waits to put an item gets {@linkcode ShutDown}.
    * gevent's `shutdown`.
+   *
+   * A greenlet that doesn't catch the `ShutDown` ends by it, and has failed with it: `get()`
+   * of the greenlet throws it, a nursery fails with it. But the hub is not told and nothing
+   * is printed, as with a kill: a shutdown asks producers and consumers to end.
    *
    * @param options Whether to drop the items, as done with.
    */
@@ -839,14 +867,14 @@ export class Channel<T> {
     checkOptions(options, "put");
     const { block = true, timeout = Infinity } = options;
     checkDuration(timeout, "put");
-    const flow = currentFlow();
-    const due = flow.checkpoint();
-    if (due !== null) return due;
     const getter = this.#getters.shift();
     if (getter !== null) {
       getter.take(item);
       return DONE;
     }
+    const flow = currentFlow();
+    const due = flow.checkpoint();
+    if (due !== null) return due;
     if (!block) return failedWait(new Full("Nobody takes it from the channel"));
     const putter = new Putter(item);
     this.#putters.add(putter);

@@ -27,7 +27,7 @@ import {
   main,
   setFlow,
   Suspension,
-  withhold,
+  unwrapped,
 } from "./_flow.ts";
 import type { Wait } from "./hub.ts";
 import { checkFunction, checkOptions, instanceOf } from "./_checks.ts";
@@ -189,8 +189,9 @@ class Countdown extends Belonging implements TimerTarget {
   expired(): void {
     this.#timer = null;
     this.list?.remove(this);
-    this.#error = instanceOf(this.#error);
-    this.#flow.interrupt(this.#error);
+    const error = this.#error = instanceOf(this.#error);
+    if (error instanceof Timeout) this.#flow.timeOut(error);
+    else this.#flow.interrupt(error);
   }
 
   /** What has not been thrown yet never is. */
@@ -324,6 +325,7 @@ class Limited extends Suspension<unknown> implements Reaction {
   }
 
   #end(outcome: unknown, failed: boolean): void {
+    if (failed) outcome = unwrapped(outcome, this.#inner);
     this.#handBack();
     this.#inner.close(this.state === "waiting" ? this.#outer : null);
     if (failed && outcome === this.#timeout) this.#giveUp(outcome);
@@ -333,14 +335,18 @@ class Limited extends Suspension<unknown> implements Reaction {
 
   #fail(error: unknown): void {
     this.condemned &&= this.#outer.isSentence(error);
+    this.#outer.receiveInterrupts(error);
     this.settle("thrown", error);
+  }
+
+  protected override get caller(): Flow {
+    return this.#outer;
   }
 
   /** At the limit. */
   override expired(): "steps" {
     const timeout = this.#timeout = new Timeout(this.#ms);
-    this.#inner.interrupt(timeout);
-    if ("value" in this.#options) withhold(timeout);
+    this.#inner.timeOut(timeout);
     this.#leaveSoon(timeout);
     return "steps";
   }

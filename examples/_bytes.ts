@@ -31,3 +31,24 @@ const LOSSES = [
   Deno.errors.TimedOut,
   Deno.errors.UnexpectedEof,
 ];
+
+/**
+ * Gives the connections of a listener, and passes by those that the client has reset before
+ * they could be accepted: `for await` over the listener would end with the error of the
+ * first of them.
+ */
+export async function* connections(
+  listener: Deno.TcpListener,
+): AsyncGenerator<Deno.TcpConn> {
+  for (;;) {
+    let conn: Deno.TcpConn;
+    try {
+      conn = await listener.accept();
+    } catch (error) {
+      if (error instanceof Deno.errors.BadResource) return; // It was closed
+      if (isConnectionLost(error)) continue;
+      throw error;
+    }
+    yield conn;
+  }
+}

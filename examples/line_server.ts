@@ -10,12 +10,12 @@
  */
 
 import { patch, run, spawn } from "@gevent/gevent";
-import { isConnectionLost } from "./_bytes.ts";
+import { connections, isConnectionLost } from "./_bytes.ts";
 import { readLines, writeLine } from "./_lines.ts";
 
 /** Accepts connections until it is killed. */
 async function serve(listener: Deno.TcpListener): Promise<void> {
-  for await (const conn of listener) spawn(converse, conn);
+  for await (const conn of connections(listener)) spawn(converse, conn);
 }
 
 /** Serves one connection until the client says `quit`, ends its side, leaves or resets it. */

@@ -11,14 +11,14 @@
  */
 
 import { patch, run, spawn } from "@gevent/gevent";
-import { isConnectionLost, writeAll } from "./_bytes.ts";
+import { connections, isConnectionLost, writeAll } from "./_bytes.ts";
 
 /** Accepts connections until it is killed. */
 export async function serve(
   listener: Deno.TcpListener,
   log: (line: string) => void,
 ): Promise<void> {
-  for await (const conn of listener) {
+  for await (const conn of connections(listener)) {
     log(`${address(conn.remoteAddr)} is connected`);
     spawn(upperCase, conn, log);
   }

@@ -6,6 +6,7 @@
  */
 
 import { getHub } from "../mod.ts";
+import { reportUntaken } from "../_reports.ts";
 
 export { settle } from "./_quiet.ts";
 
@@ -30,20 +31,36 @@ export function testBoth<A extends unknown[], T>(
   Deno.test(`${name}, generator body`, () => test(bodies.generator));
 }
 
-/** What the hub is told while this is in use, which is so kept from stderr. */
+/**
+ * What the hub is told while this is in use, which is so kept from stderr. To look at it is
+ * as if the turn of the loop were over, at whose end errors are told that nobody has taken.
+ */
 export class Failures implements Disposable {
-  readonly contexts: unknown[] = [];
-  readonly errors: unknown[] = [];
+  readonly #contexts: unknown[] = [];
+  readonly #errors: unknown[] = [];
   readonly #handleError = getHub().handleError;
 
   constructor() {
     getHub().handleError = (context, error) => {
-      this.contexts.push(context);
-      this.errors.push(error);
+      this.#contexts.push(context);
+      this.#errors.push(error);
     };
   }
 
+  /** What has failed. */
+  get contexts(): unknown[] {
+    reportUntaken();
+    return this.#contexts;
+  }
+
+  /** With which errors. */
+  get errors(): unknown[] {
+    reportUntaken();
+    return this.#errors;
+  }
+
   [Symbol.dispose](): void {
+    reportUntaken();
     getHub().handleError = this.#handleError;
   }
 }

@@ -40,8 +40,8 @@ const SLICE = 0.1;
 const LOOK = SLICE / 10;
 
 /**
- * Given by `CLOCK_SEED=1 deno task test`: slices end sooner or later, elsewhere with each
- * seed, for a test to fail that depends on how fast the machine is.
+ * `CLOCK_SEED=1 deno task test` ends slices sooner or later than usual, at other places with
+ * each seed: a test that depends on how fast the machine is fails with some of them.
  */
 const SEED = Number(Deno.env.get("CLOCK_SEED") ?? 0);
 
@@ -136,9 +136,9 @@ class Clock {
   }
 
   /**
-   * Has each test of this file run in a time that jumps to the next timer whenever nothing
-   * else can happen. A timer that a test leaves behind is an error, as the sanitizers have
-   * no eye for these. To be called once, at the head of the file.
+   * Runs each test of this file in a time that jumps to the next timer whenever nothing else
+   * can happen. A test that leaves a timer behind fails: the sanitizers do not see these
+   * timers. To be called once, at the head of the file.
    */
   inEachTest(): void {
     let used: Disposable | null = null;

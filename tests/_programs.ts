@@ -44,6 +44,7 @@ import {
   withTimeout,
 } from "../mod.ts";
 import type { Items } from "../queue.ts";
+import { reportUntaken } from "../_reports.ts";
 import { setAside } from "../_wakeups.ts";
 
 giveBack();
@@ -1380,6 +1381,7 @@ export async function runProgram(
       clock.advance();
       await turns(1);
     }
+    reportUntaken();
     hub.handleError = handleError;
   }
   if (run.broken.length > 0) throw new Error(run.broken.join("\n"));

@@ -50,14 +50,19 @@ for (const name of ["setTimeout", "setInterval"]) {
   const late = {
     [name](callback: Callback, ms?: number, ...args: unknown[]) {
       if (typeof callback !== "function") return original(callback, ms);
-      const called = (...args: unknown[]) => {
+      const called = function (this: unknown, ...args: unknown[]) {
         stall(3, STALL);
-        return callback(...args);
+        return Reflect.apply(callback, this, args);
       };
+      Object.defineProperty(called, "name", { value: callback.name });
       return original(called, Number(ms ?? 0) + lateness(), ...args);
     },
   }[name]!;
-  Object.defineProperty(late, "length", { value: original.length });
+  // With what `node:util` promisifies it by.
+  Object.defineProperties(late, {
+    ...Object.getOwnPropertyDescriptors(original),
+    prototype: { value: undefined },
+  });
   scope[name] = late;
 }
 
@@ -101,17 +106,16 @@ AsyncLocalStorage.prototype.run = function (...args: unknown[]) {
 };
 
 const { Command } = Deno;
-Deno.Command = class extends Command {
-  constructor(command: string | URL, options: Deno.CommandOptions = {}) {
-    const [name, ...args] = options.args ?? [];
+Deno.Command = Command.prototype.constructor = new Proxy(Command, {
+  construct(Command, [command, options = {}], newTarget) {
+    const [name, ...args] = options?.args ?? [];
     const isScript = String(command) === Deno.execPath() &&
       (name === "eval" || name === "run");
-    super(
-      command,
-      isScript
-        ? { ...options, args: [name, `--preload=${import.meta.url}`, ...args] }
-        : options,
-    );
+    const changed = isScript
+      ? { ...options, args: [name, `--preload=${import.meta.url}`, ...args] }
+      : options;
+    const made = Reflect.construct(Command, [command, changed], newTarget);
     stall(2, LATE);
-  }
-};
+    return made;
+  },
+});

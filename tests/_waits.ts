@@ -21,19 +21,22 @@ export async function turns(count = 1): Promise<void> {
 }
 
 /** How many turns go by before {@linkcode when} looks less often. */
-const EAGER_TURNS = 200;
+const EAGER_TURNS = 20;
 
 /** How long to wait for what never comes, in ms: longer than any machine takes. */
 export const PATIENCE = 120_000;
+
+/** Lets some time go by, for others who need the core. */
+function pause(): Promise<void> {
+  return outside(() => new Promise((resolve) => setTimeout(resolve, 1)));
+}
 
 /** Waits until a condition holds, at which it looks in each turn of the event loop. */
 export async function when(condition: () => unknown): Promise<void> {
   const end = performance.now() + PATIENCE;
   for (let i = 0; !condition(); i++) {
     if (performance.now() > end) throw new Error(`Not in time: ${condition}`);
-    if (i < EAGER_TURNS) await turns();
-    // What takes longer is done by another thread or process, which needs the core.
-    else await outside(() => new Promise((resolve) => setTimeout(resolve, 1)));
+    await (i < EAGER_TURNS ? turns() : pause());
   }
 }
 
@@ -64,10 +67,14 @@ export class Interrupts {
     this.#wake();
   }
 
-  /** Waits for so many more, but not while something runs that nothing interrupts. */
+  /** Waits for so many more; for a moment only if something runs that nothing interrupts. */
   async more(count: number): Promise<void> {
+    if (count <= 0) return;
+    if (this.#patient > 0) {
+      await turns();
+      return await pause();
+    }
     const enough = this.count + count;
-    if (this.#patient > 0 || count <= 0) return;
     await new Promise<void>((resolve) =>
       this.#waiting.add({ enough, resolve })
     );
@@ -90,5 +97,63 @@ export class Interrupts {
       this.#waiting.delete(one);
       one.resolve();
     }
+  }
+}
+
+// deno-lint-ignore no-explicit-any -- whatever it takes and gives
+type Method = (this: any, ...args: any[]) => any;
+
+/**
+ * Watches operations of the runtime that go on when their caller is interrupted. Has to be
+ * made before `patch()`, which takes its functions for the runtime's own, and disposed of
+ * after that.
+ */
+export class Operations implements Disposable {
+  readonly #restored = new DisposableStack();
+  #pending = 0;
+
+  /** Watches methods of an object, or of a prototype. */
+  constructor(object: object, ...names: PropertyKey[]) {
+    for (const name of names) this.#watch(object, name);
+  }
+
+  #watch(object: object, name: PropertyKey): void {
+    const before = Object.getOwnPropertyDescriptor(object, name);
+    this.#restored.defer(() => {
+      if (before === undefined) Reflect.deleteProperty(object, name);
+      else Object.defineProperty(object, name, before);
+    });
+    const original: Method = Reflect.get(object, name);
+    const begin = (result: unknown) => {
+      if (!(result instanceof Promise)) return;
+      this.#pending++;
+      const end = () => this.#pending--;
+      result.then(end, end);
+    };
+    const value: Method = function () {
+      const result = Reflect.apply(original, this, arguments);
+      begin(result);
+      return result;
+    };
+    Object.defineProperty(object, name, {
+      configurable: true,
+      enumerable: true,
+      writable: true,
+      ...before,
+      value,
+    });
+  }
+
+  /** Waits until all are over that were begun, and what comes of them has happened. */
+  async over(): Promise<void> {
+    // What comes of one may begin another.
+    do {
+      await when(() => this.#pending === 0);
+      await turns(2);
+    } while (this.#pending > 0);
+  }
+
+  [Symbol.dispose](): void {
+    this.#restored.dispose();
   }
 }

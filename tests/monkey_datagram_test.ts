@@ -23,16 +23,10 @@ import {
   until,
   withTimeout,
 } from "../mod.ts";
-import { runScript } from "./_bodies.ts";
-import {
-  decoder,
-  encoder,
-  Interrupts,
-  LONG,
-  test,
-  testRandomly,
-  tick,
-} from "./_sockets.ts";
+import { settle } from "./_bodies.ts";
+import { inParallel, runToEnd } from "./_processes.ts";
+import { decoder, encoder, LONG, test, testRandomly } from "./_sockets.ts";
+import { Interrupts, Operations, when } from "./_waits.ts";
 
 interface DatagramConn extends AsyncIterable<[Uint8Array, Deno.Addr]> {
   readonly addr: Deno.Addr;
@@ -150,6 +144,12 @@ async function receiveInVain(
   return buffer;
 }
 
+/** Watches what all sockets of a kind receive. */
+function watchReceives(transport: string): Operations {
+  using pair = new Pair(transport);
+  return new Operations(Object.getPrototypeOf(pair.socket), "receive");
+}
+
 function tell(error: unknown): unknown[] {
   const { constructor, name, message } = error as Error;
   return [constructor, name, message];
@@ -157,6 +157,7 @@ function tell(error: unknown): unknown[] {
 
 function testDatagrams(transport: string): void {
   test(`DatagramConn.receive() after an interrupted one gets its datagram, ${transport}`, async () => {
+    using receptions = watchReceives(transport);
     using _ = patch();
     using pair = new Pair(transport);
     const { socket, peer } = pair;
@@ -175,7 +176,7 @@ function testDatagrams(transport: string): void {
         const buffer = await receiveInVain(socket);
         const receiving = early ? receive() : undefined;
         await pair.send("longer than 4");
-        await tick(3);
+        await receptions.over();
         assertEquals(await (receiving ?? receive()), "longer than 4");
         assertEquals(buffer, new Uint8Array(4));
       }
@@ -186,6 +187,7 @@ function testDatagrams(transport: string): void {
   });
 
   test(`DatagramConn.receive() gives each datagram once, and as much as fits, ${transport}`, async () => {
+    using receptions = watchReceives(transport);
     using _ = patch();
     using pair = new Pair(transport);
     const { socket } = pair;
@@ -193,7 +195,7 @@ function testDatagrams(transport: string): void {
     for (const text of ["abcdef", "ghijkl", "mnopqr", "stuvwx", "yz"]) {
       await pair.send(text);
     }
-    await tick(3);
+    await receptions.over();
     assertEquals(await receiveText(socket, 4), "abcd");
     assertEquals(await spawn(receiveText, socket, 2).get(), "gh");
     assertEquals(await spawn(receiveText, socket, 0).get(), "");
@@ -236,6 +238,7 @@ function testDatagrams(transport: string): void {
   });
 
   test(`DatagramConn.receive() takes the longest that there are, ${transport}`, async () => {
+    using receptions = watchReceives(transport);
     using _ = patch();
     using pair = new Pair(transport);
     const { socket } = pair;
@@ -248,7 +251,7 @@ function testDatagrams(transport: string): void {
         // Too long for the system.
         continue;
       }
-      await tick(3);
+      await receptions.over();
       const [data] = await socket.receive(new Uint8Array(300_000));
       assertEquals(data.length, length);
       assert(data.every((byte, i) => byte === (i * 7 & 255)));
@@ -281,7 +284,7 @@ function testDatagrams(transport: string): void {
         log.push("cleaned up");
       }
     }) as Greenlet;
-    await sleep(1);
+    await sleep(0);
     await greenlet.kill();
     assertEquals(log, ["cleaned up"]);
     assertInstanceOf(greenlet.value, GreenletExit);
@@ -315,14 +318,14 @@ function testDatagrams(transport: string): void {
     };
     const first = spawn(serve) as Greenlet;
     await pair.send("one");
-    while (log.length < 1) await tick(1);
+    await when(() => log.length >= 1);
     await first.kill();
     assertInstanceOf(first.value, GreenletExit);
     await pair.send("two");
     const second = spawn(serve);
-    while (log.length < 3) await tick(1);
+    await when(() => log.length >= 3);
     await pair.send("three");
-    while (log.length < 4) await tick(1);
+    await when(() => log.length >= 4);
     socket.close();
     await second.get();
     const expected = ["one", "cleaned up", "two", "three", "closed"];
@@ -337,7 +340,7 @@ function testDatagrams(transport: string): void {
       const { socket } = pair;
       const receive = () => socket.receive().catch(tell);
       const receiving = start(receive);
-      await tick(2);
+      await settle();
       socket.close();
       const results = [await receiving, await start(receive)];
       try {
@@ -357,13 +360,16 @@ function testDatagrams(transport: string): void {
   });
 
   test(`DatagramConn.close() after an interrupted receive() forgets what was kept, ${transport}`, async () => {
+    using receptions = watchReceives(transport);
     using _ = patch();
     for (const kept of [true, false]) {
       using pair = new Pair(transport);
       const { socket } = pair;
       await receiveInVain(socket);
-      if (kept) await pair.send("kept");
-      await tick(3);
+      if (kept) {
+        await pair.send("kept");
+        await receptions.over();
+      }
       socket.close();
       await assertRejects(() => socket.receive(), Deno.errors.BadResource);
       const inside = await spawn(() => socket.receive().catch((e) => e)).get();
@@ -416,9 +422,9 @@ function testDatagrams(transport: string): void {
     `DatagramConn.receive() loses nothing when receives are interrupted, ${transport}`,
     async (next) => {
       using _ = patch();
-      const count = 250;
+      const count = 60;
       let interrupts = 0;
-      await Promise.all(Array.from({ length: 6 }, async () => {
+      await Promise.all(Array.from({ length: 15 }, async () => {
         using pair = new Pair(transport);
         const { socket } = pair;
         const interrupted = new Interrupts();
@@ -432,10 +438,10 @@ function testDatagrams(transport: string): void {
           for (const [n, size] of sizes.entries()) {
             const data = new Uint8Array(size).fill(n);
             new DataView(data.buffer).setUint16(0, n);
-            await interrupted.someInterrupts(Math.floor(next() * 3), next);
+            await interrupted.more(Math.floor(next() * 3));
             await pair.send(data);
             // The system drops what nobody receives for long.
-            while (n - received > 10) await tick(1);
+            await when(() => n - received <= 10);
           }
         })();
         const take = (data: Uint8Array, room: number) => {
@@ -445,14 +451,15 @@ function testDatagrams(transport: string): void {
           assert(data.subarray(2).every((byte) => byte === (n & 255)));
         };
         while (received < count) {
-          const room = next() < 0.3 ? 65_507 : 2 + Math.floor(next() * 9000);
-          const buffer = new Uint8Array(room).fill(0xAA);
+          const buffer = next() < 0.3
+            ? undefined
+            : new Uint8Array(2 + Math.floor(next() * 9000)).fill(0xAA);
+          const room = buffer?.length ?? socket.bufSize;
           const before = received;
           // A wait, and nothing around it that an interrupt could come between.
-          const receive = () =>
-            room === 65_507 ? socket.receive() : socket.receive(buffer);
+          const receive = () => socket.receive(buffer);
           const body = async () => take((await receive())[0], room);
-          const ms = next() * 2.5;
+          const ms = next();
           if (next() < 0.03) {
             await interrupted.patiently(body);
           } else if (next() < 0.4) {
@@ -478,21 +485,22 @@ function testDatagrams(transport: string): void {
             if (greenlet.exception !== undefined) throw greenlet.exception;
           }
           if (received === before) {
-            interrupted.interrupts++;
-            left.push(buffer);
+            interrupted.note();
+            if (buffer !== undefined) left.push(buffer);
           }
         }
         await sending;
         for (const buffer of left) {
           assert(buffer.every((byte) => byte === 0xAA), "written to later");
         }
-        interrupts += interrupted.interrupts;
+        interrupts += interrupted.count;
       }));
       assertGreaterOrEqual(interrupts, 500);
     },
   );
 
   test(`patch() disposed of while receives are pending loses nothing, ${transport}`, async () => {
+    using receptions = watchReceives(transport);
     const restore = patch();
     using kept = new Pair(transport);
     using pending = new Pair(transport);
@@ -500,9 +508,10 @@ function testDatagrams(transport: string): void {
     using untouched = new Pair(transport);
     await receiveInVain(kept.socket);
     await kept.send("kept datagram");
+    await receptions.over();
     await receiveInVain(pending.socket);
     const receiver = spawn(receiveText, waiting.socket);
-    await tick(3);
+    await sleep(0);
     restore[Symbol.dispose]();
     assertEquals(await receiveText(kept.socket), "kept datagram");
     for (const pair of [pending, waiting, untouched]) await pair.send("more");
@@ -627,9 +636,8 @@ function testDatagrams(transport: string): void {
       [`socket.unref(); await inVain(receive); receive();`, true],
       [`await inVain(receive); socket.unref(); receive();`, true],
     ];
-    for (const [body, ends] of endings) {
-      let timer: ReturnType<typeof setTimeout> | undefined;
-      const { out, err, code, signal } = await runScript(
+    const results = await inParallel(endings, ([body]) =>
+      runToEnd(
         `
         using _ = patch();
         const socket = Deno.listenDatagram({
@@ -641,15 +649,12 @@ function testDatagrams(transport: string): void {
         const receive = () => socket.receive();
         ${body}
         console.log("at its end");`,
-        (_line, process) => {
-          if (ends) return;
-          timer ??= setTimeout(() => process.kill("SIGKILL"), 150);
-        },
         ["--unstable-net"],
-      );
-      clearTimeout(timer);
-      assertEquals([err, out], ["", ["at its end"]]);
-      assertEquals(ends ? code : signal, ends ? 0 : "SIGKILL", body);
+      ));
+    for (const [i, { out, err, livesOn, code }] of results.entries()) {
+      const [body, ends] = endings[i]!;
+      assertEquals([err, out, code], ["", ["at its end"], 0], body);
+      assertEquals(livesOn, !ends, body);
     }
   });
 }

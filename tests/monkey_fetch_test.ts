@@ -1,3 +1,4 @@
+import { clock, giveBack } from "./_clock.ts"; // First of all
 import {
   assert,
   assertEquals,
@@ -23,14 +24,17 @@ import {
   type Wait,
   withTimeout,
 } from "../mod.ts";
-import { runScript, testBoth } from "./_bodies.ts";
+import { runScript, settle, testBoth } from "./_bodies.ts";
 import { Call, head, Site } from "./_site.ts";
 import { test, testRandomly, tick } from "./_random.ts";
+import { Gate, turns, when } from "./_waits.ts";
+
+giveBack();
 
 /** Longer than any test. */
 const LONG = 100_000_000;
-/** Long enough for a request to arrive, in milliseconds. */
-const SOON = 150;
+/** After how long calls are timed out, in milliseconds of a clock that is moved by hand. */
+const SOON = 1000;
 
 const encoder = new TextEncoder();
 const decoder = new TextDecoder();
@@ -71,7 +75,7 @@ async function outcome(run: () => unknown): Promise<unknown> {
 /** Runs in a greenlet that is killed when something has happened; gives its error. */
 async function killed(
   run: () => unknown,
-  when: () => Promise<unknown>,
+  happens: () => Promise<unknown>,
 ): Promise<unknown> {
   let thrown: unknown;
   const greenlet = spawn(async () => {
@@ -82,7 +86,7 @@ async function killed(
       throw error;
     }
   }) as Greenlet;
-  await when();
+  await happens();
   await greenlet.kill(undefined, { grace: LONG });
   assertStrictEquals(thrown, greenlet.value);
   assertInstanceOf(thrown, GreenletExit);
@@ -492,8 +496,8 @@ testBoth(
     const greenlet = spawn(body, site.url, log);
     const call = await site.next();
     await call.send(head(10) + "12345");
-    while (log.length === 0) await tick(1);
-    await tick(5);
+    await when(() => log.length > 0);
+    await settle();
     await greenlet.kill();
     assertEquals(log, ["begun", "cleaned up"]);
     assertInstanceOf(greenlet.value as unknown, GreenletExit);
@@ -519,15 +523,24 @@ const limits: Record<string, (run: () => Promise<unknown>) => Wait<unknown>> = {
 for (const [name, limit] of Object.entries(limits)) {
   test(`fetch() and what it brings are timed out, and close their connection, ${name}`, async () => {
     using _ = patch();
+    using _time = clock.stop();
     using site = new Site();
     const fetching = limit(() => fetch(site.url)).catch((error) => error);
-    await (await site.next()).gone();
+    const asked = await site.next();
+    await clock.pass(SOON + 1);
+    await asked.gone();
     assertInstanceOf(await fetching, Timeout);
 
-    const reading = limit(async () => await (await fetch(site.url)).json())
-      .catch((error) => error);
+    const isAnswered = new Gate();
+    const reading = limit(async () => {
+      const response = await fetch(site.url);
+      isAnswered.open();
+      return await response.json();
+    }).catch((error) => error);
     const call = await site.next();
     await call.send(head(3) + "[");
+    await isAnswered.opened;
+    await clock.pass(SOON + 1);
     await call.gone();
     assertInstanceOf(await reading, Timeout);
   });
@@ -545,12 +558,12 @@ for (const reader of READERS) {
     }
 
     const [inside, call1] = await spawn(get).get();
-    await killed(() => inside[reader](), () => tick(2));
+    await killed(() => inside[reader](), settle);
     await call1.gone();
     assert(inside.bodyUsed);
 
     const [outside, call2] = await get();
-    await killed(() => outside[reader](), () => tick(2));
+    await killed(() => outside[reader](), settle);
     await call2.gone();
     assert(outside.bodyUsed);
 
@@ -571,7 +584,7 @@ for (const reader of READERS) {
         },
       });
       const it = make(body);
-      const error = await killed(() => it[reader](), () => tick(2));
+      const error = await killed(() => it[reader](), settle);
       assertEquals(reasons.length, 1);
       assertStrictEquals(reasons[0], error);
     }
@@ -582,7 +595,7 @@ test("fetch() that was over before the interrupt keeps its response, and no conn
   using _ = patch();
   using site = new Site();
   const received: string[] = [];
-  for (let turns = 0; turns < 30; turns++) {
+  for (let count = 0; count < 30; count++) {
     let response: Response | null = null;
     const greenlet = spawn(async () => {
       response = await fetch(site.url);
@@ -590,7 +603,8 @@ test("fetch() that was over before the interrupt keeps its response, and no conn
     const call = await site.next();
     const answered = call.send(head(4) + "text");
     // From before the answer to after it.
-    for (let i = 0; i < turns; i++) await (i % 3 === 0 ? tick() : null);
+    for (let i = 0; i < count; i++) await (i % 3 === 0 ? turns(3) : null);
+    if (count === 29) await when(() => response !== null);
     await greenlet.kill();
     const got = response as Response | null;
     if (got === null) {
@@ -635,7 +649,7 @@ test("fetch() of somebody else's making may give what is no response", async () 
       await until(Promise.resolve());
       await fetching.kill();
     }
-    await tick();
+    await settle();
   } finally {
     globalThis.fetch = original;
   }
@@ -654,14 +668,15 @@ test("fetch() whose response comes in the same turn as the kill gives it, or giv
       const greenlet = spawn(async () => {
         response = await fetch("http://a/");
       });
-      await sleep(1);
+      await sleep(0);
       const body = new ReadableStream({
         cancel: () => void (cancelled = true),
       });
       answer.resolve(new Response(body));
       for (let i = 0; i < turns; i++) await Promise.resolve();
+      if (turns === 9) await settle();
       await greenlet.kill();
-      await tick();
+      await settle();
       const isKilled = greenlet.value as unknown instanceof GreenletExit;
       assertEquals([response === undefined, cancelled], [isKilled, isKilled]);
       outcomes.add(isKilled ? "given back" : "received");
@@ -686,9 +701,10 @@ test("Body.text() that was over before the interrupt keeps its text", async () =
       },
     });
     const greenlet = spawn(() => new Response(body).text());
-    await sleep(1);
+    await sleep(0);
     end();
     for (let i = 0; i < turns; i++) await Promise.resolve();
+    if (turns === 39) await settle();
     await greenlet.kill();
     outcomes.add(String(greenlet.value));
   }
@@ -715,7 +731,7 @@ test("Body.text() that an interrupt comes before gives the connection back", asy
     });
     const call = await site.next();
     await call.send(head(4) + "te");
-    while (response === undefined) await tick(1);
+    await when(() => response !== undefined);
     const killing = greenlet.kill(undefined, { grace: LONG });
     held.resolve();
     await killing;
@@ -740,7 +756,7 @@ test("fetch() that an interrupt comes before asks nobody", async () => {
     await fetch(url).catch((error) => thrown = error);
     return await (await fetch(url)).text();
   });
-  await sleep(1);
+  await sleep(0);
   const error = new Error("the interrupt");
   greenlet.throw(error);
   held.resolve();
@@ -756,10 +772,10 @@ test("Body.text() that an interrupt comes before leaves alone what another one r
   await call.send(head(4) + "te");
   const response = await fetching;
   const reading = spawn(() => response.text());
-  await sleep(1);
+  await sleep(0);
   await killed(
     () => sleep(LONG).catch(() => {}).then(() => response.text()),
-    () => tick(1),
+    settle,
   )
     .catch(() => {});
   const second = spawn(() => response.text());
@@ -806,7 +822,7 @@ for (const [name, ask] of Object.entries(tellings)) {
     await call2.send(head(4) + "te");
     const response = await answering;
     const reading = spawn(() => response.text()).get();
-    await sleep(1);
+    await sleep(0);
     second.abort(reason);
     assertStrictEquals(await reading.catch((error) => error), reason);
     await call2.gone();
@@ -872,24 +888,25 @@ test("fetch() that is killed while it sends a body cancels that", async () => {
   using _ = patch();
   using site = new Site();
   const { promise: cancelled, resolve } = Promise.withResolvers<unknown>();
+  let begun = 0;
   let sent = 0;
   const body = new ReadableStream<Uint8Array<ArrayBuffer>>({
     async pull(controller) {
+      begun++;
       await tick(1);
-      controller.enqueue(new Uint8Array(10));
       sent++;
+      controller.enqueue(new Uint8Array(10));
     },
     cancel: resolve,
   });
   let call: Call;
   await killed(() => fetch(site.url, { method: "POST", body }), async () => {
     call = await site.next();
-    while (sent < 3) await tick(1);
+    await when(() => sent >= 3);
   });
   await call!.gone();
   await cancelled;
-  // The last of its timers.
-  await tick(5);
+  await when(() => sent === begun);
 });
 
 test("Response.clone() is read to its end when the reader of the other one is interrupted", async () => {
@@ -902,7 +919,7 @@ test("Response.clone() is read to its end when the reader of the other one is in
     const response = await fetching;
     const both = [response, response.clone()];
     const greenlets = both.map((it) => spawn(() => it.text()));
-    await sleep(2);
+    await settle();
     await greenlets[victim]!.kill();
     assertInstanceOf(greenlets[victim]!.value as unknown, GreenletExit);
     await call.send("xt");
@@ -919,8 +936,8 @@ test("Response.clone() gives the connection back when the readers of both are in
   await call.send(head(4) + "te");
   const response = await fetching;
   const copy = response.clone();
-  await killed(() => response.text(), () => tick(2));
-  await killed(() => copy.text(), () => tick(2));
+  await killed(() => response.text(), settle);
+  await killed(() => copy.text(), settle);
   await call.gone();
 });
 
@@ -938,23 +955,26 @@ test("Response that a greenlet has left is read by others", async () => {
     await call.send(head(4) + "te");
     calls.push(call);
   }
-  while (responses.qsize() < 3) await tick(1);
+  await when(() => responses.qsize() === 3);
   await owner.kill();
   const [one, two, three] = [1, 2, 3].map(() => responses.getNowait());
   const reading = [one!.text(), spawn(() => two!.text()).get()];
-  await sleep(1);
+  await sleep(0);
   for (const call of calls.slice(0, 2)) await call.send("xt");
   assertEquals(await Promise.all(reading), ["text", "text"]);
-  await killed(() => three!.text(), () => tick(2));
+  await killed(() => three!.text(), settle);
   await calls[2]!.gone();
 });
 
 test("Request.text() of a server's handler is timed out, and the handler answers", async () => {
   using _ = patch();
+  using _time = clock.stop();
+  const isAsked = new Gate();
   const { promise: thrown, resolve } = Promise.withResolvers<unknown>();
   await using server = Deno.serve(
     { hostname: "127.0.0.1", port: 0, onListen() {} },
     async (request) => {
+      isAsked.open();
       const text = await withTimeout(
         SOON,
         () =>
@@ -971,13 +991,15 @@ test("Request.text() of a server's handler is timed out, and the handler answers
   const call = new Call(conn);
   const question = "POST / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n";
   await call.send(`${question}content-length: 10\r\n\r\n12345`);
+  await isAsked.opened;
+  await clock.pass(SOON + 1);
   assertInstanceOf(await thrown, Timeout);
   while (!call.received.includes("too slow")) assert(await call.receive());
   call.close();
 
   const second = new Call(await Deno.connect({ port: server.addr.port }));
   await second.send(`${question}content-length: 4\r\n\r\nte`);
-  await tick(5);
+  await settle();
   await second.send("xt");
   while (!second.received.endsWith("text")) assert(await second.receive());
   second.close();
@@ -1009,12 +1031,18 @@ for (
       assertEquals(await reading.get(), "text");
     }
     let call: Call;
+    const isAnswered = new Gate();
     await killed(
-      async () => await new Response((await fetch(site.url)).body).text(),
+      async () => {
+        const { body } = await fetch(site.url);
+        isAnswered.open();
+        return await new Response(body).text();
+      },
       async () => {
         call = await site.next();
         await call.send(head(4) + "te");
-        await tick(5);
+        await isAnswered.opened;
+        await settle();
       },
     );
     await call!.gone();
@@ -1036,9 +1064,11 @@ test("patch() disposed of while fetch() and readers are pending lets them go on,
   using site = new Site();
   const fetching = [1, 2].map(() => spawn(() => fetch(site.url)));
   const calls = [await site.next(), await site.next()];
+  let answered = 0;
   const reading = [1, 2].map((i) =>
     spawn(async () => {
       const response = await fetch(site.url);
+      answered++;
       return await (i === 1 ? response : response.clone()).text();
     })
   );
@@ -1047,7 +1077,8 @@ test("patch() disposed of while fetch() and readers are pending lets them go on,
     await call.send(head(4) + "te");
     calls.push(call);
   }
-  await tick(20);
+  await when(() => answered === 2);
+  await settle();
   restore[Symbol.dispose]();
 
   const [first, second, third, fourth] = calls as [Call, Call, Call, Call];
@@ -1065,9 +1096,11 @@ test("patch() disposed of while fetch() and readers are pending lets them go on,
 test("fetch() that nobody awaits is interrupted with the rest, and is no unhandled rejection", async () => {
   using _ = patch();
   using site = new Site();
+  const isAnswered = new Gate();
   const greenlet = spawn(async () => {
     fetch(site.url);
     const response = await fetch(`${site.url}answered`);
+    isAnswered.open();
     response.clone().text();
     response.json();
     await sleep(LONG);
@@ -1076,7 +1109,8 @@ test("fetch() that nobody awaits is interrupted with the rest, and is no unhandl
   for (const call of calls) {
     if (call.received.includes("answered")) await call.send(head(4) + "te");
   }
-  await tick(20);
+  await isAnswered.opened;
+  await settle();
   await greenlet.kill();
   for (const call of calls) await call.gone();
 });
@@ -1093,16 +1127,22 @@ test("Response.text() can be interrupted after a garbage collection", async () =
     const text = "HTTP/1.1 200 OK\\r\\ncontent-length: 9\\r\\n\\r\\n1234";
     const readers = [];
     const gone = [];
+    let answered = 0;
     for (let i = 0; i < 10; i++) {
-      readers.push(spawn(async () => await (await fetch(url)).text()));
+      readers.push(spawn(async () => {
+        const response = await fetch(url);
+        answered++;
+        return await response.text();
+      }));
       const conn = await listener.accept();
       const buffer = new Uint8Array(1000);
       await conn.read(buffer);
       await conn.write(new TextEncoder().encode(text));
       gone.push(conn.read(buffer).catch(() => null).finally(() => conn.close()));
     }
-    for (let i = 0; i < 10; i++) {
-      await sleep(2);
+    while (answered < 10) await sleep(1);
+    for (let i = 0; i < 5; i++) {
+      await idle();
       gc();
     }
     killAll(readers);
@@ -1126,7 +1166,7 @@ testBoth(
     using _ = patch();
     const log: string[] = [];
     const greenlet = spawn(body, new Blob(["te", "xt"]), log);
-    while (log.length < 3) await tick();
+    await when(() => log.length >= 3);
     await greenlet.kill();
     assertInstanceOf(greenlet.value as unknown, GreenletExit);
     assertEquals(new Set(log), new Set(["text"]));
@@ -1150,7 +1190,7 @@ class SlowSite {
   readonly #site = new Site();
   readonly #next: () => number;
   readonly #answers: Promise<void>[] = [];
-  /** What part of the answers never ends. */
+  /** What part of the answers never ends, but for those that are to be whole. */
   stalling = 0;
 
   constructor(next: () => number) {
@@ -1168,9 +1208,22 @@ class SlowSite {
 
   async #answer(call: Call): Promise<void> {
     let isGone = false;
-    const gone = call.gone().then(() => isGone = true);
+    let cutShort = () => {};
+    const gone = call.gone().then(() => {
+      isGone = true;
+      cutShort();
+    });
+    const delay = () =>
+      new Promise<void>((resolve) => {
+        const timer = setTimeout(resolve, this.#next() * 2);
+        cutShort = () => {
+          clearTimeout(timer);
+          resolve();
+        };
+      });
     const text = numbered(Number(/\/(\d+)/.exec(call.received)![1]));
-    const stalls = this.#next() < this.stalling;
+    const stalls = !call.received.includes("/whole") &&
+      this.#next() < this.stalling;
     const pieces = [head(text.length)];
     for (let start = 0; start < text.length;) {
       const end = start + 1 + Math.floor(this.#next() * text.length);
@@ -1180,9 +1233,7 @@ class SlowSite {
     if (stalls) pieces.length = Math.floor(this.#next() * pieces.length);
     try {
       for (const piece of pieces) {
-        if (this.#next() < 0.5) {
-          await Promise.race([tick(this.#next() * 3), gone]);
-        }
+        if (!isGone && this.#next() < 0.5) await delay();
         if (isGone) break;
         await call.send(piece);
       }
@@ -1197,8 +1248,6 @@ class SlowSite {
   /** Waits until the last connection is gone. */
   async close(): Promise<void> {
     await Promise.all(this.#answers);
-    // The last delays of those that were gone before.
-    await tick(5);
     this.#site[Symbol.dispose]();
   }
 }
@@ -1280,9 +1329,10 @@ testRandomly(
       for (let i = 0; i < count; i++) {
         const length = Math.floor(next() ** 3 * 100_000);
         const get = pick(gets);
+        const isPatient = next() < 0.2;
         const text = await pick(impatient)(
-          () => get(`${site.url}${length}`),
-          patience(),
+          () => get(`${site.url}${length}${isPatient ? "/whole" : ""}`),
+          isPatient ? LONG : patience(),
         );
         if (text === undefined) {
           interrupted++;
@@ -1293,17 +1343,18 @@ testRandomly(
       }
     }
     const all = (count: number, patience: () => number) =>
-      Promise.all(Array.from({ length: 12 }, () => work(count, patience)));
+      Promise.all(Array.from({ length: 20 }, () => work(count, patience)));
     // How long it takes here and now, when nothing stalls and nobody is impatient.
     const start = performance.now();
-    await all(3, () => LONG);
+    await all(2, () => LONG);
     assertEquals(interrupted, 0);
-    const usual = (performance.now() - start) / 3;
-    site.stalling = 0.3;
-    await all(65, () => next() ** 2 * 3 * usual);
+    const usual = (performance.now() - start) / 2;
+    whole = 0;
+    site.stalling = 0.5;
+    await all(25, () => next() ** 2 * 2 * usual);
     await site.close();
-    assertGreaterOrEqual(interrupted, 250);
-    assertGreaterOrEqual(whole, 100);
+    assertGreaterOrEqual(interrupted, 150);
+    assertGreaterOrEqual(whole, 60);
   },
 );
 
@@ -1314,7 +1365,7 @@ test("Response.text() that is interrupted cancels a stream as nobody's part, not
     new ReadableStream({ cancel: () => cancelled.resolve(getCurrent()) }),
   );
   const reader = spawn(() => response.text());
-  await sleep(1);
+  await sleep(0);
   await spawn(() => reader.kill()).join();
   assertEquals(await cancelled.promise, getHub());
 });

@@ -18,8 +18,17 @@ import {
   until,
   withTimeout,
 } from "../mod.ts";
-import { Failures, runScript, testBoth } from "./_bodies.ts";
+import { Failures, runScript, settle, testBoth } from "./_bodies.ts";
+import { inParallel } from "./_processes.ts";
 import { inVain, outcome, test, testRandomly, tick } from "./_random.ts";
+import {
+  Gate,
+  Interrupts,
+  Operations,
+  PATIENCE,
+  turns,
+  when,
+} from "./_waits.ts";
 
 const encoder = new TextEncoder();
 const decoder = new TextDecoder();
@@ -77,58 +86,39 @@ function countOpen(): number {
 /** Checks that nothing was left open; what was begun may have to end first. */
 async function assertOpen(expected: number): Promise<void> {
   let count = countOpen();
-  for (let i = 0; i < 100 && count > expected; i++) {
-    await tick(10);
+  const end = performance.now() + PATIENCE / 2;
+  while (count > expected && performance.now() < end) {
+    await tick(5);
     count = countOpen();
   }
   assert(count <= expected, `${count} are open, and not ${expected}`);
 }
 
-/**
- * Replaces functions by such as remember what they have begun: to be made before `patch()`,
- * which takes them for the originals.
- */
-class Underway<N extends PropertyKey> implements Disposable {
-  readonly #object: Record<N, (...args: never[]) => unknown>;
-  readonly #originals = new Map<N, PropertyDescriptor>();
-  #begun: unknown[] = [];
+/** By what the runtime reads directories. */
+const generators: object = Object.getPrototypeOf(
+  (async function* () {}).prototype,
+);
 
-  constructor(object: Record<N, (...args: never[]) => unknown>, names: N[]) {
-    this.#object = object;
-    for (const name of names) {
-      const descriptor = Object.getOwnPropertyDescriptor(object, name)!;
-      this.#originals.set(name, descriptor);
-      const original = descriptor.value;
-      const begin = (result: unknown) => {
-        this.#begun.push(result);
-        return result;
-      };
-      const value = function (this: unknown, ...args: never[]) {
-        return begin(original.apply(this, args));
-      };
-      Object.defineProperty(object, name, { ...descriptor, value });
-    }
-  }
+/** Watches reads of files and pipes. */
+function watchReads(): Operations {
+  return new Operations(Deno.FsFile.prototype, "read");
+}
 
-  /** Waits until all is over that was begun. */
-  async over(): Promise<void> {
-    while (this.#begun.length > 0) {
-      await Promise.allSettled(this.#begun.splice(0));
-      await tick();
-    }
-  }
+/** Watches reads of directories. */
+function watchListings(): Operations {
+  return new Operations(generators, "next", "return");
+}
 
-  [Symbol.dispose](): void {
-    for (const [name, descriptor] of this.#originals) {
-      Object.defineProperty(this.#object, name, descriptor);
-    }
-  }
+/** Watches waits for events of files. */
+function watchEvents(folder: Folder): Operations {
+  using watcher = watch(folder.path);
+  return new Operations(Object.getPrototypeOf(watcher), "next");
 }
 
 /** Waits until all is over that is under way in a file. */
 async function over(file: Deno.FsFile): Promise<void> {
   await file.stat();
-  await tick();
+  await settle();
 }
 
 /** As a rule there are no pipes with names on Windows. */
@@ -195,16 +185,19 @@ class Stuck implements AsyncDisposable {
 }
 
 /**
- * Runs something that is interrupted at some moment, in one of the ways there are; waits
- * until that is over.
+ * Runs something that is interrupted at some moment, in one of the ways there are, or now and
+ * then not at all; waits until that is over.
  *
  * @returns What it has given, or `null`.
  */
 async function killSometime<T>(
   next: () => number,
   run: () => Promise<T>,
+  interrupts?: Interrupts,
 ): Promise<{ value: T } | null> {
   let result: { value: T } | null = null;
+  // What has to be interrupted for its peer to go on is so nearly always.
+  const patient = interrupts === undefined ? 0.6 : 0.42;
   const ended = Promise.withResolvers<void>();
   let begun = false;
   const whole = async () => {
@@ -231,9 +224,11 @@ async function killSometime<T>(
         if (error !== timeout) throw error;
       }
     }).get();
+  } else if (kind < patient) {
+    await (interrupts?.patiently(whole) ?? whole());
   } else {
     const greenlet = spawn(
-      kind < 0.7 ? whole : (function* () {
+      kind < 0.8 ? whole : (function* () {
         yield* until(whole());
       }) as unknown as () => Promise<void>,
     ) as Greenlet;
@@ -243,13 +238,13 @@ async function killSometime<T>(
   }
   // It may have been stopped before its first line.
   if (begun) await ended.promise;
+  if (result === null) interrupts?.note();
   return result;
 }
 
 /** From a few microtasks to a few turns of the event loop. */
 async function someTime(next: () => number): Promise<void> {
-  const turns = next() < 0.4 ? 0 : Math.floor(next() * 3);
-  for (let n = 0; n < turns; n++) await tick();
+  if (next() < 0.6) await turns(Math.floor(next() ** 2 * 80));
   if (next() < 0.5) {
     // Something has ended meanwhile, and its greenlet is about to hear of it.
     const end = performance.now() + next() * 0.2;
@@ -283,7 +278,7 @@ test("FsFile.read() that is interrupted leaves the position where it was", async
       },
       "stat, then seekSync": async () => {
         assertEquals((await file.stat()).size, 20);
-        await tick();
+        await settle();
         assertEquals(file.seekSync(0, Current), 2);
       },
       "readable": async () => {
@@ -324,11 +319,11 @@ test("FsFile after an interrupted read does the rest in its order", async () => 
     ] as (() => Promise<unknown>)[]
   ) {
     all.push(call().finally(() => done++));
-    await tick();
+    await turns();
   }
   await inVain(() => file.read(new Uint8Array(7)));
   const last = spawn(readText, file, 1);
-  await tick(5);
+  await settle();
   assertEquals(done, 0);
   await stuck.letGo();
   assertEquals(await Promise.all(all), [3, "34", 1, 8, "89a"]);
@@ -346,7 +341,7 @@ test("FsFile while an interrupted read is under way refuses what can't wait", as
   const { file } = stuck;
   const bytes = () => new Uint8Array(2);
   const reading = spawn(() => file.read(bytes()));
-  await sleep(1);
+  await sleep(0);
   // Nobody is interrupted: it is the runtime's business, as it was.
   assertEquals(file.seekSync(0, Current), 0);
   await reading.kill();
@@ -393,7 +388,7 @@ test("FsFile.read() that is interrupted while it waits for its turn has begun no
   const first = spawn(readText, file, 2);
   const others = [1, 2, 3].map(() => spawn(readText, file, 4));
   const seeking = spawn(() => file.seek(3, Current));
-  await sleep(1);
+  await sleep(0);
   await others[1]!.kill();
   await seeking.kill();
   await stuck.letGo();
@@ -422,19 +417,17 @@ testBoth(
     using folder = new Folder();
     let before = 0;
     let after = 0;
-    for (let turns = 0; turns < 60; turns++) {
+    for (let i = 0; i < 60; i++) {
       using file = folder.open("text");
       const greenlet = spawn(body, file);
-      await tick();
-      const end = performance.now() + 0.02 * turns;
-      while (performance.now() < end);
-      for (let i = 0; i < turns % 12; i++) await Promise.resolve();
+      await turns(i);
+      for (let n = 0; n < i % 12; n++) await Promise.resolve();
       await greenlet.kill();
       const interrupted = greenlet.value as unknown instanceof GreenletExit;
       if (interrupted) before++;
       else after++;
       const text = interrupted ? await readText(file) : greenlet.value;
-      assertEquals(text, "text", `after ${turns} turns`);
+      assertEquals(text, "text", `after ${i} turns`);
       assertEquals(await readText(file), null);
     }
     assertGreaterOrEqual(before + after, 60);
@@ -458,7 +451,7 @@ test("FsFile.read() into a buffer that was transferred meanwhile takes no byte",
 test("FsFile.read() reads as much at once as outside", async () => {
   using _ = patch();
   using folder = new Folder();
-  const size = 3_000_000;
+  const size = 1_000_000;
   const bytes = Uint8Array.from({ length: size }, (_, i) => i * 7 >> 3);
   Deno.writeFileSync(folder.at("file"), bytes);
   using file = Deno.openSync(folder.at("file"));
@@ -514,7 +507,7 @@ test("FsFile.read() throws what was held, and takes no byte", async () => {
 });
 
 test("FsFile.close() while an interrupted read is under way is as outside", async () => {
-  using underway = new Underway(Deno.FsFile.prototype, ["read"]);
+  using underway = watchReads();
   using _ = patch();
   using folder = new Folder();
   for (const method of ["close", Symbol.dispose] as const) {
@@ -542,7 +535,7 @@ test("FsFile.close() ends what is under way as unpatched", async () => {
       () => readText(file, 4),
     ];
     const results = calls.map((call) => wrap(() => outcome(call)));
-    await tick(2);
+    await settle();
     file.close();
     results.push(
       outcome(() => readText(file)),
@@ -637,6 +630,7 @@ if (hasFifos) {
   });
 
   test("FsFile.read() of a pipe keeps its end for the next one", async () => {
+    using reads = watchReads();
     using _ = patch();
     using folder = new Folder();
     const path = folder.fifo();
@@ -644,19 +638,20 @@ if (hasFifos) {
     using file = Deno.openSync(path);
     await inVain(() => file.read(new Uint8Array(5)));
     both.writeSync(encoder.encode("end"));
-    await tick(5);
+    await reads.over();
     both.close();
     assertEquals(await inside(() => readText(file)), "end");
     await inVain(() => file.read(new Uint8Array(5)));
     assertEquals(await readTextSyncSoon(file), null);
     assertEquals(await readText(file), null);
     await inVain(() => file.read(new Uint8Array(5)));
-    await tick(5);
+    await reads.over();
     assertEquals(await inside(() => new Response(file.readable).text()), "");
     assertThrows(() => file.statSync(), Deno.errors.BadResource);
   });
 
   test("FsFile.close() of a pipe drops what was kept", async () => {
+    using reads = watchReads();
     using _ = patch();
     using folder = new Folder();
     const path = folder.fifo();
@@ -667,13 +662,13 @@ if (hasFifos) {
       await inVain(() => file.read(new Uint8Array(5)));
       if (kept) {
         other.writeSync(encoder.encode("kept"));
-        await tick(5);
+        await reads.over();
       }
       file.close();
       await assertRejects(() => readText(file), Deno.errors.BadResource);
       assertThrows(() => readTextSync(file), Deno.errors.BadResource);
       other.writeSync(encoder.encode("not for us"));
-      await tick(5);
+      await reads.over();
       other.close();
     }
     await assertOpen(before);
@@ -705,7 +700,7 @@ test("FsFile.write() that is interrupted goes on, in its order, with a copy", as
   await inVain(() => file.write(data));
   data.set(encoder.encode("second"));
   const second = spawn(() => file.write(data));
-  await sleep(1);
+  await sleep(0);
   data.fill(33);
   const third = file.write(encoder.encode(" third"));
   await stuck.letGo();
@@ -727,6 +722,7 @@ test("FsFile.write() writes as much at once as outside", async () => {
 });
 
 test("FsFile.write() before close() in a greenlet is not lost, awaited or not", async () => {
+  using writes = new Operations(Deno.FsFile.prototype, "write");
   using _ = patch();
   using folder = new Folder();
   const file = folder.open("");
@@ -735,10 +731,8 @@ test("FsFile.write() before close() in a greenlet is not lost, awaited or not", 
     file.close();
     return Promise.resolve();
   });
-  const text = () => Deno.readTextFileSync(folder.at("file"));
-  for (let i = 0; i < 500 && text().length < 5; i++) await tick(2);
-  assertEquals(text(), "01234");
-  await tick(2);
+  await writes.over();
+  assertEquals(Deno.readTextFileSync(folder.at("file")), "01234");
 });
 
 test("FsFile.lock() that is granted too late is unlocked", async () => {
@@ -758,7 +752,7 @@ test("FsFile.lock() that is granted too late is unlocked", async () => {
     }
     other.lockSync(true);
     const locking = spawn(() => file.lock(exclusive));
-    await tick(2);
+    await settle();
     assertFalse(locking.dead);
     await locking.kill();
     other.unlockSync();
@@ -789,7 +783,7 @@ test("FsFile.lock() that is granted too late is left to whoever has asked for it
     await inVain(() => file.lock(true));
     await inVain(() => file.lock(true));
     const locked = lock(file);
-    await tick(1);
+    await settle();
     other.unlockSync();
     assert(await locked !== false, name);
     await over(file);
@@ -820,15 +814,17 @@ test("FsFile.unlock() unlocks whatever is due", async () => {
   using file = folder.open();
   using other = folder.open();
   for (const grace of [0, LONG]) {
+    const isLocked = new Gate();
     const greenlet = spawn(async () => {
       await file.lock(true);
+      isLocked.open();
       try {
         await sleep(LONG);
       } finally {
         await file.unlock();
       }
     });
-    await tick(2);
+    await isLocked.opened;
     assertFalse(other.tryLockSync(true));
     await greenlet.kill(undefined, { grace });
     await over(file);
@@ -854,7 +850,7 @@ for (
       utime: () => file.utime(1000, 2000),
     }[method];
     const greenlet = spawn(call as () => Promise<unknown>);
-    await tick(2);
+    await sleep(0);
     await greenlet.kill();
     assertInstanceOf(greenlet.value, GreenletExit);
     await stuck.letGo();
@@ -879,11 +875,13 @@ if (hasFifos) {
     for (const open of opens) {
       // It waits for somebody who writes.
       const greenlet = spawn(open) as Greenlet;
-      await tick(3);
-      await greenlet.kill();
+      if (open === opens[0]) {
+        await sleep(0);
+        await greenlet.kill();
+      } else assertEquals(await greenlet.get(), null);
       using writer = await Deno.open(path, { write: true });
       let error: unknown;
-      for (let i = 0; i < 500 && error === undefined; i++) {
+      while (error === undefined) {
         await tick(1);
         error = await writer.write(Uint8Array.of(1)).then(
           () => undefined,
@@ -909,7 +907,7 @@ if (hasFifos) {
           resolve("cleaned up");
         }
       });
-      await tick(3);
+      await sleep(0);
       await greenlet.kill();
       assertEquals(await promise, "cleaned up");
       // That no operation is left, the sanitizers see; what lets the runtime's thread go:
@@ -930,7 +928,7 @@ if (hasFifos) {
       ]
     ) {
       const greenlet = spawn(write);
-      await tick(3);
+      await sleep(0);
       await greenlet.kill();
       assertInstanceOf(greenlet.value, GreenletExit);
       Deno.openSync(path, { read: true }).close();
@@ -954,12 +952,14 @@ test("Deno.writeFile() of a stream that is interrupted closes the file and cance
         },
         cancel: cancelled.resolve,
       });
-      const write = () => Deno[name](folder.at(name), stream as never);
+      const file = `${name} ${early}`;
+      const write = () => Deno[name](folder.at(file), stream as never);
       if (early) {
         await inVain(write);
       } else {
         const greenlet = spawn(write);
-        await tick(5);
+        await when(() => folder.names.includes(file));
+        await settle();
         await greenlet.kill();
         assertInstanceOf(greenlet.value, GreenletExit);
       }
@@ -1004,18 +1004,20 @@ for (
       const fifo = folder.fifo(`fifo ${wrap.name}`);
       const third = new AbortController();
       const stopped = wrap(() => call(fifo, third.signal).catch((e) => e));
-      await tick(3);
+      await settle();
       third.abort(reason);
       assertStrictEquals(await stopped, reason);
-      Deno.openSync(fifo, { read: true, write: true }).close();
+      // Lets the runtime's thread go, which is at the other end.
+      const end = name.startsWith("read") ? { write: true } : { read: true };
+      Deno.openSync(fifo, end).close();
     }
-    await tick(5);
+    await settle();
   });
 }
 
 for (const name of ["makeTempDir", "makeTempFile"] as const) {
   test(`Deno.${name}() that is over too late removes what it has made`, async () => {
-    using underway = new Underway(Deno, [name]);
+    using underway = new Operations(Deno, name);
     using _ = patch();
     using folder = new Folder();
     const make = () => Deno[name]({ dir: folder.path, prefix: "late" });
@@ -1079,7 +1081,7 @@ const byPath: Record<string, (folder: Folder) => Promise<unknown>> = {
 for (const [name, call] of Object.entries(byPath)) {
   test(`Deno.${name}() can be interrupted, and goes on`, async () => {
     if (Deno.build.os === "windows") return;
-    using underway = new Underway(Deno, [name as "stat"]);
+    using underway = new Operations(Deno, name);
     using _ = patch();
     const before = countOpen();
     async function look(
@@ -1117,6 +1119,7 @@ async function namesIn(path: string): Promise<string[]> {
 }
 
 test("Deno.readDir() in a loop that is left by an interrupt closes the directory", async () => {
+  using listings = watchListings();
   using _ = patch();
   using folder = new Folder();
   for (let i = 0; i < 50; i++) folder.file("", `${i}`);
@@ -1141,12 +1144,13 @@ test("Deno.readDir() in a loop that is left by an interrupt closes the directory
     assertInstanceOf(greenlet.value, GreenletExit);
   }
   // That no directory is left open, the sanitizers see as well.
+  await listings.over();
   await assertOpen(before);
-  await tick(20);
   assertEquals((await inside(() => namesIn(folder.path))).length, 50);
 });
 
 test("Deno.readDir() throws what was held, and leaves no directory open", async () => {
+  using listings = watchListings();
   using _ = patch();
   using folder = new Folder();
   folder.file();
@@ -1159,7 +1163,7 @@ test("Deno.readDir() throws what was held, and leaves no directory open", async 
       await promise;
     }
   });
-  await tick(5);
+  await when(() => iterated > 0);
   greenlet.throw(held);
   resolve();
   await assertRejects(() => greenlet.get(), Error, "held");
@@ -1169,8 +1173,8 @@ test("Deno.readDir() throws what was held, and leaves no directory open", async 
   const before = countOpen();
   await inVain(() => iterator.next());
   assertEquals(await iterator.next(), { value: undefined, done: true });
+  await listings.over();
   await assertOpen(before);
-  await tick(20);
 });
 
 test("Deno.readDir() looks and fails as before", async () => {
@@ -1231,14 +1235,15 @@ class Created {
 }
 
 test("Deno.watchFs() keeps an event that comes after an interrupt for the next", async () => {
-  using _ = patch();
   using folder = new Folder();
+  using events = watchEvents(folder);
+  using _ = patch();
   for (const wrap of [outside, inside]) {
     using watcher = watch(folder.path);
     const next = async () => (await watcher.next()).value as Deno.FsEvent;
     await inVain(next);
     Deno.mkdirSync(folder.at(`a ${wrap.name}`));
-    await tick(30);
+    await events.over();
     assertEquals((await wrap(next)).paths[0]?.at(-1), wrap.name.at(-1));
     const created = new Created();
     await inVain(next);
@@ -1266,10 +1271,10 @@ test("Deno.watchFs() in a loop that is left by an interrupt closes the watcher",
         log.push("cleaned up");
       }
     });
-    await tick(2);
+    await sleep(0);
     if (seen > 0) {
       Deno.mkdirSync(folder.at("new"));
-      while (created.names.length < seen) await tick(1);
+      await when(() => created.names.length >= seen);
     }
     await greenlet.kill();
     assertEquals(log, ["cleaned up"]);
@@ -1295,7 +1300,7 @@ test("Deno.watchFs() in a loop gives what was kept, and asks others in between",
       // Waits until nothing has happened for a while.
       const iterator = watcher[Symbol.asyncIterator]();
       for (;;) {
-        const result = await withTimeout(5, () => iterator.next(), {
+        const result = await withTimeout(1, () => iterator.next(), {
           value: null,
         });
         if (result === null) break;
@@ -1305,9 +1310,10 @@ test("Deno.watchFs() in a loop gives what was kept, and asks others in between",
     }
     return "left";
   });
-  for (const name of ["2", "3"]) {
-    await tick(12);
-    Deno.mkdirSync(folder.at(name));
+  for (const count of [1, 2]) {
+    await when(() => created.names.length === count);
+    await tick(2);
+    Deno.mkdirSync(folder.at(`${count + 1}`));
   }
   assertEquals(await greenlet.get(), "left");
   assertEquals(created.names, ["1", "2", "3"]);
@@ -1341,20 +1347,21 @@ test("Deno.watchFs() of a node:fs watch goes on for its listeners when its maker
   using _ = patch();
   using folder = new Folder();
   const names: unknown[] = [];
+  const timedOut = new Gate();
   let watcher: { close(): void } | undefined;
   const greenlet = spawn(async () => {
     watcher = fs.watch(folder.path, (_, name) => names.push(name));
     using _timeout = Timeout.start(1);
-    await sleep(LONG).catch(() => {});
+    await sleep(LONG).catch(timedOut.open.bind(timedOut));
     await sleep(LONG);
   });
-  await tick(10);
+  await timedOut.opened;
   await greenlet.kill();
   Deno.mkdirSync(folder.at("new"));
-  for (let i = 0; i < 500 && names.length === 0; i++) await tick(2);
+  await when(() => names.length > 0);
   assertEquals(names[0], "new");
   watcher!.close();
-  await tick(5);
+  await settle();
 });
 
 test("Deno.watchFs() of a node:fs/promises watch in a loop is closed when that is interrupted", async () => {
@@ -1366,9 +1373,11 @@ test("Deno.watchFs() of a node:fs/promises watch in a loop is closed when that i
   const greenlet = spawn(async () => {
     for await (const { filename } of watch(folder.path)) names.push(filename);
   });
-  await tick(10);
-  Deno.mkdirSync(folder.at("new"));
-  for (let i = 0; i < 500 && names.length === 0; i++) await tick(2);
+  // It is not told when the watch has begun.
+  for (let i = 0; names.length === 0; i++) {
+    Deno.mkdirSync(folder.at(`${i}`));
+    await tick(2);
+  }
   await greenlet.kill();
   assertInstanceOf(greenlet.value, GreenletExit);
   await assertOpen(before);
@@ -1387,7 +1396,7 @@ test("Deno.watchFs() holds up the process for whoever waits, and not for an inte
       console.log(await withTimeout(1, () => watcher.next(), late));
     }
     watchers[0].next().then(({ value }) => console.log(value.kind));
-    setTimeout(() => console.log("waiting"), 20);
+    setTimeout(() => console.log("waiting"), 1);
     `,
     (line) => {
       if (line === "waiting") Deno.mkdirSync(folder.at("new"));
@@ -1410,7 +1419,7 @@ for (const method of ["close", "return", Symbol.dispose] as const) {
           return "left";
         }),
       ] as Promise<unknown>[];
-      await tick(2);
+      await settle();
       const closed = await (watcher as unknown as Record<
         PropertyKey,
         (value: number) => unknown
@@ -1424,14 +1433,15 @@ for (const method of ["close", "return", Symbol.dispose] as const) {
   });
 
   test(`Deno.watchFs() when ${String(method)}() is called drops what was kept`, async () => {
-    using _ = patch();
     using folder = new Folder();
+    using events = watchEvents(folder);
+    using _ = patch();
     for (const kept of [true, false]) {
       const watcher = watch(folder.path);
       await inVain(() => watcher.next());
       if (kept) {
         Deno.mkdirSync(folder.at("new"));
-        await tick(20);
+        await events.over();
       }
       (watcher as unknown as Record<PropertyKey, () => unknown>)[method]!();
       const over = { value: undefined, done: true };
@@ -1630,20 +1640,23 @@ for (const name of functions) {
   }
 }
 
+/** What comes of all the calls without `patch()`. */
+let unpatchedResults: Map<string, unknown> | undefined;
+
 for (const wrap of [outside, inside]) {
   test(`patch() leaves results and errors of files as they are, ${wrap.name} greenlets`, async () => {
     async function callAll(wrap: typeof outside) {
-      const results = new Map<string, unknown>();
-      for (const [name, call] of Object.entries(calls)) {
+      const all = Object.entries(calls);
+      const results = await inParallel(all, async ([name, call]) => {
         using folder = new Folder();
         using file = folder.open();
         Deno.symlinkSync("file", folder.at("symlink"));
         const result = await wrap(() => outcome(() => call(folder, file)));
-        results.set(name, [plain(result, folder), folder.names]);
-      }
-      return results;
+        return [name, [plain(result, folder), folder.names]] as const;
+      });
+      return new Map<string, unknown>(results);
     }
-    const unpatched = await callAll(outside);
+    const unpatched = unpatchedResults ??= await callAll(outside);
     using _ = patch();
     const patched = await callAll(wrap);
     for (const [name, expected] of unpatched) {
@@ -1720,7 +1733,6 @@ test("patch() disposed of while a read is under way leaves the position in order
   const reading = spawn(readText, waiting.file, 3);
   const victim = spawn(readText, waiting.file, 3);
   await inside(() => readText(untouched, 2));
-  await sleep(1);
   restore[Symbol.dispose]();
 
   const { file } = interrupted;
@@ -1748,7 +1760,8 @@ test("patch() disposed of while a read is under way leaves the position in order
 
 test("patch() disposed of while things are under way that are to be cleared away, does so", async () => {
   using folder = new Folder();
-  using underway = new Underway(Deno, ["makeTempDir", "makeTempFile", "open"]);
+  using underway = new Operations(Deno, "makeTempDir", "makeTempFile", "open");
+  using listings = watchListings();
   const before = countOpen();
   using file = folder.open();
   using other = folder.open();
@@ -1768,7 +1781,7 @@ test("patch() disposed of while things are under way that are to be cleared away
   await listing.get();
   // It is counted although `lock` is the original's otherwise.
   const locking = file.lock(true);
-  await tick(2);
+  await settle();
   other.unlockSync();
   await locking;
   await over(file);
@@ -1776,20 +1789,21 @@ test("patch() disposed of while things are under way that are to be cleared away
   await file.unlock();
   assert(third.tryLockSync(true));
   await underway.over();
+  await listings.over();
   assertEquals(folder.names, ["file"]);
   await assertOpen(before + 3);
-  await tick(20);
 });
 
 test("patch() disposed of while events are kept and awaited loses none", async () => {
   using folder = new Folder();
+  using events = watchEvents(folder);
   const restore = patch();
   using kept = watch(folder.path);
   using pending = watch(folder.path);
   await inVain(() => kept.next());
   await inVain(() => pending.next());
   Deno.mkdirSync(folder.at("1"));
-  await tick(20);
+  await events.over();
   restore[Symbol.dispose]();
   for (const watcher of [kept, pending]) {
     assertEquals((await watcher.next()).value.paths[0].at(-1), "1");
@@ -1801,6 +1815,7 @@ test("patch() disposed of while events are kept and awaited loses none", async (
 
 if (hasFifos) {
   test("patch() disposed of while bytes of a pipe are kept loses none", async () => {
+    using reads = watchReads();
     using folder = new Folder();
     const files = ["a", "b"].map((name) =>
       Deno.openSync(folder.fifo(name), { read: true, write: true })
@@ -1809,9 +1824,9 @@ if (hasFifos) {
     {
       using _ = patch();
       await inVain(() => kept.read(new Uint8Array(9)));
-      await inVain(() => pending.read(new Uint8Array(9)));
       kept.writeSync(encoder.encode("kept"));
-      await tick(5);
+      await reads.over();
+      await inVain(() => pending.read(new Uint8Array(9)));
     }
     assertEquals(await readTextSyncSoon(kept, 2), "ke");
     const reading = readText(pending);
@@ -1859,7 +1874,7 @@ testRandomly(
           Uint8Array.from({
             length: Math.min(size - position, Math.floor(next() * 100)),
           }, () => next() * 256);
-        for (let i = 0; i < 500; i++) {
+        for (let i = 0; i < 250; i++) {
           reads++;
           const buffer = newBuffer();
           const result = await killSometime(next, () => file.read(buffer));
@@ -1923,29 +1938,28 @@ if (hasFifos) {
     async (next) => {
       using _ = patch();
       using folder = new Folder();
-      const length = 40_000;
+      const length = 20_000;
       const sent = Uint8Array.from({ length }, () => next() * 256);
       const received: number[] = [];
       const left: Uint8Array[] = [];
       const path = folder.fifo();
       using writer = Deno.openSync(path, { read: true, write: true });
       using reader = Deno.openSync(path);
-      let interrupts = 0;
+      const interrupts = new Interrupts();
       const sending = (async () => {
         for (let at = 0; at < length;) {
           const end = Math.min(length, at + Math.floor(next() * 200));
           await writer.write(sent.subarray(at, end));
           at = end;
-          const enough = interrupts + Math.floor(next() * 4);
-          while (interrupts < enough && received.length < at) await tick();
+          await interrupts.more(Math.floor(next() * 4));
         }
         writer.close();
       })();
       for (let ended = false; !ended;) {
         const buffer = new Uint8Array(1 + Math.floor(next() * 200));
-        const result = await killSometime(next, () => reader.read(buffer));
+        const read = () => reader.read(buffer);
+        const result = await killSometime(next, read, interrupts);
         if (result === null) {
-          interrupts++;
           left.push(buffer);
         } else if (result.value === null) {
           ended = true;
@@ -1957,7 +1971,7 @@ if (hasFifos) {
       assertEquals(received.length, length);
       assert(received.every((byte, i) => byte === sent[i]));
       assert(left.every((buffer) => buffer.every((byte) => byte === 0)));
-      assertGreaterOrEqual(interrupts, 200);
+      assertGreaterOrEqual(interrupts.count, 200);
     },
   );
 }
@@ -1971,7 +1985,7 @@ testRandomly(
     const reused = new Uint8Array(200_000);
     const written: { byte: number; size: number; sure: boolean }[] = [];
     let interrupts = 0;
-    for (let i = 0; i < 400; i++) {
+    for (let i = 0; i < 250; i++) {
       const byte = i % 200;
       const size = 1 + Math.floor(next() ** 4 * reused.length);
       const data = reused.subarray(0, size).fill(byte);
@@ -1998,7 +2012,8 @@ testRandomly(
 testRandomly(
   "Deno.open() and its like leave nothing behind when hundreds are interrupted",
   async (next) => {
-    using underway = new Underway(Deno, [
+    using underway = new Operations(
+      Deno,
       "open",
       "create",
       "makeTempFile",
@@ -2006,7 +2021,8 @@ testRandomly(
       "readTextFile",
       "writeTextFile",
       "copyFile",
-    ]);
+    );
+    using listings = watchListings();
     using _ = patch();
     using folder = new Folder();
     const before = countOpen();
@@ -2053,16 +2069,16 @@ testRandomly(
       },
     ];
     await Promise.all([1, 2, 3].map(async () => {
-      for (let i = 0; i < 250; i++) {
+      for (let i = 0; i < 150; i++) {
         const door = doors[Math.floor(next() * doors.length)]!;
         if (await killSometime(next, door) === null) interrupts++;
       }
     }));
     await underway.over();
+    await listings.over();
     assertEquals(folder.names, names);
     await assertOpen(before);
-    await tick(20);
-    assertGreaterOrEqual(interrupts, 75);
+    assertGreaterOrEqual(interrupts, 50);
     assertGreaterOrEqual(opened, 5);
   },
 );
@@ -2081,7 +2097,7 @@ testRandomly(
         read: true,
         write: true,
       });
-      for (let i = 0; i < 150; i++) {
+      for (let i = 0; i < 100; i++) {
         const result = await killSometime(next, async () => {
           if (next() < 0.5) await file.lock(true);
           else if (!await file.tryLock(true)) return;
@@ -2116,22 +2132,20 @@ testRandomly(
     const count = 60;
     const created = new Created();
     const expected = Array.from({ length: count }, (_, i) => `${i}`);
-    let interrupts = 0;
+    const interrupts = new Interrupts();
     const creating = (async () => {
       for (const name of expected) {
         Deno.mkdirSync(folder.at(name));
-        const enough = interrupts + Math.floor(next() * 12);
-        const isHere = () => created.names.at(-1) === name;
-        while (interrupts < enough && !isHere()) await tick(next() * 2);
+        await interrupts.more(Math.floor(next() * 8));
       }
     })();
     while (created.names.length < count) {
-      const result = await killSometime(next, () => watcher.next());
-      if (result === null) interrupts++;
-      else created.add(result.value.value);
+      const wait = () => watcher.next();
+      const result = await killSometime(next, wait, interrupts);
+      if (result !== null) created.add(result.value.value);
     }
-    await creating;
+    await interrupts.patiently(() => creating);
     assertEquals(created.names, expected);
-    assertGreaterOrEqual(interrupts, 60);
+    assertGreaterOrEqual(interrupts.count, 60);
   },
 );

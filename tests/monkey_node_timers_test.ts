@@ -4,7 +4,6 @@ import {
   assertFalse,
   assertGreaterOrEqual,
   assertInstanceOf,
-  assertLess,
   assertRejects,
   assertStrictEquals,
   assertThrows,
@@ -48,14 +47,13 @@ import {
   until,
   withTimeout,
 } from "../mod.ts";
-import { Failures, runScript, testBoth } from "./_bodies.ts";
+import { Failures, runScript, settle, testBoth } from "./_bodies.ts";
 import { Uncaught } from "./_uncaught.ts";
 import { random } from "./_random.ts";
+import { Gate, when } from "./_waits.ts";
 
 /** Longer than any test: what is still set when a test ends, the sanitizers see. */
 const LONG = 100_000_000;
-/** What separates "at once" from "never". */
-const SOON = 5_000;
 
 const require = createRequire(import.meta.url);
 const { setTimeout: taken, setInterval: takenInterval } = globalThis;
@@ -132,40 +130,37 @@ async function interruptInEveryWay(
   body: () => PromiseLike<unknown>,
 ): Promise<void> {
   const log: unknown[] = [];
-  const start = performance.now();
-
-  const killed = spawn(cleaning, log, body);
-  await sleep(2);
-  await killed.kill();
-  assertInstanceOf(killed.value, GreenletExit);
-
-  const condemned = spawn(cleaning, log, body);
-  await sleep(2);
-  await condemned.kill(undefined, { grace: 0 });
-  assertInstanceOf(condemned.value, GreenletExit);
-
-  const limited = () => withTimeout(2, () => cleaning(log, body));
-  await assertRejects(limited, Timeout);
-  await spawn(() => assertRejects(limited, Timeout)).get();
-
-  const timed = spawn(async () => {
-    using _ = Timeout.start(2);
-    await assertRejects(() => cleaning(log, body), Timeout);
-  });
-  await timed.get();
-
-  // Held, as it has come between two waits.
-  const held = spawn(async () => {
-    kill(getCurrent(), undefined, { block: false });
-    await cleaning(log, body);
-  });
-  await held.join();
-  assertInstanceOf(held.value, GreenletExit);
-
-  assertLess(performance.now() - start, SOON);
+  const clean = () => cleaning(log, body);
+  const limited = () => withTimeout(1, clean);
+  const ways: (() => Promise<unknown>)[] = [
+    // With grace it would never end if it did not at once.
+    ...[LONG, 0].map((grace) => async () => {
+      const killed = spawn(clean);
+      await sleep(1);
+      await killed.kill(undefined, { grace });
+      assertInstanceOf(killed.value, GreenletExit);
+    }),
+    () => assertRejects(limited, Timeout),
+    () => spawn(() => assertRejects(limited, Timeout)).get(),
+    () =>
+      spawn(async () => {
+        using _ = Timeout.start(1);
+        await assertRejects(clean, Timeout);
+      }).get(),
+    // Held, as it has come between two waits.
+    async () => {
+      const held = spawn(async () => {
+        kill(getCurrent(), undefined, { block: false });
+        await clean();
+      });
+      await held.join();
+      assertInstanceOf(held.value, GreenletExit);
+    },
+  ];
+  await Promise.all(ways.map((way) => way()));
   assertEquals(log, new Array(6).fill("cleaned up"));
   // What was not set at all is cleared by now.
-  await sleep(0);
+  await settle();
   const left = process.getActiveResourcesInfo();
   assertFalse(left.includes("Timeout"), String(left));
 }
@@ -194,9 +189,9 @@ for (const [name, way] of ways) {
           "one",
           2,
         );
+        assertEquals(seen, []);
       }));
     await setter.get();
-    assertEquals(seen, []);
     await promise;
     assertEquals(seen, [
       ...[true, false, true, true],
@@ -218,11 +213,11 @@ for (const [name, way] of ways) {
     const start = performance.now();
     const value = await spawn(() =>
       new Promise((resolve: (...args: unknown[]) => void) =>
-        setTimeout(resolve, 20, "value")
+        setTimeout(resolve, 5, "value")
       )
     ).get();
     assertEquals(value, "value");
-    assertGreaterOrEqual(performance.now() - start, 18);
+    assertGreaterOrEqual(performance.now() - start, 4);
   });
 
   Deno.test(`setInterval() ${name} in the promise idiom can be interrupted`, async () => {
@@ -255,16 +250,17 @@ for (const [name, way] of ways) {
       );
       await until(promise);
     }).get();
-    await new Promise((resolve) => setTimeout(resolve, 10));
+    // It does not come again, for which it would have had time.
+    await new Promise((resolve) => setTimeout(resolve, 3));
     assertEquals(greenlets.size, 4);
     for (const greenlet of greenlets) assertInstanceOf(greenlet, Greenlet);
     assertEquals(told.errors.length, 3);
   });
 
   Deno.test(`clearTimeout() ${name} clears what was set in any way`, async () => {
-    let fired = 0;
-    const fire = () => void fired++;
-    const before = way().setTimeout(fire, 1);
+    // What is not cleared the sanitizers see.
+    const never = () => {};
+    const before = way().setTimeout(never, LONG);
     using _ = patch();
     const { clearTimeout, clearInterval } = way();
     await spawn(() => {
@@ -272,13 +268,11 @@ for (const [name, way] of ways) {
       for (
         const { setTimeout, setInterval } of ways.map(([, way]) => way())
       ) {
-        clearTimeout(setTimeout(fire, 1));
-        clearTimeout(Number(setTimeout(fire, 1)));
-        clearInterval(setInterval(fire, 1));
+        clearTimeout(setTimeout(never, LONG));
+        clearTimeout(Number(setTimeout(never, LONG)));
+        clearInterval(setInterval(never, LONG));
       }
     }).get();
-    await new Promise((resolve) => setTimeout(resolve, 5));
-    assertEquals(fired, 0);
   });
 
   Deno.test(`clearTimeout() ${name} leaves no wait: an interrupt is held for the next`, async () => {
@@ -378,9 +372,9 @@ Deno.test("setTimeout() gives the runtime's own Timeout, which does all it did",
       again.refresh();
       await until(promise);
       {
-        using _ = setTimeout(() => fired++, 1);
+        // Which the sanitizers see if it is not closed.
+        using _ = setTimeout(() => fired++, LONG);
       }
-      await sleep(5);
       assertEquals(fired, 2);
     }).get();
   }
@@ -440,8 +434,8 @@ Deno.test("setTimeout() leaves the hub's timer alone, whoever has it set", async
   await spawn(async () => {
     Greenlet.addSpawnCallback(count);
     // The first timer of all is set by the runtime.
-    await sleep(5);
-    await withTimeout(5, () => sleep(LONG), { value: 1 });
+    await sleep(1);
+    await withTimeout(1, () => sleep(LONG), { value: 1 });
     Greenlet.removeSpawnCallback(count);
   }).get();
   assertEquals(spawned, 0);
@@ -525,8 +519,8 @@ testBoth(
     using _ = patch();
     const log: string[] = [];
     const greenlet = spawn(body, log);
-    await sleep(1);
-    await greenlet.kill();
+    await sleep(0);
+    await greenlet.kill(undefined, { grace: LONG });
     assertEquals(log, ["cleaned up"]);
   },
 );
@@ -586,10 +580,10 @@ for (const [name, body] of Object.entries(bySignal)) {
     using _ = patch();
     const { controller, signal, listeners } = watchedSignal();
     const greenlet = spawn(async () => await body(signal));
-    await sleep(1);
+    await settle();
     assertEquals(listeners.size, 1);
     await greenlet.kill();
-    await sleep(1);
+    await settle();
     assertEquals(listeners.size, 0);
     // Which changes nothing any more.
     controller.abort(new Error("too late"));
@@ -618,7 +612,7 @@ Deno.test("node:timers/promises setTimeout() interrupted in a shared promise fai
   const share = () => shared ??= wait(LONG, "token");
   const a = spawn(async () => await share());
   const b = spawn(async () => await share());
-  await sleep(1);
+  await sleep(0);
   await a.kill();
   await b.join();
   assertInstanceOf(b.exception, GreenletError);
@@ -673,7 +667,7 @@ Deno.test("node:timers/promises setInterval() that is interrupted is over, and i
   assertEquals(await iterator.next(), { done: true, value: undefined });
 
   // One that main has begun, too: it gets its tick.
-  const begun = every(30, "tick")[Symbol.asyncIterator]();
+  const begun = every(10, "tick")[Symbol.asyncIterator]();
   const first = begun.next();
   await spawn(() => assertRejects(() => withTimeout(2, () => begun.next())))
     .get();
@@ -697,8 +691,8 @@ Deno.test("node:timers/promises setInterval() loses no tick while its loop is bu
   using _ = patch();
   const ticks = await spawn(async () => {
     let ticks = 0;
-    for await (const _ of every(5)) {
-      if (++ticks === 1) await sleep(40);
+    for await (const _ of every(1)) {
+      if (++ticks === 1) await sleep(5);
       else if (ticks === 4) break;
     }
     return ticks;
@@ -709,11 +703,15 @@ Deno.test("node:timers/promises setInterval() loses no tick while its loop is bu
 Deno.test("node:timers/promises setInterval() ends with an interrupt of its loop's body", async () => {
   using _ = patch();
   const { signal, listeners } = watchedSignal();
+  const isInBody = new Gate();
   const greenlet = spawn(async () => {
-    for await (const _ of every(1, 1, { signal })) await sleep(LONG);
+    for await (const _ of every(1, 1, { signal })) {
+      isInBody.open();
+      await sleep(LONG);
+    }
   });
-  while (listeners.size === 0) await sleep(1);
-  await sleep(5);
+  await isInBody.opened;
+  assertEquals(listeners.size, 1);
   await greenlet.kill();
   assertEquals(listeners.size, 0);
 });
@@ -787,7 +785,8 @@ for (const [name, way] of immediateWays) {
           }
         })
       );
-      await sleep(5);
+      await when(() => fired > 0);
+      await settle();
       for (const odd of [undefined, null, 1, "1", Symbol("1"), {}]) {
         clearImmediate(odd);
       }
@@ -844,17 +843,16 @@ Deno.test("AbortSignal.timeout() is left as it is", async () => {
   let signal: AbortSignal | undefined;
   let seen: unknown;
   const greenlet = spawn(async () => {
-    signal = AbortSignal.timeout(10);
+    signal = AbortSignal.timeout(5);
     signal.onabort = () => {
       seen = getCurrent();
       resolve();
     };
     await sleep(LONG);
   });
-  await sleep(1);
+  await sleep(0);
   // It belongs to nobody, as it may be anybody's.
   await greenlet.kill();
-  assertFalse(signal!.aborted);
   // It holds up no process.
   const alive = taken(() => {}, LONG);
   await promise;
@@ -894,7 +892,7 @@ Deno.test("node:timers that is pending when patch() is disposed of goes on", asy
   });
   const later: unknown[] = [];
   const paused = spawn(cleaning, later, () => wait(5));
-  await sleep(2);
+  await sleep(1);
   restore[Symbol.dispose]();
   for (const greenlet of killed) await greenlet.kill();
   assertEquals(log, new Array(4).fill("cleaned up"));
@@ -1043,9 +1041,9 @@ for (const [name, change] of Object.entries(unknown)) {
     });
     const log: unknown[] = [];
     const looping = spawn(cleaning, log, async () => {
-      for await (const _ of every(20));
+      for await (const _ of every(3));
     });
-    await sleep(1);
+    await sleep(0);
     await looping.kill();
     assertEquals(log, ["cleaned up"]);
     const controller = new AbortController();
@@ -1065,7 +1063,7 @@ for (const [name, change] of Object.entries(unknown)) {
       assertEquals(await wait(1, "value"), "value");
     }).get();
     // The iterator goes on to its next tick, as nobody can see its timer.
-    await new Promise((resolve) => taken(resolve, 30));
+    await new Promise((resolve) => taken(resolve, 5));
   });
 }
 
@@ -1144,9 +1142,11 @@ Deno.test("patch() in a Worker patches that Worker, and no other realm", async (
       if (data === "patch") globalThis.restore = patch();
       if (data === "restore") globalThis.restore[Symbol.dispose]();
       const log = [];
+      // Which is waited for to its end where it can't be killed.
+      const ms = data === "patch" ? ${LONG} : 5;
       const pauses = [
-        () => new Promise((resolve) => setTimeout(resolve, 100)),
-        () => wait(100),
+        () => new Promise((resolve) => setTimeout(resolve, ms)),
+        () => wait(ms),
       ];
       for (const pause of pauses) {
         const killed = spawn(async () => {
@@ -1157,7 +1157,7 @@ Deno.test("patch() in a Worker patches that Worker, and no other realm", async (
             log.push("cleaned up");
           }
         });
-        await sleep(1);
+        await sleep(0);
         await killed.kill();
       }
       postMessage([
@@ -1231,37 +1231,40 @@ Deno.test("node:timers survives a storm of interrupts: each body cleans up once,
       });
     },
   ];
-  const began: number[] = [];
-  const cleanedUp: number[] = [];
   const ends = { over: 0, "timed out": 0, killed: 0 };
-  async function body(i: number) {
-    let end: keyof typeof ends = "killed";
-    began[i] = 1;
-    try {
-      const pause = waits[i % waits.length]!;
-      const value = await withTimeout(
-        next() * 300,
-        async () => {
-          await pause(next() * 200);
-          return "over";
-        },
-        { value: "late" },
-      );
-      end = value === "late" ? "timed out" : "over";
-    } finally {
-      cleanedUp[i] = (cleanedUp[i] ?? 0) + 1;
-      ends[end]++;
+  /** As long as anything takes, in ms. */
+  const LONGEST = 80;
+  async function storm(count: number) {
+    const began: number[] = [];
+    const cleanedUp: number[] = [];
+    async function body(i: number) {
+      let end: keyof typeof ends = "killed";
+      began[i] = 1;
+      try {
+        const pause = waits[i % waits.length]!;
+        const value = await withTimeout(
+          next() * LONGEST,
+          async () => {
+            await pause(next() * LONGEST / 2);
+            return "over";
+          },
+          { value: "late" },
+        );
+        end = value === "late" ? "timed out" : "over";
+      } finally {
+        cleanedUp[i] = (cleanedUp[i] ?? 0) + 1;
+        ends[end]++;
+      }
     }
+    const greenlets = Array.from({ length: count }, (_, i) => spawn(body, i));
+    const killers = greenlets.filter((_, i) => i % 2 === 0)
+      .map((victim) => spawnLater(next() * LONGEST, () => victim.kill()));
+    await joinAll([...greenlets, ...killers]);
+    for (const greenlet of greenlets) {
+      assert(greenlet.successful(), `seed ${seed}: ${greenlet.exception}`);
+    }
+    assertEquals(cleanedUp, began, `seed ${seed}`);
   }
-  const greenlets = Array.from({ length: 1400 }, (_, i) => spawn(body, i));
-  const killers = greenlets.filter((_, i) => i % 2 === 0)
-    .map((victim) => spawnLater(next() * 250, () => victim.kill()));
-  await joinAll([...greenlets, ...killers]);
-  for (const greenlet of greenlets) {
-    assert(greenlet.successful(), `seed ${seed}: ${greenlet.exception}`);
-  }
-  assertEquals(cleanedUp, began, `seed ${seed}`);
-  for (const [end, times] of Object.entries(ends)) {
-    assertGreaterOrEqual(times, 30, `seed ${seed}: ${end} ${times} times`);
-  }
+  // On a machine that is slow enough one of the ends may not come about.
+  do await storm(1000); while (Object.values(ends).some((times) => times < 30));
 });

@@ -534,7 +534,7 @@ test("ioredis that reaches no server fails in greenlets as outside", async (serv
   const waiting = spawn(() => until(redis.get("key")));
   const error = await assertRejects(() => waiting.get()) as Error;
   assertEquals(error.name, "MaxRetriesPerRequestError");
-  assertEquals(failures.errors, [error]);
+  assertEquals(failures.errors, []); // get() has taken it
 });
 
 test("ioredis whose server never answers lets go of greenlets that are killed and timed out", async (server) => {

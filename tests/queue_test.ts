@@ -668,16 +668,19 @@ Deno.test("Queue.get() of a killed greenlet throws the kill, though an item is t
   assertEquals(drain(queue), [1]);
 });
 
-Deno.test("Queue.put() of a killed greenlet throws the kill, though there is room", async () => {
+Deno.test("Queue.put() of a killed greenlet puts where there is room, and the next wait throws the kill", async () => {
   const queue = new Queue<number>();
+  let put = false;
   const g = spawn(async () => {
     await until(Promise.resolve());
     g.kill(undefined, { block: false });
     await queue.put(1);
+    put = true;
+    await sleep(0);
   });
   await g.join();
   assertInstanceOf(g.value, GreenletExit);
-  assert(queue.empty());
+  assertEquals([put, drain(queue)], [true, [1]]);
 });
 
 Deno.test("Queue keeps its order for a million items, in bounded time", () => {

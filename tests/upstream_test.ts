@@ -4,6 +4,8 @@
  */
 
 import { assert, assertEquals, assertThrows } from "@std/assert";
+import { pathToFileURL } from "node:url";
+import { testFiles } from "../tools/_suite.ts";
 
 /** A test that UPSTREAM.md names, and the line where it does. */
 interface Citation {
@@ -37,6 +39,29 @@ function exists(name: string, names: Set<string>): boolean {
     names.has(`${name}, async body`) && names.has(`${name}, generator body`);
 }
 
+/** Puts back, at the end of a block, what is replaced in these objects in it. */
+function preserve(...objects: object[]): Disposable {
+  const before = objects.map(Object.getOwnPropertyDescriptors);
+  return {
+    [Symbol.dispose](): void {
+      for (const [index, object] of objects.entries()) {
+        const properties = before[index]!;
+        for (const key of Reflect.ownKeys(object)) {
+          if (!Object.hasOwn(properties, key)) {
+            Reflect.deleteProperty(object, key);
+          }
+        }
+        for (const key of Reflect.ownKeys(properties)) {
+          const property = properties[key as keyof typeof properties]!;
+          if (property.configurable) {
+            Reflect.defineProperty(object, key, property);
+          }
+        }
+      }
+    },
+  };
+}
+
 /**
  * Collects the names of all tests: loads each test file while `Deno.test` notes
  * names instead of registering tests.
@@ -55,15 +80,13 @@ async function testNames(): Promise<Set<string>> {
   };
   // Typed as read-only, though it is a property like any other.
   const runtime: { test: unknown } = Deno;
-  const original = runtime.test;
+  using restored = new DisposableStack();
+  restored.adopt(runtime.test, (test) => runtime.test = test);
   runtime.test = Object.assign(note, hooks);
-  try {
-    for await (const file of Deno.readDir(import.meta.dirname!)) {
-      if (!file.name.endsWith("_test.ts")) continue;
-      await import(new URL(file.name, import.meta.url).href);
-    }
-  } finally {
-    runtime.test = original;
+  for (const file of testFiles(import.meta.dirname!)) {
+    // Some replace the clock, and others need the runtime's.
+    using _ = preserve(globalThis, performance);
+    await import(pathToFileURL(file).href);
   }
   return names;
 }

@@ -1,0 +1,363 @@
+import {
+  assert,
+  assertEquals,
+  assertFalse,
+  assertInstanceOf,
+  assertStrictEquals,
+  assertStringIncludes,
+} from "@std/assert";
+import {
+  Event,
+  getCurrent,
+  getHub,
+  type Greenlet,
+  GreenletExit,
+  run,
+  sleep,
+  spawn,
+} from "../mod.ts";
+import {
+  Failures,
+  runScript,
+  type ScriptOutput,
+  settle,
+  testBoth,
+} from "./_bodies.ts";
+
+/** Long enough never to be over. */
+const FOREVER = 1e9;
+
+/** The signals that end a program, with the exit codes that a shell expects. */
+const SIGNALS = [["SIGINT", 130], ["SIGTERM", 143]] as const;
+
+/** Runs a script without a check of its types, and sends it signals as it asks for them. */
+function runSignalled(
+  script: string,
+  ...signals: Deno.Signal[]
+): Promise<ScriptOutput> {
+  return runScript(script, (line, process) => {
+    if (line === "ready") process.kill(signals.shift());
+  }, ["--no-check"]);
+}
+
+/** A child that is unwound, and a main that waits. */
+const MAINS: Record<string, string> = {
+  "an async body that waits": `async () => {
+      try {
+        console.log("ready");
+        await sleep(1e6);
+      } finally {
+        await sleep(1);
+        console.log("main");
+      }
+    }`,
+  "a generator body that waits": `function* () {
+      try {
+        console.log("ready");
+        yield* sleep(1e6);
+      } finally {
+        yield* sleep(1);
+        console.log("main");
+      }
+    }`,
+  "an async body in a foreign promise": `async () => {
+      console.log("ready");
+      await new Promise(() => {});
+    }`,
+  "a generator body in a foreign promise of a call": `function* () {
+      console.log("ready");
+      yield* withTimeout(Infinity, () => new Promise(() => {}));
+    }`,
+  "an async body that swallows the kill": `async () => {
+      console.log("ready");
+      for (;;) {
+        try {
+          await sleep(1e6);
+        } catch {
+          // Once more.
+        }
+      }
+    }`,
+};
+
+for (const [signal, exitCode] of SIGNALS) {
+  for (const [name, main] of Object.entries(MAINS)) {
+    Deno.test(`run() with ${name} is unwound by ${signal}, and sets the exit code`, async () => {
+      const { out, err, code } = await runSignalled(
+        `
+        spawn(async () => {
+          try {
+            await sleep(1e6);
+          } finally {
+            await sleep(1);
+            console.log("child");
+          }
+        });
+        spawn(function* () {
+          try {
+            yield* sleep(1e6);
+          } finally {
+            console.log("generator");
+          }
+        });
+        const result = await run(${main}).catch((error) => error);
+        console.log(result instanceof Error, Deno.exitCode);
+      `,
+        signal,
+      );
+      const lines = out.filter((line) => line !== "main").toSorted();
+      assertEquals(lines, [
+        "child",
+        "generator",
+        "ready",
+        `true ${exitCode}`,
+      ], err);
+      assertEquals(out.at(-1), `true ${exitCode}`);
+      assertEquals(out.includes("main"), name.endsWith("that waits"));
+      assertEquals([err, code], ["", exitCode]);
+    });
+  }
+
+  for (const [second] of SIGNALS) {
+    Deno.test(`run() that ${signal} has come to leaves ${second} to the process`, async () => {
+      const { out, signal: ended } = await runSignalled(
+        `
+        await run(async () => {
+          console.log("ready");
+          try {
+            await sleep(1e6);
+          } finally {
+            console.log("ready");
+            await new Promise((resolve) => setTimeout(resolve, 1e6));
+          }
+        });
+      `,
+        signal,
+        second,
+      );
+      assertEquals([out, ended], [["ready", "ready"], second]);
+    });
+  }
+
+  Deno.test(`run() gives what main returns in spite of ${signal}, and sets the exit code`, async () => {
+    const { out, err, code } = await runSignalled(
+      `
+      const result = await run(async () => {
+        try {
+          console.log("ready");
+          await sleep(1e6);
+        } catch {
+          return "saved";
+        }
+      });
+      console.log(result);
+    `,
+      signal,
+    );
+    assertEquals([out, err, code], [["ready", "saved"], "", exitCode]);
+  });
+
+  Deno.test(`run() that ${signal} comes to while it kills the others goes on with that`, async () => {
+    const { out, err, code } = await runSignalled(
+      `
+      const result = await run(async () => {
+        const child = spawn(async () => {
+          try {
+            await sleep(1e6);
+          } finally {
+            console.log("ready");
+            await sleep(200);
+            console.log("cleaned up");
+          }
+        });
+        await idle();
+        return "result";
+      });
+      console.log(result);
+    `,
+      signal,
+    );
+    assertEquals(out, ["ready", "cleaned up", "result"]);
+    assertEquals([err, code], ["", exitCode]);
+  });
+}
+
+Deno.test("run() that no signal has ended leaves the exit code as it is", async () => {
+  const { out, err, code } = await runSignalled(`
+    Deno.exitCode = 7;
+    console.log(await run(() => "result"));
+  `);
+  assertEquals([out, err, code], [["result"], "", 7]);
+});
+
+/** Mains that nothing can end any more, after what has happened. */
+const DEADLOCKS: Record<string, string> = {
+  "in a foreign promise": "await new Promise(() => {});",
+  "in a wait": "await new Event().wait();",
+  "that others are in, too":
+    "await Promise.all([1, 2].map(() => spawn(() => new Event().wait()).join()));",
+  "that comes later": "await sleep(5); await new Event().wait();",
+};
+
+for (const [name, deadlock] of Object.entries(DEADLOCKS)) {
+  Deno.test(`run() in a deadlock ${name} ends as a program does without it`, async () => {
+    const { out, err, code } = await runScript(
+      `
+      await run(async () => {
+        console.log("begun");
+        ${deadlock}
+      });
+      console.log("not reached");
+    `,
+      undefined,
+      ["--no-check"],
+    );
+    assertEquals([out, code], [["begun"], 1]);
+    assertStringIncludes(err, "Top-level await promise never resolved");
+  });
+}
+
+Deno.test("run() that nobody awaits holds up no process", async () => {
+  const { out, err, code } = await runScript(
+    `
+    run(async () => {
+      await sleep(1);
+      console.log("begun");
+      await new Event().wait();
+    });
+  `,
+    undefined,
+    ["--no-check"],
+  );
+  assertEquals([out, err, code], [["begun"], "", 0]);
+});
+
+Deno.test("run() goes on listening when it has looked for a deadlock and found none", async () => {
+  const { out, err, code } = await runSignalled(
+    `
+    const timer = setTimeout(() => {}, 1e6);
+    const result = await run(async () => {
+      // Nothing of the library's happens for longer than it takes to look.
+      await new Promise((resolve) => setTimeout(resolve, 1500));
+      console.log("ready");
+      await new Event().wait();
+    });
+    clearTimeout(timer);
+    console.log(result instanceof GreenletExit);
+  `,
+    "SIGINT",
+  );
+  assertEquals([out, err, code], [["ready", "true"], "", 130]);
+});
+
+Deno.test("run() with a foreign operation pending is not taken for a deadlock", async () => {
+  const { out, err, code } = await runScript(
+    `
+    const result = await run(async () => {
+      using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+      // A process of its own, so that nothing keeps this one alive but the accept().
+      const { port } = listener.addr;
+      const client = new Deno.Command(Deno.execPath(), {
+        args: ["eval", \`setTimeout(async () => {
+          (await Deno.connect({ hostname: "127.0.0.1", port: \${port} })).close();
+        }, 1300);\`],
+      }).spawn();
+      client.unref();
+      const conn = await listener.accept();
+      conn.close();
+      return "accepted";
+    });
+    console.log(result);
+    Deno.exit();
+  `,
+    undefined,
+    ["--no-check"],
+  );
+  assertEquals([out, err, code], [["accepted"], "", 0]);
+});
+
+testBoth("run() leaves those to their clean-up that were killed before", {
+  async async(log: unknown[], gate: Event) {
+    try {
+      await sleep(FOREVER);
+    } catch (error) {
+      log.push(error);
+    } finally {
+      try {
+        await gate.wait();
+        log.push("cleaned up");
+      } catch {
+        log.push("cut short");
+      }
+    }
+  },
+  *generator(log: unknown[], gate: Event) {
+    try {
+      yield* sleep(FOREVER);
+    } catch (error) {
+      log.push(error);
+    } finally {
+      try {
+        yield* gate.wait();
+        log.push("cleaned up");
+      } catch {
+        log.push("cut short");
+      }
+    }
+  },
+}, async (body) => {
+  const log: unknown[] = [];
+  const gate = new Event();
+  const exit = new GreenletExit();
+  let g!: Greenlet;
+  await run(async () => {
+    g = spawn(body, log, gate) as Greenlet;
+    await settle();
+    g.kill(exit, { block: false, grace: 1e6 });
+    await settle();
+    // When the end of run() has come to it, and has done what it does.
+    setTimeout(() => gate.set(), 5);
+  });
+  assert(g.dead);
+  assertEquals(log.length, 2);
+  assertStrictEquals(log[0], exit);
+  assertEquals(log[1], "cleaned up");
+});
+
+Deno.test("run() tells the hub of all errors before it returns", async () => {
+  const errors: unknown[] = [];
+  const hub = getHub();
+  const { handleError } = hub;
+  hub.handleError = (_context, error) => void errors.push(error);
+  try {
+    const error = new Error("child");
+    await run(() => {
+      spawn(() => {
+        throw error;
+      });
+    });
+    assertEquals(errors, [error]);
+  } finally {
+    hub.handleError = handleError;
+  }
+});
+
+Deno.test("run() that is called in a greenlet ends its main with that", async () => {
+  using failures = new Failures();
+  let main!: Greenlet;
+  const outer = spawn(() =>
+    run(async () => {
+      main = getCurrent() as Greenlet;
+      await sleep(FOREVER);
+    })
+  );
+  await settle();
+  await outer.kill();
+  await main.join();
+  assertInstanceOf(main.value, GreenletExit);
+  assertFalse(outer.started);
+  await settle();
+  // And after it, there may be one
+  assertEquals(await run(() => 1), 1);
+  assertEquals(failures.errors, []);
+});
