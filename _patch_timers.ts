@@ -27,7 +27,7 @@ import { patchCron, patchObservers } from "./_patch_callbacks.ts";
 import { patchAll, type Patches } from "./_patches.ts";
 import { raise } from "./_rejections.ts";
 import { isResolver, rejectBy } from "./_resolver.ts";
-import { untouched } from "./_timers.ts";
+import { type Place, takePlace, untouched } from "./_timers.ts";
 import { Greenlet } from "./gevent.ts";
 
 type Callback = (...args: unknown[]) => unknown;
@@ -101,24 +101,63 @@ interface Setting<T> {
   set(callback: Callback): T;
   clear(timer: T): void;
   keyOf(timer: T): unknown;
+  /** In how many milliseconds it is due; `null` for an immediate. */
+  readonly ms: number | null;
+  /** Whether it calls again and again. */
+  readonly repeats: boolean;
+}
+
+/** The places among the hub's timers that some have, by timer. */
+const places = new Map<unknown, Place>();
+
+/** There is no such timer any more. */
+function leavePlace(key: unknown): void {
+  places.get(key)?.drop();
+  places.delete(key);
+}
+
+/** Has a timer be in line with the hub's, where several are due at once. */
+function inLine<T>(setting: Setting<T>): (callback: Callback) => T {
+  const { ms, repeats, set, keyOf } = setting;
+  if (ms === null) return set;
+  return (callback) => {
+    let place = takePlace(ms);
+    const fire = function (this: unknown, ...args: unknown[]): void {
+      place.proceed(() => {
+        if (!repeats) places.delete(key);
+        else if (places.has(key)) places.set(key, place = takePlace(ms));
+        Reflect.apply(callback, this, args);
+      });
+    };
+    untouched.add(fire);
+    const timer = set(fire);
+    const key = keyOf(timer);
+    places.set(key, place);
+    return timer;
+  };
 }
 
 /** Sets a timer in a greenlet. */
 function setIn<T>(
   flow: Flow,
   callback: Callback,
-  { set, clear, keyOf }: Setting<T>,
+  setting: Setting<T>,
 ): T {
+  const { clear, keyOf } = setting;
+  const set = inLine(setting);
   if (!isResolver(callback)) return set(asGreenlet(callback));
   const due = flow.checkpoint();
   if (due !== null) {
     due.catch((error) => rejectBy(callback, error));
-    const timer = set(nothing);
+    const timer = setting.set(nothing);
     // Not now, as its constructor may be at work.
     queueMicrotask(() => clear(timer));
     return timer;
   }
-  const wait = new TimerWait(callback, () => clear(timer));
+  const wait = new TimerWait(callback, () => {
+    clear(timer);
+    leavePlace(keyOf(timer));
+  });
   const fire: Callback = (...args) => wait.fire(args);
   untouched.add(fire);
   const timer = set(fire);
@@ -183,7 +222,7 @@ function throwSoon(error: unknown): void {
 function cooperativeSetTimer(
   original: SetTimer,
   clear: ClearTimer,
-  { keyOf }: Kind,
+  kind: Kind,
 ): SetTimer {
   return function (this: unknown, callback, ...rest) {
     const flow = cooperativeFlow();
@@ -193,9 +232,17 @@ function cooperativeSetTimer(
     return setIn(flow, callback, {
       set: (fire) => Reflect.apply(original, this, [fire, ...rest]),
       clear,
-      keyOf,
+      keyOf: kind.keyOf,
+      ms: kind.set === "setImmediate" ? null : delayOf(rest[0]),
+      repeats: kind.set === "setInterval",
     });
   };
+}
+
+/** The delay as the runtime takes it. */
+function delayOf(ms: unknown): number {
+  const delay = Number(ms);
+  return delay >= 1 && delay <= LONGEST ? Math.trunc(delay) : 1;
 }
 
 function cooperativeClearTimer(
@@ -204,8 +251,9 @@ function cooperativeClearTimer(
 ): ClearTimer {
   return function (this: unknown, timer): void {
     Reflect.apply(original, this, arguments as never);
-    if (waits.size === 0 || timer === undefined || timer === null) return;
-    waits.get(keyOf(timer))?.forget();
+    if (timer === undefined || timer === null) return;
+    if (waits.size > 0) waits.get(keyOf(timer))?.forget();
+    if (places.size > 0) leavePlace(keyOf(timer));
   };
 }
 
@@ -288,6 +336,7 @@ interface Timeouts {
 
 interface Timeout {
   _onTimeout: Callback | null;
+  readonly _idleTimeout?: number;
   _repeat: boolean;
   readonly [property: symbol]: unknown;
 }
@@ -365,11 +414,14 @@ function patchTimeouts(patches: Patches, timeouts: Timeouts): void {
         },
         clear: () => (this[destroy] as () => void)(),
         keyOf: Number,
+        ms: delayOf(this._idleTimeout),
+        repeats: this._repeat,
       });
     });
   patches.put(prototype, destroy, (original) =>
     function (this: Timeout) {
       if (waits.size > 0) waits.get(Number(this))?.forget();
+      if (places.size > 0) leavePlace(Number(this));
       return original.call(this);
     });
 }

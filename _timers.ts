@@ -9,6 +9,7 @@
  * @module
  */
 
+import { AsyncResource } from "node:async_hooks";
 import { clearImmediate, setImmediate } from "node:timers";
 import { show } from "./_checks.ts";
 import { List, type Member } from "./_list.ts";
@@ -32,7 +33,7 @@ const LONGEST = 2 ** 31 - 1;
 const MOST_HOLLOW = 1000;
 
 /** What those who were told have not done yet. */
-type Owed = "nothing" | "a step" | "steps";
+type Owed = "nothing" | "a step" | "steps" | "a turn";
 
 /** What a timer tells when it is due. */
 export interface TimerTarget {
@@ -67,11 +68,120 @@ class TimerFor implements Timer {
   }
 }
 
+/** The place among our timers of one of the runtime's own. */
+export interface Place {
+  /** Has to be called by the runtime's timer: calls `run`, now or in its turn. */
+  proceed(run: () => void): void;
+  /** Gives it up: the runtime's timer was cleared. */
+  drop(): void;
+}
+
+/**
+ * Takes a place for one of the runtime's timers, which is started now.
+ *
+ * @param ms In how many milliseconds it is due.
+ */
+export function takePlace(ms: number): Place {
+  return new RuntimePlace(ms);
+}
+
+/**
+ * - `empty`: the runtime's timer has not called, and nothing is to be told
+ * - `awaited`: likewise, and those behind have waited for it
+ * - `taken`: it has called before its turn, and is told in it
+ */
+type PlaceState = "empty" | "awaited" | "taken";
+
+/** Nothing is armed for it before it is taken, as the runtime calls its timer by itself. */
+class RuntimePlace implements Place, Timer {
+  list: List<Timer> | null = null;
+  previous: Timer | null = null;
+  next: Timer | null = null;
+  readonly #deadline: number;
+  #state: PlaceState = "empty";
+  #run: (() => void) | null = null;
+  #immediate: ReturnType<typeof setImmediate> | undefined;
+
+  constructor(ms: number) {
+    this.#deadline = deadlineIn(ms);
+    enterBucket(this.#deadline, this);
+    places++;
+  }
+
+  get isTaken(): boolean {
+    return this.#state === "taken";
+  }
+
+  proceed(run: () => void): void {
+    // An interval that is so late skips a call, as it does in the runtime.
+    if (this.isTaken) return;
+    // A clock made for tests may call it long before.
+    if (this.list === null || now() < this.#deadline - 1 || !this.#isPreceded) {
+      this.drop();
+      return run();
+    }
+    this.#state = "taken";
+    this.#run = AsyncResource.bind(run);
+    count++;
+    if (this.#deadline < armed && immediate === undefined) arm(this.#deadline);
+  }
+
+  /** Whether one is to be told before it, or has been and has not gone on. */
+  get #isPreceded(): boolean {
+    // Those behind wait for it and for nothing else.
+    if (this.#state === "awaited") return false;
+    if (immediate !== undefined) return true;
+    for (let timer = this as Timer; timer !== this.list!.first;) {
+      timer = timer.previous!;
+      if (isToBeTold(timer)) return true;
+    }
+    return isPreceded(this.#deadline, 0);
+  }
+
+  /** Whether those behind have to wait for the runtime's timer, which they do once. */
+  awaits(): boolean {
+    if (this.#state !== "empty") return false;
+    this.#state = "awaited";
+    return true;
+  }
+
+  expired(): "a turn" {
+    places--;
+    // What it throws is the runtime's business.
+    this.#immediate = setImmediate(this.#run!);
+    return "a turn";
+  }
+
+  drop(): void {
+    if (this.list === null) return clearImmediate(this.#immediate);
+    places--;
+    if (this.isTaken) stopTimer(this);
+    else this.list.remove(this);
+  }
+}
+
+/** Whether it is more than a place for one of the runtime's that has not called. */
+function isToBeTold(timer: Timer): boolean {
+  return !(timer instanceof RuntimePlace) || timer.isTaken;
+}
+
+/** Whether one is to be told before a deadline; looks in the heap below `i`. */
+function isPreceded(deadline: number, i: number): boolean {
+  if (i >= deadlines.length || deadlines[i]! >= deadline) return false;
+  const { first } = buckets.get(deadlines[i]!)!;
+  for (let timer = first; timer !== null; timer = timer.next) {
+    if (isToBeTold(timer)) return true;
+  }
+  return isPreceded(deadline, 2 * i + 1) || isPreceded(deadline, 2 * i + 2);
+}
+
 const buckets = new Map<number, List<Timer>>();
 /** A binary heap of the keys of `buckets`, each once. */
 const deadlines: number[] = [];
 /** How many timers are started and have not fired. */
 let count = 0;
+/** How many places for the runtime's timers there are. */
+let places = 0;
 /** What the runtime timer is set to; `Infinity` when it is not, `TICKING` in its callback. */
 let armed = Infinity;
 const TICKING = -Infinity;
@@ -99,16 +209,24 @@ export function startTimer(ms: number, target: TimerTarget): Timer | null {
  */
 export function enterTimer(ms: number, timer: Timer): void {
   if (ms === Infinity) return;
-  // Never now, so that what a timer starts is told in a later turn.
-  const deadline = Math.floor(now() + (ms > 0 ? ms : 0)) + 1;
+  const deadline = deadlineIn(ms);
+  enterBucket(deadline, timer);
+  count++;
+  if (deadline < armed && immediate === undefined) arm(deadline);
+}
+
+/** Never now, so that what a timer starts is told in a later turn. */
+function deadlineIn(ms: number): number {
+  return Math.floor(now() + (ms > 0 ? ms : 0)) + 1;
+}
+
+function enterBucket(deadline: number, timer: Timer): void {
   let bucket = buckets.get(deadline);
   if (bucket === undefined) {
     buckets.set(deadline, bucket = new List());
     pushDeadline(deadline);
   }
   bucket.add(timer);
-  count++;
-  if (deadline < armed && immediate === undefined) arm(deadline);
 }
 
 /** Whether a timer is started and has not fired. */
@@ -121,7 +239,7 @@ export function stopTimer(timer: Timer | null): void {
   if (timer === null || timer.list === null) return;
   timer.list.remove(timer);
   if (--count === 0) disarm();
-  else if (deadlines.length > 2 * count + MOST_HOLLOW) sweep();
+  else if (deadlines.length > 2 * (count + places) + MOST_HOLLOW) sweep();
 }
 
 /** Forgets the deadlines of which every timer was stopped: most of them, then. */
@@ -150,6 +268,7 @@ function disarm(): void {
   }
   if (immediate !== undefined) clearImmediate(immediate);
   immediate = undefined;
+  if (places > 0) return sweep();
   buckets.clear();
   deadlines.length = 0;
 }
@@ -177,7 +296,12 @@ function tick(): void {
   for (let deadline; (deadline = deadlines[0]!) <= time;) {
     const bucket = buckets.get(deadline)!;
     while (bucket.first !== null) {
-      if (owed === "steps" || owed === "a step" && deadline !== last) {
+      if (owed === "a turn") return pause(0);
+      const place = places > 0 && bucket.first instanceof RuntimePlace
+        ? bucket.first
+        : null;
+      const isTogether = deadline === last && place === null;
+      if (owed === "steps" || owed === "a step" && !isTogether) {
         if (canSettle) runMicrotasks();
         else canSettle ??= settlesNow();
         if (!canSettle || isBusy() && (!wasBusy || owed === "steps")) {
@@ -187,11 +311,17 @@ function tick(): void {
         // They may have stopped it.
         continue;
       }
+      if (place !== null && !place.isTaken) {
+        // The runtime is about to call it, as soon as we return.
+        if (place.awaits()) return pause(0);
+        place.drop();
+        continue;
+      }
       last = deadline;
       const before = wakeups();
       count--;
       const told = bucket.shift()!.expired();
-      if (told === "steps") owed = told;
+      if (told === "steps" || told === "a turn") owed = told;
       else if (told !== "nothing" && wakeups() !== before) owed = "a step";
     }
     // All may have been stopped, and others started.
