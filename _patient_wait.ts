@@ -55,6 +55,10 @@ export abstract class PatientWait<T> extends Suspension<T> {
     });
   }
 
+  protected override get caller(): Flow {
+    return this.waiter;
+  }
+
   override unhold(error: unknown): void {
     const i = this.#later?.indexOf(error) ?? -1;
     if (i >= 0) this.#later!.splice(i, 1);

@@ -915,8 +915,19 @@ export class Nursery {
   #close(): void {
     if (this.#state !== "open") return;
     this.#state = "closing";
-    this.#body?.kill(this.#exit, GRACE);
+    this.#killBody();
     killOnce(this.greenlets, this.#exit);
+  }
+
+  /** Kills the function, unless it cleans up as its greenlet was killed. */
+  #killBody(): void {
+    const body = this.#body;
+    if (body === null) return;
+    const own = flowOf(body.greenlet);
+    const { killed, grace } = own;
+    const cleansUp = killed !== null && grace !== Infinity &&
+      body.wasInterruptedBy(killed.error);
+    if (!cleansUp) body.kill(this.#exit, GRACE);
   }
 
   /** Kills what cleans up: our greenlet is past its own grace. */

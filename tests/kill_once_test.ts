@@ -308,3 +308,59 @@ testBoth(
     await g.join();
   },
 );
+
+testBoth(
+  "nursery() leaves its function to its clean-up when a child fails meanwhile",
+  cleaners,
+  async (body) => {
+    using failures = new Failures();
+    const me = new CleanUp();
+    const fail = new Event();
+    const g = spawn(() =>
+      nursery((n: Nursery) => {
+        n.spawn(async () => {
+          await fail.wait();
+          throw new Error("Child");
+        });
+        return body(me);
+      })
+    ) as Greenlet;
+    await settle();
+    g.kill(undefined, { block: false });
+    await settle();
+    assert(me.begun);
+    fail.set();
+    await assertLeftAlone(me, g);
+    assertInstanceOf(g.value, GreenletExit);
+    assertEquals(failures.errors.map(String), ["Error: Child"]);
+  },
+);
+
+testBoth(
+  "nursery() kills a function that uses it in a clean-up when a child fails",
+  cleaners,
+  async (body) => {
+    using _failures = new Failures();
+    const me = new CleanUp();
+    const g = spawn(async () => {
+      try {
+        await sleep(FOREVER);
+      } finally {
+        await nursery((n: Nursery) => {
+          n.spawn(() => {
+            throw new Error("Child");
+          });
+          return body(me);
+        }).catch((error) => me.errors.push(error));
+      }
+    }) as Greenlet;
+    await settle();
+    me.gate.set();
+    await g.kill();
+    assertEquals([me.begun, me.finished], [true, true]);
+    assertEquals(
+      (me.errors.at(-1) as Error).message,
+      "Child",
+    );
+  },
+);
