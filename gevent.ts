@@ -1557,6 +1557,9 @@ class Arrivals<S extends Waitable> implements ReadyIterator<S> {
 /**
  * Gives objects as they become ready. gevent's `iwait`.
  *
+ * A `for await` loop that is left in any way, by an interrupt as well, takes its links back.
+ * One that asks by hand may go on after an interrupt, and closes it by `using`.
+ *
  * @typeParam S The type of the objects.
  * @param objects Greenlets, events, semaphores.
  * @param options How long, and for how many. The time runs from this call.
@@ -1680,12 +1683,15 @@ async function throwSoon(
  * Kills greenlets, all at once, and waits until they have ended. A switch point, unless
  * `block` is false. gevent's `killall`.
  *
+ * Each is killed once, however often it is given. None is when one of them is no greenlet.
+ *
  * @param greenlets The greenlets.
  * @param options What to throw, whether and how long to wait, and how long the bodies may
  * take to clean up; see {@linkcode Greenlet.kill}.
  * @returns Nothing.
  * @throws {Timeout} If some are alive at the timeout.
- * @throws {TypeError | RangeError} If a time is not a number of milliseconds.
+ * @throws {TypeError | RangeError} If a time is not a number of milliseconds, or one of them
+ * no greenlet.
  *
  * @example Usage
  * ```ts

@@ -233,7 +233,8 @@ export abstract class Members implements AsyncDisposable {
    *
    * @param options How long to wait, and whether to throw.
    * @returns Whether there is none; `false` at the timeout.
-   * @throws {unknown} With `raiseError`, the error of a greenlet that is in it now.
+   * @throws {unknown} With `raiseError`, and not before all have ended or the time is over,
+   * the error of the first greenlet that is in it now and has failed.
    * @throws {TypeError | RangeError} If the timeout is not a number of milliseconds.
    */
   join(options: GroupJoinOptions = {}): Wait<boolean> {
@@ -269,6 +270,10 @@ export abstract class Members implements AsyncDisposable {
    * A greenlet that was killed before, here or elsewhere, is not thrown a second error: it
    * cleans up within the grace that it has, or within the one that is given here, if that
    * is shorter.
+   *
+   * A `map` or a loop over `imap` that is in progress begins no more calls: unless all its
+   * items were taken, it throws the error. An `applyAsync` that waits for room is killed.
+   * What others spawn here meanwhile is not waited for.
    *
    * @param options What to throw, and how long to wait; see `killAll`.
    * @returns Nothing, at the timeout as well: see {@linkcode Members.size}.
@@ -337,6 +342,9 @@ export abstract class Members implements AsyncDisposable {
   /**
    * Calls a function in a greenlet of its own, and waits for the result. A switch point.
    * gevent's `apply`.
+   *
+   * An interrupt of the caller, or a `withTimeout` around the call, kills that greenlet, and
+   * is thrown when it has ended and its place is free. gevent's lets it go on.
    *
    * @typeParam A The types of the arguments.
    * @typeParam R What the function returns.
@@ -411,15 +419,23 @@ export abstract class Members implements AsyncDisposable {
    * Calls a function for each item, in greenlets of their own, and waits for the results.
    * A switch point. gevent's `map`.
    *
-   * The items are taken no faster than there is room for their greenlets. When one of the
-   * calls fails, or the caller is interrupted, the others are killed.
+   * The items are taken no faster than there is room for their greenlets. When a call fails,
+   * no more items are taken, and the calls for later items are killed. Those for earlier
+   * items may still fail by themselves, and an error of theirs comes first: after a second
+   * they are killed, too, where gevent would wait for as long as they take.
+   *
+   * An interrupt of the caller kills all calls. Whatever ends it, the calls have ended and
+   * the iterable has been closed when it is over. What a call that was killed fails with in
+   * its clean-up is told to the hub.
    *
    * @typeParam T The type of the items.
    * @typeParam R What the function returns.
    * @param run The function.
    * @param items The items: an iterable, sync or async.
    * @returns The results, in the order of the items.
-   * @throws {unknown} What the function throws first, in the order of the items.
+   * @throws {unknown} The error of the first item, in the items' order, whose call has failed
+   * and was not killed; or that of the iterable; or what {@linkcode Members.kill} has thrown,
+   * if that has ended the calls before the items have.
    * @throws {TypeError} If `run` is not a function, or `items` not iterable.
    */
   map<T, R>(
@@ -487,9 +503,16 @@ export abstract class Members implements AsyncDisposable {
    * Calls a function for each item, in greenlets of their own, and gives the results as
    * they are asked for. gevent's `imap`.
    *
-   * The calls begin at once. When the loop over the results is left, or whoever waits for
-   * the next one is interrupted, those that have not ended are killed. What a call throws
-   * is thrown in its place.
+   * The calls begin at once. What a call throws is thrown in its place, and what the iterable
+   * throws after the last result; then there are no more results.
+   *
+   * In whatever way a `for await` loop over the results is left, by `break`, an error or an
+   * interrupt: the calls have been killed and have ended, and the iterable has been closed,
+   * when the loop is over. An interrupt that comes meanwhile is thrown by the next wait. A
+   * call that is stuck in a promise of somebody else's is left behind after its grace.
+   *
+   * One that asks by hand, by `yield* results.next()`, calls `return()` in a `finally` block.
+   * It may ask on after the error of a call, as in gevent.
    *
    * @typeParam T The type of the items.
    * @typeParam R What the function returns.
@@ -579,9 +602,15 @@ function checkCallback(callback: unknown, what: string): void {
  * @typeParam T The type of the results.
  */
 export interface ResultIterator<T> extends AsyncIterableIterator<T> {
-  /** Waits for the next result. A switch point. */
+  /**
+   * Waits for the next result. A switch point. When it is interrupted, that ends the calls,
+   * as {@linkcode ResultIterator.return} does.
+   */
   next(): Wait<IteratorResult<T, undefined>>;
-  /** Kills the calls that have not ended. */
+  /**
+   * Kills the calls that have not ended and closes the iterable, and waits until that is
+   * done. A switch point. What waits for a result meanwhile gets the end.
+   */
   return(): Wait<IteratorResult<T, undefined>>;
   /** Itself. */
   [Symbol.asyncIterator](): ResultIterator<T>;

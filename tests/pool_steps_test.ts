@@ -605,6 +605,42 @@ Deno.test("Queue.shutdown() drops all items although taskDone() was called too o
   assertEquals([queue.qsize(), queue.unfinishedTasks], [0, 0]);
 });
 
+testBoth(
+  "Queue.get() that waits throws what its store throws, and the item stays",
+  {
+    async: async (queue: Queue<number>) => await queue.get(),
+    generator: function* (queue: Queue<number>) {
+      return yield* queue.get();
+    },
+  },
+  async (body) => {
+    using _failures = new Failures();
+    let fails = true;
+    class Odd extends Queue<number> {
+      protected override createItems() {
+        const items: number[] = [];
+        return Object.assign(items, {
+          take: () => {
+            if (fails) throw new Error("Store");
+            return items.shift()!;
+          },
+          peek: () => items[0]!,
+        });
+      }
+    }
+    const queue = new Odd();
+    const getters = [spawn(body, queue), spawn(body, queue)];
+    await settle();
+    await queue.put(1);
+    await settle();
+    for (const getter of getters) {
+      assertEquals((getter.exception as Error)?.message, "Store");
+    }
+    fails = false;
+    assertEquals([queue.getters, queue.qsize(), await queue.get()], [0, 1, 1]);
+  },
+);
+
 // --- put() with room
 
 testBoth(
