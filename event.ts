@@ -16,12 +16,12 @@
  * @module
  */
 
-import { currentFlow, failedWait, readyWait } from "./_flow.ts";
-import { type Link, LinkedWait, Links } from "./_links.ts";
-import { type Outcome, OutcomeWait } from "./_outcome.ts";
-import { checkOptions, instanceOf } from "./_checks.ts";
-import { takeError } from "./_reports.ts";
-import { checkDuration } from "./_timers.ts";
+import { currentFlow, failedWait, readyWait } from "./_hub/flow.ts";
+import { type Link, LinkedWait, Links } from "./_hub/links.ts";
+import { type Outcome, OutcomeWait } from "./_hub/outcome.ts";
+import { checkOptions, instanceOf } from "./_base/checks.ts";
+import { takeError } from "./_hub/reports.ts";
+import { checkDuration } from "./_hub/timers.ts";
 import type { Wait } from "./hub.ts";
 import { Timeout } from "./timeout.ts";
 import type { GetOptions, JoinOptions, Waitable } from "./gevent.ts";

@@ -43,7 +43,7 @@ import {
   Suspension,
   TURN,
   type Wait,
-} from "./_flow.ts";
+} from "./_hub/flow.ts";
 import { getCurrent, getHub } from "./hub.ts";
 import {
   callLink,
@@ -54,10 +54,16 @@ import {
   LinkedWait,
   Links,
   waking,
-} from "./_links.ts";
-import { OutcomeWait } from "./_outcome.ts";
-import { aliveFlows, delist, enlist, expectLife, whenQuiet } from "./_alive.ts";
-import type { List } from "./_list.ts";
+} from "./_hub/links.ts";
+import { OutcomeWait } from "./_hub/outcome.ts";
+import {
+  aliveFlows,
+  delist,
+  enlist,
+  expectLife,
+  whenQuiet,
+} from "./_hub/live.ts";
+import type { List } from "./_base/linked_list.ts";
 import {
   checkCallback,
   checkFunction,
@@ -65,20 +71,24 @@ import {
   instanceOf,
   isBody,
   numberError,
-} from "./_checks.ts";
+} from "./_base/checks.ts";
 import {
   checkDuration,
   enterTimer,
   startTimer,
   stopTimer,
   type Timer,
-} from "./_timers.ts";
-import { starters, startSoon } from "./_starts.ts";
-import { mayGoOn, mustWait, runSoon, turn, wake } from "./_wakeups.ts";
-import { isThenable, type Returned } from "./_body.ts";
-import { killOnce } from "./_kill.ts";
-import { type EndingSignal, setExitCode, SignalListener } from "./_signals.ts";
-import { reportUnlessTaken, reportUntaken, takeError } from "./_reports.ts";
+} from "./_hub/timers.ts";
+import { starters, startSoon } from "./_hub/start_queue.ts";
+import { mayGoOn, mustWait, runSoon, turn, wake } from "./_hub/run_queue.ts";
+import { isThenable, type Returned } from "./_base/thenable.ts";
+import { killOnce } from "./_hub/kill.ts";
+import {
+  type EndingSignal,
+  setExitCode,
+  SignalListener,
+} from "./_hub/signals.ts";
+import { reportUnlessTaken, reportUntaken, takeError } from "./_hub/reports.ts";
 import { Timeout } from "./timeout.ts";
 
 export { getCurrent, getHub, type Link, type Returned, type Wait };

@@ -34,14 +34,14 @@ import {
   PromiseWait,
   report,
   Suspension,
-} from "./_flow.ts";
-import type { Wait } from "./_flow.ts";
-import { checkCallback, checkOptions, instanceOf } from "./_checks.ts";
-import { checkDuration } from "./_timers.ts";
-import { whenQuiet } from "./_alive.ts";
-import { printError } from "./_print.ts";
+} from "./_hub/flow.ts";
+import type { Wait } from "./_hub/flow.ts";
+import { checkCallback, checkOptions, instanceOf } from "./_base/checks.ts";
+import { checkDuration } from "./_hub/timers.ts";
+import { whenQuiet } from "./_hub/live.ts";
+import { printError } from "./_hub/print.ts";
 
-export { getCurrent, type Wait } from "./_flow.ts";
+export { getCurrent, type Wait } from "./_hub/flow.ts";
 
 /** Options of {@linkcode Hub.join}. */
 export interface HubJoinOptions {

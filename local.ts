@@ -16,8 +16,8 @@
  * @module
  */
 
-import { checkCallable, show } from "./_checks.ts";
-import { currentFlow, flowOf } from "./_flow.ts";
+import { checkCallable, show } from "./_base/checks.ts";
+import { currentFlow, flowOf } from "./_hub/flow.ts";
 
 /**
  * Makes an object whose properties each greenlet has its own of, as has main. They are

@@ -20,12 +20,12 @@
  * @module
  */
 
-import { callIn, currentFlow, type Flow, readyWait } from "./_flow.ts";
-import { Place } from "./_line.ts";
-import { type Link, LinkedWait, Links } from "./_links.ts";
-import { List } from "./_list.ts";
-import { checkCallback, checkOptions, numberError } from "./_checks.ts";
-import { checkDuration } from "./_timers.ts";
+import { callIn, currentFlow, type Flow, readyWait } from "./_hub/flow.ts";
+import { Place } from "./_hub/wait_queue.ts";
+import { type Link, LinkedWait, Links } from "./_hub/links.ts";
+import { List } from "./_base/linked_list.ts";
+import { checkCallback, checkOptions, numberError } from "./_base/checks.ts";
+import { checkDuration } from "./_hub/timers.ts";
 import { getCurrent, type Wait } from "./hub.ts";
 import type { JoinOptions, Waitable } from "./gevent.ts";
 import type { Greenlet as CoreGreenlet } from "./greenlet.ts";

@@ -27,21 +27,21 @@ import {
   report,
   Suspension,
   unwrapped,
-} from "./_flow.ts";
+} from "./_hub/flow.ts";
 import {
   checkFunction,
   checkOptions,
   instanceOf,
   numberError,
-} from "./_checks.ts";
-import { checkDuration } from "./_timers.ts";
-import { composed } from "./_composed.ts";
-import { Iteration } from "./_iteration.ts";
-import { endAll, killOnce } from "./_kill.ts";
-import { Mapping, MappingWait, type Room } from "./_mapping.ts";
-import { PatientWait } from "./_patient_wait.ts";
-import { Results } from "./_results.ts";
-import { giveBackError, keepError, takeError } from "./_reports.ts";
+} from "./_base/checks.ts";
+import { checkDuration } from "./_hub/timers.ts";
+import { composed } from "./_hub/composed.ts";
+import { Iteration } from "./_hub/iteration.ts";
+import { endAll, killOnce } from "./_hub/kill.ts";
+import { Mapping, MappingWait, type Room } from "./_hub/mapping.ts";
+import { PatientWait } from "./_hub/patient_wait.ts";
+import { Results } from "./_hub/results.ts";
+import { giveBackError, keepError, takeError } from "./_hub/reports.ts";
 import { Event } from "./event.ts";
 import { GreenletError, GreenletExit } from "./greenlet.ts";
 import {

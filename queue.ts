@@ -20,13 +20,13 @@
  * @module
  */
 
-import { currentFlow, DONE, failedWait, readyWait } from "./_flow.ts";
-import { Deque } from "./_deque.ts";
-import { Place } from "./_line.ts";
-import { List } from "./_list.ts";
-import { checkCallback, checkOptions, numberError } from "./_checks.ts";
-import { addEnding } from "./_print.ts";
-import { checkDuration } from "./_timers.ts";
+import { currentFlow, DONE, failedWait, readyWait } from "./_hub/flow.ts";
+import { Deque } from "./_base/deque.ts";
+import { Place } from "./_hub/wait_queue.ts";
+import { List } from "./_base/linked_list.ts";
+import { checkCallback, checkOptions, numberError } from "./_base/checks.ts";
+import { addEnding } from "./_hub/print.ts";
+import { checkDuration } from "./_hub/timers.ts";
 import { Event } from "./event.ts";
 import type { Wait } from "./hub.ts";
 import type { JoinOptions } from "./gevent.ts";

@@ -28,19 +28,19 @@ import {
   setFlow,
   Suspension,
   unwrapped,
-} from "./_flow.ts";
+} from "./_hub/flow.ts";
 import type { Wait } from "./hub.ts";
-import { checkFunction, checkOptions, instanceOf } from "./_checks.ts";
+import { checkFunction, checkOptions, instanceOf } from "./_base/checks.ts";
 import {
   checkDuration,
   startTimer,
   stopTimer,
   type Timer,
   type TimerTarget,
-} from "./_timers.ts";
-import { react, type Reaction, type Reactions } from "./_reactions.ts";
-import { setAside, turn } from "./_wakeups.ts";
-import { isThenable, type Returned } from "./_body.ts";
+} from "./_hub/timers.ts";
+import { react, type Reaction, type Reactions } from "./_hub/reactions.ts";
+import { setAside, turn } from "./_hub/run_queue.ts";
+import { isThenable, type Returned } from "./_base/thenable.ts";
 
 export type { Returned };
 

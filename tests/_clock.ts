@@ -19,7 +19,7 @@
 
 import { AsyncLocalStorage } from "node:async_hooks";
 import { clearImmediate, setImmediate } from "node:timers";
-import { mayGoOn, wakeups } from "../_wakeups.ts";
+import { mayGoOn, wakeups } from "../_hub/run_queue.ts";
 import { isSettling, QUIET_TURNS, settle } from "./_quiet.ts";
 
 const real = {

@@ -44,8 +44,8 @@ import {
   withTimeout,
 } from "../mod.ts";
 import type { Items } from "../queue.ts";
-import { reportUntaken } from "../_reports.ts";
-import { setAside } from "../_wakeups.ts";
+import { reportUntaken } from "../_hub/reports.ts";
+import { setAside } from "../_hub/run_queue.ts";
 
 giveBack();
 

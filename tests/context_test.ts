@@ -1,7 +1,7 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { AsyncLocalStorage } from "node:async_hooks";
-import { KEY, makeContext, type Mapped } from "../_context.ts";
-import { Flow, main } from "../_flow.ts";
+import { KEY, makeContext, type Mapped } from "../_hub/async_context.ts";
+import { Flow, main } from "../_hub/flow.ts";
 
 class Named implements Mapped {
   readonly [KEY] = this;

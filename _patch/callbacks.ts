@@ -1,0 +1,87 @@
+/**
+ * Callbacks that a greenlet registers and that the runtime calls later, in the context of
+ * whoever has registered them or has caused the call: parts of `patch()` have them called
+ * outside greenlets. See `_events.ts`.
+ *
+ * @module
+ */
+
+import { outside } from "./detached.ts";
+import { callApart, cooperativeFlow, tellApart } from "../_hub/flow.ts";
+import { operate } from "./cooperate.ts";
+import type { Patches } from "./patch_set.ts";
+
+/** The events of the global object that the runtime dispatches. */
+const GLOBAL_EVENTS: ReadonlySet<string> = new Set([
+  "beforeunload",
+  "error",
+  "load",
+  "rejectionhandled",
+  "unhandledrejection",
+  "unload",
+]);
+
+type Dispatch = (this: unknown, event: Event) => boolean;
+
+/** The runtime dispatches them in the context of what has failed. */
+export function patchGlobalEvents(patches: Patches): void {
+  if (!("dispatchEvent" in globalThis)) return;
+  patches.put<Dispatch>(globalThis, "dispatchEvent", (dispatch) => {
+    return function (event) {
+      const tell = () => Reflect.apply(dispatch, this, arguments as never);
+      return GLOBAL_EVENTS.has(event?.type) ? tellApart(tell) : tell();
+    };
+  });
+}
+
+/** What a `FileReader` reads is its own business: a kill would leave it reading for ever. */
+export function patchFileReader(patches: Patches): void {
+  if (!("FileReader" in globalThis)) return;
+  for (
+    const name of [
+      "abort",
+      "readAsArrayBuffer",
+      "readAsBinaryString",
+      "readAsDataURL",
+      "readAsText",
+    ]
+  ) {
+    patches.put(FileReader.prototype, name, outside);
+  }
+}
+
+/** Observers are called in the context in which an entry is made that they observe. */
+export function patchObservers(patches: Patches): void {
+  if (!("PerformanceObserver" in globalThis)) return;
+  for (const name of ["mark", "measure"]) {
+    patches.put(Performance.prototype, name, outside);
+  }
+  patches.put(PerformanceObserver.prototype, "observe", outside);
+}
+
+// deno-lint-ignore no-explicit-any -- whatever it takes
+type Serve = (this: any, ...args: any[]) => Promise<void>;
+
+/** What calls handlers until it is closed: whoever waits for that can be interrupted. */
+function serving(original: Serve): Serve {
+  return function () {
+    const flow = cooperativeFlow();
+    if (flow === null) return Reflect.apply(original, this, arguments);
+    const due = flow.checkpoint();
+    if (due !== null) return due;
+    return operate(
+      flow,
+      callApart(() => Reflect.apply(original, this, arguments as never)),
+    );
+  };
+}
+
+/** Patches what calls handlers of messages of a database, with `--unstable-kv`. */
+export function patchKv(patches: Patches): void {
+  if ("Kv" in Deno) patches.put(Deno.Kv.prototype, "listenQueue", serving);
+}
+
+/** Patches what calls handlers at certain times, with `--unstable-cron`. */
+export function patchCron(patches: Patches): void {
+  if ("cron" in Deno) patches.put(Deno, "cron", serving);
+}

@@ -1,0 +1,241 @@
+/**
+ * Operations of the runtime as waits: what the parts of `patch()` share.
+ *
+ * @module
+ */
+
+import { Begun } from "../_hub/begun.ts";
+import {
+  callApart,
+  cooperativeFlow,
+  current,
+  currentFlow,
+  type Flow,
+  LazyPromise,
+  PromiseWait,
+} from "../_hub/flow.ts";
+import type { Wait } from "../_hub/flow.ts";
+import { isResolver } from "./resolver.ts";
+
+/** The wait for an operation that brings nothing to anybody else. */
+export class Operation<T> extends PromiseWait<T> {
+  readonly #cancel: (error: unknown) => void;
+  readonly #discard: ((value: T) => void) | null;
+
+  constructor(
+    cancel: (error: unknown) => void,
+    discard: ((value: T) => void) | null = null,
+  ) {
+    super();
+    this.#cancel = cancel;
+    this.#discard = discard;
+  }
+
+  override fulfilled(value: unknown): void {
+    if (this.state === "waiting") super.fulfilled(value);
+    else this.#discard?.(value as T);
+  }
+
+  protected override undo(error: unknown): void {
+    // It waits for what is to be discarded, if there is.
+    if (this.#discard === null) super.undo(error);
+    this.#cancel(error);
+  }
+}
+
+/**
+ * Waits for an operation that has begun. The flow has to be past its checkpoint.
+ *
+ * @param cancel Called when the wait is interrupted.
+ * @param discard Called with the result when it comes after that.
+ */
+export function operate<T>(
+  flow: Flow,
+  promise: Promise<T>,
+  cancel: (error: unknown) => void = ignore,
+  discard: ((value: T) => void) | null = null,
+): Wait<T> {
+  return new Operation(cancel, discard).follow(promise).suspend(flow);
+}
+
+function ignore(): void {}
+
+/** A function of the runtime that gives a promise. */
+// deno-lint-ignore no-explicit-any -- whatever it takes
+type Asking<T> = (this: any, ...args: any[]) => Promise<T>;
+
+/**
+ * The cooperative form of a function that can't be cancelled: it goes on when its caller
+ * is interrupted.
+ *
+ * @param original The function.
+ * @param discard Called with a result that nobody waits for any more.
+ */
+export function cooperate<T, F extends Asking<T>>(
+  original: F & Asking<T>,
+  discard: ((value: T) => void) | null = null,
+): F {
+  return function (this: unknown) {
+    const flow = cooperativeFlow();
+    if (flow === null) return Reflect.apply(original, this, arguments);
+    const due = flow.checkpoint();
+    if (due !== null) return due;
+    const promise = Reflect.apply(original, this, arguments as never);
+    return operate(flow, promise, undefined, discard);
+  } as F;
+}
+
+/**
+ * As {@linkcode cooperate}, for a function that may wait for somebody else for ever, as the
+ * opening of a pipe does: when its caller is interrupted, it does not keep the process alive.
+ */
+export function cooperateLoosely<T, F extends Asking<T>>(
+  original: F & Asking<T>,
+  discard: ((value: T) => void) | null = null,
+): F {
+  return function (this: unknown) {
+    const flow = cooperativeFlow();
+    if (flow === null) return Reflect.apply(original, this, arguments);
+    const due = flow.checkpoint();
+    if (due !== null) return due;
+    const begun = new Begun();
+    const promise = begun.watch(() =>
+      Reflect.apply(original, this, arguments as never)
+    );
+    return operate(flow, promise, () => begun.unref(), discard);
+  } as F;
+}
+
+/**
+ * The cooperative form of a function that takes a signal among its options, by which an
+ * interrupt cancels it.
+ *
+ * @param original The function.
+ * @param at Which of its arguments the options are.
+ * @param discard Called with a result that nobody waits for any more.
+ */
+export function cooperateBySignal<T, F extends Asking<T>>(
+  original: F & Asking<T>,
+  at: number,
+  discard: ((value: T) => void) | null = null,
+): F {
+  return function (this: unknown, ...args: unknown[]) {
+    const flow = cooperativeFlow();
+    if (flow === null) return Reflect.apply(original, this, args);
+    const due = flow.checkpoint();
+    if (due !== null) return due;
+    const abort = new AbortController();
+    args[at] = withSignal(args[at] ?? {}, abort.signal);
+    const promise = Reflect.apply(original, this, args as never);
+    // What listens to the signal is no part of whoever interrupts.
+    const cancel = (error: unknown) => callApart(() => abort.abort(error));
+    return operate(flow, promise, cancel, discard);
+  } as F;
+}
+
+/**
+ * The cooperative form of a function that gives something back, and then waits until it is
+ * gone: it is given back whatever is due.
+ *
+ * @param original The function.
+ */
+export function cooperateRelease<F extends Asking<unknown>>(original: F): F {
+  return function (this: unknown) {
+    const promise = Reflect.apply(original, this, arguments as never);
+    const flow = cooperativeFlow();
+    if (flow === null) return promise;
+    promise.catch(ignore);
+    return flow.checkpoint() ?? operate(flow, promise);
+  } as F;
+}
+
+/** Options, with a signal that cancels as well as the caller's own. */
+export function withSignal(options: unknown, ours: AbortSignal): unknown {
+  if (typeof options !== "object" || options === null) return options;
+  const theirs = (options as { signal?: unknown }).signal ?? undefined;
+  // For the runtime to complain of.
+  if (theirs !== undefined && !(theirs instanceof AbortSignal)) return options;
+  const signal = theirs === undefined ? ours : AbortSignal.any([theirs, ours]);
+  // The runtime asks once more when the result is there, and to throw would lose it.
+  signal.throwIfAborted = () => theirs?.throwIfAborted();
+  return { ...options, signal };
+}
+
+/**
+ * A promise that an object keeps, such as `writer.closed`: a wait begins when somebody
+ * awaits it, and not when it is looked at.
+ */
+class Kept<T> extends LazyPromise<T> {
+  static override get [Symbol.species](): PromiseConstructor {
+    return Promise;
+  }
+
+  readonly #promise: Promise<T>;
+  readonly #cancel: (error: unknown) => void;
+  /** How many wait. */
+  #waits = 0;
+
+  constructor(promise: Promise<T>, cancel: (error: unknown) => void) {
+    // What the runtime itself does with it passes `then` by. In no context, as the
+    // promise may last.
+    super((resolve, reject) =>
+      current.clear(() => void promise.then(resolve, reject))
+    );
+    current.clear(() => void super.then(undefined, ignore));
+    this.#promise = promise;
+    this.#cancel = cancel;
+  }
+
+  override then<A = T, B = never>(
+    onFulfilled?: ((value: T) => A | PromiseLike<A>) | null,
+    onRejected?: ((reason: unknown) => B | PromiseLike<B>) | null,
+  ): Promise<A | B> {
+    const flow = cooperativeFlow();
+    // As the language calls it for an `await`.
+    if (flow === null || !isResolver(onFulfilled)) {
+      return this.#promise.then(onFulfilled, onRejected);
+    }
+    return this.waitIn(flow).then(onFulfilled, onRejected);
+  }
+
+  override finally(onFinally?: (() => void) | null): Promise<T> {
+    // What the language would give to our `then` looks as if it were for an `await`, and
+    // would be called at an interrupt.
+    return this.#promise.finally(onFinally);
+  }
+
+  [Symbol.iterator](): Iterator<unknown, T, unknown> {
+    return this.waitIn(currentFlow())[Symbol.iterator]();
+  }
+
+  override waitIn(flow: Flow): Wait<T> {
+    const due = flow.checkpoint();
+    if (due !== null) return due;
+    this.#waits++;
+    return operate(flow, this.#promise, (error) => {
+      if (--this.#waits === 0) this.#cancel(error);
+    });
+  }
+}
+
+const kept = new WeakMap<Promise<unknown>, Kept<unknown>>();
+
+/**
+ * The getter of a promise that an object keeps, such that the promise is cooperative.
+ *
+ * @param original The getter.
+ * @param cancel Called with the object when the last greenlet that waits is interrupted.
+ */
+export function cooperateKept<T>(
+  original: (this: unknown) => Promise<T>,
+  cancel: (object: unknown, error: unknown) => void = ignore,
+): (this: unknown) => Promise<T> {
+  return function () {
+    const promise = original.call(this);
+    if (cooperativeFlow() === null) return promise;
+    const known = kept.get(promise) ??
+      new Kept(promise, (error) => cancel(this, error));
+    kept.set(promise, known);
+    return known as Promise<T>;
+  };
+}

@@ -1,0 +1,67 @@
+/**
+ * The part `net` of `patch()`: TCP and Unix sockets, and datagrams.
+ *
+ * @module
+ */
+
+import { patchDatagrams } from "./datagrams.ts";
+import { cooperativeFlow } from "../_hub/flow.ts";
+import { operate, withSignal } from "./cooperate.ts";
+import { patchNode } from "./net_node.ts";
+import { patchAll } from "./patch_set.ts";
+import { Prototypes, Sockets } from "./sockets.ts";
+import { Sources } from "../_hub/inbox.ts";
+
+type Connect = (
+  this: unknown,
+  options: Deno.ConnectOptions,
+) => Promise<Deno.Conn>;
+type Listen = (options: Deno.ListenOptions) => Deno.Listener;
+
+const sources = new Sources();
+const met = new Prototypes();
+
+/** Patches sockets; disposing of what it returns restores them. */
+export function patchNet(): Disposable {
+  return patchAll((patches) => {
+    const sockets = new Sockets(patches, sources, met);
+    patches.put<Connect>(
+      Deno,
+      "connect",
+      (connect) => cooperativeConnect(connect, sockets.meetConn),
+    );
+    patches.put<Listen>(Deno, "listen", (listen) =>
+      function (this: unknown) {
+        return sockets.meetListener(
+          Reflect.apply(listen, this, arguments as never),
+        );
+      });
+    patchDatagrams(patches, sources);
+    patchNode(patches);
+  });
+}
+
+function cooperativeConnect(
+  original: Connect,
+  meet: (conn: Deno.Conn) => Deno.Conn,
+): Connect {
+  return function (this: unknown, options) {
+    const flow = cooperativeFlow();
+    if (flow === null) {
+      return Reflect.apply(original, this, arguments as never).then(meet);
+    }
+    const due = flow.checkpoint();
+    if (due !== null) return due;
+    const abort = new AbortController();
+    const promise = original.call(
+      this,
+      withSignal(options, abort.signal) as typeof options,
+    ).then(meet);
+    return operate(
+      flow,
+      promise,
+      (error) => abort.abort(error),
+      (conn) => conn.close(),
+    );
+  };
+}

@@ -1,0 +1,371 @@
+/**
+ * The part `streams` of `patch()`: streams.
+ *
+ * What a stream's own functions (`pull`, `write`, ...) do is no part of any greenlet, as the
+ * stream has to stay whole when one is interrupted; see `_stream_flows.ts`.
+ *
+ * @module
+ */
+
+import {
+  callApart,
+  cooperativeFlow,
+  isInterrupt,
+  takenWait,
+} from "../_hub/flow.ts";
+import { getOriginal } from "./properties.ts";
+import { cooperateKept, operate, withSignal } from "./cooperate.ts";
+import { patchAll, type Patches } from "./patch_set.ts";
+import {
+  adopt,
+  beginRead,
+  isFree,
+  prepare,
+  preventsCancel,
+  Read,
+  readBehind,
+  readerOf,
+  type ReadMethod,
+  requestsOf,
+  streamOf,
+} from "./streams_reads.ts";
+import { endFlowOf, giveFlow, makeWithFlow } from "./streams_scopes.ts";
+import {
+  askedAgain,
+  findSource,
+  leftAlone,
+  passOn,
+  type Sink,
+  sinkOf,
+} from "./streams_rest.ts";
+import { get, knowStreams, slots } from "./streams_slots.ts";
+
+type Reader = ReadableStreamDefaultReader;
+type Iterator = AsyncIterator<unknown>;
+
+// deno-lint-ignore no-explicit-any -- whatever it takes and gives
+type Asking = (this: any, ...args: any[]) => Promise<any>;
+
+/** Patches streams; disposing of what it returns restores the originals. */
+export function patchStreams(): Disposable {
+  knowStreams();
+  return patchAll((patches) => {
+    patchReading(patches);
+    patchIterating(patches);
+    patchWriting(patches);
+    patchMaking(patches);
+  });
+}
+
+function patchMaking(patches: Patches): void {
+  const { prototype } = ReadableStream;
+  patches.put(ReadableStream, "from", (from: Making) =>
+    function () {
+      return make(() => Reflect.apply(from, this, arguments));
+    });
+  patches.put(prototype, "pipeThrough", (original) => {
+    const pipeThrough = pipeApart(original);
+    return function (this: ReadableStream) {
+      findSource(this);
+      const readable = Reflect.apply(pipeThrough, this, arguments);
+      passOn(this, [readable as ReadableStream]);
+      return readable;
+    };
+  });
+  patches.put(prototype, "tee", (original) => {
+    const tee = pipeApart(original);
+    return function (this: ReadableStream) {
+      findSource(this);
+      const branches = Reflect.apply(tee, this, arguments);
+      passOn(this, branches as ReadableStream[]);
+      return branches;
+    };
+  });
+  for (const name of ["ReadableStream", "WritableStream", "TransformStream"]) {
+    patches.putClass(globalThis, name, make);
+  }
+}
+
+// deno-lint-ignore no-explicit-any -- whatever it takes
+type Making = (this: any, ...args: any[]) => object;
+
+/** Makes a stream: outside greenlets, as it has always been made. */
+function make<T extends object>(stream: () => T): T {
+  return cooperativeFlow() === null ? stream() : makeWithFlow(stream);
+}
+
+/** A pipe outlives whoever lays it. */
+function pipeApart(original: Making): Making {
+  return function (this: ReadableStream) {
+    if (cooperativeFlow() === null || !(this instanceof ReadableStream)) {
+      return Reflect.apply(original, this, arguments);
+    }
+    giveFlow(this);
+    return callApart(() => Reflect.apply(original, this, arguments));
+  };
+}
+
+function patchReading(patches: Patches): void {
+  const readable = ReadableStream.prototype;
+  const reader = ReadableStreamDefaultReader.prototype;
+  const byobReader = ReadableStreamBYOBReader.prototype;
+  patches.put<ReadMethod>(
+    reader,
+    "read",
+    (read) => cooperativeRead(read, "readRequests"),
+  );
+  patches.put<ReadMethod>(
+    byobReader,
+    "read",
+    (read) => cooperativeRead(readBehind(read), "readIntoRequests"),
+  );
+  patches.put(readable, "pipeTo", cooperativePipeTo);
+  for (const it of [readable, reader, byobReader]) {
+    patches.put(it, "cancel", cooperativeCancel);
+  }
+  for (const it of [reader, byobReader]) {
+    patches.putGetter<Promise<unknown>>(it, "closed", cooperateKept);
+  }
+}
+
+/** All iterators of streams have their methods from one object, which has no name. */
+function patchIterating(patches: Patches): void {
+  const iterator = Object.getPrototypeOf(new ReadableStream().values());
+  patches.put<ReadMethod>(iterator, "next", cooperativeNext);
+  patches.put(iterator, "return", cooperativeCancel);
+}
+
+function patchWriting(patches: Patches): void {
+  const writable = WritableStream.prototype;
+  const writer = WritableStreamDefaultWriter.prototype;
+  patches.put(writer, "write", cooperativeWrite);
+  for (const it of [writable, writer]) {
+    patches.put(it, "close", cooperativeClose);
+    patches.put(it, "abort", cooperativeAbort);
+  }
+  for (const name of ["closed", "ready"]) {
+    patches.putGetter<Promise<unknown>>(writer, name, cooperateKept);
+  }
+}
+
+function cooperativeRead(
+  original: ReadMethod,
+  kind: "readRequests" | "readIntoRequests",
+): ReadMethod {
+  return function (this: Reader) {
+    const flow = cooperativeFlow();
+    const requests = flow === null ? undefined : requestsOf(this, kind);
+    if (flow === null || requests === undefined) {
+      askedAgain(streamOf(this));
+      const promise = Reflect.apply(original, this, arguments);
+      adopt(this);
+      return promise;
+    }
+    const due = flow.checkpoint();
+    if (due !== null) return due;
+    askedAgain(streamOf(this));
+    prepare(this, requests);
+    const read = beginRead(Read, this, requests, original, this, arguments);
+    return read instanceof Read ? read.suspend(flow) : takenWait(read);
+  };
+}
+
+/** A read of a loop: when it is interrupted, that leaves the loop. */
+class Step extends Read {
+  protected override undo(error: unknown): void {
+    // The language has no `return()` for a loop whose `next()` has failed.
+    cancel(this.reader as Reader, error);
+  }
+}
+
+/** A read of a loop that leaves its stream as it is. */
+class LastingStep extends Read {
+  protected override undo(): void {
+    this.leaveQueue();
+    // Ends the iterator, which releases the stream.
+    this.request.closeSteps();
+  }
+}
+
+/** Cancels whatever the reader has, if it still has something. */
+function cancel(reader: Reader, error: unknown): void {
+  const stream = streamOf(reader);
+  const original = getOriginal(ReadableStreamDefaultReader.prototype, "cancel");
+  callApart(async () => await original.call(reader, error)).catch(ignore);
+  // What it is a branch of goes on, and may have no other one that anybody reads.
+  leftAlone(stream);
+}
+
+function ignore(): void {}
+
+function cooperativeNext(original: ReadMethod): ReadMethod {
+  return function (this: Iterator) {
+    const flow = cooperativeFlow();
+    const reader = flow === null ? undefined : readerOf(this);
+    if (flow === null || reader === undefined) {
+      askedAgain(streamOf(readerOf(this)));
+      const promise = Reflect.apply(original, this, arguments);
+      adopt(readerOf(this));
+      return promise;
+    }
+    const due = flow.checkpoint();
+    if (due !== null) {
+      due.catch((error) => leave(this, error));
+      return due;
+    }
+    askedAgain(streamOf(reader));
+    const requests = requestsOf(reader, "readRequests")!;
+    const lasts = preventsCancel(this);
+    if (!isFree(reader, requests)) {
+      // The runtime has it wait for the one before, and begins nothing yet.
+      return operate(
+        flow,
+        Reflect.apply(original, this, arguments),
+        lasts ? undefined : (error) => cancel(reader, error),
+      );
+    }
+    prepare(reader, requests);
+    const kind = lasts ? LastingStep : Step;
+    const read = beginRead(kind, reader, requests, original, this, arguments);
+    return read instanceof Read ? read.suspend(flow) : takenWait(read);
+  };
+}
+
+/** Leaves a loop that is about to fail and waits for nothing. */
+function leave(iterator: Iterator, error: unknown): void {
+  const prototype = Object.getPrototypeOf(iterator);
+  const original = getOriginal(prototype, "return") as Asking;
+  callApart(async () => await original.call(iterator, error)).catch(ignore);
+}
+
+function cooperativePipeTo(original: Asking): Asking {
+  return function (this: ReadableStream, destination, options = {}) {
+    const flow = cooperativeFlow();
+    const isOdd = !(this instanceof ReadableStream) ||
+      !(destination instanceof WritableStream) || !isObject(options ?? {});
+    if (flow === null || isOdd) {
+      // What is odd is for the runtime to complain of.
+      return Reflect.apply(original, this, arguments);
+    }
+    const due = flow.checkpoint();
+    if (due !== null) return due;
+    const { preventAbort, preventCancel, preventClose, signal } = options ?? {};
+    const abort = new AbortController();
+    const ours = withSignal(
+      { preventAbort, preventCancel, preventClose, signal },
+      abort.signal,
+    );
+    const isFree = readerOf(this) === undefined;
+    if (isFree) {
+      giveFlow(this);
+      findSource(this);
+    }
+    const isSink = !destination.locked;
+    if (isSink) giveFlow(destination);
+    const sink = isSink ? sinkOf(destination) : null;
+    sink?.resume();
+    const promise = callApart(() => original.call(this, destination, ours));
+    const reader = isFree && !preventCancel ? readerOf(this) : undefined;
+    // Which leaves the stream as it is, when it was told to.
+    const left = () => leftAlone(this);
+    return operate(flow, promise, (error) => {
+      callApart(() => abort.abort(error));
+      promise.then(left, left);
+      // The runtime would first write what was read, for as long as that takes.
+      if (reader !== undefined) cancel(reader, error);
+      if (isSink && !preventAbort) endFlowOf(destination, error);
+      sink?.leaveAll();
+    });
+  };
+}
+
+function isObject(value: unknown): boolean {
+  return typeof value === "object" && value !== null;
+}
+
+/** What is written is written in its turn, whatever becomes of the writer. */
+function cooperativeWrite(original: Asking): Asking {
+  return function () {
+    const flow = cooperativeFlow();
+    const due = flow?.checkpoint() ?? null;
+    if (due !== null) return due;
+    const sink = sinkOf(get(this, slots.stream));
+    sink?.resume();
+    if (flow === null) return Reflect.apply(original, this, arguments);
+    const promise: Promise<unknown> = callApart(() =>
+      Reflect.apply(original, this, arguments)
+    );
+    return operate(flow, promise, () => sink?.leave(promise));
+  };
+}
+
+/** Of a stream, or of its writer. */
+function cooperativeClose(original: Asking): Asking {
+  return cooperateAtLast(
+    original,
+    (it) => sinkOf(it instanceof WritableStream ? it : get(it, slots.stream)),
+  );
+}
+
+/** By `cancel()`, or at the end of a loop. */
+function cooperativeCancel(original: Asking): Asking {
+  return withReason(cooperateAtLast(original));
+}
+
+/** The runtime first waits for what the stream does, for as long as that takes. */
+function cooperativeAbort(original: Asking): Asking {
+  const abort = cooperateAtLast(original);
+  return withReason(function (reason) {
+    const stream = isInterrupt(reason) ? streamToAbort(this) : undefined;
+    if (stream !== undefined) endFlowOf(stream, reason);
+    return Reflect.apply(abort, this, arguments);
+  });
+}
+
+/** Has a stream end by the interrupt of whoever ends it and gives no reason. */
+function withReason(end: Asking): Asking {
+  return function (reason) {
+    const interrupt = reason === undefined
+      ? cooperativeFlow()?.unwinding
+      : undefined;
+    return interrupt === undefined
+      ? Reflect.apply(end, this, arguments)
+      : end.call(this, interrupt);
+  };
+}
+
+/** What the runtime is about to abort; `undefined` if it won't. */
+function streamToAbort(by: unknown): WritableStream | undefined {
+  const isWriter = by instanceof WritableStreamDefaultWriter;
+  const stream: unknown = isWriter ? get(by, slots.stream) : by;
+  const isOpen = stream instanceof WritableStream &&
+    get(stream, slots.state) === "writable";
+  return isOpen && (isWriter || !stream.locked) ? stream : undefined;
+}
+
+/**
+ * The cooperative form of what a `finally` block calls: it is begun even if an error is
+ * due, as there may be no other chance to give something back.
+ *
+ * @param find Finds what has to know that somebody waits for it, or waits no longer.
+ */
+function cooperateAtLast(
+  original: Asking,
+  find: (self: unknown) => Sink | null = () => null,
+): Asking {
+  return function () {
+    const flow = cooperativeFlow();
+    const sink = find(this);
+    sink?.resume();
+    if (flow === null) return Reflect.apply(original, this, arguments);
+    const promise: Promise<unknown> = callApart(() =>
+      Reflect.apply(original, this, arguments)
+    );
+    const left = () => sink?.leave(promise);
+    const due = flow.checkpointAtLast();
+    if (due === null) return operate(flow, promise, left);
+    promise.catch(ignore);
+    left();
+    return due;
+  };
+}
