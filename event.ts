@@ -16,7 +16,7 @@
  * @module
  */
 
-import { currentFlow, failedWait, readyWait } from "./_hub/flow.ts";
+import { currentScope, failedWait, readyWait } from "./_hub/flow.ts";
 import { type Link, LinkedWait, Links } from "./_hub/links.ts";
 import { type Outcome, OutcomeWait } from "./_hub/outcome.ts";
 import { checkOptions, instanceOf } from "./_base/checks.ts";
@@ -94,7 +94,7 @@ export class Event implements Waitable {
     checkOptions(options, "wait for event");
     const { timeout = Infinity } = options;
     checkDuration(timeout, "wait for event");
-    const due = currentFlow().checkpoint();
+    const due = currentScope().checkpoint();
     if (due !== null) return due;
     if (this.#isSet) return readyWait(true);
     return new EventWait(this.#links).limit(timeout).get();
@@ -238,16 +238,16 @@ export class AsyncResult<T = unknown> implements Waitable, Outcome<T> {
     checkOptions(options, "get result");
     const { block = true, timeout = Infinity } = options;
     checkDuration(timeout, "get result");
-    const flow = currentFlow();
-    const due = flow.checkpoint();
+    const scope = currentScope();
+    const due = scope.checkpoint();
     if (due !== null) return due;
     if (this.#state === "succeeded") return readyWait(this.#outcome as T);
     if (this.#state === "failed") {
-      flow.receive(this.#outcome);
+      scope.markRecipient(this.#outcome);
       return failedWait(this.#outcome);
     }
     if (!block) return failedWait(new Timeout(0));
-    return new OutcomeWait<T>(this.#links, flow, timeout).get();
+    return new OutcomeWait<T>(this.#links, scope, timeout).get();
   }
 
   /**
@@ -260,7 +260,7 @@ export class AsyncResult<T = unknown> implements Waitable, Outcome<T> {
   getNowait(): T {
     if (this.#state === "pending") throw new Timeout(0);
     if (this.#state === "failed") {
-      currentFlow().receive(this.#outcome);
+      currentScope().markRecipient(this.#outcome);
       throw this.#outcome;
     }
     return this.#outcome as T;
@@ -283,7 +283,7 @@ export class AsyncResult<T = unknown> implements Waitable, Outcome<T> {
     checkOptions(options, "wait for result");
     const { timeout = Infinity } = options;
     checkDuration(timeout, "wait for result");
-    const due = currentFlow().checkpoint();
+    const due = currentScope().checkpoint();
     if (due !== null) return due;
     if (this.ready()) return readyWait(this.value);
     return new ReadyWait<T>(this.#links).limit(timeout).get();

@@ -20,9 +20,9 @@
  * @module
  */
 
-import { currentFlow, DONE, failedWait, readyWait } from "./_hub/flow.ts";
+import { currentScope, DONE, failedWait, readyWait } from "./_hub/flow.ts";
 import { Deque } from "./_base/deque.ts";
-import { Place } from "./_hub/wait_queue.ts";
+import { QueuedWait } from "./_hub/wait_queue.ts";
 import { List } from "./_base/linked_list.ts";
 import { checkCallback, checkOptions, numberError } from "./_base/checks.ts";
 import { addEnding } from "./_hub/print.ts";
@@ -98,7 +98,7 @@ export interface ShutdownOptions {
 }
 
 /** The place in line of one who waits for an item. */
-class Getter<T> extends Place<Getter<T>, unknown> {
+class Getter<T> extends QueuedWait<Getter<T>, unknown> {
   /** Whether the item is left where it is. */
   get peeks(): boolean {
     return false;
@@ -138,7 +138,7 @@ class LoopGetter<T> extends Getter<T> {
 }
 
 /** The place in line of one who waits for room, with the item. */
-class Putter<T> extends Place<Putter<T>, void> {
+class Putter<T> extends QueuedWait<Putter<T>, void> {
   readonly item: T;
 
   constructor(item: T) {
@@ -156,7 +156,7 @@ class Putter<T> extends Place<Putter<T>, void> {
  *
  * @typeParam T The type of the items.
  */
-export interface Items<T> extends Iterable<T> {
+export interface QueueItems<T> extends Iterable<T> {
   /** How many there are. */
   readonly length: number;
   /** Puts one. */
@@ -167,7 +167,7 @@ export interface Items<T> extends Iterable<T> {
   peek(): T;
 }
 
-class FirstInFirstOut<T> extends Deque<T> implements Items<T> {
+class FirstInFirstOut<T> extends Deque<T> implements QueueItems<T> {
   take(): T {
     return this.shift();
   }
@@ -177,7 +177,7 @@ class FirstInFirstOut<T> extends Deque<T> implements Items<T> {
   }
 }
 
-class LastInFirstOut<T> extends Deque<T> implements Items<T> {
+class LastInFirstOut<T> extends Deque<T> implements QueueItems<T> {
   take(): T {
     return this.pop();
   }
@@ -202,7 +202,7 @@ function parentOf(index: number): number {
  *
  * A comparison may throw. So places are found first, and nothing is moved until then.
  */
-class Heap<T> implements Items<T> {
+class Heap<T> implements QueueItems<T> {
   readonly #entries: Entry<T>[] = [];
   readonly #compare: (a: T, b: T) => number;
   #number = 0;
@@ -294,7 +294,7 @@ function checkSize(maxsize: unknown): number {
  */
 export class SimpleQueue<T> {
   #maxsize: number;
-  #items: Items<T>;
+  #items: QueueItems<T>;
   readonly #getters: List<Getter<T>> = new List();
   readonly #putters: List<Putter<T>> = new List();
   #isShutDown = false;
@@ -314,7 +314,7 @@ export class SimpleQueue<T> {
   }
 
   /** Makes what keeps the items. */
-  protected createItems(): Items<T> {
+  protected createItems(): QueueItems<T> {
     return new FirstInFirstOut();
   }
 
@@ -378,14 +378,14 @@ export class SimpleQueue<T> {
       this.#accept(item);
       return DONE;
     }
-    const flow = currentFlow();
-    const due = flow.checkpoint();
+    const scope = currentScope();
+    const due = scope.checkpoint();
     if (due !== null) return due;
     if (this.#isShutDown) return failedWait(new ShutDown());
     if (!block) return failedWait(new Full());
     const putter = new Putter(item);
     this.#putters.add(putter);
-    return putter.limit(timeout).suspend(flow);
+    return putter.limit(timeout).suspend(scope);
   }
 
   /**
@@ -461,8 +461,8 @@ export class SimpleQueue<T> {
     checkOptions(options, "get");
     const { block = true, timeout = Infinity } = options;
     checkDuration(timeout, "get");
-    const flow = currentFlow();
-    const due = flow.checkpoint();
+    const scope = currentScope();
+    const due = scope.checkpoint();
     if (due !== null) return due;
     if (this.#items.length > 0) {
       return readyWait(peeks ? this.#items.peek() : this.#take());
@@ -471,7 +471,7 @@ export class SimpleQueue<T> {
     if (!block) return failedWait(new Empty());
     const getter: Getter<T> = peeks ? new Peeker() : new Getter();
     this.#getters.add(getter);
-    return getter.limit(timeout).suspend(flow) as Wait<T>;
+    return getter.limit(timeout).suspend(scope) as Wait<T>;
   }
 
   /** Takes an item that is there, which makes room. */
@@ -580,8 +580,8 @@ export class SimpleQueue<T> {
   }
 
   #next(): Wait<IteratorResult<T, undefined>> {
-    const flow = currentFlow();
-    const due = flow.checkpoint();
+    const scope = currentScope();
+    const due = scope.checkpoint();
     if (due !== null) return due;
     if (this.#items.length > 0) {
       return readyWait({ done: false, value: this.#take() });
@@ -589,7 +589,7 @@ export class SimpleQueue<T> {
     if (this.#isShutDown) return readyWait({ done: true, value: undefined });
     const getter = new LoopGetter<T>();
     this.#getters.add(getter);
-    return getter.suspend(flow) as Wait<IteratorResult<T, undefined>>;
+    return getter.suspend(scope) as Wait<IteratorResult<T, undefined>>;
   }
 }
 
@@ -724,7 +724,7 @@ export const JoinableQueue: typeof Queue = Queue;
  */
 export class LifoQueue<T> extends Queue<T> {
   /** Makes what keeps the items. */
-  protected override createItems(): Items<T> {
+  protected override createItems(): QueueItems<T> {
     return new LastInFirstOut();
   }
 }
@@ -779,7 +779,7 @@ export class PriorityQueue<T> extends Queue<T> {
   }
 
   /** Makes what keeps the items. */
-  protected override createItems(): Items<T> {
+  protected override createItems(): QueueItems<T> {
     return new Heap((a, b) => this.#compare(a, b));
   }
 
@@ -872,13 +872,13 @@ export class Channel<T> {
       getter.take(item);
       return DONE;
     }
-    const flow = currentFlow();
-    const due = flow.checkpoint();
+    const scope = currentScope();
+    const due = scope.checkpoint();
     if (due !== null) return due;
     if (!block) return failedWait(new Full("Nobody takes it from the channel"));
     const putter = new Putter(item);
     this.#putters.add(putter);
-    return putter.limit(timeout).suspend(flow);
+    return putter.limit(timeout).suspend(scope);
   }
 
   /**
@@ -906,8 +906,8 @@ export class Channel<T> {
     checkOptions(options, "get");
     const { block = true, timeout = Infinity } = options;
     checkDuration(timeout, "get");
-    const flow = currentFlow();
-    const due = flow.checkpoint();
+    const scope = currentScope();
+    const due = scope.checkpoint();
     if (due !== null) return due;
     const putter = this.#putters.shift();
     if (putter !== null) {
@@ -917,7 +917,7 @@ export class Channel<T> {
     if (!block) return failedWait(new Empty("Nobody gives it to the channel"));
     const getter = new Getter<T>();
     this.#getters.add(getter);
-    return getter.limit(timeout).suspend(flow) as Wait<T>;
+    return getter.limit(timeout).suspend(scope) as Wait<T>;
   }
 
   /**
@@ -949,8 +949,8 @@ export class Channel<T> {
   }
 
   #next(): Wait<IteratorResult<T, undefined>> {
-    const flow = currentFlow();
-    const due = flow.checkpoint();
+    const scope = currentScope();
+    const due = scope.checkpoint();
     if (due !== null) return due;
     const putter = this.#putters.shift();
     if (putter !== null) {
@@ -959,6 +959,6 @@ export class Channel<T> {
     }
     const getter = new LoopGetter<T>();
     this.#getters.add(getter);
-    return getter.suspend(flow) as Wait<IteratorResult<T, undefined>>;
+    return getter.suspend(scope) as Wait<IteratorResult<T, undefined>>;
   }
 }

@@ -10,7 +10,7 @@
  *
  * @typeParam R What the function returns when it is called.
  */
-export type Returned<R> = R extends Generator<unknown, infer T, never> ? T
+export type BodyResult<R> = R extends Generator<unknown, infer T, never> ? T
   : Awaited<R>;
 
 /** Whether the body goes on after the call. */

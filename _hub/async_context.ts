@@ -5,7 +5,7 @@
  */
 
 import { AsyncLocalStorage } from "node:async_hooks";
-import type { Flow } from "./flow.ts";
+import type { Scope } from "./flow.ts";
 import {
   findInternals,
   type Internals,
@@ -163,5 +163,5 @@ export function makeContext<T extends Mapped>(): Context<T> {
   return carrier === undefined ? new Stored() : new Direct(carrier);
 }
 
-/** Carries the flow through every `await`. */
-export const current: Context<Flow> = makeContext();
+/** Carries the scope through every `await`. */
+export const current: Context<Scope> = makeContext();

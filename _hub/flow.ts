@@ -1,9 +1,9 @@
 /**
- * Flows: what waits, what is interrupted, and who is current across `await`.
+ * Scopes: what waits, what is interrupted, and who is current across `await`.
  *
- * A flow is one greenlet's line of execution as the event loop sees it: the waits
+ * A scope is one greenlet's line of execution as the event loop sees it: the waits
  * that are pending, and the errors that are due. It is what the context
- * carries through every `await`, foreign ones included. A greenlet has one flow, and
+ * carries through every `await`, foreign ones included. A greenlet has one scope, and
  * another for each `withTimeout` that it is in.
  *
  * @module
@@ -22,7 +22,7 @@ import {
   type TimerTarget,
 } from "./timers.ts";
 import { watchRejections } from "./rejections.ts";
-import { mayGoOn, serveTasks, type Sleeper, wake } from "./run_queue.ts";
+import { serveTasks, type Sleeper, spendBudget, wake } from "./run_queue.ts";
 import { current, KEY, type Mapped } from "./async_context.ts";
 import { List, type Member } from "../_base/linked_list.ts";
 import { react, type Reaction, type Reactions } from "./reactions.ts";
@@ -66,8 +66,8 @@ export interface Wait<T> extends Promise<T> {
 /** How long a killed body may take to clean up, unless told otherwise, in ms. */
 export const GRACE = 1000;
 
-/** How often a condemned body may swallow the error before it is left for good. */
-const PATIENCE = 10;
+/** How often a escalated body may swallow the error before it is left for good. */
+const MAX_SWALLOWED = 10;
 
 /** A kill that a body has not obeyed yet. */
 interface Kill {
@@ -87,9 +87,9 @@ interface Kill {
  */
 type BodyState = "alive" | "abandoned" | "ended";
 
-/** What is the matter with a flow: nearly always nothing, so it is kept apart. */
-class Trouble implements TimerTarget {
-  readonly flow: Flow;
+/** What is the matter with a scope: nearly always nothing, so it is kept apart. */
+class InterruptState implements TimerTarget {
+  readonly scope: Scope;
   /** Errors that arrived between waits: each is thrown by one cooperative call. */
   held: unknown[] = [];
   /** What was thrown last, until something cooperative is begun. */
@@ -107,38 +107,38 @@ class Trouble implements TimerTarget {
   /** Runs while a killed body waits again, until its grace is over. */
   graceTimer: Timer | null = null;
   /** Thrown by every wait from now on. */
-  sentence: { readonly error: unknown } | null = null;
+  escalated: { readonly error: unknown } | null = null;
   /** Whether the sentence is to be thrown once, before it ends a generator body. */
-  isFirst = false;
+  isFresh = false;
   swallowed = 0;
   body: BodyState = "alive";
   /** What the body was killed by that has ended. */
   endedBy: { readonly error: unknown } | null = null;
 
-  constructor(flow: Flow) {
-    this.flow = flow;
+  constructor(scope: Scope) {
+    this.scope = scope;
   }
 
   expired(): "nothing" {
     this.graceTimer = null;
-    this.flow.condemn(this.kill!.error);
+    this.scope.escalate(this.kill!.error);
     // Those who were killed together get it together.
     return "nothing";
   }
 }
 
 /**
- * Something of a flow that an interrupt undoes. No class to inherit from, as one more for
+ * Something of a scope that an interrupt undoes. No class to inherit from, as one more for
  * each wait to be made by costs as much as all of its fields.
  */
 export interface Pending {
   /** `null` when it is not pending. */
-  flow: Flow | null;
+  scope: Scope | null;
 
   /**
    * Ends what is pending, with an error.
    *
-   * @param final Whether the flow may not wait any longer.
+   * @param final Whether the scope may not wait any longer.
    */
   interrupt(error: unknown, final: boolean): void;
 
@@ -146,44 +146,44 @@ export interface Pending {
   unhold(error: unknown): void;
 }
 
-/** Has an interrupt of the flow undo something. */
-export function join(flow: Flow, one: Pending): void {
-  one.flow = flow;
-  const { pending } = flow;
-  if (pending === null) flow.pending = one;
+/** Has an interrupt of the scope undo something. */
+export function addPending(scope: Scope, one: Pending): void {
+  one.scope = scope;
+  const { pending } = scope;
+  if (pending === null) scope.pending = one;
   else if (pending instanceof Set) pending.add(one);
-  else flow.pending = new Set([pending, one]);
-  if (flow.trouble !== null) flow.workGrace();
+  else scope.pending = new Set([pending, one]);
+  if (scope.interrupts !== null) scope.workGrace();
 }
 
 /** There is nothing more to undo. */
-export function leave(one: Pending): void {
-  const { flow } = one;
-  if (flow === null) return;
-  one.flow = null;
-  const pending = flow.pending!;
+export function removePending(one: Pending): void {
+  const { scope } = one;
+  if (scope === null) return;
+  one.scope = null;
+  const pending = scope.pending!;
   if (pending instanceof Set) {
     pending.delete(one);
     if (pending.size > 0) return;
   }
-  flow.pending = null;
-  if (flow.trouble !== null) flow.restGrace();
+  scope.pending = null;
+  if (scope.interrupts !== null) scope.restGrace();
 }
 
 /** What the last checkpoint has thrown: for the undo of what it has prevented. */
 let dueError: unknown;
 
-/** Something that is of no use any more when the body of its flow is dead. */
-export abstract class Belonging implements Member<Belonging> {
-  list: List<Belonging> | null = null;
-  previous: Belonging | null = null;
-  next: Belonging | null = null;
+/** Something that is of no use any more when the body of its scope is dead. */
+export abstract class ScopeOwned implements Member<ScopeOwned> {
+  list: List<ScopeOwned> | null = null;
+  previous: ScopeOwned | null = null;
+  next: ScopeOwned | null = null;
 
   /** The body is dead. */
   abstract drop(): void;
 
-  /** The body is dead, and was a part of another, of whose flow it is from now on. */
-  abstract moveTo(flow: Flow): void;
+  /** The body is dead, and was a part of another, of whose scope it is from now on. */
+  abstract moveTo(scope: Scope): void;
 }
 
 /** Where greenlets come from: one for all who were spawned in the same place. */
@@ -207,15 +207,15 @@ class Tree {
 /** Called when a body is given up, being past all patience. */
 type Abandon = (greenlet: Greenlet, error: unknown) => void;
 
-/** What few flows have. */
-class Extras {
+/** What few scopes have. */
+class ColdFields {
   origin: Origin | null = null;
   /** Of main only, of whose tree the greenlets are not that it spawns. */
   treeLocals: Record<PropertyKey, unknown> | null = null;
   locals: WeakMap<object, object> | null = null;
-  lasts = false;
+  shielded = false;
   abandoned: Abandon | null = null;
-  belongings: List<Belonging> | null = null;
+  owned: List<ScopeOwned> | null = null;
 }
 
 /**
@@ -223,17 +223,17 @@ class Extras {
  * begun, so there are functions below where there could be private methods, which make each
  * instance larger by 8 bytes.
  */
-export class Flow implements Mapped {
+export class Scope implements Mapped {
   readonly [KEY] = this;
   readonly #greenlet: Greenlet;
   #pending: Pending | Set<Pending> | null = null;
-  #trouble: Trouble | null = null;
+  #interrupts: InterruptState | null = null;
   #awaited: Suspension<unknown> | null = null;
   #quiet = false;
   #root: Tree | null = null;
-  #extras: Extras | null = null;
-  #previousAlive: Flow | null = null;
-  #nextAlive: Flow | null = null;
+  #extras: ColdFields | null = null;
+  #previousAlive: Scope | null = null;
+  #nextAlive: Scope | null = null;
 
   constructor(greenlet: Greenlet) {
     this.#greenlet = greenlet;
@@ -253,12 +253,12 @@ export class Flow implements Mapped {
     this.#pending = pending;
   }
 
-  get trouble(): Trouble | null {
-    return this.#trouble;
+  get interrupts(): InterruptState | null {
+    return this.#interrupts;
   }
 
-  set trouble(trouble: Trouble) {
-    this.#trouble = trouble;
+  set interrupts(interrupts: InterruptState) {
+    this.#interrupts = interrupts;
   }
 
   /**
@@ -274,11 +274,11 @@ export class Flow implements Mapped {
   }
 
   /** Whether somebody else tells of its greenlet's error. */
-  get quiet(): boolean {
+  get errorIsHandled(): boolean {
     return this.#quiet;
   }
 
-  set quiet(quiet: boolean) {
+  set errorIsHandled(quiet: boolean) {
     this.#quiet = quiet;
   }
 
@@ -294,30 +294,30 @@ export class Flow implements Mapped {
     this.#root = root;
   }
 
-  get extras(): Extras | null {
+  get cold(): ColdFields | null {
     return this.#extras;
   }
 
-  set extras(extras: Extras) {
+  set cold(extras: ColdFields) {
     this.#extras = extras;
   }
 
   /** A neighbour among those that are alive; see `_alive.ts`. */
-  get previousAlive(): Flow | null {
+  get previousAlive(): Scope | null {
     return this.#previousAlive;
   }
 
-  set previousAlive(flow: Flow | null) {
-    this.#previousAlive = flow;
+  set previousAlive(scope: Scope | null) {
+    this.#previousAlive = scope;
   }
 
   /** The other neighbour. */
-  get nextAlive(): Flow | null {
+  get nextAlive(): Scope | null {
     return this.#nextAlive;
   }
 
-  set nextAlive(flow: Flow | null) {
-    this.#nextAlive = flow;
+  set nextAlive(scope: Scope | null) {
+    this.#nextAlive = scope;
   }
 
   /** Whether the generator body is suspended in a wait. */
@@ -327,18 +327,18 @@ export class Flow implements Mapped {
 
   /** Where those come from who are spawned here. */
   get origin(): Origin {
-    // The greenlet's own flow knows, also of a part of it.
-    const flow = flowOf(this.greenlet);
-    return extrasOf(flow).origin ??= {
-      spawner: new WeakRef(flow.greenlet),
-      root: flow === mainFlow ? flow.root : treeOf(flow),
+    // The greenlet's own scope knows, also of a part of it.
+    const scope = scopeOf(this.greenlet);
+    return coldFieldsOf(scope).origin ??= {
+      spawner: new WeakRef(scope.greenlet),
+      root: scope === mainScope ? scope.root : treeOf(scope),
     };
   }
 
   /** What the tree of greenlets shares that this one is in. */
   get treeLocals(): Record<PropertyKey, unknown> {
-    return this === mainFlow && this.root === null
-      ? extrasOf(this).treeLocals ??= {}
+    return this === mainScope && this.root === null
+      ? coldFieldsOf(this).treeLocals ??= {}
       : treeOf(this).shared;
   }
 
@@ -352,41 +352,41 @@ export class Flow implements Mapped {
       );
     }
     this.root = new Tree(shared);
-    extrasOf(this).origin = null;
+    coldFieldsOf(this).origin = null;
   }
 
   /** What this greenlet has in each `local`, until its body is dead. */
   get locals(): WeakMap<object, object> {
-    return extrasOf(this).locals ??= new WeakMap();
+    return coldFieldsOf(this).locals ??= new WeakMap();
   }
 
   /** Whether the call that waits for it does so to the end, as nothing may outlive it. */
-  get lasts(): boolean {
-    return this.extras?.lasts ?? false;
+  get shielded(): boolean {
+    return this.cold?.shielded ?? false;
   }
 
-  set lasts(lasts: boolean) {
-    extrasOf(this).lasts = lasts;
+  set shielded(lasts: boolean) {
+    coldFieldsOf(this).shielded = lasts;
   }
 
   /** What is called instead of what ends the greenlet, when the body is given up. */
   set abandoned(abandoned: Abandon) {
-    extrasOf(this).abandoned = abandoned;
+    coldFieldsOf(this).abandoned = abandoned;
   }
 
   /** What is dropped with the body, unless something that it has left behind waits. */
-  get belongings(): List<Belonging> {
-    return extrasOf(this).belongings ??= new List();
+  get owned(): List<ScopeOwned> {
+    return coldFieldsOf(this).owned ??= new List();
   }
 
   /** Whether there is something to drop or to hand on when the body is dead. */
   get hasRests(): boolean {
-    return (this.extras?.belongings?.length ?? 0) > 0;
+    return (this.cold?.owned?.length ?? 0) > 0;
   }
 
   /** Whether there is somebody who may ask for it when the body is dead. */
   get isKept(): boolean {
-    return this.trouble !== null || this.extras !== null;
+    return this.interrupts !== null || this.cold !== null;
   }
 
   /** Whether there is no more than one thing that an interrupt undoes. */
@@ -403,28 +403,28 @@ export class Flow implements Mapped {
     noteThrown(this, error);
     if (this.pending === null) this.hold(error);
     else {
-      const { trouble } = this;
-      if (trouble?.kill?.error === error) trouble!.isKillThrown = true;
+      const { interrupts } = this;
+      if (interrupts?.kill?.error === error) interrupts!.isKillThrown = true;
       interruptPending(this, error, false);
     }
     this.workGrace();
   }
 
-  /** As {@linkcode Flow.interrupt}: what wraps the timeout is taken for it. */
+  /** As {@linkcode Scope.interrupt}: what wraps the timeout is taken for it. */
   timeOut(timeout: Error): void {
-    if (this !== mainFlow) troubleOf(this).limit = timeout;
+    if (this !== mainScope) interruptStateOf(this).limit = timeout;
     this.interrupt(timeout);
   }
 
-  /** As {@linkcode Flow.interrupt}, and after `grace` ms the flow is condemned. */
+  /** As {@linkcode Scope.interrupt}, and after `grace` ms the scope is escalated. */
   kill(error: unknown, grace: number): void {
-    const trouble = troubleOf(this);
+    const interrupts = interruptStateOf(this);
     if (grace <= 0) {
-      const isFirst = this.sentence === null &&
-        (trouble.kill?.error !== error || this.holds(error));
-      return this.condemn(error, isFirst);
+      const isFirst = this.escalated === null &&
+        (interrupts.kill?.error !== error || this.holds(error));
+      return this.escalate(error, isFirst);
     }
-    const { kill } = trouble;
+    const { kill } = interrupts;
     const deadline = this.pending === null
       ? Infinity
       : performance.now() + grace;
@@ -432,39 +432,41 @@ export class Flow implements Mapped {
       kill === null || deadline < kill.deadline ||
       deadline === kill.deadline && grace <= kill.grace
     ) {
-      trouble.kill = { error, grace, deadline };
-      stopTimer(trouble.graceTimer);
-      trouble.graceTimer = null;
+      interrupts.kill = { error, grace, deadline };
+      stopTimer(interrupts.graceTimer);
+      interrupts.graceTimer = null;
     }
     this.interrupt(error);
   }
 
   /** What it was killed by last, if it was. */
   get killed(): { readonly error: unknown } | null {
-    const { trouble } = this;
-    if (trouble === null) return null;
-    return trouble.endedBy ?? trouble.sentence ?? trouble.kill ??
-      trouble.coming;
+    const { interrupts } = this;
+    if (interrupts === null) return null;
+    return interrupts.endedBy ?? interrupts.escalated ?? interrupts.kill ??
+      interrupts.coming;
   }
 
   /** Notes a kill that will be delivered from the hub. */
   expectKill(error: unknown): void {
-    troubleOf(this).coming = { error };
+    interruptStateOf(this).coming = { error };
   }
 
   /** Whether a kill was thrown into the body, and not only held for its next wait. */
   get isKillThrown(): boolean {
-    return this.trouble?.isKillThrown ?? false;
+    return this.interrupts?.isKillThrown ?? false;
   }
 
   /** How long a body that was killed may clean up; `null` if it was not, or is past it. */
   get grace(): number | null {
-    return this.sentence === null ? this.trouble?.kill?.grace ?? null : null;
+    return this.escalated === null
+      ? this.interrupts?.kill?.grace ?? null
+      : null;
   }
 
   /** For how many ms a body may clean up that was thrown its kill; 0 if there is none. */
   get graceLeft(): number {
-    const deadline = this.grace === null ? 0 : this.trouble!.kill!.deadline;
+    const deadline = this.grace === null ? 0 : this.interrupts!.kill!.deadline;
     return deadline < Infinity ? deadline - performance.now() : 0;
   }
 
@@ -474,13 +476,13 @@ export class Flow implements Mapped {
    */
   shortenGrace(grace: number): void {
     if (this.grace === null) return;
-    const trouble = this.trouble!;
-    const kill = trouble.kill!;
+    const interrupts = this.interrupts!;
+    const kill = interrupts.kill!;
     const isHeld = this.holds(kill.error);
-    if (grace <= 0) return this.condemn(kill.error, isHeld);
+    if (grace <= 0) return this.escalate(kill.error, isHeld);
     const deadline = isHeld ? Infinity : performance.now() + grace;
     if (deadline > kill.deadline || isHeld && grace >= kill.grace) return;
-    trouble.kill = { error: kill.error, grace, deadline };
+    interrupts.kill = { error: kill.error, grace, deadline };
     this.restGrace();
     this.workGrace();
   }
@@ -490,78 +492,78 @@ export class Flow implements Mapped {
    *
    * @param isFirst Whether the error is new to the body.
    */
-  condemn(error: unknown, isFirst = false): void {
+  escalate(error: unknown, isFirst = false): void {
     noteInterrupt(this, error);
-    const trouble = troubleOf(this);
-    noteLast(trouble, error);
-    trouble.held.length = 0;
-    trouble.sentence = { error };
-    if (isFirst) trouble.isFirst = true;
+    const interrupts = interruptStateOf(this);
+    noteLast(interrupts, error);
+    interrupts.held.length = 0;
+    interrupts.escalated = { error };
+    if (isFirst) interrupts.isFresh = true;
     this.restGrace();
     if (this.pending === null) return;
-    trouble.swallowed++;
-    trouble.isKillThrown = true;
+    interrupts.swallowed++;
+    interrupts.isKillThrown = true;
     interruptPending(this, error, true);
-    trouble.isFirst = false;
+    interrupts.isFresh = false;
   }
 
   /** Whether a generator body is not thrown the sentence any more, but ended. */
   get endsBody(): boolean {
-    return !this.trouble!.isFirst;
+    return !this.interrupts!.isFresh;
   }
 
   /**
    * The body has ended, or was abandoned.
    *
-   * What goes on in the flow of one that has ended belongs to no greenlet: it waits as if
+   * What goes on in the scope of one that has ended belongs to no greenlet: it waits as if
    * nothing had happened. Others' code may be among it, as a queue that greenlets share
    * starts the next task from the one before it.
    *
    * @param heir Who waits for it, as a part of the same greenlet.
    */
-  close(heir: Flow | null = null): void {
-    const { extras, trouble } = this;
-    if (extras !== null) {
-      extras.locals = null;
-      if (extras.belongings !== null && this.pending === null) {
+  close(heir: Scope | null = null): void {
+    const { cold, interrupts } = this;
+    if (cold !== null) {
+      cold.locals = null;
+      if (cold.owned !== null && this.pending === null) {
         // Main lives for ever, and others wait there.
         if (this.greenlet === main || this.greenlet.dead) heir = null;
-        for (let one; (one = extras.belongings.shift()) !== null;) {
+        for (let one; (one = cold.owned.shift()) !== null;) {
           if (heir === null) one.drop();
           else one.moveTo(heir);
         }
       }
     }
-    if (trouble === null) return;
+    if (interrupts === null) return;
     this.restGrace();
-    trouble.thrown = undefined;
+    interrupts.thrown = undefined;
     // What it was killed by is known as such; other errors are not to live on with the dead.
-    if (trouble.last !== this.killed?.error) noteLast(trouble, undefined);
-    trouble.last = undefined;
-    trouble.limit = null;
-    trouble.held.length = 0;
-    if (trouble.body === "abandoned") {
-      trouble.sentence ??= trouble.kill;
+    if (interrupts.last !== this.killed?.error) noteLast(interrupts, undefined);
+    interrupts.last = undefined;
+    interrupts.limit = null;
+    interrupts.held.length = 0;
+    if (interrupts.body === "abandoned") {
+      interrupts.escalated ??= interrupts.kill;
     } else {
-      trouble.endedBy = this.killed;
-      trouble.body = "ended";
-      trouble.sentence = null;
+      interrupts.endedBy = this.killed;
+      interrupts.body = "ended";
+      interrupts.escalated = null;
     }
-    trouble.kill = null;
+    interrupts.kill = null;
   }
 
   /** Has the next wait throw an error. */
   hold(error: unknown): void {
-    troubleOf(this).held.push(error);
+    interruptStateOf(this).held.push(error);
   }
 
   /** Takes back an error that was not thrown yet. */
   unhold(error: unknown): void {
-    const { trouble } = this;
-    const i = trouble === null ? -1 : trouble.held.indexOf(error);
+    const { interrupts } = this;
+    const i = interrupts === null ? -1 : interrupts.held.indexOf(error);
     if (i >= 0) {
-      trouble!.held.splice(i, 1);
-      trouble!.thrown = undefined;
+      interrupts!.held.splice(i, 1);
+      interrupts!.thrown = undefined;
     }
     const { pending } = this;
     if (!(pending instanceof Set)) return pending?.unhold(error);
@@ -570,26 +572,26 @@ export class Flow implements Mapped {
 
   /** Whether an error waits to be thrown. */
   holds(error: unknown): boolean {
-    return this.trouble?.held.includes(error) ?? false;
+    return this.interrupts?.held.includes(error) ?? false;
   }
 
   /**
-   * Notes that an error was handed to this flow openly, as the result of a call: it is the
+   * Notes that an error was handed to this scope openly, as the result of a call: it is the
    * greenlet's own from now on, and nobody else tells of it.
    */
-  receive(error: unknown): void {
-    if (isObject(error)) address(error, this.greenlet);
+  markRecipient(error: unknown): void {
+    if (isObject(error)) markRecipientOf(error, this.greenlet);
     this.receiveInterrupts(error);
   }
 
   /**
-   * Notes that a call of this flow has failed with an error: where that is, or wraps, an
+   * Notes that a call of this scope has failed with an error: where that is, or wraps, an
    * interrupt of something else that the greenlet has begun, it is the call's result here.
    */
   receiveInterrupts(error: unknown): void {
     eachWrapped(error, (one) => {
       if (
-        isObject(one) && isInterrupt(one) && isAddressed(one, this.greenlet) &&
+        isObject(one) && isInterrupt(one) && isRecipient(one, this.greenlet) &&
         !this.wasInterruptedBy(one)
       ) hand(one, this);
     });
@@ -597,24 +599,26 @@ export class Flow implements Mapped {
 
   /** Whether an error has interrupted the body, be it long ago. */
   wasInterruptedBy(error: unknown): boolean {
-    const { trouble } = this;
-    if (trouble === null || error === undefined) return false;
-    return error === trouble.last || error === trouble.sentence?.error ||
-      error === trouble.endedBy?.error ||
-      isObject(error) && trouble.earlier !== null && trouble.earlier.has(error);
+    const { interrupts } = this;
+    if (interrupts === null || error === undefined) return false;
+    return error === interrupts.last || error === interrupts.escalated?.error ||
+      error === interrupts.endedBy?.error ||
+      isObject(error) && interrupts.earlier !== null &&
+        interrupts.earlier.has(error);
   }
 
   /** What every wait throws from now on, if the body is past its grace. */
-  get sentence(): { readonly error: unknown } | null {
-    const trouble = this.trouble;
+  get escalated(): { readonly error: unknown } | null {
+    const interrupts = this.interrupts;
     if (
-      trouble !== null && trouble.sentence === null && trouble.kill !== null &&
-      performance.now() >= trouble.kill.deadline
+      interrupts !== null && interrupts.escalated === null &&
+      interrupts.kill !== null &&
+      performance.now() >= interrupts.kill.deadline
     ) {
-      trouble.sentence = trouble.kill;
-      trouble.held.length = 0;
+      interrupts.escalated = interrupts.kill;
+      interrupts.held.length = 0;
     }
-    return trouble?.sentence ?? null;
+    return interrupts?.escalated ?? null;
   }
 
   /**
@@ -622,17 +626,17 @@ export class Flow implements Mapped {
    * What a `for await` calls then is what it calls for a `break`.
    */
   get unwinding(): unknown {
-    const { trouble } = this;
-    if (trouble === null) return undefined;
-    const { kill, sentence, thrown } = trouble;
-    if (sentence !== null) return sentence.error;
+    const { interrupts } = this;
+    if (interrupts === null) return undefined;
+    const { kill, escalated, thrown } = interrupts;
+    if (escalated !== null) return escalated.error;
     // Who is given no end may have caught it long ago.
     return kill !== null && kill.grace < Infinity ? kill.error : thrown;
   }
 
   /** Whether a generator body has ended by being ended, which is to fail. */
-  isSentence(outcome: unknown): boolean {
-    const sentence = this.trouble?.sentence ?? null;
+  isEscalation(outcome: unknown): boolean {
+    const sentence = this.interrupts?.escalated ?? null;
     return sentence !== null && sentence.error === outcome;
   }
 
@@ -642,181 +646,182 @@ export class Flow implements Mapped {
    * @returns `null` to go ahead, else the wait to return in the operation's place.
    */
   checkpoint(): Wait<never> | null {
-    const trouble = this.trouble;
-    if (trouble === null) return null;
+    const interrupts = this.interrupts;
+    if (interrupts === null) return null;
     const due = this.checkpointAtLast();
-    if (due === null) trouble.thrown = undefined;
+    if (due === null) interrupts.thrown = undefined;
     return due;
   }
 
-  /** As {@linkcode Flow.checkpoint}, for what is a part of the body's end. */
+  /** As {@linkcode Scope.checkpoint}, for what is a part of the body's end. */
   checkpointAtLast(): Wait<never> | null {
-    const trouble = this.trouble;
-    if (trouble === null) return null;
-    const { sentence } = this;
-    if (sentence !== null) {
-      const error = dueError = sentence.error;
+    const interrupts = this.interrupts;
+    if (interrupts === null) return null;
+    const { escalated } = this;
+    if (escalated !== null) {
+      const error = dueError = escalated.error;
       const wait = new Suspension<never>();
-      trouble.isKillThrown = true;
-      if (++trouble.swallowed > PATIENCE) {
-        if (trouble.body !== "abandoned") {
-          trouble.body = "abandoned";
+      interrupts.isKillThrown = true;
+      if (++interrupts.swallowed > MAX_SWALLOWED) {
+        if (interrupts.body !== "abandoned") {
+          interrupts.body = "abandoned";
           abandon(this, error);
         }
       } else {
-        wait.condemned = this.endsBody;
-        trouble.isFirst = false;
+        wait.endsBody = this.endsBody;
+        interrupts.isFresh = false;
         wait.throw(error);
       }
-      // In no flow, so that past all patience nothing ends it any more.
+      // In no scope, so that past all patience nothing ends it any more.
       return wait.suspend(null);
     }
-    if (trouble.held.length === 0) return null;
-    const error = dueError = trouble.held.shift();
-    const { kill } = trouble;
+    if (interrupts.held.length === 0) return null;
+    const error = dueError = interrupts.held.shift();
+    const { kill } = interrupts;
     if (kill !== null && kill.error === error) {
       kill.deadline = performance.now() + kill.grace;
-      trouble.isKillThrown = true;
+      interrupts.isKillThrown = true;
     }
     return failedWait(error);
   }
 
   /** A killed body waits again: for its grace to be over, the clock must run. */
   workGrace(): void {
-    const { trouble } = this;
+    const { interrupts } = this;
     if (
-      trouble === null || trouble.kill === null || trouble.sentence !== null ||
-      trouble.graceTimer !== null || this.pending === null
+      interrupts === null || interrupts.kill === null ||
+      interrupts.escalated !== null ||
+      interrupts.graceTimer !== null || this.pending === null
     ) return;
-    trouble.graceTimer = startTimer(
-      trouble.kill.deadline - performance.now(),
-      trouble,
+    interrupts.graceTimer = startTimer(
+      interrupts.kill.deadline - performance.now(),
+      interrupts,
     );
   }
 
   /** It does not wait: it may be stuck elsewhere for ever, and holds up no process. */
   restGrace(): void {
-    const { trouble } = this;
-    if (trouble === null || trouble.graceTimer === null) return;
-    stopTimer(trouble.graceTimer);
-    trouble.graceTimer = null;
+    const { interrupts } = this;
+    if (interrupts === null || interrupts.graceTimer === null) return;
+    stopTimer(interrupts.graceTimer);
+    interrupts.graceTimer = null;
   }
 }
 
-function extrasOf(flow: Flow): Extras {
-  return flow.extras ??= new Extras();
+function coldFieldsOf(scope: Scope): ColdFields {
+  return scope.cold ??= new ColdFields();
 }
 
-/** The tree of a flow, which is begun if it is in none. */
-function treeOf(flow: Flow): Tree {
-  if (flow.root === null) {
-    // For the flow to be kept when the body is dead, as it knows of the tree.
-    extrasOf(flow);
-    flow.root = new Tree({});
+/** The tree of a scope, which is begun if it is in none. */
+function treeOf(scope: Scope): Tree {
+  if (scope.root === null) {
+    // For the scope to be kept when the body is dead, as it knows of the tree.
+    coldFieldsOf(scope);
+    scope.root = new Tree({});
   }
-  return flow.root;
+  return scope.root;
 }
 
-function troubleOf(flow: Flow): Trouble {
-  return flow.trouble ??= new Trouble(flow);
+function interruptStateOf(scope: Scope): InterruptState {
+  return scope.interrupts ??= new InterruptState(scope);
 }
 
-function noteThrown(flow: Flow, error: unknown): void {
-  // It does not end, and never to be in trouble keeps it fast.
-  if (flow === mainFlow) return;
-  const trouble = troubleOf(flow);
-  trouble.thrown = error;
-  noteLast(trouble, error);
+function noteThrown(scope: Scope, error: unknown): void {
+  // It does not end, and never to be in interrupts keeps it fast.
+  if (scope === mainScope) return;
+  const interrupts = interruptStateOf(scope);
+  interrupts.thrown = error;
+  noteLast(interrupts, error);
 }
 
 /** Notes what has interrupted a body, beside what has before. */
-function noteLast(trouble: Trouble, error: unknown): void {
-  const { last } = trouble;
+function noteLast(interrupts: InterruptState, error: unknown): void {
+  const { last } = interrupts;
   if (error === last) return;
-  if (isObject(last)) (trouble.earlier ??= new WeakSet()).add(last);
-  trouble.last = error;
+  if (isObject(last)) (interrupts.earlier ??= new WeakSet()).add(last);
+  interrupts.last = error;
 }
 
-function interruptPending(flow: Flow, error: unknown, final: boolean): void {
-  const pending = flow.pending!;
+function interruptPending(scope: Scope, error: unknown, final: boolean): void {
+  const pending = scope.pending!;
   if (!(pending instanceof Set)) return pending.interrupt(error, final);
   // Each may take others away by its undo, and begin nothing: bodies go on later.
   for (const one of [...pending]) {
-    if (one.flow === flow) one.interrupt(error, final);
+    if (one.scope === scope) one.interrupt(error, final);
   }
 }
 
 /**
- * Throws an error into what runs in a flow that is no greenlet's, as it is of no use any
+ * Throws an error into what runs in a scope that is no greenlet's, as it is of no use any
  * more by an interrupt of another.
  */
-export function endWith(flow: Flow, error: unknown): void {
-  noteThrown(flow, error);
-  if (flow.pending === null) flow.hold(error);
-  else interruptPending(flow, error, false);
+export function endWith(scope: Scope, error: unknown): void {
+  noteThrown(scope, error);
+  if (scope.pending === null) scope.hold(error);
+  else interruptPending(scope, error, false);
 }
 
-function abandon(flow: Flow, error: unknown): void {
-  const { greenlet, extras } = flow;
-  if (extras !== null && extras.abandoned !== null) {
-    extras.abandoned(greenlet, error);
-  } else if (flowOf(greenlet) === flow) {
+function abandon(scope: Scope, error: unknown): void {
+  const { greenlet, cold } = scope;
+  if (cold !== null && cold.abandoned !== null) {
+    cold.abandoned(greenlet, error);
+  } else if (scopeOf(greenlet) === scope) {
     giveUp(greenlet, error);
   }
 }
 
-/** Notes that an error interrupts a flow. */
-function noteInterrupt(flow: Flow, error: unknown): void {
+/** Notes that an error interrupts a scope. */
+function noteInterrupt(scope: Scope, error: unknown): void {
   if (!isObject(error)) return;
-  interrupts.add(error);
-  address(error, flow.greenlet);
+  tryKill.add(error);
+  markRecipientOf(error, scope.greenlet);
   // Main has no end that would tell of it: there, it is an error like any other.
-  if (flow === mainFlow) hand(error, flow);
+  if (scope === mainScope) hand(error, scope);
 }
 
 /** Errors that have interrupted somebody. Others may be thrown by whoever has them. */
-const interrupts = new WeakSet<object>();
+const tryKill = new WeakSet<object>();
 
 /** Whether it is an error that has interrupted somebody. */
 export function isInterrupt(error: unknown): boolean {
-  return isObject(error) && interrupts.has(error);
+  return isObject(error) && tryKill.has(error);
 }
 
-/** The flows that were handed an interrupt openly, as the result of a call. */
-const handed = new WeakMap<object, WeakSet<Flow>>();
+/** The scopes that were handed an interrupt openly, as the result of a call. */
+const handed = new WeakMap<object, WeakSet<Scope>>();
 
-function hand(error: object, flow: Flow): void {
-  const flows = handed.get(error);
-  if (flows === undefined) handed.set(error, new WeakSet([flow]));
-  else flows.add(flow);
+function hand(error: object, scope: Scope): void {
+  const scopes = handed.get(error);
+  if (scopes === undefined) handed.set(error, new WeakSet([scope]));
+  else scopes.add(scope);
 }
 
 /**
- * Whether promises of a flow may fail like that and nobody look.
+ * Whether promises of a scope may fail like that and nobody look.
  *
  * What a body has begun and not come to await is interrupted with the rest: a kill must not
  * end the process by that, and the greenlet's own end tells of the error. It is otherwise
  * with an interrupt that a call has for its result, such as the `Timeout` of `withTimeout`:
- * in the flow of the call that is an error like any other, and in that of its function it
+ * in the scope of the call that is an error like any other, and in that of its function it
  * is none. Elsewhere it may be the runtime's or a package's promise, and counts as none.
  */
-function isExpected(error: unknown, flow: Flow): boolean {
+function isExpected(error: unknown, scope: Scope): boolean {
   return consistsOf(error, (one) => {
     const interrupt = original(one);
-    return flow.wasInterruptedBy(interrupt) ||
-      isInterrupt(interrupt) && !handed.get(interrupt as object)?.has(flow);
+    return scope.wasInterruptedBy(interrupt) ||
+      isInterrupt(interrupt) && !handed.get(interrupt as object)?.has(scope);
   });
 }
 
-/** The flow of the rejection that is being told of outside greenlets. */
-let rejectedIn: Flow | null = null;
+/** The scope of the rejection that is being told of outside greenlets. */
+let rejectedIn: Scope | null = null;
 
-/** Calls `tell`, which tells of a rejection of the current flow, outside greenlets. */
+/** Calls `tell`, which tells of a rejection of the current scope, outside greenlets. */
 export function tellApart<R>(tell: () => R): R {
   const before = rejectedIn;
-  rejectedIn = currentFlow();
+  rejectedIn = currentScope();
   try {
-    return callApart(tell);
+    return runDetached(tell);
   } finally {
     rejectedIn = before;
   }
@@ -824,13 +829,13 @@ export function tellApart<R>(tell: () => R): R {
 
 // The runtime tells of a rejection in the context in which it has happened.
 watchRejections(
-  (reason) => isExpected(reason, current.get() ?? mainFlow),
-  callApart,
+  (reason) => isExpected(reason, current.get() ?? mainScope),
+  runDetached,
   (judge) => rejectedIn === null ? judge() : current.run(rejectedIn, judge),
 );
 
 /** Whom one error was addressed to, when they are several. */
-class Addressees {
+class Recipients {
   readonly #first: WeakRef<Greenlet>;
   readonly all: WeakSet<Greenlet>;
 
@@ -847,22 +852,22 @@ class Addressees {
 }
 
 /** Whom errors were addressed to. Kept here, as a greenlet may outlive many errors. */
-const addressed = new WeakMap<object, Greenlet | Addressees>();
+const recipients = new WeakMap<object, Greenlet | Recipients>();
 
-function address(error: object, greenlet: Greenlet): void {
-  const before = addressed.get(error);
-  if (before === undefined) addressed.set(error, greenlet);
-  else if (before instanceof Addressees) before.all.add(greenlet);
+function markRecipientOf(error: object, greenlet: Greenlet): void {
+  const before = recipients.get(error);
+  if (before === undefined) recipients.set(error, greenlet);
+  else if (before instanceof Recipients) before.all.add(greenlet);
   else if (before !== greenlet) {
-    addressed.set(error, new Addressees(before, greenlet));
+    recipients.set(error, new Recipients(before, greenlet));
   }
 }
 
 /** Whether an error was meant for a greenlet, or handed to it openly. */
-export function isAddressed(error: unknown, greenlet: Greenlet): boolean {
-  const addressee = isObject(error) ? addressed.get(error) : undefined;
+export function isRecipient(error: unknown, greenlet: Greenlet): boolean {
+  const addressee = isObject(error) ? recipients.get(error) : undefined;
   return addressee === greenlet ||
-    addressee instanceof Addressees && addressee.all.has(greenlet);
+    addressee instanceof Recipients && addressee.all.has(greenlet);
 }
 
 /** What stands for another error; see {@linkcode standIn}. */
@@ -873,14 +878,14 @@ function isObject(value: unknown): value is object {
 }
 
 /**
- * What a flow has to fail with that got `error` by a promise which it shares. An exit
+ * What a scope has to fail with that got `error` by a promise which it shares. An exit
  * or a timeout of another greenlet must not look as if it were this one's.
  */
-export function ownError(error: unknown, flow: Flow | null): unknown {
+export function errorFor(error: unknown, scope: Scope | null): unknown {
   const taken = original(error);
   if (!isObject(taken) || !isInterrupt(taken)) return taken;
-  if (flow !== null && isAddressed(taken, flow.greenlet)) return taken;
-  const addressee = addressed.get(taken);
+  if (scope !== null && isRecipient(taken, scope.greenlet)) return taken;
+  const addressee = recipients.get(taken);
   if (addressee === undefined) return taken;
   return new GreenletError(
     `A promise shared with ${addressee} failed as that one was interrupted by ${
@@ -890,25 +895,25 @@ export function ownError(error: unknown, flow: Flow | null): unknown {
   );
 }
 
-/** What a flow fails with whose body has thrown `error`. */
-export function ownFailure(error: unknown, flow: Flow): unknown {
-  return ownError(unwrapped(error, flow), flow);
+/** What a scope fails with whose body has thrown `error`. */
+export function failureFor(error: unknown, scope: Scope): unknown {
+  return errorFor(unwrapped(error, scope), scope);
 }
 
 /**
  * What an error is to be taken for that a body has thrown: the kill or the timeout that has
  * interrupted it, if the error is made of that, else the error itself.
  */
-export function unwrapped(error: unknown, flow: Flow): unknown {
-  const { trouble } = flow;
-  if (trouble === null) return error;
-  const { killed } = flow;
+export function unwrapped(error: unknown, scope: Scope): unknown {
+  const { interrupts } = scope;
+  if (interrupts === null) return error;
+  const { killed } = scope;
   const isKill = (wrapped: unknown) => {
     const one = original(wrapped);
     return killed !== null && one === killed.error ||
-      one instanceof GreenletExit && flow.wasInterruptedBy(one);
+      one instanceof GreenletExit && scope.wasInterruptedBy(one);
   };
-  const { limit } = trouble;
+  const { limit } = interrupts;
   const found = findWrapped(error, isKill) ??
     (limit !== null && isLimit(error, limit) ? [limit] : null);
   return found === null ? error : original(found[0]);
@@ -942,75 +947,75 @@ export const main: Greenlet = (() => {
   return ancestor;
 })();
 
-const mainFlow = new Flow(main);
-/** The flows of greenlets that are not ours: the core's own, which wait now and then. */
-const rawFlows = new WeakMap<Greenlet, Flow>();
+const mainScope = new Scope(main);
+/** The scopes of greenlets that are not ours: the core's own, which wait now and then. */
+const rawScopes = new WeakMap<Greenlet, Scope>();
 
-/** Gives a greenlet class a say in where the flow of its instances is. */
-let ownFlow: (greenlet: Greenlet) => Flow | undefined = () => undefined;
+/** Gives a greenlet class a say in where the scope of its instances is. */
+let ownScope: (greenlet: Greenlet) => Scope | undefined = () => undefined;
 
 /** Ends a greenlet of that class whose body is past all patience. */
 let giveUp: Abandon = () => {};
 
-/** Called once by the class that keeps its flows itself. */
-export function setOwnFlow(
-  find: (greenlet: Greenlet) => Flow | undefined,
+/** Called once by the class that keeps its scopes itself. */
+export function setOwnScope(
+  find: (greenlet: Greenlet) => Scope | undefined,
   end: Abandon,
 ): void {
-  ownFlow = find;
+  ownScope = find;
   giveUp = end;
 }
 
-/** The flow of a greenlet. */
-export function flowOf(greenlet: Greenlet): Flow {
-  if (greenlet === main) return mainFlow;
-  let flow = ownFlow(greenlet) ?? rawFlows.get(greenlet);
-  if (flow === undefined) rawFlows.set(greenlet, flow = new Flow(greenlet));
-  return flow;
+/** The scope of a greenlet. */
+export function scopeOf(greenlet: Greenlet): Scope {
+  if (greenlet === main) return mainScope;
+  let scope = ownScope(greenlet) ?? rawScopes.get(greenlet);
+  if (scope === undefined) rawScopes.set(greenlet, scope = new Scope(greenlet));
+  return scope;
 }
 
-/** Makes `flow` the one in which the body of a core greenlet runs. */
-export function setFlow(greenlet: Greenlet, flow: Flow): void {
-  rawFlows.set(greenlet, flow);
+/** Makes `scope` the one in which the body of a core greenlet runs. */
+export function setScope(greenlet: Greenlet, scope: Scope): void {
+  rawScopes.set(greenlet, scope);
 }
 
-/** The flow to be cooperative in; `null` outside greenlets and limited calls. */
-export function cooperativeFlow(): Flow | null {
-  const flow = currentFlow();
-  return flow === mainFlow ? null : flow;
+/** The scope to be cooperative in; `null` outside greenlets and limited calls. */
+export function interruptibleScope(): Scope | null {
+  const scope = currentScope();
+  return scope === mainScope ? null : scope;
 }
 
-/** The flow of a function that a body has called, in no greenlet of its own. */
-let called: Flow | null = null;
-/** Who runs that function: the greenlets to which it may switch have their own flows. */
+/** The scope of a function that a body has called, in no greenlet of its own. */
+let called: Scope | null = null;
+/** Who runs that function: the greenlets to which it may switch have their own scopes. */
 let caller: Greenlet;
 
 /** Calls `run` as nobody's part: no interrupt reaches what it and its `await`s wait for. */
-export function callApart<R>(run: () => R): R {
-  return currentFlow() === mainFlow ? run() : callIn(mainFlow, run);
+export function runDetached<R>(run: () => R): R {
+  return currentScope() === mainScope ? run() : runIn(mainScope, run);
 }
 
-/** Calls `run` as a part of `flow`, which is not that of whoever runs. */
-export function callIn<R>(flow: Flow, run: () => R): R {
+/** Calls `run` as a part of `scope`, which is not that of whoever runs. */
+export function runIn<R>(scope: Scope, run: () => R): R {
   const before = called;
   const callerBefore = caller;
-  called = flow;
+  called = scope;
   caller = getRunning();
   try {
-    return current.run(flow, run);
+    return current.run(scope, run);
   } finally {
     called = before;
     caller = callerBefore;
   }
 }
 
-/** The flow that the running code belongs to. */
-export function currentFlow(): Flow {
+/** The scope that the running code belongs to. */
+export function currentScope(): Scope {
   const running = getRunning();
   if (called !== null && running === caller) return called;
   // Outside generator bodies the event loop runs us, which is main's business; whose
   // code it is, the context tells.
-  return running === main ? current.get() ?? mainFlow : flowOf(running);
+  return running === main ? current.get() ?? mainScope : scopeOf(running);
 }
 
 /**
@@ -1033,7 +1038,7 @@ export function currentFlow(): Flow {
  * ```
  */
 export function getCurrent(): Greenlet {
-  return currentFlow().greenlet;
+  return currentScope().greenlet;
 }
 
 serveTasks();
@@ -1154,32 +1159,32 @@ function ignore(): void {}
 type SuspensionState = "idle" | "waiting" | "given" | "thrown";
 
 /**
- * One wait of one flow: the primitive that every blocking call is built on. A
+ * One wait of one scope: the primitive that every blocking call is built on. A
  * subclass says in `undo` how to take back what it has registered.
  */
 export class Suspension<T> implements Pending, Sleeper, TimerTarget {
-  flow: Flow | null = null;
+  scope: Scope | null = null;
   state: SuspensionState = "idle";
   /** The result or the error, once there is one; until then the timer that limits it. */
   value: unknown = undefined;
   /** Whether a generator body is not to be thrown the error, but ended. */
-  condemned = false;
+  endsBody = false;
   promise: OwnWait | null = null;
   /** `null` once the promise is resolved. */
   #resolve: ((value: unknown) => void) | null = null;
 
   /** Waits, unless an error is due. */
   get(): Wait<T> {
-    return this.getIn(currentFlow());
+    return this.getIn(currentScope());
   }
 
-  /** As {@linkcode Suspension.get}, in the current flow, for those that know it. */
-  protected getIn(flow: Flow): Wait<T> {
+  /** As {@linkcode Suspension.get}, in the current scope, for those that know it. */
+  protected getIn(scope: Scope): Wait<T> {
     // What was handed over already is received, and an error that is held comes with
     // the next wait.
-    const isReady = this.state !== "idle" && flow.sentence === null;
-    const due = isReady ? null : flow.checkpoint();
-    if (due === null) return this.suspend(flow);
+    const isReady = this.state !== "idle" && scope.escalated === null;
+    const due = isReady ? null : scope.checkpoint();
+    if (due === null) return this.suspend(scope);
     if (this.state === "idle") {
       this.settle("thrown", undefined);
       this.undo(dueError);
@@ -1192,13 +1197,13 @@ export class Suspension<T> implements Pending, Sleeper, TimerTarget {
     return newWait(this);
   }
 
-  /** Waits, whatever is due; in no flow, it can't be interrupted. */
-  suspend(flow: Flow | null): Wait<T> {
+  /** Waits, whatever is due; in no scope, it can't be interrupted. */
+  suspend(scope: Scope | null): Wait<T> {
     const wait = this.promise = this.makeWait();
     this.#resolve = resolveLast;
     if (this.state === "idle") {
       this.state = "waiting";
-      if (flow !== null) join(flow, this);
+      if (scope !== null) addPending(scope, this);
     } else {
       wake(this);
     }
@@ -1237,10 +1242,10 @@ export class Suspension<T> implements Pending, Sleeper, TimerTarget {
 
   interrupt(error: unknown, final: boolean): void {
     if (this.state !== "waiting") return;
-    this.condemned = final && this.flow!.endsBody;
+    this.endsBody = final && this.scope!.endsBody;
     // Where nobody awaits it, it is no unhandled rejection.
     this.promise!.catch(ignore);
-    // Over before the undo, which may interrupt the same flow.
+    // Over before the undo, which may interrupt the same scope.
     this.settle("thrown", error);
     this.undo(error);
   }
@@ -1255,7 +1260,7 @@ export class Suspension<T> implements Pending, Sleeper, TimerTarget {
     this.value = value;
     if (timer !== undefined) stopTimer(timer);
     if (before === "waiting") {
-      leave(this);
+      removePending(this);
       wake(this);
     }
   }
@@ -1264,13 +1269,13 @@ export class Suspension<T> implements Pending, Sleeper, TimerTarget {
     if (this.state === "given") {
       this.#resolve!(this.value);
     } else {
-      if (this.condemned) this.promise!.catch(ignore);
+      if (this.endsBody) this.promise!.catch(ignore);
       this.#reject();
     }
     this.#resolve = null;
   }
 
-  /** In the flow of the call: where nobody awaits it, that is where it is an error. */
+  /** In the scope of the call: where nobody awaits it, that is where it is an error. */
   #reject(): void {
     const { caller } = this;
     if (caller === null || current.get() === caller) {
@@ -1280,20 +1285,20 @@ export class Suspension<T> implements Pending, Sleeper, TimerTarget {
     }
   }
 
-  /** The flow of the call, where the error may be a result and not an interrupt. */
-  protected get caller(): Flow | null {
+  /** The scope of the call, where the error may be a result and not an interrupt. */
+  protected get caller(): Scope | null {
     return null;
   }
 
   delegate(wait: OwnWait): Iterator<unknown, unknown, unknown> {
     const running = getRunning();
     if (
-      this.flow === null || running === main || this.flow === flowOf(running)
+      this.scope === null || running === main || this.scope === scopeOf(running)
     ) {
       return new Delegation(this as Suspension<unknown>);
     }
     // Begun by somebody else, whose interrupts it takes: this body's reach its own wait.
-    return new Followed(flowOf(running)).follow(wait).get()[Symbol.iterator]();
+    return new Followed(scopeOf(running)).follow(wait).get()[Symbol.iterator]();
   }
 }
 
@@ -1322,15 +1327,15 @@ export class PromiseWait<T> extends Suspension<T> implements Reaction {
 
 /** The wait for what another one gives, which may be that of another greenlet. */
 class Followed extends PromiseWait<unknown> {
-  readonly #flow: Flow | null;
+  readonly #scope: Scope | null;
 
-  constructor(flow: Flow | null) {
+  constructor(scope: Scope | null) {
     super();
-    this.#flow = flow;
+    this.#scope = scope;
   }
 
   override rejected(error: unknown): void {
-    this.throw(ownError(error, this.#flow));
+    this.throw(errorFor(error, this.#scope));
   }
 }
 
@@ -1363,7 +1368,7 @@ class Taken<T> extends Suspension<T> {
  * what it gives would be lost.
  */
 export function takenWait<T>(promise: Promise<T>): Wait<T> {
-  if (!mayGoOn()) return new Taken(promise).suspend(null);
+  if (!spendBudget()) return new Taken(promise).suspend(null);
   const wait = promise as Promise<unknown> as OwnWait;
   wait[WAITING] = TAKEN;
   wait[Symbol.iterator] = iterateWait;
@@ -1373,19 +1378,19 @@ export function takenWait<T>(promise: Promise<T>): Wait<T> {
 /** A promise that begins a wait each time that it is asked. */
 export abstract class LazyPromise<T> extends Promise<T> {
   /** Begins a wait, unless an error is due. */
-  abstract waitIn(flow: Flow): Wait<T>;
+  abstract waitIn(scope: Scope): Wait<T>;
 }
 
-/** Whether it is a wait of this flow, or one that is over with a value. */
+/** Whether it is a wait of this scope, or one that is over with a value. */
 export function isWaitIn<T>(
-  flow: Flow,
+  scope: Scope,
   promise: PromiseLike<T> | T,
 ): promise is Wait<T> & PromiseLike<T> {
   const waiting = promise instanceof Promise
     ? (promise as Partial<OwnWait>)[WAITING]
     : undefined;
   return waiting === TAKEN || waiting instanceof Suspension &&
-      (waiting.flow === flow || waiting.state === "given");
+      (waiting.scope === scope || waiting.state === "given");
 }
 
 /**
@@ -1404,18 +1409,18 @@ const DRIVEN = new Suspension<unknown>();
 /** What `yield*` goes through: to the hub, and back by the hub's leave only. */
 class Delegation implements Iterator<unknown, unknown, unknown> {
   readonly #wait: Suspension<unknown>;
-  #flow: Flow | null = null;
+  #scope: Scope | null = null;
 
   constructor(wait: Suspension<unknown>) {
     this.#wait = wait;
   }
 
   next(value: unknown): IteratorResult<unknown, unknown> {
-    if (this.#flow === null) return this.#leave();
-    if (this.#forsaken) {
-      throw this.#forsake(
+    if (this.#scope === null) return this.#leave();
+    if (this.#orphaned) {
+      throw this.#abandonWait(
         new GreenletError(
-          `Cannot switch to ${this.#flow.greenlet} as it waits: received ${value}; end the wait, or use kill()`,
+          `Cannot switch to ${this.#scope.greenlet} as it waits: received ${value}; end the wait, or use kill()`,
         ),
       );
     }
@@ -1423,11 +1428,11 @@ class Delegation implements Iterator<unknown, unknown, unknown> {
   }
 
   throw(error: unknown): never {
-    throw this.#forsaken ? this.#forsake(error) : error;
+    throw this.#orphaned ? this.#abandonWait(error) : error;
   }
 
   return(value: unknown): IteratorResult<unknown, unknown> {
-    if (this.#forsaken) this.#forsake(value);
+    if (this.#orphaned) this.#abandonWait(value);
     return { done: true, value };
   }
 
@@ -1440,23 +1445,23 @@ class Delegation implements Iterator<unknown, unknown, unknown> {
         "Cannot `yield*` a Wait as no generator body of a greenlet runs here: use `await`, or spawn the generator",
       );
     }
-    const flow = this.#flow = flowOf(running);
-    const isDriven = flow.awaited !== null;
-    flow.awaited = this.#wait;
+    const scope = this.#scope = scopeOf(running);
+    const isDriven = scope.awaited !== null;
+    scope.awaited = this.#wait;
     if (!isDriven) {
-      if (current.get() === flow) drive(running, flow);
-      else current.run(flow, drive, running, flow);
+      if (current.get() === scope) drive(running, scope);
+      else current.run(scope, drive, running, scope);
     }
     return result;
   }
 
   /** Whether the body goes on although the wait is not over. */
-  get #forsaken(): boolean {
-    return this.#flow!.awaited === this.#wait;
+  get #orphaned(): boolean {
+    return this.#scope!.awaited === this.#wait;
   }
 
-  #forsake(error: unknown): unknown {
-    this.#flow!.awaited = DRIVEN;
+  #abandonWait(error: unknown): unknown {
+    this.#scope!.awaited = DRIVEN;
     this.#wait.interrupt(error, false);
     return error;
   }
@@ -1467,26 +1472,26 @@ class Delegation implements Iterator<unknown, unknown, unknown> {
  * the body's context again after each `await`, and its wake-ups are in line with
  * those of the async bodies.
  */
-async function drive(running: Greenlet, flow: Flow): Promise<void> {
-  while (flow.isAwaiting) {
-    const wait = flow.awaited!;
+async function drive(running: Greenlet, scope: Scope): Promise<void> {
+  while (scope.isAwaiting) {
+    const wait = scope.awaited!;
     try {
       await wait.promise;
     } catch {
       // Thrown below, in the body.
     }
-    if (flow.awaited !== wait) continue;
-    flow.awaited = DRIVEN;
+    if (scope.awaited !== wait) continue;
+    scope.awaited = DRIVEN;
     try {
       if (wait.state === "given") core.switch.call(running, wait.value);
-      else if (wait.condemned) core.return.call(running, wait.value);
+      else if (wait.endsBody) core.return.call(running, wait.value);
       else core.throw.call(running, wait.value);
     } catch (error) {
       // It has nobody else to take it.
       report(running, error);
     }
   }
-  flow.awaited = null;
+  scope.awaited = null;
 }
 
 /** The core's own methods, whatever a subclass makes of them. */

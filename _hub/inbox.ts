@@ -8,13 +8,13 @@
  * @module
  */
 
-import { current, type Flow, Suspension } from "./flow.ts";
+import { current, type Scope, Suspension } from "./flow.ts";
 import type { Wait } from "./flow.ts";
 import { Begun } from "./begun.ts";
-import { Place } from "./wait_queue.ts";
+import { QueuedWait } from "./wait_queue.ts";
 import { List } from "../_base/linked_list.ts";
 import { operate } from "../_patch/cooperate.ts";
-import { looped } from "./run_queue.ts";
+import { noteLoopTurn } from "./run_queue.ts";
 
 /** The most that is read by one operation, and kept for it. */
 const MOST_READ = 64 * 1024;
@@ -24,7 +24,7 @@ export const MOST_KEPT = 64 * 1024;
 export const MOST_WRITTEN = 1024 * 1024;
 
 /** Those who wait for what a source brings. */
-class Line<K extends Place<K, T>, T> extends List<K> {
+class WaitQueue<K extends QueuedWait<K, T>, T> extends List<K> {
   readonly #source: { left(): void };
 
   constructor(source: { left(): void }) {
@@ -48,7 +48,7 @@ export interface Hold {
  * The sources that one part of `patch()` has made. Those that are not idle when the part
  * is restored have to stay cooperative.
  */
-export class Sources {
+export class Inboxes {
   readonly #all = new Set<WeakRef<{ stayPatched(): void }>>();
   /** How many there may be until we look for those whose owners are gone unclosed. */
   #most = 64;
@@ -78,7 +78,10 @@ export class Sources {
 }
 
 /** Keeps the properties that are in force, when the prototype's are restored. */
-export function keepDoors(owner: object, doors: readonly PropertyKey[]): void {
+export function keepPatchedNames(
+  owner: object,
+  doors: readonly PropertyKey[],
+): void {
   for (const name of doors) {
     if (!(name in owner)) continue;
     Object.defineProperty(owner, name, {
@@ -93,9 +96,9 @@ export function keepDoors(owner: object, doors: readonly PropertyKey[]): void {
  * An operation that is repeated on one socket: who waits for it, and what it has brought
  * that nobody has taken.
  */
-export abstract class Source<T, K extends Place<K, T>, R> {
-  readonly #line = new Line<K, T>(this);
-  readonly #sources: Sources;
+export abstract class Inbox<T, K extends QueuedWait<K, T>, R> {
+  readonly #line = new WaitQueue<K, T>(this);
+  readonly #sources: Inboxes;
   readonly #hold: Hold | null;
   readonly #reference = new WeakRef(this);
   #busy = false;
@@ -104,7 +107,7 @@ export abstract class Source<T, K extends Place<K, T>, R> {
   #failure: { readonly error: unknown } | null = null;
   protected closed = false;
 
-  constructor(sources: Sources, hold: Hold | null = null) {
+  constructor(sources: Inboxes, hold: Hold | null = null) {
     this.#sources = sources;
     this.#hold = hold;
     sources.add(this.#reference);
@@ -112,17 +115,17 @@ export abstract class Source<T, K extends Place<K, T>, R> {
 
   /** Whether the original method would do as well. */
   get idle(): boolean {
-    return !this.#busy && this.#line.first === null && !this.stocked &&
+    return !this.#busy && this.#line.first === null && !this.hasResult &&
       this.#failure === null;
   }
 
   /** Whether who asks is served at once. */
   get ready(): boolean {
-    return this.stocked || this.#failure !== null;
+    return this.hasResult || this.#failure !== null;
   }
 
   /** Whether nobody waits for the operation that is under way. */
-  get forsaken(): boolean {
+  get isOrphaned(): boolean {
     return this.#busy && !this.isWaitedFor;
   }
 
@@ -142,7 +145,7 @@ export abstract class Source<T, K extends Place<K, T>, R> {
   }
 
   /** Whether it is, and nobody waits for it: then it doesn't keep the process alive. */
-  get resting(): boolean {
+  get isUnreffed(): boolean {
     return this.#resting;
   }
 
@@ -152,11 +155,11 @@ export abstract class Source<T, K extends Place<K, T>, R> {
   }
 
   /** Whether something was brought that nobody has taken. */
-  protected abstract get stocked(): boolean;
+  protected abstract get hasResult(): boolean;
   /** Whose operation it is. */
   protected abstract get owner(): object;
   /** The methods of the owner that know of this. */
-  protected abstract get doors(): readonly PropertyKey[];
+  protected abstract get patchedNames(): readonly PropertyKey[];
   /** Begins the operation for whoever is first in the line. */
   protected abstract begin(taker: K): Promise<R>;
   /** Keeps what the operation has brought. */
@@ -174,10 +177,10 @@ export abstract class Source<T, K extends Place<K, T>, R> {
     this.#sources.delete(this.#reference);
   }
 
-  /** Waits in the line; outside greenlets (`flow` is `null`) nothing interrupts it. */
-  take(taker: K, flow: Flow | null): Wait<T> {
+  /** Waits in the line; outside greenlets (`scope` is `null`) nothing interrupts it. */
+  take(taker: K, scope: Scope | null): Wait<T> {
     this.#line.add(taker);
-    const wait = taker.suspend(flow);
+    const wait = taker.suspend(scope);
     this.joined();
     this.#serve();
     return wait;
@@ -225,7 +228,7 @@ export abstract class Source<T, K extends Place<K, T>, R> {
   #serve(): void {
     for (let taker = this.#line.first; taker; taker = this.#line.first) {
       const failure = this.#failure;
-      if (!this.stocked && failure === null) return this.#operate(taker);
+      if (!this.hasResult && failure === null) return this.#operate(taker);
       this.#line.remove(taker);
       if (failure === null) {
         this.give(taker);
@@ -238,7 +241,7 @@ export abstract class Source<T, K extends Place<K, T>, R> {
 
   /** Keeps the methods of this one owner, when the prototype's are restored. */
   stayPatched(): void {
-    if (this.lasting) keepDoors(this.owner, this.doors);
+    if (this.lasting) keepPatchedNames(this.owner, this.patchedNames);
     else this.forget();
   }
 
@@ -249,12 +252,12 @@ export abstract class Source<T, K extends Place<K, T>, R> {
     if (this.#busy) return;
     this.#busy = true;
     // In no context, as it goes on when its caller is interrupted, who may be dead then.
-    current.clear(Source.#begin<T, K, R>, this, taker);
+    current.clear(Inbox.#begin<T, K, R>, this, taker);
   }
 
-  static #begin<T, K extends Place<K, T>, R>(
+  static #begin<T, K extends QueuedWait<K, T>, R>(
     this: void,
-    source: Source<T, K, R>,
+    source: Inbox<T, K, R>,
     taker: K,
   ): void {
     let operation: Promise<R>;
@@ -269,7 +272,7 @@ export abstract class Source<T, K extends Place<K, T>, R> {
 
   // Made once, and not for every operation.
   readonly #kept = (result: R): void => {
-    looped();
+    noteLoopTurn();
     this.keep(result);
     this.#over();
   };
@@ -298,7 +301,7 @@ export abstract class Source<T, K extends Place<K, T>, R> {
 }
 
 /** One `read`. */
-export class Reader extends Place<Reader, number | null> {
+export class Reader extends QueuedWait<Reader, number | null> {
   readonly buffer: Uint8Array;
 
   constructor(buffer: Uint8Array) {
@@ -313,7 +316,7 @@ type Read = (this: any, buffer: Uint8Array) => Promise<number | null>;
 type Write = (this: any, data: Uint8Array) => Promise<number>;
 
 /** The bytes of what is read, in order, whoever asks for them. */
-export class Bytes extends Source<number | null, Reader, number | null> {
+export class Bytes extends Inbox<number | null, Reader, number | null> {
   readonly #owner: object;
   readonly #read: Read;
   /** What is read into. */
@@ -328,7 +331,7 @@ export class Bytes extends Source<number | null, Reader, number | null> {
   #streamRests = false;
 
   constructor(
-    sources: Sources,
+    sources: Inboxes,
     owner: object,
     read: Read,
     hold: Hold | null = null,
@@ -380,7 +383,7 @@ export class Bytes extends Source<number | null, Reader, number | null> {
     return this.#end - this.#start;
   }
 
-  protected override get stocked(): boolean {
+  protected override get hasResult(): boolean {
     return this.#start < this.#end || this.#ended;
   }
 
@@ -388,7 +391,7 @@ export class Bytes extends Source<number | null, Reader, number | null> {
     return this.#owner;
   }
 
-  protected override get doors(): readonly PropertyKey[] {
+  protected override get patchedNames(): readonly PropertyKey[] {
     return ["read", "close", Symbol.dispose];
   }
 
@@ -472,12 +475,12 @@ export class Writes {
     return this.#writer !== null || this.#others > 0;
   }
 
-  write(data: Uint8Array, flow: Flow): Wait<number> {
+  write(data: Uint8Array, scope: Scope): Wait<number> {
     const begun = this.#isLoose ? new Begun() : null;
     const most = Math.min(lengthOf(data), this.#most);
     if (this.#writer !== null || most > MOST_KEPT) {
       const copy = Uint8Array.prototype.slice.call(data, 0, most);
-      return this.other(this.#begin(copy, begun), flow, () => begun?.unref());
+      return this.other(this.#begin(copy, begun), scope, () => begun?.unref());
     }
     if (this.#buffer.length !== most) {
       this.#buffer = view(this.#buffer, most);
@@ -486,7 +489,7 @@ export class Writes {
     const written = this.#begin(this.#buffer, begun);
     const writer = this.#writer = new Writer(begun);
     written.then(this.#written, this.#failed);
-    return writer.suspend(flow);
+    return writer.suspend(scope);
   }
 
   #begin(data: Uint8Array, begun: Begun | null): Promise<number> {
@@ -501,18 +504,18 @@ export class Writes {
    */
   other(
     written: Promise<number>,
-    flow: Flow,
+    scope: Scope,
     left: () => void,
   ): Wait<number> {
     this.#others++;
     written.then(this.#otherOver, this.#otherOver);
-    return operate(flow, written, left);
+    return operate(scope, written, left);
   }
 
   readonly #written = (count: number): void => {
     const writer = this.#writer!;
     this.#writer = null;
-    looped();
+    noteLoopTurn();
     writer.switch(count);
   };
 

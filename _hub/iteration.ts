@@ -9,7 +9,7 @@
 
 import { composed } from "./composed.ts";
 import { isThenable } from "../_base/thenable.ts";
-import { getCurrent, isAddressed, isInterrupt, type Wait } from "./flow.ts";
+import { getCurrent, isInterrupt, isRecipient, type Wait } from "./flow.ts";
 import { inTurns } from "./run_queue.ts";
 
 type Step<T> = IteratorResult<T, unknown>;
@@ -84,7 +84,7 @@ export class Iteration<T> {
         return this.#stepOf(isThenable(answer) ? await answer : answer);
       } catch (error) {
         // One that an interrupt has ended is closed all the same: it may not know.
-        const isOurs = isInterrupt(error) && isAddressed(error, getCurrent());
+        const isOurs = isInterrupt(error) && isRecipient(error, getCurrent());
         this.#answered(isOurs ? "idle" : "over");
         throw error;
       }

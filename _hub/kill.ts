@@ -10,11 +10,11 @@
 
 import { instanceOf } from "../_base/checks.ts";
 import {
-  currentFlow,
+  currentScope,
   DONE,
-  type Flow,
-  flowOf,
   GRACE,
+  type Scope,
+  scopeOf,
   type Wait,
 } from "./flow.ts";
 import { linkAll, waking } from "./links.ts";
@@ -42,11 +42,11 @@ export function killOnce(
   const thrown = instanceOf(error);
   for (const greenlet of [...greenlets]) {
     if (greenlet.dead) continue;
-    const flow = flowOf(greenlet);
-    if (flow.killed === null) {
+    const scope = scopeOf(greenlet);
+    if (scope.killed === null) {
       kill(greenlet, thrown, { block: false, grace: grace ?? GRACE });
-    } else if (grace !== undefined || flow.grace === Infinity) {
-      flow.shortenGrace(grace ?? GRACE);
+    } else if (grace !== undefined || scope.grace === Infinity) {
+      scope.shortenGrace(grace ?? GRACE);
     }
   }
 }
@@ -69,11 +69,11 @@ export function endAll(
   killOnce(greenlets, error);
   const alive = [...greenlets].filter((greenlet) => !greenlet.dead);
   if (alive.length === 0) return DONE;
-  const flow = currentFlow();
-  const ending = new Ending(flow, alive);
-  const wait = ending.suspend(flow);
-  const { sentence } = flow;
-  if (sentence !== null) ending.interrupt(sentence.error, true);
+  const scope = currentScope();
+  const ending = new Ending(scope, alive);
+  const wait = ending.suspend(scope);
+  const { escalated } = scope;
+  if (escalated !== null) ending.interrupt(escalated.error, true);
   return wait;
 }
 
@@ -91,8 +91,8 @@ class Ending extends PatientWait<void> {
     if (--this.#left === 0) this.switch();
   });
 
-  constructor(flow: Flow, greenlets: readonly AnyGreenlet[]) {
-    super(flow);
+  constructor(scope: Scope, greenlets: readonly AnyGreenlet[]) {
+    super(scope);
     this.#greenlets = greenlets;
     this.#left = greenlets.length;
     linkAll(greenlets, this.#link);
@@ -115,6 +115,6 @@ class Ending extends PatientWait<void> {
 
 /** Whether a greenlet that was killed is within its grace, which begins when it is told. */
 function cleansUp(greenlet: Greenlet): boolean {
-  const flow = flowOf(greenlet);
-  return !greenlet.dead && flow.isKillThrown && flow.sentence === null;
+  const scope = scopeOf(greenlet);
+  return !greenlet.dead && scope.isKillThrown && scope.escalated === null;
 }

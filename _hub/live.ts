@@ -5,61 +5,61 @@
  */
 
 import {
-  type Flow,
-  flowOf,
   getCurrent,
+  type Scope,
+  scopeOf,
   Suspension,
   type Wait,
 } from "./flow.ts";
 
-let first: Flow | null = null;
+let first: Scope | null = null;
 let count = 0;
-const watchers = new Set<Quiet>();
+const watchers = new Set<AllEndedWait>();
 
-/** A greenlet is to be started: one more is alive, which has no flow yet. */
+/** A greenlet is to be started: one more is alive, which has no scope yet. */
 export function expectLife(): void {
   count++;
 }
 
-/** The flow of one that was expected is in use; to say so twice is to say so once. */
-export function enlist(flow: Flow): void {
-  if (isAlive(flow)) return;
-  flow.nextAlive = first;
-  if (first !== null) first.previousAlive = flow;
-  first = flow;
+/** The scope of one that was expected is in use; to say so twice is to say so once. */
+export function enlist(scope: Scope): void {
+  if (isAlive(scope)) return;
+  scope.nextAlive = first;
+  if (first !== null) first.previousAlive = scope;
+  first = scope;
 }
 
-/** One that was expected is dead. Its flow, if there is one, need not be in use. */
-export function delist(flow: Flow | null): void {
-  if (flow !== null && isAlive(flow)) {
-    const { previousAlive, nextAlive } = flow;
+/** One that was expected is dead. Its scope, if there is one, need not be in use. */
+export function delist(scope: Scope | null): void {
+  if (scope !== null && isAlive(scope)) {
+    const { previousAlive, nextAlive } = scope;
     if (previousAlive !== null) previousAlive.nextAlive = nextAlive;
     else first = nextAlive;
     if (nextAlive !== null) nextAlive.previousAlive = previousAlive;
-    flow.previousAlive = flow.nextAlive = null;
+    scope.previousAlive = scope.nextAlive = null;
   }
   count--;
   if (watchers.size > 0) { for (const watcher of watchers) watcher.look(); }
 }
 
-/** The flows that are in use, the youngest first. */
-export function* aliveFlows(): Generator<Flow> {
-  for (let flow = first; flow !== null;) {
-    const next: Flow | null = flow.nextAlive;
-    yield flow;
-    flow = next;
+/** The scopes that are in use, the youngest first. */
+export function* aliveScopes(): Generator<Scope> {
+  for (let scope = first; scope !== null;) {
+    const next: Scope | null = scope.nextAlive;
+    yield scope;
+    scope = next;
   }
 }
 
-function isAlive(flow: Flow): boolean {
-  return flow === first || flow.previousAlive !== null;
+function isAlive(scope: Scope): boolean {
+  return scope === first || scope.previousAlive !== null;
 }
 
 /** Waits until nobody is alive but the one who waits. */
-class Quiet extends Suspension<boolean> {
-  readonly #caller: Flow;
+class AllEndedWait extends Suspension<boolean> {
+  readonly #caller: Scope;
 
-  constructor(caller: Flow) {
+  constructor(caller: Scope) {
     super();
     this.#caller = caller;
     watchers.add(this);
@@ -81,8 +81,8 @@ class Quiet extends Suspension<boolean> {
 }
 
 /** Waits until all greenlets but the current one are dead: `false` at the timeout. */
-export function whenQuiet(timeout: number): Wait<boolean> {
-  const quiet = new Quiet(flowOf(getCurrent()));
+export function whenAllEnded(timeout: number): Wait<boolean> {
+  const quiet = new AllEndedWait(scopeOf(getCurrent()));
   quiet.limit(timeout).look();
   return quiet.get();
 }

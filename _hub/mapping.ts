@@ -6,20 +6,20 @@
  */
 
 import {
-  callIn,
-  currentFlow,
-  Flow,
-  flowOf,
+  currentScope,
   GRACE,
   isInterrupt,
   report,
+  runIn,
+  Scope,
+  scopeOf,
 } from "./flow.ts";
 import { composed } from "./composed.ts";
 import type { Iteration } from "./iteration.ts";
 import { endAll, killOnce } from "./kill.ts";
 import { PatientWait } from "./patient_wait.ts";
 import { startTimer, stopTimer, type Timer } from "./timers.ts";
-import { mayGoOn, turn } from "./run_queue.ts";
+import { spendBudget, turn } from "./run_queue.ts";
 import { Event } from "../event.ts";
 import { Greenlet } from "../gevent.ts";
 import { GreenletExit } from "../greenlet.ts";
@@ -72,7 +72,7 @@ export class Mapping<T, R> {
   /** What calls and the taking of items are ended by. */
   readonly #exit = new GreenletExit("The results are not wanted any more");
   /** In which items are taken, while they are. */
-  #feeding: Flow | null = null;
+  #feeding: Scope | null = null;
   #isFed = false;
   /** Calls for items with a higher index are killed. */
   #lastWanted = Infinity;
@@ -113,14 +113,14 @@ export class Mapping<T, R> {
    * @param keepsCalls Whether calls run on when the iterable has failed.
    */
   async run(keepsCalls: boolean): Promise<void> {
-    const flow = currentFlow();
+    const scope = currentScope();
     const attempt = async (wait: () => Promise<unknown>) => {
       try {
         await wait();
       } catch (error) {
         if (error === this.#exit) return;
         this.#failure ??= { error, index: null };
-        if (!keepsCalls || flow.killed !== null) this.stop();
+        if (!keepsCalls || scope.killed !== null) this.stop();
       }
     };
     if (!this.#isFed) await attempt(() => composed(() => this.#feed()));
@@ -128,7 +128,7 @@ export class Mapping<T, R> {
     this.#isFed = true;
     if (!this.#items.isOver) this.#failure ??= this.#cut;
     while (!this.#items.isOver) {
-      if (flow.sentence !== null) this.#items.closeSoon();
+      if (scope.escalated !== null) this.#items.closeSoon();
       else await attempt(() => this.#close());
     }
     while (this.#running.size > 0 && !this.#isStopped) {
@@ -157,7 +157,7 @@ export class Mapping<T, R> {
     const room = this.#room;
     const items = this.#items;
     const sink = this.#sink;
-    this.#feeding = currentFlow();
+    this.#feeding = currentScope();
     for (let index = 0;; index++) {
       if (sink.beforeItem !== undefined) await sink.beforeItem();
       await room.enter();
@@ -179,7 +179,7 @@ export class Mapping<T, R> {
       }
       if (step.done || this.#isFed || this.#cut !== null) return room.leave();
       this.#begin(index, step.value);
-      if (index % LOOK_EVERY === 0 && !mayGoOn()) await turn();
+      if (index % LOOK_EVERY === 0 && !spendBudget()) await turn();
     }
   }
 
@@ -196,7 +196,7 @@ export class Mapping<T, R> {
   #begin(index: number, item: T): void {
     const greenlet = new Greenlet(this.#run, item) as Greenlet<R>;
     // Its error is thrown by what takes the results.
-    flowOf(greenlet).quiet = true;
+    scopeOf(greenlet).errorIsHandled = true;
     this.#room.start(greenlet);
     this.#running.set(greenlet, index);
     greenlet.rawlink(this.#ended);
@@ -208,7 +208,7 @@ export class Mapping<T, R> {
     const index = this.#running.get(call)!;
     this.#running.delete(call);
     if (this.#running.size === 0) this.#quiet.set();
-    const hasFelt = index > this.#lastWanted && flowOf(call).isKillThrown;
+    const hasFelt = index > this.#lastWanted && scopeOf(call).isKillThrown;
     if (!hasFelt) return this.#sink.ended(index, call);
     // What it has failed with while it cleaned up nothing else tells of.
     if (!call.successful()) report(call, call.exception);
@@ -272,24 +272,24 @@ export class MappingWait<T, R> extends PatientWait<R[]> {
   readonly #mapping: Mapping<T, R>;
   readonly #results: R[];
   /** In which the iterable is asked: an interrupt reaches it by us. */
-  readonly #inner: Flow;
+  readonly #inner: Scope;
   /** What has interrupted it. */
   #cause: { readonly error: unknown } | null = null;
 
   /** @param results Where the results are, when all are there. */
   constructor(mapping: Mapping<T, R>, results: R[]) {
-    const outer = currentFlow();
+    const outer = currentScope();
     super(outer);
     this.#mapping = mapping;
     this.#results = results;
-    this.#inner = new Flow(outer.greenlet);
+    this.#inner = new Scope(outer.greenlet);
     this.#inner.root = outer.root;
   }
 
   /** Runs the mapping. */
   start(): Wait<R[]> {
     const wait = this.suspend(this.waiter);
-    callIn(this.#inner, () => this.#follow());
+    runIn(this.#inner, () => this.#follow());
     return wait;
   }
 
@@ -299,7 +299,7 @@ export class MappingWait<T, R> extends PatientWait<R[]> {
     const failure = this.#cause ?? this.#mapping.failure;
     if (failure === null) return this.switch(this.#results);
     // It may have killed the call, and is now ours.
-    this.waiter.receive(failure.error);
+    this.waiter.markRecipient(failure.error);
     this.throw(failure.error);
   }
 
@@ -318,6 +318,6 @@ export class MappingWait<T, R> extends PatientWait<R[]> {
   }
 
   protected override undo(error: unknown): void {
-    this.#inner.condemn(error);
+    this.#inner.escalate(error);
   }
 }

@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { Flow } from "./flow.ts";
+import type { Scope } from "./flow.ts";
 import { LinkedWait, type Links } from "./links.ts";
 import { takeError } from "./reports.ts";
 import { Timeout } from "../timeout.ts";
@@ -25,12 +25,12 @@ export interface Outcome<T> {
 
 /** The wait for a value that is given, or an error that is thrown. */
 export class OutcomeWait<T> extends LinkedWait<Outcome<T>, T> {
-  readonly #flow: Flow;
+  readonly #scope: Scope;
   readonly #ms: number;
 
-  constructor(links: Links<Outcome<T>>, flow: Flow, ms: number) {
+  constructor(links: Links<Outcome<T>>, scope: Scope, ms: number) {
     super(links);
-    this.#flow = flow;
+    this.#scope = scope;
     this.#ms = ms;
     this.limit(ms);
   }
@@ -39,12 +39,12 @@ export class OutcomeWait<T> extends LinkedWait<Outcome<T>, T> {
     if (source.successful()) return this.switch(source.value as T);
     // Whoever asks for a result asks for the error, too: it is not somebody else's.
     takeError(source);
-    this.#flow.receive(source.exception);
+    this.#scope.markRecipient(source.exception);
     this.throw(source.exception);
   }
 
-  protected override get caller(): Flow {
-    return this.#flow;
+  protected override get caller(): Scope {
+    return this.#scope;
   }
 
   protected override timedOut(): void {

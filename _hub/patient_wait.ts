@@ -4,7 +4,7 @@
  * @module
  */
 
-import { type Flow, Suspension } from "./flow.ts";
+import { type Scope, Suspension } from "./flow.ts";
 import { inTurns } from "./run_queue.ts";
 
 /**
@@ -20,15 +20,15 @@ const TURNS_AT_LAST = 25;
  */
 export abstract class PatientWait<T> extends Suspension<T> {
   /** Whose wait it is, also when it is over. */
-  readonly waiter: Flow;
+  readonly waiter: Scope;
   /** What has interrupted it, and was not thrown. */
   #later: unknown[] | null = null;
   /** What it throws, however it ends: it may wait no longer. */
   #last: { readonly error: unknown } | null = null;
 
-  constructor(flow: Flow) {
+  constructor(scope: Scope) {
     super();
-    this.waiter = flow;
+    this.waiter = scope;
   }
 
   /** Has what is waited for end sooner. */
@@ -46,7 +46,7 @@ export abstract class PatientWait<T> extends Suspension<T> {
 
   /** Ends the wait, although what is waited for has not ended. */
   protected leaveAtLast(error: unknown): void {
-    this.condemned = this.waiter.endsBody;
+    this.endsBody = this.waiter.endsBody;
     this.#last = { error };
     inTurns(TURNS_AT_LAST, () => {
       if (this.state !== "waiting") return;
@@ -55,7 +55,7 @@ export abstract class PatientWait<T> extends Suspension<T> {
     });
   }
 
-  protected override get caller(): Flow {
+  protected override get caller(): Scope {
     return this.waiter;
   }
 

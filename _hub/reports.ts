@@ -12,7 +12,7 @@
 import { AsyncLocalStorage } from "node:async_hooks";
 import { nextTick } from "node:process";
 import { setImmediate } from "node:timers";
-import { callApart, report } from "./flow.ts";
+import { report, runDetached } from "./flow.ts";
 import { isIdle, runSoon } from "./run_queue.ts";
 
 /** How many turns of the loop those may take that were to be woken in that turn. */
@@ -39,7 +39,7 @@ export function reportInTurn(context: unknown, error: unknown): void {
 
 function reportLater(key: object, context: unknown, error: unknown): void {
   const inContext = AsyncLocalStorage.snapshot();
-  const tell = () => callApart(() => report(context, error));
+  const tell = () => runDetached(() => report(context, error));
   untaken.set(key, () => inContext(tell));
   // What waits for it is told by the hub before, and may be told late.
   runSoon(expectTakers, key);

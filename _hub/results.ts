@@ -5,12 +5,12 @@
  */
 
 import {
-  Belonging,
-  currentFlow,
+  currentScope,
   failedWait,
-  type Flow,
-  flowOf,
   readyWait,
+  type Scope,
+  scopeOf,
+  ScopeOwned,
 } from "./flow.ts";
 import { Deque } from "../_base/deque.ts";
 import type { Iteration } from "./iteration.ts";
@@ -35,8 +35,8 @@ class Taker<R> extends PatientWait<Result<R>> implements Member<Taker<R>> {
   /** `null` while it waits for a result. */
   leave: Leave | null = null;
 
-  constructor(results: Results<R>, flow: Flow) {
-    super(flow);
+  constructor(results: Results<R>, scope: Scope) {
+    super(scope);
     this.#results = results;
   }
 
@@ -55,7 +55,7 @@ class Taker<R> extends PatientWait<Result<R>> implements Member<Taker<R>> {
 
   /** A call has failed, and this is where its error is thrown. */
   fail(error: unknown): void {
-    this.waiter.receive(error);
+    this.waiter.markRecipient(error);
     this.#results.leave(this, { error });
   }
 
@@ -77,8 +77,8 @@ class Taker<R> extends PatientWait<Result<R>> implements Member<Taker<R>> {
   }
 }
 
-/** Closes results when the body of a flow is dead. */
-class Closer extends Belonging {
+/** Closes results when the body of a scope is dead. */
+class Closer extends ScopeOwned {
   readonly #close: () => void;
 
   constructor(close: () => void) {
@@ -90,9 +90,9 @@ class Closer extends Belonging {
     this.#close();
   }
 
-  override moveTo(flow: Flow): void {
+  override moveTo(scope: Scope): void {
     this.list?.remove(this);
-    flow.belongings.add(this);
+    scope.owned.add(this);
   }
 }
 
@@ -146,7 +146,7 @@ export class Results<R> implements MappingSink<R> {
     const mapping = this.#mapping = new Mapping(room, run, items, this);
     const feeder = new Greenlet(() => mapping.run(true));
     // Its error is thrown by `next()`.
-    flowOf(feeder).quiet = true;
+    scopeOf(feeder).errorIsHandled = true;
     feeder.rawlink(() => {
       mapping.abandon(feeder.value);
       this.#ended();
@@ -161,23 +161,23 @@ export class Results<R> implements MappingSink<R> {
 
   /** Waits for the next result. */
   next(): Wait<Result<R>> {
-    const flow = currentFlow();
-    const due = flow.checkpoint();
-    if (due !== null) return this.#leaveFor(due, flow);
+    const scope = currentScope();
+    const due = scope.checkpoint();
+    if (due !== null) return this.#leaveFor(due, scope);
     if (this.#ready.length > 0) {
       const call = this.#shift();
       if (call.successful()) {
         return readyWait({ done: false, value: call.value as R });
       }
-      const taker = new Taker(this, flow);
-      const wait = taker.suspend(flow);
+      const taker = new Taker(this, scope);
+      const wait = taker.suspend(scope);
       this.#fail(taker, call.exception);
       return wait;
     }
-    if (this.#isOver) return this.#end(flow);
-    const taker = new Taker(this, flow);
+    if (this.#isOver) return this.#end(scope);
+    const taker = new Taker(this, scope);
     this.#takers.add(taker);
-    return taker.suspend(flow);
+    return taker.suspend(scope);
   }
 
   /** Gives no more results, and waits until all that was begun is over. */
@@ -185,12 +185,12 @@ export class Results<R> implements MappingSink<R> {
     this.#close();
     if (this.#isOver) return readyWait({ done: true, value: undefined });
     // Whatever is due is thrown by the next wait: this is what a `finally` block needs.
-    const flow = currentFlow();
-    const taker = new Taker(this, flow);
-    const wait = taker.suspend(flow);
+    const scope = currentScope();
+    const taker = new Taker(this, scope);
+    const wait = taker.suspend(scope);
     this.leave(taker, "by return()");
-    const { sentence } = flow;
-    if (sentence !== null) taker.interrupt(sentence.error, true);
+    const { escalated } = scope;
+    if (escalated !== null) taker.interrupt(escalated.error, true);
     return wait;
   }
 
@@ -234,7 +234,7 @@ export class Results<R> implements MappingSink<R> {
   #fail(taker: Taker<R>, error: unknown): void {
     if (this.#isLoop) return taker.fail(error);
     const { waiter } = taker;
-    waiter.receive(error);
+    waiter.markRecipient(error);
     taker.throw(error);
     this.#closer ??= new Closer(() => this.#close());
     this.#closer.moveTo(waiter);
@@ -269,22 +269,22 @@ export class Results<R> implements MappingSink<R> {
   }
 
   /** An error is due: it ends the loop, too. */
-  #leaveFor(due: Wait<never>, flow: Flow): Wait<Result<R>> {
+  #leaveFor(due: Wait<never>, scope: Scope): Wait<Result<R>> {
     this.#close();
-    if (flow.sentence !== null) this.hasten();
-    if (this.#isOver || flow.sentence !== null) return due;
-    const taker = new Taker(this, flow);
-    const wait = taker.suspend(flow);
+    if (scope.escalated !== null) this.hasten();
+    if (this.#isOver || scope.escalated !== null) return due;
+    const taker = new Taker(this, scope);
+    const wait = taker.suspend(scope);
     this.leave(taker, { error: errorOf(due) });
     return wait;
   }
 
   /** What comes after the last result: once an error, and then the end. */
-  #end(flow: Flow): Wait<Result<R>> {
+  #end(scope: Scope): Wait<Result<R>> {
     const failure = this.#state === "open" ? this.#mapping.failure : null;
     this.#close();
     if (failure === null) return readyWait({ done: true, value: undefined });
-    flow.receive(failure.error);
+    scope.markRecipient(failure.error);
     return failedWait(failure.error);
   }
 
@@ -297,7 +297,7 @@ export class Results<R> implements MappingSink<R> {
     // They wait, so that there is no result which comes before the error.
     if (this.#state === "open" && failure !== null) {
       const taker = this.#takers.shift()!;
-      taker.waiter.receive(failure.error);
+      taker.waiter.markRecipient(failure.error);
       taker.throw(failure.error);
     }
     this.#close();

@@ -47,15 +47,15 @@ export function wakeups(): number {
 
 /** Wakes `sleeper` now, or behind those that wait for the event loop to turn. */
 export function wake(sleeper: Sleeper): void {
-  if (mayGoOn()) sleeper.wake();
-  else setAside(sleeper);
+  if (spendBudget()) sleeper.wake();
+  else deferToNextTurn(sleeper);
 }
 
 /**
  * Whether there is time left before the event loop has to turn. Has to be asked by whoever
  * wakes somebody or takes a turn.
  */
-export function mayGoOn(): boolean {
+export function spendBudget(): boolean {
   count++;
   if (aside.length > 0) return false;
   if (--untilLook > 0) return true;
@@ -76,12 +76,12 @@ export function isIdle(): boolean {
 }
 
 /** Has to be called by what the event loop calls: it has turned. */
-export function looped(): void {
+export function noteLoopTurn(): void {
   hasTurned = true;
 }
 
 /** Wakes `sleeper` when the event loop has turned. */
-export function setAside(sleeper: Sleeper): void {
+export function deferToNextTurn(sleeper: Sleeper): void {
   if (aside.push(sleeper) === 1) setImmediate(wakeThoseAside);
 }
 
@@ -111,7 +111,7 @@ function wakeThoseAside(): void {
 
 /** Calls `perform` when the event loop has turned so many times. */
 export function inTurns(turns: number, perform: () => void): void {
-  setAside({
+  deferToNextTurn({
     wake: () => turns > 1 ? inTurns(turns - 1, perform) : perform(),
   });
 }
@@ -147,9 +147,9 @@ class Turn implements Sleeper {
 
 /** A promise that lets those go first who are to be woken before us. */
 export function turn(): Promise<void> {
-  if (mayGoOn()) return resolved;
+  if (spendBudget()) return resolved;
   let last = aside.at(-1);
-  if (!(last instanceof Turn)) setAside(last = new Turn());
+  if (!(last instanceof Turn)) deferToNextTurn(last = new Turn());
   return (last as Turn).promise;
 }
 

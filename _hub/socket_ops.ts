@@ -37,7 +37,7 @@ const NOBODY = 2 ** 31 - 1;
 export const NONE = -1;
 
 /** Reads and writes as the runtime's own methods do. */
-export class Operations {
+export class SocketOps {
   readonly #internals: Used;
   readonly #rid: symbol;
   readonly #id: symbol;
@@ -134,12 +134,12 @@ export class Operations {
 }
 
 /** The runtime's operations, when they were found. */
-let operations: Operations | null = null;
+let operations: SocketOps | null = null;
 
-function findOperations(): Operations | null {
+function findSocketOps(): SocketOps | null {
   const found = findInternals();
   if (NAMES.some((name) => found[name] === undefined)) return null;
-  const operations = new Operations(found as Used);
+  const operations = new SocketOps(found as Used);
   return operations.work ? operations : null;
 }
 
@@ -147,11 +147,11 @@ function findOperations(): Operations | null {
  * What stands for the methods `read` and `write` of a class; `null` where they are not the
  * runtime's own, as somebody else has replaced them.
  */
-export function operationsFor(
+export function socketOpsFor(
   methods: readonly ((...args: never[]) => unknown)[],
-): Operations | null {
+): SocketOps | null {
   // What has replaced them has no private field of a connection to look into.
   const isOwn = (method: unknown) =>
     /\bthis\.#rid\b/.test(Function.prototype.toString.call(method));
-  return methods.every(isOwn) ? operations ??= findOperations() : null;
+  return methods.every(isOwn) ? operations ??= findSocketOps() : null;
 }

@@ -15,7 +15,7 @@ import { show } from "../_base/checks.ts";
 import { List, type Member } from "../_base/linked_list.ts";
 import {
   isBusy,
-  looped,
+  noteLoopTurn,
   runMicrotasks,
   settlesNow,
   wakeups,
@@ -69,7 +69,7 @@ class TimerFor implements Timer {
 }
 
 /** The place among our timers of one of the runtime's own. */
-export interface Place {
+export interface QueuedWait {
   /** Has to be called by the runtime's timer: calls `run`, now or in its turn. */
   proceed(run: () => void): void;
   /** Gives it up: the runtime's timer was cleared. */
@@ -81,7 +81,7 @@ export interface Place {
  *
  * @param ms In how many milliseconds it is due.
  */
-export function takePlace(ms: number): Place {
+export function takePlace(ms: number): QueuedWait {
   return new RuntimePlace(ms);
 }
 
@@ -93,7 +93,7 @@ export function takePlace(ms: number): Place {
 type PlaceState = "empty" | "awaited" | "taken";
 
 /** Nothing is armed for it before it is taken, as the runtime calls its timer by itself. */
-class RuntimePlace implements Place, Timer {
+class RuntimePlace implements QueuedWait, Timer {
   list: List<Timer> | null = null;
   previous: Timer | null = null;
   next: Timer | null = null;
@@ -274,7 +274,9 @@ function disarm(): void {
 }
 
 /** Callbacks of timers that `patch()` is to leave as they are. */
-export const untouched = new WeakSet<(...args: never[]) => unknown>([tick]);
+export const internalCallbacks = new WeakSet<(...args: never[]) => unknown>([
+  tick,
+]);
 
 /**
  * Tells those that are due, in the order of their deadlines and then of their starts. When
@@ -285,7 +287,7 @@ export const untouched = new WeakSet<(...args: never[]) => unknown>([tick]);
 function tick(): void {
   armed = TICKING;
   immediate = undefined;
-  looped();
+  noteLoopTurn();
   const time = now();
   // Those who are always ready must not keep the others from being told.
   const wasBusy = isBusy();

@@ -8,7 +8,8 @@ import type { List, Member } from "../_base/linked_list.ts";
 import { Suspension } from "./flow.ts";
 
 /** A wait that has a place in a line, which it leaves when it is interrupted. */
-export abstract class Place<P extends Place<P, T>, T> extends Suspension<T>
+export abstract class QueuedWait<P extends QueuedWait<P, T>, T>
+  extends Suspension<T>
   implements Member<P> {
   list: List<P> | null = null;
   previous: P | null = null;

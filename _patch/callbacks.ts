@@ -6,8 +6,8 @@
  * @module
  */
 
-import { outside } from "./detached.ts";
-import { callApart, cooperativeFlow, tellApart } from "../_hub/flow.ts";
+import { detached } from "./detached.ts";
+import { interruptibleScope, runDetached, tellApart } from "../_hub/flow.ts";
 import { operate } from "./cooperate.ts";
 import type { Patches } from "./patch_set.ts";
 
@@ -26,7 +26,7 @@ type Dispatch = (this: unknown, event: Event) => boolean;
 /** The runtime dispatches them in the context of what has failed. */
 export function patchGlobalEvents(patches: Patches): void {
   if (!("dispatchEvent" in globalThis)) return;
-  patches.put<Dispatch>(globalThis, "dispatchEvent", (dispatch) => {
+  patches.replace<Dispatch>(globalThis, "dispatchEvent", (dispatch) => {
     return function (event) {
       const tell = () => Reflect.apply(dispatch, this, arguments as never);
       return GLOBAL_EVENTS.has(event?.type) ? tellApart(tell) : tell();
@@ -46,7 +46,7 @@ export function patchFileReader(patches: Patches): void {
       "readAsText",
     ]
   ) {
-    patches.put(FileReader.prototype, name, outside);
+    patches.replace(FileReader.prototype, name, detached);
   }
 }
 
@@ -54,9 +54,9 @@ export function patchFileReader(patches: Patches): void {
 export function patchObservers(patches: Patches): void {
   if (!("PerformanceObserver" in globalThis)) return;
   for (const name of ["mark", "measure"]) {
-    patches.put(Performance.prototype, name, outside);
+    patches.replace(Performance.prototype, name, detached);
   }
-  patches.put(PerformanceObserver.prototype, "observe", outside);
+  patches.replace(PerformanceObserver.prototype, "observe", detached);
 }
 
 // deno-lint-ignore no-explicit-any -- whatever it takes
@@ -65,23 +65,23 @@ type Serve = (this: any, ...args: any[]) => Promise<void>;
 /** What calls handlers until it is closed: whoever waits for that can be interrupted. */
 function serving(original: Serve): Serve {
   return function () {
-    const flow = cooperativeFlow();
-    if (flow === null) return Reflect.apply(original, this, arguments);
-    const due = flow.checkpoint();
+    const scope = interruptibleScope();
+    if (scope === null) return Reflect.apply(original, this, arguments);
+    const due = scope.checkpoint();
     if (due !== null) return due;
     return operate(
-      flow,
-      callApart(() => Reflect.apply(original, this, arguments as never)),
+      scope,
+      runDetached(() => Reflect.apply(original, this, arguments as never)),
     );
   };
 }
 
 /** Patches what calls handlers of messages of a database, with `--unstable-kv`. */
 export function patchKv(patches: Patches): void {
-  if ("Kv" in Deno) patches.put(Deno.Kv.prototype, "listenQueue", serving);
+  if ("Kv" in Deno) patches.replace(Deno.Kv.prototype, "listenQueue", serving);
 }
 
 /** Patches what calls handlers at certain times, with `--unstable-cron`. */
 export function patchCron(patches: Patches): void {
-  if ("cron" in Deno) patches.put(Deno, "cron", serving);
+  if ("cron" in Deno) patches.replace(Deno, "cron", serving);
 }

@@ -6,13 +6,13 @@
 
 import { Begun } from "../_hub/begun.ts";
 import {
-  callApart,
-  cooperativeFlow,
   current,
-  currentFlow,
-  type Flow,
+  currentScope,
+  interruptibleScope,
   LazyPromise,
   PromiseWait,
+  runDetached,
+  type Scope,
 } from "../_hub/flow.ts";
 import type { Wait } from "../_hub/flow.ts";
 import { isResolver } from "./resolver.ts";
@@ -44,18 +44,18 @@ export class Operation<T> extends PromiseWait<T> {
 }
 
 /**
- * Waits for an operation that has begun. The flow has to be past its checkpoint.
+ * Waits for an operation that has begun. The scope has to be past its checkpoint.
  *
  * @param cancel Called when the wait is interrupted.
  * @param discard Called with the result when it comes after that.
  */
 export function operate<T>(
-  flow: Flow,
+  scope: Scope,
   promise: Promise<T>,
   cancel: (error: unknown) => void = ignore,
   discard: ((value: T) => void) | null = null,
 ): Wait<T> {
-  return new Operation(cancel, discard).follow(promise).suspend(flow);
+  return new Operation(cancel, discard).follow(promise).suspend(scope);
 }
 
 function ignore(): void {}
@@ -76,12 +76,12 @@ export function cooperate<T, F extends Asking<T>>(
   discard: ((value: T) => void) | null = null,
 ): F {
   return function (this: unknown) {
-    const flow = cooperativeFlow();
-    if (flow === null) return Reflect.apply(original, this, arguments);
-    const due = flow.checkpoint();
+    const scope = interruptibleScope();
+    if (scope === null) return Reflect.apply(original, this, arguments);
+    const due = scope.checkpoint();
     if (due !== null) return due;
     const promise = Reflect.apply(original, this, arguments as never);
-    return operate(flow, promise, undefined, discard);
+    return operate(scope, promise, undefined, discard);
   } as F;
 }
 
@@ -94,15 +94,15 @@ export function cooperateLoosely<T, F extends Asking<T>>(
   discard: ((value: T) => void) | null = null,
 ): F {
   return function (this: unknown) {
-    const flow = cooperativeFlow();
-    if (flow === null) return Reflect.apply(original, this, arguments);
-    const due = flow.checkpoint();
+    const scope = interruptibleScope();
+    if (scope === null) return Reflect.apply(original, this, arguments);
+    const due = scope.checkpoint();
     if (due !== null) return due;
     const begun = new Begun();
     const promise = begun.watch(() =>
       Reflect.apply(original, this, arguments as never)
     );
-    return operate(flow, promise, () => begun.unref(), discard);
+    return operate(scope, promise, () => begun.unref(), discard);
   } as F;
 }
 
@@ -120,16 +120,16 @@ export function cooperateBySignal<T, F extends Asking<T>>(
   discard: ((value: T) => void) | null = null,
 ): F {
   return function (this: unknown, ...args: unknown[]) {
-    const flow = cooperativeFlow();
-    if (flow === null) return Reflect.apply(original, this, args);
-    const due = flow.checkpoint();
+    const scope = interruptibleScope();
+    if (scope === null) return Reflect.apply(original, this, args);
+    const due = scope.checkpoint();
     if (due !== null) return due;
     const abort = new AbortController();
     args[at] = withSignal(args[at] ?? {}, abort.signal);
     const promise = Reflect.apply(original, this, args as never);
     // What listens to the signal is no part of whoever interrupts.
-    const cancel = (error: unknown) => callApart(() => abort.abort(error));
-    return operate(flow, promise, cancel, discard);
+    const cancel = (error: unknown) => runDetached(() => abort.abort(error));
+    return operate(scope, promise, cancel, discard);
   } as F;
 }
 
@@ -142,10 +142,10 @@ export function cooperateBySignal<T, F extends Asking<T>>(
 export function cooperateRelease<F extends Asking<unknown>>(original: F): F {
   return function (this: unknown) {
     const promise = Reflect.apply(original, this, arguments as never);
-    const flow = cooperativeFlow();
-    if (flow === null) return promise;
+    const scope = interruptibleScope();
+    if (scope === null) return promise;
     promise.catch(ignore);
-    return flow.checkpoint() ?? operate(flow, promise);
+    return scope.checkpoint() ?? operate(scope, promise);
   } as F;
 }
 
@@ -165,7 +165,7 @@ export function withSignal(options: unknown, ours: AbortSignal): unknown {
  * A promise that an object keeps, such as `writer.closed`: a wait begins when somebody
  * awaits it, and not when it is looked at.
  */
-class Kept<T> extends LazyPromise<T> {
+class ObservedPromise<T> extends LazyPromise<T> {
   static override get [Symbol.species](): PromiseConstructor {
     return Promise;
   }
@@ -190,12 +190,12 @@ class Kept<T> extends LazyPromise<T> {
     onFulfilled?: ((value: T) => A | PromiseLike<A>) | null,
     onRejected?: ((reason: unknown) => B | PromiseLike<B>) | null,
   ): Promise<A | B> {
-    const flow = cooperativeFlow();
+    const scope = interruptibleScope();
     // As the language calls it for an `await`.
-    if (flow === null || !isResolver(onFulfilled)) {
+    if (scope === null || !isResolver(onFulfilled)) {
       return this.#promise.then(onFulfilled, onRejected);
     }
-    return this.waitIn(flow).then(onFulfilled, onRejected);
+    return this.waitIn(scope).then(onFulfilled, onRejected);
   }
 
   override finally(onFinally?: (() => void) | null): Promise<T> {
@@ -205,20 +205,20 @@ class Kept<T> extends LazyPromise<T> {
   }
 
   [Symbol.iterator](): Iterator<unknown, T, unknown> {
-    return this.waitIn(currentFlow())[Symbol.iterator]();
+    return this.waitIn(currentScope())[Symbol.iterator]();
   }
 
-  override waitIn(flow: Flow): Wait<T> {
-    const due = flow.checkpoint();
+  override waitIn(scope: Scope): Wait<T> {
+    const due = scope.checkpoint();
     if (due !== null) return due;
     this.#waits++;
-    return operate(flow, this.#promise, (error) => {
+    return operate(scope, this.#promise, (error) => {
       if (--this.#waits === 0) this.#cancel(error);
     });
   }
 }
 
-const kept = new WeakMap<Promise<unknown>, Kept<unknown>>();
+const kept = new WeakMap<Promise<unknown>, ObservedPromise<unknown>>();
 
 /**
  * The getter of a promise that an object keeps, such that the promise is cooperative.
@@ -226,15 +226,15 @@ const kept = new WeakMap<Promise<unknown>, Kept<unknown>>();
  * @param original The getter.
  * @param cancel Called with the object when the last greenlet that waits is interrupted.
  */
-export function cooperateKept<T>(
+export function cooperateObserved<T>(
   original: (this: unknown) => Promise<T>,
   cancel: (object: unknown, error: unknown) => void = ignore,
 ): (this: unknown) => Promise<T> {
   return function () {
     const promise = original.call(this);
-    if (cooperativeFlow() === null) return promise;
+    if (interruptibleScope() === null) return promise;
     const known = kept.get(promise) ??
-      new Kept(promise, (error) => cancel(this, error));
+      new ObservedPromise(promise, (error) => cancel(this, error));
     kept.set(promise, known);
     return known as Promise<T>;
   };

@@ -5,12 +5,12 @@
  */
 
 import { Begun } from "../_hub/begun.ts";
-import { cooperativeFlow } from "../_hub/flow.ts";
+import { interruptibleScope } from "../_hub/flow.ts";
 import { operate } from "./cooperate.ts";
 import type { Patches } from "./patch_set.ts";
 import { patchClosing, patchHold, type Socket } from "./sockets.ts";
-import { Place } from "../_hub/wait_queue.ts";
-import { type Hold, Source, type Sources } from "../_hub/inbox.ts";
+import { QueuedWait } from "../_hub/wait_queue.ts";
+import { type Hold, Inbox, type Inboxes } from "../_hub/inbox.ts";
 
 /** What the types of the runtime don't tell without `--unstable-net`. */
 interface DatagramConn extends Socket {
@@ -37,7 +37,7 @@ const LONGEST = {
 };
 
 /** One `receive`. */
-class Receiver extends Place<Receiver, Datagram> {
+class Receiver extends QueuedWait<Receiver, Datagram> {
   readonly buffer: Uint8Array;
 
   constructor(buffer: Uint8Array) {
@@ -51,14 +51,14 @@ class Receiver extends Place<Receiver, Datagram> {
  * drops what is longer than the buffer, and whoever gets it may have a longer one than
  * whoever it was received for.
  */
-class Datagrams extends Source<Datagram, Receiver, Datagram> {
+class Datagrams extends Inbox<Datagram, Receiver, Datagram> {
   readonly #socket: DatagramConn;
   readonly #receive: Receive;
   #buffer = new Uint8Array(0);
   #datagram: Datagram | null = null;
 
   constructor(
-    sources: Sources,
+    sources: Inboxes,
     socket: DatagramConn,
     receive: Receive,
     hold: Hold,
@@ -68,7 +68,7 @@ class Datagrams extends Source<Datagram, Receiver, Datagram> {
     this.#receive = receive;
   }
 
-  protected override get stocked(): boolean {
+  protected override get hasResult(): boolean {
     return this.#datagram !== null;
   }
 
@@ -76,7 +76,7 @@ class Datagrams extends Source<Datagram, Receiver, Datagram> {
     return this.#socket;
   }
 
-  protected override get doors(): readonly PropertyKey[] {
+  protected override get patchedNames(): readonly PropertyKey[] {
     return ["receive", "close", "ref", "unref"];
   }
 
@@ -117,15 +117,15 @@ class Datagrams extends Source<Datagram, Receiver, Datagram> {
 const datagramsOf = new WeakMap<object, Datagrams>();
 
 /** Patches datagrams, if the runtime has them. */
-export function patchDatagrams(patches: Patches, sources: Sources): void {
+export function patchDatagrams(patches: Patches, sources: Inboxes): void {
   if (!("listenDatagram" in Deno)) return;
-  patches.put<ListenDatagram>(
+  patches.replace<ListenDatagram>(
     Deno,
     "listenDatagram",
     (listen) =>
       function (this: unknown) {
         const socket = Reflect.apply(listen, this, arguments as never);
-        patches.meet(socket, "receive", (prototype) => {
+        patches.onFirstInstance(socket, "receive", (prototype) => {
           patchSocket(patches, prototype as DatagramConn, sources);
         });
         return socket;
@@ -136,36 +136,36 @@ export function patchDatagrams(patches: Patches, sources: Sources): void {
 function patchSocket(
   patches: Patches,
   prototype: DatagramConn,
-  sources: Sources,
+  sources: Inboxes,
 ): void {
   const hold = patchHold(patches, prototype, datagramsOf);
-  patches.put<Receive>(
+  patches.replace<Receive>(
     prototype,
     "receive",
     (receive) => cooperativeReceive(receive, sources, hold),
   );
-  patches.put<Send>(prototype, "send", cooperativeSend);
+  patches.replace<Send>(prototype, "send", cooperativeSend);
   patchClosing(patches, prototype, datagramsOf);
 }
 
 function cooperativeReceive(
   original: Receive,
-  sources: Sources,
+  sources: Inboxes,
   hold: Hold,
 ): Receive {
   return function (given) {
-    const flow = cooperativeFlow();
+    const scope = interruptibleScope();
     let datagrams = datagramsOf.get(this);
-    const asBefore = flow === null && (datagrams?.idle ?? true);
+    const asBefore = scope === null && (datagrams?.idle ?? true);
     const buffer = asBefore ? undefined : bufferFor(this, given);
     if (buffer === undefined) return original.call(this, given);
-    const due = flow?.checkpoint() ?? null;
+    const due = scope?.checkpoint() ?? null;
     if (due !== null) return due;
     if (datagrams === undefined) {
       datagrams = new Datagrams(sources, this, original, hold);
       datagramsOf.set(this, datagrams);
     }
-    return datagrams.take(new Receiver(buffer), flow);
+    return datagrams.take(new Receiver(buffer), scope);
   };
 }
 
@@ -183,14 +183,14 @@ function bufferFor(
 
 function cooperativeSend(original: Send): Send {
   return function (data, address) {
-    const flow = cooperativeFlow();
-    if (flow === null) return original.call(this, data, address);
-    const due = flow.checkpoint();
+    const scope = interruptibleScope();
+    if (scope === null) return original.call(this, data, address);
+    const due = scope.checkpoint();
     if (due !== null) return due;
     // It goes on when its caller may already use the bytes for something else.
     const copy = data instanceof Uint8Array ? new Uint8Array(data) : data;
     const begun = new Begun();
     const sent = begun.watch(() => original.call(this, copy, address));
-    return operate(flow, sent, () => begun.unref());
+    return operate(scope, sent, () => begun.unref());
   };
 }

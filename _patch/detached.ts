@@ -2,8 +2,8 @@
  * Events that are told outside greenlets: what the parts of `patch()` share.
  *
  * What tells of events is shared, and outlives the greenlet that happened to set it up. In
- * whose flow every wait of a listener would throw, once that one was killed, and the source
- * be lost for all. In whose flow an event is told is with the runtime, and differs: it may
+ * whose scope every wait of a listener would throw, once that one was killed, and the source
+ * be lost for all. In whose scope an event is told is with the runtime, and differs: it may
  * be that of who has made the source, has added its first listener, has caused the event, or
  * none. So a source is made to tell in none, where it tells, or else where it begins. The
  * contexts of other storages are as before.
@@ -12,7 +12,7 @@
  */
 
 import { EventEmitter } from "node:events";
-import { callApart, cooperativeFlow } from "../_hub/flow.ts";
+import { interruptibleScope, runDetached } from "../_hub/flow.ts";
 import type { Patches } from "./patch_set.ts";
 
 // deno-lint-ignore no-explicit-any -- whatever it takes and gives
@@ -20,12 +20,12 @@ type Method = (this: any, ...args: any[]) => any;
 type Meet = (emitter: object) => void;
 
 /** What a function does, as nobody's part: for `Patches.put`. */
-export function outside<F extends Method>(original: F): F {
+export function detached<F extends Method>(original: F): F {
   const apart: Method = function () {
     // To make no closure where nothing is to be done: 20 ns of the 60 of an `emit()`.
-    return cooperativeFlow() === null
+    return interruptibleScope() === null
       ? Reflect.apply(original, this, arguments)
-      : callApart(() => Reflect.apply(original, this, arguments));
+      : runDetached(() => Reflect.apply(original, this, arguments));
   };
   return apart as F;
 }
@@ -37,10 +37,10 @@ const meets = new Set<Meet>();
  * Calls `meet` with each emitter of `node:events` that is made. So modules of the runtime
  * are patched when they are used: to load them for all who patch would take too long.
  */
-export function meetEmitters(patches: Patches, meet: Meet): void {
+export function onEmitter(patches: Patches, meet: Meet): void {
   meets.add(meet);
-  patches.beforehand(() => meets.delete(meet));
-  patches.put<Method>(EventEmitter, "init", (init) =>
+  patches.beforeRestore(() => meets.delete(meet));
+  patches.replace<Method>(EventEmitter, "init", (init) =>
     function () {
       for (const meet of meets) meet(this);
       return Reflect.apply(init, this, arguments);
@@ -56,15 +56,15 @@ export function meetEmitters(patches: Patches, meet: Meet): void {
  * @param mark What their prototypes have, and those of few others.
  * @param patch Patches one.
  */
-export function meetClass(
+export function onFirstInstanceOf(
   patches: Patches,
   names: readonly string[],
   mark: string,
   patch: (prototype: object) => void,
 ): void {
-  meetEmitters(patches, (emitter) => {
+  onEmitter(patches, (emitter) => {
     if (!(mark in emitter)) return;
-    patches.meet(emitter, mark, (prototype) => {
+    patches.onFirstInstance(emitter, mark, (prototype) => {
       const { name } = prototype.constructor;
       // Anybody's own class may have the name as well.
       const isTheRuntimes = names.includes(name) &&

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { cooperativeFlow } from "../_hub/flow.ts";
+import { interruptibleScope } from "../_hub/flow.ts";
 import { cooperateBySignal, operate, withSignal } from "./cooperate.ts";
 import { patchAll } from "./patch_set.ts";
 
@@ -19,18 +19,18 @@ type ResolveDns = (
 /** Patches `Deno.resolveDns`; disposing of what it returns restores the original. */
 export function patchDns(): Disposable {
   return patchAll((patches) => {
-    patches.put<ResolveDns>(Deno, "resolveDns", cooperativeResolveDns);
+    patches.replace<ResolveDns>(Deno, "resolveDns", cooperativeResolveDns);
   });
 }
 
 function cooperativeResolveDns(original: ResolveDns): ResolveDns {
   const bySignal = cooperateBySignal(original, 2);
   return function (query, recordType, options) {
-    const flow = cooperativeFlow();
-    if (flow === null || options?.signal) {
+    const scope = interruptibleScope();
+    if (scope === null || options?.signal) {
       return Reflect.apply(bySignal, this, arguments);
     }
-    const due = flow.checkpoint();
+    const due = scope.checkpoint();
     if (due !== null) return due;
     const abort = new AbortController();
     const ours = withSignal(options ?? {}, abort.signal) as typeof options;
@@ -42,6 +42,6 @@ function cooperativeResolveDns(original: ResolveDns): ResolveDns {
         return Reflect.apply(original, this, [query, recordType, options]);
       },
     );
-    return operate(flow, promise, (error) => abort.abort(error));
+    return operate(scope, promise, (error) => abort.abort(error));
   };
 }

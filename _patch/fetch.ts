@@ -9,7 +9,7 @@
  * @module
  */
 
-import { callApart, cooperativeFlow } from "../_hub/flow.ts";
+import { interruptibleScope, runDetached } from "../_hub/flow.ts";
 import { getOriginal } from "./properties.ts";
 import { cooperate, operate } from "./cooperate.ts";
 import { patchAll } from "./patch_set.ts";
@@ -61,12 +61,12 @@ class ConnectionOf extends Stamp {
 /** Patches `fetch` and bodies; disposing of what it returns restores the originals. */
 export function patchFetch(): Disposable {
   return patchAll((patches) => {
-    patches.put<Fetch>(globalThis, "fetch", cooperativeFetch);
+    patches.replace<Fetch>(globalThis, "fetch", cooperativeFetch);
     const inner = innerOf(new Request("http://a/"), "request");
     for (const name of READERS) {
       const package_: Read = getOriginal(Response.prototype, name);
       for (const { prototype } of [Request, Response]) {
-        patches.put<Read>(
+        patches.replace<Read>(
           prototype,
           name,
           (read) => cooperativeRead(read, prototype, package_, inner),
@@ -79,7 +79,7 @@ export function patchFetch(): Disposable {
         [Response, innerOf(new Response(), "response")],
       ] as const
     ) {
-      patches.put<Clone>(
+      patches.replace<Clone>(
         prototype,
         "clone",
         (clone) => symbol === undefined ? clone : passingOn(clone, symbol),
@@ -87,7 +87,11 @@ export function patchFetch(): Disposable {
     }
     // They are in memory, and yet a loop of nothing else must not be deaf to a kill.
     for (const name of ["arrayBuffer", "bytes", "text"]) {
-      patches.put<ReadBlob>(Blob.prototype, name, (read) => cooperate(read));
+      patches.replace<ReadBlob>(
+        Blob.prototype,
+        name,
+        (read) => cooperate(read),
+      );
     }
   });
 }
@@ -124,9 +128,9 @@ function streamIn(
 
 function cooperativeFetch(original: Fetch): Fetch {
   return function (...args) {
-    const flow = cooperativeFlow();
-    if (flow === null) return Reflect.apply(original, this, args);
-    const due = flow.checkpoint();
+    const scope = interruptibleScope();
+    if (scope === null) return Reflect.apply(original, this, args);
+    const due = scope.checkpoint();
     if (due !== null) return due;
     const abort = new AbortController();
     const promise = Reflect.apply(
@@ -139,9 +143,9 @@ function cooperativeFetch(original: Fetch): Fetch {
       if (body !== null) ConnectionOf.set(response, { abort, body });
     }, ignore);
     return operate(
-      flow,
+      scope,
       promise,
-      (error) => callApart(() => abort.abort(error)),
+      (error) => runDetached(() => abort.abort(error)),
       (response) => {
         const body = bodyOf(response);
         if (body !== null) cancel(body, undefined);
@@ -190,9 +194,9 @@ function cooperativeRead(
   inner: symbol | undefined,
 ): Read {
   return function () {
-    const flow = cooperativeFlow();
-    if (flow === null) return Reflect.apply(original, this, []);
-    const due = flow.checkpoint();
+    const scope = interruptibleScope();
+    if (scope === null) return Reflect.apply(original, this, []);
+    const due = scope.checkpoint();
     const body = unreadBody(prototype, this, inner);
     if (due !== null) {
       // Whoever is killed before it can read leaves no connection behind either.
@@ -203,9 +207,10 @@ function cooperativeRead(
     if (ConnectionOf.get(this)?.body === body) {
       // The response has to stay alive: the runtime keeps the request's own signal by it.
       return operate(
-        flow,
+        scope,
         original.call(this),
-        (error) => callApart(() => ConnectionOf.get(this)!.abort.abort(error)),
+        (error) =>
+          runDetached(() => ConnectionOf.get(this)!.abort.abort(error)),
       );
     }
     const headers = Reflect.get(prototype, "headers", this) as Headers;
@@ -217,7 +222,7 @@ function cooperativeRead(
       { headers: type === null ? {} : { "content-type": type } },
     );
     return operate(
-      flow,
+      scope,
       packageBody.call(passedOn),
       (error) => relay.end(error),
     );
@@ -298,7 +303,7 @@ function cancel(
   error: unknown,
 ): void {
   // What a stream of the user's does then is nobody's part, and is not interrupted.
-  callApart(() => getOriginal(body, "cancel").call(body, error))
+  runDetached(() => getOriginal(body, "cancel").call(body, error))
     .catch(ignore);
 }
 

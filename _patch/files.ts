@@ -14,19 +14,19 @@
  */
 
 import { Begun } from "../_hub/begun.ts";
-import { outside } from "./detached.ts";
-import { callApart, cooperativeFlow, type Flow } from "../_hub/flow.ts";
+import { detached } from "./detached.ts";
+import { interruptibleScope, runDetached, type Scope } from "../_hub/flow.ts";
 import type { Wait } from "../_hub/flow.ts";
 import { getOriginal } from "./properties.ts";
-import { Place } from "../_hub/wait_queue.ts";
+import { QueuedWait } from "../_hub/wait_queue.ts";
 import { cooperate, cooperateRelease, operate } from "./cooperate.ts";
 import type { Patches } from "./patch_set.ts";
 import {
   Bytes,
-  keepDoors,
+  Inbox,
+  Inboxes,
+  keepPatchedNames,
   Reader,
-  Source,
-  Sources,
   Writes,
 } from "../_hub/inbox.ts";
 import { setSource } from "./streams_rest.ts";
@@ -72,7 +72,7 @@ const DOORS_OF_LOCKS = [
   "unlockSync",
 ];
 
-const sources = new Sources();
+const sources = new Inboxes();
 
 /** Who reads from what, and what is kept for them. */
 type Reads = Position | KeptBytes;
@@ -87,10 +87,10 @@ const streamOf = new WeakMap<object, ReadableStream<Uint8Array>>();
 export function patchFiles(patches: Patches): void {
   const file = Deno.FsFile.prototype;
   patchReads(patches, file, readsOfFile);
-  patches.put<Write>(file, "write", cooperativeWrite);
-  patches.put<File["seek"]>(file, "seek", cooperativeSeek);
+  patches.replace<Write>(file, "write", cooperativeWrite);
+  patches.replace<File["seek"]>(file, "seek", cooperativeSeek);
   for (const name of ["seekSync", "writeSync"] as const) {
-    patches.put<(this: object) => number>(
+    patches.replace<(this: object) => number>(
       file,
       name,
       (original) =>
@@ -100,7 +100,7 @@ export function patchFiles(patches: Patches): void {
         },
     );
   }
-  patches.putGetter<File["writable"]>(
+  patches.replaceGetter<File["writable"]>(
     file,
     "writable",
     (original) =>
@@ -110,20 +110,20 @@ export function patchFiles(patches: Patches): void {
       },
   );
   for (const name of ["truncate", "stat", "sync", "syncData", "utime"]) {
-    patches.put(file, name, (original) => cooperate(original));
+    patches.replace(file, name, (original) => cooperate(original));
   }
   for (const name of ["lock", "tryLock"]) {
-    patches.put<Lock>(file, name, cooperativeLock);
+    patches.replace<Lock>(file, name, cooperativeLock);
   }
   for (const name of ["lockSync", "tryLockSync"]) {
-    patches.put<LockSync>(file, name, lockingSync);
+    patches.replace<LockSync>(file, name, lockingSync);
   }
-  patches.put<Unlock<Promise<void>>>(
+  patches.replace<Unlock<Promise<void>>>(
     file,
     "unlock",
     (original) => unlocking(cooperateRelease(original)),
   );
-  patches.put<Unlock<void>>(file, "unlockSync", unlocking);
+  patches.replace<Unlock<void>>(file, "unlockSync", unlocking);
 
   patchReads(
     patches,
@@ -134,9 +134,9 @@ export function patchFiles(patches: Patches): void {
   );
   for (const stream of [Deno.stdout, Deno.stderr]) {
     const prototype = Object.getPrototypeOf(stream);
-    patches.put<Write>(prototype, "write", cooperativeWrite);
+    patches.replace<Write>(prototype, "write", cooperativeWrite);
   }
-  patches.beforehand(() => sources.stayPatched());
+  patches.beforeRestore(() => sources.stayPatched());
 }
 
 /** What is read from an object that was not read from before; `null` for an odd one. */
@@ -148,22 +148,22 @@ function patchReads(
   find: FindReads,
   wrap = (read: Read) => read,
 ): void {
-  patches.put<Read>(
+  patches.replace<Read>(
     prototype,
     "read",
     (read) => wrap(cooperativeRead(read, find)),
   );
-  patches.put<ReadSync>(prototype, "readSync", keptReadSync);
-  patches.putGetter(prototype, "readable", keptReadable);
+  patches.replace<ReadSync>(prototype, "readSync", keptReadSync);
+  patches.replaceGetter(prototype, "readable", keptReadable);
   for (const name of ["close", Symbol.dispose]) {
     if (Object.hasOwn(prototype, name)) {
-      patches.put<Close>(prototype, name, closing);
+      patches.replace<Close>(prototype, name, closing);
     }
   }
 }
 
 /** Something that is done at the position of a file, when it is its turn. */
-abstract class Turn extends Place<Turn, unknown> {
+abstract class Turn extends QueuedWait<Turn, unknown> {
   /** Does it. */
   abstract begin(): Promise<unknown>;
 
@@ -221,7 +221,7 @@ class Reading extends Turn {
 type Outcome = { readonly value: unknown } | { readonly error: unknown };
 
 /** The position of a file: who does something there, one after the other. */
-class Position extends Source<unknown, Turn, Outcome> {
+class Position extends Inbox<unknown, Turn, Outcome> {
   readonly #file: object;
   readonly #read: Read;
   /** What is under way. */
@@ -242,8 +242,8 @@ class Position extends Source<unknown, Turn, Outcome> {
     return this.#turn !== null && this.#turn.state !== "waiting";
   }
 
-  read(buffer: Uint8Array, flow: Flow | null): Wait<number | null> {
-    return this.take(new Reading(this, buffer), flow) as Wait<number | null>;
+  read(buffer: Uint8Array, scope: Scope | null): Wait<number | null> {
+    return this.take(new Reading(this, buffer), scope) as Wait<number | null>;
   }
 
   readForStream(buffer: Uint8Array): Wait<number | null> {
@@ -270,7 +270,7 @@ class Position extends Source<unknown, Turn, Outcome> {
     }
   }
 
-  protected override get stocked(): boolean {
+  protected override get hasResult(): boolean {
     return this.#outcome !== null;
   }
 
@@ -278,7 +278,7 @@ class Position extends Source<unknown, Turn, Outcome> {
     return this.#file;
   }
 
-  protected override get doors(): readonly PropertyKey[] {
+  protected override get patchedNames(): readonly PropertyKey[] {
     return DOORS;
   }
 
@@ -315,7 +315,7 @@ class Position extends Source<unknown, Turn, Outcome> {
 class KeptBytes extends Bytes {
   readonly #begun = new Begun();
 
-  protected override get doors(): readonly PropertyKey[] {
+  protected override get patchedNames(): readonly PropertyKey[] {
     return DOORS;
   }
 
@@ -331,8 +331,8 @@ class KeptBytes extends Bytes {
     this.#begun.ref();
   }
 
-  read(buffer: Uint8Array, flow: Flow | null): Wait<number | null> {
-    return this.take(new Reader(buffer), flow);
+  read(buffer: Uint8Array, scope: Scope | null): Wait<number | null> {
+    return this.take(new Reader(buffer), scope);
   }
 
   /** Reads what is there already. */
@@ -398,16 +398,16 @@ function move(file: object, by: number): void {
 
 function cooperativeRead(original: Read, find: FindReads): Read {
   return function (buffer) {
-    const flow = cooperativeFlow();
+    const scope = interruptibleScope();
     let reads = readsOf.get(this) ?? null;
-    const asBefore = flow === null && (reads === null || reads.idle);
+    const asBefore = scope === null && (reads === null || reads.idle);
     if (asBefore || !hasRoom(buffer)) return original.call(this, buffer);
     if (reads === null && isObject(this)) reads = find(this, original);
     if (reads === null) return original.call(this, buffer);
-    const due = flow?.checkpoint() ?? null;
+    const due = scope?.checkpoint() ?? null;
     if (due !== null) return due;
     readsOf.set(this, reads);
-    return reads.read(buffer, flow);
+    return reads.read(buffer, scope);
   };
 }
 
@@ -418,13 +418,13 @@ function cooperativeRead(original: Read, find: FindReads): Read {
 function readingForProcess(read: Read, patches: Patches): Read {
   let met = false;
   return function (buffer) {
-    if (cooperativeFlow() === null || !isAskedByProcess()) {
+    if (interruptibleScope() === null || !isAskedByProcess()) {
       return read.call(this, buffer);
     }
     if (!met && !patches.isOver) patchEvents(patches);
     met = true;
-    // A promise of the language, as it is awaited in the flow.
-    return callApart(async () => await read.call(this, buffer));
+    // A promise of the language, as it is awaited in the scope.
+    return runDetached(async () => await read.call(this, buffer));
   };
 }
 
@@ -437,10 +437,10 @@ function isAskedByProcess(): boolean {
 
 /**
  * Has `process.stdin`, once it reads, tell its events outside greenlets, as sockets do: it
- * outlives whoever has begun to read, in whose flow every wait of a listener would throw.
+ * outlives whoever has begun to read, in whose scope every wait of a listener would throw.
  */
 function patchEvents(patches: Patches): void {
-  patches.put(globalThis.process.stdin, "push", outside);
+  patches.replace(globalThis.process.stdin, "push", detached);
 }
 
 function hasRoom(buffer: unknown): boolean {
@@ -452,7 +452,7 @@ function keptReadSync(original: ReadSync): ReadSync {
     const reads = readsOf.get(this);
     if (reads instanceof KeptBytes && hasRoom(buffer)) {
       if (reads.ready) return reads.readSync(buffer);
-      if (reads.forsaken) throw busy("readSync");
+      if (reads.isOrphaned) throw busy("readSync");
     }
     checkPosition(this, "readSync");
     return original.call(this, buffer);
@@ -525,22 +525,22 @@ function readableOf(
 function inTurn<T>(
   file: object,
   begin: () => Promise<T>,
-  flow: Flow | null,
+  scope: Scope | null,
 ): Promise<T> {
   const reads = readsOf.get(file);
   if (reads instanceof Position && !reads.idle) {
-    return reads.take(new Other(begin), flow) as Promise<T>;
+    return reads.take(new Other(begin), scope) as Promise<T>;
   }
-  return flow === null ? begin() : operate(flow, begin());
+  return scope === null ? begin() : operate(scope, begin());
 }
 
 function cooperativeSeek(original: File["seek"]): File["seek"] {
   return function (this: File) {
-    const flow = cooperativeFlow();
-    const due = flow?.checkpoint() ?? null;
+    const scope = interruptibleScope();
+    const due = scope?.checkpoint() ?? null;
     if (due !== null) return due;
     const begin = () => Reflect.apply(original, this, arguments as never);
-    return inTurn(this, begin, flow);
+    return inTurn(this, begin, scope);
   };
 }
 
@@ -549,10 +549,10 @@ function cooperativeWrite(original: Write): Write {
     return inTurn(this, () => original.call(this, data), null);
   };
   return function (data) {
-    const flow = cooperativeFlow();
+    const scope = interruptibleScope();
     const isOurs = data instanceof Uint8Array && isObject(this);
-    if (flow === null || !isOurs) return write.call(this, data);
-    const due = flow.checkpoint();
+    if (scope === null || !isOurs) return write.call(this, data);
+    const due = scope.checkpoint();
     if (due !== null) return due;
     let writes = writesOf.get(this);
     if (writes === undefined) {
@@ -560,7 +560,7 @@ function cooperativeWrite(original: Write): Write {
       writes = new Writes(this, write, mayStall(this), Infinity);
       writesOf.set(this, writes);
     }
-    return writes.write(data, flow);
+    return writes.write(data, scope);
   };
 }
 
@@ -590,10 +590,10 @@ class Locks {
   }
 
   /** Somebody asks for it. */
-  ask<T>(begin: () => Promise<T>, flow: Flow | null): Promise<T> {
+  ask<T>(begin: () => Promise<T>, scope: Scope | null): Promise<T> {
     let left = false;
     const begun = new Begun();
-    const promise = flow === null ? begin() : begun.watch(begin);
+    const promise = scope === null ? begin() : begun.watch(begin);
     if (this.#asking++ === 0) sources.add(this.#reference);
     const over = (granted: unknown) => {
       if (--this.#asking === 0) sources.delete(this.#reference);
@@ -604,7 +604,7 @@ class Locks {
       this.#giveBack();
     };
     promise.then(over, () => over(false));
-    return flow === null ? promise : operate(flow, promise, () => {
+    return scope === null ? promise : operate(scope, promise, () => {
       left = true;
       begun.unref();
     });
@@ -628,7 +628,7 @@ class Locks {
   }
 
   stayPatched(): void {
-    keepDoors(this.#file, DOORS_OF_LOCKS);
+    keepPatchedNames(this.#file, DOORS_OF_LOCKS);
   }
 }
 
@@ -640,11 +640,11 @@ function locksOfFile(file: File): Locks {
 
 function cooperativeLock(original: Lock): Lock {
   return function () {
-    const flow = cooperativeFlow();
-    const due = flow?.checkpoint() ?? null;
+    const scope = interruptibleScope();
+    const due = scope?.checkpoint() ?? null;
     if (due !== null) return due;
     const begin = () => Reflect.apply(original, this, arguments as never);
-    return isObject(this) ? locksOfFile(this).ask(begin, flow) : begin();
+    return isObject(this) ? locksOfFile(this).ask(begin, scope) : begin();
   };
 }
 

@@ -4,12 +4,12 @@
  * @module
  */
 
-import { meetClass, outside } from "./detached.ts";
-import { callApart, cooperativeFlow, type Flow } from "../_hub/flow.ts";
+import { detached, onFirstInstanceOf } from "./detached.ts";
+import { interruptibleScope, runDetached, type Scope } from "../_hub/flow.ts";
 import type { Wait } from "../_hub/flow.ts";
 import { patchFiles } from "./files.ts";
-import { disguise, getOriginal } from "./properties.ts";
-import { Place } from "../_hub/wait_queue.ts";
+import { getOriginal, mimic } from "./properties.ts";
+import { QueuedWait } from "../_hub/wait_queue.ts";
 import {
   cooperate,
   cooperateBySignal,
@@ -17,7 +17,7 @@ import {
   operate,
 } from "./cooperate.ts";
 import { patchAll, type Patches } from "./patch_set.ts";
-import { Source, Sources } from "../_hub/inbox.ts";
+import { Inbox, Inboxes } from "../_hub/inbox.ts";
 
 /** What goes on when its caller is interrupted, and leaves nothing to be cleared away. */
 const GO_ON = [
@@ -41,49 +41,57 @@ const OPENING = ["copyFile", "truncate"];
 /** Patches files; disposing of what it returns restores the originals. */
 export function patchFs(): Disposable {
   return patchAll((patches) => {
-    meetClass(patches, ["FSWatcher", "StatWatcher"], "unref", (watcher) => {
-      patches.put(watcher, "emit", outside);
-    });
+    onFirstInstanceOf(
+      patches,
+      ["FSWatcher", "StatWatcher"],
+      "unref",
+      (watcher) => {
+        patches.replace(watcher, "emit", detached);
+      },
+    );
     for (const name of GO_ON) {
-      patches.put(Deno, name, (original) => cooperate(original));
+      patches.replace(Deno, name, (original) => cooperate(original));
     }
     for (const name of OPENING) {
-      patches.put(Deno, name, (original) => cooperateLoosely(original));
+      patches.replace(Deno, name, (original) => cooperateLoosely(original));
     }
     for (const name of ["open", "create"]) {
-      patches.put<typeof Deno.create>(
+      patches.replace<typeof Deno.create>(
         Deno,
         name,
         (original) => cooperateLoosely(original, (file) => file.close()),
       );
     }
     for (const name of ["makeTempDir", "makeTempFile"]) {
-      patches.put<typeof Deno.makeTempDir>(
+      patches.replace<typeof Deno.makeTempDir>(
         Deno,
         name,
         (original) => cooperate(original, removeQuietly),
       );
     }
     for (const name of ["readFile", "readTextFile"]) {
-      patches.put<Whole>(Deno, name, (read) => cooperativeWhole(read, 1));
+      patches.replace<Whole>(Deno, name, (read) => cooperativeWhole(read, 1));
     }
     for (const name of ["writeFile", "writeTextFile"]) {
-      patches.put<Whole>(Deno, name, (write) => cooperativeWhole(write, 2));
+      patches.replace<Whole>(Deno, name, (write) => cooperativeWhole(write, 2));
     }
-    patches.put<typeof Deno.readDir>(Deno, "readDir", cooperativeReadDir);
-    patches.put<typeof Deno.watchFs>(
+    patches.replace<typeof Deno.readDir>(Deno, "readDir", cooperativeReadDir);
+    patches.replace<typeof Deno.watchFs>(
       Deno,
       "watchFs",
       (watchFs) =>
         function (this: unknown) {
           const watcher = Reflect.apply(watchFs, this, arguments as never);
-          patches.meet(watcher, "next", (it) => patchWatcher(patches, it));
-          if (isAskedByListeners()) listenedTo.add(watcher);
+          patches.onFirstInstance(watcher, "next", (it) =>
+            patchWatcher(patches, it));
+          if (isAskedByListeners()) {
+            listenedTo.add(watcher);
+          }
           return watcher;
         },
     );
     patchFiles(patches);
-    patches.beforehand(() => sources.stayPatched());
+    patches.beforeRestore(() => sources.stayPatched());
   });
 }
 
@@ -104,7 +112,7 @@ function cooperativeWhole(original: Whole, at: number): Whole {
   const bySignal = cooperateBySignal(cancellable(original, at), at);
   const goingOn = cooperate(original);
   return function (...args) {
-    if (cooperativeFlow() === null) return original.apply(this, args);
+    if (interruptibleScope() === null) return original.apply(this, args);
     // No options at all are for the runtime to complain of.
     return (args[at] === null ? goingOn : bySignal).apply(this, args);
   };
@@ -124,7 +132,7 @@ function cancellable(original: Whole, at: number): Whole {
       });
     }
     // A stream that it writes is read by the runtime, whom nothing interrupts but this.
-    const promise = callApart(() => original.apply(this, args));
+    const promise = runDetached(() => original.apply(this, args));
     promise.then(() => close(), () => close());
     return promise;
   };
@@ -148,7 +156,7 @@ function cooperativeReadDir(original: typeof Deno.readDir) {
   return function (this: unknown): AsyncIterable<Deno.DirEntry> {
     const entries = Reflect.apply(original, this, arguments as never);
     const iterate = entries[Symbol.asyncIterator];
-    entries[Symbol.asyncIterator] = disguise(function () {
+    entries[Symbol.asyncIterator] = mimic(function () {
       const iterator = iterate.call(entries);
       iterator.next = cooperativeNextEntry(iterator);
       return iterator;
@@ -164,11 +172,11 @@ function cooperativeNextEntry(iterator: Entries): Entries["next"] {
   // A loop that is left in its `next` does not call this itself, and the directory would
   // stay open.
   const leave = () => void iterator.return!().catch(() => {});
-  return disguise(function () {
-    const flow = cooperativeFlow();
-    if (flow === null) return next.call(iterator);
-    const due = flow.checkpoint();
-    if (due === null) return operate(flow, next.call(iterator), leave);
+  return mimic(function () {
+    const scope = interruptibleScope();
+    if (scope === null) return next.call(iterator);
+    const due = scope.checkpoint();
+    if (due === null) return operate(scope, next.call(iterator), leave);
     leave();
     return due;
   }, next);
@@ -185,26 +193,26 @@ type Watcher = Deno.FsWatcher & {
 };
 type Iterate = (this: Deno.FsWatcher) => AsyncIterableIterator<Deno.FsEvent>;
 
-const sources = new Sources();
+const sources = new Inboxes();
 const eventsOf = new WeakMap<Deno.FsWatcher, Events>();
 /** Those whose events go to listeners, and that outlive whoever has made them. */
 const listenedTo = new WeakSet<Deno.FsWatcher>();
 
 /** Whether a watcher is made for the listeners of a `watch` of `node:fs`. */
 function isAskedByListeners(): boolean {
-  if (cooperativeFlow() === null) return false;
+  if (interruptibleScope() === null) return false;
   // Nothing else tells. Above us are the patched function and its caller.
   const caller = String(new Error().stack).split("\n")[3] ?? "";
   return /\bwatch \(ext:deno_node\//.test(caller);
 }
 
 /** Who waits for an event. */
-function flowFor(watcher: Deno.FsWatcher): Flow | null {
-  return listenedTo.has(watcher) ? null : cooperativeFlow();
+function flowFor(watcher: Deno.FsWatcher): Scope | null {
+  return listenedTo.has(watcher) ? null : interruptibleScope();
 }
 
 /** One `next` of a watcher. */
-class Watching extends Place<Watching, IteratorResult<Deno.FsEvent>> {
+class Watching extends QueuedWait<Watching, IteratorResult<Deno.FsEvent>> {
   readonly #left: () => void;
 
   constructor(left: () => void) {
@@ -219,7 +227,7 @@ class Watching extends Place<Watching, IteratorResult<Deno.FsEvent>> {
 }
 
 /** The events of a watcher, in order, whoever asks for them. */
-class Events extends Source<
+class Events extends Inbox<
   IteratorResult<Deno.FsEvent>,
   Watching,
   IteratorResult<Deno.FsEvent>
@@ -236,18 +244,18 @@ class Events extends Source<
 
   /** Waits for the next one. A watcher that nobody asks does not hold up the process. */
   next(
-    flow: Flow | null,
+    scope: Scope | null,
     left: () => void,
   ): Wait<IteratorResult<Deno.FsEvent>> {
-    if (this.forsaken) (this.#watcher as Watcher).ref();
+    if (this.isOrphaned) (this.#watcher as Watcher).ref();
     const taker = new Watching(() => {
-      if (this.forsaken) (this.#watcher as Watcher).unref();
+      if (this.isOrphaned) (this.#watcher as Watcher).unref();
       left();
     });
-    return this.take(taker, flow);
+    return this.take(taker, scope);
   }
 
-  protected override get stocked(): boolean {
+  protected override get hasResult(): boolean {
     return this.#kept.length > 0;
   }
 
@@ -255,7 +263,7 @@ class Events extends Source<
     return this.#watcher;
   }
 
-  protected override get doors(): readonly PropertyKey[] {
+  protected override get patchedNames(): readonly PropertyKey[] {
     return DOORS;
   }
 
@@ -287,23 +295,25 @@ const DOORS = [
 
 function patchWatcher(patches: Patches, prototype: object): void {
   let original: Next;
-  patches.put<Next>(prototype, "next", (next) => {
+  patches.replace<Next>(prototype, "next", (next) => {
     original = next;
     return function () {
       return nextEvent(this, next, () => {});
     };
   });
-  patches.put<Iterate>(
+  patches.replace<Iterate>(
     prototype,
     Symbol.asyncIterator,
     (iterate) =>
       function () {
-        const flow = flowFor(this);
-        return flow === null ? iterate.call(this) : loop(this, original, flow);
+        const scope = flowFor(this);
+        return scope === null
+          ? iterate.call(this)
+          : loop(this, original, scope);
       },
   );
   for (const name of ["return", "close", Symbol.dispose]) {
-    patches.put<Close>(prototype, name, (close) =>
+    patches.replace<Close>(prototype, name, (close) =>
       function (...args) {
         eventsOf.get(this)?.close();
         return close.apply(this, args);
@@ -316,12 +326,12 @@ function nextEvent(
   original: Next,
   left: () => void,
 ): Promise<IteratorResult<Deno.FsEvent>> {
-  const flow = flowFor(watcher);
+  const scope = flowFor(watcher);
   let events = eventsOf.get(watcher);
-  const asBefore = flow === null && (events === undefined || events.idle);
+  const asBefore = scope === null && (events === undefined || events.idle);
   const isOdd = typeof watcher !== "object" || watcher === null;
   if (asBefore || isOdd) return original.call(watcher);
-  const due = flow?.checkpoint() ?? null;
+  const due = scope?.checkpoint() ?? null;
   if (due !== null) {
     left();
     return due;
@@ -329,7 +339,7 @@ function nextEvent(
   if (events === undefined) {
     eventsOf.set(watcher, events = new Events(watcher, original));
   }
-  return events.next(flow, left);
+  return events.next(scope, left);
 }
 
 /**
@@ -340,12 +350,16 @@ function nextEvent(
 function loop(
   watcher: Deno.FsWatcher,
   next: Next,
-  flow: Flow,
+  scope: Scope,
 ): AsyncIterableIterator<Deno.FsEvent> {
   const leave = () => void (watcher as Watcher).return();
   return {
     next: () =>
-      nextEvent(watcher, next, cooperativeFlow() === flow ? leave : () => {}),
+      nextEvent(
+        watcher,
+        next,
+        interruptibleScope() === scope ? leave : () => {},
+      ),
     return: (value?: unknown) => (watcher as Watcher).return(value),
     [Symbol.asyncIterator]() {
       return this;

@@ -9,10 +9,10 @@
  * @module
  */
 
-import { callApart, flowOf } from "../_hub/flow.ts";
-import { disguise, patchProperty } from "./properties.ts";
+import { runDetached, scopeOf } from "../_hub/flow.ts";
+import { mimic, patchProperty } from "./properties.ts";
 import { killOnce } from "../_hub/kill.ts";
-import { cooperateKept, cooperateRelease } from "./cooperate.ts";
+import { cooperateObserved, cooperateRelease } from "./cooperate.ts";
 import { OptionsInForce, patchAll } from "./patch_set.ts";
 import { Greenlet } from "../gevent.ts";
 import { GreenletExit } from "../greenlet.ts";
@@ -56,12 +56,16 @@ const upgraded = new WeakSet<Request>();
 /** Patches `Deno.serve`; disposing of what it returns restores the originals. */
 export function patchHttp(): Disposable {
   return patchAll((patches) => {
-    patches.put<Serve>(Deno, "serve", (serve) =>
-      function (options, handler) {
-        const args = withGreenlets(options, handler) ?? arguments;
-        return cooperativeServer(Reflect.apply(serve, this, args));
-      });
-    patches.put<Upgrade>(
+    patches.replace<Serve>(
+      Deno,
+      "serve",
+      (serve) =>
+        function (options, handler) {
+          const args = withGreenlets(options, handler) ?? arguments;
+          return cooperativeServer(Reflect.apply(serve, this, args));
+        },
+    );
+    patches.replace<Upgrade>(
       Deno,
       "upgradeWebSocket",
       (upgrade) =>
@@ -70,20 +74,20 @@ export function patchHttp(): Disposable {
           if (request instanceof Request) upgraded.add(request);
           try {
             // The socket outlives the request, and so do the calls of its listeners.
-            return callApart(() => Reflect.apply(upgrade, this, arguments));
+            return runDetached(() => Reflect.apply(upgrade, this, arguments));
           } catch (error) {
             upgraded.delete(request);
             throw error;
           }
         },
     );
-    patches.beforehand(() => silence.end());
+    patches.beforeRestore(() => silence.end());
     const exit = patchProperty(GreenletExit.prototype, "getResponse", {
       value: unavailable,
       writable: true,
       enumerable: false,
     });
-    patches.beforehand(() => exit[Symbol.dispose]());
+    patches.beforeRestore(() => exit[Symbol.dispose]());
   });
 }
 
@@ -124,7 +128,7 @@ function inGreenlets(handler: Handler, kills: boolean): Handler {
     const greenlet = new Greenlet<Response>(handler, request, info);
     greenlet.name = nameOf(request);
     // It is the server that tells of its error.
-    flowOf(greenlet).quiet = true;
+    scopeOf(greenlet).errorIsHandled = true;
     greenlet.switch(request, info);
     return greenlet.dead
       ? responseOf(greenlet)
@@ -211,7 +215,7 @@ class Silence {
   begin(): void {
     if (this.#isOver || this.#warn !== null) return;
     this.#warn = console.warn;
-    console.warn = disguise(this.#filter, this.#warn);
+    console.warn = mimic(this.#filter, this.#warn);
   }
 
   end(): void {
@@ -227,12 +231,12 @@ const silence = new Silence();
 /** A server whose methods are cooperative: they are its own, and no prototype's. */
 function cooperativeServer(server: Deno.HttpServer): Deno.HttpServer {
   const { finished, shutdown } = server;
-  const get = cooperateKept(() => finished);
+  const get = cooperateObserved(() => finished);
   Object.defineProperty(server, "finished", {
     get,
     enumerable: true,
     configurable: true,
   });
-  server.shutdown = disguise(cooperateRelease(shutdown), shutdown);
+  server.shutdown = mimic(cooperateRelease(shutdown), shutdown);
   return server;
 }

@@ -5,12 +5,12 @@
  */
 
 import { patchDatagrams } from "./datagrams.ts";
-import { cooperativeFlow } from "../_hub/flow.ts";
+import { interruptibleScope } from "../_hub/flow.ts";
 import { operate, withSignal } from "./cooperate.ts";
 import { patchNode } from "./net_node.ts";
 import { patchAll } from "./patch_set.ts";
 import { Prototypes, Sockets } from "./sockets.ts";
-import { Sources } from "../_hub/inbox.ts";
+import { Inboxes } from "../_hub/inbox.ts";
 
 type Connect = (
   this: unknown,
@@ -18,24 +18,28 @@ type Connect = (
 ) => Promise<Deno.Conn>;
 type Listen = (options: Deno.ListenOptions) => Deno.Listener;
 
-const sources = new Sources();
+const sources = new Inboxes();
 const met = new Prototypes();
 
 /** Patches sockets; disposing of what it returns restores them. */
 export function patchNet(): Disposable {
   return patchAll((patches) => {
     const sockets = new Sockets(patches, sources, met);
-    patches.put<Connect>(
+    patches.replace<Connect>(
       Deno,
       "connect",
       (connect) => cooperativeConnect(connect, sockets.meetConn),
     );
-    patches.put<Listen>(Deno, "listen", (listen) =>
-      function (this: unknown) {
-        return sockets.meetListener(
-          Reflect.apply(listen, this, arguments as never),
-        );
-      });
+    patches.replace<Listen>(
+      Deno,
+      "listen",
+      (listen) =>
+        function (this: unknown) {
+          return sockets.meetListener(
+            Reflect.apply(listen, this, arguments as never),
+          );
+        },
+    );
     patchDatagrams(patches, sources);
     patchNode(patches);
   });
@@ -46,11 +50,11 @@ function cooperativeConnect(
   meet: (conn: Deno.Conn) => Deno.Conn,
 ): Connect {
   return function (this: unknown, options) {
-    const flow = cooperativeFlow();
-    if (flow === null) {
+    const scope = interruptibleScope();
+    if (scope === null) {
       return Reflect.apply(original, this, arguments as never).then(meet);
     }
-    const due = flow.checkpoint();
+    const due = scope.checkpoint();
     if (due !== null) return due;
     const abort = new AbortController();
     const promise = original.call(
@@ -58,7 +62,7 @@ function cooperativeConnect(
       withSignal(options, abort.signal) as typeof options,
     ).then(meet);
     return operate(
-      flow,
+      scope,
       promise,
       (error) => abort.abort(error),
       (conn) => conn.close(),

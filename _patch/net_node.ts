@@ -2,7 +2,7 @@
  * The part `net` of `patch()`, for what has no waits, but events: the sockets of `node:net`
  * and `node:dgram`, and the streams of `node:stream`.
  *
- * In whose flow a listener is called differs from event to event, and so does that of a
+ * In whose scope a listener is called differs from event to event, and so does that of a
  * stream's own functions, such as `_read` and `_write`, which are called when the stream sees
  * fit. What opens a socket and what sets a stream going is called in none, and so all events
  * are told outside greenlets; see `_events.ts`.
@@ -11,7 +11,7 @@
  */
 
 import { EventEmitter } from "node:events";
-import { meetEmitters, outside } from "./detached.ts";
+import { detached, onEmitter } from "./detached.ts";
 import type { Patches } from "./patch_set.ts";
 
 /** Whether a socket was made under `patch()`, so that the modules are loaded. */
@@ -24,7 +24,7 @@ let met = false;
 export function patchNode(patches: Patches): void {
   if (met) patchSockets(patches);
   let hasStreams = false;
-  meetEmitters(patches, (emitter) => {
+  onEmitter(patches, (emitter) => {
     if (!hasStreams && "pipe" in emitter) {
       const stream = baseOf(emitter);
       hasStreams = stream !== null;
@@ -43,10 +43,10 @@ function patchSockets(patches: Patches): void {
   const { getBuiltinModule } = globalThis.process;
   const { Socket, Server } = getBuiltinModule("node:net");
   const { Socket: Datagrams } = getBuiltinModule("node:dgram");
-  patches.put(Socket.prototype, "connect", outside);
-  patches.put(Socket.prototype, "setTimeout", outside);
-  patches.put(Server.prototype, "listen", outside);
-  patches.put(Datagrams.prototype, "bind", outside);
+  patches.replace(Socket.prototype, "connect", detached);
+  patches.replace(Socket.prototype, "setTimeout", detached);
+  patches.replace(Server.prototype, "listen", detached);
+  patches.replace(Datagrams.prototype, "bind", detached);
 }
 
 /** The class of all streams, which has those of each kind as its properties. */
@@ -74,13 +74,13 @@ function baseOf(emitter: object): StreamClass | null {
 const METHODS = ["read", "resume", "write", "end", "destroy"];
 
 function patchStreams(patches: Patches, base: StreamClass): void {
-  patches.put(base.prototype, "emit", outside);
+  patches.replace(base.prototype, "emit", detached);
   const { Readable, Writable, Duplex } = base;
   for (const kind of [Readable, Writable, Duplex]) {
     if (kind === undefined) continue;
     for (const name of METHODS) {
       if (Object.hasOwn(kind.prototype, name)) {
-        patches.put(kind.prototype, name, outside);
+        patches.replace(kind.prototype, name, detached);
       }
     }
   }

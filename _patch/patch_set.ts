@@ -4,7 +4,7 @@
  * @module
  */
 
-import { disguise, getOriginal, patchProperty } from "./properties.ts";
+import { getOriginal, mimic, patchProperty } from "./properties.ts";
 
 // deno-lint-ignore no-explicit-any -- whatever it takes and gives
 type Method = (this: any, ...args: any[]) => any;
@@ -22,7 +22,7 @@ export class Patches implements Disposable {
   }
 
   /** Calls `last` before the first of the patches is undone. */
-  beforehand(last: () => void): void {
+  beforeRestore(last: () => void): void {
     this.#beforehand.push(last);
   }
 
@@ -30,13 +30,13 @@ export class Patches implements Disposable {
    * Replaces a function by what `wrap` makes of it, and looks like it. One that is
    * inherited is left as it is for other heirs.
    */
-  put<F extends Method>(
+  replace<F extends Method>(
     object: object,
     name: PropertyKey,
     wrap: (original: F) => F,
   ): void {
     const original = getOriginal(object as Record<PropertyKey, F>, name);
-    const replacement = disguise(wrap(original), original);
+    const replacement = mimic(wrap(original), original);
     this.#patched.use(patchProperty(object, name, {
       value: replacement,
       writable: true,
@@ -48,7 +48,7 @@ export class Patches implements Disposable {
    * Replaces a class by one that is the same, but for what makes its instances: `wrap` calls
    * what it is given.
    */
-  putClass(
+  replaceClass(
     object: object,
     name: string,
     wrap: (make: () => object) => object,
@@ -58,19 +58,19 @@ export class Patches implements Disposable {
       construct: (_target, args, newTarget): object =>
         wrap(() => Reflect.construct(original, args, newTarget)),
     });
-    this.put(object, name, () => replacement);
-    this.put(original.prototype, "constructor", () => replacement);
+    this.replace(object, name, () => replacement);
+    this.replace(original.prototype, "constructor", () => replacement);
   }
 
   /** Replaces the getter of an accessor by what `wrap` makes of it. */
-  putGetter<T>(
+  replaceGetter<T>(
     object: object,
     name: PropertyKey,
     wrap: (original: (this: unknown) => T) => (this: unknown) => T,
   ): void {
     const accessor = descriptor(object, name);
     const original = accessor.get!;
-    const get = disguise(wrap(original), original);
+    const get = mimic(wrap(original), original);
     this.#patched.use(patchProperty(object, name, { ...accessor, get }));
   }
 
@@ -80,7 +80,7 @@ export class Patches implements Disposable {
    *
    * @returns The prototype, if there is one.
    */
-  meet(
+  onFirstInstance(
     instance: object,
     method: PropertyKey,
     patch: (prototype: object) => void,

@@ -12,16 +12,16 @@
  */
 
 import { Begun } from "../_hub/begun.ts";
-import { meetClass, outside } from "./detached.ts";
+import { detached, onFirstInstanceOf } from "./detached.ts";
 import {
-  cooperativeFlow,
   current,
-  type Flow,
+  interruptibleScope,
+  type Scope,
   type Wait,
 } from "../_hub/flow.ts";
-import { disguise, getOriginal } from "./properties.ts";
+import { getOriginal, mimic } from "./properties.ts";
 import {
-  cooperateKept,
+  cooperateObserved,
   cooperateRelease,
   operate,
   Operation,
@@ -82,44 +82,44 @@ const made = new WeakMap<
 export function patchProcess(): Disposable {
   return patchAll((patches) => {
     const { prototype } = Deno.Command;
-    patches.put<NewCommand & (() => never)>(Deno, "Command", recorded);
-    patches.put(prototype, "constructor", () => Deno.Command as never);
-    patches.put<Spawn>(
+    patches.replace<NewCommand & (() => never)>(Deno, "Command", recorded);
+    patches.replace(prototype, "constructor", () => Deno.Command as never);
+    patches.replace<Spawn>(
       prototype,
       "spawn",
       (spawn) => owningSpawn(spawn, (child) => meetPipes(patches, child)),
     );
-    patches.put(prototype, "output", cooperativeOutput);
+    patches.replace(prototype, "output", cooperativeOutput);
     if ("spawnAndWait" in Deno) {
-      patches.put<Run<Child>>(
+      patches.replace<Run<Child>>(
         Deno,
         "spawn",
         (original) => byCommand(original, (it) => it.spawn()),
       );
-      patches.put<Run<Promise<Deno.CommandOutput>>>(
+      patches.replace<Run<Promise<Deno.CommandOutput>>>(
         Deno,
         "spawnAndWait",
         (original) => byCommand(original, (it) => it.output()),
       );
     }
     const child = Deno.ChildProcess.prototype;
-    patches.putGetter<Promise<Deno.CommandStatus>>(
+    patches.replaceGetter<Promise<Deno.CommandStatus>>(
       child,
       "status",
-      cooperateKept,
+      cooperateObserved,
     );
-    patches.put<ChildOutput>(
+    patches.replace<ChildOutput>(
       child,
       "output",
       (output) => collector(output, { output: (it) => it }, "output", output),
     );
-    patches.put(child, Symbol.asyncDispose, cooperateRelease);
+    patches.replace(child, Symbol.asyncDispose, cooperateRelease);
     // What listens to signals in `node:process` goes through it as well.
-    patches.put(Deno, "addSignalListener", outside);
-    meetClass(patches, ["ChildProcess"], "spawn", (prototype) => {
-      patches.put(prototype, "emit", outside);
+    patches.replace(Deno, "addSignalListener", detached);
+    onFirstInstanceOf(patches, ["ChildProcess"], "spawn", (prototype) => {
+      patches.replace(prototype, "emit", detached);
       // What opens the pipes
-      patches.put(prototype, "spawn", outside);
+      patches.replace(prototype, "spawn", detached);
     });
   });
 }
@@ -140,7 +140,7 @@ function owningSpawn(original: Spawn, meet: (child: Child) => void): Spawn {
   return function () {
     const child: Child = Reflect.apply(original, this, arguments);
     meet(child);
-    const greenlet = cooperativeFlow()?.greenlet;
+    const greenlet = interruptibleScope()?.greenlet;
     const isOwned = killsChildren() && !made.get(this)?.options?.detached;
     if (greenlet instanceof Greenlet && isOwned) own(greenlet, child);
     return child;
@@ -187,15 +187,15 @@ function statusOf(child: Child): Promise<Deno.CommandStatus> {
 
 function cooperativeOutput(original: Output): Output {
   return function () {
-    const flow = cooperativeFlow();
-    if (flow === null) return original.call(this);
-    const due = flow.checkpoint();
+    const scope = interruptibleScope();
+    if (scope === null) return original.call(this);
+    const due = scope.checkpoint();
     if (due !== null) return due;
     const known = made.get(this);
     if (!known?.options || isOdd(known.options)) {
-      return operate(flow, original.call(this));
+      return operate(scope, original.call(this));
     }
-    return run(known.command, known.options, flow);
+    return run(known.command, known.options, scope);
   };
 }
 
@@ -215,7 +215,7 @@ function isOdd(options: Deno.CommandOptions): boolean {
 function run(
   command: string | URL,
   options: Deno.CommandOptions,
-  flow: Flow,
+  scope: Scope,
 ): Wait<Deno.CommandOutput> {
   const { stdin = "null", stdout = "piped", stderr = "piped", signal } =
     options;
@@ -248,7 +248,7 @@ function run(
       },
     }),
   );
-  return operate(flow, output, () => {
+  return operate(scope, output, () => {
     out?.forget();
     err?.forget();
     // Nobody else has a handle to it: it goes on, and may outlive us.
@@ -300,7 +300,7 @@ function concat(chunks: Bytes[]): Bytes {
 function byCommand<R>(original: Run<R>, run: (command: Command) => R): Run<R> {
   return function (this: unknown, command, args, options) {
     const isTwice = Array.isArray(args) && options?.args !== undefined;
-    if (cooperativeFlow() === null || isTwice) {
+    if (interruptibleScope() === null || isTwice) {
       return Reflect.apply(original, this, arguments);
     }
     return run(
@@ -335,10 +335,10 @@ function meetPipes(patches: Patches, child: Child): void {
     } catch {
       continue; // It is not piped.
     }
-    patches.meet(pipe, "bytes", (prototype) => {
+    patches.onFirstInstance(pipe, "bytes", (prototype) => {
       const bytes = getOriginal(prototype as typeof pipe, "bytes");
       for (const form of Object.keys(formsOfBytes)) {
-        patches.put<typeof bytes>(
+        patches.replace<typeof bytes>(
           prototype,
           form,
           (original) => collector(original, formsOfBytes, form, bytes),
@@ -367,14 +367,14 @@ function collector<T, R>(
   collect: Collect<T>,
 ): Collect<R> {
   return function () {
-    const flow = cooperativeFlow();
-    if (flow === null) return original.call(this);
-    const due = flow.checkpoint();
+    const scope = interruptibleScope();
+    if (scope === null) return original.call(this);
+    const due = scope.checkpoint();
     if (due !== null) return due;
     const begun = new Begun();
     const collected = begun.watch<Promise<T>>(() => collect.call(this));
     const all = { owner: this, forms, collected, begun };
-    return collecting(all, form, flow) as Wait<R>;
+    return collecting(all, form, scope) as Wait<R>;
   };
 }
 
@@ -391,11 +391,11 @@ interface Collection<T> {
 function collecting<T>(
   collection: Collection<T>,
   form: string,
-  flow: Flow,
+  scope: Scope,
 ): Wait<unknown> {
   const { forms, collected } = collection;
-  const cancel = () => leave(collection);
-  return new Collecting(cancel, forms[form]!).follow(collected).suspend(flow);
+  const cancel = () => removePending(collection);
+  return new Collecting(cancel, forms[form]!).follow(collected).suspend(scope);
 }
 
 /** The wait for what is collected, which those that are interrupted leave as it is. */
@@ -417,21 +417,21 @@ class Collecting<T> extends Operation<T> {
 }
 
 /** Has the next call give what an interrupted one has left, patched or not. */
-function leave<T>(collection: Collection<T>): void {
+function removePending<T>(collection: Collection<T>): void {
   const { owner, forms, collected, begun } = collection;
   begun.unref();
   for (const form of Object.keys(forms)) {
     const original = getOriginal(owner as Record<string, () => unknown>, form);
-    const value = disguise(() => {
-      const flow = cooperativeFlow();
-      const due = flow?.checkpoint() ?? null;
+    const value = mimic(() => {
+      const scope = interruptibleScope();
+      const due = scope?.checkpoint() ?? null;
       if (due !== null) return due;
       for (const name of Object.keys(forms)) {
         Reflect.deleteProperty(owner, name);
       }
       begun.ref();
-      if (flow === null) return collected.then(forms[form]);
-      return collecting(collection, form, flow);
+      if (scope === null) return collected.then(forms[form]);
+      return collecting(collection, form, scope);
     }, original);
     Object.defineProperty(owner, form, {
       value,

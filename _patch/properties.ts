@@ -184,7 +184,7 @@ function checkObject(object: unknown, what: string): void {
 }
 
 /** Makes `replacement` look like `original` to those who ask for its properties. */
-export function disguise<F extends (...args: never[]) => unknown>(
+export function mimic<F extends (...args: never[]) => unknown>(
   replacement: F,
   original: (...args: never[]) => unknown,
 ): F {

@@ -8,31 +8,31 @@
  */
 
 import {
-  cooperativeFlow,
-  type Flow,
-  isAddressed,
+  interruptibleScope,
   isInterrupt,
+  isRecipient,
+  type Scope,
   takenWait,
   type Wait,
 } from "../_hub/flow.ts";
 import { Begun } from "../_hub/begun.ts";
 import { getOriginal } from "./properties.ts";
-import { Place } from "../_hub/wait_queue.ts";
+import { QueuedWait } from "../_hub/wait_queue.ts";
 import { cooperateLoosely } from "./cooperate.ts";
-import { NONE, type Operations, operationsFor } from "../_hub/socket_ops.ts";
+import { NONE, type SocketOps, socketOpsFor } from "../_hub/socket_ops.ts";
 import type { Patches } from "./patch_set.ts";
 import { Stamp } from "../_base/stamp.ts";
 import { setSource } from "./streams_rest.ts";
 import {
   Bytes,
   type Hold,
+  Inbox,
+  type Inboxes,
   lengthOf,
   MOST_KEPT,
   MOST_WRITTEN,
   Reader,
   Scratch,
-  Source,
-  type Sources,
   Writes,
 } from "../_hub/inbox.ts";
 
@@ -55,10 +55,10 @@ export interface Socket {
 /** The sockets that their user has told not to keep the process alive, under `patch()`. */
 const unreffed = new WeakSet<object>();
 
-class Accepter extends Place<Accepter, Deno.Conn> {}
+class Accepter extends QueuedWait<Accepter, Deno.Conn> {}
 
 /** The connections of a listener, in order, whoever accepts them. */
-class Connections extends Source<Deno.Conn, Accepter, Deno.Conn> {
+class Connections extends Inbox<Deno.Conn, Accepter, Deno.Conn> {
   readonly #listener: Deno.Listener;
   readonly #accept: Accept;
   /** What is under way, where the listener's own `ref` and `unref` do not reach it. */
@@ -66,7 +66,7 @@ class Connections extends Source<Deno.Conn, Accepter, Deno.Conn> {
   #conns: Deno.Conn[] = [];
 
   constructor(
-    sources: Sources,
+    sources: Inboxes,
     listener: Deno.Listener,
     accept: Accept,
     hold: Hold,
@@ -80,7 +80,7 @@ class Connections extends Source<Deno.Conn, Accepter, Deno.Conn> {
       : null;
   }
 
-  protected override get stocked(): boolean {
+  protected override get hasResult(): boolean {
     return this.#conns.length > 0;
   }
 
@@ -88,7 +88,7 @@ class Connections extends Source<Deno.Conn, Accepter, Deno.Conn> {
     return this.#listener;
   }
 
-  protected override get doors(): readonly PropertyKey[] {
+  protected override get patchedNames(): readonly PropertyKey[] {
     return ["accept", "close", Symbol.dispose, "ref", "unref"];
   }
 
@@ -123,7 +123,7 @@ class Connections extends Source<Deno.Conn, Accepter, Deno.Conn> {
 /** The bytes of a connection, which may be read by its stream as well. */
 class ConnBytes extends Bytes {
   /** How they are read, if not by the connection's own method. */
-  readonly #operations: Operations | null;
+  readonly #operations: SocketOps | null;
   /** The operation by which we read, of which the connection then knows nothing. */
   #reading = NONE;
   /** That by which the stream reads by itself. */
@@ -134,18 +134,18 @@ class ConnBytes extends Bytes {
   #pulling = false;
 
   constructor(
-    sources: Sources,
+    sources: Inboxes,
     conn: Deno.Conn,
     read: Read,
     hold: Hold,
-    operations: Operations | null,
+    operations: SocketOps | null,
   ) {
     super(sources, conn, read, hold);
     this.#operations = operations;
     this.#keepsAlive = !unreffed.has(conn);
   }
 
-  protected override get doors(): readonly PropertyKey[] {
+  protected override get patchedNames(): readonly PropertyKey[] {
     return ["read", "readable", "close", Symbol.dispose, "ref", "unref"];
   }
 
@@ -157,7 +157,7 @@ class ConnBytes extends Bytes {
     const operations = this.#operations;
     if (operations === null) return super.ref();
     this.#keepsAlive = true;
-    if (super.busy && !this.resting) operations.ref(this.#reading);
+    if (super.busy && !this.isUnreffed) operations.ref(this.#reading);
     if (this.#pulling && !this.streamRests) operations.ref(this.#streaming);
     return true;
   }
@@ -276,16 +276,16 @@ class BytesOf extends Stamp {
  * come to us before anybody else got it, so that we know of each `ref` and `unref`.
  */
 class OperationsOf extends Stamp {
-  #operations: Operations | null = null;
+  #operations: SocketOps | null = null;
   #by: Sockets | undefined;
 
-  static get(conn: unknown, sockets: Sockets): Operations | null {
+  static get(conn: unknown, sockets: Sockets): SocketOps | null {
     return isObject(conn) && #by in conn && conn.#by === sockets
       ? conn.#operations
       : null;
   }
 
-  static set(conn: object, operations: Operations, sockets: Sockets): void {
+  static set(conn: object, operations: SocketOps, sockets: Sockets): void {
     if (!(#by in conn)) new OperationsOf(conn);
     (conn as OperationsOf).#operations = operations;
     (conn as OperationsOf).#by = sockets;
@@ -323,18 +323,18 @@ export class Prototypes {
 /** Patches connections and listeners: each class when the first of it is met. */
 export class Sockets {
   readonly #patches: Patches;
-  readonly #sources: Sources;
+  readonly #sources: Inboxes;
   readonly #met: Prototypes;
   /** What stands for the methods of each class of connections. */
-  readonly #operations = new Map<object, Operations | null>();
+  readonly #operations = new Map<object, SocketOps | null>();
 
   /** Makes it with the sources of the part, and what it has met before. */
-  constructor(patches: Patches, sources: Sources, met: Prototypes) {
+  constructor(patches: Patches, sources: Inboxes, met: Prototypes) {
     this.#patches = patches;
     this.#sources = sources;
     this.#met = met;
     met.sockets = this;
-    patches.beforehand(() => {
+    patches.beforeRestore(() => {
       sources.stayPatched();
       met.sockets = null;
     });
@@ -360,15 +360,19 @@ export class Sockets {
   #meetConn(conn: Deno.Conn): void {
     // The class of the connection itself: the one in which a method is found may have
     // heirs that are of another part.
-    const met = this.#patches.meet(conn, "constructor", (prototype) => {
-      const { read, write } = patchConn(
-        this.#patches,
-        prototype as Deno.Conn,
-        this.#sources,
-        (conn) => OperationsOf.get(conn, this),
-      );
-      this.#operations.set(prototype, operationsFor([read, write]));
-    });
+    const met = this.#patches.onFirstInstance(
+      conn,
+      "constructor",
+      (prototype) => {
+        const { read, write } = patchConn(
+          this.#patches,
+          prototype as Deno.Conn,
+          this.#sources,
+          (conn) => OperationsOf.get(conn, this),
+        );
+        this.#operations.set(prototype, socketOpsFor([read, write]));
+      },
+    );
     if (met === null) return;
     this.#met.conns.add(met);
     const operations = this.#operations.get(met);
@@ -376,14 +380,18 @@ export class Sockets {
   }
 
   #meetListener(listener: Deno.Listener): void {
-    const met = this.#patches.meet(listener, "constructor", (prototype) => {
-      patchListener(
-        this.#patches,
-        prototype as Deno.Listener,
-        this.#sources,
-        this.meetConn,
-      );
-    });
+    const met = this.#patches.onFirstInstance(
+      listener,
+      "constructor",
+      (prototype) => {
+        patchListener(
+          this.#patches,
+          prototype as Deno.Listener,
+          this.#sources,
+          this.meetConn,
+        );
+      },
+    );
     if (met !== null) this.#met.listeners.add(met);
   }
 }
@@ -392,8 +400,8 @@ export class Sockets {
 function patchConn(
   patches: Patches,
   prototype: Deno.Conn,
-  sources: Sources,
-  operationsOf: (conn: unknown) => Operations | null,
+  sources: Inboxes,
+  operationsOf: (conn: unknown) => SocketOps | null,
 ): { read: Read; write: Write } {
   const hold = patchHold(patches, prototype, BytesOf);
   const read: Read = getOriginal(prototype, "read");
@@ -407,26 +415,26 @@ function patchConn(
     }
     return bytes;
   };
-  patches.put<Read>(
+  patches.replace<Read>(
     prototype,
     "read",
     () => cooperativeRead(read, takeBytes),
   );
-  patches.put<Write>(
+  patches.replace<Write>(
     prototype,
     "write",
     () => cooperativeWrite(write, operationsOf),
   );
   for (const name of ["closeWrite", "handshake"]) {
     if (name in prototype) {
-      patches.put<Ask>(
+      patches.replace<Ask>(
         prototype,
         name,
         (original) => cooperateLoosely(original),
       );
     }
   }
-  patches.putGetter<Readable>(
+  patches.replaceGetter<Readable>(
     prototype,
     "readable",
     (readable) => cooperativeReadable(readable, takeBytes),
@@ -438,24 +446,24 @@ function patchConn(
 function patchListener(
   patches: Patches,
   prototype: Deno.Listener,
-  sources: Sources,
+  sources: Inboxes,
   meet: (conn: Deno.Conn) => Deno.Conn,
 ): void {
   const hold = patchHold(patches, prototype, connectionsOf);
-  patches.put<Accept>(prototype, "accept", (original) => {
+  patches.replace<Accept>(prototype, "accept", (original) => {
     const accept: Accept = function () {
       return original.call(this).then(meet);
     };
     return cooperativeAccept(accept, sources, hold);
   });
-  patches.put<Iterate>(
+  patches.replace<Iterate>(
     prototype,
     Symbol.asyncIterator,
     (iterate) =>
       function () {
-        const flow = cooperativeFlow();
+        const scope = interruptibleScope();
         const iterator = iterate.call(this);
-        return flow === null ? iterator : acceptLoop(this, iterator, flow);
+        return scope === null ? iterator : acceptLoop(this, iterator, scope);
       },
   );
   patchClosing(patches, prototype, connectionsOf);
@@ -475,10 +483,10 @@ const closedByLoop = new WeakSet<object>();
 function acceptLoop(
   listener: Deno.Listener,
   iterator: Accepting,
-  flow: Flow,
+  scope: Scope,
 ): Accepting {
   const closeAfter = (error: unknown) => {
-    if (!isInterrupt(error) || !isAddressed(error, flow.greenlet)) return;
+    if (!isInterrupt(error) || !isRecipient(error, scope.greenlet)) return;
     try {
       listener.close();
       closedByLoop.add(listener);
@@ -489,7 +497,7 @@ function acceptLoop(
   return {
     next() {
       const accepting = iterator.next();
-      if (cooperativeFlow() === flow) accepting.catch(closeAfter);
+      if (interruptibleScope() === scope) accepting.catch(closeAfter);
       return accepting;
     },
     return: (value?: unknown) => iterator.return!(value),
@@ -501,22 +509,22 @@ function acceptLoop(
 
 function cooperativeAccept(
   original: Accept,
-  sources: Sources,
+  sources: Inboxes,
   hold: Hold,
 ): Accept {
   return function () {
-    const flow = cooperativeFlow();
+    const scope = interruptibleScope();
     let connections = connectionsOf.get(this);
-    const asBefore = flow === null &&
+    const asBefore = scope === null &&
       (connections === undefined || connections.idle);
     if (asBefore || !isObject(this)) return original.call(this);
-    const due = flow?.checkpoint() ?? null;
+    const due = scope?.checkpoint() ?? null;
     if (due !== null) return due;
     if (connections === undefined) {
       connections = new Connections(sources, this, original, hold);
       connectionsOf.set(this, connections);
     }
-    return connections.take(new Accepter(), flow);
+    return connections.take(new Accepter(), scope);
   };
 }
 
@@ -525,21 +533,21 @@ function cooperativeRead(
   takeBytes: (conn: Deno.Conn) => ConnBytes,
 ): Read {
   return function (buffer) {
-    const flow = cooperativeFlow();
+    const scope = interruptibleScope();
     const isOdd = !isObject(this) || !(buffer instanceof Uint8Array) ||
       buffer.length === 0;
-    if (isOdd || flow === null && (BytesOf.get(this)?.idle ?? true)) {
+    if (isOdd || scope === null && (BytesOf.get(this)?.idle ?? true)) {
       return original.call(this, buffer);
     }
-    const due = flow?.checkpoint() ?? null;
+    const due = scope?.checkpoint() ?? null;
     if (due !== null) return due;
-    return takeBytes(this).take(new Reader(buffer), flow);
+    return takeBytes(this).take(new Reader(buffer), scope);
   };
 }
 
 function cooperativeWrite(
   original: Write,
-  operationsOf: (conn: unknown) => Operations | null,
+  operationsOf: (conn: unknown) => SocketOps | null,
 ): Write {
   const takeWrites = (conn: Deno.Conn): Writes => {
     let writes = WritesOf.get(conn);
@@ -549,24 +557,24 @@ function cooperativeWrite(
     return writes;
   };
   return function (data) {
-    const flow = cooperativeFlow();
+    const scope = interruptibleScope();
     const isOurs = data instanceof Uint8Array && isObject(this);
-    if (flow === null || !isOurs) return original.call(this, data);
-    const due = flow.checkpoint();
+    if (scope === null || !isOurs) return original.call(this, data);
+    const due = scope.checkpoint();
     if (due !== null) return due;
     const operations = operationsOf(this);
     return operations === null
-      ? takeWrites(this).write(data, flow)
-      : writeBy(operations, this, data, flow, takeWrites);
+      ? takeWrites(this).write(data, scope)
+      : writeBy(operations, this, data, scope, takeWrites);
   };
 }
 
 /** Writes by the operation itself, and waits only if it is not over at once. */
 function writeBy(
-  operations: Operations,
+  operations: SocketOps,
   conn: Deno.Conn,
   data: Uint8Array,
-  flow: Flow,
+  scope: Scope,
   takeWrites: (conn: Deno.Conn) => Writes,
 ): Wait<number> {
   const isShort = lengthOf(data) <= MOST_KEPT;
@@ -577,7 +585,7 @@ function writeBy(
   if (operations.isOver(written)) return takenWait(written);
   if (isShort) scratch.leave();
   const id = operations.idOf(written);
-  return takeWrites(conn).other(written, flow, () => operations.unref(id));
+  return takeWrites(conn).other(written, scope, () => operations.unref(id));
 }
 
 /**
@@ -653,7 +661,7 @@ interface Keeper {
 }
 
 /** Where each socket has something of ours. */
-interface Kept<T> {
+interface ObservedPromise<T> {
   get(socket: object): T | undefined;
   delete(socket: object): unknown;
 }
@@ -662,20 +670,24 @@ interface Kept<T> {
 export function patchClosing(
   patches: Patches,
   prototype: object,
-  sources: Kept<{ close(): void }>,
+  sources: ObservedPromise<{ close(): void }>,
 ): void {
   for (const name of ["close", Symbol.dispose]) {
     if (!(name in prototype)) continue;
-    patches.put<Close>(prototype, name, (original) =>
-      function (this: object) {
-        const source = sources.get(this);
-        if (closedByLoop.delete(this)) return;
-        // Whoever comes later finds a closed socket, and not an operation that was
-        // cancelled.
-        sources.delete(this);
-        source?.close();
-        return original.call(this);
-      });
+    patches.replace<Close>(
+      prototype,
+      name,
+      (original) =>
+        function (this: object) {
+          const source = sources.get(this);
+          if (closedByLoop.delete(this)) return;
+          // Whoever comes later finds a closed socket, and not an operation that was
+          // cancelled.
+          sources.delete(this);
+          source?.close();
+          return original.call(this);
+        },
+    );
   }
 }
 
@@ -687,16 +699,16 @@ export function patchClosing(
 export function patchHold(
   patches: Patches,
   prototype: Socket,
-  sources: Kept<Keeper>,
+  sources: ObservedPromise<Keeper>,
 ): Hold {
   const ref = getOriginal(prototype, "ref");
   const unref = getOriginal(prototype, "unref");
-  patches.put(prototype, "ref", () =>
+  patches.replace(prototype, "ref", () =>
     function (this: Socket) {
       unreffed.delete(this);
       if (sources.get(this)?.ref() ?? true) ref.call(this);
     });
-  patches.put(prototype, "unref", () =>
+  patches.replace(prototype, "unref", () =>
     function (this: Socket) {
       unref.call(this);
       unreffed.add(this);

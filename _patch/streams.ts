@@ -8,13 +8,13 @@
  */
 
 import {
-  callApart,
-  cooperativeFlow,
+  interruptibleScope,
   isInterrupt,
+  runDetached,
   takenWait,
 } from "../_hub/flow.ts";
 import { getOriginal } from "./properties.ts";
-import { cooperateKept, operate, withSignal } from "./cooperate.ts";
+import { cooperateObserved, operate, withSignal } from "./cooperate.ts";
 import { patchAll, type Patches } from "./patch_set.ts";
 import {
   adopt,
@@ -29,7 +29,7 @@ import {
   requestsOf,
   streamOf,
 } from "./streams_reads.ts";
-import { endFlowOf, giveFlow, makeWithFlow } from "./streams_scopes.ts";
+import { endScopeOf, giveScope, makeWithScope } from "./streams_scopes.ts";
 import {
   askedAgain,
   findSource,
@@ -59,12 +59,12 @@ export function patchStreams(): Disposable {
 
 function patchMaking(patches: Patches): void {
   const { prototype } = ReadableStream;
-  patches.put(ReadableStream, "from", (from: Making) =>
+  patches.replace(ReadableStream, "from", (from: Making) =>
     function () {
       return make(() => Reflect.apply(from, this, arguments));
     });
-  patches.put(prototype, "pipeThrough", (original) => {
-    const pipeThrough = pipeApart(original);
+  patches.replace(prototype, "pipeThrough", (original) => {
+    const pipeThrough = pipeDetached(original);
     return function (this: ReadableStream) {
       findSource(this);
       const readable = Reflect.apply(pipeThrough, this, arguments);
@@ -72,8 +72,8 @@ function patchMaking(patches: Patches): void {
       return readable;
     };
   });
-  patches.put(prototype, "tee", (original) => {
-    const tee = pipeApart(original);
+  patches.replace(prototype, "tee", (original) => {
+    const tee = pipeDetached(original);
     return function (this: ReadableStream) {
       findSource(this);
       const branches = Reflect.apply(tee, this, arguments);
@@ -82,7 +82,7 @@ function patchMaking(patches: Patches): void {
     };
   });
   for (const name of ["ReadableStream", "WritableStream", "TransformStream"]) {
-    patches.putClass(globalThis, name, make);
+    patches.replaceClass(globalThis, name, make);
   }
 }
 
@@ -91,17 +91,17 @@ type Making = (this: any, ...args: any[]) => object;
 
 /** Makes a stream: outside greenlets, as it has always been made. */
 function make<T extends object>(stream: () => T): T {
-  return cooperativeFlow() === null ? stream() : makeWithFlow(stream);
+  return interruptibleScope() === null ? stream() : makeWithScope(stream);
 }
 
 /** A pipe outlives whoever lays it. */
-function pipeApart(original: Making): Making {
+function pipeDetached(original: Making): Making {
   return function (this: ReadableStream) {
-    if (cooperativeFlow() === null || !(this instanceof ReadableStream)) {
+    if (interruptibleScope() === null || !(this instanceof ReadableStream)) {
       return Reflect.apply(original, this, arguments);
     }
-    giveFlow(this);
-    return callApart(() => Reflect.apply(original, this, arguments));
+    giveScope(this);
+    return runDetached(() => Reflect.apply(original, this, arguments));
   };
 }
 
@@ -109,42 +109,42 @@ function patchReading(patches: Patches): void {
   const readable = ReadableStream.prototype;
   const reader = ReadableStreamDefaultReader.prototype;
   const byobReader = ReadableStreamBYOBReader.prototype;
-  patches.put<ReadMethod>(
+  patches.replace<ReadMethod>(
     reader,
     "read",
     (read) => cooperativeRead(read, "readRequests"),
   );
-  patches.put<ReadMethod>(
+  patches.replace<ReadMethod>(
     byobReader,
     "read",
     (read) => cooperativeRead(readBehind(read), "readIntoRequests"),
   );
-  patches.put(readable, "pipeTo", cooperativePipeTo);
+  patches.replace(readable, "pipeTo", cooperativePipeTo);
   for (const it of [readable, reader, byobReader]) {
-    patches.put(it, "cancel", cooperativeCancel);
+    patches.replace(it, "cancel", cooperativeCancel);
   }
   for (const it of [reader, byobReader]) {
-    patches.putGetter<Promise<unknown>>(it, "closed", cooperateKept);
+    patches.replaceGetter<Promise<unknown>>(it, "closed", cooperateObserved);
   }
 }
 
 /** All iterators of streams have their methods from one object, which has no name. */
 function patchIterating(patches: Patches): void {
   const iterator = Object.getPrototypeOf(new ReadableStream().values());
-  patches.put<ReadMethod>(iterator, "next", cooperativeNext);
-  patches.put(iterator, "return", cooperativeCancel);
+  patches.replace<ReadMethod>(iterator, "next", cooperativeNext);
+  patches.replace(iterator, "return", cooperativeCancel);
 }
 
 function patchWriting(patches: Patches): void {
   const writable = WritableStream.prototype;
   const writer = WritableStreamDefaultWriter.prototype;
-  patches.put(writer, "write", cooperativeWrite);
+  patches.replace(writer, "write", cooperativeWrite);
   for (const it of [writable, writer]) {
-    patches.put(it, "close", cooperativeClose);
-    patches.put(it, "abort", cooperativeAbort);
+    patches.replace(it, "close", cooperativeClose);
+    patches.replace(it, "abort", cooperativeAbort);
   }
   for (const name of ["closed", "ready"]) {
-    patches.putGetter<Promise<unknown>>(writer, name, cooperateKept);
+    patches.replaceGetter<Promise<unknown>>(writer, name, cooperateObserved);
   }
 }
 
@@ -153,20 +153,20 @@ function cooperativeRead(
   kind: "readRequests" | "readIntoRequests",
 ): ReadMethod {
   return function (this: Reader) {
-    const flow = cooperativeFlow();
-    const requests = flow === null ? undefined : requestsOf(this, kind);
-    if (flow === null || requests === undefined) {
+    const scope = interruptibleScope();
+    const requests = scope === null ? undefined : requestsOf(this, kind);
+    if (scope === null || requests === undefined) {
       askedAgain(streamOf(this));
       const promise = Reflect.apply(original, this, arguments);
       adopt(this);
       return promise;
     }
-    const due = flow.checkpoint();
+    const due = scope.checkpoint();
     if (due !== null) return due;
     askedAgain(streamOf(this));
     prepare(this, requests);
     const read = beginRead(Read, this, requests, original, this, arguments);
-    return read instanceof Read ? read.suspend(flow) : takenWait(read);
+    return read instanceof Read ? read.suspend(scope) : takenWait(read);
   };
 }
 
@@ -191,7 +191,7 @@ class LastingStep extends Read {
 function cancel(reader: Reader, error: unknown): void {
   const stream = streamOf(reader);
   const original = getOriginal(ReadableStreamDefaultReader.prototype, "cancel");
-  callApart(async () => await original.call(reader, error)).catch(ignore);
+  runDetached(async () => await original.call(reader, error)).catch(ignore);
   // What it is a branch of goes on, and may have no other one that anybody reads.
   leftAlone(stream);
 }
@@ -200,17 +200,17 @@ function ignore(): void {}
 
 function cooperativeNext(original: ReadMethod): ReadMethod {
   return function (this: Iterator) {
-    const flow = cooperativeFlow();
-    const reader = flow === null ? undefined : readerOf(this);
-    if (flow === null || reader === undefined) {
+    const scope = interruptibleScope();
+    const reader = scope === null ? undefined : readerOf(this);
+    if (scope === null || reader === undefined) {
       askedAgain(streamOf(readerOf(this)));
       const promise = Reflect.apply(original, this, arguments);
       adopt(readerOf(this));
       return promise;
     }
-    const due = flow.checkpoint();
+    const due = scope.checkpoint();
     if (due !== null) {
-      due.catch((error) => leave(this, error));
+      due.catch((error) => removePending(this, error));
       return due;
     }
     askedAgain(streamOf(reader));
@@ -219,7 +219,7 @@ function cooperativeNext(original: ReadMethod): ReadMethod {
     if (!isFree(reader, requests)) {
       // The runtime has it wait for the one before, and begins nothing yet.
       return operate(
-        flow,
+        scope,
         Reflect.apply(original, this, arguments),
         lasts ? undefined : (error) => cancel(reader, error),
       );
@@ -227,27 +227,27 @@ function cooperativeNext(original: ReadMethod): ReadMethod {
     prepare(reader, requests);
     const kind = lasts ? LastingStep : Step;
     const read = beginRead(kind, reader, requests, original, this, arguments);
-    return read instanceof Read ? read.suspend(flow) : takenWait(read);
+    return read instanceof Read ? read.suspend(scope) : takenWait(read);
   };
 }
 
 /** Leaves a loop that is about to fail and waits for nothing. */
-function leave(iterator: Iterator, error: unknown): void {
+function removePending(iterator: Iterator, error: unknown): void {
   const prototype = Object.getPrototypeOf(iterator);
   const original = getOriginal(prototype, "return") as Asking;
-  callApart(async () => await original.call(iterator, error)).catch(ignore);
+  runDetached(async () => await original.call(iterator, error)).catch(ignore);
 }
 
 function cooperativePipeTo(original: Asking): Asking {
   return function (this: ReadableStream, destination, options = {}) {
-    const flow = cooperativeFlow();
+    const scope = interruptibleScope();
     const isOdd = !(this instanceof ReadableStream) ||
       !(destination instanceof WritableStream) || !isObject(options ?? {});
-    if (flow === null || isOdd) {
+    if (scope === null || isOdd) {
       // What is odd is for the runtime to complain of.
       return Reflect.apply(original, this, arguments);
     }
-    const due = flow.checkpoint();
+    const due = scope.checkpoint();
     if (due !== null) return due;
     const { preventAbort, preventCancel, preventClose, signal } = options ?? {};
     const abort = new AbortController();
@@ -257,23 +257,23 @@ function cooperativePipeTo(original: Asking): Asking {
     );
     const isFree = readerOf(this) === undefined;
     if (isFree) {
-      giveFlow(this);
+      giveScope(this);
       findSource(this);
     }
     const isSink = !destination.locked;
-    if (isSink) giveFlow(destination);
+    if (isSink) giveScope(destination);
     const sink = isSink ? sinkOf(destination) : null;
     sink?.resume();
-    const promise = callApart(() => original.call(this, destination, ours));
+    const promise = runDetached(() => original.call(this, destination, ours));
     const reader = isFree && !preventCancel ? readerOf(this) : undefined;
     // Which leaves the stream as it is, when it was told to.
     const left = () => leftAlone(this);
-    return operate(flow, promise, (error) => {
-      callApart(() => abort.abort(error));
+    return operate(scope, promise, (error) => {
+      runDetached(() => abort.abort(error));
       promise.then(left, left);
       // The runtime would first write what was read, for as long as that takes.
       if (reader !== undefined) cancel(reader, error);
-      if (isSink && !preventAbort) endFlowOf(destination, error);
+      if (isSink && !preventAbort) endScopeOf(destination, error);
       sink?.leaveAll();
     });
   };
@@ -286,16 +286,16 @@ function isObject(value: unknown): boolean {
 /** What is written is written in its turn, whatever becomes of the writer. */
 function cooperativeWrite(original: Asking): Asking {
   return function () {
-    const flow = cooperativeFlow();
-    const due = flow?.checkpoint() ?? null;
+    const scope = interruptibleScope();
+    const due = scope?.checkpoint() ?? null;
     if (due !== null) return due;
     const sink = sinkOf(get(this, slots.stream));
     sink?.resume();
-    if (flow === null) return Reflect.apply(original, this, arguments);
-    const promise: Promise<unknown> = callApart(() =>
+    if (scope === null) return Reflect.apply(original, this, arguments);
+    const promise: Promise<unknown> = runDetached(() =>
       Reflect.apply(original, this, arguments)
     );
-    return operate(flow, promise, () => sink?.leave(promise));
+    return operate(scope, promise, () => sink?.leave(promise));
   };
 }
 
@@ -317,7 +317,7 @@ function cooperativeAbort(original: Asking): Asking {
   const abort = cooperateAtLast(original);
   return withReason(function (reason) {
     const stream = isInterrupt(reason) ? streamToAbort(this) : undefined;
-    if (stream !== undefined) endFlowOf(stream, reason);
+    if (stream !== undefined) endScopeOf(stream, reason);
     return Reflect.apply(abort, this, arguments);
   });
 }
@@ -326,7 +326,7 @@ function cooperativeAbort(original: Asking): Asking {
 function withReason(end: Asking): Asking {
   return function (reason) {
     const interrupt = reason === undefined
-      ? cooperativeFlow()?.unwinding
+      ? interruptibleScope()?.unwinding
       : undefined;
     return interrupt === undefined
       ? Reflect.apply(end, this, arguments)
@@ -354,16 +354,16 @@ function cooperateAtLast(
   find: (self: unknown) => Sink | null = () => null,
 ): Asking {
   return function () {
-    const flow = cooperativeFlow();
+    const scope = interruptibleScope();
     const sink = find(this);
     sink?.resume();
-    if (flow === null) return Reflect.apply(original, this, arguments);
-    const promise: Promise<unknown> = callApart(() =>
+    if (scope === null) return Reflect.apply(original, this, arguments);
+    const promise: Promise<unknown> = runDetached(() =>
       Reflect.apply(original, this, arguments)
     );
     const left = () => sink?.leave(promise);
-    const due = flow.checkpointAtLast();
-    if (due === null) return operate(flow, promise, left);
+    const due = scope.checkpointAtLast();
+    if (due === null) return operate(scope, promise, left);
     promise.catch(ignore);
     left();
     return due;

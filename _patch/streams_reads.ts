@@ -12,7 +12,7 @@
  */
 
 import { Suspension } from "../_hub/flow.ts";
-import { calls, giveFlow } from "./streams_scopes.ts";
+import { calls, giveScope } from "./streams_scopes.ts";
 import { findSource, leftAlone } from "./streams_rest.ts";
 import { get, type Queue, set, slots } from "./streams_slots.ts";
 
@@ -161,7 +161,7 @@ export function prepare(reader: object, requests: Requests): void {
   const stream = streamOf(reader);
   // It has none once it was released.
   if (stream === undefined) return;
-  giveFlow(stream);
+  giveScope(stream);
   findSource(stream);
 }
 

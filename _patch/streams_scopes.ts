@@ -1,60 +1,60 @@
 /**
- * The flows of streams.
+ * The scopes of streams.
  *
  * The functions of a stream's own (`pull`, `write`, `transform`, ...) are called whenever
  * the stream sees fit, which may be when it is made, in the midst of a read, or long after.
  * They are no part of the greenlet in which that happens to be: to interrupt it would break
- * the stream, and lose what is in it. So each stream has a flow for them; and when the stream
+ * the stream, and lose what is in it. So each stream has a scope for them; and when the stream
  * is over because somebody was interrupted, what they wait for ends with it.
  *
  * @module
  */
 
 import {
-  callApart,
-  callIn,
   endWith,
-  Flow,
   isInterrupt,
   main,
+  runDetached,
+  runIn,
+  Scope,
 } from "../_hub/flow.ts";
 import { get, set, slots } from "./streams_slots.ts";
 
 type Algorithm = (this: unknown, ...args: unknown[]) => unknown;
 
-const flows = new WeakMap<object, Flow>();
+const scopes = new WeakMap<object, Scope>();
 
 /** How often a function of a stream's own was called. */
 export let calls = 0;
 
-/** Makes a stream, and has its functions run in a flow of its own from the start. */
-export function makeWithFlow<T extends object>(make: () => T): T {
-  const flow = new Flow(main);
-  const stream = callIn(flow, make);
-  setFlowOf(stream, flow);
+/** Makes a stream, and has its functions run in a scope of its own from the start. */
+export function makeWithScope<T extends object>(make: () => T): T {
+  const scope = new Scope(main);
+  const stream = runIn(scope, make);
+  setScopeOf(stream, scope);
   return stream;
 }
 
-/** Has the functions of a stream run in a flow of its own from now on. */
-export function giveFlow(stream: object): void {
+/** Has the functions of a stream run in a scope of its own from now on. */
+export function giveScope(stream: object): void {
   const isStream = get(stream, slots.controller) !== undefined;
-  if (isStream && !flows.has(stream)) setFlowOf(stream, new Flow(main));
+  if (isStream && !scopes.has(stream)) setScopeOf(stream, new Scope(main));
 }
 
 /** What the functions of a stream wait for ends with an error. */
-export function endFlowOf(stream: object, error: unknown): void {
-  const flow = flows.get(stream);
-  if (flow !== undefined) endWith(flow, error);
+export function endScopeOf(stream: object, error: unknown): void {
+  const scope = scopes.get(stream);
+  if (scope !== undefined) endWith(scope, error);
 }
 
-function setFlowOf(stream: object, flow: Flow): void {
-  flows.set(stream, flow);
+function setScopeOf(stream: object, scope: Scope): void {
+  scopes.set(stream, scope);
   const controller = get(stream, slots.controller);
   if (slots.transformAlgorithm in controller) {
     // Its two ends have functions of the runtime's only, which call those of the whole.
     const { readable, writable } = stream as TransformStream;
-    flows.set(readable, flow);
-    flows.set(writable, flow);
+    scopes.set(readable, scope);
+    scopes.set(writable, scope);
   }
   const {
     abortAlgorithm,
@@ -77,15 +77,15 @@ function setFlowOf(stream: object, flow: Flow): void {
     wrap(controller, name, (algorithm) =>
       function () {
         calls++;
-        return callIn(flow, () => Reflect.apply(algorithm, this, arguments));
+        return runIn(scope, () => Reflect.apply(algorithm, this, arguments));
       });
   }
   for (const name of [abortAlgorithm, cancelAlgorithm]) {
     wrap(controller, name, (algorithm) =>
       function (reason) {
         const interrupt = interruptIn(reason);
-        if (interrupt !== undefined) endWith(flow, interrupt);
-        return callApart(() => Reflect.apply(algorithm, this, arguments));
+        if (interrupt !== undefined) endWith(scope, interrupt);
+        return runDetached(() => Reflect.apply(algorithm, this, arguments));
       });
   }
 }

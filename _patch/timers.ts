@@ -11,14 +11,14 @@
 
 import timers from "node:timers";
 import {
-  cooperativeFlow,
-  type Flow,
-  flowOf,
+  addPending,
+  interruptibleScope,
   isInterrupt,
-  join,
-  leave,
   main,
   type Pending,
+  removePending,
+  type Scope,
+  scopeOf,
 } from "../_hub/flow.ts";
 import { getCurrent as getRunning, GreenletExit } from "../greenlet.ts";
 import { getOriginal } from "./properties.ts";
@@ -27,7 +27,11 @@ import { patchCron, patchObservers } from "./callbacks.ts";
 import { patchAll, type Patches } from "./patch_set.ts";
 import { raise } from "../_hub/rejections.ts";
 import { isResolver, rejectBy } from "./resolver.ts";
-import { type Place, takePlace, untouched } from "../_hub/timers.ts";
+import {
+  internalCallbacks,
+  type QueuedWait,
+  takePlace,
+} from "../_hub/timers.ts";
 import { Greenlet } from "../gevent.ts";
 
 type Callback = (...args: unknown[]) => unknown;
@@ -58,7 +62,7 @@ const waits = new Map<unknown, TimerWait>();
 
 /** A wait that the language made: what we know of its promise is a resolver. */
 class TimerWait implements Pending {
-  flow: Flow | null = null;
+  scope: Scope | null = null;
   readonly #settle: Callback;
   readonly #clear: () => void;
   #key: unknown;
@@ -68,10 +72,10 @@ class TimerWait implements Pending {
     this.#clear = clear;
   }
 
-  begin(flow: Flow, key: unknown): void {
+  begin(scope: Scope, key: unknown): void {
     this.#key = key;
     waits.set(key, this);
-    join(flow, this);
+    addPending(scope, this);
   }
 
   /** The time is over. */
@@ -83,7 +87,7 @@ class TimerWait implements Pending {
   /** The timer was cleared, and the promise is left as it is. */
   forget(): void {
     waits.delete(this.#key);
-    leave(this);
+    removePending(this);
   }
 
   interrupt(error: unknown): void {
@@ -108,7 +112,7 @@ interface Setting<T> {
 }
 
 /** The places among the hub's timers that some have, by timer. */
-const places = new Map<unknown, Place>();
+const places = new Map<unknown, QueuedWait>();
 
 /** There is no such timer any more. */
 function leavePlace(key: unknown): void {
@@ -129,7 +133,7 @@ function inLine<T>(setting: Setting<T>): (callback: Callback) => T {
         Reflect.apply(callback, this, args);
       });
     };
-    untouched.add(fire);
+    internalCallbacks.add(fire);
     const timer = set(fire);
     const key = keyOf(timer);
     places.set(key, place);
@@ -139,14 +143,14 @@ function inLine<T>(setting: Setting<T>): (callback: Callback) => T {
 
 /** Sets a timer in a greenlet. */
 function setIn<T>(
-  flow: Flow,
+  scope: Scope,
   callback: Callback,
   setting: Setting<T>,
 ): T {
   const { clear, keyOf } = setting;
   const set = inLine(setting);
   if (!isResolver(callback)) return set(asGreenlet(callback));
-  const due = flow.checkpoint();
+  const due = scope.checkpoint();
   if (due !== null) {
     due.catch((error) => rejectBy(callback, error));
     const timer = setting.set(nothing);
@@ -159,14 +163,14 @@ function setIn<T>(
     leavePlace(keyOf(timer));
   });
   const fire: Callback = (...args) => wait.fire(args);
-  untouched.add(fire);
+  internalCallbacks.add(fire);
   const timer = set(fire);
-  wait.begin(flow, keyOf(timer));
+  wait.begin(scope, keyOf(timer));
   return timer;
 }
 
 function nothing(): void {}
-untouched.add(nothing);
+internalCallbacks.add(nothing);
 
 /**
  * Has a callback run as a greenlet of its own, in the setter's context, as the runtime's
@@ -180,7 +184,7 @@ function asGreenlet(callback: Callback): Callback {
     const isAtOnce = getRunning() === main;
     const run = () => {
       try {
-        return follow(flow, Reflect.apply(callback, this, args));
+        return follow(scope, Reflect.apply(callback, this, args));
       } catch (error) {
         if (!isAtOnce && !(error instanceof GreenletExit)) throwSoon(error);
         throw error;
@@ -188,26 +192,26 @@ function asGreenlet(callback: Callback): Callback {
     };
     Object.defineProperty(run, "name", { value: callback.name });
     const greenlet = new Greenlet(run);
-    const flow = flowOf(greenlet);
-    flow.quiet = true;
+    const scope = scopeOf(greenlet);
+    scope.errorIsHandled = true;
     if (!isAtOnce) return greenlet.start();
     // At once, as nothing can clear the timer any more.
     greenlet.switch();
     if (greenlet.dead && !greenlet.successful()) throw greenlet.exception;
   };
-  untouched.add(fire);
+  internalCallbacks.add(fire);
   return fire;
 }
 
 /** What a callback is to be waited for by, when it has returned. */
-function follow(flow: Flow, result: unknown): Promise<unknown> | undefined {
+function follow(scope: Scope, result: unknown): Promise<unknown> | undefined {
   // The runtime ignores what is returned: who calls a `then` of somebody else's making may
   // have it begin something.
   const isPromise = result instanceof Promise && result.constructor === Promise;
   if (!isPromise) return undefined;
   result.then(undefined, (error) => {
     // The greenlet itself tells of what has interrupted it.
-    if (isInterrupt(error)) flow.quiet = false;
+    if (isInterrupt(error)) scope.errorIsHandled = false;
     else raise(result, error);
   });
   return result;
@@ -225,11 +229,11 @@ function cooperativeSetTimer(
   kind: Kind,
 ): SetTimer {
   return function (this: unknown, callback, ...rest) {
-    const flow = cooperativeFlow();
-    if (flow === null || typeof callback !== "function") {
+    const scope = interruptibleScope();
+    if (scope === null || typeof callback !== "function") {
       return Reflect.apply(original, this, arguments as never);
     }
-    return setIn(flow, callback, {
+    return setIn(scope, callback, {
       set: (fire) => Reflect.apply(original, this, [fire, ...rest]),
       clear,
       keyOf: kind.keyOf,
@@ -270,7 +274,7 @@ export function patchTimers(): Disposable {
     patchObservers(patches);
     const { prototype } = promises.setInterval;
     if (prototype?.next !== undefined) {
-      patches.put(prototype, "next", cooperativeNext);
+      patches.replace(prototype, "next", cooperativeNext);
     }
   });
 }
@@ -285,12 +289,12 @@ function patchFunctions(patches: Patches): void {
   for (const object of [globalThis, timers]) {
     for (const kind of KINDS) {
       const clear = getOriginal(object, kind.clear) as ClearTimer;
-      patches.put<SetTimer>(
+      patches.replace<SetTimer>(
         object,
         kind.set,
         (set) => once(set, () => cooperativeSetTimer(set, clear, kind)),
       );
-      patches.put<ClearTimer>(
+      patches.replace<ClearTimer>(
         object,
         kind.clear,
         (clear) => once(clear, () => cooperativeClearTimer(clear, kind)),
@@ -312,8 +316,8 @@ function putAsLongAsPatched(
   wrap: (original: Asking) => Asking,
 ): void {
   isPatched = true;
-  patches.beforehand(() => isPatched = false);
-  patches.put<Asking>(object, name, (original) => {
+  patches.beforeRestore(() => isPatched = false);
+  patches.replace<Asking>(object, name, (original) => {
     const cooperative = wrap(original);
     return function (this: unknown) {
       const chosen = isPatched ? cooperative : original;
@@ -358,14 +362,14 @@ function findTimeouts(): Timeouts | null {
   // Do they do what their names say?
   const seen: unknown[] = [];
   using _ = patchAll((patches) => {
-    patches.put(prototype, create, (original) =>
+    patches.replace(prototype, create, (original) =>
       function (this: Timeout) {
         seen.push(this._onTimeout, this._repeat, this[system]);
         const id = original.call(this);
         seen.push(id);
         return id;
       });
-    patches.put(prototype, destroy, (original) =>
+    patches.replace(prototype, destroy, (original) =>
       function () {
         seen.push(this);
         return original.call(this);
@@ -396,18 +400,20 @@ function findSymbol(
 /** Patches the timers that the replaced functions don't see. */
 function patchTimeouts(patches: Patches, timeouts: Timeouts): void {
   const { prototype, create, destroy, system } = timeouts;
-  patches.put(prototype, create, (original) =>
+  patches.replace(prototype, create, (original) =>
     function (this: Timeout) {
       const callback = this._onTimeout;
       if (iterating !== null) {
         if (callback !== null) ticks.set(iterating, callback);
         return original.call(this);
       }
-      const flow = this[system] ? null : cooperativeFlow();
-      if (flow === null || callback === null || untouched.has(callback)) {
+      const scope = this[system] ? null : interruptibleScope();
+      if (
+        scope === null || callback === null || internalCallbacks.has(callback)
+      ) {
         return original.call(this);
       }
-      return setIn(flow, callback, {
+      return setIn(scope, callback, {
         set: (fire) => {
           this._onTimeout = fire;
           return original.call(this);
@@ -418,7 +424,7 @@ function patchTimeouts(patches: Patches, timeouts: Timeouts): void {
         repeats: this._repeat,
       });
     });
-  patches.put(prototype, destroy, (original) =>
+  patches.replace(prototype, destroy, (original) =>
     function (this: Timeout) {
       if (waits.size > 0) waits.get(Number(this))?.forget();
       if (places.size > 0) leavePlace(Number(this));
@@ -432,7 +438,7 @@ function patchPromises(patches: Patches): void {
   const wait = (at: number) => (original: Asking) =>
     cooperateBySignal(original, at);
   putAsLongAsPatched(patches, promises, "setTimeout", wait(2));
-  patches.put(Object.getPrototypeOf(promises.scheduler), "wait", wait(1));
+  patches.replace(Object.getPrototypeOf(promises.scheduler), "wait", wait(1));
 }
 
 /** The iterator of `setInterval(ms)` that is about to begin. */
@@ -445,8 +451,8 @@ type Next = (this: AsyncGenerator) => Promise<IteratorResult<unknown>>;
 /** Of the iterator of `setInterval(ms)`, which an interrupt ends. */
 function cooperativeNext(original: Next): Next {
   return function () {
-    const flow = cooperativeFlow();
-    const due = flow?.checkpoint() ?? null;
+    const scope = interruptibleScope();
+    const due = scope?.checkpoint() ?? null;
     if (due !== null) {
       finish(this);
       return due;
@@ -458,7 +464,9 @@ function cooperativeNext(original: Next): Next {
     } finally {
       iterating = null;
     }
-    return flow === null ? promise : operate(flow, promise, () => finish(this));
+    return scope === null
+      ? promise
+      : operate(scope, promise, () => finish(this));
   };
 }
 

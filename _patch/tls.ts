@@ -7,7 +7,7 @@
 import { cooperateLoosely } from "./cooperate.ts";
 import { patchAll } from "./patch_set.ts";
 import { obstacle, Prototypes, Sockets } from "./sockets.ts";
-import { Sources } from "../_hub/inbox.ts";
+import { Inboxes } from "../_hub/inbox.ts";
 
 type ConnectTls = (
   this: unknown,
@@ -20,14 +20,14 @@ type StartTls = (
 ) => Promise<Deno.TlsConn>;
 type ListenTls = (options: Deno.ListenTlsOptions) => Deno.TlsListener;
 
-const sources = new Sources();
+const sources = new Inboxes();
 const met = new Prototypes();
 
 /** Patches TLS; disposing of what it returns restores the originals. */
 export function patchTls(): Disposable {
   return patchAll((patches) => {
     const sockets = new Sockets(patches, sources, met);
-    patches.put<ConnectTls>(
+    patches.replace<ConnectTls>(
       Deno,
       "connectTls",
       (connect) =>
@@ -36,12 +36,12 @@ export function patchTls(): Disposable {
             .then(sockets.meetConn);
         } as ConnectTls, close),
     );
-    patches.put<StartTls>(
+    patches.replace<StartTls>(
       Deno,
       "startTls",
       (start) => cooperativeStartTls(start, sockets.meetConn),
     );
-    patches.put<ListenTls>(
+    patches.replace<ListenTls>(
       Deno,
       "listenTls",
       (listen) =>

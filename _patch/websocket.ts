@@ -5,10 +5,10 @@
  * @module
  */
 
-import { meetClass, outside } from "./detached.ts";
-import { callApart, cooperativeFlow } from "../_hub/flow.ts";
+import { detached, onFirstInstanceOf } from "./detached.ts";
+import { interruptibleScope, runDetached } from "../_hub/flow.ts";
 import { getOriginal } from "./properties.ts";
-import { cooperateKept, withSignal } from "./cooperate.ts";
+import { cooperateObserved, withSignal } from "./cooperate.ts";
 import { patchFileReader, patchGlobalEvents, patchKv } from "./callbacks.ts";
 import { patchAll, type Patches } from "./patch_set.ts";
 
@@ -27,17 +27,19 @@ export function patchWebsocket(): Disposable {
     if ("WebSocketStream" in globalThis) patchWebSocketStream(patches);
     for (const name of ["WebSocket", "EventSource"]) {
       // They tell of their events by no method that could be patched.
-      if (name in globalThis) patches.putClass(globalThis, name, callApart);
+      if (name in globalThis) {
+        patches.replaceClass(globalThis, name, runDetached);
+      }
     }
     for (const { prototype } of [Worker, MessagePort, BroadcastChannel]) {
-      patches.put(prototype, "dispatchEvent", outside);
+      patches.replace(prototype, "dispatchEvent", detached);
     }
     patchGlobalEvents(patches);
     patchFileReader(patches);
     patchKv(patches);
     // The `Worker` of `node:worker_threads`
-    meetClass(patches, ["NodeWorker"], "threadName", (prototype) => {
-      patches.put(prototype, "emit", outside);
+    onFirstInstanceOf(patches, ["NodeWorker"], "threadName", (prototype) => {
+      patches.replace(prototype, "emit", detached);
     });
   });
 }
@@ -49,17 +51,25 @@ function patchWebSocketStream(patches: Patches): void {
   );
   const { prototype } = original;
   const replacement = abortable(original);
-  patches.put(globalThis, "WebSocketStream", () => replacement);
-  patches.put(prototype, "constructor", () => replacement);
-  patches.putGetter<Promise<unknown>>(prototype, "closed", cooperateKept);
-  patches.putGetter<Promise<unknown>>(prototype, "opened", cooperativeOpened);
+  patches.replace(globalThis, "WebSocketStream", () => replacement);
+  patches.replace(prototype, "constructor", () => replacement);
+  patches.replaceGetter<Promise<unknown>>(
+    prototype,
+    "closed",
+    cooperateObserved,
+  );
+  patches.replaceGetter<Promise<unknown>>(
+    prototype,
+    "opened",
+    cooperativeOpened,
+  );
 }
 
 /** The class, such that attempts of greenlets can be ended: by a signal of ours. */
 function abortable(original: SocketClass): SocketClass {
   return new Proxy(original, {
     construct(_target, args, newTarget): object {
-      if (cooperativeFlow() === null || args.length === 0) {
+      if (interruptibleScope() === null || args.length === 0) {
         return Reflect.construct(original, args, newTarget);
       }
       const abort = new AbortController();
@@ -74,10 +84,10 @@ function abortable(original: SocketClass): SocketClass {
 function cooperativeOpened(
   original: (this: unknown) => Promise<unknown>,
 ): (this: unknown) => Promise<unknown> {
-  const cooperative = cooperateKept(original, (stream, error) => {
+  const cooperative = cooperateObserved(original, (stream, error) => {
     const abort = attempts.get(stream as object);
     if (abort === undefined) return;
-    callApart(() => {
+    runDetached(() => {
       // Fails with the same error, and nobody may ask.
       (stream as { closed: Promise<unknown> }).closed.catch(() => {});
       abort.abort(error);
@@ -85,7 +95,7 @@ function cooperativeOpened(
   });
   return function () {
     // Whoever waits outside greenlets is not to lose it to one that is interrupted.
-    if (cooperativeFlow() === null && typeof this === "object") {
+    if (interruptibleScope() === null && typeof this === "object") {
       attempts.delete(this!);
     }
     return cooperative.call(this);

@@ -1,7 +1,7 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { AsyncLocalStorage } from "node:async_hooks";
 import { KEY, makeContext, type Mapped } from "../_hub/async_context.ts";
-import { Flow, main } from "../_hub/flow.ts";
+import { main, Scope } from "../_hub/flow.ts";
 
 class Named implements Mapped {
   readonly [KEY] = this;
@@ -102,8 +102,8 @@ Deno.test("Context and AsyncLocalStorage leave each other alone, whichever is en
   assertEquals(await look(), [undefined, undefined]);
 });
 
-Deno.test("Context takes flows, which bring nothing but one entry into the mappings of others", () => {
-  assertEquals(Reflect.ownKeys(new Flow(main)), [KEY]);
+Deno.test("Context takes scopes, which bring nothing but one entry into the mappings of others", () => {
+  assertEquals(Reflect.ownKeys(new Scope(main)), [KEY]);
 });
 
 Deno.test("getCurrent() is right as well where only AsyncLocalStorage can be had", async () => {
