@@ -16,7 +16,8 @@
  * @module
  */
 
-import { currentScope, failedWait, readyWait } from "./_hub/flow.ts";
+import { currentScope } from "./_hub/current.ts";
+import { checkpoint, failedWait, readyWait } from "./_hub/suspension.ts";
 import { type Link, LinkedWait, Links } from "./_hub/links.ts";
 import { type Outcome, OutcomeWait } from "./_hub/outcome.ts";
 import { checkOptions, instanceOf } from "./_base/checks.ts";
@@ -94,7 +95,7 @@ export class Event implements Waitable {
     checkOptions(options, "wait for event");
     const { timeout = Infinity } = options;
     checkDuration(timeout, "wait for event");
-    const due = currentScope().checkpoint();
+    const due = checkpoint(currentScope());
     if (due !== null) return due;
     if (this.#isSet) return readyWait(true);
     return new EventWait(this.#links).limit(timeout).get();
@@ -239,7 +240,7 @@ export class AsyncResult<T = unknown> implements Waitable, Outcome<T> {
     const { block = true, timeout = Infinity } = options;
     checkDuration(timeout, "get result");
     const scope = currentScope();
-    const due = scope.checkpoint();
+    const due = checkpoint(scope);
     if (due !== null) return due;
     if (this.#state === "succeeded") return readyWait(this.#outcome as T);
     if (this.#state === "failed") {
@@ -283,7 +284,7 @@ export class AsyncResult<T = unknown> implements Waitable, Outcome<T> {
     checkOptions(options, "wait for result");
     const { timeout = Infinity } = options;
     checkDuration(timeout, "wait for result");
-    const due = currentScope().checkpoint();
+    const due = checkpoint(currentScope());
     if (due !== null) return due;
     if (this.ready()) return readyWait(this.value);
     return new ReadyWait<T>(this.#links).limit(timeout).get();

@@ -27,23 +27,26 @@ import { GreenletError, GreenletExit } from "./greenlet.ts";
 import {
   current,
   currentScope,
-  DONE,
-  failedWait,
-  failureFor,
-  GRACE,
-  LeanWait,
-  type Origin,
-  type OwnWait,
-  readyWait,
-  report,
+  originOf,
   runDetached,
-  Scope,
   scopeOf,
   setOwnScope,
+} from "./_hub/current.ts";
+import { failureFor } from "./_hub/interrupts.ts";
+import { report } from "./_hub/main.ts";
+import { GRACE, type Origin, Scope } from "./_hub/scope.ts";
+import {
+  checkpoint,
+  DONE,
+  failedWait,
+  isAwaiting,
+  LeanWait,
+  type OwnWait,
+  readyWait,
   Suspension,
   TURN,
   type Wait,
-} from "./_hub/flow.ts";
+} from "./_hub/suspension.ts";
 import { getCurrent, getHub } from "./hub.ts";
 import {
   callLink,
@@ -265,7 +268,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
     fail = (error) => Greenlet.#fail(own(), error);
     begin = (greenlet) => Greenlet.#begin(greenlet);
     hasSwitched = (greenlet) =>
-      greenlet.#state === "running" && !greenlet.#scope!.isAwaiting &&
+      greenlet.#state === "running" && !isAwaiting(greenlet.#scope!) &&
       core.getCurrent() !== greenlet;
     callLone = (greenlet) => {
       const link = greenlet.#links;
@@ -291,7 +294,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
   ) {
     super(run, getHub());
     this.args = args.length === 0 ? NONE : args;
-    this.#origin = currentScope().origin;
+    this.#origin = originOf(currentScope());
   }
 
   /**
@@ -713,7 +716,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
     checkOptions(options, "join");
     const { timeout = Infinity } = options;
     checkDuration(timeout, "join");
-    const due = currentScope().checkpoint();
+    const due = checkpoint(currentScope());
     if (due !== null) return due;
     if (this.dead) return DONE;
     return new Joining(Greenlet.#linksOf(this)).limit(timeout).get();
@@ -740,7 +743,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
     const { block = true, timeout = Infinity } = options;
     checkDuration(timeout, "get");
     const scope = currentScope();
-    const due = scope.checkpoint();
+    const due = checkpoint(scope);
     if (due !== null) return due;
     if (this.#state === "succeeded") return readyWait(this.#outcome as T);
     if (this.#state === "failed") {
@@ -806,7 +809,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
     const scope = currentScope();
     if (this.dead || scope.greenlet !== this) return this.join({ timeout });
     // It kills itself: whatever else of it waits, it does not go on from here.
-    return scope.checkpoint() ?? failedWait(thrown);
+    return checkpoint(scope) ?? failedWait(thrown);
   }
 
   /**
@@ -1037,7 +1040,7 @@ type RawState = "core" | "following" | "ended";
 
 /** One of the core's greenlets, with what there is to know of its scope. */
 class RawGreenlet extends core.Greenlet {
-  readonly #origin = currentScope().origin;
+  readonly #origin = originOf(currentScope());
   #state: RawState = "core";
 
   override get dead(): boolean {
@@ -1051,7 +1054,7 @@ class RawGreenlet extends core.Greenlet {
   /** Whether its scope is what interrupts it, and not a switch. */
   get waits(): boolean {
     return this.#state === "following" || !super.active ||
-      scopeOf(this).isAwaiting;
+      isAwaiting(scopeOf(this));
   }
 
   get spawningGreenlet(): core.Greenlet | undefined {
@@ -1120,7 +1123,7 @@ export function spawnRaw<A extends unknown[]>(
   checkFunction(run, "spawn raw", "run");
   const raw = new RawGreenlet(run, getHub());
   const scope = scopeOf(raw);
-  scope.root = currentScope().origin.root;
+  scope.root = originOf(currentScope()).root;
   scope.abandoned = (_, error) => raw.fail(leftSuspended(raw, error));
   expectLife();
   enlist(scope);
@@ -1153,7 +1156,7 @@ export function spawnRaw<A extends unknown[]>(
 export function sleep(ms = 0): Wait<void> {
   checkDuration(ms, "sleep");
   const scope = currentScope();
-  const due = scope.checkpoint();
+  const due = checkpoint(scope);
   if (due !== null) return due;
   if (ms > 0) return new Sleep(ms).suspend(scope);
   if (mustWait()) {
@@ -1230,7 +1233,7 @@ class Idling extends Suspension<void> {
  * ```
  */
 export function idle(): Wait<void> {
-  return currentScope().checkpoint() ?? new Idling().get();
+  return checkpoint(currentScope()) ?? new Idling().get();
 }
 
 /** The wait for several objects. */
@@ -1304,7 +1307,7 @@ function waitFor<S extends Waitable>(
   const all = checkWaitables(objects, what);
   const enough = checkCount(count, all.length, what);
   const scope = currentScope();
-  const due = scope.checkpoint();
+  const due = checkpoint(scope);
   if (due !== null) return due;
   if (enough === 0) return readyWait([]);
   return new Waiting(all, enough, scope, raiseError).limit(timeout).get();
@@ -1534,7 +1537,7 @@ class Arrivals<S extends Waitable> implements ReadyIterator<S> {
   next(): Wait<IteratorResult<S, undefined>> {
     const scope = currentScope();
     const isLoop = scope === this.#loop;
-    const due = scope.checkpoint();
+    const due = checkpoint(scope);
     if (due !== null) {
       if (isLoop) this.leave();
       return due;
@@ -1669,7 +1672,7 @@ function tryKill(
     ? !hasSwitched(greenlet)
     : greenlet instanceof RawGreenlet
     ? greenlet.waits
-    : scope.isAwaiting;
+    : isAwaiting(scope);
   if (waits) scope.kill(error, grace);
   return waits;
 }

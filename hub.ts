@@ -24,24 +24,24 @@
  */
 
 import { Greenlet } from "./greenlet.ts";
+import { currentScope } from "./_hub/current.ts";
+import { errorFor } from "./_hub/interrupts.ts";
+import { main, report } from "./_hub/main.ts";
+import type { Scope } from "./_hub/scope.ts";
 import {
-  currentScope,
-  errorFor,
   isWaitIn,
   LazyPromise,
-  main,
   PromiseWait,
-  report,
-  type Scope,
   Suspension,
-} from "./_hub/flow.ts";
-import type { Wait } from "./_hub/flow.ts";
+} from "./_hub/suspension.ts";
+import type { Wait } from "./_hub/suspension.ts";
 import { checkCallback, checkOptions, instanceOf } from "./_base/checks.ts";
 import { checkDuration } from "./_hub/timers.ts";
 import { whenAllEnded } from "./_hub/live.ts";
 import { printError } from "./_hub/print.ts";
 
-export { getCurrent, type Wait } from "./_hub/flow.ts";
+export { getCurrent } from "./_hub/current.ts";
+export { type Wait } from "./_hub/suspension.ts";
 
 /** Options of {@linkcode Hub.join}. */
 export interface HubJoinOptions {

@@ -17,7 +17,7 @@
  */
 
 import { checkCallable, show } from "./_base/checks.ts";
-import { currentScope, scopeOf } from "./_hub/flow.ts";
+import { currentScope, scopeOf } from "./_hub/current.ts";
 
 /**
  * Makes an object whose properties each greenlet has its own of, as has main. They are

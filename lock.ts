@@ -20,7 +20,9 @@
  * @module
  */
 
-import { currentScope, readyWait, runIn, type Scope } from "./_hub/flow.ts";
+import { currentScope, runIn } from "./_hub/current.ts";
+import type { Scope } from "./_hub/scope.ts";
+import { checkpoint, readyWait } from "./_hub/suspension.ts";
 import { QueuedWait } from "./_hub/wait_queue.ts";
 import { type Link, LinkedWait, Links } from "./_hub/links.ts";
 import { List } from "./_base/linked_list.ts";
@@ -202,7 +204,7 @@ export class Semaphore implements Waitable, Disposable {
     checkOptions(options, "acquire");
     const { blocking = true, timeout = Infinity } = options;
     checkDuration(timeout, "acquire");
-    const due = currentScope().checkpoint();
+    const due = checkpoint(currentScope());
     if (due !== null) return due;
     if (this.#counter > 0) {
       this.#counter--;
@@ -242,7 +244,7 @@ export class Semaphore implements Waitable, Disposable {
     checkOptions(options, "wait for semaphore");
     const { timeout = Infinity } = options;
     checkDuration(timeout, "wait for semaphore");
-    const due = currentScope().checkpoint();
+    const due = checkpoint(currentScope());
     if (due !== null) return due;
     if (this.#counter > 0) return readyWait(this.#counter);
     return new Available(this.#links).limit(timeout).get();
@@ -394,7 +396,7 @@ export class DummySemaphore implements Disposable {
    * @returns The semaphore.
    */
   acquire(_options?: AcquireOptions): Wait<this> {
-    return currentScope().checkpoint() ?? readyWait(this);
+    return checkpoint(currentScope()) ?? readyWait(this);
   }
 
   /** Does nothing. */
@@ -407,7 +409,7 @@ export class DummySemaphore implements Disposable {
    * @returns 1
    */
   wait(_options?: JoinOptions): Wait<number> {
-    return currentScope().checkpoint() ?? readyWait(1);
+    return checkpoint(currentScope()) ?? readyWait(1);
   }
 
   /** Does nothing. */
@@ -510,7 +512,7 @@ export class RLock implements Disposable {
     checkOptions(options, "acquire");
     const { blocking = true, timeout = Infinity } = options;
     checkDuration(timeout, "acquire");
-    const due = currentScope().checkpoint();
+    const due = checkpoint(currentScope());
     if (due !== null) return due;
     const me = getCurrent();
     if (this.#owner === null) this.#owner = me;
@@ -793,12 +795,12 @@ export class Condition implements Disposable {
     checkDuration(timeout, "wait for condition");
     this.#checkHeld("wait");
     const scope = currentScope();
-    const due = scope.checkpoint();
+    const due = checkpoint(scope);
     if (due !== null) return due;
     if (predicate !== null) {
       if (predicate()) return readyWait(true);
       // It may have interrupted its own greenlet, which did not wait yet.
-      const due = scope.checkpoint();
+      const due = checkpoint(scope);
       if (due !== null) return due;
     }
     return new Notified(this.#line, this.#lock, scope, predicate)

@@ -15,19 +15,11 @@
  * @module
  */
 
-import {
-  currentScope,
-  DONE,
-  getCurrent,
-  GRACE,
-  readyWait,
-  report,
-  runIn,
-  Scope,
-  scopeOf,
-  Suspension,
-  unwrapped,
-} from "./_hub/flow.ts";
+import { currentScope, getCurrent, runIn, scopeOf } from "./_hub/current.ts";
+import { unwrapped } from "./_hub/interrupts.ts";
+import { report } from "./_hub/main.ts";
+import { GRACE, Scope } from "./_hub/scope.ts";
+import { checkpoint, DONE, readyWait, Suspension } from "./_hub/suspension.ts";
 import {
   checkFunction,
   checkOptions,
@@ -443,7 +435,7 @@ export abstract class GroupBase implements AsyncDisposable {
     items: Iterable<T> | AsyncIterable<T>,
   ): Wait<BodyResult<R>[]> {
     checkFunction(run, "map", "run");
-    const due = currentScope().checkpoint();
+    const due = checkpoint(currentScope());
     if (due !== null) return due;
     const [mapping, results] = this.#mapping(run, items);
     return new MappingWait(mapping, results).start();
@@ -645,7 +637,7 @@ export class Group extends GroupBase {
 
   /** There is always room. */
   protected override enter(): Wait<unknown> {
-    return currentScope().checkpoint() ?? DONE;
+    return checkpoint(currentScope()) ?? DONE;
   }
 
   /** There is always room. */
@@ -735,7 +727,7 @@ export class Pool extends GroupBase {
 
   /** Waits for room for one more. */
   protected override enter(): Wait<unknown> {
-    return this.#room?.acquire() ?? currentScope().checkpoint() ?? DONE;
+    return this.#room?.acquire() ?? checkpoint(currentScope()) ?? DONE;
   }
 
   /** Takes room for one more, if there is some now. */
@@ -774,7 +766,7 @@ export class Pool extends GroupBase {
    * @throws {TypeError | RangeError} If the timeout is not a number of milliseconds.
    */
   waitAvailable(options: JoinOptions = {}): Wait<number> {
-    return this.#room?.wait(options) ?? currentScope().checkpoint() ??
+    return this.#room?.wait(options) ?? checkpoint(currentScope()) ??
       readyWait(Infinity);
   }
 
@@ -835,7 +827,7 @@ export class Pool extends GroupBase {
     checkOptions(options, "enter the pool");
     const { block = true, timeout = Infinity } = options;
     checkDuration(timeout, "enter the pool");
-    const due = currentScope().checkpoint();
+    const due = checkpoint(currentScope());
     if (due !== null) return due;
     const room = this.#room;
     if (room === null) return readyWait(enter());
@@ -1136,6 +1128,6 @@ class Nursing extends Suspension<unknown> {
 export function nursery<R>(run: (nursery: Nursery) => R): Wait<BodyResult<R>> {
   checkFunction(run, "open nursery", "run");
   const scope = currentScope();
-  const wait = scope.checkpoint() ?? new Nursing(scope).start(run);
+  const wait = checkpoint(scope) ?? new Nursing(scope).start(run);
   return wait as Wait<BodyResult<R>>;
 }

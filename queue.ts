@@ -20,7 +20,8 @@
  * @module
  */
 
-import { currentScope, DONE, failedWait, readyWait } from "./_hub/flow.ts";
+import { currentScope } from "./_hub/current.ts";
+import { checkpoint, DONE, failedWait, readyWait } from "./_hub/suspension.ts";
 import { Deque } from "./_base/deque.ts";
 import { QueuedWait } from "./_hub/wait_queue.ts";
 import { List } from "./_base/linked_list.ts";
@@ -379,7 +380,7 @@ export class SimpleQueue<T> {
       return DONE;
     }
     const scope = currentScope();
-    const due = scope.checkpoint();
+    const due = checkpoint(scope);
     if (due !== null) return due;
     if (this.#isShutDown) return failedWait(new ShutDown());
     if (!block) return failedWait(new Full());
@@ -462,7 +463,7 @@ export class SimpleQueue<T> {
     const { block = true, timeout = Infinity } = options;
     checkDuration(timeout, "get");
     const scope = currentScope();
-    const due = scope.checkpoint();
+    const due = checkpoint(scope);
     if (due !== null) return due;
     if (this.#items.length > 0) {
       return readyWait(peeks ? this.#items.peek() : this.#take());
@@ -581,7 +582,7 @@ export class SimpleQueue<T> {
 
   #next(): Wait<IteratorResult<T, undefined>> {
     const scope = currentScope();
-    const due = scope.checkpoint();
+    const due = checkpoint(scope);
     if (due !== null) return due;
     if (this.#items.length > 0) {
       return readyWait({ done: false, value: this.#take() });
@@ -873,7 +874,7 @@ export class Channel<T> {
       return DONE;
     }
     const scope = currentScope();
-    const due = scope.checkpoint();
+    const due = checkpoint(scope);
     if (due !== null) return due;
     if (!block) return failedWait(new Full("Nobody takes it from the channel"));
     const putter = new Putter(item);
@@ -907,7 +908,7 @@ export class Channel<T> {
     const { block = true, timeout = Infinity } = options;
     checkDuration(timeout, "get");
     const scope = currentScope();
-    const due = scope.checkpoint();
+    const due = checkpoint(scope);
     if (due !== null) return due;
     const putter = this.#putters.shift();
     if (putter !== null) {
@@ -950,7 +951,7 @@ export class Channel<T> {
 
   #next(): Wait<IteratorResult<T, undefined>> {
     const scope = currentScope();
-    const due = scope.checkpoint();
+    const due = checkpoint(scope);
     if (due !== null) return due;
     const putter = this.#putters.shift();
     if (putter !== null) {

@@ -18,17 +18,11 @@
  */
 
 import { Greenlet } from "./greenlet.ts";
-import {
-  current,
-  currentScope,
-  main,
-  runIn,
-  Scope,
-  ScopeOwned,
-  setScope,
-  Suspension,
-  unwrapped,
-} from "./_hub/flow.ts";
+import { current, currentScope, runIn, setScope } from "./_hub/current.ts";
+import { unwrapped } from "./_hub/interrupts.ts";
+import { main } from "./_hub/main.ts";
+import { Scope, ScopeOwned } from "./_hub/scope.ts";
+import { checkpoint, Suspension } from "./_hub/suspension.ts";
 import type { Wait } from "./hub.ts";
 import { checkFunction, checkOptions, instanceOf } from "./_base/checks.ts";
 import {
@@ -264,7 +258,7 @@ export function withTimeout<R, V = never>(
   checkOptions(options, "call with a timeout");
   checkFunction(run, "call with a timeout", "run");
   const scope = currentScope();
-  const wait = scope.checkpoint() ?? new Limited(scope, ms, options).start(run);
+  const wait = checkpoint(scope) ?? new Limited(scope, ms, options).start(run);
   return wait as Wait<BodyResult<R> | V>;
 }
 

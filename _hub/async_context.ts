@@ -5,7 +5,6 @@
  */
 
 import { AsyncLocalStorage } from "node:async_hooks";
-import type { Scope } from "./flow.ts";
 import {
   findInternals,
   type Internals,
@@ -162,6 +161,3 @@ export function makeContext<T extends Mapped>(): Context<T> {
   const carrier = findCarrier();
   return carrier === undefined ? new Stored() : new Direct(carrier);
 }
-
-/** Carries the scope through every `await`. */
-export const current: Context<Scope> = makeContext();

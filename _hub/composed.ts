@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { Wait } from "./flow.ts";
+import type { Wait } from "./suspension.ts";
 import { withTimeout } from "../timeout.ts";
 
 /**

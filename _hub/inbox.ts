@@ -8,8 +8,10 @@
  * @module
  */
 
-import { current, type Scope, Suspension } from "./flow.ts";
-import type { Wait } from "./flow.ts";
+import { current } from "./current.ts";
+import type { Scope } from "./scope.ts";
+import { Suspension } from "./suspension.ts";
+import type { Wait } from "./suspension.ts";
 import { Begun } from "./begun.ts";
 import { QueuedWait } from "./wait_queue.ts";
 import { List } from "../_base/linked_list.ts";

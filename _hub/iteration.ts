@@ -9,7 +9,9 @@
 
 import { composed } from "./composed.ts";
 import { isThenable } from "../_base/thenable.ts";
-import { getCurrent, isInterrupt, isRecipient, type Wait } from "./flow.ts";
+import { getCurrent } from "./current.ts";
+import { isInterrupt, isRecipient } from "./interrupts.ts";
+import type { Wait } from "./suspension.ts";
 import { inTurns } from "./run_queue.ts";
 
 type Step<T> = IteratorResult<T, unknown>;

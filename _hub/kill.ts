@@ -9,14 +9,9 @@
  */
 
 import { instanceOf } from "../_base/checks.ts";
-import {
-  currentScope,
-  DONE,
-  GRACE,
-  type Scope,
-  scopeOf,
-  type Wait,
-} from "./flow.ts";
+import { currentScope, scopeOf } from "./current.ts";
+import { GRACE, type Scope } from "./scope.ts";
+import { DONE, type Wait } from "./suspension.ts";
 import { linkAll, waking } from "./links.ts";
 import { PatientWait } from "./patient_wait.ts";
 import { type Greenlet as OwnGreenlet, kill } from "../gevent.ts";

@@ -5,7 +5,7 @@
  */
 
 import { checkCallback, checkFunction } from "../_base/checks.ts";
-import { Suspension } from "./flow.ts";
+import { Suspension } from "./suspension.ts";
 import { reportInTurn } from "./reports.ts";
 import { List, type Member } from "../_base/linked_list.ts";
 import { mustWait, noteWoken, runSoon, wakeups } from "./run_queue.ts";

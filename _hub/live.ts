@@ -4,13 +4,9 @@
  * @module
  */
 
-import {
-  getCurrent,
-  type Scope,
-  scopeOf,
-  Suspension,
-  type Wait,
-} from "./flow.ts";
+import { getCurrent, scopeOf } from "./current.ts";
+import type { Scope } from "./scope.ts";
+import { Suspension, type Wait } from "./suspension.ts";
 
 let first: Scope | null = null;
 let count = 0;

@@ -5,15 +5,10 @@
  * @module
  */
 
-import {
-  currentScope,
-  GRACE,
-  isInterrupt,
-  report,
-  runIn,
-  Scope,
-  scopeOf,
-} from "./flow.ts";
+import { currentScope, runIn, scopeOf } from "./current.ts";
+import { isInterrupt } from "./interrupts.ts";
+import { report } from "./main.ts";
+import { GRACE, Scope } from "./scope.ts";
 import { composed } from "./composed.ts";
 import type { Iteration } from "./iteration.ts";
 import { endAll, killOnce } from "./kill.ts";

@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { Scope } from "./flow.ts";
+import type { Scope } from "./scope.ts";
 import { LinkedWait, type Links } from "./links.ts";
 import { takeError } from "./reports.ts";
 import { Timeout } from "../timeout.ts";

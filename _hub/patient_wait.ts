@@ -4,7 +4,8 @@
  * @module
  */
 
-import { type Scope, Suspension } from "./flow.ts";
+import type { Scope } from "./scope.ts";
+import { Suspension } from "./suspension.ts";
 import { inTurns } from "./run_queue.ts";
 
 /**

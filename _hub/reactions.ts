@@ -8,7 +8,7 @@
  * @module
  */
 
-import { current } from "./async_context.ts";
+import { current } from "./current.ts";
 import { Stamp } from "../_base/stamp.ts";
 
 /** What is told, once, how a promise has settled; it may be taken back before. */

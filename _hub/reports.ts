@@ -12,7 +12,8 @@
 import { AsyncLocalStorage } from "node:async_hooks";
 import { nextTick } from "node:process";
 import { setImmediate } from "node:timers";
-import { report, runDetached } from "./flow.ts";
+import { runDetached } from "./current.ts";
+import { report } from "./main.ts";
 import { isIdle, runSoon } from "./run_queue.ts";
 
 /** How many turns of the loop those may take that were to be woken in that turn. */

@@ -4,14 +4,9 @@
  * @module
  */
 
-import {
-  currentScope,
-  failedWait,
-  readyWait,
-  type Scope,
-  scopeOf,
-  ScopeOwned,
-} from "./flow.ts";
+import { currentScope, scopeOf } from "./current.ts";
+import { type Scope, ScopeOwned } from "./scope.ts";
+import { checkpoint, failedWait, readyWait } from "./suspension.ts";
 import { Deque } from "../_base/deque.ts";
 import type { Iteration } from "./iteration.ts";
 import { List, type Member } from "../_base/linked_list.ts";
@@ -162,7 +157,7 @@ export class Results<R> implements MappingSink<R> {
   /** Waits for the next result. */
   next(): Wait<Result<R>> {
     const scope = currentScope();
-    const due = scope.checkpoint();
+    const due = checkpoint(scope);
     if (due !== null) return this.#leaveFor(due, scope);
     if (this.#ready.length > 0) {
       const call = this.#shift();

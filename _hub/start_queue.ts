@@ -4,7 +4,7 @@
  * @module
  */
 
-import { current } from "./flow.ts";
+import { current } from "./current.ts";
 import { holdTasks, releaseTasks, turn, wakeups } from "./run_queue.ts";
 
 /**

@@ -5,7 +5,7 @@
  */
 
 import type { List, Member } from "../_base/linked_list.ts";
-import { Suspension } from "./flow.ts";
+import { Suspension } from "./suspension.ts";
 
 /** A wait that has a place in a line, which it leaves when it is interrupted. */
 export abstract class QueuedWait<P extends QueuedWait<P, T>, T>

@@ -7,7 +7,8 @@
  */
 
 import { detached } from "./detached.ts";
-import { interruptibleScope, runDetached, tellApart } from "../_hub/flow.ts";
+import { interruptibleScope, runDetached, tellApart } from "../_hub/current.ts";
+import { checkpoint } from "../_hub/suspension.ts";
 import { operate } from "./cooperate.ts";
 import type { Patches } from "./patch_set.ts";
 
@@ -67,7 +68,7 @@ function serving(original: Serve): Serve {
   return function () {
     const scope = interruptibleScope();
     if (scope === null) return Reflect.apply(original, this, arguments);
-    const due = scope.checkpoint();
+    const due = checkpoint(scope);
     if (due !== null) return due;
     return operate(
       scope,

@@ -9,12 +9,11 @@ import {
   current,
   currentScope,
   interruptibleScope,
-  LazyPromise,
-  PromiseWait,
   runDetached,
-  type Scope,
-} from "../_hub/flow.ts";
-import type { Wait } from "../_hub/flow.ts";
+} from "../_hub/current.ts";
+import type { Scope } from "../_hub/scope.ts";
+import { checkpoint, LazyPromise, PromiseWait } from "../_hub/suspension.ts";
+import type { Wait } from "../_hub/suspension.ts";
 import { isResolver } from "./resolver.ts";
 
 /** The wait for an operation that brings nothing to anybody else. */
@@ -78,7 +77,7 @@ export function cooperate<T, F extends Asking<T>>(
   return function (this: unknown) {
     const scope = interruptibleScope();
     if (scope === null) return Reflect.apply(original, this, arguments);
-    const due = scope.checkpoint();
+    const due = checkpoint(scope);
     if (due !== null) return due;
     const promise = Reflect.apply(original, this, arguments as never);
     return operate(scope, promise, undefined, discard);
@@ -96,7 +95,7 @@ export function cooperateLoosely<T, F extends Asking<T>>(
   return function (this: unknown) {
     const scope = interruptibleScope();
     if (scope === null) return Reflect.apply(original, this, arguments);
-    const due = scope.checkpoint();
+    const due = checkpoint(scope);
     if (due !== null) return due;
     const begun = new Begun();
     const promise = begun.watch(() =>
@@ -122,7 +121,7 @@ export function cooperateBySignal<T, F extends Asking<T>>(
   return function (this: unknown, ...args: unknown[]) {
     const scope = interruptibleScope();
     if (scope === null) return Reflect.apply(original, this, args);
-    const due = scope.checkpoint();
+    const due = checkpoint(scope);
     if (due !== null) return due;
     const abort = new AbortController();
     args[at] = withSignal(args[at] ?? {}, abort.signal);
@@ -145,7 +144,7 @@ export function cooperateRelease<F extends Asking<unknown>>(original: F): F {
     const scope = interruptibleScope();
     if (scope === null) return promise;
     promise.catch(ignore);
-    return scope.checkpoint() ?? operate(scope, promise);
+    return checkpoint(scope) ?? operate(scope, promise);
   } as F;
 }
 
@@ -209,7 +208,7 @@ class ObservedPromise<T> extends LazyPromise<T> {
   }
 
   override waitIn(scope: Scope): Wait<T> {
-    const due = scope.checkpoint();
+    const due = checkpoint(scope);
     if (due !== null) return due;
     this.#waits++;
     return operate(scope, this.#promise, (error) => {

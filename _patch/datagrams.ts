@@ -5,7 +5,8 @@
  */
 
 import { Begun } from "../_hub/begun.ts";
-import { interruptibleScope } from "../_hub/flow.ts";
+import { interruptibleScope } from "../_hub/current.ts";
+import { checkpoint } from "../_hub/suspension.ts";
 import { operate } from "./cooperate.ts";
 import type { Patches } from "./patch_set.ts";
 import { patchClosing, patchHold, type Socket } from "./sockets.ts";
@@ -159,7 +160,7 @@ function cooperativeReceive(
     const asBefore = scope === null && (datagrams?.idle ?? true);
     const buffer = asBefore ? undefined : bufferFor(this, given);
     if (buffer === undefined) return original.call(this, given);
-    const due = scope?.checkpoint() ?? null;
+    const due = checkpoint(scope);
     if (due !== null) return due;
     if (datagrams === undefined) {
       datagrams = new Datagrams(sources, this, original, hold);
@@ -185,7 +186,7 @@ function cooperativeSend(original: Send): Send {
   return function (data, address) {
     const scope = interruptibleScope();
     if (scope === null) return original.call(this, data, address);
-    const due = scope.checkpoint();
+    const due = checkpoint(scope);
     if (due !== null) return due;
     // It goes on when its caller may already use the bytes for something else.
     const copy = data instanceof Uint8Array ? new Uint8Array(data) : data;

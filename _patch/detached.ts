@@ -12,7 +12,7 @@
  */
 
 import { EventEmitter } from "node:events";
-import { interruptibleScope, runDetached } from "../_hub/flow.ts";
+import { interruptibleScope, runDetached } from "../_hub/current.ts";
 import type { Patches } from "./patch_set.ts";
 
 // deno-lint-ignore no-explicit-any -- whatever it takes and gives

@@ -4,7 +4,8 @@
  * @module
  */
 
-import { interruptibleScope } from "../_hub/flow.ts";
+import { interruptibleScope } from "../_hub/current.ts";
+import { checkpoint } from "../_hub/suspension.ts";
 import { cooperateBySignal, operate, withSignal } from "./cooperate.ts";
 import { patchAll } from "./patch_set.ts";
 
@@ -30,7 +31,7 @@ function cooperativeResolveDns(original: ResolveDns): ResolveDns {
     if (scope === null || options?.signal) {
       return Reflect.apply(bySignal, this, arguments);
     }
-    const due = scope.checkpoint();
+    const due = checkpoint(scope);
     if (due !== null) return due;
     const abort = new AbortController();
     const ours = withSignal(options ?? {}, abort.signal) as typeof options;

@@ -9,7 +9,8 @@
  * @module
  */
 
-import { interruptibleScope, runDetached } from "../_hub/flow.ts";
+import { interruptibleScope, runDetached } from "../_hub/current.ts";
+import { checkpoint } from "../_hub/suspension.ts";
 import { getOriginal } from "./properties.ts";
 import { cooperate, operate } from "./cooperate.ts";
 import { patchAll } from "./patch_set.ts";
@@ -130,7 +131,7 @@ function cooperativeFetch(original: Fetch): Fetch {
   return function (...args) {
     const scope = interruptibleScope();
     if (scope === null) return Reflect.apply(original, this, args);
-    const due = scope.checkpoint();
+    const due = checkpoint(scope);
     if (due !== null) return due;
     const abort = new AbortController();
     const promise = Reflect.apply(
@@ -196,7 +197,7 @@ function cooperativeRead(
   return function () {
     const scope = interruptibleScope();
     if (scope === null) return Reflect.apply(original, this, []);
-    const due = scope.checkpoint();
+    const due = checkpoint(scope);
     const body = unreadBody(prototype, this, inner);
     if (due !== null) {
       // Whoever is killed before it can read leaves no connection behind either.

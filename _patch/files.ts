@@ -15,8 +15,10 @@
 
 import { Begun } from "../_hub/begun.ts";
 import { detached } from "./detached.ts";
-import { interruptibleScope, runDetached, type Scope } from "../_hub/flow.ts";
-import type { Wait } from "../_hub/flow.ts";
+import { interruptibleScope, runDetached } from "../_hub/current.ts";
+import type { Scope } from "../_hub/scope.ts";
+import { checkpoint } from "../_hub/suspension.ts";
+import type { Wait } from "../_hub/suspension.ts";
 import { getOriginal } from "./properties.ts";
 import { QueuedWait } from "../_hub/wait_queue.ts";
 import { cooperate, cooperateRelease, operate } from "./cooperate.ts";
@@ -404,7 +406,7 @@ function cooperativeRead(original: Read, find: FindReads): Read {
     if (asBefore || !hasRoom(buffer)) return original.call(this, buffer);
     if (reads === null && isObject(this)) reads = find(this, original);
     if (reads === null) return original.call(this, buffer);
-    const due = scope?.checkpoint() ?? null;
+    const due = checkpoint(scope);
     if (due !== null) return due;
     readsOf.set(this, reads);
     return reads.read(buffer, scope);
@@ -537,7 +539,7 @@ function inTurn<T>(
 function cooperativeSeek(original: File["seek"]): File["seek"] {
   return function (this: File) {
     const scope = interruptibleScope();
-    const due = scope?.checkpoint() ?? null;
+    const due = checkpoint(scope);
     if (due !== null) return due;
     const begin = () => Reflect.apply(original, this, arguments as never);
     return inTurn(this, begin, scope);
@@ -552,7 +554,7 @@ function cooperativeWrite(original: Write): Write {
     const scope = interruptibleScope();
     const isOurs = data instanceof Uint8Array && isObject(this);
     if (scope === null || !isOurs) return write.call(this, data);
-    const due = scope.checkpoint();
+    const due = checkpoint(scope);
     if (due !== null) return due;
     let writes = writesOf.get(this);
     if (writes === undefined) {
@@ -641,7 +643,7 @@ function locksOfFile(file: File): Locks {
 function cooperativeLock(original: Lock): Lock {
   return function () {
     const scope = interruptibleScope();
-    const due = scope?.checkpoint() ?? null;
+    const due = checkpoint(scope);
     if (due !== null) return due;
     const begin = () => Reflect.apply(original, this, arguments as never);
     return isObject(this) ? locksOfFile(this).ask(begin, scope) : begin();

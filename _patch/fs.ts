@@ -5,8 +5,10 @@
  */
 
 import { detached, onFirstInstanceOf } from "./detached.ts";
-import { interruptibleScope, runDetached, type Scope } from "../_hub/flow.ts";
-import type { Wait } from "../_hub/flow.ts";
+import { interruptibleScope, runDetached } from "../_hub/current.ts";
+import type { Scope } from "../_hub/scope.ts";
+import { checkpoint } from "../_hub/suspension.ts";
+import type { Wait } from "../_hub/suspension.ts";
 import { patchFiles } from "./files.ts";
 import { getOriginal, mimic } from "./properties.ts";
 import { QueuedWait } from "../_hub/wait_queue.ts";
@@ -175,7 +177,7 @@ function cooperativeNextEntry(iterator: Entries): Entries["next"] {
   return mimic(function () {
     const scope = interruptibleScope();
     if (scope === null) return next.call(iterator);
-    const due = scope.checkpoint();
+    const due = checkpoint(scope);
     if (due === null) return operate(scope, next.call(iterator), leave);
     leave();
     return due;
@@ -331,7 +333,7 @@ function nextEvent(
   const asBefore = scope === null && (events === undefined || events.idle);
   const isOdd = typeof watcher !== "object" || watcher === null;
   if (asBefore || isOdd) return original.call(watcher);
-  const due = scope?.checkpoint() ?? null;
+  const due = checkpoint(scope);
   if (due !== null) {
     left();
     return due;

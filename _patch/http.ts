@@ -9,7 +9,7 @@
  * @module
  */
 
-import { runDetached, scopeOf } from "../_hub/flow.ts";
+import { runDetached, scopeOf } from "../_hub/current.ts";
 import { mimic, patchProperty } from "./properties.ts";
 import { killOnce } from "../_hub/kill.ts";
 import { cooperateObserved, cooperateRelease } from "./cooperate.ts";

@@ -5,7 +5,8 @@
  */
 
 import { patchDatagrams } from "./datagrams.ts";
-import { interruptibleScope } from "../_hub/flow.ts";
+import { interruptibleScope } from "../_hub/current.ts";
+import { checkpoint } from "../_hub/suspension.ts";
 import { operate, withSignal } from "./cooperate.ts";
 import { patchNode } from "./net_node.ts";
 import { patchAll } from "./patch_set.ts";
@@ -54,7 +55,7 @@ function cooperativeConnect(
     if (scope === null) {
       return Reflect.apply(original, this, arguments as never).then(meet);
     }
-    const due = scope.checkpoint();
+    const due = checkpoint(scope);
     if (due !== null) return due;
     const abort = new AbortController();
     const promise = original.call(

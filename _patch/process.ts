@@ -13,12 +13,9 @@
 
 import { Begun } from "../_hub/begun.ts";
 import { detached, onFirstInstanceOf } from "./detached.ts";
-import {
-  current,
-  interruptibleScope,
-  type Scope,
-  type Wait,
-} from "../_hub/flow.ts";
+import { current, interruptibleScope } from "../_hub/current.ts";
+import type { Scope } from "../_hub/scope.ts";
+import { checkpoint, type Wait } from "../_hub/suspension.ts";
 import { getOriginal, mimic } from "./properties.ts";
 import {
   cooperateObserved,
@@ -189,7 +186,7 @@ function cooperativeOutput(original: Output): Output {
   return function () {
     const scope = interruptibleScope();
     if (scope === null) return original.call(this);
-    const due = scope.checkpoint();
+    const due = checkpoint(scope);
     if (due !== null) return due;
     const known = made.get(this);
     if (!known?.options || isOdd(known.options)) {
@@ -369,7 +366,7 @@ function collector<T, R>(
   return function () {
     const scope = interruptibleScope();
     if (scope === null) return original.call(this);
-    const due = scope.checkpoint();
+    const due = checkpoint(scope);
     if (due !== null) return due;
     const begun = new Begun();
     const collected = begun.watch<Promise<T>>(() => collect.call(this));
@@ -424,7 +421,7 @@ function removePending<T>(collection: Collection<T>): void {
     const original = getOriginal(owner as Record<string, () => unknown>, form);
     const value = mimic(() => {
       const scope = interruptibleScope();
-      const due = scope?.checkpoint() ?? null;
+      const due = checkpoint(scope);
       if (due !== null) return due;
       for (const name of Object.keys(forms)) {
         Reflect.deleteProperty(owner, name);

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { standIn } from "../_hub/flow.ts";
+import { standIn } from "../_hub/interrupts.ts";
 
 /**
  * Makes a promise reject, by whichever of its two functions. To `resolve` we give what

@@ -7,14 +7,10 @@
  * @module
  */
 
-import {
-  interruptibleScope,
-  isInterrupt,
-  isRecipient,
-  type Scope,
-  takenWait,
-  type Wait,
-} from "../_hub/flow.ts";
+import { interruptibleScope } from "../_hub/current.ts";
+import { isInterrupt, isRecipient } from "../_hub/interrupts.ts";
+import type { Scope } from "../_hub/scope.ts";
+import { checkpoint, takenWait, type Wait } from "../_hub/suspension.ts";
 import { Begun } from "../_hub/begun.ts";
 import { getOriginal } from "./properties.ts";
 import { QueuedWait } from "../_hub/wait_queue.ts";
@@ -518,7 +514,7 @@ function cooperativeAccept(
     const asBefore = scope === null &&
       (connections === undefined || connections.idle);
     if (asBefore || !isObject(this)) return original.call(this);
-    const due = scope?.checkpoint() ?? null;
+    const due = checkpoint(scope);
     if (due !== null) return due;
     if (connections === undefined) {
       connections = new Connections(sources, this, original, hold);
@@ -539,7 +535,7 @@ function cooperativeRead(
     if (isOdd || scope === null && (BytesOf.get(this)?.idle ?? true)) {
       return original.call(this, buffer);
     }
-    const due = scope?.checkpoint() ?? null;
+    const due = checkpoint(scope);
     if (due !== null) return due;
     return takeBytes(this).take(new Reader(buffer), scope);
   };
@@ -560,7 +556,7 @@ function cooperativeWrite(
     const scope = interruptibleScope();
     const isOurs = data instanceof Uint8Array && isObject(this);
     if (scope === null || !isOurs) return original.call(this, data);
-    const due = scope.checkpoint();
+    const due = checkpoint(scope);
     if (due !== null) return due;
     const operations = operationsOf(this);
     return operations === null

@@ -7,12 +7,9 @@
  * @module
  */
 
-import {
-  interruptibleScope,
-  isInterrupt,
-  runDetached,
-  takenWait,
-} from "../_hub/flow.ts";
+import { interruptibleScope, runDetached } from "../_hub/current.ts";
+import { isInterrupt } from "../_hub/interrupts.ts";
+import { checkpoint, checkpointAtLast, takenWait } from "../_hub/suspension.ts";
 import { getOriginal } from "./properties.ts";
 import { cooperateObserved, operate, withSignal } from "./cooperate.ts";
 import { patchAll, type Patches } from "./patch_set.ts";
@@ -161,7 +158,7 @@ function cooperativeRead(
       adopt(this);
       return promise;
     }
-    const due = scope.checkpoint();
+    const due = checkpoint(scope);
     if (due !== null) return due;
     askedAgain(streamOf(this));
     prepare(this, requests);
@@ -208,7 +205,7 @@ function cooperativeNext(original: ReadMethod): ReadMethod {
       adopt(readerOf(this));
       return promise;
     }
-    const due = scope.checkpoint();
+    const due = checkpoint(scope);
     if (due !== null) {
       due.catch((error) => removePending(this, error));
       return due;
@@ -247,7 +244,7 @@ function cooperativePipeTo(original: Asking): Asking {
       // What is odd is for the runtime to complain of.
       return Reflect.apply(original, this, arguments);
     }
-    const due = scope.checkpoint();
+    const due = checkpoint(scope);
     if (due !== null) return due;
     const { preventAbort, preventCancel, preventClose, signal } = options ?? {};
     const abort = new AbortController();
@@ -287,7 +284,7 @@ function isObject(value: unknown): boolean {
 function cooperativeWrite(original: Asking): Asking {
   return function () {
     const scope = interruptibleScope();
-    const due = scope?.checkpoint() ?? null;
+    const due = checkpoint(scope);
     if (due !== null) return due;
     const sink = sinkOf(get(this, slots.stream));
     sink?.resume();
@@ -362,7 +359,7 @@ function cooperateAtLast(
       Reflect.apply(original, this, arguments)
     );
     const left = () => sink?.leave(promise);
-    const due = scope.checkpointAtLast();
+    const due = checkpointAtLast(scope);
     if (due === null) return operate(scope, promise, left);
     promise.catch(ignore);
     left();

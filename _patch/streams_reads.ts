@@ -11,7 +11,7 @@
  * @module
  */
 
-import { Suspension } from "../_hub/flow.ts";
+import { Suspension } from "../_hub/suspension.ts";
 import { calls, giveScope } from "./streams_scopes.ts";
 import { findSource, leftAlone } from "./streams_rest.ts";
 import { get, type Queue, set, slots } from "./streams_slots.ts";

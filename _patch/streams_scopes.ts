@@ -10,14 +10,10 @@
  * @module
  */
 
-import {
-  endWith,
-  isInterrupt,
-  main,
-  runDetached,
-  runIn,
-  Scope,
-} from "../_hub/flow.ts";
+import { runDetached, runIn } from "../_hub/current.ts";
+import { isInterrupt } from "../_hub/interrupts.ts";
+import { main } from "../_hub/main.ts";
+import { endWith, Scope } from "../_hub/scope.ts";
 import { get, set, slots } from "./streams_slots.ts";
 
 type Algorithm = (this: unknown, ...args: unknown[]) => unknown;

@@ -10,16 +10,16 @@
  */
 
 import timers from "node:timers";
+import { interruptibleScope, scopeOf } from "../_hub/current.ts";
+import { isInterrupt } from "../_hub/interrupts.ts";
+import { main } from "../_hub/main.ts";
 import {
   addPending,
-  interruptibleScope,
-  isInterrupt,
-  main,
   type Pending,
   removePending,
   type Scope,
-  scopeOf,
-} from "../_hub/flow.ts";
+} from "../_hub/scope.ts";
+import { checkpoint } from "../_hub/suspension.ts";
 import { getCurrent as getRunning, GreenletExit } from "../greenlet.ts";
 import { getOriginal } from "./properties.ts";
 import { cooperate, cooperateBySignal, operate } from "./cooperate.ts";
@@ -150,7 +150,7 @@ function setIn<T>(
   const { clear, keyOf } = setting;
   const set = inLine(setting);
   if (!isResolver(callback)) return set(asGreenlet(callback));
-  const due = scope.checkpoint();
+  const due = checkpoint(scope);
   if (due !== null) {
     due.catch((error) => rejectBy(callback, error));
     const timer = setting.set(nothing);
@@ -452,7 +452,7 @@ type Next = (this: AsyncGenerator) => Promise<IteratorResult<unknown>>;
 function cooperativeNext(original: Next): Next {
   return function () {
     const scope = interruptibleScope();
-    const due = scope?.checkpoint() ?? null;
+    const due = checkpoint(scope);
     if (due !== null) {
       finish(this);
       return due;

@@ -6,7 +6,7 @@
  */
 
 import { detached, onFirstInstanceOf } from "./detached.ts";
-import { interruptibleScope, runDetached } from "../_hub/flow.ts";
+import { interruptibleScope, runDetached } from "../_hub/current.ts";
 import { getOriginal } from "./properties.ts";
 import { cooperateObserved, withSignal } from "./cooperate.ts";
 import { patchFileReader, patchGlobalEvents, patchKv } from "./callbacks.ts";

@@ -1,7 +1,8 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { AsyncLocalStorage } from "node:async_hooks";
 import { KEY, makeContext, type Mapped } from "../_hub/async_context.ts";
-import { main, Scope } from "../_hub/flow.ts";
+import { main } from "../_hub/main.ts";
+import { Scope } from "../_hub/scope.ts";
 
 class Named implements Mapped {
   readonly [KEY] = this;
