@@ -35,6 +35,10 @@ class Rest {
     this.#slot = slot;
   }
 
+  get isResting(): boolean {
+    return this.#isResting;
+  }
+
   /** Returns whether it did not rest before. */
   begin(resume: () => void): boolean {
     if (this.#isResting) return false;
@@ -71,6 +75,7 @@ class Rest {
 
 /** What there is to know of a stream that is read, and may rest. */
 class Resting {
+  readonly #stream: ReadableStream;
   readonly #rest: Rest;
   source: StreamSource | null = null;
   /** The stream whose bytes it passes on. */
@@ -79,15 +84,22 @@ class Resting {
   branches: readonly ReadableStream[] = [];
 
   constructor(stream: ReadableStream) {
+    this.#stream = stream;
     this.#rest = new Rest(stream, slots.reader);
+  }
+
+  /** Whether somebody waits for it: one that rests may be asked by a pipe. */
+  get isWanted(): boolean {
+    return !this.#rest.isResting && isAsked(this.#stream);
   }
 
   rest(): void {
     if (!this.#rest.begin(() => this.resume())) return;
     this.source?.rest();
-    const { upstream, branches } = this;
-    if (upstream === null || branches.some(isAsked)) return;
-    for (const branch of branches) restingOf(branch).rest();
+    const { upstream } = this;
+    const branches = this.branches.map(restingOf);
+    if (upstream === null || branches.some(({ isWanted }) => isWanted)) return;
+    for (const branch of branches) branch.rest();
     restingOf(upstream).rest();
   }
 
