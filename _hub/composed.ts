@@ -5,7 +5,7 @@
  */
 
 import type { Wait } from "./suspension.ts";
-import { withTimeout } from "../timeout.ts";
+import { withTimeout } from "./timeout.ts";
 
 /**
  * Runs a function that waits several times as one wait of the current greenlet. An

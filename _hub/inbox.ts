@@ -15,7 +15,7 @@ import type { Wait } from "./suspension.ts";
 import { Begun } from "./begun.ts";
 import { QueuedWait } from "./wait_queue.ts";
 import { List } from "../_base/linked_list.ts";
-import { operate } from "../_patch/cooperate.ts";
+import { operate } from "./operation.ts";
 import { noteLoopTurn } from "./run_queue.ts";
 
 /** The most that is read by one operation, and kept for it. */

@@ -14,7 +14,7 @@ import { GRACE, type Scope } from "./scope.ts";
 import { DONE, type Wait } from "./suspension.ts";
 import { linkAll, waking } from "./links.ts";
 import { PatientWait } from "./patient_wait.ts";
-import { type Greenlet as OwnGreenlet, kill } from "../gevent.ts";
+import { type Greenlet as OwnGreenlet, kill } from "./greenlet.ts";
 import { type Greenlet, GreenletExit } from "../greenlet.ts";
 
 /**

@@ -15,10 +15,9 @@ import { endAll, killOnce } from "./kill.ts";
 import { PatientWait } from "./patient_wait.ts";
 import { startTimer, stopTimer, type Timer } from "./timers.ts";
 import { spendBudget, turn } from "./run_queue.ts";
-import { Event } from "../event.ts";
-import { Greenlet } from "../gevent.ts";
+import { Greenlet } from "./greenlet.ts";
 import { GreenletExit } from "../greenlet.ts";
-import type { Wait } from "../hub.ts";
+import { Suspension, type Wait } from "./suspension.ts";
 
 /** After how many items to look whether the event loop has to turn. */
 const LOOK_EVERY = 256;
@@ -62,8 +61,8 @@ export class Mapping<T, R> {
   /** The calls that run, and the indices of their items. */
   readonly #running = new Map<Greenlet<R>, number>();
   readonly #ended = (call: Greenlet<R>) => this.#callEnded(call);
-  /** Set when no call runs, or all were killed. */
-  readonly #quiet = new Event();
+  /** The wait until no call runs, or all were killed. */
+  #drained: Suspension<void> | null = null;
   /** What calls and the taking of items are ended by. */
   readonly #exit = new GreenletExit("The results are not wanted any more");
   /** In which items are taken, while they are. */
@@ -127,8 +126,8 @@ export class Mapping<T, R> {
       else await attempt(() => this.#close());
     }
     while (this.#running.size > 0 && !this.#isStopped) {
-      this.#quiet.clear();
-      await attempt(() => this.#quiet.wait());
+      this.#drained = new Suspension<void>();
+      await attempt(() => this.#drained!.get());
     }
     stopTimer(this.#patience);
     const left = [...this.#running.keys()];
@@ -202,7 +201,7 @@ export class Mapping<T, R> {
   #callEnded(call: Greenlet<R>): void {
     const index = this.#running.get(call)!;
     this.#running.delete(call);
-    if (this.#running.size === 0) this.#quiet.set();
+    if (this.#running.size === 0) this.#drained?.switch();
     const hasFelt = index > this.#lastWanted && scopeOf(call).isKillThrown;
     if (!hasFelt) return this.#sink.ended(index, call);
     // What it has failed with while it cleaned up nothing else tells of.
@@ -223,7 +222,7 @@ export class Mapping<T, R> {
       if (index > after) unwanted.push(call);
     }
     killOnce(unwanted, this.#exit);
-    if (this.#isStopped) this.#quiet.set();
+    if (this.#isStopped) this.#drained?.switch();
   }
 
   /** Gives nothing that has to end any more time. */

@@ -7,7 +7,7 @@
 import type { Scope } from "./scope.ts";
 import { LinkedWait, type Links } from "./links.ts";
 import { takeError } from "./reports.ts";
-import { Timeout } from "../timeout.ts";
+import { Timeout } from "./timeout.ts";
 
 /**
  * What has ended, and how.

@@ -6,15 +6,20 @@
 
 import { currentScope, scopeOf } from "./current.ts";
 import { type Scope, ScopeOwned } from "./scope.ts";
-import { checkpoint, failedWait, readyWait } from "./suspension.ts";
+import {
+  checkpoint,
+  DONE,
+  failedWait,
+  readyWait,
+  Suspension,
+  type Wait,
+} from "./suspension.ts";
 import { Deque } from "../_base/deque.ts";
 import type { Iteration } from "./iteration.ts";
 import { List, type Member } from "../_base/linked_list.ts";
 import { Mapping, type MappingSink, type Room } from "./mapping.ts";
 import { PatientWait } from "./patient_wait.ts";
-import { Greenlet } from "../gevent.ts";
-import type { Wait } from "../hub.ts";
-import { Semaphore } from "../lock.ts";
+import { Greenlet } from "./greenlet.ts";
 
 type Result<R> = IteratorResult<R, undefined>;
 
@@ -106,7 +111,9 @@ export class Results<R> implements MappingSink<R> {
   /** The index of the next one that is ready. */
   #index = 0;
   /** How many more results may be made before one is taken. */
-  readonly #ahead: Semaphore | null;
+  #ahead: number;
+  /** The wait of the greenlet that makes them, until one is taken. */
+  #waiting: Suspension<void> | null = null;
   /** Those that wait for a result. */
   readonly #takers = new List<Taker<R>>();
   /** Those that wait for the end. */
@@ -134,9 +141,8 @@ export class Results<R> implements MappingSink<R> {
     maxsize: number,
     ordered: boolean,
   ) {
-    const ahead = maxsize === Infinity ? null : new Semaphore(maxsize);
-    this.#ahead = ahead;
-    if (ahead !== null) this.beforeItem = () => ahead.acquire();
+    this.#ahead = maxsize;
+    if (maxsize !== Infinity) this.beforeItem = () => this.#mayMake();
     this.#early = ordered ? new Map() : null;
     const mapping = this.#mapping = new Mapping(room, run, items, this);
     const feeder = new Greenlet(() => mapping.run(true));
@@ -249,8 +255,17 @@ export class Results<R> implements MappingSink<R> {
     this.#mapping.hasten();
   }
 
+  /** Waits until one more result may be made. */
+  #mayMake(): Wait<void> {
+    if (this.#ahead <= 0) return (this.#waiting = new Suspension()).get();
+    const due = checkpoint(currentScope());
+    if (due === null) this.#ahead--;
+    return due ?? DONE;
+  }
+
   #shift(): Greenlet<R> {
-    this.#ahead?.release();
+    if (this.#waiting?.state === "waiting") this.#waiting.switch();
+    else this.#ahead++;
     return this.#ready.shift();
   }
 

@@ -9,7 +9,7 @@
 import { detached } from "./detached.ts";
 import { interruptibleScope, runDetached, tellApart } from "../_hub/current.ts";
 import { checkpoint } from "../_hub/suspension.ts";
-import { operate } from "./cooperate.ts";
+import { operate } from "../_hub/operation.ts";
 import type { Patches } from "./patch_set.ts";
 
 /** The events of the global object that the runtime dispatches. */

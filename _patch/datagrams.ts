@@ -7,7 +7,7 @@
 import { Begun } from "../_hub/begun.ts";
 import { interruptibleScope } from "../_hub/current.ts";
 import { checkpoint } from "../_hub/suspension.ts";
-import { operate } from "./cooperate.ts";
+import { operate } from "../_hub/operation.ts";
 import type { Patches } from "./patch_set.ts";
 import { patchClosing, patchHold, type Socket } from "./sockets.ts";
 import { QueuedWait } from "../_hub/wait_queue.ts";

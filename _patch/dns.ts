@@ -6,7 +6,8 @@
 
 import { interruptibleScope } from "../_hub/current.ts";
 import { checkpoint } from "../_hub/suspension.ts";
-import { cooperateBySignal, operate, withSignal } from "./cooperate.ts";
+import { operate } from "../_hub/operation.ts";
+import { cooperateBySignal, withSignal } from "./cooperate.ts";
 import { patchAll } from "./patch_set.ts";
 
 // The overloads tell record types apart, which is of no interest here.

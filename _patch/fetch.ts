@@ -12,7 +12,8 @@
 import { interruptibleScope, runDetached } from "../_hub/current.ts";
 import { checkpoint } from "../_hub/suspension.ts";
 import { getOriginal } from "./properties.ts";
-import { cooperate, operate } from "./cooperate.ts";
+import { operate } from "../_hub/operation.ts";
+import { cooperate } from "./cooperate.ts";
 import { patchAll } from "./patch_set.ts";
 import { Stamp } from "../_base/stamp.ts";
 import { findSource, leftAlone, passOn } from "./streams_rest.ts";

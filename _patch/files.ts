@@ -21,7 +21,8 @@ import { checkpoint } from "../_hub/suspension.ts";
 import type { Wait } from "../_hub/suspension.ts";
 import { getOriginal } from "./properties.ts";
 import { QueuedWait } from "../_hub/wait_queue.ts";
-import { cooperate, cooperateRelease, operate } from "./cooperate.ts";
+import { operate } from "../_hub/operation.ts";
+import { cooperate, cooperateRelease } from "./cooperate.ts";
 import type { Patches } from "./patch_set.ts";
 import {
   Bytes,

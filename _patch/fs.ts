@@ -12,12 +12,8 @@ import type { Wait } from "../_hub/suspension.ts";
 import { patchFiles } from "./files.ts";
 import { getOriginal, mimic } from "./properties.ts";
 import { QueuedWait } from "../_hub/wait_queue.ts";
-import {
-  cooperate,
-  cooperateBySignal,
-  cooperateLoosely,
-  operate,
-} from "./cooperate.ts";
+import { operate } from "../_hub/operation.ts";
+import { cooperate, cooperateBySignal, cooperateLoosely } from "./cooperate.ts";
 import { patchAll, type Patches } from "./patch_set.ts";
 import { Inbox, Inboxes } from "../_hub/inbox.ts";
 

@@ -7,7 +7,8 @@
 import { patchDatagrams } from "./datagrams.ts";
 import { interruptibleScope } from "../_hub/current.ts";
 import { checkpoint } from "../_hub/suspension.ts";
-import { operate, withSignal } from "./cooperate.ts";
+import { operate } from "../_hub/operation.ts";
+import { withSignal } from "./cooperate.ts";
 import { patchNode } from "./net_node.ts";
 import { patchAll } from "./patch_set.ts";
 import { Prototypes, Sockets } from "./sockets.ts";

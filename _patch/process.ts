@@ -17,12 +17,8 @@ import { current, interruptibleScope } from "../_hub/current.ts";
 import type { Scope } from "../_hub/scope.ts";
 import { checkpoint, type Wait } from "../_hub/suspension.ts";
 import { getOriginal, mimic } from "./properties.ts";
-import {
-  cooperateObserved,
-  cooperateRelease,
-  operate,
-  Operation,
-} from "./cooperate.ts";
+import { operate, Operation } from "../_hub/operation.ts";
+import { cooperateObserved, cooperateRelease } from "./cooperate.ts";
 import { OptionsInForce, patchAll, type Patches } from "./patch_set.ts";
 import { Greenlet } from "../gevent.ts";
 

@@ -11,7 +11,8 @@ import { interruptibleScope, runDetached } from "../_hub/current.ts";
 import { isInterrupt } from "../_hub/interrupts.ts";
 import { checkpoint, checkpointAtLast, takenWait } from "../_hub/suspension.ts";
 import { getOriginal } from "./properties.ts";
-import { cooperateObserved, operate, withSignal } from "./cooperate.ts";
+import { operate } from "../_hub/operation.ts";
+import { cooperateObserved, withSignal } from "./cooperate.ts";
 import { patchAll, type Patches } from "./patch_set.ts";
 import {
   adopt,

@@ -22,7 +22,8 @@ import {
 import { checkpoint } from "../_hub/suspension.ts";
 import { getCurrent as getRunning, GreenletExit } from "../greenlet.ts";
 import { getOriginal } from "./properties.ts";
-import { cooperate, cooperateBySignal, operate } from "./cooperate.ts";
+import { operate } from "../_hub/operation.ts";
+import { cooperate, cooperateBySignal } from "./cooperate.ts";
 import { patchCron, patchObservers } from "./callbacks.ts";
 import { patchAll, type Patches } from "./patch_set.ts";
 import { raise } from "../_hub/rejections.ts";

@@ -1,0 +1,508 @@
+/**
+ * Several greenlets at once: wait for all or for some of them, and kill them.
+ *
+ * @module
+ */
+
+import type * as core from "../greenlet.ts";
+import { checkOptions, instanceOf, numberError } from "../_base/checks.ts";
+import { GreenletExit } from "../greenlet.ts";
+import { Timeout } from "./timeout.ts";
+import { currentScope } from "./current.ts";
+import {
+  checkKillable,
+  Greenlet,
+  kill,
+  type KillOptions,
+  type Waitable,
+} from "./greenlet.ts";
+import { linkAll, waking } from "./links.ts";
+import { whenAllEnded } from "./live.ts";
+import { takeError } from "./reports.ts";
+import { runSoon } from "./run_queue.ts";
+import { GRACE, type Scope } from "./scope.ts";
+import {
+  checkpoint,
+  DONE,
+  readyWait,
+  Suspension,
+  type Wait,
+} from "./suspension.ts";
+import { checkDuration } from "./timers.ts";
+
+/** Options of {@linkcode killAll}. */
+export interface KillAllOptions extends KillOptions {
+  /** What is thrown in each body. @default {new GreenletExit()} */
+  error?: unknown;
+}
+
+/** Options of {@linkcode wait} and {@linkcode iwait}. */
+export interface WaitOptions {
+  /** After how many milliseconds to wait no longer. @default {Infinity} */
+  timeout?: number;
+  /** For how many of the objects to wait. @default {all of them} */
+  count?: number;
+}
+
+/** Options of {@linkcode joinAll}. */
+export interface JoinAllOptions extends WaitOptions {
+  /** Whether to throw the first error of a greenlet. @default {false} */
+  raiseError?: boolean;
+}
+
+/** The wait for several objects. */
+class Waiting<S extends Waitable> extends Suspension<S[]> {
+  readonly #objects: S[];
+  readonly #done: S[] = [];
+  readonly #count: number;
+  readonly #scope: Scope;
+  readonly #raise: boolean;
+  readonly #link = waking((source: S) => this.#arrived(source));
+
+  constructor(objects: S[], count: number, scope: Scope, raise: boolean) {
+    super();
+    this.#objects = objects;
+    this.#count = count;
+    this.#scope = scope;
+    this.#raise = raise;
+    linkAll(objects, this.#link);
+  }
+
+  #arrived(source: S): void {
+    if (this.state !== "waiting") return;
+    this.#done.push(source);
+    if (this.#raise && source instanceof Greenlet && !source.successful()) {
+      this.undo();
+      takeError(source);
+      this.#scope.markRecipient(source.exception);
+      this.throw(source.exception);
+    } else if (this.#done.length >= this.#count) {
+      this.undo();
+      this.switch(this.#done);
+    }
+  }
+
+  protected override get caller(): Scope {
+    return this.#scope;
+  }
+
+  protected override undo(): void {
+    if (this.#done.length === this.#objects.length) return;
+    for (const object of this.#objects) object.unlink(this.#link);
+  }
+
+  /** At the limit: behind what is ready, and will tell so in line. */
+  override expired(): "steps" {
+    runSoon(endInTime, this);
+    return "steps";
+  }
+
+  end(): void {
+    if (this.state === "waiting") super.expired();
+  }
+
+  protected override timedOut(): void {
+    this.switch(this.#done);
+  }
+}
+
+function endInTime(wait: { end(): void }): void {
+  wait.end();
+}
+
+function waitFor<S extends Waitable>(
+  objects: Iterable<S>,
+  options: JoinAllOptions,
+  what: string,
+): Wait<S[]> {
+  checkOptions(options, what);
+  const { timeout = Infinity, count, raiseError = false } = options;
+  checkDuration(timeout, what);
+  const all = checkWaitables(objects, what);
+  const enough = checkCount(count, all.length, what);
+  const scope = currentScope();
+  const due = checkpoint(scope);
+  if (due !== null) return due;
+  if (enough === 0) return readyWait([]);
+  return new Waiting(all, enough, scope, raiseError).limit(timeout).get();
+}
+
+function checkWaitables<S extends Waitable>(
+  objects: Iterable<S>,
+  what: string,
+): S[] {
+  const all = toArray(objects, what);
+  for (const object of all) {
+    if (typeof object?.rawlink !== "function") {
+      throw new TypeError(
+        `Cannot ${what} as each object must be a greenlet, or have rawlink(): received ${object}`,
+      );
+    }
+  }
+  return all;
+}
+
+export function toArray<O>(objects: Iterable<O>, what: string): O[] {
+  if (typeof objects?.[Symbol.iterator] === "function") return [...objects];
+  throw new TypeError(
+    `Cannot ${what} as the objects must be iterable: received ${objects}`,
+  );
+}
+
+function checkCount(
+  count: number | undefined,
+  length: number,
+  what: string,
+): number {
+  if (count === undefined) return length;
+  if (!Number.isInteger(count) || count < 0) {
+    throw numberError(what, "count", "a non-negative integer", count);
+  }
+  return Math.min(count, length);
+}
+
+/**
+ * Waits until greenlets have ended. A switch point. gevent's `joinall`.
+ *
+ * @typeParam G The type of the greenlets.
+ * @param greenlets The greenlets, or whatever has links.
+ * @param options How long, for how many, and whether to throw.
+ * @returns Those that have ended, in that order.
+ * @throws {unknown} With `raiseError`, the error of the first that has failed.
+ * @throws {TypeError | RangeError} If an option or an object is not what it must be.
+ *
+ * @example Usage
+ * ```ts
+ * import { joinAll, spawn } from "@gevent/gevent";
+ *
+ * const squares = await joinAll([1, 2, 3].map((n) => spawn(() => n * n)));
+ * console.log(squares.map((g) => g.value)); // [1, 4, 9]
+ * ```
+ */
+export function joinAll<G extends Waitable>(
+  greenlets: Iterable<G>,
+  options: JoinAllOptions = {},
+): Wait<G[]> {
+  return waitFor(greenlets, options, "join all");
+}
+
+/**
+ * Waits until objects are ready; without any, until all greenlets but the current one
+ * have ended. A switch point. gevent's `wait`.
+ *
+ * @returns Whether all have ended; `false` at the timeout.
+ *
+ * @example Usage
+ * ```ts
+ * import { sleep, spawn, wait } from "@gevent/gevent";
+ *
+ * spawn(sleep, 1);
+ * console.log(await wait()); // true
+ * ```
+ */
+export function wait(objects?: null, options?: WaitOptions): Wait<boolean>;
+/**
+ * Waits until objects are ready.
+ *
+ * @typeParam S The type of the objects.
+ * @param objects Greenlets, events, semaphores.
+ * @param options How long, and for how many.
+ * @returns Those that are ready, in that order.
+ * @throws {TypeError | RangeError} If an option or an object is not what it must be.
+ *
+ * @example Usage
+ * ```ts
+ * import { spawnLater, wait } from "@gevent/gevent";
+ *
+ * const slow = spawnLater(100, () => "slow");
+ * const quick = spawnLater(1, () => "quick");
+ * const [first] = await wait([slow, quick], { count: 1 });
+ * console.log(first?.value); // quick
+ * await slow.kill();
+ * ```
+ */
+export function wait<S extends Waitable>(
+  objects: Iterable<S>,
+  options?: WaitOptions,
+): Wait<S[]>;
+export function wait<S extends Waitable>(
+  objects?: Iterable<S> | null,
+  options: WaitOptions = {},
+): Wait<S[]> | Wait<boolean> {
+  if (objects !== undefined && objects !== null) {
+    return waitFor(objects, options, "wait");
+  }
+  checkOptions(options, "wait");
+  const { timeout = Infinity } = options;
+  checkDuration(timeout, "wait");
+  return whenAllEnded(timeout);
+}
+
+/**
+ * What {@linkcode iwait} returns: for `for await`, and for `using`. A generator body calls
+ * `yield* ready.next()`.
+ *
+ * @typeParam S The type of the objects.
+ */
+export interface ReadyIterator<S> extends AsyncIterableIterator<S> {
+  /** Waits for the next object. A switch point. */
+  next(): Wait<IteratorResult<S, undefined>>;
+  /** Gives up the objects that are not ready. */
+  return(): Wait<IteratorResult<S, undefined>>;
+  /** Itself. */
+  [Symbol.asyncIterator](): ReadyIterator<S>;
+  /** Gives up the objects that are not ready. */
+  [Symbol.dispose](): void;
+}
+
+/** The wait of an {@linkcode Arrivals} for the next object. */
+class Arriving<S extends Waitable>
+  extends Suspension<IteratorResult<S, undefined>> {
+  readonly #arrivals: Arrivals<S>;
+  readonly #isLoop: boolean;
+
+  /** @param isLoop Whether a loop of the language asks, which an interrupt ends. */
+  constructor(arrivals: Arrivals<S>, isLoop: boolean) {
+    super();
+    this.#arrivals = arrivals;
+    this.#isLoop = isLoop;
+  }
+
+  protected override undo(error: unknown): void {
+    this.#arrivals.forget(this);
+    // The language does not call return() then.
+    if (error !== undefined && this.#isLoop) this.#arrivals.leave();
+  }
+
+  /** At the limit: behind what is ready, and will tell so in line. */
+  override expired(): "steps" {
+    runSoon(endInTime, this);
+    return "steps";
+  }
+
+  end(): void {
+    if (this.state === "waiting") super.expired();
+  }
+
+  protected override timedOut(): void {
+    this.switch({ done: true, value: undefined });
+    // The language does not call return() then.
+    this.#arrivals.leave();
+  }
+}
+
+class Arrivals<S extends Waitable> implements ReadyIterator<S> {
+  readonly #objects: S[];
+  #left: number;
+  readonly #ready: S[] = [];
+  #taken = 0;
+  readonly #waiting: Arriving<S>[] = [];
+  /** No timer, which would hold up the process when nobody waits. */
+  readonly #deadline: number;
+  /** Whether those may still tell so that were ready from the start. */
+  #begins = true;
+  /** Where a loop of the language was begun; elsewhere it is asked by hand. */
+  #loop: Scope | null = null;
+  readonly #link = waking((source: S) => this.#arrived(source));
+
+  constructor(objects: S[], count: number, timeout: number) {
+    this.#objects = objects;
+    this.#left = count;
+    this.#deadline = performance.now() + timeout;
+    linkAll(objects, this.#link);
+    runSoon(() => {
+      this.#begins = false;
+    }, undefined);
+  }
+
+  /** Whether the time is over, and nobody waits for who was in time. */
+  get #isLate(): boolean {
+    return this.#remaining <= 0 && !this.#begins && this.#waiting.length === 0;
+  }
+
+  #arrived(source: S): void {
+    if (this.#isLate) this.#close();
+    if (this.#left === 0) return;
+    this.#left--;
+    const next = this.#waiting.shift();
+    if (next === undefined) this.#ready.push(source);
+    else next.switch({ done: false, value: source });
+    if (this.#left === 0) this.#close();
+  }
+
+  /** For how many milliseconds there may be arrivals. */
+  get #remaining(): number {
+    return this.#deadline - performance.now();
+  }
+
+  #close(): void {
+    this.#left = 0;
+    for (const object of this.#objects.splice(0)) object.unlink(this.#link);
+    for (const next of this.#waiting.splice(0)) {
+      next.switch({ done: true, value: undefined });
+    }
+  }
+
+  forget(arriving: Arriving<S>): void {
+    const i = this.#waiting.indexOf(arriving);
+    if (i >= 0) this.#waiting.splice(i, 1);
+  }
+
+  next(): Wait<IteratorResult<S, undefined>> {
+    const scope = currentScope();
+    const isLoop = scope === this.#loop;
+    const due = checkpoint(scope);
+    if (due !== null) {
+      if (isLoop) this.leave();
+      return due;
+    }
+    if (this.#taken < this.#ready.length) {
+      return readyWait({ done: false, value: this.#ready[this.#taken++]! });
+    }
+    if (this.#isLate) this.#close();
+    if (this.#left === 0) return readyWait({ done: true, value: undefined });
+    const arriving = new Arriving(this, isLoop).limit(this.#remaining);
+    this.#waiting.push(arriving);
+    return arriving.suspend(scope);
+  }
+
+  /** Gives nothing more, and takes back the links. */
+  leave(): void {
+    this.#taken = this.#ready.length;
+    this.#close();
+  }
+
+  return(): Wait<IteratorResult<S, undefined>> {
+    this.leave();
+    return readyWait({ done: true, value: undefined });
+  }
+
+  [Symbol.asyncIterator](): this {
+    this.#loop = currentScope();
+    return this;
+  }
+
+  [Symbol.dispose](): void {
+    this.leave();
+  }
+}
+
+/**
+ * Gives objects as they become ready. gevent's `iwait`.
+ *
+ * A `for await` loop that is left in any way, by an interrupt as well, takes its links back.
+ * One that asks by hand may go on after an interrupt, and closes it by `using`.
+ *
+ * @typeParam S The type of the objects.
+ * @param objects Greenlets, events, semaphores.
+ * @param options How long, and for how many. The time runs from this call.
+ * @returns An iterator; it ends at the timeout.
+ * @throws {TypeError | RangeError} If an option or an object is not what it must be.
+ *
+ * @example Usage
+ * ```ts
+ * import { iwait, spawnLater } from "@gevent/gevent";
+ *
+ * const greenlets = [2, 1].map((ms) => spawnLater(ms, () => ms));
+ * for await (const greenlet of iwait(greenlets)) {
+ *   console.log(greenlet.value); // 1, then 2
+ * }
+ * ```
+ */
+export function iwait<S extends Waitable>(
+  objects: Iterable<S>,
+  options: WaitOptions = {},
+): ReadyIterator<S> {
+  checkOptions(options, "wait");
+  const { timeout = Infinity, count } = options;
+  checkDuration(timeout, "wait");
+  const all = checkWaitables(objects, "wait");
+  return new Arrivals(all, checkCount(count, all.length, "wait"), timeout);
+}
+
+/**
+ * Kills greenlets, all at once, and waits until they have ended. A switch point, unless
+ * `block` is false. gevent's `killall`.
+ *
+ * Each is killed once, however often it is given. None is when one of them is no greenlet.
+ *
+ * @param greenlets The greenlets.
+ * @param options What to throw, whether and how long to wait, and how long the bodies may
+ * take to clean up; see {@linkcode Greenlet.kill}.
+ * @returns Nothing.
+ * @throws {Timeout} If some are alive at the timeout.
+ * @throws {TypeError | RangeError} If a time is not a number of milliseconds, or one of them
+ * no greenlet.
+ *
+ * @example Usage
+ * ```ts
+ * import { killAll, sleep, spawn } from "@gevent/gevent";
+ *
+ * const sleepers = [1, 2, 3].map(() => spawn(sleep, 100_000));
+ * await killAll(sleepers);
+ * console.log(sleepers.every((g) => g.dead)); // true
+ * ```
+ */
+export function killAll(
+  greenlets: Iterable<core.Greenlet>,
+  options: KillAllOptions = {},
+): Wait<void> {
+  checkOptions(options, "kill all");
+  const { error = new GreenletExit(), block = true, timeout = Infinity } =
+    options;
+  checkDuration(timeout, "kill all");
+  const { grace = GRACE } = options;
+  checkDuration(grace, "kill all");
+  const all = new Set(toArray(greenlets, "kill all"));
+  for (const greenlet of all) checkKillable(greenlet, "kill all");
+  const thrown = instanceOf(error);
+  killEach(all, thrown, grace);
+  const alive = [...all].filter((g): g is Greenlet =>
+    g instanceof Greenlet && !g.dead
+  );
+  if (!block || alive.length === 0) return DONE;
+  return new KillingAll(alive, timeout).limit(timeout).get();
+}
+
+/** Kills all, although a class of the user's may refuse for some. */
+function killEach(
+  greenlets: Iterable<core.Greenlet>,
+  error: unknown,
+  grace: number,
+): void {
+  let refused: { readonly error: unknown } | null = null;
+  for (const greenlet of greenlets) {
+    try {
+      kill(greenlet, error, { block: false, grace });
+    } catch (error) {
+      refused ??= { error };
+    }
+  }
+  if (refused !== null) throw refused.error;
+}
+
+/** The wait for killed greenlets to end. */
+class KillingAll extends Suspension<void> {
+  readonly #greenlets: Greenlet[];
+  #left: number;
+  readonly #ms: number;
+  readonly #link = waking(() => {
+    if (--this.#left === 0) this.switch();
+  });
+
+  constructor(greenlets: Greenlet[], ms: number) {
+    super();
+    this.#greenlets = greenlets;
+    this.#left = greenlets.length;
+    this.#ms = ms;
+    linkAll(greenlets, this.#link);
+  }
+
+  protected override undo(): void {
+    for (const greenlet of this.#greenlets) greenlet.unlink(this.#link);
+  }
+
+  protected override timedOut(): void {
+    this.throw(new Timeout(this.#ms));
+  }
+}

@@ -1,0 +1,51 @@
+/**
+ * Operations of the runtime as waits.
+ *
+ * @module
+ */
+
+import type { Scope } from "./scope.ts";
+import { PromiseWait, type Wait } from "./suspension.ts";
+
+/** The wait for an operation that brings nothing to anybody else. */
+export class Operation<T> extends PromiseWait<T> {
+  readonly #cancel: (error: unknown) => void;
+  readonly #discard: ((value: T) => void) | null;
+
+  constructor(
+    cancel: (error: unknown) => void,
+    discard: ((value: T) => void) | null = null,
+  ) {
+    super();
+    this.#cancel = cancel;
+    this.#discard = discard;
+  }
+
+  override fulfilled(value: unknown): void {
+    if (this.state === "waiting") super.fulfilled(value);
+    else this.#discard?.(value as T);
+  }
+
+  protected override undo(error: unknown): void {
+    // It waits for what is to be discarded, if there is.
+    if (this.#discard === null) super.undo(error);
+    this.#cancel(error);
+  }
+}
+
+/**
+ * Waits for an operation that has begun. The scope has to be past its checkpoint.
+ *
+ * @param cancel Called when the wait is interrupted.
+ * @param discard Called with the result when it comes after that.
+ */
+export function operate<T>(
+  scope: Scope,
+  promise: Promise<T>,
+  cancel: (error: unknown) => void = ignore,
+  discard: ((value: T) => void) | null = null,
+): Wait<T> {
+  return new Operation(cancel, discard).follow(promise).suspend(scope);
+}
+
+function ignore(): void {}
