@@ -36,7 +36,7 @@ import {
 import { killOnce } from "./_hub/kill.ts";
 import { aliveScopes, enlist, expectLife } from "./_hub/live.ts";
 import { reportUntaken } from "./_hub/reports.ts";
-import { mustWait, runSoon, spendBudget, type turn } from "./_hub/run_queue.ts";
+import { mustWait, runSoon, spendBudget } from "./_hub/run_queue.ts";
 import { GRACE } from "./_hub/scope.ts";
 import {
   type EndingSignal,

@@ -12,13 +12,9 @@ import {
   runDetached,
 } from "../_hub/current.ts";
 import type { Scope } from "../_hub/scope.ts";
-import {
-  checkpoint,
-  LazyPromise,
-  type PromiseWait,
-} from "../_hub/suspension.ts";
+import { checkpoint, LazyPromise } from "../_hub/suspension.ts";
 import type { Wait } from "../_hub/suspension.ts";
-import { operate, type Operation } from "../_hub/operation.ts";
+import { operate } from "../_hub/operation.ts";
 import { isResolver } from "./resolver.ts";
 
 function ignore(): void {}

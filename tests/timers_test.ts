@@ -55,7 +55,7 @@ async function load(): Promise<typeof timers> {
     configurable: true,
   });
   try {
-    return await import("../_timers.ts?fake-runtime");
+    return await import("../_hub/timers.ts?fake-runtime");
   } finally {
     Object.assign(globalThis, { setTimeout, clearTimeout });
     Reflect.deleteProperty(performance, "now");
