@@ -16,12 +16,13 @@
  * @module
  */
 
-import { currentFlow, failedWait, readyWait } from "./_flow.ts";
-import { type Link, LinkedWait, Links } from "./_links.ts";
-import { type Outcome, OutcomeWait } from "./_outcome.ts";
-import { checkOptions, instanceOf } from "./_checks.ts";
-import { takeError } from "./_reports.ts";
-import { checkDuration } from "./_timers.ts";
+import { currentScope } from "./_hub/current.ts";
+import { checkpoint, failedWait, readyWait } from "./_hub/suspension.ts";
+import { type Link, LinkedWait, Links } from "./_hub/links.ts";
+import { type Outcome, OutcomeWait } from "./_hub/outcome.ts";
+import { checkOptions, instanceOf } from "./_base/checks.ts";
+import { takeError } from "./_hub/reports.ts";
+import { checkDuration } from "./_hub/timers.ts";
 import type { Wait } from "./hub.ts";
 import { Timeout } from "./timeout.ts";
 import type { GetOptions, JoinOptions, Waitable } from "./gevent.ts";
@@ -94,7 +95,7 @@ export class Event implements Waitable {
     checkOptions(options, "wait for event");
     const { timeout = Infinity } = options;
     checkDuration(timeout, "wait for event");
-    const due = currentFlow().checkpoint();
+    const due = checkpoint(currentScope());
     if (due !== null) return due;
     if (this.#isSet) return readyWait(true);
     return new EventWait(this.#links).limit(timeout).get();
@@ -238,16 +239,16 @@ export class AsyncResult<T = unknown> implements Waitable, Outcome<T> {
     checkOptions(options, "get result");
     const { block = true, timeout = Infinity } = options;
     checkDuration(timeout, "get result");
-    const flow = currentFlow();
-    const due = flow.checkpoint();
+    const scope = currentScope();
+    const due = checkpoint(scope);
     if (due !== null) return due;
     if (this.#state === "succeeded") return readyWait(this.#outcome as T);
     if (this.#state === "failed") {
-      flow.receive(this.#outcome);
+      scope.markRecipient(this.#outcome);
       return failedWait(this.#outcome);
     }
     if (!block) return failedWait(new Timeout(0));
-    return new OutcomeWait<T>(this.#links, flow, timeout).get();
+    return new OutcomeWait<T>(this.#links, scope, timeout).get();
   }
 
   /**
@@ -260,7 +261,7 @@ export class AsyncResult<T = unknown> implements Waitable, Outcome<T> {
   getNowait(): T {
     if (this.#state === "pending") throw new Timeout(0);
     if (this.#state === "failed") {
-      currentFlow().receive(this.#outcome);
+      currentScope().markRecipient(this.#outcome);
       throw this.#outcome;
     }
     return this.#outcome as T;
@@ -283,7 +284,7 @@ export class AsyncResult<T = unknown> implements Waitable, Outcome<T> {
     checkOptions(options, "wait for result");
     const { timeout = Infinity } = options;
     checkDuration(timeout, "wait for result");
-    const due = currentFlow().checkpoint();
+    const due = checkpoint(currentScope());
     if (due !== null) return due;
     if (this.ready()) return readyWait(this.value);
     return new ReadyWait<T>(this.#links).limit(timeout).get();

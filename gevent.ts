@@ -25,25 +25,28 @@ import { clearImmediate, setImmediate } from "node:timers";
 import * as core from "./greenlet.ts";
 import { GreenletError, GreenletExit } from "./greenlet.ts";
 import {
-  callApart,
   current,
-  currentFlow,
+  currentScope,
+  originOf,
+  runDetached,
+  scopeOf,
+  setOwnScope,
+} from "./_hub/current.ts";
+import { failureFor } from "./_hub/interrupts.ts";
+import { report } from "./_hub/main.ts";
+import { GRACE, type Origin, Scope } from "./_hub/scope.ts";
+import {
+  checkpoint,
   DONE,
   failedWait,
-  Flow,
-  flowOf,
-  GRACE,
+  isAwaiting,
   LeanWait,
-  type Origin,
-  ownFailure,
   type OwnWait,
   readyWait,
-  report,
-  setOwnFlow,
   Suspension,
   TURN,
   type Wait,
-} from "./_flow.ts";
+} from "./_hub/suspension.ts";
 import { getCurrent, getHub } from "./hub.ts";
 import {
   callLink,
@@ -54,10 +57,16 @@ import {
   LinkedWait,
   Links,
   waking,
-} from "./_links.ts";
-import { OutcomeWait } from "./_outcome.ts";
-import { aliveFlows, delist, enlist, expectLife, whenQuiet } from "./_alive.ts";
-import type { List } from "./_list.ts";
+} from "./_hub/links.ts";
+import { OutcomeWait } from "./_hub/outcome.ts";
+import {
+  aliveScopes,
+  delist,
+  enlist,
+  expectLife,
+  whenAllEnded,
+} from "./_hub/live.ts";
+import type { List } from "./_base/linked_list.ts";
 import {
   checkCallback,
   checkFunction,
@@ -65,23 +74,33 @@ import {
   instanceOf,
   isBody,
   numberError,
-} from "./_checks.ts";
+} from "./_base/checks.ts";
 import {
   checkDuration,
   enterTimer,
   startTimer,
   stopTimer,
   type Timer,
-} from "./_timers.ts";
-import { starters, startSoon } from "./_starts.ts";
-import { mayGoOn, mustWait, runSoon, turn, wake } from "./_wakeups.ts";
-import { isThenable, type Returned } from "./_body.ts";
-import { killOnce } from "./_kill.ts";
-import { type EndingSignal, setExitCode, SignalListener } from "./_signals.ts";
-import { reportUnlessTaken, reportUntaken, takeError } from "./_reports.ts";
+} from "./_hub/timers.ts";
+import { starters, startSoon } from "./_hub/start_queue.ts";
+import {
+  mustWait,
+  runSoon,
+  spendBudget,
+  turn,
+  wake,
+} from "./_hub/run_queue.ts";
+import { type BodyResult, isThenable } from "./_base/thenable.ts";
+import { killOnce } from "./_hub/kill.ts";
+import {
+  type EndingSignal,
+  setExitCode,
+  SignalListener,
+} from "./_hub/signals.ts";
+import { reportUnlessTaken, reportUntaken, takeError } from "./_hub/reports.ts";
 import { Timeout } from "./timeout.ts";
 
-export { getCurrent, getHub, type Link, type Returned, type Wait };
+export { type BodyResult, getCurrent, getHub, type Link, type Wait };
 
 /** Options of {@linkcode Greenlet.join}. */
 export interface JoinOptions {
@@ -219,7 +238,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
   // larger by 8 bytes, of which 200,000 that are alive at once are copied twice.
   #state: State = "pending";
   /** `null` before the body begins, and when it has ended, if nobody may ask for it. */
-  #flow: Flow | null = null;
+  #scope: Scope | null = null;
   readonly #origin: Origin;
   #outcome: unknown = undefined;
   // A single one is kept as it is, and `joinAll` needs no more than that: 140 bytes less.
@@ -231,8 +250,8 @@ export class Greenlet<T = unknown> extends core.Greenlet
   readonly args: readonly unknown[];
 
   static {
-    setOwnFlow(
-      (greenlet) => #flow in greenlet ? Greenlet.#flowOf(greenlet) : undefined,
+    setOwnScope(
+      (greenlet) => #scope in greenlet ? Greenlet.#flowOf(greenlet) : undefined,
       (greenlet, error) => {
         const own = greenlet as Greenlet;
         Greenlet.#finish(own, leftSuspended(own, error), true);
@@ -240,7 +259,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
     );
     spawnQuietly = (run) => {
       const greenlet = new Greenlet(run);
-      Greenlet.#flowOf(greenlet).quiet = true;
+      Greenlet.#flowOf(greenlet).errorIsHandled = true;
       greenlet.start();
       return greenlet;
     };
@@ -249,7 +268,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
     fail = (error) => Greenlet.#fail(own(), error);
     begin = (greenlet) => Greenlet.#begin(greenlet);
     hasSwitched = (greenlet) =>
-      greenlet.#state === "running" && !greenlet.#flow!.isAwaiting &&
+      greenlet.#state === "running" && !isAwaiting(greenlet.#scope!) &&
       core.getCurrent() !== greenlet;
     callLone = (greenlet) => {
       const link = greenlet.#links;
@@ -275,7 +294,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
   ) {
     super(run, getHub());
     this.args = args.length === 0 ? NONE : args;
-    this.#origin = currentFlow().origin;
+    this.#origin = originOf(currentScope());
   }
 
   /**
@@ -297,7 +316,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
   static spawn<A extends unknown[], R>(
     run: (...args: A) => R,
     ...args: A
-  ): Greenlet<Returned<R>>;
+  ): Greenlet<BodyResult<R>>;
   /**
    * Makes an instance of a subclass that defines `run`, and starts it.
    *
@@ -339,7 +358,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
     ms: number,
     run: (...args: A) => R,
     ...args: A
-  ): Greenlet<Returned<R>>;
+  ): Greenlet<BodyResult<R>>;
   /**
    * Makes an instance of a subclass that defines `run`, and starts it after a time.
    *
@@ -506,7 +525,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
     let abort = aborts.get(this);
     if (abort === undefined) {
       aborts.set(this, abort = new AbortController());
-      const killed = this.#flow?.killed ?? null;
+      const killed = this.#scope?.killed ?? null;
       if (killed !== null) abort.abort(killed.error);
       // To the core, one that was killed before it started has not even started.
       else if (this.dead && !super.dead) abort.abort(this.#outcome);
@@ -543,19 +562,19 @@ export class Greenlet<T = unknown> extends core.Greenlet
     }).then(() => begin(this));
   }
 
-  /** The flow, from the time on when something is to be known of it. */
-  static #flowOf(greenlet: Greenlet): Flow {
-    if (greenlet.#flow !== null) return greenlet.#flow;
-    const flow = greenlet.#flow = new Flow(greenlet);
-    flow.root = greenlet.#origin.root;
-    return flow;
+  /** The scope, from the time on when something is to be known of it. */
+  static #flowOf(greenlet: Greenlet): Scope {
+    if (greenlet.#scope !== null) return greenlet.#scope;
+    const scope = greenlet.#scope = new Scope(greenlet);
+    scope.root = greenlet.#origin.root;
+    return scope;
   }
 
   static #begin(greenlet: Greenlet): void {
     if (greenlet.#state !== "scheduled") return;
-    const flow = Greenlet.#flowOf(greenlet);
-    enlist(flow);
-    current.run(flow, enter, greenlet);
+    const scope = Greenlet.#flowOf(greenlet);
+    enlist(scope);
+    current.run(scope, enter, greenlet);
   }
 
   /** Whether it is to be started, which it can be once. */
@@ -593,7 +612,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
     if (this.#state === "pending") Greenlet.#schedule(this);
     if (this.#state === "scheduled") {
       this.#state = "running";
-      if (current.get() !== this.#flow) enlist(Greenlet.#flowOf(this));
+      if (current.get() !== this.#scope) enlist(Greenlet.#flowOf(this));
     }
     return super.switch(...args);
   }
@@ -601,9 +620,9 @@ export class Greenlet<T = unknown> extends core.Greenlet
   /** Takes the body away, to begin in its own context wherever it is switched to. */
   protected override takeRun(): (...args: never[]) => unknown {
     const run = super.takeRun();
-    const flow = this.#flow;
-    if (flow === null || current.get() === flow) return run;
-    return (...args) => current.run(flow, () => run.apply(this, args));
+    const scope = this.#scope;
+    if (scope === null || current.get() === scope) return run;
+    return (...args) => current.run(scope, () => run.apply(this, args));
   }
 
   /**
@@ -623,46 +642,46 @@ export class Greenlet<T = unknown> extends core.Greenlet
     const thrown = instanceOf(error);
     if (!Greenlet.#dieBeforeStart(this, thrown) && !this.dead) {
       if (core.getCurrent() === this) throw thrown;
-      this.#flow!.interrupt(thrown);
+      this.#scope!.interrupt(thrown);
     }
     return PERFORMED as core.Switch<unknown> as core.Switch<S>;
   }
 
   /** What has become of the body, in the core's eyes. */
   protected override ended(outcome: unknown, failed: boolean): void {
-    const flow = Greenlet.#flowOf(this);
-    if (failed || flow.isSentence(outcome)) {
+    const scope = Greenlet.#flowOf(this);
+    if (failed || scope.isEscalation(outcome)) {
       return Greenlet.#fail(this, outcome);
     }
     if (!isThenable(outcome)) return Greenlet.#finish(this, outcome, false);
     this.#state = "following";
     const promise = Promise.resolve(outcome);
-    if (current.get() === flow) promise.then(succeed, fail);
-    else current.run(flow, () => promise.then(succeed, fail));
+    if (current.get() === scope) promise.then(succeed, fail);
+    else current.run(scope, () => promise.then(succeed, fail));
   }
 
   /** The body has thrown. */
   static #fail(greenlet: Greenlet, error: unknown): void {
-    Greenlet.#finish(greenlet, ownFailure(error, greenlet.#flow!), true);
+    Greenlet.#finish(greenlet, failureFor(error, greenlet.#scope!), true);
   }
 
   static #finish(greenlet: Greenlet, outcome: unknown, failed: boolean): void {
     if (greenlet.dead) return;
     const fails = failed && !(outcome instanceof GreenletExit);
-    const flow = greenlet.#flow;
-    if (greenlet.#state !== "pending") delist(flow);
+    const scope = greenlet.#scope;
+    if (greenlet.#state !== "pending") delist(scope);
     greenlet.#state = fails ? "failed" : "succeeded";
     greenlet.#outcome = outcome;
     // It may be kept for its result, and they may be large.
     (greenlet as { args: readonly unknown[] }).args = NONE;
-    if (flow !== null) {
-      flow.close();
-      if (!flow.isKept) greenlet.#flow = null;
+    if (scope !== null) {
+      scope.close();
+      if (!scope.isKept) greenlet.#scope = null;
     }
     if (greenlet.#links instanceof Links) greenlet.#links.schedule();
     else if (greenlet.#links !== null) runSoon(callLone, greenlet);
     // After the links, as they may take it.
-    if (fails && !flow?.quiet) reportUnlessTaken(greenlet, outcome);
+    if (fails && !scope?.errorIsHandled) reportUnlessTaken(greenlet, outcome);
   }
 
   static #dieBeforeStart(greenlet: Greenlet, error: unknown): boolean {
@@ -697,7 +716,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
     checkOptions(options, "join");
     const { timeout = Infinity } = options;
     checkDuration(timeout, "join");
-    const due = currentFlow().checkpoint();
+    const due = checkpoint(currentScope());
     if (due !== null) return due;
     if (this.dead) return DONE;
     return new Joining(Greenlet.#linksOf(this)).limit(timeout).get();
@@ -723,17 +742,17 @@ export class Greenlet<T = unknown> extends core.Greenlet
     checkOptions(options, "get");
     const { block = true, timeout = Infinity } = options;
     checkDuration(timeout, "get");
-    const flow = currentFlow();
-    const due = flow.checkpoint();
+    const scope = currentScope();
+    const due = checkpoint(scope);
     if (due !== null) return due;
     if (this.#state === "succeeded") return readyWait(this.#outcome as T);
     if (this.#state === "failed") {
       takeError(this);
-      flow.receive(this.#outcome);
+      scope.markRecipient(this.#outcome);
       return failedWait(this.#outcome);
     }
     if (!block) return failedWait(new Timeout(0));
-    return new OutcomeWait<T>(Greenlet.#linksOf(this), flow, timeout).get();
+    return new OutcomeWait<T>(Greenlet.#linksOf(this), scope, timeout).get();
   }
 
   /**
@@ -784,13 +803,13 @@ export class Greenlet<T = unknown> extends core.Greenlet
     const thrown = instanceOf(error);
     aborts.get(this)?.abort(thrown);
     if (!Greenlet.#dieBeforeStart(this, thrown)) {
-      interruptSoon(this, thrown, grace);
+      killOrRetry(this, thrown, grace);
     }
     if (!block) return DONE;
-    const flow = currentFlow();
-    if (this.dead || flow.greenlet !== this) return this.join({ timeout });
+    const scope = currentScope();
+    if (this.dead || scope.greenlet !== this) return this.join({ timeout });
     // It kills itself: whatever else of it waits, it does not go on from here.
-    return flow.checkpoint() ?? failedWait(thrown);
+    return checkpoint(scope) ?? failedWait(thrown);
   }
 
   /**
@@ -978,7 +997,7 @@ class Joining extends LinkedWait<Greenlet, void> {
 export function spawn<A extends unknown[], R>(
   run: (...args: A) => R,
   ...args: A
-): Greenlet<Returned<R>> {
+): Greenlet<BodyResult<R>> {
   checkFunction(run, "spawn", "run");
   return Greenlet.spawn(run, ...args);
 }
@@ -1007,7 +1026,7 @@ export function spawnLater<A extends unknown[], R>(
   ms: number,
   run: (...args: A) => R,
   ...args: A
-): Greenlet<Returned<R>> {
+): Greenlet<BodyResult<R>> {
   checkFunction(run, "spawn later", "run");
   return Greenlet.spawnLater(ms, run, ...args);
 }
@@ -1019,9 +1038,9 @@ export function spawnLater<A extends unknown[], R>(
  */
 type RawState = "core" | "following" | "ended";
 
-/** One of the core's greenlets, with what there is to know of its flow. */
+/** One of the core's greenlets, with what there is to know of its scope. */
 class RawGreenlet extends core.Greenlet {
-  readonly #origin = currentFlow().origin;
+  readonly #origin = originOf(currentScope());
   #state: RawState = "core";
 
   override get dead(): boolean {
@@ -1032,10 +1051,10 @@ class RawGreenlet extends core.Greenlet {
     return this.#state === "core" ? super.active : !this.dead;
   }
 
-  /** Whether its flow is what interrupts it, and not a switch. */
+  /** Whether its scope is what interrupts it, and not a switch. */
   get waits(): boolean {
     return this.#state === "following" || !super.active ||
-      flowOf(this).isAwaiting;
+      isAwaiting(scopeOf(this));
   }
 
   get spawningGreenlet(): core.Greenlet | undefined {
@@ -1043,15 +1062,15 @@ class RawGreenlet extends core.Greenlet {
   }
 
   get spawnTreeLocals(): Record<PropertyKey, unknown> {
-    return flowOf(this).treeLocals;
+    return scopeOf(this).treeLocals;
   }
 
   set spawnTreeLocals(locals: Record<PropertyKey, unknown>) {
-    flowOf(this).treeLocals = locals;
+    scopeOf(this).treeLocals = locals;
   }
 
   protected override ended(outcome: unknown, failed: boolean): undefined {
-    if (failed || flowOf(this).isSentence(outcome)) {
+    if (failed || scopeOf(this).isEscalation(outcome)) {
       this.fail(outcome);
     } else if (isThenable(outcome)) {
       this.#state = "following";
@@ -1064,16 +1083,16 @@ class RawGreenlet extends core.Greenlet {
   fail(error: unknown): void {
     if (this.dead) return;
     this.#end();
-    const own = ownFailure(error, flowOf(this));
+    const own = failureFor(error, scopeOf(this));
     if (!(own instanceof GreenletExit)) report(this, own);
   }
 
   #end(): void {
     if (this.dead) return;
     this.#state = "ended";
-    const flow = flowOf(this);
-    delist(flow);
-    flow.close();
+    const scope = scopeOf(this);
+    delist(scope);
+    scope.close();
   }
 }
 
@@ -1103,15 +1122,15 @@ export function spawnRaw<A extends unknown[]>(
 ): core.Greenlet {
   checkFunction(run, "spawn raw", "run");
   const raw = new RawGreenlet(run, getHub());
-  const flow = flowOf(raw);
-  flow.root = currentFlow().origin.root;
-  flow.abandoned = (_, error) => raw.fail(leftSuspended(raw, error));
+  const scope = scopeOf(raw);
+  scope.root = originOf(currentScope()).root;
+  scope.abandoned = (_, error) => raw.fail(leftSuspended(raw, error));
   expectLife();
-  enlist(flow);
+  enlist(scope);
   startSoon(() => {
     if (raw.dead) return;
-    const { killed } = flow;
-    if (killed === null) current.run(flow, () => raw.switch(...args));
+    const { killed } = scope;
+    if (killed === null) current.run(scope, () => raw.switch(...args));
     else raw.throw(killed.error);
   }, raw);
   return raw;
@@ -1136,20 +1155,20 @@ export function spawnRaw<A extends unknown[]>(
  */
 export function sleep(ms = 0): Wait<void> {
   checkDuration(ms, "sleep");
-  const flow = currentFlow();
-  const due = flow.checkpoint();
+  const scope = currentScope();
+  const due = checkpoint(scope);
   if (due !== null) return due;
-  if (ms > 0) return new Sleep(ms).suspend(flow);
+  if (ms > 0) return new Sleep(ms).suspend(scope);
   if (mustWait()) {
     const turn = new Suspension<void>();
     // The hub has tasks that were there first, and that may still interrupt us.
     runSoon(endTurn, turn);
-    return turn.suspend(flow);
+    return turn.suspend(scope);
   }
-  if (mayGoOn()) return TURN;
+  if (spendBudget()) return TURN;
   const turn = new Suspension<void>();
   turn.switch();
-  return turn.suspend(flow);
+  return turn.suspend(scope);
 }
 
 function endTurn(turn: Suspension<void>): void {
@@ -1214,7 +1233,7 @@ class Idling extends Suspension<void> {
  * ```
  */
 export function idle(): Wait<void> {
-  return currentFlow().checkpoint() ?? new Idling().get();
+  return checkpoint(currentScope()) ?? new Idling().get();
 }
 
 /** The wait for several objects. */
@@ -1222,15 +1241,15 @@ class Waiting<S extends Waitable> extends Suspension<S[]> {
   readonly #objects: S[];
   readonly #done: S[] = [];
   readonly #count: number;
-  readonly #flow: Flow;
+  readonly #scope: Scope;
   readonly #raise: boolean;
   readonly #link = waking((source: S) => this.#arrived(source));
 
-  constructor(objects: S[], count: number, flow: Flow, raise: boolean) {
+  constructor(objects: S[], count: number, scope: Scope, raise: boolean) {
     super();
     this.#objects = objects;
     this.#count = count;
-    this.#flow = flow;
+    this.#scope = scope;
     this.#raise = raise;
     linkAll(objects, this.#link);
   }
@@ -1241,7 +1260,7 @@ class Waiting<S extends Waitable> extends Suspension<S[]> {
     if (this.#raise && source instanceof Greenlet && !source.successful()) {
       this.undo();
       takeError(source);
-      this.#flow.receive(source.exception);
+      this.#scope.markRecipient(source.exception);
       this.throw(source.exception);
     } else if (this.#done.length >= this.#count) {
       this.undo();
@@ -1249,8 +1268,8 @@ class Waiting<S extends Waitable> extends Suspension<S[]> {
     }
   }
 
-  protected override get caller(): Flow {
-    return this.#flow;
+  protected override get caller(): Scope {
+    return this.#scope;
   }
 
   protected override undo(): void {
@@ -1287,11 +1306,11 @@ function waitFor<S extends Waitable>(
   checkDuration(timeout, what);
   const all = checkWaitables(objects, what);
   const enough = checkCount(count, all.length, what);
-  const flow = currentFlow();
-  const due = flow.checkpoint();
+  const scope = currentScope();
+  const due = checkpoint(scope);
   if (due !== null) return due;
   if (enough === 0) return readyWait([]);
-  return new Waiting(all, enough, flow, raiseError).limit(timeout).get();
+  return new Waiting(all, enough, scope, raiseError).limit(timeout).get();
 }
 
 function checkWaitables<S extends Waitable>(
@@ -1402,7 +1421,7 @@ export function wait<S extends Waitable>(
   checkOptions(options, "wait");
   const { timeout = Infinity } = options;
   checkDuration(timeout, "wait");
-  return whenQuiet(timeout);
+  return whenAllEnded(timeout);
 }
 
 /**
@@ -1469,7 +1488,7 @@ class Arrivals<S extends Waitable> implements ReadyIterator<S> {
   /** Whether those may still tell so that were ready from the start. */
   #begins = true;
   /** Where a loop of the language was begun; elsewhere it is asked by hand. */
-  #loop: Flow | null = null;
+  #loop: Scope | null = null;
   readonly #link = waking((source: S) => this.#arrived(source));
 
   constructor(objects: S[], count: number, timeout: number) {
@@ -1516,9 +1535,9 @@ class Arrivals<S extends Waitable> implements ReadyIterator<S> {
   }
 
   next(): Wait<IteratorResult<S, undefined>> {
-    const flow = currentFlow();
-    const isLoop = flow === this.#loop;
-    const due = flow.checkpoint();
+    const scope = currentScope();
+    const isLoop = scope === this.#loop;
+    const due = checkpoint(scope);
     if (due !== null) {
       if (isLoop) this.leave();
       return due;
@@ -1530,7 +1549,7 @@ class Arrivals<S extends Waitable> implements ReadyIterator<S> {
     if (this.#left === 0) return readyWait({ done: true, value: undefined });
     const arriving = new Arriving(this, isLoop).limit(this.#remaining);
     this.#waiting.push(arriving);
-    return arriving.suspend(flow);
+    return arriving.suspend(scope);
   }
 
   /** Gives nothing more, and takes back the links. */
@@ -1545,7 +1564,7 @@ class Arrivals<S extends Waitable> implements ReadyIterator<S> {
   }
 
   [Symbol.asyncIterator](): this {
-    this.#loop = currentFlow();
+    this.#loop = currentScope();
     return this;
   }
 
@@ -1618,7 +1637,7 @@ export function kill(
   checkOptions(options, "kill");
   const { grace = GRACE } = options;
   checkDuration(grace, "kill");
-  if (!greenlet.dead) interruptSoon(greenlet, instanceOf(error), grace);
+  if (!greenlet.dead) killOrRetry(greenlet, instanceOf(error), grace);
   return DONE;
 }
 
@@ -1632,29 +1651,29 @@ function checkKillable(greenlet: core.Greenlet, what: string): void {
 }
 
 /** Kills one that was started; or one of the core's. */
-function interruptSoon(
+function killOrRetry(
   greenlet: core.Greenlet,
   error: unknown,
   grace: number,
 ): void {
-  if (interrupts(greenlet, error, grace)) return;
-  flowOf(greenlet).expectKill(error);
-  callApart(() => void throwSoon(greenlet, error, grace));
+  if (tryKill(greenlet, error, grace)) return;
+  scopeOf(greenlet).expectKill(error);
+  runDetached(() => void throwSoon(greenlet, error, grace));
 }
 
 /** Kills one that waits, or will wait before anybody can switch to it. */
-function interrupts(
+function tryKill(
   greenlet: core.Greenlet,
   error: unknown,
   grace: number,
 ): boolean {
-  const flow = flowOf(greenlet);
+  const scope = scopeOf(greenlet);
   const waits = greenlet instanceof Greenlet
     ? !hasSwitched(greenlet)
     : greenlet instanceof RawGreenlet
     ? greenlet.waits
-    : flow.isAwaiting;
-  if (waits) flow.kill(error, grace);
+    : isAwaiting(scope);
+  if (waits) scope.kill(error, grace);
   return waits;
 }
 
@@ -1665,15 +1684,15 @@ async function throwSoon(
   grace: number,
 ): Promise<void> {
   await turn();
-  if (greenlet.dead || interrupts(greenlet, error, grace)) return;
+  if (greenlet.dead || tryKill(greenlet, error, grace)) return;
   // As if it waited, so that it is interrupted as one that does, and told at once.
-  const flow = flowOf(greenlet);
+  const scope = scopeOf(greenlet);
   const wait = new Suspension<never>();
-  wait.suspend(flow);
-  flow.kill(error, grace);
+  wait.suspend(scope);
+  scope.kill(error, grace);
   const { throw: fail, return: end } = core.Greenlet.prototype;
   try {
-    (wait.condemned ? end : fail).call(greenlet, error);
+    (wait.endsBody ? end : fail).call(greenlet, error);
   } catch (thrown) {
     report(greenlet, thrown);
   }
@@ -1814,7 +1833,7 @@ const LEEWAY = GRACE / 4;
 export async function run<A extends unknown[], R>(
   main: (...args: A) => R,
   ...args: A
-): Promise<Returned<R>> {
+): Promise<BodyResult<R>> {
   checkFunction(main, "run", "main");
   if (isRunning) {
     throw new GreenletError(
@@ -1840,10 +1859,10 @@ export async function run<A extends unknown[], R>(
       // Where it is stuck, it was killed before.
       await killTheRest(signal === null ? undefined : greenlet);
     }
-    if (greenlet.dead) return await greenlet.get() as Returned<R>;
+    if (greenlet.dead) return await greenlet.get() as BodyResult<R>;
     // What it may fail with by and by, nobody throws any more.
-    flowOf(greenlet).quiet = false;
-    return exit as Returned<R>;
+    scopeOf(greenlet).errorIsHandled = false;
+    return exit as BodyResult<R>;
   } finally {
     listener[Symbol.dispose]();
     reportUntaken();
@@ -1871,7 +1890,7 @@ class Ending extends Suspension<void> {
 /** All that were started and are not dead, the youngest first. */
 function alive(): core.Greenlet[] {
   const rest = starters() as core.Greenlet[];
-  for (const { greenlet } of aliveFlows()) rest.push(greenlet);
+  for (const { greenlet } of aliveScopes()) rest.push(greenlet);
   return [...new Set(rest.filter((greenlet) => !greenlet.dead))];
 }
 
@@ -1899,7 +1918,7 @@ async function killTheRest(stuck?: core.Greenlet): Promise<void> {
       killOnce(rest);
       let grace = GRACE;
       for (const greenlet of rest) {
-        grace = Math.max(grace, flowOf(greenlet).graceLeft);
+        grace = Math.max(grace, scopeOf(greenlet).graceLeft);
       }
       const joined = rest.filter((greenlet) => greenlet instanceof Greenlet);
       // What waits has ended soon after its grace; the others can't be ended.

@@ -24,24 +24,24 @@
  */
 
 import { Greenlet } from "./greenlet.ts";
+import { currentScope } from "./_hub/current.ts";
+import { errorFor } from "./_hub/interrupts.ts";
+import { main, report } from "./_hub/main.ts";
+import type { Scope } from "./_hub/scope.ts";
 import {
-  currentFlow,
-  type Flow,
   isWaitIn,
   LazyPromise,
-  main,
-  ownError,
   PromiseWait,
-  report,
   Suspension,
-} from "./_flow.ts";
-import type { Wait } from "./_flow.ts";
-import { checkCallback, checkOptions, instanceOf } from "./_checks.ts";
-import { checkDuration } from "./_timers.ts";
-import { whenQuiet } from "./_alive.ts";
-import { printError } from "./_print.ts";
+} from "./_hub/suspension.ts";
+import type { Wait } from "./_hub/suspension.ts";
+import { checkCallback, checkOptions, instanceOf } from "./_base/checks.ts";
+import { checkDuration } from "./_hub/timers.ts";
+import { whenAllEnded } from "./_hub/live.ts";
+import { printError } from "./_hub/print.ts";
 
-export { getCurrent, type Wait } from "./_flow.ts";
+export { getCurrent } from "./_hub/current.ts";
+export { type Wait } from "./_hub/suspension.ts";
 
 /** Options of {@linkcode Hub.join}. */
 export interface HubJoinOptions {
@@ -90,7 +90,7 @@ export class Hub extends Greenlet {
     checkOptions(options, "join the hub");
     const { timeout = Infinity } = options;
     checkDuration(timeout, "join the hub");
-    return whenQuiet(timeout);
+    return whenAllEnded(timeout);
   }
 
   /**
@@ -239,15 +239,15 @@ export class Waiter<T> {
 }
 
 class Until<T> extends PromiseWait<T> {
-  readonly #owner: Flow;
+  readonly #owner: Scope;
   readonly #onInterrupt: ((error: unknown) => void) | undefined;
 
   constructor(
-    flow: Flow,
+    scope: Scope,
     onInterrupt: ((error: unknown) => void) | undefined,
   ) {
     super();
-    this.#owner = flow;
+    this.#owner = scope;
     this.#onInterrupt = onInterrupt;
   }
 
@@ -256,7 +256,7 @@ class Until<T> extends PromiseWait<T> {
   }
 
   override rejected(error: unknown): void {
-    this.throw(ownError(error, this.#owner));
+    this.throw(errorFor(error, this.#owner));
   }
 
   protected override undo(error: unknown): void {
@@ -300,14 +300,14 @@ export function until<T>(
   if (onInterrupt !== undefined) {
     checkCallback(onInterrupt, "wait", "onInterrupt");
   }
-  const flow = currentFlow();
+  const scope = currentScope();
   // A wait of ours is told of an interrupt itself, and then has taken nothing; another one
   // around it would not hear in time that it has.
   if (promise instanceof LazyPromise) {
-    const wait: Wait<T> = promise.waitIn(flow);
+    const wait: Wait<T> = promise.waitIn(scope);
     if (onInterrupt === undefined) return wait;
     promise = wait;
   }
-  if (onInterrupt === undefined && isWaitIn(flow, promise)) return promise;
-  return new Until<T>(flow, onInterrupt).follow(promise).begin();
+  if (onInterrupt === undefined && isWaitIn(scope, promise)) return promise;
+  return new Until<T>(scope, onInterrupt).follow(promise).begin();
 }

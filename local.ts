@@ -16,8 +16,8 @@
  * @module
  */
 
-import { checkCallable, show } from "./_checks.ts";
-import { currentFlow, flowOf } from "./_flow.ts";
+import { checkCallable, show } from "./_base/checks.ts";
+import { currentScope, scopeOf } from "./_hub/current.ts";
 
 /**
  * Makes an object whose properties each greenlet has its own of, as has main. They are
@@ -46,7 +46,7 @@ export function local<T extends object>(init: () => T = () => ({} as T)): T {
   const target = {} as T;
   const mine = (): T => {
     // Not in a map of ours: a greenlet that is dead and kept for its result keeps nothing.
-    const { locals } = flowOf(currentFlow().greenlet);
+    const { locals } = scopeOf(currentScope().greenlet);
     let object = locals.get(target) as T | undefined;
     if (object === undefined) {
       object = init();

@@ -20,12 +20,14 @@
  * @module
  */
 
-import { callIn, currentFlow, type Flow, readyWait } from "./_flow.ts";
-import { Place } from "./_line.ts";
-import { type Link, LinkedWait, Links } from "./_links.ts";
-import { List } from "./_list.ts";
-import { checkCallback, checkOptions, numberError } from "./_checks.ts";
-import { checkDuration } from "./_timers.ts";
+import { currentScope, runIn } from "./_hub/current.ts";
+import type { Scope } from "./_hub/scope.ts";
+import { checkpoint, readyWait } from "./_hub/suspension.ts";
+import { QueuedWait } from "./_hub/wait_queue.ts";
+import { type Link, LinkedWait, Links } from "./_hub/links.ts";
+import { List } from "./_base/linked_list.ts";
+import { checkCallback, checkOptions, numberError } from "./_base/checks.ts";
+import { checkDuration } from "./_hub/timers.ts";
 import { getCurrent, type Wait } from "./hub.ts";
 import type { JoinOptions, Waitable } from "./gevent.ts";
 import type { Greenlet as CoreGreenlet } from "./greenlet.ts";
@@ -39,7 +41,7 @@ export interface AcquireOptions {
 }
 
 /** The place in line of one who wants a lock. */
-class Acquirer<L> extends Place<Acquirer<L>, L | null> {
+class Acquirer<L> extends QueuedWait<Acquirer<L>, L | null> {
   /** Whose it will be, where that matters. */
   readonly greenlet: CoreGreenlet | null;
   /** How often that one will have to release it. */
@@ -202,7 +204,7 @@ export class Semaphore implements Waitable, Disposable {
     checkOptions(options, "acquire");
     const { blocking = true, timeout = Infinity } = options;
     checkDuration(timeout, "acquire");
-    const due = currentFlow().checkpoint();
+    const due = checkpoint(currentScope());
     if (due !== null) return due;
     if (this.#counter > 0) {
       this.#counter--;
@@ -242,7 +244,7 @@ export class Semaphore implements Waitable, Disposable {
     checkOptions(options, "wait for semaphore");
     const { timeout = Infinity } = options;
     checkDuration(timeout, "wait for semaphore");
-    const due = currentFlow().checkpoint();
+    const due = checkpoint(currentScope());
     if (due !== null) return due;
     if (this.#counter > 0) return readyWait(this.#counter);
     return new Available(this.#links).limit(timeout).get();
@@ -394,7 +396,7 @@ export class DummySemaphore implements Disposable {
    * @returns The semaphore.
    */
   acquire(_options?: AcquireOptions): Wait<this> {
-    return currentFlow().checkpoint() ?? readyWait(this);
+    return checkpoint(currentScope()) ?? readyWait(this);
   }
 
   /** Does nothing. */
@@ -407,7 +409,7 @@ export class DummySemaphore implements Disposable {
    * @returns 1
    */
   wait(_options?: JoinOptions): Wait<number> {
-    return currentFlow().checkpoint() ?? readyWait(1);
+    return checkpoint(currentScope()) ?? readyWait(1);
   }
 
   /** Does nothing. */
@@ -510,7 +512,7 @@ export class RLock implements Disposable {
     checkOptions(options, "acquire");
     const { blocking = true, timeout = Infinity } = options;
     checkDuration(timeout, "acquire");
-    const due = currentFlow().checkpoint();
+    const due = checkpoint(currentScope());
     if (due !== null) return due;
     const me = getCurrent();
     if (this.#owner === null) this.#owner = me;
@@ -560,10 +562,10 @@ export class RLock implements Disposable {
 }
 
 /** The wait for a condition: first to be notified, then to hold the lock again. */
-class Notified extends Place<Notified, boolean> {
+class Notified extends QueuedWait<Notified, boolean> {
   readonly #line: List<Notified>;
   readonly #lock: Lock | RLock;
-  readonly #flow: Flow;
+  readonly #scope: Scope;
   readonly #predicate: (() => unknown) | null;
   /** How often the lock is to be released when it is there again. */
   #depth = Infinity;
@@ -577,13 +579,13 @@ class Notified extends Place<Notified, boolean> {
   constructor(
     line: List<Notified>,
     lock: Lock | RLock,
-    flow: Flow,
+    scope: Scope,
     predicate: (() => unknown) | null,
   ) {
     super();
     this.#line = line;
     this.#lock = lock;
-    this.#flow = flow;
+    this.#scope = scope;
     this.#predicate = predicate;
     this.#giveAway();
   }
@@ -621,10 +623,10 @@ class Notified extends Place<Notified, boolean> {
     this.undo(error);
     this.promise!.catch(() => {});
     if (final) {
-      this.condemned = this.#flow.endsBody;
+      this.endsBody = this.#scope.endsBody;
     } else if (this.#outcome?.state === "thrown") {
       // One after the other: the next wait throws this one.
-      if (!this.#flow.holds(error)) this.#flow.hold(error);
+      if (!this.#scope.holds(error)) this.#scope.hold(error);
       return;
     }
     if (this.#reclaimer === null) {
@@ -639,7 +641,7 @@ class Notified extends Place<Notified, boolean> {
     if (final && line !== null) {
       // It can't be waited for any more, and what the body releases is not its own.
       line.remove(this.#reclaimer!);
-      forfeitsOf(this.#lock).add(this.#flow.greenlet, this.#depth);
+      forfeitsOf(this.#lock).add(this.#scope.greenlet, this.#depth);
       this.settle("thrown", error);
     }
   }
@@ -648,7 +650,7 @@ class Notified extends Place<Notified, boolean> {
     if (this.#reclaimer !== null) return;
     this.#outcome = { state, value };
     const reclaimer = new Reclaimer(
-      this.#flow.greenlet,
+      this.#scope.greenlet,
       this.#depth,
       () => this.#reclaimed(),
     );
@@ -664,7 +666,7 @@ class Notified extends Place<Notified, boolean> {
     }
     let holds: boolean;
     try {
-      holds = Boolean(callIn(this.#flow, this.#predicate));
+      holds = Boolean(runIn(this.#scope, this.#predicate));
     } catch (error) {
       return this.#failed(error);
     }
@@ -680,8 +682,8 @@ class Notified extends Place<Notified, boolean> {
     const { state, value } = this.#outcome!;
     if (state === "thrown") {
       // Nothing comes after a wait that may be no longer: it ends the body itself.
-      if (this.#flow.sentence !== null) return this.settle(state, value);
-      if (!this.#flow.holds(value)) this.#flow.hold(value);
+      if (this.#scope.escalated !== null) return this.settle(state, value);
+      if (!this.#scope.holds(value)) this.#scope.hold(value);
     }
     this.settle("thrown", error);
   }
@@ -792,17 +794,17 @@ export class Condition implements Disposable {
     const { timeout = Infinity } = options;
     checkDuration(timeout, "wait for condition");
     this.#checkHeld("wait");
-    const flow = currentFlow();
-    const due = flow.checkpoint();
+    const scope = currentScope();
+    const due = checkpoint(scope);
     if (due !== null) return due;
     if (predicate !== null) {
       if (predicate()) return readyWait(true);
       // It may have interrupted its own greenlet, which did not wait yet.
-      const due = flow.checkpoint();
+      const due = checkpoint(scope);
       if (due !== null) return due;
     }
-    return new Notified(this.#line, this.#lock, flow, predicate)
-      .limit(timeout).suspend(flow);
+    return new Notified(this.#line, this.#lock, scope, predicate)
+      .limit(timeout).suspend(scope);
   }
 
   /**

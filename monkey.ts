@@ -31,24 +31,24 @@
  * @module
  */
 
-import { patchDns } from "./_patch_dns.ts";
-import { patchFetch } from "./_patch_fetch.ts";
-import { patchFs } from "./_patch_fs.ts";
-import { type HttpOptions, httpOptions, patchHttp } from "./_patch_http.ts";
-import { patchNet } from "./_patch_net.ts";
+import { patchDns } from "./_patch/dns.ts";
+import { patchFetch } from "./_patch/fetch.ts";
+import { patchFs } from "./_patch/fs.ts";
+import { type HttpOptions, httpOptions, patchHttp } from "./_patch/http.ts";
+import { patchNet } from "./_patch/net.ts";
 import {
   patchProcess,
   type ProcessOptions,
   processOptions,
-} from "./_patch_process.ts";
-import { patchStreams } from "./_patch_streams.ts";
-import { patchTimers } from "./_patch_timers.ts";
-import { patchTls } from "./_patch_tls.ts";
-import { patchWebsocket } from "./_patch_websocket.ts";
+} from "./_patch/process.ts";
+import { patchStreams } from "./_patch/streams.ts";
+import { patchTimers } from "./_patch/timers.ts";
+import { patchTls } from "./_patch/tls.ts";
+import { patchWebsocket } from "./_patch/websocket.ts";
 
-export { getOriginal, patchItem, patchModule } from "./_items.ts";
-export type { HttpOptions } from "./_patch_http.ts";
-export type { ProcessOptions } from "./_patch_process.ts";
+export { getOriginal, patchItem, patchModule } from "./_patch/properties.ts";
+export type { HttpOptions } from "./_patch/http.ts";
+export type { ProcessOptions } from "./_patch/process.ts";
 
 /**
  * A part of what {@linkcode patch} replaces.

@@ -15,42 +15,34 @@
  * @module
  */
 
-import {
-  callIn,
-  currentFlow,
-  DONE,
-  Flow,
-  flowOf,
-  getCurrent,
-  GRACE,
-  readyWait,
-  report,
-  Suspension,
-  unwrapped,
-} from "./_flow.ts";
+import { currentScope, getCurrent, runIn, scopeOf } from "./_hub/current.ts";
+import { unwrapped } from "./_hub/interrupts.ts";
+import { report } from "./_hub/main.ts";
+import { GRACE, Scope } from "./_hub/scope.ts";
+import { checkpoint, DONE, readyWait, Suspension } from "./_hub/suspension.ts";
 import {
   checkFunction,
   checkOptions,
   instanceOf,
   numberError,
-} from "./_checks.ts";
-import { checkDuration } from "./_timers.ts";
-import { composed } from "./_composed.ts";
-import { Iteration } from "./_iteration.ts";
-import { endAll, killOnce } from "./_kill.ts";
-import { Mapping, MappingWait, type Room } from "./_mapping.ts";
-import { PatientWait } from "./_patient_wait.ts";
-import { Results } from "./_results.ts";
-import { giveBackError, keepError, takeError } from "./_reports.ts";
+} from "./_base/checks.ts";
+import { checkDuration } from "./_hub/timers.ts";
+import { composed } from "./_hub/composed.ts";
+import { Iteration } from "./_hub/iteration.ts";
+import { endAll, killOnce } from "./_hub/kill.ts";
+import { Mapping, MappingWait, type Room } from "./_hub/mapping.ts";
+import { PatientWait } from "./_hub/patient_wait.ts";
+import { Results } from "./_hub/results.ts";
+import { giveBackError, keepError, takeError } from "./_hub/reports.ts";
 import { Event } from "./event.ts";
 import { GreenletError, GreenletExit } from "./greenlet.ts";
 import {
+  type BodyResult,
   Greenlet,
   joinAll,
   type JoinOptions,
   type KillAllOptions,
   type KillOptions,
-  type Returned,
   spawn,
 } from "./gevent.ts";
 import type { Wait } from "./hub.ts";
@@ -78,7 +70,7 @@ export class PoolFull extends Full {
   }
 }
 
-/** Options of {@linkcode Members.join}. */
+/** Options of {@linkcode GroupBase.join}. */
 export interface GroupJoinOptions {
   /** After how many milliseconds to wait no longer. @default {Infinity} */
   timeout?: number;
@@ -94,7 +86,7 @@ export interface PoolOptions {
   timeout?: number;
 }
 
-/** Options of {@linkcode Members.imap}. */
+/** Options of {@linkcode GroupBase.imap}. */
 export interface ImapOptions {
   /**
    * How many results may be there, or in the making, that were not taken.
@@ -121,7 +113,7 @@ class Dying {
 /**
  * What {@linkcode Group} and {@linkcode Pool} have in common.
  */
-export abstract class Members implements AsyncDisposable {
+export abstract class GroupBase implements AsyncDisposable {
   /** The greenlets that have not ended. gevent's `greenlets`. */
   readonly greenlets: Set<AnyGreenlet> = new Set();
   readonly #empty = new Event();
@@ -251,7 +243,7 @@ export abstract class Members implements AsyncDisposable {
         const failed = greenlets.find((g) => g.dead && !g.successful());
         if (failed === undefined) return isEmpty;
         takeError(failed);
-        currentFlow().receive(failed.exception);
+        currentScope().markRecipient(failed.exception);
         throw failed.exception;
       } finally {
         for (const greenlet of greenlets) {
@@ -276,7 +268,7 @@ export abstract class Members implements AsyncDisposable {
    * What others spawn here meanwhile is not waited for.
    *
    * @param options What to throw, and how long to wait; see `killAll`.
-   * @returns Nothing, at the timeout as well: see {@linkcode Members.size}.
+   * @returns Nothing, at the timeout as well: see {@linkcode GroupBase.size}.
    * @throws {TypeError | RangeError} If a time is not a number of milliseconds.
    */
   kill(options: KillAllOptions = {}): Wait<void> {
@@ -315,7 +307,7 @@ export abstract class Members implements AsyncDisposable {
    * Kills one greenlet, if it is in it. A switch point, unless `block` is false. gevent's
    * `killone`.
    *
-   * One that was killed before is left to its clean-up, as by {@linkcode Members.kill}.
+   * One that was killed before is left to its clean-up, as by {@linkcode GroupBase.kill}.
    *
    * @param greenlet The greenlet.
    * @param error What to throw; by default a new `GreenletExit`.
@@ -328,7 +320,7 @@ export abstract class Members implements AsyncDisposable {
     options: KillOptions = {},
   ): Wait<void> {
     if (!this.greenlets.has(greenlet)) return DONE;
-    if (flowOf(greenlet).killed === null) return greenlet.kill(error, options);
+    if (scopeOf(greenlet).killed === null) return greenlet.kill(error, options);
     checkOptions(options, "kill");
     const { block = true, timeout = Infinity, grace } = options;
     checkDuration(timeout, "kill");
@@ -356,17 +348,17 @@ export abstract class Members implements AsyncDisposable {
   apply<A extends unknown[], R>(
     run: (...args: A) => R,
     args: A = [] as unknown[] as A,
-  ): Wait<Returned<R>> {
+  ): Wait<BodyResult<R>> {
     checkFunction(run, "apply", "run");
     // One that is in it has room, which may be the last: gevent's rule.
     if (this.has(getCurrent() as AnyGreenlet)) {
-      return withTimeout(Infinity, () => run(...args)) as Wait<Returned<R>>;
+      return withTimeout(Infinity, () => run(...args)) as Wait<BodyResult<R>>;
     }
-    const greenlet = new Greenlet(run, ...args) as Greenlet<Returned<R>>;
+    const greenlet = new Greenlet(run, ...args) as Greenlet<BodyResult<R>>;
     return composed(async () => {
       await this.enter();
       // Its error is thrown here.
-      flowOf(greenlet).quiet = true;
+      scopeOf(greenlet).errorIsHandled = true;
       this.begin(greenlet);
       try {
         return await greenlet.get();
@@ -374,7 +366,7 @@ export abstract class Members implements AsyncDisposable {
         if (!greenlet.dead) await endAll([greenlet]);
         // One that is stuck elsewhere tells of its error itself; and we do of another one
         // than what is thrown.
-        if (!greenlet.dead) flowOf(greenlet).quiet = false;
+        if (!greenlet.dead) scopeOf(greenlet).errorIsHandled = false;
         else if (!greenlet.successful() && greenlet.exception !== error) {
           report(greenlet, greenlet.exception);
         }
@@ -399,11 +391,11 @@ export abstract class Members implements AsyncDisposable {
   applyAsync<A extends unknown[], R>(
     run: (...args: A) => R,
     args: A = [] as unknown[] as A,
-    callback?: (result: Returned<R>) => unknown,
-  ): Greenlet<Returned<R>> {
+    callback?: (result: BodyResult<R>) => unknown,
+  ): Greenlet<BodyResult<R>> {
     checkFunction(run, "apply", "run");
     checkCallback(callback, "apply");
-    const greenlet = new Greenlet(run, ...args) as Greenlet<Returned<R>>;
+    const greenlet = new Greenlet(run, ...args) as Greenlet<BodyResult<R>>;
     if (this.tryEnter()) {
       this.begin(greenlet);
       return follow(greenlet, callback);
@@ -412,7 +404,7 @@ export abstract class Members implements AsyncDisposable {
     this.#waiting.add(waiting);
     if (this.#dying.size > 0) this.#noteSpawned(waiting);
     waiting.rawlink(() => this.#waiting.delete(waiting));
-    return follow(waiting as Greenlet<Returned<R>>, callback);
+    return follow(waiting as Greenlet<BodyResult<R>>, callback);
   }
 
   /**
@@ -434,16 +426,16 @@ export abstract class Members implements AsyncDisposable {
    * @param items The items: an iterable, sync or async.
    * @returns The results, in the order of the items.
    * @throws {unknown} The error of the first item, in the items' order, whose call has failed
-   * and was not killed; or that of the iterable; or what {@linkcode Members.kill} has thrown,
+   * and was not killed; or that of the iterable; or what {@linkcode GroupBase.kill} has thrown,
    * if that has ended the calls before the items have.
    * @throws {TypeError} If `run` is not a function, or `items` not iterable.
    */
   map<T, R>(
     run: (item: T) => R,
     items: Iterable<T> | AsyncIterable<T>,
-  ): Wait<Returned<R>[]> {
+  ): Wait<BodyResult<R>[]> {
     checkFunction(run, "map", "run");
-    const due = currentFlow().checkpoint();
+    const due = checkpoint(currentScope());
     if (due !== null) return due;
     const [mapping, results] = this.#mapping(run, items);
     return new MappingWait(mapping, results).start();
@@ -453,12 +445,12 @@ export abstract class Members implements AsyncDisposable {
   #mapping<T, R>(
     run: (item: T) => R,
     items: Iterable<T> | AsyncIterable<T>,
-  ): [Mapping<T, Returned<R>>, Returned<R>[]] {
-    const results: Returned<R>[] = [];
+  ): [Mapping<T, BodyResult<R>>, BodyResult<R>[]] {
+    const results: BodyResult<R>[] = [];
     const iteration = new Iteration(items, "map");
-    const mapping = new Mapping<T, Returned<R>>(this.#room, run, iteration, {
+    const mapping = new Mapping<T, BodyResult<R>>(this.#room, run, iteration, {
       ended(index, call) {
-        if (call.successful()) results[index] = call.value as Returned<R>;
+        if (call.successful()) results[index] = call.value as BodyResult<R>;
         else mapping.callFailed(index, call.exception);
       },
     });
@@ -466,7 +458,7 @@ export abstract class Members implements AsyncDisposable {
   }
 
   /**
-   * As {@linkcode Members.map}, but waits for nothing. gevent's `map_async`. Not a switch
+   * As {@linkcode GroupBase.map}, but waits for nothing. gevent's `map_async`. Not a switch
    * point.
    *
    * @typeParam T The type of the items.
@@ -480,8 +472,8 @@ export abstract class Members implements AsyncDisposable {
   mapAsync<T, R>(
     run: (item: T) => R,
     items: Iterable<T> | AsyncIterable<T>,
-    callback?: (results: Returned<R>[]) => unknown,
-  ): Greenlet<Returned<R>[]> {
+    callback?: (results: BodyResult<R>[]) => unknown,
+  ): Greenlet<BodyResult<R>[]> {
     checkFunction(run, "map", "run");
     checkCallback(callback, "map");
     const [mapping, results] = this.#mapping(run, items);
@@ -527,12 +519,12 @@ export abstract class Members implements AsyncDisposable {
     run: (item: T) => R,
     items: Iterable<T> | AsyncIterable<T>,
     options: ImapOptions = {},
-  ): ResultIterator<Returned<R>> {
+  ): ResultIterator<BodyResult<R>> {
     return this.#imap(run, items, options, true);
   }
 
   /**
-   * As {@linkcode Members.imap}, but in the order in which the calls end. gevent's
+   * As {@linkcode GroupBase.imap}, but in the order in which the calls end. gevent's
    * `imap_unordered`.
    *
    * @typeParam T The type of the items.
@@ -548,7 +540,7 @@ export abstract class Members implements AsyncDisposable {
     run: (item: T) => R,
     items: Iterable<T> | AsyncIterable<T>,
     options: ImapOptions = {},
-  ): ResultIterator<Returned<R>> {
+  ): ResultIterator<BodyResult<R>> {
     return this.#imap(run, items, options, false);
   }
 
@@ -557,7 +549,7 @@ export abstract class Members implements AsyncDisposable {
     items: Iterable<T> | AsyncIterable<T>,
     options: ImapOptions,
     ordered: boolean,
-  ): ResultIterator<Returned<R>> {
+  ): ResultIterator<BodyResult<R>> {
     checkOptions(options, "map");
     const { maxsize = Infinity } = options;
     if (maxsize !== Infinity && !(Number.isInteger(maxsize) && maxsize > 0)) {
@@ -565,7 +557,7 @@ export abstract class Members implements AsyncDisposable {
     }
     checkFunction(run, "map", "run");
     const iteration = new Iteration(items, "map");
-    return new Results<Returned<R>>(
+    return new Results<BodyResult<R>>(
       this.#room,
       run,
       iteration,
@@ -596,7 +588,7 @@ function checkCallback(callback: unknown, what: string): void {
 }
 
 /**
- * What {@linkcode Members.imap} returns: for `for await`. A generator body calls
+ * What {@linkcode GroupBase.imap} returns: for `for await`. A generator body calls
  * `yield* results.next()`.
  *
  * @typeParam T The type of the results.
@@ -630,7 +622,7 @@ export interface ResultIterator<T> extends AsyncIterableIterator<T> {
  * console.log(group.size); // 0
  * ```
  */
-export class Group extends Members {
+export class Group extends GroupBase {
   /**
    * Makes a group.
    *
@@ -645,7 +637,7 @@ export class Group extends Members {
 
   /** There is always room. */
   protected override enter(): Wait<unknown> {
-    return currentFlow().checkpoint() ?? DONE;
+    return checkpoint(currentScope()) ?? DONE;
   }
 
   /** There is always room. */
@@ -691,9 +683,9 @@ export class Group extends Members {
   spawn<A extends unknown[], R>(
     run: (...args: A) => R,
     ...args: A
-  ): Greenlet<Returned<R>> {
+  ): Greenlet<BodyResult<R>> {
     checkFunction(run, "spawn", "run");
-    const greenlet = new Greenlet(run, ...args) as Greenlet<Returned<R>>;
+    const greenlet = new Greenlet(run, ...args) as Greenlet<BodyResult<R>>;
     this.begin(greenlet);
     return greenlet;
   }
@@ -713,7 +705,7 @@ export class Group extends Members {
  * await pool.join();
  * ```
  */
-export class Pool extends Members {
+export class Pool extends GroupBase {
   readonly #room: Semaphore | null;
   readonly #size: number;
 
@@ -735,13 +727,13 @@ export class Pool extends Members {
 
   /** Waits for room for one more. */
   protected override enter(): Wait<unknown> {
-    return this.#room?.acquire() ?? currentFlow().checkpoint() ?? DONE;
+    return this.#room?.acquire() ?? checkpoint(currentScope()) ?? DONE;
   }
 
   /** Takes room for one more, if there is some now. */
   protected override tryEnter(): boolean {
     // Where an error is due, acquire() would throw it: this is no switch point.
-    if (this.full() || currentFlow().trouble !== null) return false;
+    if (this.full() || currentScope().interrupts !== null) return false;
     this.#room?.acquire();
     return true;
   }
@@ -774,7 +766,7 @@ export class Pool extends Members {
    * @throws {TypeError | RangeError} If the timeout is not a number of milliseconds.
    */
   waitAvailable(options: JoinOptions = {}): Wait<number> {
-    return this.#room?.wait(options) ?? currentFlow().checkpoint() ??
+    return this.#room?.wait(options) ?? checkpoint(currentScope()) ??
       readyWait(Infinity);
   }
 
@@ -822,9 +814,9 @@ export class Pool extends Members {
   spawn<A extends unknown[], R>(
     run: (...args: A) => R,
     ...args: A
-  ): Wait<Greenlet<Returned<R>>> {
+  ): Wait<Greenlet<BodyResult<R>>> {
     checkFunction(run, "spawn", "run");
-    const greenlet = new Greenlet(run, ...args) as Greenlet<Returned<R>>;
+    const greenlet = new Greenlet(run, ...args) as Greenlet<BodyResult<R>>;
     return this.#whenRoom({}, () => {
       this.begin(greenlet);
       return greenlet;
@@ -835,7 +827,7 @@ export class Pool extends Members {
     checkOptions(options, "enter the pool");
     const { block = true, timeout = Infinity } = options;
     checkDuration(timeout, "enter the pool");
-    const due = currentFlow().checkpoint();
+    const due = checkpoint(currentScope());
     if (due !== null) return due;
     const room = this.#room;
     if (room === null) return readyWait(enter());
@@ -885,7 +877,7 @@ export class Nursery {
   /** What the others are killed with. */
   readonly #exit = new GreenletExit("The nursery is closed");
   #state: "open" | "closing" | "closed" = "open";
-  #body: Flow | null = null;
+  #body: Scope | null = null;
 
   /**
    * Spawns a greenlet that does not outlive the nursery. Not a switch point.
@@ -901,15 +893,15 @@ export class Nursery {
   spawn<A extends unknown[], R>(
     run: (...args: A) => R,
     ...args: A
-  ): Greenlet<Returned<R>> {
+  ): Greenlet<BodyResult<R>> {
     if (this.#state !== "open") {
       throw new GreenletError(
         `Cannot spawn as the nursery is ${this.#state}: spawn before its function and its greenlets have ended`,
       );
     }
     checkFunction(run, "spawn", "run");
-    const greenlet = new Greenlet(run, ...args) as Greenlet<Returned<R>>;
-    flowOf(greenlet).quiet = true;
+    const greenlet = new Greenlet(run, ...args) as Greenlet<BodyResult<R>>;
+    scopeOf(greenlet).errorIsHandled = true;
     const link = () => this.#ended(greenlet);
     greenlet.rawlink(link);
     this.greenlets.add(greenlet);
@@ -952,7 +944,7 @@ export class Nursery {
   #killBody(): void {
     const body = this.#body;
     if (body === null) return;
-    const own = flowOf(body.greenlet);
+    const own = scopeOf(body.greenlet);
     const { killed, grace } = own;
     const cleansUp = killed !== null && grace !== Infinity &&
       body.wasInterruptedBy(killed.error);
@@ -966,22 +958,22 @@ export class Nursery {
 
   static {
     runNursery = async (run) => {
-      currentFlow().lasts = true;
+      currentScope().shielded = true;
       const nursery = new Nursery();
       let result: unknown;
       let interrupt: { readonly error: unknown } | null = null;
-      const flow = currentFlow();
+      const scope = currentScope();
       try {
         result = await withTimeout(Infinity, () => {
-          const body = nursery.#body = currentFlow();
+          const body = nursery.#body = currentScope();
           // Past all patience it is left where it is, and waited for no longer.
-          body.abandoned = () => flow.interrupt(nursery.#exit);
+          body.abandoned = () => scope.interrupt(nursery.#exit);
           return run(nursery);
         });
       } catch (error) {
         const isOurs = error === nursery.#exit;
-        const own = unwrapped(error, flow);
-        if (!isOurs && flow.wasInterruptedBy(own)) {
+        const own = unwrapped(error, scope);
+        if (!isOurs && scope.wasInterruptedBy(own)) {
           interrupt = { error: own };
           nursery.#close();
         } else if (!isOurs) nursery.#fail(error);
@@ -992,12 +984,12 @@ export class Nursery {
         if (interrupt !== null) {
           // They have been killed, and end; nothing may outlive us meanwhile.
           const wait = new ChildrenWait(
-            flow,
+            scope,
             nursery.#quiet,
             () => nursery.#end(),
           );
-          if (flow.sentence !== null) nursery.#end();
-          await wait.suspend(flow);
+          if (scope.escalated !== null) nursery.#end();
+          await wait.suspend(scope);
           continue;
         }
         try {
@@ -1014,7 +1006,7 @@ export class Nursery {
         throw interrupt.error;
       }
       // That one of them was killed by it makes it no less ours.
-      for (const error of errors) flow.receive(error);
+      for (const error of errors) scope.markRecipient(error);
       if (errors.length === 1) throw errors[0];
       if (errors.length > 1) {
         throw new AggregateError(
@@ -1032,8 +1024,8 @@ class ChildrenWait extends PatientWait<void> {
   readonly #end: () => void;
 
   /** @param end Has the children end at once. */
-  constructor(flow: Flow, quiet: Event, end: () => void) {
-    super(flow);
+  constructor(scope: Scope, quiet: Event, end: () => void) {
+    super(scope);
     quiet.rawlink(() => this.switch());
     this.#end = end;
   }
@@ -1050,18 +1042,18 @@ class ChildrenWait extends PatientWait<void> {
  * the last one does not end the wait before the children, as it would a limited call.
  */
 class Nursing extends Suspension<unknown> {
-  readonly #outer: Flow;
-  readonly #inner: Flow;
+  readonly #outer: Scope;
+  readonly #inner: Scope;
 
-  constructor(outer: Flow) {
+  constructor(outer: Scope) {
     super();
     this.#outer = outer;
-    this.#inner = new Flow(outer.greenlet);
+    this.#inner = new Scope(outer.greenlet);
   }
 
   start(run: (nursery: Nursery) => unknown): Wait<unknown> {
     const wait = this.suspend(this.#outer);
-    callIn(this.#inner, () => this.#follow(run));
+    runIn(this.#inner, () => this.#follow(run));
     return wait;
   }
 
@@ -1072,7 +1064,7 @@ class Nursing extends Suspension<unknown> {
       this.switch(result);
     } catch (error) {
       this.#close();
-      this.condemned &&= this.#outer.isSentence(error);
+      this.endsBody &&= this.#outer.isEscalation(error);
       this.#outer.receiveInterrupts(error);
       this.throw(error);
     }
@@ -1080,7 +1072,7 @@ class Nursing extends Suspension<unknown> {
 
   /** What was not thrown in the nursery, its greenlet throws later. */
   #close(): void {
-    for (const error of this.#inner.trouble?.held ?? []) {
+    for (const error of this.#inner.interrupts?.held ?? []) {
       this.#outer.hold(error);
     }
     this.#inner.close(this.#outer);
@@ -1090,8 +1082,8 @@ class Nursing extends Suspension<unknown> {
     // Where nobody awaits us, an interrupt is no unhandled rejection.
     this.promise!.catch(() => {});
     if (final) {
-      this.condemned = this.#outer.endsBody;
-      this.#inner.condemn(error, !this.condemned);
+      this.endsBody = this.#outer.endsBody;
+      this.#inner.escalate(error, !this.endsBody);
     } else this.#inner.interrupt(error);
   }
 
@@ -1099,7 +1091,7 @@ class Nursing extends Suspension<unknown> {
     this.#inner.unhold(error);
   }
 
-  protected override get caller(): Flow {
+  protected override get caller(): Scope {
     return this.#outer;
   }
 }
@@ -1133,9 +1125,9 @@ class Nursing extends Suspension<unknown> {
  * console.log("all have ended");
  * ```
  */
-export function nursery<R>(run: (nursery: Nursery) => R): Wait<Returned<R>> {
+export function nursery<R>(run: (nursery: Nursery) => R): Wait<BodyResult<R>> {
   checkFunction(run, "open nursery", "run");
-  const flow = currentFlow();
-  const wait = flow.checkpoint() ?? new Nursing(flow).start(run);
-  return wait as Wait<Returned<R>>;
+  const scope = currentScope();
+  const wait = checkpoint(scope) ?? new Nursing(scope).start(run);
+  return wait as Wait<BodyResult<R>>;
 }

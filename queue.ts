@@ -20,19 +20,15 @@
  * @module
  */
 
-import {
-  currentFlow,
-  DONE,
-  failedWait,
-  type Flow,
-  readyWait,
-} from "./_flow.ts";
-import { Deque } from "./_deque.ts";
-import { Place } from "./_line.ts";
-import { List } from "./_list.ts";
-import { checkCallback, checkOptions, numberError } from "./_checks.ts";
-import { addEnding } from "./_print.ts";
-import { checkDuration } from "./_timers.ts";
+import { currentScope } from "./_hub/current.ts";
+import type { Scope } from "./_hub/scope.ts";
+import { checkpoint, DONE, failedWait, readyWait } from "./_hub/suspension.ts";
+import { Deque } from "./_base/deque.ts";
+import { QueuedWait } from "./_hub/wait_queue.ts";
+import { List } from "./_base/linked_list.ts";
+import { checkCallback, checkOptions, numberError } from "./_base/checks.ts";
+import { addEnding } from "./_hub/print.ts";
+import { checkDuration } from "./_hub/timers.ts";
 import { Event } from "./event.ts";
 import type { Wait } from "./hub.ts";
 import type { JoinOptions } from "./gevent.ts";
@@ -104,7 +100,7 @@ export interface ShutdownOptions {
 }
 
 /** The place in line of one who waits for an item. */
-class Getter<T> extends Place<Getter<T>, unknown> {
+class Getter<T> extends QueuedWait<Getter<T>, unknown> {
   /** Whether the item is left where it is. */
   get peeks(): boolean {
     return false;
@@ -144,7 +140,7 @@ class LoopGetter<T> extends Getter<T> {
 }
 
 /** The place in line of one who waits for room, with the item. */
-class Putter<T> extends Place<Putter<T>, void> {
+class Putter<T> extends QueuedWait<Putter<T>, void> {
   readonly item: T;
 
   constructor(item: T) {
@@ -162,7 +158,7 @@ class Putter<T> extends Place<Putter<T>, void> {
  *
  * @typeParam T The type of the items.
  */
-export interface Items<T> extends Iterable<T> {
+export interface QueueItems<T> extends Iterable<T> {
   /** How many there are. */
   readonly length: number;
   /** Puts one. */
@@ -173,7 +169,7 @@ export interface Items<T> extends Iterable<T> {
   peek(): T;
 }
 
-class FirstInFirstOut<T> extends Deque<T> implements Items<T> {
+class FirstInFirstOut<T> extends Deque<T> implements QueueItems<T> {
   take(): T {
     return this.shift();
   }
@@ -183,7 +179,7 @@ class FirstInFirstOut<T> extends Deque<T> implements Items<T> {
   }
 }
 
-class LastInFirstOut<T> extends Deque<T> implements Items<T> {
+class LastInFirstOut<T> extends Deque<T> implements QueueItems<T> {
   take(): T {
     return this.pop();
   }
@@ -208,7 +204,7 @@ function parentOf(index: number): number {
  *
  * A comparison may throw. So places are found first, and nothing is moved until then.
  */
-class Heap<T> implements Items<T> {
+class Heap<T> implements QueueItems<T> {
   readonly #entries: Entry<T>[] = [];
   readonly #compare: (a: T, b: T) => number;
   #number = 0;
@@ -300,7 +296,7 @@ function checkSize(maxsize: unknown): number {
  */
 export class SimpleQueue<T> {
   #maxsize: number;
-  #items: Items<T>;
+  #items: QueueItems<T>;
   readonly #getters: List<Getter<T>> = new List();
   readonly #putters: List<Putter<T>> = new List();
   #isShutDown = false;
@@ -320,7 +316,7 @@ export class SimpleQueue<T> {
   }
 
   /** Makes what keeps the items. */
-  protected createItems(): Items<T> {
+  protected createItems(): QueueItems<T> {
     return new FirstInFirstOut();
   }
 
@@ -384,14 +380,14 @@ export class SimpleQueue<T> {
       this.#accept(item);
       return DONE;
     }
-    const flow = currentFlow();
-    const due = flow.checkpoint();
+    const scope = currentScope();
+    const due = checkpoint(scope);
     if (due !== null) return due;
     if (this.#isShutDown) return failedWait(new ShutDown());
     if (!block) return failedWait(new Full());
     const putter = new Putter(item);
     this.#putters.add(putter);
-    return putter.limit(timeout).suspend(flow);
+    return putter.limit(timeout).suspend(scope);
   }
 
   /**
@@ -467,8 +463,8 @@ export class SimpleQueue<T> {
     checkOptions(options, "get");
     const { block = true, timeout = Infinity } = options;
     checkDuration(timeout, "get");
-    const flow = currentFlow();
-    const due = flow.checkpoint();
+    const scope = currentScope();
+    const due = checkpoint(scope);
     if (due !== null) return due;
     if (this.#items.length > 0) {
       return readyWait(peeks ? this.#items.peek() : this.#take());
@@ -477,7 +473,7 @@ export class SimpleQueue<T> {
     if (!block) return failedWait(new Empty());
     const getter: Getter<T> = peeks ? new Peeker() : new Getter();
     this.#getters.add(getter);
-    return getter.limit(timeout).suspend(flow) as Wait<T>;
+    return getter.limit(timeout).suspend(scope) as Wait<T>;
   }
 
   /** Takes an item that is there, which makes room. */
@@ -581,14 +577,14 @@ export class SimpleQueue<T> {
   }
 
   #next(loop: Loop<T>): Wait<IteratorResult<T, undefined>> {
-    const flow = currentFlow();
-    const due = flow.checkpoint();
+    const scope = currentScope();
+    const due = checkpoint(scope);
     if (due !== null) return due;
     if (this.#items.length > 0) {
       return readyWait({ done: false, value: this.#take() });
     }
     if (this.#isShutDown) return readyWait({ done: true, value: undefined });
-    return loop.wait(this.#getters, flow);
+    return loop.wait(this.#getters, scope);
   }
 }
 
@@ -628,7 +624,7 @@ class Loop<T> implements QueueIterator<T> {
   /** Waits in a line for an item. */
   wait(
     getters: List<Getter<T>>,
-    flow: Flow,
+    scope: Scope,
   ): Wait<IteratorResult<T, undefined>> {
     const waiting = this.#waiting;
     // Those before have left their line, unless several ask at once.
@@ -636,7 +632,7 @@ class Loop<T> implements QueueIterator<T> {
     const getter = new LoopGetter<T>();
     waiting.push(getter);
     getters.add(getter);
-    return getter.suspend(flow) as Wait<IteratorResult<T, undefined>>;
+    return getter.suspend(scope) as Wait<IteratorResult<T, undefined>>;
   }
 
   return(): Wait<IteratorResult<T, undefined>> {
@@ -773,7 +769,7 @@ export const JoinableQueue: typeof Queue = Queue;
  */
 export class LifoQueue<T> extends Queue<T> {
   /** Makes what keeps the items. */
-  protected override createItems(): Items<T> {
+  protected override createItems(): QueueItems<T> {
     return new LastInFirstOut();
   }
 }
@@ -828,7 +824,7 @@ export class PriorityQueue<T> extends Queue<T> {
   }
 
   /** Makes what keeps the items. */
-  protected override createItems(): Items<T> {
+  protected override createItems(): QueueItems<T> {
     return new Heap((a, b) => this.#compare(a, b));
   }
 
@@ -921,13 +917,13 @@ export class Channel<T> {
       getter.take(item);
       return DONE;
     }
-    const flow = currentFlow();
-    const due = flow.checkpoint();
+    const scope = currentScope();
+    const due = checkpoint(scope);
     if (due !== null) return due;
     if (!block) return failedWait(new Full("Nobody takes it from the channel"));
     const putter = new Putter(item);
     this.#putters.add(putter);
-    return putter.limit(timeout).suspend(flow);
+    return putter.limit(timeout).suspend(scope);
   }
 
   /**
@@ -955,8 +951,8 @@ export class Channel<T> {
     checkOptions(options, "get");
     const { block = true, timeout = Infinity } = options;
     checkDuration(timeout, "get");
-    const flow = currentFlow();
-    const due = flow.checkpoint();
+    const scope = currentScope();
+    const due = checkpoint(scope);
     if (due !== null) return due;
     const putter = this.#putters.shift();
     if (putter !== null) {
@@ -966,7 +962,7 @@ export class Channel<T> {
     if (!block) return failedWait(new Empty("Nobody gives it to the channel"));
     const getter = new Getter<T>();
     this.#getters.add(getter);
-    return getter.limit(timeout).suspend(flow) as Wait<T>;
+    return getter.limit(timeout).suspend(scope) as Wait<T>;
   }
 
   /**
@@ -993,14 +989,14 @@ export class Channel<T> {
   }
 
   #next(loop: Loop<T>): Wait<IteratorResult<T, undefined>> {
-    const flow = currentFlow();
-    const due = flow.checkpoint();
+    const scope = currentScope();
+    const due = checkpoint(scope);
     if (due !== null) return due;
     const putter = this.#putters.shift();
     if (putter !== null) {
       putter.switch();
       return readyWait({ done: false, value: putter.item });
     }
-    return loop.wait(this.#getters, flow);
+    return loop.wait(this.#getters, scope);
   }
 }

@@ -18,31 +18,25 @@
  */
 
 import { Greenlet } from "./greenlet.ts";
-import {
-  Belonging,
-  callIn,
-  current,
-  currentFlow,
-  Flow,
-  main,
-  setFlow,
-  Suspension,
-  unwrapped,
-} from "./_flow.ts";
+import { current, currentScope, runIn, setScope } from "./_hub/current.ts";
+import { unwrapped } from "./_hub/interrupts.ts";
+import { main } from "./_hub/main.ts";
+import { Scope, ScopeOwned } from "./_hub/scope.ts";
+import { checkpoint, Suspension } from "./_hub/suspension.ts";
 import type { Wait } from "./hub.ts";
-import { checkFunction, checkOptions, instanceOf } from "./_checks.ts";
+import { checkFunction, checkOptions, instanceOf } from "./_base/checks.ts";
 import {
   checkDuration,
   startTimer,
   stopTimer,
   type Timer,
   type TimerTarget,
-} from "./_timers.ts";
-import { react, type Reaction, type Reactions } from "./_reactions.ts";
-import { setAside, turn } from "./_wakeups.ts";
-import { isThenable, type Returned } from "./_body.ts";
+} from "./_hub/timers.ts";
+import { react, type Reaction, type Reactions } from "./_hub/reactions.ts";
+import { deferToNextTurn, turn } from "./_hub/run_queue.ts";
+import { type BodyResult, isThenable } from "./_base/thenable.ts";
 
-export type { Returned };
+export type { BodyResult };
 
 /** Options of a {@linkcode Timeout}. */
 export interface TimeoutOptions {
@@ -137,7 +131,7 @@ export class Timeout extends Error {
   start(): void {
     this.close();
     if (this.ms === Infinity) return;
-    this.#countdown = new Countdown(currentFlow(), this.#error, this.ms);
+    this.#countdown = new Countdown(currentScope(), this.#error, this.ms);
   }
 
   /** Whether the time runs. gevent's `Timeout.pending`. */
@@ -169,17 +163,17 @@ export class Timeout extends Error {
  * The time of a timeout that was started. It ends with its greenlet, which nothing can be
  * thrown into any more: it would only hold up the process.
  */
-class Countdown extends Belonging implements TimerTarget {
-  #flow: Flow;
+class Countdown extends ScopeOwned implements TimerTarget {
+  #scope: Scope;
   #error: unknown;
   #timer: Timer | null;
 
-  constructor(flow: Flow, error: unknown, ms: number) {
+  constructor(scope: Scope, error: unknown, ms: number) {
     super();
-    this.#flow = flow;
+    this.#scope = scope;
     this.#error = error;
     this.#timer = startTimer(ms, this);
-    flow.belongings.add(this);
+    scope.owned.add(this);
   }
 
   get runs(): boolean {
@@ -190,20 +184,20 @@ class Countdown extends Belonging implements TimerTarget {
     this.#timer = null;
     this.list?.remove(this);
     const error = this.#error = instanceOf(this.#error);
-    if (error instanceof Timeout) this.#flow.timeOut(error);
-    else this.#flow.interrupt(error);
+    if (error instanceof Timeout) this.#scope.timeOut(error);
+    else this.#scope.interrupt(error);
   }
 
   /** What has not been thrown yet never is. */
   stop(): void {
     this.list?.remove(this);
     this.drop();
-    this.#flow.unhold(this.#error);
+    this.#scope.unhold(this.#error);
   }
 
-  override moveTo(flow: Flow): void {
-    this.#flow = flow;
-    flow.belongings.add(this);
+  override moveTo(scope: Scope): void {
+    this.#scope = scope;
+    scope.owned.add(this);
   }
 
   override drop(): void {
@@ -259,30 +253,30 @@ export function withTimeout<R, V = never>(
   ms: number,
   run: () => R,
   options: WithTimeoutOptions<V> = {},
-): Wait<Returned<R> | V> {
+): Wait<BodyResult<R> | V> {
   checkDuration(ms, "call with a timeout");
   checkOptions(options, "call with a timeout");
   checkFunction(run, "call with a timeout", "run");
-  const flow = currentFlow();
-  const wait = flow.checkpoint() ?? new Limited(flow, ms, options).start(run);
-  return wait as Wait<Returned<R> | V>;
+  const scope = currentScope();
+  const wait = checkpoint(scope) ?? new Limited(scope, ms, options).start(run);
+  return wait as Wait<BodyResult<R> | V>;
 }
 
-/** The wait for a function that runs in a flow of its own, in the same greenlet. */
+/** The wait for a function that runs in a scope of its own, in the same greenlet. */
 class Limited extends Suspension<unknown> implements Reaction {
   reactions: Reactions | null = null;
-  readonly #outer: Flow;
-  readonly #inner: Flow;
+  readonly #outer: Scope;
+  readonly #inner: Scope;
   readonly #ms: number;
   readonly #options: WithTimeoutOptions<unknown>;
   #timeout: Timeout | null = null;
   /** What interrupted the greenlet while it waited for nothing but the function. */
   #passed: unknown[] | null = null;
 
-  constructor(outer: Flow, ms: number, options: WithTimeoutOptions<unknown>) {
+  constructor(outer: Scope, ms: number, options: WithTimeoutOptions<unknown>) {
     super();
     this.#outer = outer;
-    this.#inner = new Flow(outer.greenlet);
+    this.#inner = new Scope(outer.greenlet);
     this.#ms = ms;
     this.#options = options;
   }
@@ -291,7 +285,7 @@ class Limited extends Suspension<unknown> implements Reaction {
     this.limit(this.#ms);
     const wait = this.suspend(this.#outer);
     try {
-      this.#follow(callIn(this.#inner, run));
+      this.#follow(runIn(this.#inner, run));
     } catch (error) {
       this.#end(error, true);
     }
@@ -316,9 +310,9 @@ class Limited extends Suspension<unknown> implements Reaction {
     const body = new LimitedBody(
       () => result,
       (outcome, failed) =>
-        this.#end(outcome, failed || this.#inner.isSentence(outcome)),
+        this.#end(outcome, failed || this.#inner.isEscalation(outcome)),
     );
-    setFlow(body, this.#inner);
+    setScope(body, this.#inner);
     // Only from the event loop can control be given away to come back there.
     await turn();
     current.run(this.#inner, () => body.switch());
@@ -334,12 +328,12 @@ class Limited extends Suspension<unknown> implements Reaction {
   }
 
   #fail(error: unknown): void {
-    this.condemned &&= this.#outer.isSentence(error);
+    this.endsBody &&= this.#outer.isEscalation(error);
     this.#outer.receiveInterrupts(error);
     this.settle("thrown", error);
   }
 
-  protected override get caller(): Flow {
+  protected override get caller(): Scope {
     return this.#outer;
   }
 
@@ -357,8 +351,8 @@ class Limited extends Suspension<unknown> implements Reaction {
       (this.#passed ??= []).push(error);
     }
     if (final) {
-      this.condemned = this.#outer.endsBody;
-      this.#inner.condemn(error, !this.condemned);
+      this.endsBody = this.#outer.endsBody;
+      this.#inner.escalate(error, !this.endsBody);
     } else this.#inner.interrupt(error);
     // Where nobody awaits us, an interrupt is no unhandled rejection.
     this.promise!.catch(() => {});
@@ -376,15 +370,17 @@ class Limited extends Suspension<unknown> implements Reaction {
   #leaveSoon(error: unknown): void {
     // The second turn is for the function: a wait of it that is over may be set aside
     // until the first, and its result is not to be lost.
-    setAside({ wake: () => setAside({ wake: () => this.#leave(error) }) });
+    deferToNextTurn({
+      wake: () => deferToNextTurn({ wake: () => this.#leave(error) }),
+    });
   }
 
   #leave(error: unknown): void {
-    if (this.state !== "waiting" || this.#inner.lasts) return;
+    if (this.state !== "waiting" || this.#inner.shielded) return;
     if (error !== this.#timeout && !this.#isHeld(error)) return;
     this.#inner.unhold(error);
     this.#handBack();
-    this.#inner.condemn(error);
+    this.#inner.escalate(error);
     // It may be somebody's promise, which lasts, and then nothing of ours ends with it.
     if (!this.#inner.hasRests) this.reactions?.remove(this);
     if (error === this.#timeout) this.#giveUp(error);
@@ -399,7 +395,8 @@ class Limited extends Suspension<unknown> implements Reaction {
   }
 
   #isHeld(error: unknown): boolean {
-    return this.#inner.trouble?.sentence != null || this.#inner.holds(error);
+    return this.#inner.interrupts?.escalated != null ||
+      this.#inner.holds(error);
   }
 
   #giveUp(timeout: unknown): void {

@@ -30,6 +30,9 @@ const CLIENTS = 500;
 /** How long one example may take, in milliseconds, before it counts as stuck. */
 const LIMIT = 60_000;
 
+/** What `run()` has a process exit with that Ctrl-C has ended, as a shell expects. */
+const SIGINT_STATUS = 130;
+
 /** How many lines of the server's to show: it prints one for each connection. */
 const SERVER_LINES = 3;
 
@@ -95,8 +98,9 @@ async function withServer(
   }
   const { code } = await server.status;
   await printed;
-  if (code !== 0) failures.push(`${name} exited with ${code} after SIGINT`);
-  else console.log(`${name} ended cleanly after SIGINT`);
+  if (code !== SIGINT_STATUS) {
+    failures.push(`${name} exited with ${code} after SIGINT`);
+  } else console.log(`${name} ended cleanly after SIGINT`);
 }
 
 /** Starts an example with nothing on its standard input. */

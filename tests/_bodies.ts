@@ -6,7 +6,7 @@
  */
 
 import { getHub } from "../mod.ts";
-import { reportUntaken } from "../_reports.ts";
+import { reportUntaken } from "../_hub/reports.ts";
 
 export { settle } from "./_quiet.ts";
 

@@ -19,7 +19,7 @@
 
 import { AsyncLocalStorage } from "node:async_hooks";
 import { clearImmediate, setImmediate } from "node:timers";
-import { mayGoOn, wakeups } from "../_wakeups.ts";
+import { spendBudget, wakeups } from "../_hub/run_queue.ts";
 import { isSettling, QUIET_TURNS, settle } from "./_quiet.ts";
 
 const real = {
@@ -210,7 +210,7 @@ class Clock {
     this.#mode = mode;
     if (SEED !== 0) {
       // The hub looks at the clock at every 16th wake-up only.
-      for (let i = 16 * random(); i >= 0; i--) mayGoOn();
+      for (let i = 16 * random(); i >= 0; i--) spendBudget();
     }
     return {
       [Symbol.dispose]: () => {

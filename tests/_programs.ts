@@ -43,9 +43,9 @@ import {
   wait,
   withTimeout,
 } from "../mod.ts";
-import type { Items } from "../queue.ts";
-import { reportUntaken } from "../_reports.ts";
-import { setAside } from "../_wakeups.ts";
+import type { QueueItems } from "../queue.ts";
+import { reportUntaken } from "../_hub/reports.ts";
+import { deferToNextTurn } from "../_hub/run_queue.ts";
 
 giveBack();
 
@@ -395,8 +395,8 @@ interface Item {
 let watched: Watched;
 
 /** Sees what goes through a queue. */
-class Watched implements Items<Item> {
-  readonly #items: Items<Item>;
+class Watched implements QueueItems<Item> {
+  readonly #items: QueueItems<Item>;
   queue: Queue<Item> | null = null;
   overfull = false;
   /** Those that are there, in the order in which they came. */
@@ -405,7 +405,7 @@ class Watched implements Items<Item> {
   overtaken = false;
   last: Item | null = null;
 
-  constructor(items: Items<Item>) {
+  constructor(items: QueueItems<Item>) {
     this.#items = items;
     watched = this;
   }
@@ -447,7 +447,7 @@ class WatchedQueue extends Queue<Item> {
     this.watched.queue = this;
   }
 
-  protected override createItems(): Items<Item> {
+  protected override createItems(): QueueItems<Item> {
     return new Watched(super.createItems());
   }
 
@@ -465,7 +465,7 @@ class WatchedLifo extends LifoQueue<Item> {
     this.watched.queue = this;
   }
 
-  protected override createItems(): Items<Item> {
+  protected override createItems(): QueueItems<Item> {
     return new Watched(super.createItems());
   }
 
@@ -483,7 +483,7 @@ class WatchedPriority extends PriorityQueue<Item> {
     this.watched.queue = this;
   }
 
-  protected override createItems(): Items<Item> {
+  protected override createItems(): QueueItems<Item> {
     return new Watched(super.createItems());
   }
 
@@ -1350,7 +1350,7 @@ export async function runProgram(
   Greenlet.addSpawnCallback(run.spawned);
   try {
     // All begin alike: as if the event loop had just turned.
-    await new Promise<void>((resolve) => setAside({ wake: resolve }));
+    await new Promise<void>((resolve) => deferToNextTurn({ wake: resolve }));
     for (const task of program.tasks) Greenlet.spawn(run.task(task));
     const ended = () => run.greenlets.every((greenlet) => greenlet.dead);
     if (clockStands) {

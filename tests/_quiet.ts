@@ -6,7 +6,7 @@
  */
 
 import { setImmediate } from "node:timers";
-import { wakeups } from "../_wakeups.ts";
+import { wakeups } from "../_hub/run_queue.ts";
 
 /**
  * How many turns of the event loop have to go by without a wake-up, before all that is left

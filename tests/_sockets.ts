@@ -28,7 +28,7 @@ import {
 import { Failures, settle } from "./_bodies.ts";
 import { test, testRandomly, tick } from "./_random.ts";
 import { Interrupts, Operations, turns, when } from "./_waits.ts";
-import { obstacle } from "../_sockets.ts";
+import { obstacle } from "../_patch/sockets.ts";
 
 export { test, testRandomly, tick };
 

@@ -1,7 +1,8 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { AsyncLocalStorage } from "node:async_hooks";
-import { KEY, makeContext, type Mapped } from "../_context.ts";
-import { Flow, main } from "../_flow.ts";
+import { KEY, makeContext, type Mapped } from "../_hub/async_context.ts";
+import { main } from "../_hub/main.ts";
+import { Scope } from "../_hub/scope.ts";
 
 class Named implements Mapped {
   readonly [KEY] = this;
@@ -102,8 +103,8 @@ Deno.test("Context and AsyncLocalStorage leave each other alone, whichever is en
   assertEquals(await look(), [undefined, undefined]);
 });
 
-Deno.test("Context takes flows, which bring nothing but one entry into the mappings of others", () => {
-  assertEquals(Reflect.ownKeys(new Flow(main)), [KEY]);
+Deno.test("Context takes scopes, which bring nothing but one entry into the mappings of others", () => {
+  assertEquals(Reflect.ownKeys(new Scope(main)), [KEY]);
 });
 
 Deno.test("getCurrent() is right as well where only AsyncLocalStorage can be had", async () => {

@@ -404,6 +404,49 @@ Deno.test("An error that somebody has taken is not printed when the process ends
   assertEquals(err, "");
 });
 
+testBoth(
+  "nursery() throws all errors, where that of its function is the result of another greenlet",
+  {
+    async async(other: Greenlet<void>, cleanUp: Error) {
+      await nursery(async (n: Nursery) => {
+        n.spawn(async () => {
+          try {
+            await sleep(FOREVER);
+          } catch {
+            throw cleanUp;
+          }
+        });
+        await other.get();
+      });
+    },
+    *generator(other: Greenlet<void>, cleanUp: Error) {
+      yield* nursery(function* (n: Nursery) {
+        n.spawn(function* () {
+          try {
+            yield* sleep(FOREVER);
+          } catch {
+            throw cleanUp;
+          }
+        });
+        yield* other.get();
+      });
+    },
+  },
+  async (body) => {
+    using told = new Told();
+    const errors = [new Error("other"), new Error("clean-up")];
+    const other = spawn(async () => {
+      await settle();
+      throw errors[0];
+    });
+    const g = spawn(body, other, errors[1]!);
+    const error = await assertRejects(() => g.get(), AggregateError);
+    assertEquals(error.errors, errors);
+    await settle();
+    assertEquals(told.errors, []);
+  },
+);
+
 // --- Handlers that fail
 
 /** Handlers of an application's own that fail, each in its way. */
@@ -1111,6 +1154,23 @@ for (const [name, call] of Object.entries(RESULTS)) {
     });
   }
 }
+
+Deno.test("An unhandled rejection is a call whose end happens in another greenlet's context", async () => {
+  using rejections = new Rejections();
+  // Its timer is the first, so that all others are told in its context.
+  const timer = spawn(sleep, 1);
+  await settle();
+  const calling = spawn(async () => {
+    void withTimeout(3, () => new Promise(() => {}));
+    const other = spawn(sleep, FOREVER);
+    void other.get();
+    await sleep(5);
+    await other.kill(new Error("stop"));
+  });
+  await joinAll([timer, calling]);
+  await settle();
+  assertEquals(rejections.reasons.length, 2);
+});
 
 for (const where of ["main", "a greenlet"]) {
   Deno.test(`withTimeout() that nobody awaits ends the process by its Timeout, in ${where}`, async () => {

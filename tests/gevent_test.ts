@@ -1234,7 +1234,7 @@ testBoth(
       await sleep(0);
       const error = new Error("killed");
       await g.kill(error, { grace });
-      // A condemned generator body is ended past its own `return`
+      // A escalated generator body is ended past its own `return`
       const signal = g.value instanceof AbortSignal ? g.value : g.signal;
       assert(signal.aborted);
       assertStrictEquals(signal.reason, error);

@@ -9,6 +9,8 @@ import {
   Worker as NodeWorker,
 } from "node:worker_threads";
 import { getCurrent, getHub, patch, sleep, spawn } from "../mod.ts";
+import { settle } from "./_bodies.ts";
+import { when } from "./_waits.ts";
 
 /** What tells of messages from a server, and how it is closed. */
 interface Source extends EventTarget {
@@ -25,7 +27,7 @@ function serve(): Deno.HttpServer<Deno.NetAddr> {
         const events = new ReadableStream({
           start(controller) {
             controller.enqueue("data: one\n\n");
-            timer = setTimeout(() => controller.enqueue("data: two\n\n"), 50);
+            timer = setTimeout(() => controller.enqueue("data: two\n\n"), 5);
           },
           cancel: () => clearTimeout(timer),
         });
@@ -36,7 +38,7 @@ function serve(): Deno.HttpServer<Deno.NetAddr> {
       const { socket, response } = Deno.upgradeWebSocket(request);
       socket.onopen = () => {
         socket.send("one");
-        setTimeout(() => socket.readyState === 1 && socket.send("two"), 50);
+        setTimeout(() => socket.readyState === 1 && socket.send("two"), 5);
       };
       return response;
     },
@@ -75,7 +77,7 @@ for (const [name, open] of Object.entries(sources)) {
       });
       await sleep(1e9);
     });
-    await sleep(1);
+    await sleep(0);
     await opener.kill();
     await both.promise;
     const end = closed(source);
@@ -334,19 +336,24 @@ const told: Record<string, Told> = {
     setUp(heard) {
       Deno.writeTextFileSync(watched, "");
       fs.watchFile(watched, { interval: 5 }, heard.by("change"));
+      return heard;
     },
-    async cause() {
-      // Not before it was looked at once
-      await new Promise((resolve) => setTimeout(resolve, 50));
-      Deno.writeTextFileSync(watched, "of another size");
+    async cause(heard: Heard) {
+      let isHeard = false;
+      heard.first.promise.then(() => isHeard = true);
+      // It is not told when it was looked at for the first time.
+      for (let size = 1; !isHeard; size++) {
+        Deno.writeTextFileSync(watched, "x".repeat(size));
+        await new Promise((resolve) => setTimeout(resolve, 2));
+      }
     },
     end: () => fs.unwatchFile(watched),
   },
 };
 
-for (const [name, { setUp, cause, end }] of Object.entries(told)) {
-  for (const when of ["was killed", "is killed then"]) {
-    Deno.test(`${name} tells of events outside greenlets, when the one that has set it up ${when}`, async () => {
+for (const [name, { setUp, cause, end: letGo }] of Object.entries(told)) {
+  for (const end of ["was killed", "is killed then"]) {
+    Deno.test(`${name} tells of events outside greenlets, when the one that has set it up ${end}`, async () => {
       using _ = patch();
       // What listens to signals does not keep the process alive.
       const awake = setInterval(() => {}, 1000);
@@ -357,12 +364,12 @@ for (const [name, { setUp, cause, end }] of Object.entries(told)) {
         await sleep(1e9);
       });
       await sleep(0);
-      if (when === "was killed") await owner.kill();
+      if (end === "was killed") await owner.kill();
       await cause?.(source);
       await heard.first.promise;
       await owner.kill();
       await heard.allOutside();
-      await end?.(source);
+      await letGo?.(source);
       clearInterval(awake);
     });
   }
@@ -377,7 +384,8 @@ Deno.test("Deno.addSignalListener() takes a listener for several signals, and De
     calls++;
     called.resolve();
   };
-  const other = () => {};
+  let others = 0;
+  const other = () => void others++;
   Deno.addSignalListener("SIGUSR2", other); // The process would end of it
   for (const signal of ["SIGUSR2", "SIGWINCH"] as const) {
     await spawn(() => Deno.addSignalListener(signal, listener)).get();
@@ -388,8 +396,10 @@ Deno.test("Deno.addSignalListener() takes a listener for several signals, and De
     await called.promise;
     Deno.removeSignalListener(signal, listener);
   }
+  await when(() => others === 1);
   Deno.kill(Deno.pid, "SIGUSR2");
-  await sleep(20);
+  await when(() => others === 2);
+  await settle();
   Deno.removeSignalListener("SIGUSR2", other);
   clearInterval(awake);
   assertEquals(calls, 2);

@@ -248,7 +248,7 @@ Deno.test("net.Socket keeps what its events have begun when who has opened it is
     socket.on("connect", async () => {
       begun.resolve();
       try {
-        await pause(20);
+        await pause(5);
         shaken.resolve("shaken hands");
       } catch (error) {
         shaken.reject(error);
@@ -401,18 +401,21 @@ Deno.test("patch() meets the sockets of node:net with the first that is made, an
     new net.Socket();
     told.push(isPatched());
     const { init } = EventEmitter;
+    let called;
     {
       using _ = patch();
       const late = EventEmitter.init;
-      setTimeout(() => late.call(new net.Socket()), 1);
+      called = new Promise((resolve) =>
+        setTimeout(() => resolve(late.call(new net.Socket())), 1)
+      );
     }
     told.push(EventEmitter.init === init);
-    await sleep(10);
+    await called;
     told.push(isPatched());
     {
       using _ = patch();
       spawn(() => new net.Server());
-      await sleep(1);
+      await sleep(0);
       told.push(isPatched());
     }
     told.push(isPatched());

@@ -201,7 +201,7 @@ Deno.test("setTimeout() is not cleared when its setter is killed, and its callba
       await pause(1);
       intervals++;
     }, 1);
-    // Without any grace, so that the setter is condemned as well.
+    // Without any grace, so that the setter is escalated as well.
     setter.kill(undefined, { grace: 0, block: false });
     await sleep(LONG);
   });
@@ -213,7 +213,7 @@ Deno.test("setTimeout() is not cleared when its setter is killed, and its callba
   await getHub().join();
 });
 
-Deno.test("setTimeout() sets a timer in a greenlet that has been condemned", async () => {
+Deno.test("setTimeout() sets a timer in a greenlet that has been escalated", async () => {
   using _ = patch();
   let fired = false;
   const setter = spawn(async () => {

@@ -18,12 +18,14 @@ const PRELUDE = `
   Deno.unrefTimer(setTimeout(() => {
     console.error("Waits for what does not come");
     Deno.exit(1);
-  }, 20_000));
+  }, 120_000));
   /** A server that accepts, and answers nothing. */
   function stalled() {
     const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+    const accepted = Promise.withResolvers();
     const ended = (async () => {
       const conn = await listener.accept();
+      accepted.resolve();
       const buffer = new Uint8Array(1000);
       try {
         while (await conn.read(buffer) !== null);
@@ -33,15 +35,18 @@ const PRELUDE = `
       conn.close();
       return "ended";
     })();
-    return { url: "ws://127.0.0.1:" + listener.addr.port, ended, listener };
+    const url = "ws://127.0.0.1:" + listener.addr.port;
+    return { url, accepted: accepted.promise, ended, listener };
   }
+  /** How often a read was interrupted. */
+  let interrupts = 0;
   /** A server that sends numbers, as many as it is told, and echoes. */
   function serve() {
     const closed = [];
     const server = Deno.serve(
       { hostname: "127.0.0.1", port: 0, onListen() {} },
       async (request) => {
-        if (request.url.endsWith("/slow")) await tick(30);
+        if (request.url.endsWith("/slow")) await tick(5);
         const { socket, response } = Deno.upgradeWebSocket(request);
         const end = Promise.withResolvers();
         closed.push(end.promise);
@@ -50,7 +55,9 @@ const PRELUDE = `
           const count = Number(data);
           for (let n = 0; n < count; n++) {
             socket.send(String(n));
-            if (n % 7 === 0) await tick(Math.random() * 2);
+            // Goes on when a read was interrupted.
+            const enough = interrupts + (n % 7 === 0);
+            while (interrupts < enough) await tick(Math.random());
           }
           if (Number.isNaN(count)) socket.send(data);
         };
@@ -141,12 +148,13 @@ Deno.test("WebSocketStream.opened that is interrupted ends the attempt to connec
   const said = await run(`
     using _ = patch();
     for (const kill of [true, false]) {
-      const { url, ended, listener } = stalled();
+      const { url, accepted, ended, listener } = stalled();
       let stream;
       const greenlet = spawn(async () => {
         stream = new WebSocketStream(url);
         try {
-          using _ = kill ? null : Timeout.start(20);
+          if (!kill) await accepted;
+          using _ = kill ? null : Timeout.start(1);
           await stream.opened;
         } catch (error) {
           if (kill) throw error;
@@ -154,7 +162,7 @@ Deno.test("WebSocketStream.opened that is interrupted ends the attempt to connec
           say("cleaned up");
         }
       });
-      await tick(10);
+      await accepted;
       if (kill) await greenlet.kill();
       await greenlet.join();
       say(await ended);
@@ -188,9 +196,9 @@ Deno.test("WebSocketStream.opened that is interrupted leaves the attempt to othe
       make();
       return opened();
     });
-    await tick(2);
+    await idle();
     const other = spawn(opened);
-    await tick(2);
+    await idle();
     await made.kill();
     say(await other.get());
     await close();
@@ -199,7 +207,7 @@ Deno.test("WebSocketStream.opened that is interrupted leaves the attempt to othe
       make();
       return opened();
     });
-    await tick(2);
+    await idle();
     const outside = opened();
     await again.kill();
     say(await outside);
@@ -207,7 +215,7 @@ Deno.test("WebSocketStream.opened that is interrupted leaves the attempt to othe
     // It was made outside
     make();
     const waiting = spawn(opened);
-    await tick(2);
+    await idle();
     await waiting.kill();
     say(await opened());
     await close();
@@ -220,14 +228,14 @@ Deno.test("WebSocketStream.opened that is interrupted leaves the attempt to othe
 Deno.test("new WebSocketStream() obeys its own signal, too, and whichever is first", async () => {
   const said = await run(`
     using _ = patch();
-    const { url, ended, listener } = stalled();
+    const { url, accepted, ended, listener } = stalled();
     const controller = new AbortController();
     const connecting = spawn(async () => {
       const stream = new WebSocketStream(url, { signal: controller.signal });
       stream.closed.catch(() => {});
       return await stream.opened.catch((error) => error.message);
     });
-    await tick(10);
+    await accepted;
     controller.abort(new RangeError("mine"));
     say(await connecting.get());
     say(await ended);
@@ -240,7 +248,6 @@ Deno.test("WebSocketStream: reads that are interrupted lose no message, and a lo
   const said = await run(`
     using _ = patch();
     const { url, server, closed } = serve();
-    let interrupts = 0;
     const got = await spawn(async () => {
       const stream = new WebSocketStream(url);
       const { readable, writable } = await stream.opened;
@@ -267,17 +274,22 @@ Deno.test("WebSocketStream: reads that are interrupted lose no message, and a lo
     say(interrupts > 10);
 
     let stream;
+    const said = Promise.withResolvers();
     const loop = spawn(async () => {
       stream = new WebSocketStream(url);
       const { readable, writable } = await stream.opened;
       await writable.getWriter().write("hello");
       try {
-        for await (const message of readable) say(message);
+        for await (const message of readable) {
+          say(message);
+          said.resolve();
+        }
       } finally {
         say("cleaned up");
       }
     });
-    await tick(50);
+    await said.promise;
+    await idle();
     await loop.kill();
     say((await stream.closed).closeCode);
     await Promise.all(closed);

@@ -16,6 +16,8 @@ import {
   assertStringIncludes,
   assertThrows,
 } from "@std/assert";
+import { AsyncLocalStorage } from "node:async_hooks";
+import timers from "node:timers";
 import * as core from "../greenlet.ts";
 import {
   AsyncResult,
@@ -26,6 +28,7 @@ import {
   Greenlet,
   GreenletExit,
   Group,
+  idle,
   iwait,
   joinAll,
   kill,
@@ -33,6 +36,7 @@ import {
   local,
   Lock,
   nursery,
+  patch,
   Pool,
   PriorityQueue,
   Queue,
@@ -173,7 +177,7 @@ function limited(
 }
 
 /** How many milliseconds lie between two deadlines. */
-const STEP = 2;
+const STEP = 5;
 
 for (const kind of ["async", "generator"] as const) {
   /** A greenlet that tells when it has slept. */
@@ -292,6 +296,201 @@ Deno.test("Timeout.close() by one that was due before it prevents it", async () 
   await comeLate(50);
   assertEquals(told, ["closed", "slept"]);
   await joinAll([sleeper, closer]);
+});
+
+// --- Timers of the runtime's, under patch()
+
+/** Between two deadlines, in milliseconds: all have to be started in less. */
+const GAP = 15;
+
+/**
+ * Starts timers all at once, and lets none of them go off before all are due.
+ *
+ * @param start Starts greenlets, which tell what they do in the order in which they do it.
+ * @param ms When the last is due.
+ * @returns What they have told.
+ */
+async function allAtOnce<T>(
+  start: (told: T[]) => Greenlet[],
+  ms: number,
+): Promise<T[]> {
+  for (;;) {
+    const before = performance.now();
+    const told: T[] = [];
+    const all = start(told);
+    await idle();
+    // On a machine that has taken longer, the first may be over before the last has begun.
+    const isQuick = performance.now() - before < GAP;
+    if (isQuick) { while (performance.now() - before < ms + 4 * GAP); }
+    else await killAll(all);
+    await joinAll(all);
+    await settle();
+    if (isQuick) return told;
+  }
+}
+
+testBoth("setTimeout() under patch() has its turn among the hub's timers", {
+  async async(ms: number, told: [number, string][]) {
+    await new Promise((resolve) => setTimeout(resolve, ms));
+    told.push([ms, "setTimeout()"]);
+  },
+  *generator(ms: number, told: [number, string][]) {
+    yield* until(new Promise((resolve) => setTimeout(resolve, ms)));
+    told.push([ms, "setTimeout()"]);
+  },
+}, async (body) => {
+  using _ = patch();
+  type Told = [number, string][];
+  const tellers: ((ms: number, told: Told) => Greenlet)[] = [
+    (ms, told) => spawn(body, ms, told),
+    (ms, told) =>
+      spawn(async () => {
+        await sleep(ms);
+        told.push([ms, "sleep()"]);
+      }),
+    (ms, told) => spawnLater(ms, () => told.push([ms, "spawnLater()"])),
+    (ms, told) =>
+      spawn(async () => {
+        const { promise, resolve } = Promise.withResolvers<void>();
+        setTimeout(() => {
+          told.push([ms, "callback"]);
+          resolve();
+        }, ms);
+        await promise;
+      }),
+    (ms, told) =>
+      spawn(async () => {
+        await withTimeout(ms, () => sleep(FOREVER), { value: 0 });
+        told.push([ms, "withTimeout()"]);
+      }),
+    (ms, told) =>
+      spawn(async () => {
+        await timers.promises.setTimeout(ms);
+        told.push([ms, "node:timers/promises"]);
+      }),
+  ];
+  const count = 2 * tellers.length;
+  const told = await allAtOnce((told: Told) => {
+    // In an order in which each comes before and after each other one.
+    return Array.from({ length: count }, (_, i) => {
+      const n = (i + Math.floor(i / tellers.length)) % tellers.length;
+      return tellers[n]!((count - i) * GAP, told);
+    });
+  }, count * GAP);
+  assertEquals(told.length, count);
+  assertEquals(told, told.toSorted(([a], [b]) => a - b));
+});
+
+Deno.test("setTimeout() under patch() and sleep() of the same time go in the order of their starts", async () => {
+  using _ = patch();
+  const told = await allAtOnce((told: string[]) => {
+    const set = (name: string) =>
+      spawn(async () => {
+        await new Promise((resolve) => setTimeout(resolve, 4 * GAP));
+        told.push(name);
+      });
+    const nap = (name: string) =>
+      spawn(async () => {
+        await sleep(4 * GAP);
+        told.push(name);
+      });
+    return [nap("1"), set("2"), nap("3"), set("4"), set("5"), nap("6")];
+  }, 4 * GAP);
+  assertEquals(told, ["1", "2", "3", "4", "5", "6"]);
+});
+
+Deno.test("clearTimeout() under patch() by one that is due before it prevents the call", async () => {
+  using _ = patch();
+  const told = await allAtOnce((told: string[]) => {
+    let id: ReturnType<typeof setTimeout> | undefined;
+    const napping = spawn(async () => {
+      await sleep(4 * GAP);
+      clearTimeout(id);
+      told.push("cleared");
+    });
+    const setting = spawn(() => {
+      id = setTimeout(() => told.push("called"), 4 * GAP);
+    });
+    return [napping, setting];
+  }, 4 * GAP);
+  assertEquals(told, ["cleared"]);
+});
+
+Deno.test("setTimeout() under patch() that is killed by one that is due before it never ends", async () => {
+  using _ = patch();
+  const told = await allAtOnce((told: string[]) => {
+    const napping = spawn(async () => {
+      await sleep(4 * GAP);
+      victim.kill(undefined, { block: false });
+      told.push("killed");
+    });
+    const victim: Greenlet = spawn(async () => {
+      await new Promise((resolve) => setTimeout(resolve, 4 * GAP));
+      told.push("went on");
+    });
+    return [napping, victim];
+  }, 4 * GAP);
+  assertEquals(told, ["killed"]);
+});
+
+Deno.test("setTimeout() under patch() that had to wait for its turn has its error told to the runtime", async () => {
+  using _ = patch();
+  const request = new AsyncLocalStorage<string>();
+  const onError = (event: ErrorEvent) => {
+    event.preventDefault();
+    event.error.cause.push(event.message);
+  };
+  globalThis.addEventListener("error", onError);
+  try {
+    const told = await allAtOnce((told: unknown[]) => {
+      const napping = spawn(async () => {
+        await sleep(4 * GAP);
+        told.push("slept");
+        // The callback's turn comes then.
+        await sleep(GAP);
+      });
+      const setting = request.run("mine", () =>
+        spawn(() => {
+          setTimeout(() => {
+            told.push(request.getStore());
+            throw new Error("of its own", { cause: told });
+          }, 4 * GAP);
+        }));
+      return [napping, setting];
+    }, 4 * GAP);
+    assertEquals(told, ["slept", "mine", "Uncaught Error: of its own"]);
+  } finally {
+    globalThis.removeEventListener("error", onError);
+  }
+});
+
+Deno.test("setInterval() under patch() goes on in its turn, and ends when it is cleared", async () => {
+  using _ = patch();
+  const told: string[] = [];
+  let id: ReturnType<typeof setTimeout> | undefined;
+  const interval = spawn(() => {
+    id = setInterval(() => told.push("interval"), GAP);
+  });
+  await interval.join();
+  while (told.length < 3) await sleep(1);
+  clearInterval(id);
+  const { length } = told;
+  await sleep(3 * GAP);
+  assertEquals(told.length, length);
+});
+
+Deno.test("setTimeout() under patch() that is cleared leaves no timer behind", async () => {
+  using _ = patch();
+  const g = spawn(async () => {
+    const id = setTimeout(() => {}, FOREVER);
+    const other = setTimeout(() => {}, FOREVER);
+    await sleep(1);
+    clearTimeout(id);
+    timers.clearTimeout(other as never);
+  });
+  await g.join();
+  // The sanitizers see what the runtime keeps; the hub's own is told by its not being armed.
+  assert(await getHub().join({ timeout: FOREVER }));
 });
 
 // --- Links

@@ -339,7 +339,7 @@ Deno.test("Timeout.close() takes back what is over while a foreign promise was a
   assertEquals(await g.get(), "done");
 });
 
-/** Calls that run a function in a flow of its own. */
+/** Calls that run a function in a scope of its own. */
 const INNER: Record<string, (run: () => Promise<void>) => Promise<void>> = {
   "withTimeout()": (run) => withTimeout(FOREVER, run),
   "nested withTimeout()": (run) =>
@@ -1055,7 +1055,7 @@ testBoth(
         } catch (error) {
           log.push(error);
         } finally {
-          // A condemned generator body is ended, unless it refuses
+          // A escalated generator body is ended, unless it refuses
           log.push("finally");
           // deno-lint-ignore no-unsafe-finally
           continue;

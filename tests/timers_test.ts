@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertLessOrEqual } from "@std/assert";
-import type * as timers from "../_timers.ts";
+import type * as timers from "../_hub/timers.ts";
 
 /** The longest delay that the runtime's `setTimeout` takes for what it is. */
 const LONGEST = 2 ** 31 - 1;

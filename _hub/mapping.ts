@@ -1,0 +1,318 @@
+/**
+ * The one mechanism of `map` and `imap`: a function is called for each of some items, in
+ * greenlets that end with it.
+ *
+ * @module
+ */
+
+import { currentScope, runIn, scopeOf } from "./current.ts";
+import { isInterrupt } from "./interrupts.ts";
+import { report } from "./main.ts";
+import { GRACE, Scope } from "./scope.ts";
+import { composed } from "./composed.ts";
+import type { Iteration } from "./iteration.ts";
+import { endAll, killOnce } from "./kill.ts";
+import { PatientWait } from "./patient_wait.ts";
+import { startTimer, stopTimer, type Timer } from "./timers.ts";
+import { spendBudget, turn } from "./run_queue.ts";
+import { Event } from "../event.ts";
+import { Greenlet } from "../gevent.ts";
+import { GreenletExit } from "../greenlet.ts";
+import type { Wait } from "../hub.ts";
+
+/** After how many items to look whether the event loop has to turn. */
+const LOOK_EVERY = 256;
+
+/** Where the calls have their places. */
+export interface Room {
+  /** Waits for a place, and takes it. */
+  enter(): Wait<unknown>;
+  /** Gives a place back. */
+  leave(): void;
+  /** Starts a greenlet in a place that was taken; gives that back if it throws. */
+  start(greenlet: Greenlet): void;
+  /** The mappings that are not over. */
+  readonly mappings: Set<{ cut(error: unknown): void }>;
+}
+
+/** What takes the results. */
+export interface MappingSink<R> {
+  /** Waits until there may be one more result; if left out, there may be any number. */
+  beforeItem?(): Wait<unknown>;
+  /** A call has ended, and not by our kill. */
+  ended(index: number, call: Greenlet<R>): void;
+}
+
+/** Why a mapping ends before its items do. */
+interface Failure {
+  readonly error: unknown;
+  /** The index of the item whose call has failed; `null` if it was no call. */
+  readonly index: number | null;
+}
+
+/**
+ * Calls of a function for the items of an iterable. {@linkcode Mapping.run} makes them, in
+ * the greenlet that asks the iterable. When it is over, all that it has begun is over.
+ */
+export class Mapping<T, R> {
+  readonly #room: Room;
+  readonly #run: (item: T) => unknown;
+  readonly #items: Iteration<T>;
+  readonly #sink: MappingSink<R>;
+  /** The calls that run, and the indices of their items. */
+  readonly #running = new Map<Greenlet<R>, number>();
+  readonly #ended = (call: Greenlet<R>) => this.#callEnded(call);
+  /** Set when no call runs, or all were killed. */
+  readonly #quiet = new Event();
+  /** What calls and the taking of items are ended by. */
+  readonly #exit = new GreenletExit("The results are not wanted any more");
+  /** In which items are taken, while they are. */
+  #feeding: Scope | null = null;
+  #isFed = false;
+  /** Calls for items with a higher index are killed. */
+  #lastWanted = Infinity;
+  #failure: Failure | null = null;
+  /** What all calls were killed by. */
+  #cut: Failure | null = null;
+  #closing: { readonly error: unknown } | null = null;
+  /** Runs when a call has failed while some for earlier items run. */
+  #patience: Timer | null = null;
+
+  constructor(
+    room: Room,
+    run: (item: T) => unknown,
+    items: Iteration<T>,
+    sink: MappingSink<R>,
+  ) {
+    this.#room = room;
+    this.#run = run;
+    this.#items = items;
+    this.#sink = sink;
+    room.mappings.add(this);
+  }
+
+  /** What has gone wrong, when it is over. */
+  get failure(): { readonly error: unknown } | null {
+    return this.#failure;
+  }
+
+  /** What the iterable has thrown as it was closed. */
+  get closing(): { readonly error: unknown } | null {
+    return this.#closing;
+  }
+
+  /**
+   * Takes items and calls the function, until there are no more or something goes wrong, and
+   * waits until all calls have ended.
+   *
+   * @param keepsCalls Whether calls run on when the iterable has failed.
+   */
+  async run(keepsCalls: boolean): Promise<void> {
+    const scope = currentScope();
+    const attempt = async (wait: () => Promise<unknown>) => {
+      try {
+        await wait();
+      } catch (error) {
+        if (error === this.#exit) return;
+        this.#failure ??= { error, index: null };
+        if (!keepsCalls || scope.killed !== null) this.stop();
+      }
+    };
+    if (!this.#isFed) await attempt(() => composed(() => this.#feed()));
+    this.#feeding = null;
+    this.#isFed = true;
+    if (!this.#items.isOver) this.#failure ??= this.#cut;
+    while (!this.#items.isOver) {
+      if (scope.escalated !== null) this.#items.closeSoon();
+      else await attempt(() => this.#close());
+    }
+    while (this.#running.size > 0 && !this.#isStopped) {
+      this.#quiet.clear();
+      await attempt(() => this.#quiet.wait());
+    }
+    stopTimer(this.#patience);
+    const left = [...this.#running.keys()];
+    if (left.length > 0) await endAll(left, this.#exit);
+    this.#room.mappings.delete(this);
+  }
+
+  /** Is over without having run; does nothing when it has. */
+  abandon(error: unknown): void {
+    if (!this.#items.isOver) this.#failure ??= { error, index: null };
+    this.#items.closeSoon();
+    this.#room.mappings.delete(this);
+  }
+
+  /** Whether all calls were killed. */
+  get #isStopped(): boolean {
+    return this.#lastWanted < 0;
+  }
+
+  async #feed(): Promise<void> {
+    const room = this.#room;
+    const items = this.#items;
+    const sink = this.#sink;
+    this.#feeding = currentScope();
+    for (let index = 0;; index++) {
+      if (sink.beforeItem !== undefined) await sink.beforeItem();
+      await room.enter();
+      let step: IteratorResult<T, unknown>;
+      if (items.isAsync) {
+        // What makes the items may need the place.
+        room.leave();
+        if (this.#cut !== null) return;
+        step = await items.stepAsync();
+        if (step.done) return;
+        await room.enter();
+      } else {
+        try {
+          step = items.step();
+        } catch (error) {
+          room.leave();
+          throw error;
+        }
+      }
+      if (step.done || this.#isFed || this.#cut !== null) return room.leave();
+      this.#begin(index, step.value);
+      if (index % LOOK_EVERY === 0 && !spendBudget()) await turn();
+    }
+  }
+
+  /** Closes the iterable, whose error is no reason to end anything. */
+  async #close(): Promise<void> {
+    try {
+      await this.#items.close();
+    } catch (error) {
+      if (isInterrupt(error)) throw error;
+      this.#closing = { error };
+    }
+  }
+
+  #begin(index: number, item: T): void {
+    const greenlet = new Greenlet(this.#run, item) as Greenlet<R>;
+    // Its error is thrown by what takes the results.
+    scopeOf(greenlet).errorIsHandled = true;
+    this.#room.start(greenlet);
+    this.#running.set(greenlet, index);
+    greenlet.rawlink(this.#ended);
+    // The start may have called what stops us.
+    if (index > this.#lastWanted) killOnce([greenlet], this.#exit);
+  }
+
+  #callEnded(call: Greenlet<R>): void {
+    const index = this.#running.get(call)!;
+    this.#running.delete(call);
+    if (this.#running.size === 0) this.#quiet.set();
+    const hasFelt = index > this.#lastWanted && scopeOf(call).isKillThrown;
+    if (!hasFelt) return this.#sink.ended(index, call);
+    // What it has failed with while it cleaned up nothing else tells of.
+    if (!call.successful()) report(call, call.exception);
+  }
+
+  /**
+   * Takes no more items, and kills calls.
+   *
+   * @param after Those for items with a higher index; all of them, if left out.
+   */
+  stop(after = -1): void {
+    if (after >= this.#lastWanted) return;
+    this.#lastWanted = after;
+    this.#endFeeding();
+    const unwanted: Greenlet<R>[] = [];
+    for (const [call, index] of this.#running) {
+      if (index > after) unwanted.push(call);
+    }
+    killOnce(unwanted, this.#exit);
+    if (this.#isStopped) this.#quiet.set();
+  }
+
+  /** Gives nothing that has to end any more time. */
+  hasten(): void {
+    this.#feeding?.kill(this.#exit, 0);
+    this.#items.closeSoon();
+    killOnce(this.#running.keys(), this.#exit, 0);
+  }
+
+  /** Begins no more calls, as those that run were killed by others. */
+  cut(error: unknown): void {
+    if (this.#isFed) return;
+    this.#cut ??= { error, index: null };
+    // Otherwise it may find that there are no more items: then nothing is missing.
+    if (this.#items.isAsked) this.#feeding!.kill(this.#exit, GRACE);
+  }
+
+  /**
+   * A call has failed. Those for later items are killed at once. One for an earlier item
+   * may fail as well, and its error is then the one that counts: they are given some time.
+   */
+  callFailed(index: number, error: unknown): void {
+    const before = this.#failure;
+    if (before === null || before.index !== null && index < before.index) {
+      this.#failure = { error, index };
+    }
+    this.stop(index);
+    if (this.#running.size === 0) return;
+    this.#patience ??= startTimer(GRACE, { expired: () => this.stop() });
+  }
+
+  #endFeeding(): void {
+    if (this.#isFed) return;
+    this.#isFed = true;
+    this.#feeding?.kill(this.#exit, GRACE);
+  }
+}
+
+/** The wait for all results of a mapping, that runs in the greenlet which waits. */
+export class MappingWait<T, R> extends PatientWait<R[]> {
+  readonly #mapping: Mapping<T, R>;
+  readonly #results: R[];
+  /** In which the iterable is asked: an interrupt reaches it by us. */
+  readonly #inner: Scope;
+  /** What has interrupted it. */
+  #cause: { readonly error: unknown } | null = null;
+
+  /** @param results Where the results are, when all are there. */
+  constructor(mapping: Mapping<T, R>, results: R[]) {
+    const outer = currentScope();
+    super(outer);
+    this.#mapping = mapping;
+    this.#results = results;
+    this.#inner = new Scope(outer.greenlet);
+    this.#inner.root = outer.root;
+  }
+
+  /** Runs the mapping. */
+  start(): Wait<R[]> {
+    const wait = this.suspend(this.waiter);
+    runIn(this.#inner, () => this.#follow());
+    return wait;
+  }
+
+  async #follow(): Promise<void> {
+    await this.#mapping.run(false);
+    this.#inner.close(this.state === "waiting" ? this.waiter : null);
+    const failure = this.#cause ?? this.#mapping.failure;
+    if (failure === null) return this.switch(this.#results);
+    // It may have killed the call, and is now ours.
+    this.waiter.markRecipient(failure.error);
+    this.throw(failure.error);
+  }
+
+  override interrupt(error: unknown, final: boolean): void {
+    if (this.state !== "waiting") return;
+    this.promise!.catch(() => {});
+    // What is thrown is what came first.
+    const isFirst = this.#cause === null && this.#mapping.failure === null;
+    if (isFirst) this.#cause = { error };
+    this.#mapping.stop();
+    if (!isFirst || final) super.interrupt(error, final);
+  }
+
+  protected override hasten(): void {
+    this.#mapping.hasten();
+  }
+
+  protected override undo(error: unknown): void {
+    this.#inner.escalate(error);
+  }
+}

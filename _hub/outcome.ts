@@ -1,0 +1,53 @@
+/**
+ * How things end: with a value or with an error.
+ *
+ * @module
+ */
+
+import type { Scope } from "./scope.ts";
+import { LinkedWait, type Links } from "./links.ts";
+import { takeError } from "./reports.ts";
+import { Timeout } from "../timeout.ts";
+
+/**
+ * What has ended, and how.
+ *
+ * @typeParam T The type of the value.
+ */
+export interface Outcome<T> {
+  /** Whether there is no error. */
+  successful(): boolean;
+  /** The value. */
+  readonly value: T | undefined;
+  /** The error. */
+  readonly exception: unknown;
+}
+
+/** The wait for a value that is given, or an error that is thrown. */
+export class OutcomeWait<T> extends LinkedWait<Outcome<T>, T> {
+  readonly #scope: Scope;
+  readonly #ms: number;
+
+  constructor(links: Links<Outcome<T>>, scope: Scope, ms: number) {
+    super(links);
+    this.#scope = scope;
+    this.#ms = ms;
+    this.limit(ms);
+  }
+
+  override linked(source: Outcome<T>): void {
+    if (source.successful()) return this.switch(source.value as T);
+    // Whoever asks for a result asks for the error, too: it is not somebody else's.
+    takeError(source);
+    this.#scope.markRecipient(source.exception);
+    this.throw(source.exception);
+  }
+
+  protected override get caller(): Scope {
+    return this.#scope;
+  }
+
+  protected override timedOut(): void {
+    this.throw(new Timeout(this.#ms));
+  }
+}

@@ -1,0 +1,76 @@
+/**
+ * Waits that interrupts do not end.
+ *
+ * @module
+ */
+
+import type { Scope } from "./scope.ts";
+import { Suspension } from "./suspension.ts";
+import { inTurns } from "./run_queue.ts";
+
+/**
+ * For how many turns of the event loop one waits that may wait no longer: so many that what
+ * is waited for can be thrown each error that it may swallow, each in a turn of its own.
+ */
+const TURNS_AT_LAST = 25;
+
+/**
+ * A wait for what has to be over before its greenlet goes on. What interrupts it meanwhile
+ * is thrown by the next wait. One that may wait no longer ends in some turns of the event
+ * loop.
+ */
+export abstract class PatientWait<T> extends Suspension<T> {
+  /** Whose wait it is, also when it is over. */
+  readonly waiter: Scope;
+  /** What has interrupted it, and was not thrown. */
+  #later: unknown[] | null = null;
+  /** What it throws, however it ends: it may wait no longer. */
+  #last: { readonly error: unknown } | null = null;
+
+  constructor(scope: Scope) {
+    super();
+    this.waiter = scope;
+  }
+
+  /** Has what is waited for end sooner. */
+  protected abstract hasten(): void;
+
+  override interrupt(error: unknown, final: boolean): void {
+    if (this.state !== "waiting") return;
+    // Where nothing awaits it, it is no unhandled rejection.
+    this.promise!.catch(() => {});
+    if (!final) return void (this.#later ??= []).push(error);
+    this.#later = null;
+    this.hasten();
+    this.leaveAtLast(error);
+  }
+
+  /** Ends the wait, although what is waited for has not ended. */
+  protected leaveAtLast(error: unknown): void {
+    this.endsBody = this.waiter.endsBody;
+    this.#last = { error };
+    inTurns(TURNS_AT_LAST, () => {
+      if (this.state !== "waiting") return;
+      this.undo(error);
+      this.throw(error);
+    });
+  }
+
+  protected override get caller(): Scope {
+    return this.waiter;
+  }
+
+  override unhold(error: unknown): void {
+    const i = this.#later?.indexOf(error) ?? -1;
+    if (i >= 0) this.#later!.splice(i, 1);
+  }
+
+  protected override settle(state: "given" | "thrown", value: unknown): void {
+    if (this.#last === null) super.settle(state, value);
+    else super.settle("thrown", this.#last.error);
+    const later = this.#later;
+    if (later === null) return;
+    this.#later = null;
+    for (const error of later) this.waiter.hold(error);
+  }
+}

@@ -1,0 +1,312 @@
+/**
+ * The iterator of `imap`.
+ *
+ * @module
+ */
+
+import { currentScope, scopeOf } from "./current.ts";
+import { type Scope, ScopeOwned } from "./scope.ts";
+import { checkpoint, failedWait, readyWait } from "./suspension.ts";
+import { Deque } from "../_base/deque.ts";
+import type { Iteration } from "./iteration.ts";
+import { List, type Member } from "../_base/linked_list.ts";
+import { Mapping, type MappingSink, type Room } from "./mapping.ts";
+import { PatientWait } from "./patient_wait.ts";
+import { Greenlet } from "../gevent.ts";
+import type { Wait } from "../hub.ts";
+import { Semaphore } from "../lock.ts";
+
+type Result<R> = IteratorResult<R, undefined>;
+
+/** How a taker leaves when all is over. */
+type Leave = { readonly error: unknown } | "by return()";
+
+/** The wait for a result or, on leaving, for the end of all that was begun. */
+class Taker<R> extends PatientWait<Result<R>> implements Member<Taker<R>> {
+  readonly #results: Results<R>;
+  list: List<Taker<R>> | null = null;
+  previous: Taker<R> | null = null;
+  next: Taker<R> | null = null;
+  /** `null` while it waits for a result. */
+  leave: Leave | null = null;
+
+  constructor(results: Results<R>, scope: Scope) {
+    super(scope);
+    this.#results = results;
+  }
+
+  /**
+   * The first interrupt ends the loop: where `next()` throws, the language does not call
+   * `return()`.
+   */
+  override interrupt(error: unknown, final: boolean): void {
+    if (this.state === "waiting" && this.leave === null) {
+      this.promise!.catch(() => {});
+      this.#results.leave(this, { error });
+      if (!final) return;
+    }
+    super.interrupt(error, final);
+  }
+
+  /** A call has failed, and this is where its error is thrown. */
+  fail(error: unknown): void {
+    this.waiter.markRecipient(error);
+    this.#results.leave(this, { error });
+  }
+
+  /** All that was begun is over. */
+  left(closing: { readonly error: unknown } | null): void {
+    const { leave } = this;
+    // An error of the clean-up never hides the one for which the loop is left.
+    const failure = leave === "by return()" ? closing : leave;
+    if (failure === null) this.switch({ done: true, value: undefined });
+    else this.throw(failure.error);
+  }
+
+  protected override hasten(): void {
+    this.#results.hasten();
+  }
+
+  protected override undo(): void {
+    this.list?.remove(this);
+  }
+}
+
+/** Closes results when the body of a scope is dead. */
+class Closer extends ScopeOwned {
+  readonly #close: () => void;
+
+  constructor(close: () => void) {
+    super();
+    this.#close = close;
+  }
+
+  override drop(): void {
+    this.#close();
+  }
+
+  override moveTo(scope: Scope): void {
+    this.list?.remove(this);
+    scope.owned.add(this);
+  }
+}
+
+/**
+ * Results of calls, as they are asked for.
+ *
+ * @typeParam R The type of the results.
+ */
+export class Results<R> implements MappingSink<R> {
+  // deno-lint-ignore no-explicit-any -- of the items it knows nothing
+  readonly #mapping: Mapping<any, R>;
+  /** Those that have ended, in the order in which they are given. */
+  readonly #ready = new Deque<Greenlet<R>>();
+  /** Those that have ended before it was their turn, by the index of the item. */
+  readonly #early: Map<number, Greenlet<R>> | null;
+  /** The index of the next one that is ready. */
+  #index = 0;
+  /** How many more results may be made before one is taken. */
+  readonly #ahead: Semaphore | null;
+  /** Those that wait for a result. */
+  readonly #takers = new List<Taker<R>>();
+  /** Those that wait for the end. */
+  readonly #leaving = new List<Taker<R>>();
+  /**
+   * - `open`: gives results
+   * - `closed`: gives none any more, and has what it has begun end
+   */
+  #state: "open" | "closed" = "open";
+  /** Whether all that was begun is over. */
+  #isOver = false;
+  /** Whether a loop of the language takes the results, which ends by an error. */
+  #isLoop = false;
+  /** Closes it with the greenlet that has asked by hand, and was thrown an error. */
+  #closer: Closer | null = null;
+
+  readonly beforeItem?: () => Wait<unknown>;
+
+  /** Begins at once. */
+  constructor(
+    room: Room,
+    // deno-lint-ignore no-explicit-any
+    run: (item: any) => unknown,
+    items: Iteration<unknown>,
+    maxsize: number,
+    ordered: boolean,
+  ) {
+    const ahead = maxsize === Infinity ? null : new Semaphore(maxsize);
+    this.#ahead = ahead;
+    if (ahead !== null) this.beforeItem = () => ahead.acquire();
+    this.#early = ordered ? new Map() : null;
+    const mapping = this.#mapping = new Mapping(room, run, items, this);
+    const feeder = new Greenlet(() => mapping.run(true));
+    // Its error is thrown by `next()`.
+    scopeOf(feeder).errorIsHandled = true;
+    feeder.rawlink(() => {
+      mapping.abandon(feeder.value);
+      this.#ended();
+    });
+    try {
+      feeder.start();
+    } catch (error) {
+      mapping.abandon(error);
+      throw error;
+    }
+  }
+
+  /** Waits for the next result. */
+  next(): Wait<Result<R>> {
+    const scope = currentScope();
+    const due = checkpoint(scope);
+    if (due !== null) return this.#leaveFor(due, scope);
+    if (this.#ready.length > 0) {
+      const call = this.#shift();
+      if (call.successful()) {
+        return readyWait({ done: false, value: call.value as R });
+      }
+      const taker = new Taker(this, scope);
+      const wait = taker.suspend(scope);
+      this.#fail(taker, call.exception);
+      return wait;
+    }
+    if (this.#isOver) return this.#end(scope);
+    const taker = new Taker(this, scope);
+    this.#takers.add(taker);
+    return taker.suspend(scope);
+  }
+
+  /** Gives no more results, and waits until all that was begun is over. */
+  return(): Wait<Result<R>> {
+    this.#close();
+    if (this.#isOver) return readyWait({ done: true, value: undefined });
+    // Whatever is due is thrown by the next wait: this is what a `finally` block needs.
+    const scope = currentScope();
+    const taker = new Taker(this, scope);
+    const wait = taker.suspend(scope);
+    this.leave(taker, "by return()");
+    const { escalated } = scope;
+    if (escalated !== null) taker.interrupt(escalated.error, true);
+    return wait;
+  }
+
+  [Symbol.asyncIterator](): this {
+    this.#isLoop = true;
+    return this;
+  }
+
+  /** A call has ended, and not by our kill. */
+  ended(index: number, call: Greenlet<R>): void {
+    if (this.#state !== "open") return;
+    const early = this.#early;
+    if (early === null) {
+      this.#ready.push(call);
+    } else {
+      early.set(index, call);
+      for (let next; (next = early.get(this.#index)) !== undefined;) {
+        early.delete(this.#index++);
+        this.#ready.push(next);
+      }
+    }
+    // What comes after its error is never given.
+    if (!call.successful() && this.#isLoop) {
+      this.#mapping.stop(early === null ? -1 : index);
+    }
+    while (this.#takers.first !== null && this.#ready.length > 0) {
+      const taker = this.#takers.shift()!;
+      const next = this.#shift();
+      if (next.successful()) {
+        taker.switch({ done: false, value: next.value as R });
+      } else {
+        this.#fail(taker, next.exception);
+      }
+    }
+  }
+
+  /**
+   * Throws the error of a call. A `for await` loop ends by that, and does not call
+   * `return()`; whoever asks by hand may ask again, but not when it has ended.
+   */
+  #fail(taker: Taker<R>, error: unknown): void {
+    if (this.#isLoop) return taker.fail(error);
+    const { waiter } = taker;
+    waiter.markRecipient(error);
+    taker.throw(error);
+    this.#closer ??= new Closer(() => this.#close());
+    this.#closer.moveTo(waiter);
+  }
+
+  /** Has one wait for the end of all that was begun. */
+  leave(taker: Taker<R>, leave: Leave): void {
+    taker.list?.remove(taker);
+    taker.leave = leave;
+    this.#close();
+    if (this.#isOver) taker.left(this.#mapping.closing);
+    else this.#leaving.add(taker);
+  }
+
+  /** Gives the calls no more time. */
+  hasten(): void {
+    this.#mapping.hasten();
+  }
+
+  #shift(): Greenlet<R> {
+    this.#ahead?.release();
+    return this.#ready.shift();
+  }
+
+  #close(): void {
+    if (this.#state === "closed") return;
+    this.#state = "closed";
+    this.#closer?.list?.remove(this.#closer);
+    while (this.#ready.length > 0) this.#ready.shift();
+    this.#early?.clear();
+    this.#mapping.stop();
+  }
+
+  /** An error is due: it ends the loop, too. */
+  #leaveFor(due: Wait<never>, scope: Scope): Wait<Result<R>> {
+    this.#close();
+    if (scope.escalated !== null) this.hasten();
+    if (this.#isOver || scope.escalated !== null) return due;
+    const taker = new Taker(this, scope);
+    const wait = taker.suspend(scope);
+    this.leave(taker, { error: errorOf(due) });
+    return wait;
+  }
+
+  /** What comes after the last result: once an error, and then the end. */
+  #end(scope: Scope): Wait<Result<R>> {
+    const failure = this.#state === "open" ? this.#mapping.failure : null;
+    this.#close();
+    if (failure === null) return readyWait({ done: true, value: undefined });
+    scope.markRecipient(failure.error);
+    return failedWait(failure.error);
+  }
+
+  /** The feeder has ended: all that was begun is over. */
+  #ended(): void {
+    this.#isOver = true;
+    const { failure, closing } = this.#mapping;
+    for (let one; (one = this.#leaving.shift()) !== null;) one.left(closing);
+    if (this.#takers.first === null) return;
+    // They wait, so that there is no result which comes before the error.
+    if (this.#state === "open" && failure !== null) {
+      const taker = this.#takers.shift()!;
+      taker.waiter.markRecipient(failure.error);
+      taker.throw(failure.error);
+    }
+    this.#close();
+    for (let one; (one = this.#takers.shift()) !== null;) {
+      one.switch({ done: true, value: undefined });
+    }
+  }
+}
+
+/** The error of a wait that is over with one. */
+function errorOf(due: Wait<never>): unknown {
+  try {
+    due[Symbol.iterator]().next();
+  } catch (error) {
+    return error;
+  }
+}

@@ -1,0 +1,21 @@
+/**
+ * Those who wait for one thing, in line.
+ *
+ * @module
+ */
+
+import type { List, Member } from "../_base/linked_list.ts";
+import { Suspension } from "./suspension.ts";
+
+/** A wait that has a place in a line, which it leaves when it is interrupted. */
+export abstract class QueuedWait<P extends QueuedWait<P, T>, T>
+  extends Suspension<T>
+  implements Member<P> {
+  list: List<P> | null = null;
+  previous: P | null = null;
+  next: P | null = null;
+
+  protected override undo(_error: unknown): void {
+    this.list?.leave(this as unknown as P);
+  }
+}

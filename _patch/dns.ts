@@ -1,0 +1,48 @@
+/**
+ * The part `dns` of `patch()`: `Deno.resolveDns`.
+ *
+ * @module
+ */
+
+import { interruptibleScope } from "../_hub/current.ts";
+import { checkpoint } from "../_hub/suspension.ts";
+import { cooperateBySignal, operate, withSignal } from "./cooperate.ts";
+import { patchAll } from "./patch_set.ts";
+
+// The overloads tell record types apart, which is of no interest here.
+type ResolveDns = (
+  this: unknown,
+  query: string,
+  recordType: Deno.RecordType,
+  options?: Deno.ResolveDnsOptions,
+) => Promise<unknown[]>;
+
+/** Patches `Deno.resolveDns`; disposing of what it returns restores the original. */
+export function patchDns(): Disposable {
+  return patchAll((patches) => {
+    patches.replace<ResolveDns>(Deno, "resolveDns", cooperativeResolveDns);
+  });
+}
+
+function cooperativeResolveDns(original: ResolveDns): ResolveDns {
+  const bySignal = cooperateBySignal(original, 2);
+  return function (query, recordType, options) {
+    const scope = interruptibleScope();
+    if (scope === null || options?.signal) {
+      return Reflect.apply(bySignal, this, arguments);
+    }
+    const due = checkpoint(scope);
+    if (due !== null) return due;
+    const abort = new AbortController();
+    const ours = withSignal(options ?? {}, abort.signal) as typeof options;
+    // To be told of a signal makes the runtime wait for a name server for 2 s, where it is
+    // 15 s else. One that is so slow gets its time, and its answer can't be cancelled.
+    const promise = original.call(this, query, recordType, ours).catch(
+      (error) => {
+        if (!(error instanceof Deno.errors.TimedOut)) throw error;
+        return Reflect.apply(original, this, [query, recordType, options]);
+      },
+    );
+    return operate(scope, promise, (error) => abort.abort(error));
+  };
+}

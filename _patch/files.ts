@@ -1,0 +1,671 @@
+/**
+ * Open files and the standard streams: what the part `fs` of `patch()` does with them.
+ *
+ * The runtime can't cancel a read. So one that is interrupted goes on, and what it brings
+ * is not lost: where a file has a position, that is put back, and it is as if nothing had
+ * been read; what comes from a terminal or a pipe is kept for the next read.
+ *
+ * The runtime does the asynchronous operations on one file one after the other, in the
+ * order in which they were begun, and the synchronous ones at once, whatever else is under
+ * way. It is the position that needs more: what is begun after a read has to wait until
+ * that is over, as it may be interrupted and its bytes given back.
+ *
+ * @module
+ */
+
+import { Begun } from "../_hub/begun.ts";
+import { detached } from "./detached.ts";
+import { interruptibleScope, runDetached } from "../_hub/current.ts";
+import type { Scope } from "../_hub/scope.ts";
+import { checkpoint } from "../_hub/suspension.ts";
+import type { Wait } from "../_hub/suspension.ts";
+import { getOriginal } from "./properties.ts";
+import { QueuedWait } from "../_hub/wait_queue.ts";
+import { cooperate, cooperateRelease, operate } from "./cooperate.ts";
+import type { Patches } from "./patch_set.ts";
+import {
+  Bytes,
+  Inbox,
+  Inboxes,
+  keepPatchedNames,
+  Reader,
+  Writes,
+} from "../_hub/inbox.ts";
+import { setSource } from "./streams_rest.ts";
+
+type File = Deno.FsFile;
+// deno-lint-ignore no-explicit-any -- files and the standard streams
+type Read = (this: any, buffer: Uint8Array) => Promise<number | null>;
+// deno-lint-ignore no-explicit-any -- files and the standard streams
+type ReadSync = (this: any, buffer: Uint8Array) => number | null;
+// deno-lint-ignore no-explicit-any -- files and the standard streams
+type Write = (this: any, data: Uint8Array) => Promise<number>;
+// deno-lint-ignore no-explicit-any -- files and the standard streams
+type Close = (this: any) => void;
+type Lock = (this: File, exclusive?: boolean) => Promise<boolean | void>;
+type LockSync = (this: File, exclusive?: boolean) => boolean | void;
+type Unlock<T> = (this: File) => T;
+
+/** The most for which a file keeps memory to read into. */
+const MOST_KEPT = 64 * 1024;
+/** How much a stream reads at once, as the runtime's own do. */
+const CHUNK = 64 * 1024;
+
+const NOTHING = new Uint8Array(0);
+
+/** What has to stay patched of a file, while something is under way or kept. */
+const DOORS = [
+  "read",
+  "readSync",
+  "readable",
+  "write",
+  "writeSync",
+  "seek",
+  "seekSync",
+  "close",
+  Symbol.dispose,
+];
+const DOORS_OF_LOCKS = [
+  "lock",
+  "lockSync",
+  "tryLock",
+  "tryLockSync",
+  "unlock",
+  "unlockSync",
+];
+
+const sources = new Inboxes();
+
+/** Who reads from what, and what is kept for them. */
+type Reads = Position | KeptBytes;
+
+const readsOf = new WeakMap<object, Reads>();
+const writesOf = new WeakMap<object, Writes>();
+const locksOf = new WeakMap<object, Locks>();
+/** The stream that each was given as its `readable`. */
+const streamOf = new WeakMap<object, ReadableStream<Uint8Array>>();
+
+/** Patches open files and the standard streams. */
+export function patchFiles(patches: Patches): void {
+  const file = Deno.FsFile.prototype;
+  patchReads(patches, file, readsOfFile);
+  patches.replace<Write>(file, "write", cooperativeWrite);
+  patches.replace<File["seek"]>(file, "seek", cooperativeSeek);
+  for (const name of ["seekSync", "writeSync"] as const) {
+    patches.replace<(this: object) => number>(
+      file,
+      name,
+      (original) =>
+        function () {
+          checkPosition(this, name);
+          return Reflect.apply(original, this, arguments as never);
+        },
+    );
+  }
+  patches.replaceGetter<File["writable"]>(
+    file,
+    "writable",
+    (original) =>
+      function () {
+        checkPosition(this, "get writable");
+        return original.call(this);
+      },
+  );
+  for (const name of ["truncate", "stat", "sync", "syncData", "utime"]) {
+    patches.replace(file, name, (original) => cooperate(original));
+  }
+  for (const name of ["lock", "tryLock"]) {
+    patches.replace<Lock>(file, name, cooperativeLock);
+  }
+  for (const name of ["lockSync", "tryLockSync"]) {
+    patches.replace<LockSync>(file, name, lockingSync);
+  }
+  patches.replace<Unlock<Promise<void>>>(
+    file,
+    "unlock",
+    (original) => unlocking(cooperateRelease(original)),
+  );
+  patches.replace<Unlock<void>>(file, "unlockSync", unlocking);
+
+  patchReads(
+    patches,
+    Object.getPrototypeOf(Deno.stdin),
+    (owner, read) =>
+      owner === Deno.stdin ? new KeptBytes(sources, owner, read) : null,
+    (read) => readingForProcess(read, patches),
+  );
+  for (const stream of [Deno.stdout, Deno.stderr]) {
+    const prototype = Object.getPrototypeOf(stream);
+    patches.replace<Write>(prototype, "write", cooperativeWrite);
+  }
+  patches.beforeRestore(() => sources.stayPatched());
+}
+
+/** What is read from an object that was not read from before; `null` for an odd one. */
+type FindReads = (owner: object, read: Read) => Reads | null;
+
+function patchReads(
+  patches: Patches,
+  prototype: object,
+  find: FindReads,
+  wrap = (read: Read) => read,
+): void {
+  patches.replace<Read>(
+    prototype,
+    "read",
+    (read) => wrap(cooperativeRead(read, find)),
+  );
+  patches.replace<ReadSync>(prototype, "readSync", keptReadSync);
+  patches.replaceGetter(prototype, "readable", keptReadable);
+  for (const name of ["close", Symbol.dispose]) {
+    if (Object.hasOwn(prototype, name)) {
+      patches.replace<Close>(prototype, name, closing);
+    }
+  }
+}
+
+/** Something that is done at the position of a file, when it is its turn. */
+abstract class Turn extends QueuedWait<Turn, unknown> {
+  /** Does it. */
+  abstract begin(): Promise<unknown>;
+
+  /** It is over, and its caller waits for what it has brought. */
+  end(value: unknown): void {
+    this.switch(value);
+  }
+
+  /** It is over, and its caller was interrupted. */
+  late(_value: unknown): void {}
+}
+
+/** What goes on when it is interrupted. */
+class Other extends Turn {
+  readonly begin: () => Promise<unknown>;
+
+  constructor(begin: () => Promise<unknown>) {
+    super();
+    this.begin = begin;
+  }
+}
+
+/** One `read` of a file that has a position. */
+class Reading extends Turn {
+  readonly #position: Position;
+  readonly #buffer: Uint8Array;
+  /** What is read into, as it goes on when its caller has left. */
+  #bytes = NOTHING;
+
+  constructor(position: Position, buffer: Uint8Array) {
+    super();
+    this.#position = position;
+    this.#buffer = buffer;
+  }
+
+  override begin(): Promise<number | null> {
+    this.#bytes = this.#position.memory(this.#buffer.length);
+    return this.#position.readInto(this.#bytes);
+  }
+
+  override end(count: number | null): void {
+    if (count === null) return this.switch(null);
+    // There is less room if the buffer was transferred meanwhile.
+    const fits = Math.min(count, this.#buffer.length);
+    if (fits > 0) this.#buffer.set(this.#bytes.subarray(0, fits));
+    this.late(count - fits);
+    this.switch(fits);
+  }
+
+  override late(count: number | null): void {
+    if (count !== null && count > 0) this.#position.giveBack(count);
+  }
+}
+
+type Outcome = { readonly value: unknown } | { readonly error: unknown };
+
+/** The position of a file: who does something there, one after the other. */
+class Position extends Inbox<unknown, Turn, Outcome> {
+  readonly #file: object;
+  readonly #read: Read;
+  /** What is under way. */
+  #turn: Turn | null = null;
+  /** What that has brought to its caller. */
+  #outcome: Outcome | null = null;
+  /** Memory to read into. */
+  #memory = NOTHING;
+
+  constructor(file: object, read: Read) {
+    super(sources);
+    this.#file = file;
+    this.#read = read;
+  }
+
+  /** Whether something is under way for nobody, and may move the position. */
+  get unsettled(): boolean {
+    return this.#turn !== null && this.#turn.state !== "waiting";
+  }
+
+  read(buffer: Uint8Array, scope: Scope | null): Wait<number | null> {
+    return this.take(new Reading(this, buffer), scope) as Wait<number | null>;
+  }
+
+  readForStream(buffer: Uint8Array): Wait<number | null> {
+    return this.read(buffer, null);
+  }
+
+  /** Some memory, for one read at a time. */
+  memory(length: number): Uint8Array<ArrayBuffer> {
+    if (length > MOST_KEPT) return new Uint8Array(length);
+    if (this.#memory.length < length) this.#memory = new Uint8Array(length);
+    return this.#memory.subarray(0, length);
+  }
+
+  readInto(bytes: Uint8Array): Promise<number | null> {
+    return this.#read.call(this.#file, bytes);
+  }
+
+  /** Puts the position back. */
+  giveBack(count: number): void {
+    try {
+      move(this.#file, -count);
+    } catch {
+      // Closed meanwhile.
+    }
+  }
+
+  protected override get hasResult(): boolean {
+    return this.#outcome !== null;
+  }
+
+  protected override get owner(): object {
+    return this.#file;
+  }
+
+  protected override get patchedNames(): readonly PropertyKey[] {
+    return DOORS;
+  }
+
+  protected override async begin(turn: Turn): Promise<Outcome> {
+    this.#turn = turn;
+    try {
+      return { value: await turn.begin() };
+    } catch (error) {
+      // After a close for all who wait, as the runtime ends all reads by it.
+      if (this.closed) throw error;
+      return { error };
+    }
+  }
+
+  protected override keep(outcome: Outcome): void {
+    const turn = this.#turn!;
+    this.#turn = null;
+    // Its caller is the first in the line, or has left that.
+    if (turn.state === "waiting") this.#outcome = outcome;
+    else if ("value" in outcome) turn.late(outcome.value);
+  }
+
+  protected override give(turn: Turn): void {
+    const outcome = this.#outcome!;
+    this.#outcome = null;
+    if ("value" in outcome) turn.end(outcome.value);
+    else turn.throw(outcome.error);
+  }
+
+  protected override discard(): void {}
+}
+
+/** The bytes of a terminal, a pipe or a device, which can't be put back. */
+class KeptBytes extends Bytes {
+  readonly #begun = new Begun();
+
+  protected override get patchedNames(): readonly PropertyKey[] {
+    return DOORS;
+  }
+
+  protected override readOn(buffer: Uint8Array): Promise<number | null> {
+    return this.#begun.watch(() => super.readOn(buffer));
+  }
+
+  protected override release(): void {
+    this.#begun.unref();
+  }
+
+  protected override retain(): void {
+    this.#begun.ref();
+  }
+
+  read(buffer: Uint8Array, scope: Scope | null): Wait<number | null> {
+    return this.take(new Reader(buffer), scope);
+  }
+
+  /** Reads what is there already. */
+  readSync(buffer: Uint8Array): number | null {
+    const reader = new Reader(buffer);
+    this.take(reader, null).catch(() => {});
+    if (reader.state === "thrown") throw reader.value;
+    return reader.value as number | null;
+  }
+}
+
+function readsOfFile(file: object, read: Read): Reads | null {
+  try {
+    return hasPosition(file)
+      ? new Position(file, read)
+      : new KeptBytes(sources, file, read);
+  } catch {
+    // For the original to complain of.
+    return null;
+  }
+}
+
+/**
+ * Whether a file has a position, as one on a disk.
+ *
+ * @throws {TypeError} If it is no file.
+ */
+function hasPosition(file: object): boolean {
+  try {
+    move(file, 0);
+  } catch (error) {
+    if (error instanceof TypeError) throw error;
+    return false;
+  }
+  return !isDevice(file);
+}
+
+/** Whether a write may wait for somebody who reads, as that to a pipe. */
+function mayStall(file: object): boolean {
+  try {
+    return !hasPosition(file);
+  } catch {
+    return true; // One of the standard streams, whatever they are.
+  }
+}
+
+/** Whether it is one of those that let a position be set, and read on regardless. */
+function isDevice(file: object): boolean {
+  try {
+    const stat = getOriginal(Deno.FsFile.prototype, "statSync");
+    return stat.call(file as File).isCharDevice === true;
+  } catch {
+    // That needs a permission, which may have been revoked.
+    return false;
+  }
+}
+
+/** Moves the position of a file. */
+function move(file: object, by: number): void {
+  const seek = getOriginal(Deno.FsFile.prototype, "seekSync");
+  seek.call(file as File, by, Deno.SeekMode.Current);
+}
+
+function cooperativeRead(original: Read, find: FindReads): Read {
+  return function (buffer) {
+    const scope = interruptibleScope();
+    let reads = readsOf.get(this) ?? null;
+    const asBefore = scope === null && (reads === null || reads.idle);
+    if (asBefore || !hasRoom(buffer)) return original.call(this, buffer);
+    if (reads === null && isObject(this)) reads = find(this, original);
+    if (reads === null) return original.call(this, buffer);
+    const due = checkpoint(scope);
+    if (due !== null) return due;
+    readsOf.set(this, reads);
+    return reads.read(buffer, scope);
+  };
+}
+
+/**
+ * Has `process.stdin` read as nobody's part. It reads on for all who ever listen, and an
+ * interrupt of whoever happened to be first would destroy it, and with it the process.
+ */
+function readingForProcess(read: Read, patches: Patches): Read {
+  let met = false;
+  return function (buffer) {
+    if (interruptibleScope() === null || !isAskedByProcess()) {
+      return read.call(this, buffer);
+    }
+    if (!met && !patches.isOver) patchEvents(patches);
+    met = true;
+    // A promise of the language, as it is awaited in the scope.
+    return runDetached(async () => await read.call(this, buffer));
+  };
+}
+
+/** Whether standard input is read for the `stdin` of `node:process`. */
+function isAskedByProcess(): boolean {
+  // Nothing else tells. Above us are the patched function and its caller.
+  const caller = String(new Error().stack).split("\n")[3] ?? "";
+  return /\b_read \(ext:deno_node\//.test(caller);
+}
+
+/**
+ * Has `process.stdin`, once it reads, tell its events outside greenlets, as sockets do: it
+ * outlives whoever has begun to read, in whose scope every wait of a listener would throw.
+ */
+function patchEvents(patches: Patches): void {
+  patches.replace(globalThis.process.stdin, "push", detached);
+}
+
+function hasRoom(buffer: unknown): boolean {
+  return buffer instanceof Uint8Array && buffer.length > 0;
+}
+
+function keptReadSync(original: ReadSync): ReadSync {
+  return function (buffer) {
+    const reads = readsOf.get(this);
+    if (reads instanceof KeptBytes && hasRoom(buffer)) {
+      if (reads.ready) return reads.readSync(buffer);
+      if (reads.isOrphaned) throw busy("readSync");
+    }
+    checkPosition(this, "readSync");
+    return original.call(this, buffer);
+  };
+}
+
+/** What can't wait fails where it would find another position than it should. */
+function checkPosition(file: unknown, what: string): void {
+  const reads = readsOf.get(file as object);
+  if (reads instanceof Position && reads.unsettled) throw busy(what);
+}
+
+function busy(what: string): Error {
+  return new Deno.errors.Busy(
+    `Cannot ${what} as a read is under way that was interrupted: await an asynchronous read, write or seek first`,
+  );
+}
+
+function keptReadable(
+  original: (this: unknown) => ReadableStream<Uint8Array>,
+): (this: unknown) => ReadableStream<Uint8Array> {
+  return function () {
+    const reads = readsOf.get(this as object);
+    const stream = streamOf.get(this as object) ??
+      (reads === undefined || reads.idle
+        ? original.call(this)
+        : readableOf(this as Partial<Disposable>, reads));
+    streamOf.set(this as object, stream);
+    return stream;
+  };
+}
+
+/** A stream as the runtime's own, which does not know of what is kept. */
+function readableOf(
+  file: Partial<Disposable>,
+  reads: Reads,
+): ReadableStream<Uint8Array> {
+  // Standard input stays open.
+  const close = () => file[Symbol.dispose]?.();
+  const stream = new ReadableStream({
+    type: "bytes",
+    autoAllocateChunkSize: CHUNK,
+    async pull(controller) {
+      const { buffer, byteOffset, byteLength } = controller.byobRequest!.view!;
+      try {
+        const bytes = new Uint8Array(buffer, byteOffset, byteLength);
+        const count = await reads.readForStream(bytes);
+        if (count === null) {
+          close();
+          controller.close();
+        }
+        controller.byobRequest!.respond(count ?? 0);
+      } catch (error) {
+        controller.error(error);
+        close();
+      }
+    },
+    cancel: close,
+  });
+  if (reads instanceof KeptBytes) {
+    setSource(stream, {
+      rest: () => reads.restStream(),
+      resume: () => reads.resumeStream(),
+    });
+  }
+  return stream;
+}
+
+/** Does something at the position of a file, after what is under way there. */
+function inTurn<T>(
+  file: object,
+  begin: () => Promise<T>,
+  scope: Scope | null,
+): Promise<T> {
+  const reads = readsOf.get(file);
+  if (reads instanceof Position && !reads.idle) {
+    return reads.take(new Other(begin), scope) as Promise<T>;
+  }
+  return scope === null ? begin() : operate(scope, begin());
+}
+
+function cooperativeSeek(original: File["seek"]): File["seek"] {
+  return function (this: File) {
+    const scope = interruptibleScope();
+    const due = checkpoint(scope);
+    if (due !== null) return due;
+    const begin = () => Reflect.apply(original, this, arguments as never);
+    return inTurn(this, begin, scope);
+  };
+}
+
+function cooperativeWrite(original: Write): Write {
+  const write: Write = function (data) {
+    return inTurn(this, () => original.call(this, data), null);
+  };
+  return function (data) {
+    const scope = interruptibleScope();
+    const isOurs = data instanceof Uint8Array && isObject(this);
+    if (scope === null || !isOurs) return write.call(this, data);
+    const due = checkpoint(scope);
+    if (due !== null) return due;
+    let writes = writesOf.get(this);
+    if (writes === undefined) {
+      // Files take all that they are given, and many a program relies on that.
+      writes = new Writes(this, write, mayStall(this), Infinity);
+      writesOf.set(this, writes);
+    }
+    return writes.write(data, scope);
+  };
+}
+
+function closing(original: Close): Close {
+  return function () {
+    const reads = readsOf.get(this);
+    // Whoever comes later finds a closed file.
+    readsOf.delete(this);
+    reads?.close();
+    return original.call(this);
+  };
+}
+
+/** The lock of a file: one that is granted to nobody must not stay. */
+class Locks {
+  readonly #file: File;
+  readonly #reference = new WeakRef(this);
+  /** How many ask for it. */
+  #asking = 0;
+  /** Whether somebody has it. */
+  #held = false;
+  /** Whether it was granted to somebody who has left. */
+  #late = false;
+
+  constructor(file: File) {
+    this.#file = file;
+  }
+
+  /** Somebody asks for it. */
+  ask<T>(begin: () => Promise<T>, scope: Scope | null): Promise<T> {
+    let left = false;
+    const begun = new Begun();
+    const promise = scope === null ? begin() : begun.watch(begin);
+    if (this.#asking++ === 0) sources.add(this.#reference);
+    const over = (granted: unknown) => {
+      if (--this.#asking === 0) sources.delete(this.#reference);
+      if (granted !== false) {
+        if (left) this.#late = true;
+        else this.#held = true;
+      }
+      this.#giveBack();
+    };
+    promise.then(over, () => over(false));
+    return scope === null ? promise : operate(scope, promise, () => {
+      left = true;
+      begun.unref();
+    });
+  }
+
+  /** Somebody has got it, or has given it back. */
+  set held(held: boolean) {
+    this.#held = held;
+    this.#late = false;
+  }
+
+  /** Unlocks what nobody has, nor is about to have. */
+  #giveBack(): void {
+    if (!this.#late || this.#held || this.#asking > 0) return;
+    this.#late = false;
+    try {
+      getOriginal(Deno.FsFile.prototype, "unlockSync").call(this.#file);
+    } catch {
+      // Closed meanwhile, and so unlocked.
+    }
+  }
+
+  stayPatched(): void {
+    keepPatchedNames(this.#file, DOORS_OF_LOCKS);
+  }
+}
+
+function locksOfFile(file: File): Locks {
+  let locks = locksOf.get(file);
+  if (locks === undefined) locksOf.set(file, locks = new Locks(file));
+  return locks;
+}
+
+function cooperativeLock(original: Lock): Lock {
+  return function () {
+    const scope = interruptibleScope();
+    const due = checkpoint(scope);
+    if (due !== null) return due;
+    const begin = () => Reflect.apply(original, this, arguments as never);
+    return isObject(this) ? locksOfFile(this).ask(begin, scope) : begin();
+  };
+}
+
+function lockingSync(original: LockSync): LockSync {
+  return function () {
+    const granted = Reflect.apply(original, this, arguments as never);
+    if (granted !== false) locksOfFile(this).held = true;
+    return granted;
+  };
+}
+
+function unlocking<T>(original: Unlock<T>): Unlock<T> {
+  return function () {
+    const locks = locksOf.get(this);
+    if (locks !== undefined) locks.held = false;
+    return original.call(this);
+  };
+}
+
+function isObject(value: unknown): boolean {
+  return typeof value === "object" && value !== null;
+}

@@ -1,0 +1,370 @@
+/**
+ * The part `fs` of `patch()`: files.
+ *
+ * @module
+ */
+
+import { detached, onFirstInstanceOf } from "./detached.ts";
+import { interruptibleScope, runDetached } from "../_hub/current.ts";
+import type { Scope } from "../_hub/scope.ts";
+import { checkpoint } from "../_hub/suspension.ts";
+import type { Wait } from "../_hub/suspension.ts";
+import { patchFiles } from "./files.ts";
+import { getOriginal, mimic } from "./properties.ts";
+import { QueuedWait } from "../_hub/wait_queue.ts";
+import {
+  cooperate,
+  cooperateBySignal,
+  cooperateLoosely,
+  operate,
+} from "./cooperate.ts";
+import { patchAll, type Patches } from "./patch_set.ts";
+import { Inbox, Inboxes } from "../_hub/inbox.ts";
+
+/** What goes on when its caller is interrupted, and leaves nothing to be cleared away. */
+const GO_ON = [
+  "chmod",
+  "chown",
+  "link",
+  "lstat",
+  "mkdir",
+  "readLink",
+  "realPath",
+  "remove",
+  "rename",
+  "stat",
+  "symlink",
+  "utime",
+];
+
+/** The same, for what opens a file: where that is a pipe, there may be nobody behind it. */
+const OPENING = ["copyFile", "truncate"];
+
+/** Patches files; disposing of what it returns restores the originals. */
+export function patchFs(): Disposable {
+  return patchAll((patches) => {
+    onFirstInstanceOf(
+      patches,
+      ["FSWatcher", "StatWatcher"],
+      "unref",
+      (watcher) => {
+        patches.replace(watcher, "emit", detached);
+      },
+    );
+    for (const name of GO_ON) {
+      patches.replace(Deno, name, (original) => cooperate(original));
+    }
+    for (const name of OPENING) {
+      patches.replace(Deno, name, (original) => cooperateLoosely(original));
+    }
+    for (const name of ["open", "create"]) {
+      patches.replace<typeof Deno.create>(
+        Deno,
+        name,
+        (original) => cooperateLoosely(original, (file) => file.close()),
+      );
+    }
+    for (const name of ["makeTempDir", "makeTempFile"]) {
+      patches.replace<typeof Deno.makeTempDir>(
+        Deno,
+        name,
+        (original) => cooperate(original, removeQuietly),
+      );
+    }
+    for (const name of ["readFile", "readTextFile"]) {
+      patches.replace<Whole>(Deno, name, (read) => cooperativeWhole(read, 1));
+    }
+    for (const name of ["writeFile", "writeTextFile"]) {
+      patches.replace<Whole>(Deno, name, (write) => cooperativeWhole(write, 2));
+    }
+    patches.replace<typeof Deno.readDir>(Deno, "readDir", cooperativeReadDir);
+    patches.replace<typeof Deno.watchFs>(
+      Deno,
+      "watchFs",
+      (watchFs) =>
+        function (this: unknown) {
+          const watcher = Reflect.apply(watchFs, this, arguments as never);
+          patches.onFirstInstance(watcher, "next", (it) =>
+            patchWatcher(patches, it));
+          if (isAskedByListeners()) {
+            listenedTo.add(watcher);
+          }
+          return watcher;
+        },
+    );
+    patchFiles(patches);
+    patches.beforeRestore(() => sources.stayPatched());
+  });
+}
+
+/** At once: when its maker is told nothing of it, nobody else knows of it either. */
+function removeQuietly(path: string): void {
+  try {
+    getOriginal(Deno, "removeSync")(path);
+  } catch {
+    // It may be made without the permission to remove it.
+  }
+}
+
+/** What reads or writes a whole file. */
+type Whole = (this: unknown, ...args: unknown[]) => Promise<unknown>;
+
+/** The cooperative form of what can be cancelled by a signal among its options. */
+function cooperativeWhole(original: Whole, at: number): Whole {
+  const bySignal = cooperateBySignal(cancellable(original, at), at);
+  const goingOn = cooperate(original);
+  return function (...args) {
+    if (interruptibleScope() === null) return original.apply(this, args);
+    // No options at all are for the runtime to complain of.
+    return (args[at] === null ? goingOn : bySignal).apply(this, args);
+  };
+}
+
+/**
+ * Has a call close what it can be cancelled by. The runtime forgets that when it writes a
+ * stream, and when it fails before it has begun, as without a permission.
+ */
+function cancellable(original: Whole, at: number): Whole {
+  return function (...args) {
+    const { signal } = args[at] as { signal: unknown };
+    let close = () => {};
+    if (signal instanceof AbortSignal) {
+      hear(signal, (algorithm) => {
+        close = algorithm;
+      });
+    }
+    // A stream that it writes is read by the runtime, whom nothing interrupts but this.
+    const promise = runDetached(() => original.apply(this, args));
+    promise.then(() => close(), () => close());
+    return promise;
+  };
+}
+
+/** Tells of the first of the algorithms that the runtime adds to a signal of ours. */
+function hear(signal: AbortSignal, tell: (algorithm: () => void) => void) {
+  const prototype: object = AbortSignal.prototype;
+  const symbols = Object.getOwnPropertySymbols(prototype);
+  const add = symbols.find(({ description }) => description === "[[add]]");
+  if (add === undefined) return;
+  const ours = signal as unknown as Record<symbol, unknown>;
+  ours[add] = (algorithm: () => void) => {
+    delete ours[add];
+    tell(algorithm);
+    (ours[add] as typeof tell)(algorithm as never);
+  };
+}
+
+function cooperativeReadDir(original: typeof Deno.readDir) {
+  return function (this: unknown): AsyncIterable<Deno.DirEntry> {
+    const entries = Reflect.apply(original, this, arguments as never);
+    const iterate = entries[Symbol.asyncIterator];
+    entries[Symbol.asyncIterator] = mimic(function () {
+      const iterator = iterate.call(entries);
+      iterator.next = cooperativeNextEntry(iterator);
+      return iterator;
+    }, iterate);
+    return entries;
+  };
+}
+
+type Entries = AsyncIterator<Deno.DirEntry>;
+
+function cooperativeNextEntry(iterator: Entries): Entries["next"] {
+  const { next } = iterator;
+  // A loop that is left in its `next` does not call this itself, and the directory would
+  // stay open.
+  const leave = () => void iterator.return!().catch(() => {});
+  return mimic(function () {
+    const scope = interruptibleScope();
+    if (scope === null) return next.call(iterator);
+    const due = checkpoint(scope);
+    if (due === null) return operate(scope, next.call(iterator), leave);
+    leave();
+    return due;
+  }, next);
+}
+
+type Next = (this: Deno.FsWatcher) => Promise<IteratorResult<Deno.FsEvent>>;
+// deno-lint-ignore no-explicit-any -- whatever it takes and gives
+type Close = (this: Deno.FsWatcher, ...args: any[]) => any;
+/** What the runtime's types do not tell of. */
+type Watcher = Deno.FsWatcher & {
+  return(value?: unknown): Promise<IteratorResult<Deno.FsEvent>>;
+  ref(): void;
+  unref(): void;
+};
+type Iterate = (this: Deno.FsWatcher) => AsyncIterableIterator<Deno.FsEvent>;
+
+const sources = new Inboxes();
+const eventsOf = new WeakMap<Deno.FsWatcher, Events>();
+/** Those whose events go to listeners, and that outlive whoever has made them. */
+const listenedTo = new WeakSet<Deno.FsWatcher>();
+
+/** Whether a watcher is made for the listeners of a `watch` of `node:fs`. */
+function isAskedByListeners(): boolean {
+  if (interruptibleScope() === null) return false;
+  // Nothing else tells. Above us are the patched function and its caller.
+  const caller = String(new Error().stack).split("\n")[3] ?? "";
+  return /\bwatch \(ext:deno_node\//.test(caller);
+}
+
+/** Who waits for an event. */
+function flowFor(watcher: Deno.FsWatcher): Scope | null {
+  return listenedTo.has(watcher) ? null : interruptibleScope();
+}
+
+/** One `next` of a watcher. */
+class Watching extends QueuedWait<Watching, IteratorResult<Deno.FsEvent>> {
+  readonly #left: () => void;
+
+  constructor(left: () => void) {
+    super();
+    this.#left = left;
+  }
+
+  protected override undo(error: unknown): void {
+    super.undo(error);
+    this.#left();
+  }
+}
+
+/** The events of a watcher, in order, whoever asks for them. */
+class Events extends Inbox<
+  IteratorResult<Deno.FsEvent>,
+  Watching,
+  IteratorResult<Deno.FsEvent>
+> {
+  readonly #watcher: Deno.FsWatcher;
+  readonly #next: Next;
+  readonly #kept: IteratorResult<Deno.FsEvent>[] = [];
+
+  constructor(watcher: Deno.FsWatcher, next: Next) {
+    super(sources);
+    this.#watcher = watcher;
+    this.#next = next;
+  }
+
+  /** Waits for the next one. A watcher that nobody asks does not hold up the process. */
+  next(
+    scope: Scope | null,
+    left: () => void,
+  ): Wait<IteratorResult<Deno.FsEvent>> {
+    if (this.isOrphaned) (this.#watcher as Watcher).ref();
+    const taker = new Watching(() => {
+      if (this.isOrphaned) (this.#watcher as Watcher).unref();
+      left();
+    });
+    return this.take(taker, scope);
+  }
+
+  protected override get hasResult(): boolean {
+    return this.#kept.length > 0;
+  }
+
+  protected override get owner(): object {
+    return this.#watcher;
+  }
+
+  protected override get patchedNames(): readonly PropertyKey[] {
+    return DOORS;
+  }
+
+  protected override begin(): Promise<IteratorResult<Deno.FsEvent>> {
+    return this.#next.call(this.#watcher);
+  }
+
+  protected override keep(result: IteratorResult<Deno.FsEvent>): void {
+    this.#kept.push(result);
+  }
+
+  protected override give(watching: Watching): void {
+    watching.switch(this.#kept.shift()!);
+  }
+
+  protected override discard(): void {
+    this.#kept.length = 0;
+  }
+}
+
+/** What has to stay patched of a watcher, while an event is awaited or kept. */
+const DOORS = [
+  "next",
+  "return",
+  "close",
+  Symbol.dispose,
+  Symbol.asyncIterator,
+];
+
+function patchWatcher(patches: Patches, prototype: object): void {
+  let original: Next;
+  patches.replace<Next>(prototype, "next", (next) => {
+    original = next;
+    return function () {
+      return nextEvent(this, next, () => {});
+    };
+  });
+  patches.replace<Iterate>(
+    prototype,
+    Symbol.asyncIterator,
+    (iterate) =>
+      function () {
+        const scope = flowFor(this);
+        return scope === null
+          ? iterate.call(this)
+          : loop(this, original, scope);
+      },
+  );
+  for (const name of ["return", "close", Symbol.dispose]) {
+    patches.replace<Close>(prototype, name, (close) =>
+      function (...args) {
+        eventsOf.get(this)?.close();
+        return close.apply(this, args);
+      });
+  }
+}
+
+function nextEvent(
+  watcher: Deno.FsWatcher,
+  original: Next,
+  left: () => void,
+): Promise<IteratorResult<Deno.FsEvent>> {
+  const scope = flowFor(watcher);
+  let events = eventsOf.get(watcher);
+  const asBefore = scope === null && (events === undefined || events.idle);
+  const isOdd = typeof watcher !== "object" || watcher === null;
+  if (asBefore || isOdd) return original.call(watcher);
+  const due = checkpoint(scope);
+  if (due !== null) {
+    left();
+    return due;
+  }
+  if (events === undefined) {
+    eventsOf.set(watcher, events = new Events(watcher, original));
+  }
+  return events.next(scope, left);
+}
+
+/**
+ * What a `for await` loop asks, in the place of the watcher: when that is left in its
+ * `next`, the watcher is closed, as it is when the loop is left anywhere else. Whoever asks
+ * under a `withTimeout` of his own is no loop, and may ask again.
+ */
+function loop(
+  watcher: Deno.FsWatcher,
+  next: Next,
+  scope: Scope,
+): AsyncIterableIterator<Deno.FsEvent> {
+  const leave = () => void (watcher as Watcher).return();
+  return {
+    next: () =>
+      nextEvent(
+        watcher,
+        next,
+        interruptibleScope() === scope ? leave : () => {},
+      ),
+    return: (value?: unknown) => (watcher as Watcher).return(value),
+    [Symbol.asyncIterator]() {
+      return this;
+    },
+  };
+}

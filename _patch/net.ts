@@ -1,0 +1,72 @@
+/**
+ * The part `net` of `patch()`: TCP and Unix sockets, and datagrams.
+ *
+ * @module
+ */
+
+import { patchDatagrams } from "./datagrams.ts";
+import { interruptibleScope } from "../_hub/current.ts";
+import { checkpoint } from "../_hub/suspension.ts";
+import { operate, withSignal } from "./cooperate.ts";
+import { patchNode } from "./net_node.ts";
+import { patchAll } from "./patch_set.ts";
+import { Prototypes, Sockets } from "./sockets.ts";
+import { Inboxes } from "../_hub/inbox.ts";
+
+type Connect = (
+  this: unknown,
+  options: Deno.ConnectOptions,
+) => Promise<Deno.Conn>;
+type Listen = (options: Deno.ListenOptions) => Deno.Listener;
+
+const sources = new Inboxes();
+const met = new Prototypes();
+
+/** Patches sockets; disposing of what it returns restores them. */
+export function patchNet(): Disposable {
+  return patchAll((patches) => {
+    const sockets = new Sockets(patches, sources, met);
+    patches.replace<Connect>(
+      Deno,
+      "connect",
+      (connect) => cooperativeConnect(connect, sockets.meetConn),
+    );
+    patches.replace<Listen>(
+      Deno,
+      "listen",
+      (listen) =>
+        function (this: unknown) {
+          return sockets.meetListener(
+            Reflect.apply(listen, this, arguments as never),
+          );
+        },
+    );
+    patchDatagrams(patches, sources);
+    patchNode(patches);
+  });
+}
+
+function cooperativeConnect(
+  original: Connect,
+  meet: (conn: Deno.Conn) => Deno.Conn,
+): Connect {
+  return function (this: unknown, options) {
+    const scope = interruptibleScope();
+    if (scope === null) {
+      return Reflect.apply(original, this, arguments as never).then(meet);
+    }
+    const due = checkpoint(scope);
+    if (due !== null) return due;
+    const abort = new AbortController();
+    const promise = original.call(
+      this,
+      withSignal(options, abort.signal) as typeof options,
+    ).then(meet);
+    return operate(
+      scope,
+      promise,
+      (error) => abort.abort(error),
+      (conn) => conn.close(),
+    );
+  };
+}

@@ -1,0 +1,439 @@
+/**
+ * The part `process` of `patch()`: child processes.
+ *
+ * What becomes of a child when somebody is interrupted depends on who else could reach it.
+ * Nobody has a handle to the one that `command.output()` runs: any interrupt ends it. One
+ * that a greenlet has spawned belongs to that greenlet, and is ended when that is killed,
+ * whatever it waits on; a `Timeout` in `await child.status` leaves it alone. A greenlet
+ * that ends by itself leaves its children alone, and so does any with those that were
+ * spawned `detached`.
+ *
+ * @module
+ */
+
+import { Begun } from "../_hub/begun.ts";
+import { detached, onFirstInstanceOf } from "./detached.ts";
+import { current, interruptibleScope } from "../_hub/current.ts";
+import type { Scope } from "../_hub/scope.ts";
+import { checkpoint, type Wait } from "../_hub/suspension.ts";
+import { getOriginal, mimic } from "./properties.ts";
+import {
+  cooperateObserved,
+  cooperateRelease,
+  operate,
+  Operation,
+} from "./cooperate.ts";
+import { OptionsInForce, patchAll, type Patches } from "./patch_set.ts";
+import { Greenlet } from "../gevent.ts";
+
+/** Options of the part `process` of `patch()`. */
+export interface ProcessOptions {
+  /**
+   * Whether an interrupt ends child processes: that of `command.output()` the one that it
+   * runs, a kill of a greenlet those that it has spawned.
+   *
+   * @default {true}
+   */
+  killChildren?: boolean;
+}
+
+type Command = Deno.Command;
+type Child = Deno.ChildProcess;
+type Bytes = Uint8Array<ArrayBuffer>;
+type NewCommand = new (
+  command: string | URL,
+  options?: Deno.CommandOptions,
+) => Command;
+type Output = (this: Command) => Promise<Deno.CommandOutput>;
+type Spawn = (this: Command) => Child;
+type ChildOutput = (this: Child) => Promise<Deno.CommandOutput>;
+/** `Deno.spawn` and its like: the arguments of a command, and what is done with it. */
+type Run<R> = (
+  command: string | URL,
+  args?: string[] | Deno.CommandOptions,
+  options?: Deno.CommandOptions,
+) => R;
+
+/** How long a child may take to end that was told to, in ms: as a kill's own grace. */
+const GRACE = 1000;
+
+/** What was asked for, and is in force. */
+export const processOptions: OptionsInForce<ProcessOptions> =
+  new OptionsInForce();
+
+/** Whether children that are made now are to be ended. */
+function killsChildren(): boolean {
+  return processOptions.get("killChildren", true);
+}
+
+/** What commands were made of, which they don't tell. */
+const made = new WeakMap<
+  Command,
+  {
+    readonly command: string | URL;
+    readonly options: Deno.CommandOptions | null;
+  }
+>();
+
+/** Patches child processes; disposing of what it returns restores the originals. */
+export function patchProcess(): Disposable {
+  return patchAll((patches) => {
+    const { prototype } = Deno.Command;
+    patches.replace<NewCommand & (() => never)>(Deno, "Command", recorded);
+    patches.replace(prototype, "constructor", () => Deno.Command as never);
+    patches.replace<Spawn>(
+      prototype,
+      "spawn",
+      (spawn) => owningSpawn(spawn, (child) => meetPipes(patches, child)),
+    );
+    patches.replace(prototype, "output", cooperativeOutput);
+    if ("spawnAndWait" in Deno) {
+      patches.replace<Run<Child>>(
+        Deno,
+        "spawn",
+        (original) => byCommand(original, (it) => it.spawn()),
+      );
+      patches.replace<Run<Promise<Deno.CommandOutput>>>(
+        Deno,
+        "spawnAndWait",
+        (original) => byCommand(original, (it) => it.output()),
+      );
+    }
+    const child = Deno.ChildProcess.prototype;
+    patches.replaceGetter<Promise<Deno.CommandStatus>>(
+      child,
+      "status",
+      cooperateObserved,
+    );
+    patches.replace<ChildOutput>(
+      child,
+      "output",
+      (output) => collector(output, { output: (it) => it }, "output", output),
+    );
+    patches.replace(child, Symbol.asyncDispose, cooperateRelease);
+    // What listens to signals in `node:process` goes through it as well.
+    patches.replace(Deno, "addSignalListener", detached);
+    onFirstInstanceOf(patches, ["ChildProcess"], "spawn", (prototype) => {
+      patches.replace(prototype, "emit", detached);
+      // What opens the pipes
+      patches.replace(prototype, "spawn", detached);
+    });
+  });
+}
+
+/** The class that notes what its instances are made of. */
+function recorded<C extends NewCommand>(original: C): C {
+  return new Proxy(original, {
+    construct(target, args, newTarget) {
+      const instance = Reflect.construct(target, args, newTarget);
+      const [command, options = {}] = args;
+      made.set(instance, { command, options });
+      return instance;
+    },
+  });
+}
+
+function owningSpawn(original: Spawn, meet: (child: Child) => void): Spawn {
+  return function () {
+    const child: Child = Reflect.apply(original, this, arguments);
+    meet(child);
+    const greenlet = interruptibleScope()?.greenlet;
+    const isOwned = killsChildren() && !made.get(this)?.options?.detached;
+    if (greenlet instanceof Greenlet && isOwned) own(greenlet, child);
+    return child;
+  };
+}
+
+/** Has a child end when the greenlet is killed. */
+function own(greenlet: Greenlet, child: Child): void {
+  const { signal } = greenlet;
+  const killed = () => end(child);
+  signal.addEventListener("abort", killed, { once: true });
+  const ended = () => signal.removeEventListener("abort", killed);
+  whenOver(child, ended);
+}
+
+/** Tells a child to end, and sees to it if it does not. */
+function end(child: Child): void {
+  tell(child, "SIGTERM");
+  const timer = getOriginal(globalThis, "setTimeout")(
+    () => tell(child, "SIGKILL"),
+    GRACE,
+  );
+  // What holds the process up is the child, unless the user does not want that.
+  Deno.unrefTimer(timer);
+  whenOver(child, () => getOriginal(globalThis, "clearTimeout")(timer));
+}
+
+/** Calls `ended` when a child has ended, in no context, which that would keep alive. */
+function whenOver(child: Child, ended: () => void): void {
+  current.clear(() => void statusOf(child).then(ended, ended));
+}
+
+function tell(child: Child, signal: Deno.Signal): void {
+  try {
+    child.kill(signal);
+  } catch {
+    // It has ended.
+  }
+}
+
+function statusOf(child: Child): Promise<Deno.CommandStatus> {
+  return getOriginal(child, "status");
+}
+
+function cooperativeOutput(original: Output): Output {
+  return function () {
+    const scope = interruptibleScope();
+    if (scope === null) return original.call(this);
+    const due = checkpoint(scope);
+    if (due !== null) return due;
+    const known = made.get(this);
+    if (!known?.options || isOdd(known.options)) {
+      return operate(scope, original.call(this));
+    }
+    return run(known.command, known.options, scope);
+  };
+}
+
+/** Whether the runtime is to complain of the options itself. */
+function isOdd(options: Deno.CommandOptions): boolean {
+  const { stdin, stdout, stderr, signal } = options;
+  return stdin === "piped" || stdin === null || stdout === null ||
+    stderr === null ||
+    signal !== undefined && !(signal instanceof AbortSignal);
+}
+
+/**
+ * Does what `output()` does, with a child that can be ended: by its handle, where the
+ * original has none, and by its pipes, which the child may have left to children of its
+ * own.
+ */
+function run(
+  command: string | URL,
+  options: Deno.CommandOptions,
+  scope: Scope,
+): Wait<Deno.CommandOutput> {
+  const { stdin = "null", stdout = "piped", stderr = "piped", signal } =
+    options;
+  const Command = getOriginal(Deno, "Command");
+  const child = getOriginal(Command.prototype, "spawn").call(
+    new Command(command, {
+      ...options,
+      stdin,
+      stdout,
+      stderr,
+      detached: false,
+    }),
+  );
+  // As `output()` does, and `spawn()` does not.
+  if (signal?.aborted) tell(child, "SIGTERM");
+  const kills = killsChildren();
+  const abort = new AbortController();
+  const out = stdout === "piped" ? new Pipe(child.stdout, abort) : null;
+  const err = stderr === "piped" ? new Pipe(child.stderr, abort) : null;
+  const output = Promise.all([statusOf(child), out?.bytes, err?.bytes]).then(
+    ([{ success, code, signal }, stdout, stderr]) => ({
+      success,
+      code,
+      signal,
+      get stdout(): Bytes {
+        return piped("stdout", stdout);
+      },
+      get stderr(): Bytes {
+        return piped("stderr", stderr);
+      },
+    }),
+  );
+  return operate(scope, output, () => {
+    out?.forget();
+    err?.forget();
+    // Nobody else has a handle to it: it goes on, and may outlive us.
+    if (!kills) return child.unref();
+    end(child);
+    abort.abort();
+  });
+}
+
+function piped(name: string, bytes: Bytes | undefined): Bytes {
+  if (bytes !== undefined) return bytes;
+  throw new TypeError(`Cannot get '${name}': '${name}' is not piped`);
+}
+
+/** What comes out of a pipe. */
+class Pipe {
+  /** All of it, when it is over. */
+  readonly bytes: Promise<Bytes>;
+  /** What there is of it; `null` if nobody wants it any more. */
+  #chunks: Bytes[] | null = [];
+
+  constructor(stream: ReadableStream<Bytes>, abort: AbortController) {
+    const sink = new WritableStream<Bytes>({
+      write: (chunk) => void this.#chunks?.push(chunk),
+    });
+    this.bytes = getOriginal(ReadableStream.prototype, "pipeTo")
+      .call(stream, sink, { signal: abort.signal })
+      .then(() => concat(this.#chunks ?? []));
+  }
+
+  forget(): void {
+    this.#chunks = null;
+  }
+}
+
+function concat(chunks: Bytes[]): Bytes {
+  let length = 0;
+  for (const chunk of chunks) length += chunk.length;
+  const all = new Uint8Array(length);
+  let offset = 0;
+  for (const chunk of chunks) {
+    all.set(chunk, offset);
+    offset += chunk.length;
+  }
+  return all;
+}
+
+/** Does in a greenlet what the original does, by a command of which we know. */
+function byCommand<R>(original: Run<R>, run: (command: Command) => R): Run<R> {
+  return function (this: unknown, command, args, options) {
+    const isTwice = Array.isArray(args) && options?.args !== undefined;
+    if (interruptibleScope() === null || isTwice) {
+      return Reflect.apply(original, this, arguments);
+    }
+    return run(
+      new Deno.Command(
+        command,
+        Array.isArray(args) ? { ...options, args } : args,
+      ),
+    );
+  };
+}
+
+/** What the methods are that collect the same, and what they make of it. */
+type Forms<T> = { readonly [name: string]: (collected: T) => unknown };
+
+/** What the collectors of a child's pipe make of the bytes. */
+const formsOfBytes: Forms<Bytes> = {
+  arrayBuffer: (bytes) => bytes.buffer,
+  bytes: (bytes) => bytes,
+  json: (bytes) => JSON.parse(decode(bytes)),
+  text: decode,
+};
+
+function decode(bytes: Bytes): string {
+  return new TextDecoder().decode(bytes);
+}
+
+function meetPipes(patches: Patches, child: Child): void {
+  for (const name of ["stdout", "stderr"] as const) {
+    let pipe: Child["stdout"];
+    try {
+      pipe = child[name];
+    } catch {
+      continue; // It is not piped.
+    }
+    patches.onFirstInstance(pipe, "bytes", (prototype) => {
+      const bytes = getOriginal(prototype as typeof pipe, "bytes");
+      for (const form of Object.keys(formsOfBytes)) {
+        patches.replace<typeof bytes>(
+          prototype,
+          form,
+          (original) => collector(original, formsOfBytes, form, bytes),
+        );
+      }
+    });
+  }
+}
+
+// deno-lint-ignore no-explicit-any -- whatever collects something
+type Collect<T> = (this: any) => Promise<T>;
+
+/**
+ * The cooperative form of a method that collects all there is, which can be done once:
+ * what it was interrupted in goes on, and is for the next caller.
+ *
+ * @param original The method.
+ * @param forms All methods that collect the same.
+ * @param form Which of them it is.
+ * @param collect Collects it.
+ */
+function collector<T, R>(
+  original: Collect<R>,
+  forms: Forms<T>,
+  form: string,
+  collect: Collect<T>,
+): Collect<R> {
+  return function () {
+    const scope = interruptibleScope();
+    if (scope === null) return original.call(this);
+    const due = checkpoint(scope);
+    if (due !== null) return due;
+    const begun = new Begun();
+    const collected = begun.watch<Promise<T>>(() => collect.call(this));
+    const all = { owner: this, forms, collected, begun };
+    return collecting(all, form, scope) as Wait<R>;
+  };
+}
+
+/** All that there is of something, which is collected once. */
+interface Collection<T> {
+  readonly owner: object;
+  /** All methods that collect it. */
+  readonly forms: Forms<T>;
+  readonly collected: Promise<T>;
+  /** What collects it, which keeps the process alive if somebody waits. */
+  readonly begun: Begun;
+}
+
+function collecting<T>(
+  collection: Collection<T>,
+  form: string,
+  scope: Scope,
+): Wait<unknown> {
+  const { forms, collected } = collection;
+  const cancel = () => removePending(collection);
+  return new Collecting(cancel, forms[form]!).follow(collected).suspend(scope);
+}
+
+/** The wait for what is collected, which those that are interrupted leave as it is. */
+class Collecting<T> extends Operation<T> {
+  readonly #form: (collected: T) => unknown;
+
+  constructor(cancel: () => void, form: (collected: T) => unknown) {
+    super(cancel);
+    this.#form = form;
+  }
+
+  override fulfilled(collected: unknown): void {
+    try {
+      this.switch(this.#form(collected as T) as T);
+    } catch (error) {
+      this.throw(error);
+    }
+  }
+}
+
+/** Has the next call give what an interrupted one has left, patched or not. */
+function removePending<T>(collection: Collection<T>): void {
+  const { owner, forms, collected, begun } = collection;
+  begun.unref();
+  for (const form of Object.keys(forms)) {
+    const original = getOriginal(owner as Record<string, () => unknown>, form);
+    const value = mimic(() => {
+      const scope = interruptibleScope();
+      const due = checkpoint(scope);
+      if (due !== null) return due;
+      for (const name of Object.keys(forms)) {
+        Reflect.deleteProperty(owner, name);
+      }
+      begun.ref();
+      if (scope === null) return collected.then(forms[form]);
+      return collecting(collection, form, scope);
+    }, original);
+    Object.defineProperty(owner, form, {
+      value,
+      writable: true,
+      configurable: true,
+    });
+  }
+}

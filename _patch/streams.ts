@@ -1,0 +1,368 @@
+/**
+ * The part `streams` of `patch()`: streams.
+ *
+ * What a stream's own functions (`pull`, `write`, ...) do is no part of any greenlet, as the
+ * stream has to stay whole when one is interrupted; see `_stream_flows.ts`.
+ *
+ * @module
+ */
+
+import { interruptibleScope, runDetached } from "../_hub/current.ts";
+import { isInterrupt } from "../_hub/interrupts.ts";
+import { checkpoint, checkpointAtLast, takenWait } from "../_hub/suspension.ts";
+import { getOriginal } from "./properties.ts";
+import { cooperateObserved, operate, withSignal } from "./cooperate.ts";
+import { patchAll, type Patches } from "./patch_set.ts";
+import {
+  adopt,
+  beginRead,
+  isFree,
+  prepare,
+  preventsCancel,
+  Read,
+  readBehind,
+  readerOf,
+  type ReadMethod,
+  requestsOf,
+  streamOf,
+} from "./streams_reads.ts";
+import { endScopeOf, giveScope, makeWithScope } from "./streams_scopes.ts";
+import {
+  askedAgain,
+  findSource,
+  leftAlone,
+  passOn,
+  type Sink,
+  sinkOf,
+} from "./streams_rest.ts";
+import { get, knowStreams, slots } from "./streams_slots.ts";
+
+type Reader = ReadableStreamDefaultReader;
+type Iterator = AsyncIterator<unknown>;
+
+// deno-lint-ignore no-explicit-any -- whatever it takes and gives
+type Asking = (this: any, ...args: any[]) => Promise<any>;
+
+/** Patches streams; disposing of what it returns restores the originals. */
+export function patchStreams(): Disposable {
+  knowStreams();
+  return patchAll((patches) => {
+    patchReading(patches);
+    patchIterating(patches);
+    patchWriting(patches);
+    patchMaking(patches);
+  });
+}
+
+function patchMaking(patches: Patches): void {
+  const { prototype } = ReadableStream;
+  patches.replace(ReadableStream, "from", (from: Making) =>
+    function () {
+      return make(() => Reflect.apply(from, this, arguments));
+    });
+  patches.replace(prototype, "pipeThrough", (original) => {
+    const pipeThrough = pipeDetached(original);
+    return function (this: ReadableStream) {
+      findSource(this);
+      const readable = Reflect.apply(pipeThrough, this, arguments);
+      passOn(this, [readable as ReadableStream]);
+      return readable;
+    };
+  });
+  patches.replace(prototype, "tee", (original) => {
+    const tee = pipeDetached(original);
+    return function (this: ReadableStream) {
+      findSource(this);
+      const branches = Reflect.apply(tee, this, arguments);
+      passOn(this, branches as ReadableStream[]);
+      return branches;
+    };
+  });
+  for (const name of ["ReadableStream", "WritableStream", "TransformStream"]) {
+    patches.replaceClass(globalThis, name, make);
+  }
+}
+
+// deno-lint-ignore no-explicit-any -- whatever it takes
+type Making = (this: any, ...args: any[]) => object;
+
+/** Makes a stream: outside greenlets, as it has always been made. */
+function make<T extends object>(stream: () => T): T {
+  return interruptibleScope() === null ? stream() : makeWithScope(stream);
+}
+
+/** A pipe outlives whoever lays it. */
+function pipeDetached(original: Making): Making {
+  return function (this: ReadableStream) {
+    if (interruptibleScope() === null || !(this instanceof ReadableStream)) {
+      return Reflect.apply(original, this, arguments);
+    }
+    giveScope(this);
+    return runDetached(() => Reflect.apply(original, this, arguments));
+  };
+}
+
+function patchReading(patches: Patches): void {
+  const readable = ReadableStream.prototype;
+  const reader = ReadableStreamDefaultReader.prototype;
+  const byobReader = ReadableStreamBYOBReader.prototype;
+  patches.replace<ReadMethod>(
+    reader,
+    "read",
+    (read) => cooperativeRead(read, "readRequests"),
+  );
+  patches.replace<ReadMethod>(
+    byobReader,
+    "read",
+    (read) => cooperativeRead(readBehind(read), "readIntoRequests"),
+  );
+  patches.replace(readable, "pipeTo", cooperativePipeTo);
+  for (const it of [readable, reader, byobReader]) {
+    patches.replace(it, "cancel", cooperativeCancel);
+  }
+  for (const it of [reader, byobReader]) {
+    patches.replaceGetter<Promise<unknown>>(it, "closed", cooperateObserved);
+  }
+}
+
+/** All iterators of streams have their methods from one object, which has no name. */
+function patchIterating(patches: Patches): void {
+  const iterator = Object.getPrototypeOf(new ReadableStream().values());
+  patches.replace<ReadMethod>(iterator, "next", cooperativeNext);
+  patches.replace(iterator, "return", cooperativeCancel);
+}
+
+function patchWriting(patches: Patches): void {
+  const writable = WritableStream.prototype;
+  const writer = WritableStreamDefaultWriter.prototype;
+  patches.replace(writer, "write", cooperativeWrite);
+  for (const it of [writable, writer]) {
+    patches.replace(it, "close", cooperativeClose);
+    patches.replace(it, "abort", cooperativeAbort);
+  }
+  for (const name of ["closed", "ready"]) {
+    patches.replaceGetter<Promise<unknown>>(writer, name, cooperateObserved);
+  }
+}
+
+function cooperativeRead(
+  original: ReadMethod,
+  kind: "readRequests" | "readIntoRequests",
+): ReadMethod {
+  return function (this: Reader) {
+    const scope = interruptibleScope();
+    const requests = scope === null ? undefined : requestsOf(this, kind);
+    if (scope === null || requests === undefined) {
+      askedAgain(streamOf(this));
+      const promise = Reflect.apply(original, this, arguments);
+      adopt(this);
+      return promise;
+    }
+    const due = checkpoint(scope);
+    if (due !== null) return due;
+    askedAgain(streamOf(this));
+    prepare(this, requests);
+    const read = beginRead(Read, this, requests, original, this, arguments);
+    return read instanceof Read ? read.suspend(scope) : takenWait(read);
+  };
+}
+
+/** A read of a loop: when it is interrupted, that leaves the loop. */
+class Step extends Read {
+  protected override undo(error: unknown): void {
+    // The language has no `return()` for a loop whose `next()` has failed.
+    cancel(this.reader as Reader, error);
+  }
+}
+
+/** A read of a loop that leaves its stream as it is. */
+class LastingStep extends Read {
+  protected override undo(): void {
+    this.leaveQueue();
+    // Ends the iterator, which releases the stream.
+    this.request.closeSteps();
+  }
+}
+
+/** Cancels whatever the reader has, if it still has something. */
+function cancel(reader: Reader, error: unknown): void {
+  const stream = streamOf(reader);
+  const original = getOriginal(ReadableStreamDefaultReader.prototype, "cancel");
+  runDetached(async () => await original.call(reader, error)).catch(ignore);
+  // What it is a branch of goes on, and may have no other one that anybody reads.
+  leftAlone(stream);
+}
+
+function ignore(): void {}
+
+function cooperativeNext(original: ReadMethod): ReadMethod {
+  return function (this: Iterator) {
+    const scope = interruptibleScope();
+    const reader = scope === null ? undefined : readerOf(this);
+    if (scope === null || reader === undefined) {
+      askedAgain(streamOf(readerOf(this)));
+      const promise = Reflect.apply(original, this, arguments);
+      adopt(readerOf(this));
+      return promise;
+    }
+    const due = checkpoint(scope);
+    if (due !== null) {
+      due.catch((error) => removePending(this, error));
+      return due;
+    }
+    askedAgain(streamOf(reader));
+    const requests = requestsOf(reader, "readRequests")!;
+    const lasts = preventsCancel(this);
+    if (!isFree(reader, requests)) {
+      // The runtime has it wait for the one before, and begins nothing yet.
+      return operate(
+        scope,
+        Reflect.apply(original, this, arguments),
+        lasts ? undefined : (error) => cancel(reader, error),
+      );
+    }
+    prepare(reader, requests);
+    const kind = lasts ? LastingStep : Step;
+    const read = beginRead(kind, reader, requests, original, this, arguments);
+    return read instanceof Read ? read.suspend(scope) : takenWait(read);
+  };
+}
+
+/** Leaves a loop that is about to fail and waits for nothing. */
+function removePending(iterator: Iterator, error: unknown): void {
+  const prototype = Object.getPrototypeOf(iterator);
+  const original = getOriginal(prototype, "return") as Asking;
+  runDetached(async () => await original.call(iterator, error)).catch(ignore);
+}
+
+function cooperativePipeTo(original: Asking): Asking {
+  return function (this: ReadableStream, destination, options = {}) {
+    const scope = interruptibleScope();
+    const isOdd = !(this instanceof ReadableStream) ||
+      !(destination instanceof WritableStream) || !isObject(options ?? {});
+    if (scope === null || isOdd) {
+      // What is odd is for the runtime to complain of.
+      return Reflect.apply(original, this, arguments);
+    }
+    const due = checkpoint(scope);
+    if (due !== null) return due;
+    const { preventAbort, preventCancel, preventClose, signal } = options ?? {};
+    const abort = new AbortController();
+    const ours = withSignal(
+      { preventAbort, preventCancel, preventClose, signal },
+      abort.signal,
+    );
+    const isFree = readerOf(this) === undefined;
+    if (isFree) {
+      giveScope(this);
+      findSource(this);
+    }
+    const isSink = !destination.locked;
+    if (isSink) giveScope(destination);
+    const sink = isSink ? sinkOf(destination) : null;
+    sink?.resume();
+    const promise = runDetached(() => original.call(this, destination, ours));
+    const reader = isFree && !preventCancel ? readerOf(this) : undefined;
+    // Which leaves the stream as it is, when it was told to.
+    const left = () => leftAlone(this);
+    return operate(scope, promise, (error) => {
+      runDetached(() => abort.abort(error));
+      promise.then(left, left);
+      // The runtime would first write what was read, for as long as that takes.
+      if (reader !== undefined) cancel(reader, error);
+      if (isSink && !preventAbort) endScopeOf(destination, error);
+      sink?.leaveAll();
+    });
+  };
+}
+
+function isObject(value: unknown): boolean {
+  return typeof value === "object" && value !== null;
+}
+
+/** What is written is written in its turn, whatever becomes of the writer. */
+function cooperativeWrite(original: Asking): Asking {
+  return function () {
+    const scope = interruptibleScope();
+    const due = checkpoint(scope);
+    if (due !== null) return due;
+    const sink = sinkOf(get(this, slots.stream));
+    sink?.resume();
+    if (scope === null) return Reflect.apply(original, this, arguments);
+    const promise: Promise<unknown> = runDetached(() =>
+      Reflect.apply(original, this, arguments)
+    );
+    return operate(scope, promise, () => sink?.leave(promise));
+  };
+}
+
+/** Of a stream, or of its writer. */
+function cooperativeClose(original: Asking): Asking {
+  return cooperateAtLast(
+    original,
+    (it) => sinkOf(it instanceof WritableStream ? it : get(it, slots.stream)),
+  );
+}
+
+/** By `cancel()`, or at the end of a loop. */
+function cooperativeCancel(original: Asking): Asking {
+  return withReason(cooperateAtLast(original));
+}
+
+/** The runtime first waits for what the stream does, for as long as that takes. */
+function cooperativeAbort(original: Asking): Asking {
+  const abort = cooperateAtLast(original);
+  return withReason(function (reason) {
+    const stream = isInterrupt(reason) ? streamToAbort(this) : undefined;
+    if (stream !== undefined) endScopeOf(stream, reason);
+    return Reflect.apply(abort, this, arguments);
+  });
+}
+
+/** Has a stream end by the interrupt of whoever ends it and gives no reason. */
+function withReason(end: Asking): Asking {
+  return function (reason) {
+    const interrupt = reason === undefined
+      ? interruptibleScope()?.unwinding
+      : undefined;
+    return interrupt === undefined
+      ? Reflect.apply(end, this, arguments)
+      : end.call(this, interrupt);
+  };
+}
+
+/** What the runtime is about to abort; `undefined` if it won't. */
+function streamToAbort(by: unknown): WritableStream | undefined {
+  const isWriter = by instanceof WritableStreamDefaultWriter;
+  const stream: unknown = isWriter ? get(by, slots.stream) : by;
+  const isOpen = stream instanceof WritableStream &&
+    get(stream, slots.state) === "writable";
+  return isOpen && (isWriter || !stream.locked) ? stream : undefined;
+}
+
+/**
+ * The cooperative form of what a `finally` block calls: it is begun even if an error is
+ * due, as there may be no other chance to give something back.
+ *
+ * @param find Finds what has to know that somebody waits for it, or waits no longer.
+ */
+function cooperateAtLast(
+  original: Asking,
+  find: (self: unknown) => Sink | null = () => null,
+): Asking {
+  return function () {
+    const scope = interruptibleScope();
+    const sink = find(this);
+    sink?.resume();
+    if (scope === null) return Reflect.apply(original, this, arguments);
+    const promise: Promise<unknown> = runDetached(() =>
+      Reflect.apply(original, this, arguments)
+    );
+    const left = () => sink?.leave(promise);
+    const due = checkpointAtLast(scope);
+    if (due === null) return operate(scope, promise, left);
+    promise.catch(ignore);
+    left();
+    return due;
+  };
+}

@@ -1,0 +1,73 @@
+/**
+ * The part `tls` of `patch()`: TLS.
+ *
+ * @module
+ */
+
+import { cooperateLoosely } from "./cooperate.ts";
+import { patchAll } from "./patch_set.ts";
+import { obstacle, Prototypes, Sockets } from "./sockets.ts";
+import { Inboxes } from "../_hub/inbox.ts";
+
+type ConnectTls = (
+  this: unknown,
+  options: Deno.ConnectTlsOptions,
+) => Promise<Deno.TlsConn>;
+type StartTls = (
+  this: unknown,
+  conn: Deno.TcpConn,
+  options?: Deno.StartTlsOptions,
+) => Promise<Deno.TlsConn>;
+type ListenTls = (options: Deno.ListenTlsOptions) => Deno.TlsListener;
+
+const sources = new Inboxes();
+const met = new Prototypes();
+
+/** Patches TLS; disposing of what it returns restores the originals. */
+export function patchTls(): Disposable {
+  return patchAll((patches) => {
+    const sockets = new Sockets(patches, sources, met);
+    patches.replace<ConnectTls>(
+      Deno,
+      "connectTls",
+      (connect) =>
+        cooperateLoosely(function () {
+          return Reflect.apply(connect, this, arguments as never)
+            .then(sockets.meetConn);
+        } as ConnectTls, close),
+    );
+    patches.replace<StartTls>(
+      Deno,
+      "startTls",
+      (start) => cooperativeStartTls(start, sockets.meetConn),
+    );
+    patches.replace<ListenTls>(
+      Deno,
+      "listenTls",
+      (listen) =>
+        function (this: unknown) {
+          return sockets.meetListener(
+            Reflect.apply(listen, this, arguments as never),
+          );
+        },
+    );
+  });
+}
+
+function close(conn: Deno.Conn): void {
+  conn.close();
+}
+
+function cooperativeStartTls(
+  original: StartTls,
+  meet: (conn: Deno.TlsConn) => Deno.TlsConn,
+): StartTls {
+  return cooperateLoosely(function (conn) {
+    // Bytes that were read for nobody came before TLS. A client that went on would lose
+    // them, or be answered by whoever has put them in.
+    const error = obstacle(conn);
+    return error === null
+      ? Reflect.apply(original, this, arguments as never).then(meet)
+      : Promise.reject(error);
+  } as StartTls, close);
+}

@@ -1,0 +1,103 @@
+/**
+ * The part `websocket` of `patch()`: `WebSocketStream`, where Deno has it, and what tells
+ * of messages by events, which it has told outside greenlets; see `_events.ts`.
+ *
+ * @module
+ */
+
+import { detached, onFirstInstanceOf } from "./detached.ts";
+import { interruptibleScope, runDetached } from "../_hub/current.ts";
+import { getOriginal } from "./properties.ts";
+import { cooperateObserved, withSignal } from "./cooperate.ts";
+import { patchFileReader, patchGlobalEvents, patchKv } from "./callbacks.ts";
+import { patchAll, type Patches } from "./patch_set.ts";
+
+/** A class of sockets. `WebSocketStream` is there with `--unstable-net` only. */
+interface SocketClass {
+  (...args: unknown[]): unknown;
+  readonly prototype: { readonly closed: Promise<unknown> };
+}
+
+/** What ends an attempt to connect, for those that greenlets have made. */
+const attempts = new WeakMap<object, AbortController>();
+
+/** Patches them; disposing of what it returns restores the originals. */
+export function patchWebsocket(): Disposable {
+  return patchAll((patches) => {
+    if ("WebSocketStream" in globalThis) patchWebSocketStream(patches);
+    for (const name of ["WebSocket", "EventSource"]) {
+      // They tell of their events by no method that could be patched.
+      if (name in globalThis) {
+        patches.replaceClass(globalThis, name, runDetached);
+      }
+    }
+    for (const { prototype } of [Worker, MessagePort, BroadcastChannel]) {
+      patches.replace(prototype, "dispatchEvent", detached);
+    }
+    patchGlobalEvents(patches);
+    patchFileReader(patches);
+    patchKv(patches);
+    // The `Worker` of `node:worker_threads`
+    onFirstInstanceOf(patches, ["NodeWorker"], "threadName", (prototype) => {
+      patches.replace(prototype, "emit", detached);
+    });
+  });
+}
+
+function patchWebSocketStream(patches: Patches): void {
+  const original = getOriginal(
+    globalThis as unknown as { WebSocketStream: SocketClass },
+    "WebSocketStream",
+  );
+  const { prototype } = original;
+  const replacement = abortable(original);
+  patches.replace(globalThis, "WebSocketStream", () => replacement);
+  patches.replace(prototype, "constructor", () => replacement);
+  patches.replaceGetter<Promise<unknown>>(
+    prototype,
+    "closed",
+    cooperateObserved,
+  );
+  patches.replaceGetter<Promise<unknown>>(
+    prototype,
+    "opened",
+    cooperativeOpened,
+  );
+}
+
+/** The class, such that attempts of greenlets can be ended: by a signal of ours. */
+function abortable(original: SocketClass): SocketClass {
+  return new Proxy(original, {
+    construct(_target, args, newTarget): object {
+      if (interruptibleScope() === null || args.length === 0) {
+        return Reflect.construct(original, args, newTarget);
+      }
+      const abort = new AbortController();
+      args[1] = withSignal(args[1] ?? {}, abort.signal);
+      const stream = Reflect.construct(original, args, newTarget);
+      attempts.set(stream, abort);
+      return stream;
+    },
+  });
+}
+
+function cooperativeOpened(
+  original: (this: unknown) => Promise<unknown>,
+): (this: unknown) => Promise<unknown> {
+  const cooperative = cooperateObserved(original, (stream, error) => {
+    const abort = attempts.get(stream as object);
+    if (abort === undefined) return;
+    runDetached(() => {
+      // Fails with the same error, and nobody may ask.
+      (stream as { closed: Promise<unknown> }).closed.catch(() => {});
+      abort.abort(error);
+    });
+  });
+  return function () {
+    // Whoever waits outside greenlets is not to lose it to one that is interrupted.
+    if (interruptibleScope() === null && typeof this === "object") {
+      attempts.delete(this!);
+    }
+    return cooperative.call(this);
+  };
+}
