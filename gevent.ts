@@ -400,6 +400,12 @@ function alive(): core.Greenlet[] {
 }
 
 /** @param stuck One that was waited for in vain. */
+/** How often those are killed that others have started while they cleaned up. */
+const MOST_ROUNDS = 10;
+
+/** A spawn callback that has nothing start any more. */
+const refuseToStart = (greenlet: Greenlet) => killOnce([greenlet]);
+
 async function killTheRest(stuck?: core.Greenlet): Promise<void> {
   const spared = new Set([stuck]);
   let caller: core.Greenlet | undefined = getCurrent();
@@ -407,17 +413,23 @@ async function killTheRest(stuck?: core.Greenlet): Promise<void> {
     spared.add(caller);
     caller = caller.spawningGreenlet;
   }
-  for (;;) {
-    const rest = alive().filter((greenlet) => !spared.has(greenlet));
-    if (rest.length === 0) return;
-    for (const greenlet of rest) spared.add(greenlet);
-    killOnce(rest);
-    let grace = GRACE;
-    for (const greenlet of rest) {
-      grace = Math.max(grace, scopeOf(greenlet).graceLeft);
+  try {
+    for (let round = 1; round < 2 * MOST_ROUNDS; round++) {
+      const rest = alive().filter((greenlet) => !spared.has(greenlet));
+      if (rest.length === 0) return;
+      // Else one that starts another whenever it is killed would go on for ever.
+      if (round === MOST_ROUNDS) spawnCallbacks.add(refuseToStart);
+      for (const greenlet of rest) spared.add(greenlet);
+      killOnce(rest);
+      let grace = GRACE;
+      for (const greenlet of rest) {
+        grace = Math.max(grace, scopeOf(greenlet).graceLeft);
+      }
+      const joined = rest.filter((greenlet) => greenlet instanceof Greenlet);
+      // What waits has ended soon after its grace; the others can't be ended.
+      await joinAll(joined, { timeout: grace + LEEWAY });
     }
-    const joined = rest.filter((greenlet) => greenlet instanceof Greenlet);
-    // What waits has ended soon after its grace; the others can't be ended.
-    await joinAll(joined, { timeout: grace + LEEWAY });
+  } finally {
+    spawnCallbacks.delete(refuseToStart);
   }
 }

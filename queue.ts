@@ -21,6 +21,7 @@
  */
 
 import { currentScope } from "./_hub/current.ts";
+import type { Scope } from "./_hub/scope.ts";
 import { checkpoint, DONE, failedWait, readyWait } from "./_hub/suspension.ts";
 import { Deque } from "./_base/deque.ts";
 import { QueuedWait } from "./_hub/wait_queue.ts";
@@ -572,15 +573,10 @@ export class SimpleQueue<T> {
    * @returns The iterator. In a generator body call `yield* iterator.next()`.
    */
   [Symbol.asyncIterator](): QueueIterator<T> {
-    return {
-      next: () => this.#next(),
-      [Symbol.asyncIterator]() {
-        return this;
-      },
-    };
+    return new Loop((loop) => this.#next(loop));
   }
 
-  #next(): Wait<IteratorResult<T, undefined>> {
+  #next(loop: Loop<T>): Wait<IteratorResult<T, undefined>> {
     const scope = currentScope();
     const due = checkpoint(scope);
     if (due !== null) return due;
@@ -588,9 +584,7 @@ export class SimpleQueue<T> {
       return readyWait({ done: false, value: this.#take() });
     }
     if (this.#isShutDown) return readyWait({ done: true, value: undefined });
-    const getter = new LoopGetter<T>();
-    this.#getters.add(getter);
-    return getter.suspend(scope) as Wait<IteratorResult<T, undefined>>;
+    return loop.wait(this.#getters, scope);
   }
 }
 
@@ -602,8 +596,58 @@ export class SimpleQueue<T> {
 export interface QueueIterator<T> extends AsyncIterableIterator<T> {
   /** Takes the next item. A switch point. */
   next(): Wait<IteratorResult<T, undefined>>;
+  /**
+   * Takes no more items: what waits for one gets the end, and the queue keeps the item. Not
+   * a switch point.
+   */
+  return(): Wait<IteratorResult<T, undefined>>;
   /** Itself. */
   [Symbol.asyncIterator](): QueueIterator<T>;
+}
+
+/** What takes items in a loop, of a queue or a channel. */
+class Loop<T> implements QueueIterator<T> {
+  readonly #take: (loop: Loop<T>) => Wait<IteratorResult<T, undefined>>;
+  /** Those that wait: nearly always one at most. */
+  readonly #waiting: LoopGetter<T>[] = [];
+  #isOver = false;
+
+  constructor(take: (loop: Loop<T>) => Wait<IteratorResult<T, undefined>>) {
+    this.#take = take;
+  }
+
+  next(): Wait<IteratorResult<T, undefined>> {
+    if (this.#isOver) return readyWait({ done: true, value: undefined });
+    return this.#take(this);
+  }
+
+  /** Waits in a line for an item. */
+  wait(
+    getters: List<Getter<T>>,
+    scope: Scope,
+  ): Wait<IteratorResult<T, undefined>> {
+    const waiting = this.#waiting;
+    // Those before have left their line, unless several ask at once.
+    while (waiting.length > 0 && waiting.at(-1)!.list === null) waiting.pop();
+    const getter = new LoopGetter<T>();
+    waiting.push(getter);
+    getters.add(getter);
+    return getter.suspend(scope) as Wait<IteratorResult<T, undefined>>;
+  }
+
+  return(): Wait<IteratorResult<T, undefined>> {
+    this.#isOver = true;
+    for (const getter of this.#waiting.splice(0)) {
+      if (getter.list === null) continue;
+      getter.list.remove(getter);
+      getter.shutDown();
+    }
+    return readyWait({ done: true, value: undefined });
+  }
+
+  [Symbol.asyncIterator](): this {
+    return this;
+  }
 }
 
 /**
@@ -941,15 +985,10 @@ export class Channel<T> {
    * @returns The iterator. In a generator body call `yield* iterator.next()`.
    */
   [Symbol.asyncIterator](): QueueIterator<T> {
-    return {
-      next: () => this.#next(),
-      [Symbol.asyncIterator]() {
-        return this;
-      },
-    };
+    return new Loop((loop) => this.#next(loop));
   }
 
-  #next(): Wait<IteratorResult<T, undefined>> {
+  #next(loop: Loop<T>): Wait<IteratorResult<T, undefined>> {
     const scope = currentScope();
     const due = checkpoint(scope);
     if (due !== null) return due;
@@ -958,8 +997,6 @@ export class Channel<T> {
       putter.switch();
       return readyWait({ done: false, value: putter.item });
     }
-    const getter = new LoopGetter<T>();
-    this.#getters.add(getter);
-    return getter.suspend(scope) as Wait<IteratorResult<T, undefined>>;
+    return loop.wait(this.#getters, scope);
   }
 }

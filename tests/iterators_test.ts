@@ -8,6 +8,7 @@ import {
   assertStrictEquals,
 } from "@std/assert";
 import {
+  Channel,
   Event,
   type Greenlet,
   GreenletExit,
@@ -15,6 +16,7 @@ import {
   idle,
   Pool,
   Queue,
+  type QueueIterator,
   type ResultIterator,
   sleep,
   spawn,
@@ -1060,6 +1062,55 @@ testBoth("Queue in a loop that is left by an interrupt keeps its items", {
   await spawn(body, queue, got).get();
   assertEquals(got, [0, 1]);
 });
+
+for (
+  const [name, make] of [
+    ["Queue", () => new Queue<number>()],
+    ["Channel", () => new Channel<number>()],
+  ] as [string, () => Queue<number> | Channel<number>][]
+) {
+  testBoth(
+    `${name}'s iterator gives the end to what waits in it when it is closed, and leaves the items`,
+    {
+      async: async (items: QueueIterator<number>) => await items.next(),
+      generator: function* (items: QueueIterator<number>) {
+        return yield* items.next();
+      },
+    },
+    async (body) => {
+      const queue = make();
+      const items = queue[Symbol.asyncIterator]();
+      const other = queue[Symbol.asyncIterator]();
+      const waiting = [spawn(body, items), spawn(body, items)];
+      const left = spawn(body, other);
+      await settle();
+      assertEquals(await items.return(), { done: true, value: undefined });
+      await settle();
+      for (const one of waiting) assertEquals((await one.get()).done, true);
+      assertEquals((await items.next()).done, true);
+      assertFalse(left.dead);
+      await queue.put(1);
+      assertEquals(await left.get(), { done: false, value: 1 });
+      await items.return();
+    },
+  );
+
+  Deno.test(`${name}'s iterator takes no item for a loop that was left`, async () => {
+    const queue = make();
+    const items = queue[Symbol.asyncIterator]();
+    const taker = spawn(async () => {
+      for await (const item of items) if (item === 1) break;
+    });
+    await settle();
+    await queue.put(1);
+    await taker.get();
+    assertEquals((await items.next()).done, true);
+    const next = spawn(() => queue.get());
+    await settle();
+    await queue.put(2);
+    assertEquals(await next.get(), 2);
+  });
+}
 
 // --- All that is random
 

@@ -16,8 +16,10 @@ import {
   type Nursery,
   nursery,
   Pool,
+  run,
   sleep,
   spawn,
+  spawnRaw,
   type Wait,
 } from "../mod.ts";
 import { type Body, Failures, settle, testBoth } from "./_bodies.ts";
@@ -362,5 +364,42 @@ testBoth(
       (me.errors.at(-1) as Error).message,
       "Child",
     );
+  },
+);
+
+testBoth(
+  "run() ends although a greenlet starts another whenever it is killed",
+  {
+    async: async (begun: unknown[], again: () => void) => {
+      begun.push(1);
+      try {
+        await sleep(FOREVER);
+      } finally {
+        again();
+      }
+    },
+    generator: function* (begun: unknown[], again: () => void) {
+      begun.push(1);
+      try {
+        yield* sleep(FOREVER);
+      } finally {
+        again();
+      }
+    },
+  },
+  async (body) => {
+    for (const start of [spawn, spawnRaw]) {
+      const begun: unknown[] = [];
+      const again = (): unknown => start(body, begun, again);
+      await run(async () => {
+        again();
+        await sleep(0);
+      });
+      const { length } = begun;
+      await settle();
+      assertEquals(begun.length, length);
+    }
+    // Others start as before.
+    assertEquals(await run(() => "over"), "over");
   },
 );
