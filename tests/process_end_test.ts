@@ -51,7 +51,6 @@ class Peers implements AsyncDisposable {
     const tls = new URL("./tls/", import.meta.url).href;
     const port = (this.#listener.addr as Deno.NetAddr).port;
     return `
-      import { finished } from "node:stream/promises";
       const SILENT = { hostname: "127.0.0.1", port: ${port} };
       const BODY = "http://127.0.0.1:${this.#server.addr.port}/";
       const DIRECTORY = ${JSON.stringify(this.directory)};
@@ -155,7 +154,10 @@ function decode(bytes: Uint8Array): string {
   return new TextDecoder().decode(bytes);
 }
 
-/** Runs a script, and ends it if it does not end. */
+/**
+ * Runs a script, and ends it if it does not end. Nothing waits for the script itself: to
+ * wait for it at the top level would keep the process alive.
+ */
 async function endOf(
   script: string,
   told?: (line: string) => void,
@@ -172,7 +174,7 @@ async function endOf(
   try {
     const flags = ["--unstable-net"];
     const output = await runScript(
-      `console.log("begins");${script}`,
+      `(async () => { console.log("begins"); ${script} })();`,
       begins,
       flags,
     );
