@@ -309,8 +309,13 @@ const LEEWAY = GRACE / 4;
  * does without `run`. Deno says that the promise of a top-level `await` was never resolved,
  * some seconds after the last thing has happened.
  *
+ * The type of the result speaks of the function's result alone, as most programs end when
+ * they are killed. To look whether this one was, take the result for `unknown`, or say in
+ * full what is called: `run<[], Promise<string>, GreenletExit>(main)`.
+ *
  * @typeParam A The types of the arguments.
  * @typeParam R What the function returns.
+ * @typeParam K `GreenletExit`, for the type to say that the main greenlet may be killed.
  * @param main The function.
  * @param args Its arguments.
  * @returns What the function gives; the `GreenletExit`, if it was killed.
@@ -335,10 +340,14 @@ const LEEWAY = GRACE / 4;
  * console.log(result); // cut short, done
  * ```
  */
-export async function run<A extends unknown[], R>(
+export async function run<
+  A extends unknown[],
+  R,
+  K extends GreenletExit = never,
+>(
   main: (...args: A) => R,
   ...args: A
-): Promise<BodyResult<R>> {
+): Promise<BodyResult<R> | NoInfer<K>> {
   checkFunction(main, "run", "main");
   if (isRunning) {
     throw new GreenletError(
@@ -418,7 +427,7 @@ async function killTheRest(stuck?: core.Greenlet): Promise<void> {
       const rest = alive().filter((greenlet) => !spared.has(greenlet));
       if (rest.length === 0) return;
       // Else one that starts another whenever it is killed would go on for ever.
-      if (round === MOST_ROUNDS) spawnCallbacks.add(refuseToStart);
+      if (round === MOST_ROUNDS) Greenlet.addSpawnCallback(refuseToStart);
       for (const greenlet of rest) spared.add(greenlet);
       killOnce(rest);
       let grace = GRACE;
@@ -430,6 +439,6 @@ async function killTheRest(stuck?: core.Greenlet): Promise<void> {
       await joinAll(joined, { timeout: grace + LEEWAY });
     }
   } finally {
-    spawnCallbacks.delete(refuseToStart);
+    Greenlet.removeSpawnCallback(refuseToStart);
   }
 }

@@ -384,7 +384,10 @@ export class Greenlet<T = unknown> extends core.Greenlet
     return this.#state === "succeeded";
   }
 
-  /** What the body has given; the `GreenletExit`, if it was killed by that. */
+  /**
+   * What the body has given; the `GreenletExit`, if it was killed by that, of which the type
+   * does not speak: see {@linkcode Greenlet.get}.
+   */
   get value(): T | undefined {
     return this.#state === "succeeded" ? this.#outcome as T : undefined;
   }
@@ -652,6 +655,11 @@ export class Greenlet<T = unknown> extends core.Greenlet
   /**
    * Waits for the result. A switch point. gevent's `get`.
    *
+   * The result of a greenlet that was killed is the {@linkcode GreenletExit}. Nearly always
+   * the code that asks for a result is the only one that could kill, so the type speaks of
+   * the body's result alone, unless it is asked for the other: `get<GreenletExit>()`.
+   *
+   * @typeParam K `GreenletExit`, for the type to say that the greenlet may be killed.
    * @param options Whether and how long to wait.
    * @returns What the body gives; the `GreenletExit`, if it was killed by that.
    * @throws {unknown} What the body has thrown.
@@ -664,8 +672,23 @@ export class Greenlet<T = unknown> extends core.Greenlet
    *
    * console.log(await spawn(() => 42).get()); // 42
    * ```
+   *
+   * @example Of a greenlet that others may kill
+   * ```ts
+   * import { GreenletExit, sleep, spawn } from "@gevent/gevent";
+   *
+   * const session = spawn(async () => {
+   *   await sleep(1000);
+   *   return 42;
+   * });
+   * session.kill();
+   * const result = await session.get<GreenletExit>(); // number | GreenletExit
+   * console.log(result instanceof GreenletExit ? "killed" : result + 1); // killed
+   * ```
    */
-  get(options: GetOptions = {}): Wait<T> {
+  get<K extends GreenletExit = never>(
+    options: GetOptions = {},
+  ): Wait<T | NoInfer<K>> {
     checkOptions(options, "get");
     const { block = true, timeout = Infinity } = options;
     checkDuration(timeout, "get");

@@ -29,9 +29,14 @@ export function rejectBy(
   delete reason.then;
 }
 
-const NATIVE = Function.prototype.toString.call(
-  Promise.withResolvers().resolve,
-);
+/** The source of a promise's own function; Node 20 has no `Promise.withResolvers`. */
+const NATIVE = (() => {
+  let source = "";
+  new Promise((resolve) => {
+    source = Function.prototype.toString.call(resolve);
+  });
+  return source;
+})();
 
 /** Whether a function can be nothing but a promise's own. */
 export function isResolver(callback: unknown): boolean {
