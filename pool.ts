@@ -26,7 +26,7 @@ import {
   instanceOf,
   numberError,
 } from "./_base/checks.ts";
-import { checkDuration } from "./_hub/timers.ts";
+import { checkDuration, now } from "./_hub/timers.ts";
 import { composed } from "./_hub/composed.ts";
 import { Iteration } from "./_hub/iteration.ts";
 import { endAll, killOnce } from "./_hub/kill.ts";
@@ -282,16 +282,16 @@ export abstract class GroupBase implements AsyncDisposable {
     const dying = new Dying(this.greenlets);
     killOnce([...this.#waiting, ...this.greenlets], thrown, grace);
     if (!block || this.greenlets.size === 0) return DONE;
-    const until = performance.now() + timeout;
+    const until = now() + timeout;
     return composed(async () => {
       this.#dying.add(dying);
       try {
         while (dying.greenlets.size > 0) {
           // One that waits for its own end would wait for ever.
           dying.greenlets.delete(getCurrent() as AnyGreenlet);
-          const left = until - performance.now();
+          const left = until - now();
           await joinAll(dying.greenlets, { timeout: left });
-          if (performance.now() >= until) return;
+          if (now() >= until) return;
           dying.greenlets = dying.spawned;
           dying.spawned = new Set();
           dying.isLast = true;

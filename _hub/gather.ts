@@ -28,7 +28,7 @@ import {
   Suspension,
   type Wait,
 } from "./suspension.ts";
-import { checkDuration } from "./timers.ts";
+import { checkDuration, now } from "./timers.ts";
 
 /** Options of {@linkcode killAll}. */
 export interface KillAllOptions extends KillOptions {
@@ -308,7 +308,7 @@ class Arrivals<S extends Waitable> implements ReadyIterator<S> {
   constructor(objects: S[], count: number, timeout: number) {
     this.#objects = objects;
     this.#left = count;
-    this.#deadline = performance.now() + timeout;
+    this.#deadline = now() + timeout;
     linkAll(objects, this.#link);
     runSoon(() => {
       this.#begins = false;
@@ -332,7 +332,7 @@ class Arrivals<S extends Waitable> implements ReadyIterator<S> {
 
   /** For how many milliseconds there may be arrivals. */
   get #remaining(): number {
-    return this.#deadline - performance.now();
+    return this.#deadline - now();
   }
 
   #close(): void {

@@ -23,6 +23,7 @@ import {
 } from "./interrupts.ts";
 import { main } from "./main.ts";
 import {
+  now,
   startTimer,
   stopTimer,
   type Timer,
@@ -41,7 +42,7 @@ interface Kill {
   readonly error: unknown;
   readonly grace: number;
   /**
-   * When clean-up has taken long enough, as `performance.now()` tells time; `Infinity`
+   * When clean-up has taken long enough, as the timers of the library tell it; `Infinity`
    * until the error is thrown.
    */
   deadline: number;
@@ -390,9 +391,7 @@ export class Scope implements Mapped {
       return this.escalate(error, isFirst);
     }
     const { kill } = interrupts;
-    const deadline = this.pending === null
-      ? Infinity
-      : performance.now() + grace;
+    const deadline = this.pending === null ? Infinity : now() + grace;
     if (
       kill === null || deadline < kill.deadline ||
       deadline === kill.deadline && grace <= kill.grace
@@ -432,7 +431,7 @@ export class Scope implements Mapped {
   /** For how many ms a body may clean up that was thrown its kill; 0 if there is none. */
   get graceLeft(): number {
     const deadline = this.grace === null ? 0 : this.interrupts!.kill!.deadline;
-    return deadline < Infinity ? deadline - performance.now() : 0;
+    return deadline < Infinity ? deadline - now() : 0;
   }
 
   /**
@@ -445,7 +444,7 @@ export class Scope implements Mapped {
     const kill = interrupts.kill!;
     const isHeld = this.holds(kill.error);
     if (grace <= 0) return this.escalate(kill.error, isHeld);
-    const deadline = isHeld ? Infinity : performance.now() + grace;
+    const deadline = isHeld ? Infinity : now() + grace;
     if (deadline > kill.deadline || isHeld && grace >= kill.grace) return;
     interrupts.kill = { error: kill.error, grace, deadline };
     this.restGrace();
@@ -578,7 +577,7 @@ export class Scope implements Mapped {
     if (
       interrupts !== null && interrupts.escalated === null &&
       interrupts.kill !== null &&
-      performance.now() >= interrupts.kill.deadline
+      now() >= interrupts.kill.deadline
     ) {
       interrupts.escalated = interrupts.kill;
       interrupts.held.length = 0;
@@ -634,7 +633,7 @@ export class Scope implements Mapped {
     const error = interrupts.held.shift();
     const { kill } = interrupts;
     if (kill !== null && kill.error === error) {
-      kill.deadline = performance.now() + kill.grace;
+      kill.deadline = now() + kill.grace;
       interrupts.isKillThrown = true;
     }
     return { error, how: "once" };
@@ -649,7 +648,7 @@ export class Scope implements Mapped {
       interrupts.graceTimer !== null || this.pending === null
     ) return;
     interrupts.graceTimer = startTimer(
-      interrupts.kill.deadline - performance.now(),
+      interrupts.kill.deadline - now(),
       interrupts,
     );
   }

@@ -24,7 +24,45 @@ import {
 // Taken at import, so that neither patch() nor a fake clock set up later is seen.
 const { setTimeout, clearTimeout } = globalThis;
 const clock = performance;
-const now = clock.now.bind(clock);
+const realNow = clock.now.bind(clock);
+
+/** A clock that moves the library's time by hand. */
+export interface Clock {
+  /** The time in milliseconds. */
+  now(): number;
+  /** Has `callback` called at a time, in the place of what was to be called before. */
+  callAt(time: number, callback: () => void): void;
+  /** Has nothing called any more. */
+  cancel(): void;
+}
+
+/** The clock that moves time; `null` for the runtime's. */
+let hand: Clock | null = null;
+/** How far the library's time is ahead of the runtime's, as deadlines outlive a clock. */
+let ahead = 0;
+
+/** The time that all deadlines of the library are in, in milliseconds. */
+export function now(): number {
+  return hand === null ? realNow() + ahead : hand.now();
+}
+
+/** Whether a clock moves time, and not the runtime. */
+export function isMovedByHand(): boolean {
+  return hand !== null;
+}
+
+/**
+ * Has a clock move time from now on, or the runtime again. Time goes on from where it is:
+ * timers that run keep what remains of them.
+ */
+export function useClock(next: Clock | null): void {
+  const isArmed = armed !== Infinity && armed !== TICKING;
+  const deadline = armed;
+  if (isArmed) disarmRuntime();
+  ahead = now() - realNow();
+  hand = next;
+  if (isArmed) arm(deadline);
+}
 
 /** The longest delay that `setTimeout` takes for what it is. */
 const LONGEST = 2 ** 31 - 1;
@@ -215,9 +253,15 @@ export function enterTimer(ms: number, timer: Timer): void {
   if (deadline < armed && immediate === undefined) arm(deadline);
 }
 
-/** Never now, so that what a timer starts is told in a later turn. */
+/**
+ * Never now, so that what a timer starts is told in a later turn. Real time has moved on
+ * since it was read, and time that is moved by hand has not: 5 ms are over there after 5.
+ */
 function deadlineIn(ms: number): number {
-  return Math.floor(now() + (ms > 0 ? ms : 0)) + 1;
+  const time = now();
+  const least = Math.floor(time) + 1;
+  if (hand !== null) return Math.max(Math.ceil(time + ms), least);
+  return ms > 0 ? Math.floor(time + ms) + 1 : least;
 }
 
 function enterBucket(deadline: number, timer: Timer): void {
@@ -232,6 +276,16 @@ function enterBucket(deadline: number, timer: Timer): void {
 /** Whether a timer is started and has not fired. */
 export function hasTimers(): boolean {
   return count > 0;
+}
+
+/** How many timers are started and have not fired. */
+export function countTimers(): number {
+  return count;
+}
+
+/** Whether the event loop has to turn before the next timers that are due are told. */
+export function isTelling(): boolean {
+  return immediate !== undefined;
 }
 
 /** Stops a timer, if it has not fired yet. */
@@ -252,20 +306,24 @@ function sweep(): void {
 }
 
 function arm(deadline: number): void {
-  if (armed !== Infinity) clearTimeout(runtimeTimer);
+  if (armed !== Infinity) disarmRuntime();
   armed = deadline;
+  if (hand !== null) return hand.callAt(deadline, tick);
   runtimeTimer = setTimeout(
     tick,
     Math.min(Math.max(Math.ceil(deadline - now()), 0), LONGEST),
   );
 }
 
+function disarmRuntime(): void {
+  armed = Infinity;
+  if (hand !== null) hand.cancel();
+  else clearTimeout(runtimeTimer);
+}
+
 /** Leaves nothing behind: no runtime timer that would hold the process up. */
 function disarm(): void {
-  if (armed !== TICKING) {
-    if (armed !== Infinity) clearTimeout(runtimeTimer);
-    armed = Infinity;
-  }
+  if (armed !== TICKING && armed !== Infinity) disarmRuntime();
   if (immediate !== undefined) clearImmediate(immediate);
   immediate = undefined;
   if (places > 0) return sweep();

@@ -9,7 +9,8 @@
  * @module
  */
 
-import timers from "node:timers";
+import { AsyncResource } from "node:async_hooks";
+import timers, { setImmediate } from "node:timers";
 import { interruptibleScope, scopeOf } from "../_hub/current.ts";
 import { isInterrupt } from "../_hub/interrupts.ts";
 import { main } from "../_hub/main.ts";
@@ -30,8 +31,12 @@ import { raise } from "../_hub/rejections.ts";
 import { isResolver, rejectBy } from "./resolver.ts";
 import {
   internalCallbacks,
+  isMovedByHand,
   type QueuedWait,
+  startTimer,
+  stopTimer,
   takePlace,
+  type Timer,
 } from "../_hub/timers.ts";
 import { Greenlet } from "../gevent.ts";
 
@@ -102,14 +107,16 @@ class TimerWait implements Pending {
 
 /** A timer that is to be set. */
 interface Setting<T> {
-  /** Sets it, with what it is to call in its callback's place. */
-  set(callback: Callback): T;
+  /** Sets it, with what it is to call in its callback's place, and maybe another delay. */
+  set(callback: Callback, ms?: number): T;
   clear(timer: T): void;
   keyOf(timer: T): unknown;
   /** In how many milliseconds it is due; `null` for an immediate. */
   readonly ms: number | null;
   /** Whether it calls again and again. */
   readonly repeats: boolean;
+  /** What its callback is called with. */
+  argsOf(timer: T): unknown[];
 }
 
 /** The places among the hub's timers that some have, by timer. */
@@ -121,10 +128,69 @@ function leavePlace(key: unknown): void {
   places.delete(key);
 }
 
+/**
+ * A timer that a clock moves, not the runtime: it takes one of the library's timers. The
+ * runtime's is set as well, for a time that never comes, so that the user is given what the
+ * runtime gives, and the test runner sees what is left.
+ */
+class HandMovedTimer<T> implements QueuedWait {
+  #running: Timer | null = null;
+  #isDropped = false;
+
+  constructor(
+    readonly setting: Setting<T>,
+    readonly callback: Callback,
+    readonly timer: T,
+  ) {
+    this.#start();
+  }
+
+  #start(): void {
+    this.#running = startTimer(this.setting.ms!, this);
+  }
+
+  expired(): "a turn" {
+    // What it throws is the runtime's business.
+    setImmediate(() => this.proceed(() => this.#call()));
+    return "a turn";
+  }
+
+  proceed(run: () => void): void {
+    if (!this.#isDropped) run();
+  }
+
+  #call(): void {
+    const { repeats, argsOf, clear, keyOf } = this.setting;
+    const args = argsOf(this.timer);
+    if (repeats) {
+      this.#start();
+    } else {
+      places.delete(keyOf(this.timer));
+      clear(this.timer);
+    }
+    Reflect.apply(this.callback, this.timer, args);
+  }
+
+  drop(): void {
+    this.#isDropped = true;
+    stopTimer(this.#running);
+  }
+}
+
+/** Sets a timer that a clock moves. */
+function setByHand<T>(setting: Setting<T>, callback: Callback): T {
+  const timer = setting.set(nothing, LONGEST);
+  const key = setting.keyOf(timer);
+  const bound = AsyncResource.bind(callback) as Callback;
+  places.set(key, new HandMovedTimer(setting, bound, timer));
+  return timer;
+}
+
 /** Has a timer be in line with the hub's, where several are due at once. */
 function inLine<T>(setting: Setting<T>): (callback: Callback) => T {
   const { ms, repeats, set, keyOf } = setting;
   if (ms === null) return set;
+  if (isMovedByHand()) return (callback) => setByHand(setting, callback);
   return (callback) => {
     let place = takePlace(ms);
     const fire = function (this: unknown, ...args: unknown[]): void {
@@ -231,16 +297,22 @@ function cooperativeSetTimer(
 ): SetTimer {
   return function (this: unknown, callback, ...rest) {
     const scope = interruptibleScope();
-    if (scope === null || typeof callback !== "function") {
+    const isApart = scope === null && !isMovedByHand();
+    if (isApart || typeof callback !== "function") {
       return Reflect.apply(original, this, arguments as never);
     }
-    return setIn(scope, callback, {
-      set: (fire) => Reflect.apply(original, this, [fire, ...rest]),
+    const setting: Setting<unknown> = {
+      set: (fire, ms = rest[0] as number) =>
+        Reflect.apply(original, this, [fire, ms, ...rest.slice(1)]),
       clear,
       keyOf: kind.keyOf,
       ms: kind.set === "setImmediate" ? null : delayOf(rest[0]),
       repeats: kind.set === "setInterval",
-    });
+      argsOf: () => rest.slice(1),
+    };
+    return scope === null
+      ? inLine(setting)(callback)
+      : setIn(scope, callback, setting);
   };
 }
 
@@ -341,7 +413,8 @@ interface Timeouts {
 
 interface Timeout {
   _onTimeout: Callback | null;
-  readonly _idleTimeout?: number;
+  _idleTimeout?: number | undefined;
+  readonly _timerArgs?: unknown[];
   _repeat: boolean;
   readonly [property: symbol]: unknown;
 }
@@ -404,26 +477,33 @@ function patchTimeouts(patches: Patches, timeouts: Timeouts): void {
   patches.replace(prototype, create, (original) =>
     function (this: Timeout) {
       const callback = this._onTimeout;
-      if (iterating !== null) {
-        if (callback !== null) ticks.set(iterating, callback);
+      if (iterating !== null && callback !== null) {
+        ticks.set(iterating, callback);
+      }
+      const isOrdinary = iterating === null && !this[system];
+      const scope = isOrdinary ? interruptibleScope() : null;
+      const isApart = scope === null && (this[system] || !isMovedByHand());
+      if (isApart || callback === null || internalCallbacks.has(callback)) {
         return original.call(this);
       }
-      const scope = this[system] ? null : interruptibleScope();
-      if (
-        scope === null || callback === null || internalCallbacks.has(callback)
-      ) {
-        return original.call(this);
-      }
-      return setIn(scope, callback, {
-        set: (fire) => {
+      const delay = this._idleTimeout;
+      const setting: Setting<unknown> = {
+        set: (fire, ms = delay) => {
           this._onTimeout = fire;
-          return original.call(this);
+          this._idleTimeout = ms;
+          const id = original.call(this);
+          this._idleTimeout = delay;
+          return id;
         },
         clear: () => (this[destroy] as () => void)(),
         keyOf: Number,
-        ms: delayOf(this._idleTimeout),
+        ms: delayOf(delay),
         repeats: this._repeat,
-      });
+        argsOf: () => this._timerArgs ?? [],
+      };
+      return scope === null
+        ? inLine(setting)(callback)
+        : setIn(scope, callback, setting);
     });
   patches.replace(prototype, destroy, (original) =>
     function (this: Timeout) {

@@ -45,20 +45,28 @@ async function output(command: string, args: string[]) {
   return { success, out: decoder.decode(stdout), err: decoder.decode(stderr) };
 }
 
+/** Where the library's modules are. */
+const FOLDERS = ["", "_base/", "_hub/", "_patch/"];
+
 /** The library's modules in JavaScript, in a folder of their own. */
 async function transpile(folder: string): Promise<void> {
   const modules: string[] = [];
-  for await (const { name } of Deno.readDir(ROOT)) {
-    if (name.endsWith(".ts")) modules.push(`${ROOT}/${name}`);
+  for (const part of FOLDERS) {
+    for await (const { name } of Deno.readDir(`${ROOT}/${part}`)) {
+      if (name.endsWith(".ts")) modules.push(`${ROOT}/${part}${name}`);
+    }
   }
   const args = ["transpile", "-q", "--no-check", "--outdir", folder];
   const { success, err } = await output(Deno.execPath(), [...args, ...modules]);
   if (!success) throw new Error(err);
-  for await (const { name } of Deno.readDir(folder)) {
-    const path = `${folder}/${name}`;
-    const code = await Deno.readTextFile(path);
-    const imports = /(\b(?:from|import) "\.\/\w+)\.ts"/g;
-    await Deno.writeTextFile(path, code.replaceAll(imports, '$1.js"'));
+  const imports = /(\b(?:from|import) "\.[\w./]+)\.ts"/g;
+  for (const part of FOLDERS) {
+    for await (const { name, isFile } of Deno.readDir(`${folder}/${part}`)) {
+      if (!isFile) continue;
+      const path = `${folder}/${part}${name}`;
+      const code = await Deno.readTextFile(path);
+      await Deno.writeTextFile(path, code.replaceAll(imports, '$1.js"'));
+    }
   }
   await Deno.writeTextFile(`${folder}/package.json`, '{ "type": "module" }');
 }
