@@ -8,8 +8,10 @@
 import { AsyncLocalStorage } from "node:async_hooks";
 import timers from "node:timers";
 
-// Taken at import, so that `patch()` does not change it.
+// Taken at import, so that neither `patch()` changes it, nor a clock that is imported later.
 const { setImmediate } = timers;
+const { setTimeout } = globalThis;
+const now = performance.now.bind(performance);
 /** Calls a function where no greenlet is current, so that no interrupt reaches its timer. */
 const outside = AsyncLocalStorage.snapshot();
 
@@ -33,9 +35,9 @@ function pause(): Promise<void> {
 
 /** Waits until a condition holds, at which it looks in each turn of the event loop. */
 export async function when(condition: () => unknown): Promise<void> {
-  const end = performance.now() + PATIENCE;
+  const end = now() + PATIENCE;
   for (let i = 0; !condition(); i++) {
-    if (performance.now() > end) throw new Error(`Not in time: ${condition}`);
+    if (now() > end) throw new Error(`Not in time: ${condition}`);
     await (i < EAGER_TURNS ? turns() : pause());
   }
 }

@@ -1,4 +1,6 @@
-import { clock, giveBack } from "./_clock.ts"; // First of all
+// First what real time is, then what stands in for it, and then the library that takes it
+import { Gate, turns, when } from "./_waits.ts";
+import { clock, giveBack } from "./_clock.ts";
 import {
   assert,
   assertEquals,
@@ -27,7 +29,6 @@ import {
 import { runScript, settle, testBoth } from "./_bodies.ts";
 import { Call, head, Site } from "./_site.ts";
 import { test, testRandomly, tick } from "./_random.ts";
-import { Gate, turns, when } from "./_waits.ts";
 
 giveBack();
 

@@ -3,10 +3,13 @@
  * where it needs `until` or a signal. It is loaded before `patch()` is called.
  */
 
+// First what real time is, then what stands in for it, and then the library that takes it
+import { Gate, turns } from "./_waits.ts";
+import { clock, giveBack } from "./_clock.ts";
 import {
   assert,
   assertEquals,
-  assertGreater,
+  assertFalse,
   assertInstanceOf,
   assertRejects,
   assertStrictEquals,
@@ -22,16 +25,37 @@ import {
   until,
   withTimeout,
 } from "../mod.ts";
+import { settle } from "./_bodies.ts";
 import { type Call, head, Site } from "./_site.ts";
 
 /** Longer than any test, and not too long for the runtime's timers. */
 const LONG = 100_000_000;
-/** Long enough for a request to arrive, and more than once. */
+/** After how long calls are timed out, in milliseconds of a clock that is moved by hand. */
 const SOON = 400;
 
-/** Outside greenlets, where the runtime's own timers are in force. */
-function tick(ms = 0): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, ms));
+/** The clock's timers, for ky. */
+const { setTimeout, clearTimeout } = globalThis;
+giveBack();
+
+/** Stops time, for ky as well: by its timers. To be called before `patch()`. */
+function stopTime(): Disposable {
+  const real = {
+    setTimeout: globalThis.setTimeout,
+    clearTimeout: globalThis.clearTimeout,
+  };
+  const stack = new DisposableStack();
+  stack.defer(() => Object.assign(globalThis, real));
+  stack.use(clock.stop());
+  Object.assign(globalThis, { setTimeout, clearTimeout });
+  return stack;
+}
+
+/** Lets come what is on its way, be it by a socket. */
+async function arrive(): Promise<void> {
+  for (let i = 0; i < 3; i++) {
+    await turns(100);
+    await settle();
+  }
 }
 
 const BUSY = head(0).replace("200 OK", "503 Busy");
@@ -136,7 +160,7 @@ for (const [name, { run, serve }] of Object.entries(places)) {
     using site = new Site();
     const { greenlet, end } = attempt(() => run(site.url));
     const call = await serve(site);
-    await tick(10);
+    await arrive();
     await greenlet.kill(undefined, { grace: LONG });
     assertInstanceOf(greenlet.value, GreenletExit);
     assertStrictEquals(await end, greenlet.value);
@@ -158,23 +182,28 @@ const limits: Record<
 for (const [kind, limit] of Object.entries(limits)) {
   Deno.test(`ky that is timed out wherever it waits stops at once, and closes the connection, ${kind}`, async () => {
     using _ = patch();
-    await Promise.all(
+    using _time = clock.stop();
+    using sites = new DisposableStack();
+    const all = await Promise.all(
       Object.entries(places).map(async ([name, { run, serve }]) => {
-        using site = new Site();
+        const site = sites.use(new Site());
         const greenlet = spawn(() => limit(async () => await run(site.url)));
-        const call = await serve(site);
-        await assertRejects(() => greenlet.get(), Timeout, undefined, name);
-        await call.gone();
+        return { name, greenlet, call: await serve(site) };
       }),
     );
+    await arrive();
+    await clock.pass(SOON + 1);
+    for (const { name, greenlet, call } of all) {
+      await assertRejects(() => greenlet.get(), Timeout, undefined, name);
+      await call.gone();
+    }
   });
 }
 
 /** How long ky waits before it tries again, in milliseconds. */
 const DELAY = 200;
-const busy: Options = { retry: { limit: 3, delay: () => DELAY } };
 
-/** A server that is always busy. */
+/** A server that is always busy, and what ky does about it. */
 class BusySite implements AsyncDisposable {
   asked = 0;
   readonly #server = Deno.serve(
@@ -184,15 +213,28 @@ class BusySite implements AsyncDisposable {
       return new Response(null, { status: 503 });
     },
   );
+  readonly #turnedDown = new Gate();
 
   get url(): string {
     return `http://127.0.0.1:${this.#server.addr.port}/`;
   }
 
+  /** Tries again after so long. */
+  again(delay: number): Options {
+    const retry = {
+      limit: 3,
+      delay: () => {
+        this.#turnedDown.open();
+        return delay;
+      },
+    };
+    return { retry };
+  }
+
   /** Waits until it has answered, and ky is between two attempts. */
   async turnedDown(): Promise<void> {
-    while (this.asked === 0) await tick(1);
-    await tick(DELAY / 4);
+    await this.#turnedDown.opened;
+    await settle();
   }
 
   [Symbol.asyncDispose](): PromiseLike<void> {
@@ -201,56 +243,68 @@ class BusySite implements AsyncDisposable {
 }
 
 Deno.test("ky that is killed between two attempts ends at the next one, which it does not make", async () => {
+  using _time = stopTime();
   using _ = patch();
   await using site = new BusySite();
-  const { greenlet, end } = attempt(() => ky(site.url, busy));
+  const { greenlet, end } = attempt(() => ky(site.url, site.again(DELAY)));
   await site.turnedDown();
-  const start = performance.now();
-  await greenlet.kill(undefined, { grace: LONG });
+  const killing = greenlet.kill(undefined, { grace: LONG });
+  await clock.pass(DELAY / 2);
   // Its promise is its own, and the callback of its timer no mere `resolve`.
-  assertGreater(performance.now() - start, DELAY / 4);
+  assertFalse(greenlet.dead);
+  await clock.pass(DELAY);
+  await killing;
   assertInstanceOf(await end, GreenletExit);
   assertEquals(site.asked, 1);
 });
 
 Deno.test("ky that is timed out between two attempts ends at the next one, which it does not make", async () => {
+  using _time = stopTime();
   using _ = patch();
   await using site = new BusySite();
-  await spawn(async () => {
-    const asking = ky(site.url, busy);
+  const isLimited = new Gate();
+  const greenlet = spawn(async () => {
+    const asking = ky(site.url, site.again(DELAY));
     asking.catch(() => {});
     await site.turnedDown();
     using timeout = Timeout.start(1);
+    isLimited.open();
     assertStrictEquals(await asking.catch((error) => error), timeout);
-  }).get();
+  });
+  await isLimited.opened;
+  await clock.pass(2 * DELAY);
+  await greenlet.get();
   assertEquals(site.asked, 1);
 });
 
 Deno.test("withTimeout() with ky in it returns in time, and what it leaves behind makes no other attempt", async () => {
+  using _time = stopTime();
   using _ = patch();
   await using site = new BusySite();
   let left: unknown;
   const limited = withTimeout(SOON, async () => {
-    const retry = { delay: () => 2 * SOON };
-    await ky(site.url, { retry }).catch((error) => {
+    await ky(site.url, site.again(2 * SOON)).catch((error) => {
       left = error;
       throw error;
     });
-  });
-  const timeout = await limited.catch((error) => error);
+  }).catch((error) => error);
+  await site.turnedDown();
+  await clock.pass(SOON + 1);
+  const timeout = await limited;
   assertInstanceOf(timeout, Timeout);
   assertEquals(left, undefined);
-  while (left === undefined) await tick(5);
+  await clock.pass(2 * SOON);
   assertStrictEquals(left, timeout);
   assertEquals(site.asked, 1);
 });
 
 Deno.test("ky in until() that is killed between two attempts stops at once, and ky goes on without the greenlet", async () => {
+  using _time = stopTime();
   using _ = patch();
   await using site = new BusySite();
   let left: unknown;
   const { greenlet, end } = attempt(() => {
-    const asking = ky(site.url, busy);
+    const asking = ky(site.url, site.again(DELAY));
     asking.catch((error) => left = error);
     return until(asking);
   });
@@ -258,8 +312,11 @@ Deno.test("ky in until() that is killed between two attempts stops at once, and 
   await greenlet.kill();
   assertStrictEquals(await end, greenlet.value);
   assertEquals(left, undefined);
-  while (left === undefined) await tick(5);
   // The greenlet has ended: the attempts that follow are a part of no greenlet
+  while (left === undefined) {
+    await clock.pass(DELAY);
+    await arrive();
+  }
   assertEquals((left as Error).name, "HTTPError");
   assert(site.asked > 1);
 });
@@ -269,7 +326,7 @@ Deno.test("ky in until() with a signal that is timed out between two attempts st
   await using site = new BusySite();
   await spawn(async () => {
     const { signal, abort } = aborter();
-    const asking = ky(site.url, { retry: { delay: () => LONG }, signal });
+    const asking = ky(site.url, { ...site.again(LONG), signal });
     asking.catch(() => {});
     await site.turnedDown();
     using timeout = Timeout.start(1);
@@ -293,7 +350,7 @@ Deno.test("ky with the greenlet's signal that is killed between two attempts sto
   await using site = new BusySite();
   const { greenlet, end } = attempt(() => {
     const { signal } = getCurrent() as Greenlet;
-    return ky(site.url, { retry: { delay: () => LONG }, signal });
+    return ky(site.url, { ...site.again(LONG), signal });
   });
   await site.turnedDown();
   await greenlet.kill(undefined, { grace: LONG });
@@ -310,7 +367,7 @@ Deno.test("ky with the greenlet's signal that is killed wherever it waits for th
         run(site.url, { signal: (getCurrent() as Greenlet).signal })
       );
       const call = await serve(site);
-      await tick(10);
+      await arrive();
       await greenlet.kill(undefined, { grace: LONG });
       assertStrictEquals(await end, greenlet.value);
       await call.gone();
@@ -332,7 +389,7 @@ Deno.test("ky with the greenlet's signal that is killed in the body of an error 
   });
   const call = await site.next();
   await call.send(LOST + "half");
-  await tick(10);
+  await arrive();
   await greenlet.kill(undefined, { grace: LONG });
   assertInstanceOf(greenlet.value, HTTPError);
   await call.gone();
@@ -345,22 +402,34 @@ for (
   })
 ) {
   Deno.test(`ky under patch() does what it always does, ${where}`, async () => {
+    using _time = stopTime();
     using _ = patch();
     using site = new Site();
     const { url } = site;
     const progress: number[] = [];
+    const again = [new Gate(), new Gate()];
     const getting = inPlace(() =>
       ky.post(url, {
         json: { a: 1 },
-        retry: { limit: 2, methods: ["post"], delay: () => 1 },
+        retry: {
+          limit: 2,
+          methods: ["post"],
+          delay: (count) => {
+            again[count - 1]!.open();
+            return 1;
+          },
+        },
         onDownloadProgress: ({ percent }) => void progress.push(percent),
         hooks: {
           afterResponse: [async ({ response }) => void await response.text()],
         },
       }).json()
     );
-    await serveBusy(site);
-    await serveBusy(site);
+    for (const isAgain of again) {
+      await serveBusy(site);
+      await isAgain.opened;
+      await clock.pass(2);
+    }
     const call = await site.next();
     while (!call.received.endsWith('{"a":1}')) assert(await call.receive());
     await call.answer("[1, 2]");
@@ -374,9 +443,13 @@ for (
     assertEquals(error.data, "no");
     lost.close();
 
-    const late = inPlace(() => ky(url, { timeout: 50, retry: 0 }));
+    const late = assertRejects(
+      () => inPlace(() => ky(url, { timeout: SOON, retry: 0 })),
+      TimeoutError,
+    );
     const never = await site.next();
-    await assertRejects(() => late, TimeoutError);
+    await clock.pass(SOON + 1);
+    await late;
     await never.gone();
 
     const controller = new AbortController();
@@ -385,7 +458,7 @@ for (
       ky(url, { signal: controller.signal }).text()
     );
     const half = await serveHalf(site);
-    await tick(10);
+    await arrive();
     controller.abort(reason);
     assertStrictEquals(await aborted.catch((error) => error), reason);
     await half.gone();

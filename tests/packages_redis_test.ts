@@ -32,6 +32,7 @@ import {
 } from "../mod.ts";
 import { Failures, settle } from "./_bodies.ts";
 import { random } from "./_random.ts";
+import { PATIENCE, when } from "./_waits.ts";
 
 /** The server's version; `null` if there is no server to test with. */
 const version = ((): number | null => {
@@ -57,7 +58,7 @@ function test(name: string, body: (server: Server) => Promise<void>): void {
       using failures = new Failures();
       const { promise, reject } = Promise.withResolvers<never>();
       const late = new Error("Waits for what does not come");
-      const timer = setTimeout(() => reject(late), 30_000);
+      const timer = setTimeout(() => reject(late), PATIENCE);
       try {
         await Promise.race([body(server), promise]);
       } finally {
@@ -211,8 +212,8 @@ async function close(client: Redis): Promise<void> {
   await end;
 }
 
-/** A script that keeps the server busy for some 300 ms. */
-const BUSY = "local n = 0; for i = 1, 6e7 do n = n + i end; return KEYS[1]";
+/** A script that keeps the server busy for some 100 ms. */
+const BUSY = "local n = 0; for i = 1, 2e7 do n = n + i end; return KEYS[1]";
 
 // --- One connection for all
 
@@ -295,7 +296,7 @@ testRandomly(
 
       override run = async () => {
         try {
-          for (let i = 0; i < 40; i++) {
+          for (let i = 0; i < 25; i++) {
             await this.#commands[Math.floor(next() * this.#commands.length)]!();
             if (next() < 0.1) await pause(next() * 4);
           }
@@ -368,7 +369,7 @@ testRandomly(
 
 const slowCommands: Record<string, (redis: Redis) => Promise<unknown>> = {
   "BLPOP": (redis) => redis.blpop("nothing", 0),
-  "DEBUG SLEEP": (redis) => redis.call("DEBUG", "SLEEP", 0.3),
+  "DEBUG SLEEP": (redis) => redis.call("DEBUG", "SLEEP", 0.1),
   "a script": (redis) => redis.eval(BUSY, 1, "key"),
 };
 
@@ -377,18 +378,21 @@ for (const [name, send] of Object.entries(slowCommands)) {
     const redis = server.client();
     const other = server.client();
     await Promise.all([redis.ping(), other.ping()]);
-    const log: string[] = [];
-    const greenlet = spawn(async () => {
-      const reply = send(redis).then(() => log.push("reply"));
-      try {
-        await until(reply);
-      } finally {
-        log.push("finally");
-      }
-    });
-    await sleep(10);
-    await greenlet.kill();
-    assertEquals(log, ["finally"]);
+    let log: string[];
+    // Once more if this process was held up for as long as the server.
+    do {
+      const notes: string[] = log = [];
+      const greenlet = spawn(async () => {
+        const reply = send(redis).then(() => notes.push("reply"));
+        try {
+          await until(reply);
+        } finally {
+          notes.push("finally");
+        }
+      });
+      await sleep(0);
+      await greenlet.kill();
+    } while (log[0] === "reply");
     // Behind the other one, in its turn
     const next = spawn(() => until(redis.echo("next")));
     await other.rpush("nothing", "something");
@@ -400,18 +404,21 @@ for (const [name, send] of Object.entries(slowCommands)) {
     const redis = server.client();
     const other = server.client();
     await Promise.all([redis.ping(), other.ping()]);
-    const log: string[] = [];
-    await spawn(async () => {
-      using limit = Timeout.start(10);
-      const reply = send(redis).then(() => log.push("reply"));
-      try {
-        await until(reply);
-      } catch (error) {
-        assertStrictEquals(error, limit);
-        log.push("timeout");
-      }
-    }).get();
-    assertEquals(log, ["timeout"]);
+    let log: string[];
+    // Once more if this process was held up for as long as the server.
+    do {
+      const notes: string[] = log = [];
+      await spawn(async () => {
+        const reply = send(redis).then(() => notes.push("reply"));
+        using limit = Timeout.start(1);
+        try {
+          await until(reply);
+        } catch (error) {
+          assertStrictEquals(error, limit);
+          notes.push("timeout");
+        }
+      }).get();
+    } while (log[0] === "reply");
     const next = spawn(() => until(redis.echo("next")));
     await other.rpush("nothing", "something");
     assertEquals(await next.get(), "next");
@@ -455,7 +462,7 @@ test("ioredis gives what a BLPOP has popped too late to onInterrupt, which puts 
   const items: string[] = [];
   for (let round = 0; round < 5; round++) {
     const getter = spawn(pop);
-    await sleep(1);
+    await sleep(0);
     await getter.kill();
     await other.rpush("items", `item ${round}`);
     // The one that was put back
@@ -482,9 +489,9 @@ test("ioredis awaited without until() ends when the reply is there, and the kill
       log.push("finally");
     }
   });
-  await sleep(10);
+  await sleep(0);
   // It is told of it, and can't be stopped
-  await greenlet.kill(undefined, { timeout: 20 });
+  await greenlet.kill(undefined, { timeout: 5 });
   assertFalse(greenlet.dead);
   assertEquals(log, []);
   await other.rpush("items", "item");
@@ -498,7 +505,7 @@ test("ioredis awaited without until() holds up its greenlet, but not withTimeout
   const other = server.client();
   await Promise.all([redis.ping(), other.ping()]);
   const log: unknown[] = [];
-  const late = await withTimeout(10, async () => {
+  const late = await withTimeout(5, async () => {
     log.push(await redis.blpop("items", 0));
     await pause(0).catch((error) => log.push(error.name));
   }, { value: "late" });
@@ -519,7 +526,7 @@ test("ioredis that reaches no server lets go of greenlets that are killed and ti
     maxRetriesPerRequest: null,
   });
   const waiting = spawn(() => until(redis.get("key")));
-  await sleep(30);
+  await sleep(5);
   await waiting.kill();
   assertInstanceOf(waiting.value, GreenletExit);
   const limited = spawn(() =>
@@ -544,7 +551,8 @@ test("ioredis whose server never answers lets go of greenlets that are killed an
     redis = server.client({ port: silent.addr.port, disconnectTimeout: 1 });
     await until(redis.get("key"));
   });
-  await sleep(20);
+  // It is connected, and waits to be told that the server is ready.
+  await when(() => redis?.status === "connect");
   await opener.kill();
   const limited = spawn(() =>
     withTimeout(5, () => until(redis.get("key")), { value: "late" })
@@ -616,10 +624,13 @@ const ends: Record<string, (open: () => Redis) => Promise<unknown>> = {
     await opener.join();
   },
   "is killed while it waits for a reply": async (open) => {
+    const { promise: isReady, resolve } = Promise.withResolvers<void>();
     const opener = spawn(async () => {
-      await until(open().blpop("nothing", 0.2));
+      const client = open();
+      client.once("ready", () => resolve());
+      await until(client.blpop("nothing", 0.1));
     });
-    await sleep(30);
+    await isReady;
     await opener.kill();
   },
   "is timed out": (open) =>
@@ -842,30 +853,37 @@ testRandomly(
       }
     }
 
-    const greenlets = Array.from({ length: 60 }, () =>
-      spawn(async () => {
-        for (let i = 0; i < 10; i++) {
-          const from = Math.floor(next() * 4);
-          const to = (from + 1 + Math.floor(next() * 3)) % 4;
-          const isLate = await withTimeout(
-            1 + next() * 30,
-            () =>
-              connections.lend((redis) =>
-                transfer(redis, accounts[from]!, accounts[to]!)
-              ),
-            { value: true },
-          );
-          if (isLate) log.timeouts++;
-        }
-      }));
-    for (const greenlet of greenlets.filter(() => next() < 0.4)) {
-      await sleep(next() * 4);
-      if (greenlet.dead) continue;
-      await greenlet.kill();
-      log.kills++;
+    async function many() {
+      const greenlets = Array.from(
+        { length: 60 },
+        (_, number) =>
+          spawn(async () => {
+            for (let i = 0; i < 10; i++) {
+              const from = Math.floor(next() * 4);
+              const to = (from + 1 + Math.floor(next() * 3)) % 4;
+              const isLate = await withTimeout(
+                // Some have the time that it takes.
+                number < 5 ? Infinity : 1 + next() * 30,
+                () =>
+                  connections.lend((redis) =>
+                    transfer(redis, accounts[from]!, accounts[to]!)
+                  ),
+                { value: true },
+              );
+              if (isLate) log.timeouts++;
+            }
+          }),
+      );
+      for (const greenlet of greenlets.filter(() => next() < 0.4)) {
+        await sleep(next() * 4);
+        if (greenlet.dead) continue;
+        await greenlet.kill();
+        log.kills++;
+      }
+      await joinAll(greenlets, { raiseError: true });
     }
-    await joinAll(greenlets, { raiseError: true });
-    for (const count of Object.values(log)) assertGreater(count, 0);
+    // On a fast machine or a slow one some of them may not come about.
+    do await many(); while (Object.values(log).some((count) => count === 0));
 
     assertEquals(connections.permits.counter, 5);
     assertEquals(connections.free.length, 5);
