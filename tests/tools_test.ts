@@ -1,6 +1,7 @@
-import { assertEquals, assertMatch } from "@std/assert";
+import { assertEquals, assertMatch, assertThrows } from "@std/assert";
 import {
   failureReport,
+  parseArgs,
   parseOutput,
   runSuite,
   summary,
@@ -78,6 +79,16 @@ Deno.test("parseOutput() counts a file without a summary, or with a wrong status
   const text = "ok | 2 passed | 0 failed (1s)\n";
   const [outcome] = parseOutput("a_test.ts", text, 1);
   assertEquals([outcome.passed, outcome.failed], [2, 1]);
+});
+
+Deno.test("parseArgs() takes what exists for files, and the rest for flags and their values", () => {
+  const file = "tests/tools_test.ts";
+  assertEquals(
+    parseArgs(["--filter", "Queue.get() waits", file, "--seed=5"]),
+    { flags: ["--filter", "Queue.get() waits", "--seed=5"], files: [file] },
+  );
+  assertEquals(parseArgs(["tests"]), { flags: [], files: testFiles("tests") });
+  assertThrows(() => parseArgs(["tests/none_test.ts"]), Error, "none_test.ts");
 });
 
 Deno.test("summary() is written as that of `deno test`", () => {

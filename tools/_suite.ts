@@ -57,6 +57,34 @@ export function testFiles(folder = "tests"): string[] {
   return files.map(([path]) => path);
 }
 
+/**
+ * Tells flags of `deno test` from test files: what exists is a file, or a folder of them, and
+ * anything else is a flag or the value of one.
+ */
+export function parseArgs(
+  args: string[],
+): { flags: string[]; files: string[] } {
+  const flags: string[] = [];
+  const files: string[] = [];
+  for (const arg of args) {
+    const stat = arg.startsWith("-") ? null : statOf(arg);
+    if (stat?.isDirectory) files.push(...testFiles(arg));
+    else if (stat !== null) files.push(arg);
+    else if (arg.endsWith("_test.ts")) throw new Error(`Cannot find ${arg}`);
+    else flags.push(arg);
+  }
+  return { flags, files };
+}
+
+function statOf(path: string): Deno.FileInfo | null {
+  try {
+    return Deno.statSync(path);
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return null;
+    throw error;
+  }
+}
+
 /** The processes that run, which end with this one. */
 const running = new Set<Deno.ChildProcess>();
 

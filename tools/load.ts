@@ -15,6 +15,7 @@
 import {
   endOnSignals,
   failureReport,
+  parseArgs,
   runSuite,
   summary,
   time,
@@ -40,16 +41,10 @@ function startBusy(): Disposable {
 }
 
 endOnSignals();
-const flags = Deno.args.filter((arg) => arg.startsWith("-"));
-const [times = "20", ...files] = Deno.args.filter((arg) =>
-  !arg.startsWith("-")
-);
-if (!/^[1-9]\d*$/.test(times)) {
-  console.error(
-    `Cannot run the suite ${times} times: the first argument is a number`,
-  );
-  Deno.exit(2);
-}
+const args = [...Deno.args];
+const index = args.findIndex((arg) => /^[1-9]\d*$/.test(arg));
+const times = index < 0 ? 20 : Number(args.splice(index, 1)[0]);
+const { flags, files } = parseArgs(args);
 
 const start = performance.now();
 const failures = new Map<string, number>();
@@ -57,7 +52,7 @@ let failedRuns = 0;
 {
   using stack = new DisposableStack();
   for (let i = 0; i < 4; i++) stack.use(startBusy());
-  for (let run = 1; run <= Number(times); run++) {
+  for (let run = 1; run <= times; run++) {
     const start = performance.now();
     const outcome = await runSuite({ flags, files });
     if (outcome.failed > 0) {

@@ -12,14 +12,19 @@
  * @module
  */
 
-import { endOnSignals, failureReport, runSuite, summary } from "./_suite.ts";
+import {
+  endOnSignals,
+  failureReport,
+  parseArgs,
+  runSuite,
+  summary,
+} from "./_suite.ts";
 
 endOnSignals();
 const jobs = Number(Deno.env.get("DENO_JOBS"));
 const start = performance.now();
 const outcome = await runSuite({
-  flags: Deno.args.filter((arg) => arg.startsWith("-")),
-  files: Deno.args.filter((arg) => !arg.startsWith("-")),
+  ...parseArgs(Deno.args),
   ...jobs >= 1 ? { jobs } : {},
   print: console.log,
 });
