@@ -35,6 +35,7 @@ export * from "./lock.ts";
 export * from "./queue.ts";
 export * from "./local.ts";
 export * from "./pool.ts";
+export * from "./nursery.ts";
 export * as monkey from "./monkey.ts";
 export {
   type HttpOptions,
