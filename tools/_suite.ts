@@ -218,7 +218,8 @@ export async function runSuite(options: SuiteOptions = {}): Promise<Outcome> {
 
   const runFile = async (file: string): Promise<void> => {
     // The types are checked once for all.
-    const args = ["test", "-q", "-P", "--no-check", ...flags, file];
+    const others = flags.filter((flag) => flag !== "--no-check");
+    const args = ["test", "-q", "-P", "--no-check", ...others, file];
     const { text, code } = await runDeno(args);
     const [outcome, tests] = parseOutput(file, text, code);
     if (tests !== "") print(tests);
@@ -230,7 +231,8 @@ export async function runSuite(options: SuiteOptions = {}): Promise<Outcome> {
     total.errors.push(...outcome.errors);
   };
 
-  const queue = [checkTypes, ...paths.map((path) => () => runFile(path))];
+  const queue = paths.map((path) => () => runFile(path));
+  if (!flags.includes("--no-check")) queue.unshift(checkTypes);
   const work = async (): Promise<void> => {
     for (let next; (next = queue.shift()) !== undefined;) await next();
   };
