@@ -101,7 +101,8 @@ export class Hub extends Greenlet {
    * The error of a greenlet is taken by what waits for its result when it dies, or asks for
    * it in the same turn of the event loop: `get()`, `joinAll()` with `raiseError`, a
    * `nursery`, `apply()`, `map()`, a `linkException()`, an `AsyncResult` that is linked to
-   * it. It is reported at the end of that turn, and at the latest when the process ends. A
+   * it. It is reported at the end of that turn, and at the latest when the process ends, in
+   * the `AsyncLocalStorage` context that the greenlet has had, and in no greenlet. A
    * `GreenletExit` never is, nor the `ShutDown` of a queue that a greenlet ends by.
    *
    * What a handler of your own throws, or a promise that it returns rejects with, is written
