@@ -41,8 +41,10 @@ import {
   type ProcessOptions,
   processOptions,
 } from "./_patch/process.ts";
+import { areSocketOpsKnown } from "./_hub/socket_ops.ts";
 import { patchStreams } from "./_patch/streams.ts";
-import { patchTimers } from "./_patch/timers.ts";
+import { knowStreams } from "./_patch/streams_slots.ts";
+import { areTimersKnown, patchTimers } from "./_patch/timers.ts";
 import { patchTls } from "./_patch/tls.ts";
 import { patchWebsocket } from "./_patch/websocket.ts";
 
@@ -247,4 +249,52 @@ function checkPart(name: string, what: string): asserts name is Part {
 export function isPatched(part: Part): boolean {
   checkPart(part, "tell what is patched");
   return patched.has(part);
+}
+
+/**
+ * How far a part of {@linkcode patch} reaches in this runtime.
+ *
+ * - `full`: it keeps all that it promises
+ * - `reduced`: the runtime's insides are not as expected, and it keeps less; see
+ *   {@linkcode support}
+ */
+export type Support = "full" | "reduced";
+
+/** The parts that lean on the runtime's insides, and what tries those. */
+const probes: Partial<Record<Part, () => boolean>> = {
+  timers: areTimersKnown,
+  net: areSocketOpsKnown,
+  tls: areSocketOpsKnown,
+  streams: knowStreams,
+};
+
+/**
+ * Tells how far each part of {@linkcode patch} reaches in this runtime. gevent has none.
+ * Not a switch point.
+ *
+ * What leans on the runtime's insides is tried before it is used. Where it is not as
+ * expected, as a new version of the runtime may have it, the part is `reduced` and `patch()`
+ * does not fail:
+ *
+ * - `timers`: those that a module has taken from `node:timers` before stay as they were
+ * - `net`, `tls`: connections are read and written by their own methods, which is slower
+ * - `streams`: streams stay the runtime's own, so that an interrupt comes with the next wait
+ *
+ * @returns The support of each part.
+ *
+ * @example Usage
+ * ```ts
+ * import { monkey } from "@gevent/gevent";
+ *
+ * const reduced = Object.entries(monkey.support())
+ *   .filter(([_part, support]) => support === "reduced");
+ * console.log(reduced); // []
+ * ```
+ */
+export function support(): Record<Part, Support> {
+  const found = {} as Record<Part, Support>;
+  for (const part of Object.keys(parts) as Part[]) {
+    found[part] = probes[part]?.() ?? true ? "full" : "reduced";
+  }
+  return found;
 }

@@ -136,6 +136,11 @@ export class SocketOps {
 /** The runtime's operations, when they were found. */
 let operations: SocketOps | null = null;
 
+/** Whether the runtime reads and writes connections as it did when this was written. */
+export function areSocketOpsKnown(): boolean {
+  return findSocketOps() !== null;
+}
+
 function findSocketOps(): SocketOps | null {
   const found = findInternals();
   if (NAMES.some((name) => found[name] === undefined)) return null;

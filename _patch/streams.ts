@@ -46,8 +46,9 @@ type Asking = (this: any, ...args: any[]) => Promise<any>;
 
 /** Patches streams; disposing of what it returns restores the originals. */
 export function patchStreams(): Disposable {
-  knowStreams();
   return patchAll((patches) => {
+    // Without them nothing would be safe from loss: streams stay the runtime's own.
+    if (!knowStreams()) return;
     patchReading(patches);
     patchIterating(patches);
     patchWriting(patches);

@@ -78,9 +78,7 @@ function slot(object: object, name: string): symbol {
     symbol.description === `[[${name}]]`
   );
   if (symbol !== undefined) return symbol;
-  throw new TypeError(
-    `Cannot patch streams as [[${name}]] is missing in those of Deno ${Deno.version.deno}: leave them out by patch({ streams: false })`,
-  );
+  throw new TypeError(`Cannot find [[${name}]] of the runtime's streams`);
 }
 
 /** What is in a slot; `undefined` if it is no object that has it. */
@@ -98,15 +96,26 @@ export function set(object: object, slot: symbol, value: unknown): void {
 export let slots: Slots;
 
 /**
- * Finds out about the runtime's streams.
- *
- * @throws {TypeError} If they are not as we know them.
+ * - `unknown`: nothing has asked for them
+ * - `known`: the slots are where they were when this was written
+ * - `strange`: they are not
  */
-export function knowStreams(): void {
-  slots ??= new Slots();
+let streams: "unknown" | "known" | "strange" = "unknown";
+
+/** Looks for the slots of the runtime's streams, and tells whether they were found. */
+export function knowStreams(): boolean {
+  if (streams === "unknown") {
+    try {
+      slots = new Slots();
+      streams = "known";
+    } catch {
+      streams = "strange";
+    }
+  }
+  return streams === "known";
 }
 
-/** Whether they were found out about, as by the part `streams`. */
+/** Whether they were looked for and found, as by the part `streams`. */
 export function areStreamsKnown(): boolean {
-  return slots !== undefined;
+  return streams === "known";
 }

@@ -422,6 +422,11 @@ interface Timeout {
 /** The longest delay that a timer takes for what it is. */
 const LONGEST = 2 ** 31 - 1;
 
+/** Whether the runtime's timers are made as they were when this was written. */
+export function areTimersKnown(): boolean {
+  return findTimeouts() !== null;
+}
+
 /** Finds how the runtime makes its timers: `null` when that is not what we know. */
 function findTimeouts(): Timeouts | null {
   const set = getOriginal(timers, "setTimeout") as SetTimer;
