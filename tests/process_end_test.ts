@@ -15,6 +15,8 @@ class Peers implements AsyncDisposable {
   readonly directory = Deno.makeTempDirSync();
   readonly #listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   readonly #conns: Deno.Conn[] = [];
+  /** Settles when there is a connection or a body that waits. */
+  #arrival = Promise.withResolvers<void>();
   readonly #accepting = this.#accept();
   readonly #bodies: ReadableStreamDefaultController<Uint8Array>[] = [];
   readonly #server = Deno.serve(
@@ -25,6 +27,7 @@ class Peers implements AsyncDisposable {
           start: (controller) => {
             controller.enqueue(encode("first "));
             this.#bodies.push(controller);
+            this.#arrival.resolve();
           },
         }),
       ),
@@ -43,7 +46,10 @@ class Peers implements AsyncDisposable {
   }
 
   async #accept(): Promise<void> {
-    for await (const conn of this.#listener) this.#conns.push(conn);
+    for await (const conn of this.#listener) {
+      this.#conns.push(conn);
+      this.#arrival.resolve();
+    }
   }
 
   /** What scripts know of them. */
@@ -90,8 +96,10 @@ class Peers implements AsyncDisposable {
     `;
   }
 
-  /** Says something, to all who wait. */
+  /** Says something, to all who wait, as soon as the first of them is known here. */
   async speak(): Promise<void> {
+    await this.#arrival.promise;
+    this.#arrival = Promise.withResolvers();
     for (const conn of this.#conns.splice(0)) {
       await conn.write(encode("hello")).catch(() => {});
       conn.close();
