@@ -815,7 +815,11 @@ const registrations: Record<string, Registration> = {
   "fs.watch()": {
     register: (calls) => fs.watch(directory, calls.by("listener")),
     cause: () => Deno.writeTextFileSync(`${directory}/other`, "changed"),
-    end: (watcher) => watcher.close(),
+    async end(watcher) {
+      watcher.close();
+      // A change that was told of late has set a timer of the runtime's own
+      await new Promise((resolve) => setTimeout(resolve, 300));
+    },
   },
   "fs.watchFile()": {
     register: (calls) =>
@@ -825,8 +829,10 @@ const registrations: Record<string, Registration> = {
       await new Promise((resolve) => setTimeout(resolve, 50));
       Deno.writeTextFileSync(`${directory}/late`, "text");
     },
-    end() {
+    async end() {
       fs.unwatchFile(`${directory}/late`);
+      // A look at the file may be under way
+      await new Promise((resolve) => setTimeout(resolve, 300));
       Deno.removeSync(`${directory}/late`);
     },
   },
