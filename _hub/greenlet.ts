@@ -34,7 +34,7 @@ import {
 import { delist, enlist, expectLife } from "./live.ts";
 import { main, report } from "./main.ts";
 import { OutcomeWait } from "./outcome.ts";
-import { reportUnlessTaken, takeError } from "./reports.ts";
+import { reportInTurn, reportUnlessTaken, takeError } from "./reports.ts";
 import { runSoon, turn, wake } from "./run_queue.ts";
 import { GRACE, type Origin, Scope } from "./scope.ts";
 import { startSoon } from "./start_queue.ts";
@@ -712,6 +712,10 @@ export class Greenlet<T = unknown> extends core.Greenlet
    * The error is thrown by whatever the body waits on, or else by its next wait. One that
    * has not started never starts; one that is dead is left alone.
    *
+   * An error that the body makes of it, such as the `AggregateError` of `Promise.any` or one
+   * with it as its `cause`, is still the kill. Calls that the body has begun, and has not
+   * come to await, fail without being unhandled rejections.
+   *
    * A kill insists. A body that is still alive after `grace` gets the error again, from
    * what it waits on and from every wait that it begins; a generator body is ended past
    * its `catch` blocks. One that swallows it ten times is left suspended for good, and
@@ -793,7 +797,8 @@ export class Greenlet<T = unknown> extends core.Greenlet
   }
 
   /**
-   * As {@linkcode Greenlet.link}, if it ends by an error. gevent's `link_exception`.
+   * As {@linkcode Greenlet.link}, if it ends by an error, which the link takes: the hub is
+   * not told of it. gevent's `link_exception`.
    *
    * @param link Gets this greenlet; or an object that is linkable.
    */
@@ -972,7 +977,7 @@ export class RawGreenlet extends core.Greenlet {
     if (this.dead) return;
     this.#end();
     const own = failureFor(error, scopeOf(this));
-    if (!(own instanceof GreenletExit)) report(this, own);
+    if (!(own instanceof GreenletExit)) reportInTurn(this, own);
   }
 
   #end(): void {

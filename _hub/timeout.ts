@@ -207,7 +207,12 @@ export interface WithTimeoutOptions<V> {
  * error. What is left of it gets the `Timeout` from every wait that it begins, and after
  * ten of them is left suspended for good.
  *
- * The function runs in the current greenlet: whatever interrupts that interrupts it.
+ * The function runs in the current greenlet: whatever interrupts that interrupts it. What
+ * it makes of the `Timeout`, such as the `AggregateError` of `Promise.any` or an error with
+ * it as its `cause`, is taken for the `Timeout`.
+ *
+ * A call that nothing awaits and that throws its `Timeout` is an unhandled rejection, as any
+ * that fails. What the function has begun, and has not come to await, is not.
  *
  * @typeParam R What the function returns.
  * @typeParam V The type of `value`.
