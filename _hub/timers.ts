@@ -309,10 +309,33 @@ function arm(deadline: number): void {
   if (armed !== Infinity) disarmRuntime();
   armed = deadline;
   if (hand !== null) return hand.callAt(deadline, tick);
-  runtimeTimer = setTimeout(
-    tick,
-    Math.min(Math.max(Math.ceil(deadline - now()), 0), LONGEST),
-  );
+  const ms = Math.min(Math.max(Math.ceil(deadline - now()), 0), LONGEST);
+  runtimeTimer = setInternally(setTimeout, tick, ms);
+}
+
+/** Whether a timer is being set that `patch()` is to leave as it is. */
+let setsInternally = false;
+
+/** Whether what is being set now is to be left as it is, whatever it is to call. */
+export function isSetInternally(): boolean {
+  return setsInternally;
+}
+
+/**
+ * Sets a timer that `patch()` is to leave as it is. What it is to call does not tell: others
+ * may have wrapped the runtime's function, and have it call something of theirs.
+ */
+export function setInternally<A extends unknown[], T>(
+  set: (...args: A) => T,
+  ...args: A
+): T {
+  const before = setsInternally;
+  setsInternally = true;
+  try {
+    return set(...args);
+  } finally {
+    setsInternally = before;
+  }
 }
 
 function disarmRuntime(): void {

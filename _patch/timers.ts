@@ -32,7 +32,9 @@ import { isResolver, rejectBy } from "./resolver.ts";
 import {
   internalCallbacks,
   isMovedByHand,
+  isSetInternally,
   type QueuedWait,
+  setInternally,
   startTimer,
   stopTimer,
   takePlace,
@@ -297,13 +299,15 @@ function cooperativeSetTimer(
 ): SetTimer {
   return function (this: unknown, callback, ...rest) {
     const scope = interruptibleScope();
-    const isApart = scope === null && !isMovedByHand();
+    const isApart = isSetInternally() || scope === null && !isMovedByHand();
     if (isApart || typeof callback !== "function") {
       return Reflect.apply(original, this, arguments as never);
     }
     const setting: Setting<unknown> = {
       set: (fire, ms = rest[0] as number) =>
-        Reflect.apply(original, this, [fire, ms, ...rest.slice(1)]),
+        setInternally(() =>
+          Reflect.apply(original, this, [fire, ms, ...rest.slice(1)])
+        ),
       clear,
       keyOf: kind.keyOf,
       ms: kind.set === "setImmediate" ? null : delayOf(rest[0]),
@@ -487,7 +491,8 @@ function patchTimeouts(patches: Patches, timeouts: Timeouts): void {
       }
       const isOrdinary = iterating === null && !this[system];
       const scope = isOrdinary ? interruptibleScope() : null;
-      const isApart = scope === null && (this[system] || !isMovedByHand());
+      const isApart = isSetInternally() ||
+        scope === null && (this[system] || !isMovedByHand());
       if (isApart || callback === null || internalCallbacks.has(callback)) {
         return original.call(this);
       }

@@ -1088,6 +1088,68 @@ Deno.test("setTimeout() outside greenlets is the runtime's own", async () => {
   }
 });
 
+/** What wraps functions of the runtime does so, for its own ends, before anybody else comes. */
+const WRAP = `
+  for (const name of ["setTimeout", "setInterval"]) {
+    const original = globalThis[name];
+    globalThis[name] = (callback, ...rest) =>
+      original((...args) => callback(...args), ...rest);
+  }
+`;
+
+Deno.test("setTimeout() that others have wrapped before the library came leaves the hub's timer alone", async () => {
+  const library = new URL("../mod.ts", import.meta.url).href;
+  const script = `${WRAP}
+    const { patch, sleep, spawn } = await import(${JSON.stringify(library)});
+    using _ = patch();
+    await spawn(async () => {
+      for (let i = 0; i < 2; i++) await sleep(1);
+      console.log("slept");
+    }).get();
+  `;
+  const { stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+    args: ["eval", "-q", script],
+  }).output();
+  const decoder = new TextDecoder();
+  assertEquals(decoder.decode(stderr), "");
+  assertEquals(decoder.decode(stdout), "slept\n");
+});
+
+Deno.test("setTimeout() and setInterval() that others have wrapped before patch() run a callback as one greenlet, and can be interrupted", async () => {
+  const { setTimeout, setInterval } = globalThis;
+  using restored = new DisposableStack();
+  restored.defer(() => Object.assign(globalThis, { setTimeout, setInterval }));
+  new Function(WRAP)();
+  using _ = patch();
+  const greenlets: unknown[] = [];
+  const count = (greenlet: Greenlet) => void greenlets.push(greenlet);
+  await spawn(async () => {
+    Greenlet.addSpawnCallback(count);
+    const current = await until(
+      new Promise((resolve) => {
+        globalThis.setTimeout(() => resolve(getCurrent()), 1);
+      }),
+    );
+    const ticks = await until(
+      new Promise((resolve) => {
+        const ticks: unknown[] = [];
+        const id = globalThis.setInterval(() => {
+          if (ticks.push(getCurrent()) < 2) return;
+          clearInterval(id);
+          resolve(ticks);
+        }, 1);
+      }),
+    ) as unknown[];
+    Greenlet.removeSpawnCallback(count);
+    assertEquals(greenlets, [current, ...ticks]);
+    await pause(1);
+  }).get();
+  const paused = spawn(pause, LONG);
+  await sleep(0);
+  await paused.kill(undefined, { grace: LONG });
+  assertInstanceOf(paused.value, GreenletExit);
+});
+
 Deno.test("setTimeout() can be promisified, as unpatched", async () => {
   using _ = patch();
   assertEquals(await promisify(setTimeout)(1, "value"), "value");
