@@ -328,6 +328,8 @@ const registrations: Record<string, Registration> = {
       const worker = new NodeWorker(
         `require("node:worker_threads").parentPort.once("message", function () {
           this.postMessage("answer");
+          // Under --coverage no worker ends by itself.
+          process.exit();
         });`,
         { eval: true },
       );
