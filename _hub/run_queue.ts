@@ -216,6 +216,7 @@ export async function serveTasks(): Promise<never> {
         isBehind = false;
       }
     }
+    isBehind = false;
     // This function keeps the array until there is another.
     batch.length = 0;
   }

@@ -659,6 +659,43 @@ testBoth(
   },
 );
 
+testBoth(
+  "sleep(0) of several that one end has woken goes in line with what they spawn",
+  {
+    async async(source: Greenlet, told: string[], name: string) {
+      await source.join();
+      told.push(`${name} joined`);
+      spawn(() => told.push(`spawned by ${name}`));
+      await sleep(0);
+      told.push(`${name} slept`);
+    },
+    *generator(source: Greenlet, told: string[], name: string) {
+      yield* source.join();
+      told.push(`${name} joined`);
+      spawn(() => told.push(`spawned by ${name}`));
+      yield* sleep(0);
+      told.push(`${name} slept`);
+    },
+  },
+  async (body) => {
+    const told: string[] = [];
+    const source = new Greenlet(() => {});
+    const all = ["a", "b"].map((name) => spawn(body, source, told, name));
+    await settle();
+    source.start();
+    await joinAll(all);
+    await settle();
+    assertEquals(told, [
+      "a joined",
+      "b joined",
+      "spawned by a",
+      "a slept",
+      "spawned by b",
+      "b slept",
+    ]);
+  },
+);
+
 // --- An error given by its class
 
 /** An error of one's own. */
