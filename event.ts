@@ -16,6 +16,7 @@
  * @module
  */
 
+import { NO_OPTIONS } from "./_base/language.ts";
 import { currentScope } from "./_hub/current.ts";
 import { checkpoint, failedWait, readyWait } from "./_hub/suspension.ts";
 import { type Link, LinkedWait, Links } from "./_hub/links.ts";
@@ -91,7 +92,7 @@ export class Event implements Waitable {
    * @returns `true`; at the timeout, `false`.
    * @throws {TypeError | RangeError} If the timeout is not a number of milliseconds.
    */
-  wait(options: JoinOptions = {}): Wait<boolean> {
+  wait(options: JoinOptions = NO_OPTIONS): Wait<boolean> {
     checkOptions(options, "wait for event");
     const { timeout = Infinity } = options;
     checkDuration(timeout, "wait for event");
@@ -235,7 +236,7 @@ export class AsyncResult<T = unknown> implements Waitable, Outcome<T> {
    * @throws {Timeout} At the timeout; or if it is not ready and `block` is false.
    * @throws {TypeError | RangeError} If the timeout is not a number of milliseconds.
    */
-  get(options: GetOptions = {}): Wait<T> {
+  get(options: GetOptions = NO_OPTIONS): Wait<T> {
     checkOptions(options, "get result");
     const { block = true, timeout = Infinity } = options;
     checkDuration(timeout, "get result");
@@ -268,7 +269,7 @@ export class AsyncResult<T = unknown> implements Waitable, Outcome<T> {
   }
 
   /** The same as {@linkcode AsyncResult.get}, as in `concurrent.futures`. */
-  result(options: JoinOptions = {}): Wait<T> {
+  result(options: JoinOptions = NO_OPTIONS): Wait<T> {
     return this.get(options);
   }
 
@@ -280,7 +281,7 @@ export class AsyncResult<T = unknown> implements Waitable, Outcome<T> {
    * @returns The value; `undefined` after an error, or at the timeout.
    * @throws {TypeError | RangeError} If the timeout is not a number of milliseconds.
    */
-  wait(options: JoinOptions = {}): Wait<T | undefined> {
+  wait(options: JoinOptions = NO_OPTIONS): Wait<T | undefined> {
     checkOptions(options, "wait for result");
     const { timeout = Infinity } = options;
     checkDuration(timeout, "wait for result");

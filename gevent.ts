@@ -60,7 +60,7 @@ import {
 } from "./_hub/timers.ts";
 import { GreenletError, GreenletExit } from "./greenlet.ts";
 import { getCurrent, getHub } from "./hub.ts";
-import { clearImmediate, setImmediate } from "node:timers";
+import { clearImmediate, setImmediate } from "./_base/immediate.ts";
 
 export { getCurrent, getHub } from "./hub.ts";
 export type { Link } from "./_hub/links.ts";

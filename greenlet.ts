@@ -407,7 +407,8 @@ export class Greenlet {
    */
   switch<T = unknown>(...args: unknown[]): Switch<T> {
     const count = args.length;
-    const value = count < 2 ? args[0] : args;
+    // What is not given is not looked for, as it would be found in the prototype.
+    const value = count === 0 ? undefined : count === 1 ? args[0] : args;
     return request(this, "switch", value, count) as Switch<T>;
   }
 

@@ -23,6 +23,7 @@
  * @module
  */
 
+import { NO_OPTIONS } from "./_base/language.ts";
 import { Greenlet } from "./greenlet.ts";
 import { currentScope } from "./_hub/current.ts";
 import { errorFor } from "./_hub/interrupts.ts";
@@ -86,7 +87,7 @@ export class Hub extends Greenlet {
    * console.log(await getHub().join()); // true
    * ```
    */
-  join(options: HubJoinOptions = {}): Wait<boolean> {
+  join(options: HubJoinOptions = NO_OPTIONS): Wait<boolean> {
     checkOptions(options, "join the hub");
     const { timeout = Infinity } = options;
     checkDuration(timeout, "join the hub");

@@ -20,6 +20,7 @@
  * @module
  */
 
+import { markHandled, NO_OPTIONS } from "./_base/language.ts";
 import { currentScope, runIn } from "./_hub/current.ts";
 import type { Scope } from "./_hub/scope.ts";
 import { checkpoint, readyWait } from "./_hub/suspension.ts";
@@ -200,7 +201,7 @@ export class Semaphore implements Waitable, Disposable {
    * permit was to be had.
    * @throws {TypeError | RangeError} If the timeout is not a number of milliseconds.
    */
-  acquire(options: AcquireOptions = {}): Wait<this | null> {
+  acquire(options: AcquireOptions = NO_OPTIONS): Wait<this | null> {
     checkOptions(options, "acquire");
     const { blocking = true, timeout = Infinity } = options;
     checkDuration(timeout, "acquire");
@@ -240,7 +241,7 @@ export class Semaphore implements Waitable, Disposable {
    * @returns How many can be had: none, if others were quicker or at the timeout.
    * @throws {TypeError | RangeError} If the timeout is not a number of milliseconds.
    */
-  wait(options: JoinOptions = {}): Wait<number> {
+  wait(options: JoinOptions = NO_OPTIONS): Wait<number> {
     checkOptions(options, "wait for semaphore");
     const { timeout = Infinity } = options;
     checkDuration(timeout, "wait for semaphore");
@@ -508,7 +509,7 @@ export class RLock implements Disposable {
    * to be had.
    * @throws {TypeError | RangeError} If the timeout is not a number of milliseconds.
    */
-  acquire(options: AcquireOptions = {}): Wait<this | null> {
+  acquire(options: AcquireOptions = NO_OPTIONS): Wait<this | null> {
     checkOptions(options, "acquire");
     const { blocking = true, timeout = Infinity } = options;
     checkDuration(timeout, "acquire");
@@ -621,7 +622,7 @@ class Notified extends QueuedWait<Notified, boolean> {
   /** The body may think that it holds the lock: so it gets it back before the error. */
   override interrupt(error: unknown, final: boolean): void {
     this.undo(error);
-    this.promise!.catch(() => {});
+    markHandled(this.promise!);
     if (final) {
       this.endsBody = this.#scope.endsBody;
     } else if (this.#outcome?.state === "thrown") {
@@ -743,7 +744,7 @@ export class Condition implements Disposable {
    * @returns The condition, whose lock is released at the end of a `using` block; `null`,
    * if it was not to be had.
    */
-  acquire(options: AcquireOptions = {}): Wait<Disposable | null> {
+  acquire(options: AcquireOptions = NO_OPTIONS): Wait<Disposable | null> {
     return this.#lock.acquire(options);
   }
 
@@ -764,7 +765,7 @@ export class Condition implements Disposable {
    * @throws {RangeError} If the lock is not held.
    * @throws {TypeError | RangeError} If the timeout is not a number of milliseconds.
    */
-  wait(options: JoinOptions = {}): Wait<boolean> {
+  wait(options: JoinOptions = NO_OPTIONS): Wait<boolean> {
     return this.#wait(null, options);
   }
 
@@ -780,7 +781,7 @@ export class Condition implements Disposable {
    */
   waitFor(
     predicate: () => unknown,
-    options: JoinOptions = {},
+    options: JoinOptions = NO_OPTIONS,
   ): Wait<boolean> {
     checkCallback(predicate, "wait", "predicate");
     return this.#wait(predicate, options);

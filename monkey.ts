@@ -31,6 +31,7 @@
  * @module
  */
 
+import { NO_OPTIONS } from "./_base/language.ts";
 import { patchDns } from "./_patch/dns.ts";
 import { patchFetch } from "./_patch/fetch.ts";
 import { patchFs } from "./_patch/fs.ts";
@@ -153,7 +154,7 @@ const patched = new Map<
  * await joinAll([spawn(task, "one"), spawn(task, "two")]);
  * ```
  */
-export function patch(options: PatchOptions = {}): Disposable {
+export function patch(options: PatchOptions = NO_OPTIONS): Disposable {
   if (typeof options !== "object" || options === null) {
     throw new TypeError(
       `Cannot patch as the options must be an object: received ${options}`,

@@ -14,6 +14,7 @@
  * @module
  */
 
+import { markHandled } from "./_base/language.ts";
 import { checkFunction } from "./_base/checks.ts";
 import { currentScope, getCurrent, runIn, scopeOf } from "./_hub/current.ts";
 import { unwrapped } from "./_hub/interrupts.ts";
@@ -257,7 +258,7 @@ class Nursing extends Suspension<unknown> {
 
   override interrupt(error: unknown, final: boolean): void {
     // Where nobody awaits us, an interrupt is no unhandled rejection.
-    this.promise!.catch(() => {});
+    markHandled(this.promise!);
     if (final) {
       this.endsBody = this.#outer.endsBody;
       this.#inner.escalate(error, !this.endsBody);

@@ -15,6 +15,7 @@
  * @module
  */
 
+import { NO_OPTIONS } from "./_base/language.ts";
 import {
   checkFunction,
   checkOptions,
@@ -226,7 +227,7 @@ export abstract class GroupBase implements AsyncDisposable {
    * the error of the first greenlet that is in it now and has failed.
    * @throws {TypeError | RangeError} If the timeout is not a number of milliseconds.
    */
-  join(options: GroupJoinOptions = {}): Wait<boolean> {
+  join(options: GroupJoinOptions = NO_OPTIONS): Wait<boolean> {
     checkOptions(options, "join");
     const { timeout = Infinity, raiseError = false } = options;
     checkDuration(timeout, "join");
@@ -268,7 +269,7 @@ export abstract class GroupBase implements AsyncDisposable {
    * @returns Nothing, at the timeout as well: see {@linkcode GroupBase.size}.
    * @throws {TypeError | RangeError} If a time is not a number of milliseconds.
    */
-  kill(options: KillAllOptions = {}): Wait<void> {
+  kill(options: KillAllOptions = NO_OPTIONS): Wait<void> {
     checkOptions(options, "kill all");
     const { error = new GreenletExit(), block = true } = options;
     const { timeout = Infinity, grace } = options;
@@ -314,7 +315,7 @@ export abstract class GroupBase implements AsyncDisposable {
   killOne(
     greenlet: AnyGreenlet,
     error: unknown = new GreenletExit(),
-    options: KillOptions = {},
+    options: KillOptions = NO_OPTIONS,
   ): Wait<void> {
     if (!this.greenlets.has(greenlet)) return DONE;
     if (scopeOf(greenlet).killed === null) return greenlet.kill(error, options);
@@ -515,7 +516,7 @@ export abstract class GroupBase implements AsyncDisposable {
   imap<T, R>(
     run: (item: T) => R,
     items: Iterable<T> | AsyncIterable<T>,
-    options: ImapOptions = {},
+    options: ImapOptions = NO_OPTIONS,
   ): ResultIterator<BodyResult<R>> {
     return this.#imap(run, items, options, true);
   }
@@ -536,7 +537,7 @@ export abstract class GroupBase implements AsyncDisposable {
   imapUnordered<T, R>(
     run: (item: T) => R,
     items: Iterable<T> | AsyncIterable<T>,
-    options: ImapOptions = {},
+    options: ImapOptions = NO_OPTIONS,
   ): ResultIterator<BodyResult<R>> {
     return this.#imap(run, items, options, false);
   }
@@ -762,7 +763,7 @@ export class Pool extends GroupBase {
    * @returns For how many there is room; none, if others were quicker or at the timeout.
    * @throws {TypeError | RangeError} If the timeout is not a number of milliseconds.
    */
-  waitAvailable(options: JoinOptions = {}): Wait<number> {
+  waitAvailable(options: JoinOptions = NO_OPTIONS): Wait<number> {
     return this.#room?.wait(options) ?? checkpoint(currentScope()) ??
       readyWait(Infinity);
   }
@@ -777,7 +778,7 @@ export class Pool extends GroupBase {
    * @throws {PoolFull} If there is no room in time.
    * @throws {TypeError} If it is no greenlet.
    */
-  add(greenlet: AnyGreenlet, options: PoolOptions = {}): Wait<void> {
+  add(greenlet: AnyGreenlet, options: PoolOptions = NO_OPTIONS): Wait<void> {
     checkGreenlet(greenlet);
     return this.#whenRoom(options, () => void this.admit(greenlet));
   }
@@ -792,7 +793,7 @@ export class Pool extends GroupBase {
    * @throws {PoolFull} If there is no room in time.
    * @throws {TypeError} If it is no greenlet.
    */
-  start(greenlet: AnyGreenlet, options: PoolOptions = {}): Wait<void> {
+  start(greenlet: AnyGreenlet, options: PoolOptions = NO_OPTIONS): Wait<void> {
     checkGreenlet(greenlet);
     return this.#whenRoom(options, () => this.begin(greenlet));
   }

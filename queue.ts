@@ -20,6 +20,7 @@
  * @module
  */
 
+import { NO_OPTIONS } from "./_base/language.ts";
 import { currentScope } from "./_hub/current.ts";
 import type { Scope } from "./_hub/scope.ts";
 import { checkpoint, DONE, failedWait, readyWait } from "./_hub/suspension.ts";
@@ -372,7 +373,7 @@ export class SimpleQueue<T> {
    * @throws {ShutDown} If the queue is shut down.
    * @throws {TypeError | RangeError} If the timeout is not a number of milliseconds.
    */
-  put(item: T, options: QueueOptions = {}): Wait<void> {
+  put(item: T, options: QueueOptions = NO_OPTIONS): Wait<void> {
     checkOptions(options, "put");
     const { block = true, timeout = Infinity } = options;
     checkDuration(timeout, "put");
@@ -412,7 +413,7 @@ export class SimpleQueue<T> {
    * @throws {ShutDown} If there is none, and the queue is shut down.
    * @throws {TypeError | RangeError} If the timeout is not a number of milliseconds.
    */
-  get(options: QueueOptions = {}): Wait<T> {
+  get(options: QueueOptions = NO_OPTIONS): Wait<T> {
     return this.#get(false, options);
   }
 
@@ -438,7 +439,7 @@ export class SimpleQueue<T> {
    * @throws {ShutDown} If there is none, and the queue is shut down.
    * @throws {TypeError | RangeError} If the timeout is not a number of milliseconds.
    */
-  peek(options: QueueOptions = {}): Wait<T> {
+  peek(options: QueueOptions = NO_OPTIONS): Wait<T> {
     return this.#get(true, options);
   }
 
@@ -731,7 +732,7 @@ export class Queue<T> extends SimpleQueue<T> {
    * @returns Whether they are; `false` at the timeout.
    * @throws {TypeError | RangeError} If the timeout is not a number of milliseconds.
    */
-  join(options: JoinOptions = {}): Wait<boolean> {
+  join(options: JoinOptions = NO_OPTIONS): Wait<boolean> {
     return this.#finished.wait(options);
   }
 
@@ -746,7 +747,7 @@ export class Queue<T> extends SimpleQueue<T> {
    *
    * @param options Whether to drop the items, as done with.
    */
-  shutdown(options: ShutdownOptions = {}): void {
+  shutdown(options: ShutdownOptions = NO_OPTIONS): void {
     this.close(options.immediate ?? false);
   }
 }
@@ -814,7 +815,7 @@ export class PriorityQueue<T> extends Queue<T> {
    */
   constructor(
     compare: (a: T, b: T) => number = compareNaturally,
-    options: PriorityQueueOptions<T> = {},
+    options: PriorityQueueOptions<T> = NO_OPTIONS,
   ) {
     checkCallback(compare, "create queue", "compare");
     super(null);
@@ -908,7 +909,7 @@ export class Channel<T> {
    * @throws {Full} If nobody takes it in time.
    * @throws {TypeError | RangeError} If the timeout is not a number of milliseconds.
    */
-  put(item: T, options: QueueOptions = {}): Wait<void> {
+  put(item: T, options: QueueOptions = NO_OPTIONS): Wait<void> {
     checkOptions(options, "put");
     const { block = true, timeout = Infinity } = options;
     checkDuration(timeout, "put");
@@ -947,7 +948,7 @@ export class Channel<T> {
    * @throws {Empty} If there is none in time.
    * @throws {TypeError | RangeError} If the timeout is not a number of milliseconds.
    */
-  get(options: QueueOptions = {}): Wait<T> {
+  get(options: QueueOptions = NO_OPTIONS): Wait<T> {
     checkOptions(options, "get");
     const { block = true, timeout = Infinity } = options;
     checkDuration(timeout, "get");

@@ -17,7 +17,7 @@
  */
 
 import { AsyncResource } from "node:async_hooks";
-import { setImmediate } from "node:timers";
+import { setImmediate } from "./_base/immediate.ts";
 import { numberError } from "./_base/checks.ts";
 import { restOfHub } from "./_hub/quiet.ts";
 import {

@@ -72,7 +72,7 @@ class Direct<T extends Mapped> implements Context<T> {
         : { __proto__: null, ...before, [KEY]: value },
     );
     try {
-      return run(...args);
+      return Reflect.apply(run, undefined, args);
     } finally {
       this.#set(before);
     }
@@ -82,7 +82,7 @@ class Direct<T extends Mapped> implements Context<T> {
     const before = this.#get();
     this.#set(undefined);
     try {
-      return run(...args);
+      return Reflect.apply(run, undefined, args);
     } finally {
       this.#set(before);
     }

@@ -10,6 +10,7 @@
  * @module
  */
 
+import { property, then } from "../_base/language.ts";
 import { findInternals } from "../_base/runtime.ts";
 
 const { promiseIdSymbol, refOpPromise, unrefOpPromise } = findInternals();
@@ -18,20 +19,19 @@ const { promiseIdSymbol, refOpPromise, unrefOpPromise } = findInternals();
 let watching: Begun | null = null;
 
 /** Stands for the number of each promise while something is watched. */
-const accessor: PropertyDescriptor = {
+const accessor: PropertyDescriptor = property({
   configurable: true,
   get: () => undefined,
   set(value) {
     // As it would be without us.
-    Object.defineProperty(this, promiseIdSymbol!, {
-      value,
-      writable: true,
-      enumerable: true,
-      configurable: true,
-    });
+    Object.defineProperty(
+      this,
+      promiseIdSymbol!,
+      property({ value, writable: true, enumerable: true, configurable: true }),
+    );
     watching?.note(this);
   },
-};
+});
 
 /** The operations that were begun in the call that was watched last. */
 export class Begun {
@@ -62,13 +62,13 @@ export class Begun {
   watchOn<R>(call: () => R): R {
     let before: Begun | null | undefined;
     // Those before ours in line are over by then, and those behind it have not begun.
-    resolved.then(() => {
+    then(resolved, () => {
       if (watching === null && !install()) return;
       before = watching;
       watching = this;
     });
     const result = this.watch(call);
-    resolved.then(() => {
+    then(resolved, () => {
       if (before === undefined) return;
       watching = before;
       if (before === null) uninstall();
@@ -85,7 +85,7 @@ export class Begun {
   /** Has them, and those that are begun from now on, not keep the process alive. */
   unref(): void {
     this.#isHeld = false;
-    for (const operation of this.#operations) tell(unrefOpPromise, operation);
+    this.#operations.forEach((it) => tell(unrefOpPromise, it));
   }
 
   /**
@@ -96,7 +96,7 @@ export class Begun {
   ref(now = true): void {
     this.#isHeld = true;
     if (!now) return;
-    for (const operation of this.#operations) tell(refOpPromise, operation);
+    this.#operations.forEach((it) => tell(refOpPromise, it));
   }
 }
 

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { NO_OPTIONS } from "../_base/language.ts";
 import type * as core from "../greenlet.ts";
 import { checkOptions, instanceOf, numberError } from "../_base/checks.ts";
 import { GreenletExit } from "../greenlet.ts";
@@ -181,7 +182,7 @@ function checkCount(
  */
 export function joinAll<G extends Waitable>(
   greenlets: Iterable<G>,
-  options: JoinAllOptions = {},
+  options: JoinAllOptions = NO_OPTIONS,
 ): Wait<G[]> {
   return waitFor(greenlets, options, "join all");
 }
@@ -227,7 +228,7 @@ export function wait<S extends Waitable>(
 ): Wait<S[]>;
 export function wait<S extends Waitable>(
   objects?: Iterable<S> | null,
-  options: WaitOptions = {},
+  options: WaitOptions = NO_OPTIONS,
 ): Wait<S[]> | Wait<boolean> {
   if (objects !== undefined && objects !== null) {
     return waitFor(objects, options, "wait");
@@ -411,7 +412,7 @@ class Arrivals<S extends Waitable> implements ReadyIterator<S> {
  */
 export function iwait<S extends Waitable>(
   objects: Iterable<S>,
-  options: WaitOptions = {},
+  options: WaitOptions = NO_OPTIONS,
 ): ReadyIterator<S> {
   checkOptions(options, "wait");
   const { timeout = Infinity, count } = options;
@@ -445,7 +446,7 @@ export function iwait<S extends Waitable>(
  */
 export function killAll(
   greenlets: Iterable<core.Greenlet>,
-  options: KillAllOptions = {},
+  options: KillAllOptions = NO_OPTIONS,
 ): Wait<void> {
   checkOptions(options, "kill all");
   const { error = new GreenletExit(), block = true, timeout = Infinity } =

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { NO_OPTIONS, then } from "../_base/language.ts";
 import * as core from "../greenlet.ts";
 import {
   checkCallback,
@@ -258,7 +259,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
     this: new (...args: unknown[]) => Greenlet,
     ...args: unknown[]
   ): Greenlet {
-    const greenlet = new this(...args);
+    const greenlet: Greenlet = Reflect.construct(this, args);
     greenlet.start();
     return greenlet;
   }
@@ -303,7 +304,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
     ms: number,
     ...args: unknown[]
   ): Greenlet {
-    const greenlet = new this(...args);
+    const greenlet: Greenlet = Reflect.construct(this, args);
     greenlet.startLater(ms);
     return greenlet;
   }
@@ -486,10 +487,11 @@ export class Greenlet<T = unknown> extends core.Greenlet
     if (!Greenlet.#schedule(this)) return;
     enlist(Greenlet.#flowOf(this));
     // In the order of the timers, to which it is one of those who wake.
-    new Promise<void>((resolve) => {
+    const due = new Promise<void>((resolve) => {
       const delay = { wake: resolve, expired: () => wake(delay) };
       delays.set(this, startTimer(ms, delay));
-    }).then(() => begin(this));
+    });
+    then(due, () => begin(this));
   }
 
   /** The scope, from the time on when something is to be known of it. */
@@ -514,7 +516,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
     if (!isBody(run)) throw notStartable(greenlet, run);
     // First of all: one may throw, or kill it.
     if (spawnCallbacks.size > 0) {
-      for (const callback of spawnCallbacks) callback(greenlet);
+      spawnCallbacks.forEach((callback) => callback(greenlet));
       if (greenlet.#state as State !== "pending") return false;
     }
     greenlet.#state = "scheduled";
@@ -538,13 +540,21 @@ export class Greenlet<T = unknown> extends core.Greenlet
         `Cannot switch to ${this} as its body is an async function, which only its waits resume: use kill(), or a generator body`,
       );
     }
-    if (this.dead) return this.parent!.switch(...args);
+    if (this.dead) {
+      return Reflect.apply(
+        this.parent!.switch,
+        this.parent,
+        args,
+      ) as core.Switch<
+        S
+      >;
+    }
     if (this.#state === "pending") Greenlet.#schedule(this);
     if (this.#state === "scheduled") {
       this.#state = "running";
       if (current.get() !== this.#scope) enlist(Greenlet.#flowOf(this));
     }
-    return super.switch(...args);
+    return Reflect.apply(super.switch, this, args) as core.Switch<S>;
   }
 
   /** Takes the body away, to begin in its own context wherever it is switched to. */
@@ -586,8 +596,8 @@ export class Greenlet<T = unknown> extends core.Greenlet
     if (!isThenable(outcome)) return Greenlet.#finish(this, outcome, false);
     this.#state = "following";
     const promise = Promise.resolve(outcome);
-    if (current.get() === scope) promise.then(succeed, fail);
-    else current.run(scope, () => promise.then(succeed, fail));
+    if (current.get() === scope) then(promise, succeed, fail);
+    else current.run(scope, () => then(promise, succeed, fail));
   }
 
   /** The body has thrown. */
@@ -642,7 +652,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
    * console.log(greenlet.ready()); // true
    * ```
    */
-  join(options: JoinOptions = {}): Wait<void> {
+  join(options: JoinOptions = NO_OPTIONS): Wait<void> {
     checkOptions(options, "join");
     const { timeout = Infinity } = options;
     checkDuration(timeout, "join");
@@ -687,7 +697,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
    * ```
    */
   get<K extends GreenletExit = never>(
-    options: GetOptions = {},
+    options: GetOptions = NO_OPTIONS,
   ): Wait<T | NoInfer<K>> {
     checkOptions(options, "get");
     const { block = true, timeout = Infinity } = options;
@@ -747,7 +757,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
    */
   kill(
     error: unknown = new GreenletExit(),
-    options: KillOptions = {},
+    options: KillOptions = NO_OPTIONS,
   ): Wait<void> {
     checkOptions(options, "kill");
     const { block = true, timeout = Infinity, grace = GRACE } = options;
@@ -894,7 +904,7 @@ function enter(greenlet: Greenlet): void {
   const { args } = greenlet;
   // To spread an array that is frozen takes as long as a twentieth of all the rest.
   if (args === NONE) greenlet.switch();
-  else greenlet.switch(...args);
+  else Reflect.apply(greenlet.switch, greenlet, args as unknown[]);
 }
 
 /** A switch for which nothing is left to do. */
@@ -967,7 +977,7 @@ export class RawGreenlet extends core.Greenlet {
       this.fail(outcome);
     } else if (isThenable(outcome)) {
       this.#state = "following";
-      outcome.then(() => this.#end(), (error) => this.fail(error));
+      then(outcome, () => this.#end(), (error) => this.fail(error));
     } else {
       this.#end();
     }
@@ -1013,7 +1023,7 @@ export class RawGreenlet extends core.Greenlet {
 export function kill(
   greenlet: core.Greenlet,
   error: unknown = new GreenletExit(),
-  options: KillOptions = {},
+  options: KillOptions = NO_OPTIONS,
 ): Wait<void> {
   if (greenlet instanceof Greenlet) return greenlet.kill(error, options);
   checkKillable(greenlet, "kill");

@@ -8,6 +8,7 @@
  * @module
  */
 
+import { then } from "../_base/language.ts";
 import { current } from "./current.ts";
 import type { Scope } from "./scope.ts";
 import { Suspension } from "./suspension.ts";
@@ -268,7 +269,7 @@ export abstract class Inbox<T, K extends QueuedWait<K, T>, R> {
     } catch (error) {
       operation = Promise.reject(error);
     }
-    operation.then(source.#kept, source.#failed);
+    then(operation, source.#kept, source.#failed);
     source.left();
   }
 
@@ -490,7 +491,7 @@ export class Writes {
     copy(data, 0, most, this.#buffer);
     const written = this.#begin(this.#buffer, begun);
     const writer = this.#writer = new Writer(begun);
-    written.then(this.#written, this.#failed);
+    then(written, this.#written, this.#failed);
     return writer.suspend(scope);
   }
 
@@ -510,7 +511,7 @@ export class Writes {
     left: () => void,
   ): Wait<number> {
     this.#others++;
-    written.then(this.#otherOver, this.#otherOver);
+    then(written, this.#otherOver, this.#otherOver);
     return operate(scope, written, left);
   }
 

@@ -40,8 +40,9 @@ const handed = new WeakMap<object, WeakSet<Interruptible>>();
 
 export function hand(error: object, scope: Interruptible): void {
   const scopes = handed.get(error);
-  if (scopes === undefined) handed.set(error, new WeakSet([scope]));
-  else scopes.add(scope);
+  if (scopes === undefined) {
+    handed.set(error, new WeakSet<Interruptible>().add(scope));
+  } else scopes.add(scope);
 }
 
 /**
@@ -69,7 +70,7 @@ class Recipients {
   constructor(first: Greenlet, second: Greenlet) {
     // It may be dead, where the error is thrown again and again.
     this.#first = new WeakRef(first);
-    this.all = new WeakSet([first, second]);
+    this.all = new WeakSet<Greenlet>().add(first).add(second);
   }
 
   /** How the first is called in messages. */

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { then } from "../_base/language.ts";
 import { getCurrent, type Greenlet } from "../greenlet.ts";
 import { isThenable } from "../_base/thenable.ts";
 import { isEnding, printError } from "./print.ts";
@@ -35,7 +36,7 @@ export function report(context: unknown, error: unknown): void {
       context,
       error,
     );
-    if (isThenable(result)) result.then(undefined, failed);
+    if (isThenable(result)) then(result, undefined, failed);
   } catch (thrown) {
     failed(thrown);
   }

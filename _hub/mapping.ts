@@ -5,6 +5,7 @@
  * @module
  */
 
+import { markHandled } from "../_base/language.ts";
 import { currentScope, runIn, scopeOf } from "./current.ts";
 import { isInterrupt } from "./interrupts.ts";
 import { report } from "./main.ts";
@@ -299,7 +300,7 @@ export class MappingWait<T, R> extends PatientWait<R[]> {
 
   override interrupt(error: unknown, final: boolean): void {
     if (this.state !== "waiting") return;
-    this.promise!.catch(() => {});
+    markHandled(this.promise!);
     // What is thrown is what came first.
     const isFirst = this.#cause === null && this.#mapping.failure === null;
     if (isFirst) this.#cause = { error };

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { markHandled } from "../_base/language.ts";
 import type { Scope } from "./scope.ts";
 import { Suspension } from "./suspension.ts";
 import { inTurns } from "./run_queue.ts";
@@ -38,7 +39,7 @@ export abstract class PatientWait<T> extends Suspension<T> {
   override interrupt(error: unknown, final: boolean): void {
     if (this.state !== "waiting") return;
     // Where nothing awaits it, it is no unhandled rejection.
-    this.promise!.catch(() => {});
+    markHandled(this.promise!);
     if (!final) return void (this.#later ??= []).push(error);
     this.#later = null;
     this.hasten();

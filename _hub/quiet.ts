@@ -5,7 +5,7 @@
  * @module
  */
 
-import { setImmediate } from "node:timers";
+import { setImmediate } from "../_base/immediate.ts";
 import { isTelling } from "./timers.ts";
 import { wakeups } from "./run_queue.ts";
 

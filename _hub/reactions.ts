@@ -8,6 +8,7 @@
  * @module
  */
 
+import { pairOf, then } from "../_base/language.ts";
 import { current } from "./current.ts";
 import { Stamp } from "../_base/stamp.ts";
 
@@ -45,7 +46,7 @@ export class Reactions {
     const all = this.#all;
     if (all === null) this.#all = reaction;
     else if (all instanceof Set) all.add(reaction);
-    else this.#all = new Set([all, reaction]);
+    else this.#all = pairOf(all, reaction);
   }
 
   /** Takes a reaction back. */
@@ -65,10 +66,10 @@ export class Reactions {
       all.reactions = null;
       return all.fulfilled(value);
     }
-    for (const one of all) {
+    all.forEach((one) => {
       one.reactions = null;
       one.fulfilled(value);
-    }
+    });
   }
 
   rejected(error: unknown): void {
@@ -78,10 +79,10 @@ export class Reactions {
       all.reactions = null;
       return all.rejected(error);
     }
-    for (const one of all) {
+    all.forEach((one) => {
       one.reactions = null;
       one.rejected(error);
-    }
+    });
   }
 
   #end(): Reaction | Set<Reaction> | null {
@@ -153,7 +154,8 @@ export function react(value: unknown, reaction: Reaction): void {
 
 function attach(promise: Promise<unknown>, reactions: Reactions): void {
   try {
-    promise.then(
+    then(
+      promise,
       (value) => reactions.fulfilled(value),
       (error) => reactions.rejected(error),
     );

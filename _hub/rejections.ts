@@ -17,7 +17,7 @@
  */
 
 import { AsyncLocalStorage } from "node:async_hooks";
-import { setImmediate } from "node:timers";
+import { setImmediate } from "../_base/immediate.ts";
 import { findShared } from "../_base/runtime.ts";
 import { afterTurn, isTurnDue } from "./run_queue.ts";
 

@@ -9,9 +9,10 @@
  * @module
  */
 
+import { then } from "../_base/language.ts";
 import { AsyncLocalStorage } from "node:async_hooks";
 import { nextTick } from "node:process";
-import { setImmediate } from "node:timers";
+import { setImmediate } from "../_base/immediate.ts";
 import { runDetached } from "./current.ts";
 import { report } from "./main.ts";
 import { isIdle, runSoon } from "./run_queue.ts";
@@ -77,7 +78,7 @@ export function giveBackError(greenlet: object): void {
 
 /** Tells the hub of all errors that nobody has taken, or may take later. */
 export function reportUntaken(): void {
-  for (const key of untaken.keys()) tellOf(key);
+  untaken.forEach((_, key) => tellOf(key));
 }
 
 /** Tells the hub of all errors, as nobody will take them any more. */
@@ -95,7 +96,7 @@ function tellOf(key: object): void {
 
 /** Looks when all have gone on that are ready now: a tick comes after the microtasks. */
 function lookAtTheEnd(failed: object[], turns: number): void {
-  Promise.resolve().then(() => nextTick(look, failed, turns));
+  then(Promise.resolve(), () => nextTick(look, failed, turns));
 }
 
 function look(failed: object[], turns: number): void {

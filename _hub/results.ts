@@ -4,6 +4,7 @@
  * @module
  */
 
+import { markHandled } from "../_base/language.ts";
 import { currentScope, scopeOf } from "./current.ts";
 import { type Scope, ScopeOwned } from "./scope.ts";
 import {
@@ -46,7 +47,7 @@ class Taker<R> extends PatientWait<Result<R>> implements Member<Taker<R>> {
    */
   override interrupt(error: unknown, final: boolean): void {
     if (this.state === "waiting" && this.leave === null) {
-      this.promise!.catch(() => {});
+      markHandled(this.promise!);
       this.#results.leave(this, { error });
       if (!final) return;
     }

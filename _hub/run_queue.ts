@@ -10,7 +10,8 @@
  * @module
  */
 
-import { setImmediate } from "node:timers";
+import { then } from "../_base/language.ts";
+import { setImmediate } from "../_base/immediate.ts";
 import { getCurrent } from "../greenlet.ts";
 import { findInternals } from "../_base/runtime.ts";
 
@@ -102,7 +103,7 @@ function wakeThoseAside(): void {
   untilLook = LOOK_EVERY;
   const sleepers = aside;
   aside = [];
-  for (const sleeper of sleepers) sleeper.wake();
+  for (let i = 0; i < sleepers.length; i++) sleepers[i]!.wake();
   if (following === null) return;
   const callback = following;
   following = null;
@@ -132,7 +133,7 @@ export const runMicrotasks: () => void = findInternals().runMicrotasks ??
 export function settlesNow(): boolean {
   if (getCurrent().parent !== null) return false;
   let haveGone = false;
-  resolved.then(() => haveGone = true);
+  then(resolved, () => haveGone = true);
   runMicrotasks();
   return haveGone;
 }

@@ -9,6 +9,7 @@
  * @module
  */
 
+import { membersOf, pairOf } from "../_base/language.ts";
 import { show } from "../_base/checks.ts";
 import { List, type Member } from "../_base/linked_list.ts";
 import type { Greenlet } from "../greenlet.ts";
@@ -120,7 +121,7 @@ export function addPending(scope: Scope, one: Pending): void {
   const { pending } = scope;
   if (pending === null) scope.pending = one;
   else if (pending instanceof Set) pending.add(one);
-  else scope.pending = new Set([pending, one]);
+  else scope.pending = pairOf(pending, one);
   if (scope.interrupts !== null) scope.workGrace();
 }
 
@@ -531,7 +532,7 @@ export class Scope implements Mapped {
     }
     const { pending } = this;
     if (!(pending instanceof Set)) return pending?.unhold(error);
-    for (const one of pending) one.unhold(error);
+    pending.forEach((one) => one.unhold(error));
   }
 
   /** Whether an error waits to be thrown. */
@@ -700,9 +701,9 @@ function interruptPending(scope: Scope, error: unknown, final: boolean): void {
   const pending = scope.pending!;
   if (!(pending instanceof Set)) return pending.interrupt(error, final);
   // Each may take others away by its undo, and begin nothing: bodies go on later.
-  for (const one of [...pending]) {
+  membersOf(pending).forEach((one) => {
     if (one.scope === scope) one.interrupt(error, final);
-  }
+  });
 }
 
 /**

@@ -10,6 +10,7 @@
  * @module
  */
 
+import { markHandled } from "../_base/language.ts";
 import { findInternals, type Internals } from "../_base/runtime.ts";
 
 /** What has to be there, or nothing is used. */
@@ -59,9 +60,10 @@ export class SocketOps {
     try {
       return [read, write].every((begin) => {
         const operation = begin(NOBODY, new Uint8Array(1));
-        operation.catch(() => {});
-        const [state, error] = getPromiseDetails(operation);
-        return state === FAILED && error instanceof Deno.errors.BadResource;
+        markHandled(operation);
+        const details = getPromiseDetails(operation);
+        return details[0] === FAILED &&
+          details[1] instanceof Deno.errors.BadResource;
       });
     } catch {
       return false;
@@ -90,8 +92,8 @@ export class SocketOps {
   isOver(operation: Promise<unknown>): boolean {
     if (this.#ids === "seen") return !(this.#id in operation);
     // To ask the runtime takes 160 ns, so it is done until we know better.
-    const [state] = this.#internals.getPromiseDetails(operation);
-    if (state !== PENDING) return true;
+    const details = this.#internals.getPromiseDetails(operation);
+    if (details[0] !== PENDING) return true;
     this.#ids = this.#isKnownById(operation) ? "seen" : "missing";
     return false;
   }

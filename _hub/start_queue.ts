@@ -4,6 +4,7 @@
  * @module
  */
 
+import { then } from "../_base/language.ts";
 import { current } from "./current.ts";
 import { holdTasks, releaseTasks, turn, wakeups } from "./run_queue.ts";
 
@@ -49,7 +50,7 @@ class Batch<S> {
   /** Begins when it is its turn. The reaction remembers the context of whoever calls. */
   schedule(): void {
     unfinished.add(this);
-    turn().then(() => this.#run());
+    then(turn(), () => this.#run());
     this.#wakeups = wakeups();
   }
 

@@ -7,6 +7,7 @@
  * @module
  */
 
+import { markHandled, then } from "../_base/language.ts";
 import {
   getCurrent as getRunning,
   Greenlet,
@@ -200,12 +201,10 @@ export const DONE: Wait<void> = readyWait(undefined);
 /** A wait that is over with an error, which is no unhandled rejection. */
 export function failedWait(error: unknown): Wait<never> {
   const wait = newWait(new Over(error, true));
-  wait.catch(ignore);
+  markHandled(wait);
   rejectWith(resolveLast, error);
   return wait as Wait<unknown> as Wait<never>;
 }
-
-function ignore(): void {}
 
 /**
  * - `idle`: nobody waits yet
@@ -300,7 +299,7 @@ export class Suspension<T> implements Pending, Sleeper, TimerTarget {
     if (this.state !== "waiting") return;
     this.endsBody = final && this.scope!.endsBody;
     // Where nobody awaits it, it is no unhandled rejection.
-    this.promise!.catch(ignore);
+    markHandled(this.promise!);
     // Over before the undo, which may interrupt the same scope.
     this.settle("thrown", error);
     this.undo(error);
@@ -325,7 +324,7 @@ export class Suspension<T> implements Pending, Sleeper, TimerTarget {
     if (this.state === "given") {
       this.#resolve!(this.value);
     } else {
-      if (this.endsBody) this.promise!.catch(ignore);
+      if (this.endsBody) markHandled(this.promise!);
       this.#reject();
     }
     this.#resolve = null;
@@ -407,7 +406,8 @@ class Taken<T> extends Suspension<T> {
   constructor(promise: Promise<T>) {
     super();
     this.state = "given";
-    promise.then(
+    then(
+      promise,
       (value) => {
         this.value = value;
       },

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { markHandled, NO_OPTIONS } from "../_base/language.ts";
 import { Greenlet } from "../greenlet.ts";
 import { current, currentScope, runIn, setScope } from "./current.ts";
 import { unwrapped } from "./interrupts.ts";
@@ -75,7 +76,7 @@ export class Timeout extends Error {
    * @param options What to throw.
    * @throws {TypeError | RangeError} If `ms` is not a number of milliseconds.
    */
-  constructor(ms?: number | null, options: TimeoutOptions = {}) {
+  constructor(ms?: number | null, options: TimeoutOptions = NO_OPTIONS) {
     const after = ms ?? Infinity;
     checkOptions(options, "create timeout");
     checkDuration(after, "create timeout");
@@ -242,7 +243,7 @@ export interface WithTimeoutOptions<V> {
 export function withTimeout<R, V = never>(
   ms: number,
   run: () => R,
-  options: WithTimeoutOptions<V> = {},
+  options: WithTimeoutOptions<V> = NO_OPTIONS,
 ): Wait<BodyResult<R> | V> {
   checkDuration(ms, "call with a timeout");
   checkOptions(options, "call with a timeout");
@@ -345,7 +346,7 @@ class Limited extends Suspension<unknown> implements Reaction {
       this.#inner.escalate(error, !this.endsBody);
     } else this.#inner.interrupt(error);
     // Where nobody awaits us, an interrupt is no unhandled rejection.
-    this.promise!.catch(() => {});
+    markHandled(this.promise!);
     const isStuck = final || this.#inner.holds(error);
     if (isStuck) this.#leaveSoon(error);
   }

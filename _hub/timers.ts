@@ -10,7 +10,7 @@
  */
 
 import { AsyncResource } from "node:async_hooks";
-import { clearImmediate, setImmediate } from "node:timers";
+import { clearImmediate, setImmediate } from "../_base/immediate.ts";
 import { show } from "../_base/checks.ts";
 import { List, type Member } from "../_base/linked_list.ts";
 import {

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { then } from "../_base/language.ts";
 import { Begun } from "../_hub/begun.ts";
 import {
   current,
