@@ -16,6 +16,7 @@
  * @module
  */
 
+import { bare } from "./_base/language.ts";
 import { checkCallable, show } from "./_base/checks.ts";
 import { currentScope, scopeOf } from "./_hub/current.ts";
 
@@ -62,7 +63,7 @@ export function local<T extends object>(init: () => T = () => ({} as T)): T {
     return object;
   };
   // What is asked of the proxy is asked of the greenlet's own object.
-  return new Proxy(target, {
+  const handler: ProxyHandler<T> = bare({
     get: (_, name) => Reflect.get(mine(), name),
     set: (_, name, value) => Reflect.set(mine(), name, value),
     has: (_, name) => Reflect.has(mine(), name),
@@ -80,6 +81,7 @@ export function local<T extends object>(init: () => T = () => ({} as T)): T {
     // Of one target, and so for all greenlets.
     preventExtensions: () => false,
   });
+  return new Proxy(target, handler);
 }
 
 function isObject(value: unknown): value is object {

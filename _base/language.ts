@@ -57,6 +57,18 @@ export function allOf(
   });
 }
 
+const { [Symbol.iterator]: values } = Array.prototype;
+const iterators = Object.getPrototypeOf([][Symbol.iterator]());
+const { next } = iterators;
+
+/**
+ * Whether arrays are iterated over as ever. The runtime itself does so where it combines
+ * signals, and fails where they are not.
+ */
+export function canIterateArrays(): boolean {
+  return Array.prototype[Symbol.iterator] === values && iterators.next === next;
+}
+
 /** A set of two. */
 export function pairOf<T>(one: T, other: T): Set<T> {
   return new Set<T>().add(one).add(other);

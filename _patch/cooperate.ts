@@ -4,7 +4,15 @@
  * @module
  */
 
-import { then } from "../_base/language.ts";
+import {
+  argumentAt,
+  iterableOf,
+  markHandled,
+  noOptions,
+  ownThen,
+  then,
+  withOptions,
+} from "../_base/language.ts";
 import { Begun } from "../_hub/begun.ts";
 import {
   current,
@@ -85,7 +93,8 @@ export function cooperateBySignal<T, F extends Asking<T>>(
     const due = checkpoint(scope);
     if (due !== null) return due;
     const abort = new AbortController();
-    args[at] = withSignal(args[at] ?? {}, abort.signal);
+    while (args.length < at) args[args.length] = undefined;
+    args[at] = withSignal(argumentAt(args, at) ?? noOptions(), abort.signal);
     const promise = Reflect.apply(original, this, args as never);
     // What listens to the signal is no part of whoever interrupts.
     const cancel = (error: unknown) => runDetached(() => abort.abort(error));
@@ -104,7 +113,7 @@ export function cooperateRelease<F extends Asking<unknown>>(original: F): F {
     const promise = Reflect.apply(original, this, arguments as never);
     const scope = interruptibleScope();
     if (scope === null) return promise;
-    promise.catch(ignore);
+    markHandled(promise);
     return checkpoint(scope) ?? operate(scope, promise);
   } as F;
 }
@@ -115,10 +124,15 @@ export function withSignal(options: unknown, ours: AbortSignal): unknown {
   const theirs = (options as { signal?: unknown }).signal ?? undefined;
   // For the runtime to complain of.
   if (theirs !== undefined && !(theirs instanceof AbortSignal)) return options;
-  const signal = theirs === undefined ? ours : AbortSignal.any([theirs, ours]);
+  const signal = theirs === undefined ? ours : eitherOf(theirs, ours);
   // The runtime asks once more when the result is there, and to throw would lose it.
   signal.throwIfAborted = () => theirs?.throwIfAborted();
-  return { ...options, signal };
+  return withOptions(options, { signal });
+}
+
+/** A signal that is aborted when one of two is. */
+export function eitherOf(one: AbortSignal, other: AbortSignal): AbortSignal {
+  return AbortSignal.any(iterableOf(one, other) as AbortSignal[]);
 }
 
 /**
@@ -139,9 +153,9 @@ class ObservedPromise<T> extends LazyPromise<T> {
     // What the runtime itself does with it passes `then` by. In no context, as the
     // promise may last.
     super((resolve, reject) =>
-      current.clear(() => void promise.then(resolve, reject))
+      current.clear(() => void then(promise, resolve, reject))
     );
-    current.clear(() => void super.then(undefined, ignore));
+    current.clear(() => void ownThen(this, undefined, ignore));
     this.#promise = promise;
     this.#cancel = cancel;
   }
@@ -153,9 +167,9 @@ class ObservedPromise<T> extends LazyPromise<T> {
     const scope = interruptibleScope();
     // As the language calls it for an `await`.
     if (scope === null || !isResolver(onFulfilled)) {
-      return this.#promise.then(onFulfilled, onRejected);
+      return then(this.#promise, onFulfilled, onRejected);
     }
-    return this.waitIn(scope).then(onFulfilled, onRejected);
+    return then(this.waitIn(scope), onFulfilled, onRejected);
   }
 
   override finally(onFinally?: (() => void) | null): Promise<T> {

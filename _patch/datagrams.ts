@@ -96,7 +96,8 @@ class Datagrams extends Inbox<Datagram, Receiver, Datagram> {
   }
 
   protected override give(receiver: Receiver): void {
-    const [data, address] = this.#datagram!;
+    const data = this.#datagram![0];
+    const address = this.#datagram![1];
     const { buffer } = receiver;
     try {
       const count = Math.min(data.length, buffer.length);

@@ -42,7 +42,7 @@ export function onEmitter(patches: Patches, meet: Meet): void {
   patches.beforeRestore(() => meets.delete(meet));
   patches.replace<Method>(EventEmitter, "init", (init) =>
     function () {
-      for (const meet of meets) meet(this);
+      meets.forEach((meet) => meet(this));
       return Reflect.apply(init, this, arguments);
     });
 }

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { noOptions, then } from "../_base/language.ts";
 import { interruptibleScope } from "../_hub/current.ts";
 import { checkpoint } from "../_hub/suspension.ts";
 import { operate } from "../_hub/operation.ts";
@@ -35,10 +36,16 @@ function cooperativeResolveDns(original: ResolveDns): ResolveDns {
     const due = checkpoint(scope);
     if (due !== null) return due;
     const abort = new AbortController();
-    const ours = withSignal(options ?? {}, abort.signal) as typeof options;
+    const ours = withSignal(
+      options ?? noOptions(),
+      abort.signal,
+    ) as typeof options;
     // To be told of a signal makes the runtime wait for a name server for 2 s, where it is
     // 15 s else. One that is so slow gets its time, and its answer can't be cancelled.
-    const promise = original.call(this, query, recordType, ours).catch(
+    const asked = original.call(this, query, recordType, ours);
+    const promise = then(
+      asked,
+      undefined,
       (error) => {
         if (!(error instanceof Deno.errors.TimedOut)) throw error;
         return Reflect.apply(original, this, [query, recordType, options]);

@@ -9,11 +9,19 @@
  * @module
  */
 
+import {
+  argumentAt,
+  bare,
+  canIterateArrays,
+  markHandled,
+  noOptions,
+  then,
+} from "../_base/language.ts";
 import { interruptibleScope, runDetached } from "../_hub/current.ts";
 import { checkpoint } from "../_hub/suspension.ts";
 import { getOriginal } from "./properties.ts";
 import { operate } from "../_hub/operation.ts";
-import { cooperate } from "./cooperate.ts";
+import { cooperate, eitherOf } from "./cooperate.ts";
 import { patchAll } from "./patch_set.ts";
 import { Stamp } from "../_base/stamp.ts";
 import { findSource, leftAlone, passOn } from "./streams_rest.ts";
@@ -135,12 +143,13 @@ function cooperativeFetch(original: Fetch): Fetch {
     const due = checkpoint(scope);
     if (due !== null) return due;
     const abort = new AbortController();
+    // Where no signal can be given, it goes on when its caller is interrupted.
     const promise = Reflect.apply(
       original,
       this,
-      withSignal(args, abort.signal),
+      canIterateArrays() ? withSignal(args, abort.signal) : args,
     );
-    promise.then((response) => {
+    then(promise, (response) => {
       const body = bodyOf(response);
       if (body !== null) ConnectionOf.set(response, { abort, body });
     }, ignore);
@@ -163,13 +172,14 @@ function bodyOf(response: unknown): ReadableStream | null {
 
 /** The arguments of `fetch`, with a signal that aborts as well as the caller's own. */
 function withSignal(args: unknown[], ours: AbortSignal): unknown[] {
-  const [input, init] = args;
-  const options = init ?? {};
+  const input = argumentAt(args, 0);
+  const init = argumentAt(args, 1);
+  const options = init ?? noOptions();
   const isOdd = typeof options !== "object" && typeof options !== "function";
   // For the runtime to complain of.
   if (args.length === 0 || isOdd) return args;
   if (init === undefined && typeof input === "string") {
-    return [input, { signal: ours }];
+    return [input, bare({ signal: ours })];
   }
   // The options may be of any class, another request among them: they are read by the
   // runtime, one by one, and what they throw then is its business.
@@ -177,16 +187,14 @@ function withSignal(args: unknown[], ours: AbortSignal): unknown[] {
     const value = Reflect.get(options, name);
     return name === "signal" ? either(value, input, ours) : value;
   };
-  return [input, new Proxy({}, { get })];
+  return [input, new Proxy(noOptions(), bare({ get }))];
 }
 
 function either(theirs: unknown, input: unknown, ours: AbortSignal): unknown {
   if (theirs === undefined && input instanceof Request) theirs = input.signal;
   if (theirs === undefined || theirs === null) return ours;
   // What is no signal the runtime complains of.
-  return theirs instanceof AbortSignal
-    ? AbortSignal.any([theirs, ours])
-    : theirs;
+  return theirs instanceof AbortSignal ? eitherOf(theirs, ours) : theirs;
 }
 
 function cooperativeRead(
@@ -202,7 +210,9 @@ function cooperativeRead(
     const body = unreadBody(prototype, this, inner);
     if (due !== null) {
       // Whoever is killed before it can read leaves no connection behind either.
-      if (body !== null) due.catch((error) => cancel(body, error));
+      if (body !== null) {
+        then(due, undefined, (error) => cancel(body, error));
+      }
       return due;
     }
     if (body === null) return Reflect.apply(original, this, []);
@@ -220,8 +230,11 @@ function cooperativeRead(
     const relay = new Relay(body);
     const passedOn = new Response(
       // It takes nothing before it is asked.
-      new ReadableStream(relay, { highWaterMark: 0 }),
-      { headers: type === null ? {} : { "content-type": type } },
+      new ReadableStream(
+        relay as unknown as UnderlyingDefaultSource,
+        bare({ highWaterMark: 0 }),
+      ),
+      type === null ? undefined : bare({ headers: { "content-type": type } }),
     );
     return operate(
       scope,
@@ -270,7 +283,11 @@ function bodyIn(of: object, inner: symbol): unknown {
 }
 
 /** Passes on what a body brings, as the source of a stream that we can end. */
-class Relay implements UnderlyingDefaultSource {
+class Relay {
+  // What it does not have is not looked for in the prototype.
+  readonly type = undefined;
+  readonly cancel = undefined;
+  readonly autoAllocateChunkSize = undefined;
   readonly #body: ReadableStream;
   readonly #reader: ReadableStreamDefaultReader;
   readonly #read: ReadableStreamDefaultReader["read"];
@@ -305,8 +322,7 @@ function cancel(
   error: unknown,
 ): void {
   // What a stream of the user's does then is nobody's part, and is not interrupted.
-  runDetached(() => getOriginal(body, "cancel").call(body, error))
-    .catch(ignore);
+  markHandled(runDetached(() => getOriginal(body, "cancel").call(body, error)));
 }
 
 function ignore(): void {}

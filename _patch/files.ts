@@ -13,6 +13,7 @@
  * @module
  */
 
+import { bare, markHandled, then } from "../_base/language.ts";
 import { Begun } from "../_hub/begun.ts";
 import { detached } from "./detached.ts";
 import { interruptibleScope, runDetached } from "../_hub/current.ts";
@@ -221,7 +222,11 @@ class Reading extends Turn {
   }
 }
 
-type Outcome = { readonly value: unknown } | { readonly error: unknown };
+interface Outcome {
+  readonly hasFailed: boolean;
+  /** What it has brought, or the error. */
+  readonly value: unknown;
+}
 
 /** The position of a file: who does something there, one after the other. */
 class Position extends Inbox<unknown, Turn, Outcome> {
@@ -288,11 +293,11 @@ class Position extends Inbox<unknown, Turn, Outcome> {
   protected override async begin(turn: Turn): Promise<Outcome> {
     this.#turn = turn;
     try {
-      return { value: await turn.begin() };
+      return { hasFailed: false, value: await turn.begin() };
     } catch (error) {
       // After a close for all who wait, as the runtime ends all reads by it.
       if (this.closed) throw error;
-      return { error };
+      return { hasFailed: true, value: error };
     }
   }
 
@@ -301,14 +306,14 @@ class Position extends Inbox<unknown, Turn, Outcome> {
     this.#turn = null;
     // Its caller is the first in the line, or has left that.
     if (turn.state === "waiting") this.#outcome = outcome;
-    else if ("value" in outcome) turn.late(outcome.value);
+    else if (!outcome.hasFailed) turn.late(outcome.value);
   }
 
   protected override give(turn: Turn): void {
     const outcome = this.#outcome!;
     this.#outcome = null;
-    if ("value" in outcome) turn.end(outcome.value);
-    else turn.throw(outcome.error);
+    if (outcome.hasFailed) turn.throw(outcome.value);
+    else turn.end(outcome.value);
   }
 
   protected override discard(): void {}
@@ -341,7 +346,7 @@ class KeptBytes extends Bytes {
   /** Reads what is there already. */
   readSync(buffer: Uint8Array): number | null {
     const reader = new Reader(buffer);
-    this.take(reader, null).catch(() => {});
+    markHandled(this.take(reader, null));
     if (reader.state === "thrown") throw reader.value;
     return reader.value as number | null;
   }
@@ -495,7 +500,7 @@ function readableOf(
 ): ReadableStream<Uint8Array> {
   // Standard input stays open.
   const close = () => file[Symbol.dispose]?.();
-  const stream = new ReadableStream({
+  const source: UnderlyingByteSource = bare({
     type: "bytes",
     autoAllocateChunkSize: CHUNK,
     async pull(controller) {
@@ -515,6 +520,7 @@ function readableOf(
     },
     cancel: close,
   });
+  const stream = new ReadableStream(source);
   if (reads instanceof KeptBytes) {
     setSource(stream, {
       rest: () => reads.restStream(),
@@ -606,7 +612,7 @@ class Locks {
       }
       this.#giveBack();
     };
-    promise.then(over, () => over(false));
+    then(promise, over, () => over(false));
     return scope === null ? promise : operate(scope, promise, () => {
       left = true;
       begun.unref();

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { argumentAt, markHandled, then } from "../_base/language.ts";
 import { detached, onFirstInstanceOf } from "./detached.ts";
 import { interruptibleScope, runDetached } from "../_hub/current.ts";
 import type { Scope } from "../_hub/scope.ts";
@@ -112,7 +113,8 @@ function cooperativeWhole(original: Whole, at: number): Whole {
   return function (...args) {
     if (interruptibleScope() === null) return original.apply(this, args);
     // No options at all are for the runtime to complain of.
-    return (args[at] === null ? goingOn : bySignal).apply(this, args);
+    const isOdd = argumentAt(args, at) === null;
+    return (isOdd ? goingOn : bySignal).apply(this, args);
   };
 }
 
@@ -131,7 +133,7 @@ function cancellable(original: Whole, at: number): Whole {
     }
     // A stream that it writes is read by the runtime, whom nothing interrupts but this.
     const promise = runDetached(() => original.apply(this, args));
-    promise.then(() => close(), () => close());
+    then(promise, () => close(), () => close());
     return promise;
   };
 }
@@ -169,7 +171,7 @@ function cooperativeNextEntry(iterator: Entries): Entries["next"] {
   const { next } = iterator;
   // A loop that is left in its `next` does not call this itself, and the directory would
   // stay open.
-  const leave = () => void iterator.return!().catch(() => {});
+  const leave = () => markHandled(iterator.return!());
   return mimic(function () {
     const scope = interruptibleScope();
     if (scope === null) return next.call(iterator);
@@ -310,13 +312,13 @@ function patchWatcher(patches: Patches, prototype: object): void {
           : loop(this, original, scope);
       },
   );
-  for (const name of ["return", "close", Symbol.dispose]) {
+  ["return", "close", Symbol.dispose].forEach((name) => {
     patches.replace<Close>(prototype, name, (close) =>
       function (...args) {
         eventsOf.get(this)?.close();
         return close.apply(this, args);
       });
-  }
+  });
 }
 
 function nextEvent(

@@ -9,6 +9,7 @@
  * @module
  */
 
+import { property } from "../_base/language.ts";
 import { runDetached, scopeOf } from "../_hub/current.ts";
 import { mimic, patchProperty } from "./properties.ts";
 import { killOnce } from "../_hub/kill.ts";
@@ -204,7 +205,7 @@ class Silence {
   #warn: typeof console.warn | null = null;
   #isOver = false;
   readonly #filter = (...args: unknown[]): void => {
-    const [first] = args;
+    const first = args[0];
     const isIt = !this.#isOver && typeof first === "string" &&
       first.startsWith(WARNING);
     if (!isIt) return this.#warn!.apply(console, args);
@@ -232,11 +233,11 @@ const silence = new Silence();
 function cooperativeServer(server: Deno.HttpServer): Deno.HttpServer {
   const { finished, shutdown } = server;
   const get = cooperateObserved(() => finished);
-  Object.defineProperty(server, "finished", {
-    get,
-    enumerable: true,
-    configurable: true,
-  });
+  Object.defineProperty(
+    server,
+    "finished",
+    property({ get, enumerable: true, configurable: true }),
+  );
   server.shutdown = mimic(cooperateRelease(shutdown), shutdown);
   return server;
 }

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { then } from "../_base/language.ts";
 import { patchDatagrams } from "./datagrams.ts";
 import { interruptibleScope } from "../_hub/current.ts";
 import { checkpoint } from "../_hub/suspension.ts";
@@ -54,15 +55,16 @@ function cooperativeConnect(
   return function (this: unknown, options) {
     const scope = interruptibleScope();
     if (scope === null) {
-      return Reflect.apply(original, this, arguments as never).then(meet);
+      return then(Reflect.apply(original, this, arguments as never), meet);
     }
     const due = checkpoint(scope);
     if (due !== null) return due;
     const abort = new AbortController();
-    const promise = original.call(
+    const connecting = original.call(
       this,
       withSignal(options, abort.signal) as typeof options,
-    ).then(meet);
+    );
+    const promise = then(connecting, meet);
     return operate(
       scope,
       promise,

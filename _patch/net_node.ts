@@ -76,12 +76,12 @@ const METHODS = ["read", "resume", "write", "end", "destroy"];
 function patchStreams(patches: Patches, base: StreamClass): void {
   patches.replace(base.prototype, "emit", detached);
   const { Readable, Writable, Duplex } = base;
-  for (const kind of [Readable, Writable, Duplex]) {
-    if (kind === undefined) continue;
-    for (const name of METHODS) {
+  [Readable, Writable, Duplex].forEach((kind) => {
+    if (kind === undefined) return;
+    METHODS.forEach((name) => {
       if (Object.hasOwn(kind.prototype, name)) {
         patches.replace(kind.prototype, name, detached);
       }
-    }
-  }
+    });
+  });
 }

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { bare } from "../_base/language.ts";
 import { getOriginal, mimic, patchProperty } from "./properties.ts";
 
 // deno-lint-ignore no-explicit-any -- whatever it takes and gives
@@ -54,10 +55,13 @@ export class Patches implements Disposable {
     wrap: (make: () => object) => object,
   ): void {
     const original = getOriginal(object as Record<string, Method>, name);
-    const replacement = new Proxy(original, {
-      construct: (_target, args, newTarget): object =>
-        wrap(() => Reflect.construct(original, args, newTarget)),
-    });
+    const replacement = new Proxy(
+      original,
+      bare<ProxyHandler<Method>>({
+        construct: (_target, args, newTarget): object =>
+          wrap(() => Reflect.construct(original, args, newTarget)),
+      }),
+    );
     this.replace(object, name, () => replacement);
     this.replace(original.prototype, "constructor", () => replacement);
   }
@@ -98,7 +102,7 @@ export class Patches implements Disposable {
 
   /** Restores what was there before. */
   [Symbol.dispose](): void {
-    for (const last of this.#beforehand.splice(0)) last();
+    this.#beforehand.splice(0).forEach((last) => last());
     this.#patched.dispose();
   }
 }
@@ -109,7 +113,7 @@ export class OptionsInForce<O extends object> {
 
   /** Puts options in force, until what it returns is disposed of. */
   ask(options: O): Disposable {
-    const own = { ...options };
+    const own = { __proto__: null, ...options };
     this.#all.add(own);
     return { [Symbol.dispose]: () => void this.#all.delete(own) };
   }
@@ -120,7 +124,7 @@ export class OptionsInForce<O extends object> {
     unlessSaid: NonNullable<O[N]>,
   ): NonNullable<O[N]> {
     let value = unlessSaid;
-    for (const options of this.#all) value = options[name] ?? value;
+    this.#all.forEach((options) => value = options[name] ?? value);
     return value;
   }
 }

@@ -11,6 +11,14 @@
  * @module
  */
 
+import {
+  allOf,
+  bare,
+  noOptions,
+  property,
+  then,
+  withOptions,
+} from "../_base/language.ts";
 import { Begun } from "../_hub/begun.ts";
 import { detached, onFirstInstanceOf } from "./detached.ts";
 import { current, interruptibleScope } from "../_hub/current.ts";
@@ -119,14 +127,19 @@ export function patchProcess(): Disposable {
 
 /** The class that notes what its instances are made of. */
 function recorded<C extends NewCommand>(original: C): C {
-  return new Proxy(original, {
+  const handler: ProxyHandler<C> = bare({
     construct(target, args, newTarget) {
       const instance = Reflect.construct(target, args, newTarget);
-      const [command, options = {}] = args;
-      made.set(instance, { command, options });
+      const command = args[0];
+      const options = args.length > 1 ? args[1] : undefined;
+      made.set(instance, {
+        command,
+        options: options === undefined ? noOptions() : options,
+      });
       return instance;
     },
   });
+  return new Proxy(original, handler);
 }
 
 function owningSpawn(original: Spawn, meet: (child: Child) => void): Spawn {
@@ -144,7 +157,7 @@ function owningSpawn(original: Spawn, meet: (child: Child) => void): Spawn {
 function own(greenlet: Greenlet, child: Child): void {
   const { signal } = greenlet;
   const killed = () => end(child);
-  signal.addEventListener("abort", killed, { once: true });
+  signal.addEventListener("abort", killed, bare({ once: true }));
   const ended = () => signal.removeEventListener("abort", killed);
   whenOver(child, ended);
 }
@@ -163,7 +176,7 @@ function end(child: Child): void {
 
 /** Calls `ended` when a child has ended, in no context, which that would keep alive. */
 function whenOver(child: Child, ended: () => void): void {
-  current.clear(() => void statusOf(child).then(ended, ended));
+  current.clear(() => void then(statusOf(child), ended, ended));
 }
 
 function tell(child: Child, signal: Deno.Signal): void {
@@ -214,13 +227,10 @@ function run(
     options;
   const Command = getOriginal(Deno, "Command");
   const child = getOriginal(Command.prototype, "spawn").call(
-    new Command(command, {
-      ...options,
-      stdin,
-      stdout,
-      stderr,
-      detached: false,
-    }),
+    new Command(
+      command,
+      withOptions(options, { stdin, stdout, stderr, detached: false }),
+    ),
   );
   // As `output()` does, and `spawn()` does not.
   if (signal?.aborted) tell(child, "SIGTERM");
@@ -228,19 +238,21 @@ function run(
   const abort = new AbortController();
   const out = stdout === "piped" ? new Pipe(child.stdout, abort) : null;
   const err = stderr === "piped" ? new Pipe(child.stderr, abort) : null;
-  const output = Promise.all([statusOf(child), out?.bytes, err?.bytes]).then(
-    ([{ success, code, signal }, stdout, stderr]) => ({
+  const collected = allOf([statusOf(child), out?.bytes, err?.bytes]);
+  const output = then(collected, (results) => {
+    const { success, code, signal } = results[0] as Deno.CommandStatus;
+    return {
       success,
       code,
       signal,
       get stdout(): Bytes {
-        return piped("stdout", stdout);
+        return piped("stdout", results[1] as Bytes | undefined);
       },
       get stderr(): Bytes {
-        return piped("stderr", stderr);
+        return piped("stderr", results[2] as Bytes | undefined);
       },
-    }),
-  );
+    };
+  });
   return operate(scope, output, () => {
     out?.forget();
     err?.forget();
@@ -264,12 +276,17 @@ class Pipe {
   #chunks: Bytes[] | null = [];
 
   constructor(stream: ReadableStream<Bytes>, abort: AbortController) {
-    const sink = new WritableStream<Bytes>({
-      write: (chunk) => void this.#chunks?.push(chunk),
-    });
-    this.bytes = getOriginal(ReadableStream.prototype, "pipeTo")
-      .call(stream, sink, { signal: abort.signal })
-      .then(() => concat(this.#chunks ?? []));
+    const sink = new WritableStream<Bytes>(
+      bare({
+        write: (chunk: Bytes) => void this.#chunks?.push(chunk),
+      }),
+    );
+    const piped = getOriginal(ReadableStream.prototype, "pipeTo").call(
+      stream,
+      sink,
+      bare({ signal: abort.signal }),
+    );
+    this.bytes = then(piped, () => concat(this.#chunks ?? []));
   }
 
   forget(): void {
@@ -279,13 +296,13 @@ class Pipe {
 
 function concat(chunks: Bytes[]): Bytes {
   let length = 0;
-  for (const chunk of chunks) length += chunk.length;
+  chunks.forEach((chunk) => length += chunk.length);
   const all = new Uint8Array(length);
   let offset = 0;
-  for (const chunk of chunks) {
+  chunks.forEach((chunk) => {
     all.set(chunk, offset);
     offset += chunk.length;
-  }
+  });
   return all;
 }
 
@@ -299,7 +316,7 @@ function byCommand<R>(original: Run<R>, run: (command: Command) => R): Run<R> {
     return run(
       new Deno.Command(
         command,
-        Array.isArray(args) ? { ...options, args } : args,
+        Array.isArray(args) ? withOptions(options, { args }) : args,
       ),
     );
   };
@@ -321,24 +338,24 @@ function decode(bytes: Bytes): string {
 }
 
 function meetPipes(patches: Patches, child: Child): void {
-  for (const name of ["stdout", "stderr"] as const) {
+  (["stdout", "stderr"] as const).forEach((name) => {
     let pipe: Child["stdout"];
     try {
       pipe = child[name];
     } catch {
-      continue; // It is not piped.
+      return; // It is not piped.
     }
     patches.onFirstInstance(pipe, "bytes", (prototype) => {
       const bytes = getOriginal(prototype as typeof pipe, "bytes");
-      for (const form of Object.keys(formsOfBytes)) {
+      Object.keys(formsOfBytes).forEach((form) => {
         patches.replace<typeof bytes>(
           prototype,
           form,
           (original) => collector(original, formsOfBytes, form, bytes),
         );
-      }
+      });
     });
-  }
+  });
 }
 
 // deno-lint-ignore no-explicit-any -- whatever collects something
@@ -387,7 +404,7 @@ function collecting<T>(
   scope: Scope,
 ): Wait<unknown> {
   const { forms, collected } = collection;
-  const cancel = () => removePending(collection);
+  const cancel = () => leave(collection);
   return new Collecting(cancel, forms[form]!).follow(collected).suspend(scope);
 }
 
@@ -410,26 +427,24 @@ class Collecting<T> extends Operation<T> {
 }
 
 /** Has the next call give what an interrupted one has left, patched or not. */
-function removePending<T>(collection: Collection<T>): void {
+function leave<T>(collection: Collection<T>): void {
   const { owner, forms, collected, begun } = collection;
   begun.unref();
-  for (const form of Object.keys(forms)) {
+  Object.keys(forms).forEach((form) => {
     const original = getOriginal(owner as Record<string, () => unknown>, form);
     const value = mimic(() => {
       const scope = interruptibleScope();
       const due = checkpoint(scope);
       if (due !== null) return due;
-      for (const name of Object.keys(forms)) {
-        Reflect.deleteProperty(owner, name);
-      }
+      Object.keys(forms).forEach((name) => Reflect.deleteProperty(owner, name));
       begun.ref();
-      if (scope === null) return collected.then(forms[form]);
+      if (scope === null) return then(collected, forms[form]);
       return collecting(collection, form, scope);
     }, original);
-    Object.defineProperty(owner, form, {
-      value,
-      writable: true,
-      configurable: true,
-    });
-  }
+    Object.defineProperty(
+      owner,
+      form,
+      property({ value, writable: true, configurable: true }),
+    );
+  });
 }

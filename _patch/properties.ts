@@ -4,6 +4,8 @@
  * @module
  */
 
+import { property } from "../_base/language.ts";
+
 /** What is on top of an original property: the last of `layers` is in force. */
 interface Item {
   readonly original: PropertyDescriptor | undefined;
@@ -83,15 +85,19 @@ function put(object: object, name: PropertyKey, item: Item): boolean {
   const { original, layers } = item;
   const layer = layers.at(-1);
   if (layer !== undefined) {
-    return Reflect.defineProperty(object, name, {
-      ...layer,
-      enumerable: original?.enumerable ?? layer.enumerable ?? true,
-      // A sealed object's property can be replaced, as long as it is not to be unsealed.
-      configurable: original?.configurable ?? true,
-    });
+    return Reflect.defineProperty(
+      object,
+      name,
+      property({
+        ...layer,
+        enumerable: original?.enumerable ?? layer.enumerable ?? true,
+        // A sealed object's property can be replaced, as long as it is not to be unsealed.
+        configurable: original?.configurable ?? true,
+      }),
+    );
   }
   return original !== undefined
-    ? Reflect.defineProperty(object, name, original)
+    ? Reflect.defineProperty(object, name, property(original))
     : Reflect.deleteProperty(object, name);
 }
 
@@ -164,11 +170,13 @@ export function getOriginal<T extends object, K extends keyof T>(
     owner = Object.getPrototypeOf(owner)
   ) {
     const item = items.get(owner)?.get(name);
-    const property = item === undefined
+    const found = item === undefined
       ? Object.getOwnPropertyDescriptor(owner, name)
       : item.original;
-    if (property === undefined) continue;
-    return "value" in property ? property.value : property.get?.call(object);
+    if (found === undefined) continue;
+    return Object.hasOwn(found, "value")
+      ? found.value
+      : found.get?.call(object);
   }
   return undefined!;
 }
@@ -189,8 +197,10 @@ export function mimic<F extends (...args: never[]) => unknown>(
   original: (...args: never[]) => unknown,
 ): F {
   // Name and length, and by a symbol what `util.promisify` makes of `setTimeout`.
-  const { prototype: _, ...properties } = Object.getOwnPropertyDescriptors(
-    original,
-  );
-  return Object.defineProperties(replacement, properties);
+  Reflect.ownKeys(original).forEach((name) => {
+    if (name === "prototype") return;
+    const descriptor = Object.getOwnPropertyDescriptor(original, name)!;
+    Object.defineProperty(replacement, name, property(descriptor));
+  });
+  return replacement;
 }

@@ -7,6 +7,7 @@
  * @module
  */
 
+import { bare, then } from "../_base/language.ts";
 import { interruptibleScope } from "../_hub/current.ts";
 import { isInterrupt, isRecipient } from "../_hub/interrupts.ts";
 import type { Scope } from "../_hub/scope.ts";
@@ -112,7 +113,7 @@ class Connections extends Inbox<Deno.Conn, Accepter, Deno.Conn> {
   }
 
   protected override discard(): void {
-    for (const conn of this.#conns.splice(0)) conn.close();
+    this.#conns.splice(0).forEach((conn) => conn.close());
   }
 }
 
@@ -421,7 +422,7 @@ function patchConn(
     "write",
     () => cooperativeWrite(write, operationsOf),
   );
-  for (const name of ["closeWrite", "handshake"]) {
+  ["closeWrite", "handshake"].forEach((name) => {
     if (name in prototype) {
       patches.replace<Ask>(
         prototype,
@@ -429,7 +430,7 @@ function patchConn(
         (original) => cooperateLoosely(original),
       );
     }
-  }
+  });
   patches.replaceGetter<Readable>(
     prototype,
     "readable",
@@ -448,7 +449,7 @@ function patchListener(
   const hold = patchHold(patches, prototype, connectionsOf);
   patches.replace<Accept>(prototype, "accept", (original) => {
     const accept: Accept = function () {
-      return original.call(this).then(meet);
+      return then(original.call(this), meet);
     };
     return cooperativeAccept(accept, sources, hold);
   });
@@ -493,7 +494,9 @@ function acceptLoop(
   return {
     next() {
       const accepting = iterator.next();
-      if (interruptibleScope() === scope) accepting.catch(closeAfter);
+      if (interruptibleScope() === scope) {
+        then(accepting, undefined, closeAfter);
+      }
       return accepting;
     },
     return: (value?: unknown) => iterator.return!(value),
@@ -611,7 +614,7 @@ function readableBy(
   conn: Deno.Conn,
   takeBytes: (conn: Deno.Conn) => ConnBytes,
 ): Readable {
-  const readable: Readable = new ReadableStream({
+  const source: UnderlyingByteSource = bare({
     type: "bytes",
     autoAllocateChunkSize: 64 * 1024,
     async pull(controller) {
@@ -632,6 +635,7 @@ function readableBy(
       conn[Symbol.dispose]();
     },
   });
+  const readable = new ReadableStream(source);
   setSource(readable, {
     rest: () => takeBytes(conn).restStream(),
     resume: () => takeBytes(conn).resumeStream(),
@@ -668,8 +672,8 @@ export function patchClosing(
   prototype: object,
   sources: ObservedPromise<{ close(): void }>,
 ): void {
-  for (const name of ["close", Symbol.dispose]) {
-    if (!(name in prototype)) continue;
+  ["close", Symbol.dispose].forEach((name) => {
+    if (!(name in prototype)) return;
     patches.replace<Close>(
       prototype,
       name,
@@ -684,7 +688,7 @@ export function patchClosing(
           return original.call(this);
         },
     );
-  }
+  });
 }
 
 /**

@@ -7,6 +7,7 @@
  * @module
  */
 
+import { bare, markHandled, noOptions, then } from "../_base/language.ts";
 import { interruptibleScope, runDetached } from "../_hub/current.ts";
 import { isInterrupt } from "../_hub/interrupts.ts";
 import { checkpoint, checkpointAtLast, takenWait } from "../_hub/suspension.ts";
@@ -190,12 +191,10 @@ class LastingStep extends Read {
 function cancel(reader: Reader, error: unknown): void {
   const stream = streamOf(reader);
   const original = getOriginal(ReadableStreamDefaultReader.prototype, "cancel");
-  runDetached(async () => await original.call(reader, error)).catch(ignore);
+  markHandled(runDetached(async () => await original.call(reader, error)));
   // What it is a branch of goes on, and may have no other one that anybody reads.
   leftAlone(stream);
 }
-
-function ignore(): void {}
 
 function cooperativeNext(original: ReadMethod): ReadMethod {
   return function (this: Iterator) {
@@ -209,7 +208,7 @@ function cooperativeNext(original: ReadMethod): ReadMethod {
     }
     const due = checkpoint(scope);
     if (due !== null) {
-      due.catch((error) => removePending(this, error));
+      then(due, undefined, (error) => leaveLoop(this, error));
       return due;
     }
     askedAgain(streamOf(reader));
@@ -231,27 +230,29 @@ function cooperativeNext(original: ReadMethod): ReadMethod {
 }
 
 /** Leaves a loop that is about to fail and waits for nothing. */
-function removePending(iterator: Iterator, error: unknown): void {
+function leaveLoop(iterator: Iterator, error: unknown): void {
   const prototype = Object.getPrototypeOf(iterator);
   const original = getOriginal(prototype, "return") as Asking;
-  runDetached(async () => await original.call(iterator, error)).catch(ignore);
+  markHandled(runDetached(async () => await original.call(iterator, error)));
 }
 
 function cooperativePipeTo(original: Asking): Asking {
-  return function (this: ReadableStream, destination, options = {}) {
+  return function (this: ReadableStream, destination, options) {
     const scope = interruptibleScope();
     const isOdd = !(this instanceof ReadableStream) ||
-      !(destination instanceof WritableStream) || !isObject(options ?? {});
+      !(destination instanceof WritableStream) ||
+      !isObject(options ?? noOptions());
     if (scope === null || isOdd) {
       // What is odd is for the runtime to complain of.
       return Reflect.apply(original, this, arguments);
     }
     const due = checkpoint(scope);
     if (due !== null) return due;
-    const { preventAbort, preventCancel, preventClose, signal } = options ?? {};
+    const { preventAbort, preventCancel, preventClose, signal } = options ??
+      noOptions();
     const abort = new AbortController();
     const ours = withSignal(
-      { preventAbort, preventCancel, preventClose, signal },
+      bare({ preventAbort, preventCancel, preventClose, signal }),
       abort.signal,
     );
     const isFree = readerOf(this) === undefined;
@@ -269,7 +270,7 @@ function cooperativePipeTo(original: Asking): Asking {
     const left = () => leftAlone(this);
     return operate(scope, promise, (error) => {
       runDetached(() => abort.abort(error));
-      promise.then(left, left);
+      then(promise, left, left);
       // The runtime would first write what was read, for as long as that takes.
       if (reader !== undefined) cancel(reader, error);
       if (isSink && !preventAbort) endScopeOf(destination, error);
@@ -363,7 +364,7 @@ function cooperateAtLast(
     const left = () => sink?.leave(promise);
     const due = checkpointAtLast(scope);
     if (due === null) return operate(scope, promise, left);
-    promise.catch(ignore);
+    markHandled(promise);
     left();
     return due;
   };

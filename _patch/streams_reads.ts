@@ -11,6 +11,7 @@
  * @module
  */
 
+import { markHandled, property } from "../_base/language.ts";
 import { Suspension } from "../_hub/suspension.ts";
 import { calls, giveScope } from "./streams_scopes.ts";
 import { findSource, leftAlone } from "./streams_rest.ts";
@@ -125,7 +126,7 @@ export function beginRead(
     begun = before;
   }
   if (read === null) return promise;
-  promise.catch(ignore);
+  markHandled(promise);
   adopt(reader);
   return read;
 }
@@ -169,8 +170,6 @@ export function prepare(reader: object, requests: Requests): void {
 export function streamOf(reader: unknown): ReadableStream | undefined {
   return get(reader, slots.stream);
 }
-
-function ignore(): void {}
 
 /** A read that waits for its chunk. */
 export class Read extends Suspension<ReadResult> implements ReadRequest {
@@ -250,7 +249,7 @@ function pullsOf(
 function edit<T>(queue: Queue<T>, change: (values: T[]) => void): void {
   const values = Array.from({ length: queue.size }, () => queue.dequeue());
   change(values);
-  for (const value of values) queue.enqueue(value);
+  values.forEach((value) => queue.enqueue(value));
 }
 
 // What follows is for readers of bytes that want so many: `read(view, { min })`.
@@ -310,13 +309,14 @@ function closeBehind(this: ReadableByteStreamController): void {
   const rests = Array.from({ length: queue.size }, () => queue.dequeue());
   set(this, slots.queueTotalSize, 0);
   // Which ends what the source was asked for, and serves whoever waits by now.
-  for (const { buffer, byteOffset, byteLength } of rests) {
+  rests.forEach(({ buffer, byteOffset, byteLength }) => {
     enqueue.call(this, new Uint8Array(buffer, byteOffset, byteLength));
-  }
+  });
   close.call(this);
   if (!isBehind || this.byobRequest !== null) return;
   const byobRequest = { view: null, respond() {}, respondWithNewView() {} };
-  Object.defineProperty(this, "byobRequest", { value: byobRequest });
+  const value = byobRequest;
+  Object.defineProperty(this, "byobRequest", property({ value }));
 }
 
 /**

@@ -12,6 +12,7 @@
  * @module
  */
 
+import { property } from "../_base/language.ts";
 import { Begun } from "../_hub/begun.ts";
 import { get, type Queue, set, slots } from "./streams_slots.ts";
 
@@ -64,12 +65,12 @@ class Rest {
     return true;
   }
 
-  #define(property: PropertyDescriptor): void {
-    Object.defineProperty(this.#stream, this.#slot, {
-      ...property,
-      enumerable: true,
-      configurable: true,
-    });
+  #define(descriptor: PropertyDescriptor): void {
+    Object.defineProperty(
+      this.#stream,
+      this.#slot,
+      property({ ...descriptor, enumerable: true, configurable: true }),
+    );
   }
 }
 
@@ -99,7 +100,7 @@ class Resting {
     const { upstream } = this;
     const branches = this.branches.map(restingOf);
     if (upstream === null || branches.some(({ isWanted }) => isWanted)) return;
-    for (const branch of branches) branch.rest();
+    branches.forEach((branch) => branch.rest());
     restingOf(upstream).rest();
   }
 
@@ -181,11 +182,11 @@ export function passOn(
   upstream: ReadableStream,
   branches: readonly ReadableStream[],
 ): void {
-  for (const branch of branches) {
+  branches.forEach((branch) => {
     const resting = restingOf(branch);
     resting.upstream = upstream;
     resting.branches = branches;
-  }
+  });
 }
 
 /** Where the runtime keeps what is on its way in a stream that is written to. */
@@ -207,11 +208,11 @@ class WriteSlots {
 
   /** The promises of those who have written or closed, and wait. */
   promises(stream: WritableStream): unknown[] {
-    const queue: Queue<object> = get(stream, this.#waiting);
+    const queue: Queue<{ promise: unknown }> = get(stream, this.#waiting);
     const waiting = Array.from({ length: queue.size }, () => queue.dequeue());
-    for (const request of waiting) queue.enqueue(request);
+    waiting.forEach((request) => queue.enqueue(request));
     const atEnd = this.#atEnd.map((slot) => get(stream, slot));
-    return [...waiting, ...atEnd].filter((request) => request !== undefined)
+    return waiting.concat(atEnd).filter((request) => request !== undefined)
       .map(({ promise }) => promise);
   }
 }
@@ -269,9 +270,9 @@ export class Sink {
 
   /** A pipe that was alone with the stream has ended, whatever is still on its way. */
   leaveAll(): void {
-    for (const promise of this.#slots.promises(this.#stream)) {
+    this.#slots.promises(this.#stream).forEach((promise) => {
       this.#left.add(promise as Promise<unknown>);
-    }
+    });
     this.#look();
   }
 

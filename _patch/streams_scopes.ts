@@ -61,38 +61,33 @@ function setScopeOf(stream: object, scope: Scope): void {
     transformAlgorithm,
     writeAlgorithm,
   } = slots;
-  for (
-    const name of [
-      closeAlgorithm,
-      flushAlgorithm,
-      pullAlgorithm,
-      transformAlgorithm,
-      writeAlgorithm,
-    ]
-  ) {
+  [
+    closeAlgorithm,
+    flushAlgorithm,
+    pullAlgorithm,
+    transformAlgorithm,
+    writeAlgorithm,
+  ].forEach((name) => {
     wrap(controller, name, (algorithm) =>
       function () {
         calls++;
         return runIn(scope, () => Reflect.apply(algorithm, this, arguments));
       });
-  }
-  for (const name of [abortAlgorithm, cancelAlgorithm]) {
+  });
+  [abortAlgorithm, cancelAlgorithm].forEach((name) => {
     wrap(controller, name, (algorithm) =>
       function (reason) {
         const interrupt = interruptIn(reason);
         if (interrupt !== undefined) endWith(scope, interrupt);
         return runDetached(() => Reflect.apply(algorithm, this, arguments));
       });
-  }
+  });
 }
 
 /** By what interrupt a stream ends; a `tee()` ends by the reasons of both branches. */
 function interruptIn(reason: unknown): unknown {
   if (!Array.isArray(reason)) return isInterrupt(reason) ? reason : undefined;
-  for (const one of reason) {
-    const interrupt = interruptIn(one);
-    if (interrupt !== undefined) return interrupt;
-  }
+  return reason.map(interruptIn).find((interrupt) => interrupt !== undefined);
 }
 
 /** Replaces an algorithm, if the stream has such a one and is not over. */

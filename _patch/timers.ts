@@ -9,6 +9,7 @@
  * @module
  */
 
+import { argumentAt, markHandled, property, then } from "../_base/language.ts";
 import { AsyncResource } from "node:async_hooks";
 import timers, { setImmediate } from "node:timers";
 import { interruptibleScope, scopeOf } from "../_hub/current.ts";
@@ -89,7 +90,7 @@ class TimerWait implements Pending {
   /** The time is over. */
   fire(args: unknown[]): void {
     this.forget();
-    this.#settle(...args);
+    Reflect.apply(this.#settle, undefined, args);
   }
 
   /** The timer was cleared, and the promise is left as it is. */
@@ -221,7 +222,7 @@ function setIn<T>(
   if (!isResolver(callback)) return set(asGreenlet(callback));
   const due = checkpoint(scope);
   if (due !== null) {
-    due.catch((error) => rejectBy(callback, error));
+    then(due, undefined, (error) => rejectBy(callback, error));
     const timer = setting.set(nothing);
     // Not now, as its constructor may be at work.
     queueMicrotask(() => clear(timer));
@@ -259,7 +260,7 @@ function asGreenlet(callback: Callback): Callback {
         throw error;
       }
     };
-    Object.defineProperty(run, "name", { value: callback.name });
+    Object.defineProperty(run, "name", property({ value: callback.name }));
     const greenlet = new Greenlet(run);
     const scope = scopeOf(greenlet);
     scope.errorIsHandled = true;
@@ -278,7 +279,7 @@ function follow(scope: Scope, result: unknown): Promise<unknown> | undefined {
   // have it begin something.
   const isPromise = result instanceof Promise && result.constructor === Promise;
   if (!isPromise) return undefined;
-  result.then(undefined, (error) => {
+  then(result, undefined, (error) => {
     // The greenlet itself tells of what has interrupted it.
     if (isInterrupt(error)) scope.errorIsHandled = false;
     else raise(result, error);
@@ -304,13 +305,17 @@ function cooperativeSetTimer(
       return Reflect.apply(original, this, arguments as never);
     }
     const setting: Setting<unknown> = {
-      set: (fire, ms = rest[0] as number) =>
+      set: (fire, ms = argumentAt(rest, 0) as number) =>
         setInternally(() =>
-          Reflect.apply(original, this, [fire, ms, ...rest.slice(1)])
+          Reflect.apply(
+            original,
+            this,
+            ([fire, ms] as unknown[]).concat(rest.slice(1)),
+          )
         ),
       clear,
       keyOf: kind.keyOf,
-      ms: kind.set === "setImmediate" ? null : delayOf(rest[0]),
+      ms: kind.set === "setImmediate" ? null : delayOf(argumentAt(rest, 0)),
       repeats: kind.set === "setInterval",
       argsOf: () => rest.slice(1),
     };
@@ -563,6 +568,6 @@ function cooperativeNext(original: Next): Next {
 
 /** Has it clear its timer, for which it has to go on: so it is told that time is over. */
 function finish(iterator: AsyncGenerator): void {
-  iterator.return(undefined).catch(nothing);
+  markHandled(iterator.return(undefined));
   ticks.get(iterator)?.();
 }

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { then } from "../_base/language.ts";
 import { cooperateLoosely } from "./cooperate.ts";
 import { patchAll } from "./patch_set.ts";
 import { obstacle, Prototypes, Sockets } from "./sockets.ts";
@@ -32,8 +33,10 @@ export function patchTls(): Disposable {
       "connectTls",
       (connect) =>
         cooperateLoosely(function () {
-          return Reflect.apply(connect, this, arguments as never)
-            .then(sockets.meetConn);
+          return then(
+            Reflect.apply(connect, this, arguments as never),
+            sockets.meetConn,
+          );
         } as ConnectTls, close),
     );
     patches.replace<StartTls>(
@@ -67,7 +70,7 @@ function cooperativeStartTls(
     // them, or be answered by whoever has put them in.
     const error = obstacle(conn);
     return error === null
-      ? Reflect.apply(original, this, arguments as never).then(meet)
+      ? then(Reflect.apply(original, this, arguments as never), meet)
       : Promise.reject(error);
   } as StartTls, close);
 }

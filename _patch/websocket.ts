@@ -5,6 +5,7 @@
  * @module
  */
 
+import { argumentAt, bare, markHandled, noOptions } from "../_base/language.ts";
 import { detached, onFirstInstanceOf } from "./detached.ts";
 import { interruptibleScope, runDetached } from "../_hub/current.ts";
 import { getOriginal } from "./properties.ts";
@@ -67,18 +68,19 @@ function patchWebSocketStream(patches: Patches): void {
 
 /** The class, such that attempts of greenlets can be ended: by a signal of ours. */
 function abortable(original: SocketClass): SocketClass {
-  return new Proxy(original, {
+  const handler: ProxyHandler<SocketClass> = bare({
     construct(_target, args, newTarget): object {
       if (interruptibleScope() === null || args.length === 0) {
         return Reflect.construct(original, args, newTarget);
       }
       const abort = new AbortController();
-      args[1] = withSignal(args[1] ?? {}, abort.signal);
+      args[1] = withSignal(argumentAt(args, 1) ?? noOptions(), abort.signal);
       const stream = Reflect.construct(original, args, newTarget);
       attempts.set(stream, abort);
       return stream;
     },
   });
+  return new Proxy(original, handler);
 }
 
 function cooperativeOpened(
@@ -89,7 +91,7 @@ function cooperativeOpened(
     if (abort === undefined) return;
     runDetached(() => {
       // Fails with the same error, and nobody may ask.
-      (stream as { closed: Promise<unknown> }).closed.catch(() => {});
+      markHandled((stream as { closed: Promise<unknown> }).closed);
       abort.abort(error);
     });
   });
