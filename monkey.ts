@@ -57,11 +57,13 @@ export type { ProcessOptions } from "./_patch/process.ts";
  * A part of what {@linkcode patch} replaces.
  *
  * - `timers`: `setTimeout`, `setInterval`, `setImmediate`, what clears them, `node:timers`
- *   and `node:timers/promises`
+ *   and `node:timers/promises`; the callbacks of `PerformanceObserver` and of `Deno.cron`
+ *   (with `--unstable-cron`) run outside greenlets
  * - `net`: `Deno.connect`, `Deno.listen`, `Deno.listenDatagram` (with `--unstable-net`), and
  *   the methods `accept`, `read`, `write`, `closeWrite`, `receive`, `send`, `close`, `ref`,
- *   `unref` and the stream `readable` of what they give; the events of `node:net` and
- *   `node:dgram` are told outside greenlets
+ *   `unref` and the stream `readable` of what they give; the events of `node:net`,
+ *   `node:dgram` and `node:stream` are told outside greenlets, where the own functions of the
+ *   streams of `node:stream` run, too
  * - `tls`: `Deno.connectTls`, `Deno.startTls`, `Deno.listenTls`, and the same of what they
  *   give, with `handshake`
  * - `fetch`: `fetch`, and the readers of the bodies of `Request`, `Response` and `Blob`
@@ -74,8 +76,18 @@ export type { ProcessOptions } from "./_patch/process.ts";
  *   of `node:child_process` and of their pipes, are told outside greenlets
  * - `http`: the handlers of `Deno.serve`, and what waits of the server
  * - `websocket`: `WebSocketStream` (with `--unstable-net`); the events of `WebSocket`,
- *   `EventSource`, `Worker`, `MessagePort` and `BroadcastChannel`, those of
- *   `node:worker_threads` too, are told outside greenlets
+ *   `EventSource`, `Worker`, `MessagePort`, `BroadcastChannel` and `FileReader`, those of
+ *   `node:worker_threads` too, those of errors and rejections of the global object, and the
+ *   messages of `Deno.Kv.listenQueue` (with `--unstable-kv`) are told outside greenlets
+ *
+ * So a callback that a greenlet registers and the runtime calls later belongs to no greenlet,
+ * or has one of its own (a timer's, a server's handler): a kill of the one that has registered
+ * it does not reach it. What goes on with the call that it was given to, as in
+ * `fs.readFile(path, callback)`, `queueMicrotask(callback)` or `promise.then(callback)`, is a
+ * part of the greenlet, as the code after an `await` is.
+ *
+ * What a timer's callback throws is the runtime's business, as it is unpatched: an `error`
+ * event, `uncaughtException`, or the end of the process.
  */
 export type Part =
   | "timers"

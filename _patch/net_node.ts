@@ -23,12 +23,13 @@ let met = false;
  */
 export function patchNode(patches: Patches): void {
   if (met) patchSockets(patches);
-  let hasStreams = false;
+  // Packages have streams of their own, which look like the runtime's.
+  const bases = new Set<StreamClass>();
   onEmitter(patches, (emitter) => {
-    if (!hasStreams && "pipe" in emitter) {
-      const stream = baseOf(emitter);
-      hasStreams = stream !== null;
-      if (stream !== null) patchStreams(patches, stream);
+    const base = "pipe" in emitter ? baseOf(emitter) : null;
+    if (base !== null && !bases.has(base)) {
+      bases.add(base);
+      patchStreams(patches, base);
     }
     // It may also be anybody's own emitter, and the modules are then loaded in vain.
     const isSocket = "connect" in emitter || "listen" in emitter;
