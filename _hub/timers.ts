@@ -310,7 +310,7 @@ function arm(deadline: number): void {
   armed = deadline;
   if (hand !== null) return hand.callAt(deadline, tick);
   const ms = Math.min(Math.max(Math.ceil(deadline - now()), 0), LONGEST);
-  runtimeTimer = setInternally(setTimeout, tick, ms);
+  runtimeTimer = setInternally(() => setTimeout(tick, ms));
 }
 
 /** Whether a timer is being set that `patch()` is to leave as it is. */
@@ -325,14 +325,11 @@ export function isSetInternally(): boolean {
  * Sets a timer that `patch()` is to leave as it is. What it is to call does not tell: others
  * may have wrapped the runtime's function, and have it call something of theirs.
  */
-export function setInternally<A extends unknown[], T>(
-  set: (...args: A) => T,
-  ...args: A
-): T {
+export function setInternally<T>(set: () => T): T {
   const before = setsInternally;
   setsInternally = true;
   try {
-    return set(...args);
+    return set();
   } finally {
     setsInternally = before;
   }

@@ -11,14 +11,7 @@
  * @module
  */
 
-import {
-  allOf,
-  bare,
-  noOptions,
-  property,
-  then,
-  withOptions,
-} from "../_base/language.ts";
+import { allOf, bare, noOptions, property, then } from "../_base/language.ts";
 import { Begun } from "../_hub/begun.ts";
 import { detached, onFirstInstanceOf } from "./detached.ts";
 import { current, interruptibleScope } from "../_hub/current.ts";
@@ -227,10 +220,13 @@ function run(
     options;
   const Command = getOriginal(Deno, "Command");
   const child = getOriginal(Command.prototype, "spawn").call(
-    new Command(
-      command,
-      withOptions(options, { stdin, stdout, stderr, detached: false }),
-    ),
+    new Command(command, {
+      ...options,
+      stdin,
+      stdout,
+      stderr,
+      detached: false,
+    }),
   );
   // As `output()` does, and `spawn()` does not.
   if (signal?.aborted) tell(child, "SIGTERM");
@@ -316,7 +312,7 @@ function byCommand<R>(original: Run<R>, run: (command: Command) => R): Run<R> {
     return run(
       new Deno.Command(
         command,
-        Array.isArray(args) ? withOptions(options, { args }) : args,
+        Array.isArray(args) ? { ...options, args } : args,
       ),
     );
   };
