@@ -23,7 +23,7 @@
 import { markHandled, NO_OPTIONS } from "./_base/language.ts";
 import { currentScope, runIn } from "./_hub/current.ts";
 import type { Scope } from "./_hub/scope.ts";
-import { checkpoint, readyWait } from "./_hub/suspension.ts";
+import { checkpoint, readyWait, type Settled } from "./_hub/suspension.ts";
 import { QueuedWait } from "./_hub/wait_queue.ts";
 import { type Link, LinkedWait, Links } from "./_hub/links.ts";
 import { List } from "./_base/linked_list.ts";
@@ -573,7 +573,7 @@ class Notified extends QueuedWait<Notified, boolean> {
   /** Whether the time is over. */
   #late = false;
   /** What comes of the wait when the lock is there; `null` until it is asked for. */
-  #outcome: { state: "given" | "thrown"; value: unknown } | null = null;
+  #outcome: { state: Settled; value: unknown } | null = null;
   /** Gets the lock back; kept until it is known whether to give it away once more. */
   #reclaimer: Reclaimer | null = null;
 
@@ -623,18 +623,18 @@ class Notified extends QueuedWait<Notified, boolean> {
   override interrupt(error: unknown, final: boolean): void {
     this.undo(error);
     markHandled(this.promise!);
-    if (final) {
-      this.endsBody = this.#scope.endsBody;
-    } else if (this.#outcome?.state === "thrown") {
+    const how = final ? this.#scope.lastThrow : "thrown";
+    const before = this.#outcome?.state ?? "given";
+    if (!final && before !== "given") {
       // One after the other: the next wait throws this one.
       if (!this.#scope.holds(error)) this.#scope.hold(error);
       return;
     }
     if (this.#reclaimer === null) {
-      this.#reclaim("thrown", error);
+      this.#reclaim(how, error);
     } else {
       const { state, value } = this.#outcome!;
-      this.#outcome = { state: "thrown", value: error };
+      this.#outcome = { state: how, value: error };
       // It has taken nothing: the notification is for the next one.
       if (state === "given" && value === true) this.#line.first?.notify();
     }
@@ -643,11 +643,11 @@ class Notified extends QueuedWait<Notified, boolean> {
       // It can't be waited for any more, and what the body releases is not its own.
       line.remove(this.#reclaimer!);
       forfeitsOf(this.#lock).add(this.#scope.greenlet, this.#depth);
-      this.settle("thrown", error);
+      this.settle(how, error);
     }
   }
 
-  #reclaim(state: "given" | "thrown", value: unknown): void {
+  #reclaim(state: Settled, value: unknown): void {
     if (this.#reclaimer !== null) return;
     this.#outcome = { state, value };
     const reclaimer = new Reclaimer(
@@ -662,7 +662,7 @@ class Notified extends QueuedWait<Notified, boolean> {
 
   #reclaimed(): void {
     const { state, value } = this.#outcome!;
-    if (state === "thrown" || this.#predicate === null) {
+    if (state !== "given" || this.#predicate === null) {
       return this.settle(state, value);
     }
     let holds: boolean;
@@ -673,7 +673,7 @@ class Notified extends QueuedWait<Notified, boolean> {
     }
     // The predicate may have interrupted its own greenlet.
     const { state: now, value: interrupt } = this.#outcome!;
-    if (now === "thrown") this.settle(now, interrupt);
+    if (now !== "given") this.settle(now, interrupt);
     else if (holds || this.#late) this.settle("given", holds);
     else this.#giveAway();
   }
@@ -681,9 +681,9 @@ class Notified extends QueuedWait<Notified, boolean> {
   /** The predicate has thrown an error. */
   #failed(error: unknown): void {
     const { state, value } = this.#outcome!;
-    if (state === "thrown") {
+    if (state !== "given") {
       // Nothing comes after a wait that may be no longer: it ends the body itself.
-      if (this.#scope.escalated !== null) return this.settle(state, value);
+      if (this.#scope.isEscalated) return this.settle(state, value);
       if (!this.#scope.holds(value)) this.#scope.hold(value);
     }
     this.settle("thrown", error);

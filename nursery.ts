@@ -22,7 +22,7 @@ import { killOnce } from "./_hub/kill.ts";
 import { report } from "./_hub/main.ts";
 import { PatientWait } from "./_hub/patient_wait.ts";
 import { GRACE, Scope } from "./_hub/scope.ts";
-import { checkpoint, Suspension } from "./_hub/suspension.ts";
+import { checkpoint, type Settled, Suspension } from "./_hub/suspension.ts";
 import { Event } from "./event.ts";
 import { type BodyResult, Greenlet } from "./gevent.ts";
 import { GreenletError, GreenletExit } from "./greenlet.ts";
@@ -166,7 +166,7 @@ export class Nursery {
             nursery.#quiet,
             () => nursery.#end(),
           );
-          if (scope.escalated !== null) nursery.#end();
+          if (scope.isEscalated) nursery.#end();
           await wait.suspend(scope);
           continue;
         }
@@ -222,6 +222,8 @@ class ChildrenWait extends PatientWait<void> {
 class Nursing extends Suspension<unknown> {
   readonly #outer: Scope;
   readonly #inner: Scope;
+  /** How it ends by the error after which its greenlet may wait no longer. */
+  #lastThrow: Settled = "thrown";
 
   constructor(outer: Scope) {
     super();
@@ -242,9 +244,9 @@ class Nursing extends Suspension<unknown> {
       this.switch(result);
     } catch (error) {
       this.#close();
-      this.endsBody &&= this.#outer.isEscalation(error);
+      const isLast = this.#outer.isEscalation(error);
       this.#outer.receiveInterrupts(error);
-      this.throw(error);
+      this.settle(isLast ? this.#lastThrow : "thrown", error);
     }
   }
 
@@ -260,8 +262,8 @@ class Nursing extends Suspension<unknown> {
     // Where nobody awaits us, an interrupt is no unhandled rejection.
     markHandled(this.promise!);
     if (final) {
-      this.endsBody = this.#outer.endsBody;
-      this.#inner.escalate(error, !this.endsBody);
+      this.#lastThrow = this.#outer.lastThrow;
+      this.#inner.escalate(error, this.#lastThrow === "thrown");
     } else this.#inner.interrupt(error);
   }
 

@@ -1085,7 +1085,7 @@ async function throwSoon(
   scope.kill(error, grace);
   const { throw: fail, return: end } = core.Greenlet.prototype;
   try {
-    (wait.endsBody ? end : fail).call(greenlet, error);
+    (wait.state === "returned" ? end : fail).call(greenlet, error);
   } catch (thrown) {
     report(greenlet, thrown);
   }

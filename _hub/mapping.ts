@@ -123,7 +123,7 @@ export class Mapping<T, R> {
     this.#isFed = true;
     if (!this.#items.isOver) this.#failure ??= this.#cut;
     while (!this.#items.isOver) {
-      if (scope.escalated !== null) this.#items.closeSoon();
+      if (scope.isEscalated) this.#items.closeSoon();
       else await attempt(() => this.#close());
     }
     while (this.#running.size > 0 && !this.#isStopped) {

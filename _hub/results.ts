@@ -191,7 +191,7 @@ export class Results<R> implements MappingSink<R> {
     const taker = new Taker(this, scope);
     const wait = taker.suspend(scope);
     this.leave(taker, "by return()");
-    const { escalated } = scope;
+    const escalated = scope.escalateIfOverdue();
     if (escalated !== null) taker.interrupt(escalated.error, true);
     return wait;
   }
@@ -282,8 +282,8 @@ export class Results<R> implements MappingSink<R> {
   /** An error is due: it ends the loop, too. */
   #leaveFor(due: Wait<never>, scope: Scope): Wait<Result<R>> {
     this.#close();
-    if (scope.escalated !== null) this.hasten();
-    if (this.#isOver || scope.escalated !== null) return due;
+    if (scope.isEscalated) this.hasten();
+    if (this.#isOver || scope.isEscalated) return due;
     const taker = new Taker(this, scope);
     const wait = taker.suspend(scope);
     this.leave(taker, { error: errorOf(due) });

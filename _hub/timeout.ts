@@ -10,7 +10,7 @@ import { current, currentScope, runIn, setScope } from "./current.ts";
 import { unwrapped } from "./interrupts.ts";
 import { main } from "./main.ts";
 import { Scope, ScopeOwned } from "./scope.ts";
-import { checkpoint, Suspension } from "./suspension.ts";
+import { checkpoint, type Settled, Suspension } from "./suspension.ts";
 import type { Wait } from "./suspension.ts";
 import { checkFunction, checkOptions, instanceOf } from "../_base/checks.ts";
 import {
@@ -263,6 +263,8 @@ class Limited extends Suspension<unknown> implements Reaction {
   #timeout: Timeout | null = null;
   /** What interrupted the greenlet while it waited for nothing but the function. */
   #passed: unknown[] | null = null;
+  /** How it ends by the error after which its greenlet may wait no longer. */
+  #lastThrow: Settled = "thrown";
 
   constructor(outer: Scope, ms: number, options: WithTimeoutOptions<unknown>) {
     super();
@@ -319,9 +321,9 @@ class Limited extends Suspension<unknown> implements Reaction {
   }
 
   #fail(error: unknown): void {
-    this.endsBody &&= this.#outer.isEscalation(error);
+    const isLast = this.#outer.isEscalation(error);
     this.#outer.receiveInterrupts(error);
-    this.settle("thrown", error);
+    this.settle(isLast ? this.#lastThrow : "thrown", error);
   }
 
   protected override get caller(): Scope {
@@ -342,8 +344,8 @@ class Limited extends Suspension<unknown> implements Reaction {
       (this.#passed ??= []).push(error);
     }
     if (final) {
-      this.endsBody = this.#outer.endsBody;
-      this.#inner.escalate(error, !this.endsBody);
+      this.#lastThrow = this.#outer.lastThrow;
+      this.#inner.escalate(error, this.#lastThrow === "thrown");
     } else this.#inner.interrupt(error);
     // Where nobody awaits us, an interrupt is no unhandled rejection.
     markHandled(this.promise!);
@@ -386,8 +388,7 @@ class Limited extends Suspension<unknown> implements Reaction {
   }
 
   #isHeld(error: unknown): boolean {
-    return this.#inner.interrupts?.escalated != null ||
-      this.#inner.holds(error);
+    return this.#inner.interrupts?.insists || this.#inner.holds(error);
   }
 
   #giveUp(timeout: unknown): void {
