@@ -375,7 +375,11 @@ class Limited extends Suspension<unknown> implements Reaction {
     this.#handBack();
     this.#inner.escalate(error);
     // It may be somebody's promise, which lasts, and then nothing of ours ends with it.
-    if (!this.#inner.hasRests) this.reactions?.remove(this);
+    const { reactions } = this;
+    if (!this.#inner.hasRests && reactions !== null) {
+      reactions.remove(this);
+      reactions.add(new LateEnd(this.#inner));
+    }
     if (error === this.#timeout) this.#giveUp(error);
     else this.#fail(error);
   }
@@ -397,6 +401,33 @@ class Limited extends Suspension<unknown> implements Reaction {
     } else {
       this.#fail(timeout);
     }
+  }
+}
+
+/**
+ * Closes the scope of a function that ends after `withTimeout` has let go of it. What goes on
+ * there then waits as anywhere: a queue that greenlets share may start all its tasks from
+ * there. When nothing can go on there, the scope is collected, and this is removed.
+ */
+class LateEnd implements Reaction {
+  static readonly #collected = new FinalizationRegistry<LateEnd>((end) =>
+    end.reactions?.remove(end)
+  );
+
+  reactions: Reactions | null = null;
+  readonly #scope: WeakRef<Scope>;
+
+  constructor(scope: Scope) {
+    this.#scope = new WeakRef(scope);
+    LateEnd.#collected.register(scope, this);
+  }
+
+  fulfilled(): void {
+    this.#scope.deref()?.close();
+  }
+
+  rejected(): void {
+    this.#scope.deref()?.close();
   }
 }
 

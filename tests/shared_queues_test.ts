@@ -250,6 +250,38 @@ for (const [name, make] of Object.entries(chained)) {
     assertInstanceOf(victim.value, GreenletExit);
   });
 
+  testBoth(
+    `${name} goes on after a task that withTimeout() has let go of`,
+    adds,
+    async (body) => {
+      using _ = patch();
+      using _failures = new Failures();
+      const add = make(1);
+      const foreign = Promise.withResolvers<number>();
+      const victim = spawn(() =>
+        withTimeout(1, () => body(add, () => foreign.promise), { value: -1 })
+      );
+      await idle();
+      const others = [1, 2, 3].map((i) =>
+        spawn(adds.async, add, async () => {
+          await sleep(1);
+          await sleep(1);
+          return i;
+        })
+      );
+      assertEquals(await victim.get(), -1);
+      foreign.resolve(0);
+      await joinAll(others);
+      // The next task begins before the function's promise has settled.
+      const [next, ...rest] = others;
+      if (next!.exception !== undefined) {
+        assertInstanceOf(next!.exception, GreenletError);
+        assertStringIncludes(String(next!.exception), victim.name);
+      }
+      assertEquals(rest.map((one) => one.exception ?? one.value), [2, 3]);
+    },
+  );
+
   // Nothing tells the task from what the greenlet itself has begun and not awaited.
   Deno.test(`${name} whose next task began in a greenlet that lives on has it fail with an error that names that one`, async () => {
     using _ = patch();
@@ -417,6 +449,42 @@ Deno.test("Greenlet.kill() past the grace of a body that lives on reaches what i
   const error = await assertRejects(() => other.get(), GreenletError);
   assertStringIncludes(error.message, victim.name);
 });
+
+testBoth(
+  "withTimeout() that has let go of its function leaves alone what goes on when that has ended",
+  {
+    async async(log: unknown[], gates: Promise<void>[]) {
+      (async () => {
+        await gates[1];
+        await sleep(1);
+        log.push("goes on");
+      })();
+      await gates[0];
+    },
+    *generator(log: unknown[], gates: Promise<void>[]) {
+      (async () => {
+        await gates[1];
+        await sleep(1);
+        log.push("goes on");
+      })();
+      yield* until(gates[0]);
+    },
+  },
+  async (body) => {
+    const log: unknown[] = [];
+    const gates = [1, 2].map(() => Promise.withResolvers<void>());
+    const promises = gates.map(({ promise }) => promise);
+    await assertRejects(
+      () => withTimeout(1, () => body(log, promises)),
+      Timeout,
+    );
+    gates[0]!.resolve();
+    await idle();
+    gates[1]!.resolve();
+    while (log.length === 0) await idle();
+    assertEquals(log, ["goes on"]);
+  },
+);
 
 Deno.test("Greenlet.signal of one that was killed and has ended is aborted", async () => {
   const exit = new GreenletExit();
