@@ -1,5 +1,5 @@
 /**
- * Locks: what so many may hold at a time.
+ * Locks and semaphores, which limit how many greenlets use something at a time.
  *
  * ```ts
  * import { joinAll, Semaphore, sleep, spawn } from "@gevent/gevent";
@@ -13,9 +13,11 @@
  * await joinAll(["rose", "jack", "mary"].map((name) => spawn(visit, name)));
  * ```
  *
- * A lock is given to those who wait in the order in which they came: who releases it and
- * asks again at once does not overtake them. One who is interrupted while waiting holds
- * nothing; one to whom it was given holds it, and gives it back by `using`.
+ * Waiting calls of `acquire` get a lock in the order in which they began. A greenlet that
+ * releases a lock and acquires it again does not overtake a waiting one. If `acquire` is
+ * interrupted while it waits, the greenlet does not hold the lock. Once the lock was handed to
+ * it, `acquire` returns the lock, and the next wait throws the interrupt: release it with
+ * `using` or `finally`.
  *
  * @module
  */
@@ -35,17 +37,17 @@ import type { Greenlet as CoreGreenlet } from "./greenlet.ts";
 
 /** Options of the locks' `acquire`. */
 export interface AcquireOptions {
-  /** Whether to wait if it can't be had at once. @default {true} */
+  /** Whether to wait until it is free. @default {true} */
   blocking?: boolean;
-  /** After how many milliseconds to wait no longer. @default {Infinity} */
+  /** How many milliseconds to wait at most. @default {Infinity} */
   timeout?: number;
 }
 
-/** The place in line of one who wants a lock. */
+/** A wait for a lock. */
 class Acquirer<L> extends QueuedWait<Acquirer<L>, L | null> {
-  /** Whose it will be, where that matters. */
+  /** The greenlet that will hold the lock; `null` for a semaphore. */
   readonly greenlet: CoreGreenlet | null;
-  /** How often that one will have to release it. */
+  /** How often the greenlet will have to release it. */
   readonly depth: number;
 
   constructor(greenlet: CoreGreenlet | null = null, depth = 1) {
@@ -123,7 +125,7 @@ class Available extends LinkedWait<Semaphore, number> {
 }
 
 /**
- * So many permits, to be acquired and released. gevent's `Semaphore`.
+ * A number of permits, which greenlets acquire and release. gevent's `Semaphore`.
  *
  * @example Usage
  * ```ts
@@ -156,14 +158,14 @@ export class Semaphore implements Waitable, Disposable {
     };
   }
 
-  // Of `this`, which the waits can't say.
+  // `Links<this>` is what is meant, but the waits can't name that type.
   // deno-lint-ignore no-explicit-any
   readonly #links: Links<any> = new Links(this);
 
   /**
    * Makes a semaphore.
    *
-   * @param value How many permits there are.
+   * @param value The number of permits, at least 0.
    * @throws {TypeError | RangeError} If it is not a non-negative integer.
    */
   constructor(value = 1) {
@@ -178,27 +180,28 @@ export class Semaphore implements Waitable, Disposable {
     this.#counter = value;
   }
 
-  /** How many permits can be had. gevent's `counter`. */
+  /** The number of free permits. gevent's `counter`. */
   get counter(): number {
     return this.#counter;
   }
 
-  /** Whether none can be had. gevent's `locked`. */
+  /** Whether no permit is free. gevent's `locked`. */
   locked(): boolean {
     return this.#counter === 0;
   }
 
-  /** Whether one can be had. gevent's `ready`. */
+  /** Whether a permit is free. gevent's `ready`. */
   ready(): boolean {
     return this.#counter > 0;
   }
 
   /**
-   * Takes a permit. A switch point. gevent's `acquire`, which returns a boolean.
+   * Waits until a permit is free, and takes it. A switch point. gevent's `acquire`, which
+   * returns a boolean. An interrupt takes no permit.
    *
-   * @param options Whether and how long to wait.
-   * @returns The semaphore, to be released at the end of a `using` block; `null`, if no
-   * permit was to be had.
+   * @param options Whether to wait, and how long.
+   * @returns The semaphore, which a `using` block releases at its end; `null` if no permit
+   * was free in time.
    * @throws {TypeError | RangeError} If the timeout is not a number of milliseconds.
    */
   acquire(options: AcquireOptions = NO_OPTIONS): Wait<this | null> {
@@ -218,10 +221,10 @@ export class Semaphore implements Waitable, Disposable {
   }
 
   /**
-   * Gives a permit back, or one more: to the first who waits, if somebody does. Not a
-   * switch point. gevent's `release`.
+   * Adds a permit, or hands it to the wait that is first in line. Not a switch point.
+   * gevent's `release`.
    *
-   * @returns How many can be had now.
+   * @returns The number of free permits.
    */
   release(): number {
     const acquirer = this.#line.shift();
@@ -235,10 +238,11 @@ export class Semaphore implements Waitable, Disposable {
   }
 
   /**
-   * Waits until a permit can be had, and takes none. A switch point. gevent's `wait`.
+   * Waits until a permit is free, and takes none. A switch point. gevent's `wait`.
    *
    * @param options How long to wait.
-   * @returns How many can be had: none, if others were quicker or at the timeout.
+   * @returns The number of free permits. 0 at the timeout, or if other greenlets have taken
+   * the permits before this one goes on.
    * @throws {TypeError | RangeError} If the timeout is not a number of milliseconds.
    */
   wait(options: JoinOptions = NO_OPTIONS): Wait<number> {
@@ -252,10 +256,10 @@ export class Semaphore implements Waitable, Disposable {
   }
 
   /**
-   * Has a function called once when a permit can be had; soon, if one can. It is called
-   * from the hub: it must be quick, and must not wait. gevent's `rawlink`.
+   * Calls a function once when a permit is free, or soon if one is free now. The hub calls it,
+   * so it must be quick and must not wait. Not a switch point. gevent's `rawlink`.
    *
-   * @param link Gets this semaphore; or an object that is linkable.
+   * @param link A function, called with this semaphore; or an object with a method `linked`.
    */
   rawlink(link: Link<this>): void {
     this.#links.link(link);
@@ -263,27 +267,28 @@ export class Semaphore implements Waitable, Disposable {
   }
 
   /**
-   * Takes a link back that was not called yet. gevent's `unlink`.
+   * Removes a link that was not called yet. Not a switch point. gevent's `unlink`.
    *
-   * @param link What was linked.
+   * @param link The link.
    */
   unlink(link: Link<this>): void {
     this.#links.unlink(link);
   }
 
-  /** How many wait, or have linked. gevent's `linkcount`. */
+  /** The number of waits and links. gevent's `linkcount`. */
   linkCount(): number {
     return this.#line.length + this.#links.length;
   }
 
-  /** Releases it, at the end of a `using` block. */
+  /** Releases a permit, at the end of a `using` block. */
   [Symbol.dispose](): void {
     this.release();
   }
 }
 
 /**
- * A semaphore that takes no more permits back than it had. gevent's `BoundedSemaphore`.
+ * A semaphore that throws if it is released more often than it was acquired. gevent's
+ * `BoundedSemaphore`.
  *
  * @example Usage
  * ```ts
@@ -303,7 +308,7 @@ export class BoundedSemaphore extends Semaphore {
   /**
    * Makes a semaphore.
    *
-   * @param value How many permits there are.
+   * @param value The number of permits, at least 0.
    * @throws {TypeError | RangeError} If it is not a non-negative integer.
    */
   constructor(value = 1) {
@@ -312,15 +317,15 @@ export class BoundedSemaphore extends Semaphore {
   }
 
   /**
-   * Gives a permit back; see {@linkcode Semaphore.release}.
+   * Releases a permit; see {@linkcode Semaphore.release}. Not a switch point.
    *
-   * @returns How many can be had now.
-   * @throws {RangeError} If all are there.
+   * @returns The number of free permits.
+   * @throws {RangeError} If no permit is taken.
    */
   override release(): number {
     if (this.counter >= this.#most) {
       throw new RangeError(
-        `Cannot release as all permits are there: ${this.#most} of ${this.#most}`,
+        `Cannot release as no permit is taken: ${this.#most} of ${this.#most} are free`,
       );
     }
     return super.release();
@@ -328,8 +333,8 @@ export class BoundedSemaphore extends Semaphore {
 }
 
 /**
- * A lock that one may hold at a time: a {@linkcode BoundedSemaphore} of one. Python's
- * `threading.Lock`, as gevent patches it.
+ * A lock that is held once at a time: a {@linkcode BoundedSemaphore} with one permit. Any
+ * greenlet may release it. Python's `threading.Lock`, as gevent patches it.
  *
  * @example Usage
  * ```ts
@@ -353,16 +358,16 @@ export class Lock extends BoundedSemaphore {
         : forfeitsOfRLock(lock);
   }
 
-  /** Makes a lock that nobody holds. */
+  /** Makes a lock that is free. */
   constructor() {
     super(1);
   }
 
   /**
-   * Releases the lock; see {@linkcode Semaphore.release}.
+   * Releases the lock; see {@linkcode Semaphore.release}. Not a switch point.
    *
-   * @returns 1, or 0 if another has it now.
-   * @throws {RangeError} If nobody holds it.
+   * @returns 1 if the lock is free now, 0 if another greenlet holds it now.
+   * @throws {RangeError} If the lock is not held.
    */
   override release(): number {
     return this.#forfeits?.take() ? this.counter : super.release();
@@ -370,7 +375,7 @@ export class Lock extends BoundedSemaphore {
 }
 
 /**
- * What looks like a semaphore and never makes anybody wait. gevent's `DummySemaphore`.
+ * A stand-in for a semaphore: it never makes a greenlet wait. gevent's `DummySemaphore`.
  *
  * @example Usage
  * ```ts
@@ -380,18 +385,18 @@ export class Lock extends BoundedSemaphore {
  * ```
  */
 export class DummySemaphore implements Disposable {
-  /** `false`. */
+  /** Returns `false`. */
   locked(): boolean {
     return false;
   }
 
-  /** `true`. */
+  /** Returns `true`. */
   ready(): boolean {
     return true;
   }
 
   /**
-   * Takes nothing.
+   * Returns at once. A switch point, so that an interrupt that is due is thrown.
    *
    * @param _options Ignored.
    * @returns The semaphore.
@@ -404,7 +409,7 @@ export class DummySemaphore implements Disposable {
   release(): void {}
 
   /**
-   * Waits for nothing.
+   * Returns at once. A switch point, so that an interrupt that is due is thrown.
    *
    * @param _options Ignored.
    * @returns 1
@@ -417,7 +422,7 @@ export class DummySemaphore implements Disposable {
   [Symbol.dispose](): void {}
 }
 
-/** Those who wait for an {@linkcode RLock}, of whom several may be one greenlet's. */
+/** The waits for an {@linkcode RLock}. A greenlet may have several of them. */
 class OwnersLine extends List<Acquirer<RLock>> {
   readonly #counts = new Map<CoreGreenlet | null, number>();
 
@@ -437,7 +442,7 @@ class OwnersLine extends List<Acquirer<RLock>> {
     else this.#counts.delete(greenlet);
   }
 
-  /** The first that is one greenlet's. */
+  /** Returns the first wait of a greenlet. */
   firstOf(greenlet: CoreGreenlet | null): Acquirer<RLock> | null {
     if (!this.#counts.has(greenlet)) return null;
     let acquirer = this.first;
@@ -447,11 +452,11 @@ class OwnersLine extends List<Acquirer<RLock>> {
 }
 
 /**
- * A lock that the greenlet which holds it may acquire again; it releases it as often.
- * gevent's `RLock`.
+ * A lock that the greenlet which holds it can acquire again. It is free when it was released
+ * as often as it was acquired. gevent's `RLock`.
  *
- * It belongs to the current greenlet: async functions that run side by side in one
- * greenlet don't keep each other out.
+ * The owner is a greenlet. Two async functions that run at the same time in one greenlet
+ * don't keep each other out.
  *
  * @example Usage
  * ```ts
@@ -490,23 +495,23 @@ export class RLock implements Disposable {
     };
   }
 
-  /** Whether somebody holds it. */
+  /** Whether the lock is held. */
   locked(): boolean {
     return this.#owner !== null;
   }
 
-  /** Whether the current greenlet holds it. */
+  /** Whether the current greenlet holds the lock. */
   get owned(): boolean {
     return this.#owner === getCurrent();
   }
 
   /**
-   * Acquires the lock, or once more. A switch point. gevent's `acquire`, which returns a
-   * boolean.
+   * Waits until the lock is free or held by the current greenlet, and acquires it. A switch
+   * point. gevent's `acquire`, which returns a boolean. An interrupt acquires nothing.
    *
-   * @param options Whether and how long to wait.
-   * @returns The lock, to be released at the end of a `using` block; `null`, if it was not
-   * to be had.
+   * @param options Whether to wait, and how long.
+   * @returns The lock, which a `using` block releases at its end; `null` if it was not free
+   * in time.
    * @throws {TypeError | RangeError} If the timeout is not a number of milliseconds.
    */
   acquire(options: AcquireOptions = NO_OPTIONS): Wait<this | null> {
@@ -537,7 +542,7 @@ export class RLock implements Disposable {
     if (!this.owned) {
       throw new RangeError(
         `Cannot release as ${getCurrent()} does not hold the lock: ${
-          this.#owner === null ? "nobody does" : `${this.#owner} does`
+          this.#owner === null ? "it is free" : `${this.#owner} does`
         }`,
       );
     }
@@ -547,8 +552,8 @@ export class RLock implements Disposable {
   #handOver(): void {
     let next = this.#line.first;
     this.#owner = next === null ? null : next.greenlet;
-    // All that it has begun: it may wait for the second before it releases the first.
-    // Who is told may give the lock away again at once, and to another.
+    // Ends all waits of the new owner: it may await the second one before it releases the
+    // first. The end of a wait may hand the lock on to another greenlet at once.
     for (; next !== null; next = this.#line.firstOf(this.#owner)) {
       this.#line.remove(next);
       this.#depth += next.depth;
@@ -556,7 +561,7 @@ export class RLock implements Disposable {
     }
   }
 
-  /** Releases it once, at the end of a `using` block. */
+  /** Releases the lock once, at the end of a `using` block. */
   [Symbol.dispose](): void {
     this.release();
   }

@@ -1689,7 +1689,7 @@ Deno.test("Switch can't be performed twice", () => {
   assertStrictEquals(
     error.message,
     "Cannot perform a switch to <Greenlet suspended active started main> " +
-      "that is no longer pending: call switch() anew for each yield*",
+      "that is no longer pending: call switch() again for each yield*",
   );
   assertStrictEquals(target.switch().value, "reached");
 });

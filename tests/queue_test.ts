@@ -1124,7 +1124,7 @@ Deno.test("Channel hands items over one by one, in order", async () => {
 
 Deno.test("Channel.putNowait() gives to one who waits, else throws Full", async () => {
   const channel = new Channel<number>();
-  assertThrows(() => channel.putNowait(1), Full, "Nobody takes it");
+  assertThrows(() => channel.putNowait(1), Full, "No get() waits");
   const getter = spawn(() => channel.get());
   await settle();
   channel.putNowait(10);
