@@ -24,7 +24,7 @@ function foreign(): Promise<void> {
   return new Promise((resolve) => queueMicrotask(resolve));
 }
 
-Deno.test("Context.get() gives what is in force, through every await, and nothing outside", async () => {
+Deno.test("Context.get() gives the value in force, through every await, and nothing outside", async () => {
   const one = new Named("one");
   const two = new Named("two");
   const seen = await context.run(one, async () => {
@@ -40,7 +40,7 @@ Deno.test("Context.get() gives what is in force, through every await, and nothin
   assertEquals(context.get(), undefined);
 });
 
-Deno.test("Context.run() passes arguments, the result and the error on, and puts back what was in force", () => {
+Deno.test("Context.run() passes arguments, the result and the error on, and restores the value that was in force", () => {
   assertEquals(context.run(new Named("a"), (...args) => args, 1, 2), [1, 2]);
   const error = new Error("no");
   let thrown;
@@ -55,7 +55,7 @@ Deno.test("Context.run() passes arguments, the result and the error on, and puts
   assertEquals(context.get(), undefined);
 });
 
-Deno.test("Context.run() with undefined puts nothing in force, to the end of what it begins", async () => {
+Deno.test("Context.run() with undefined puts no value in force, to the end of the calls that it begins", async () => {
   await context.run(new Named("a"), async () => {
     const inner = context.run(undefined, async () => {
       await foreign();
@@ -103,11 +103,11 @@ Deno.test("Context and AsyncLocalStorage leave each other alone, whichever is en
   assertEquals(await look(), [undefined, undefined]);
 });
 
-Deno.test("Context takes scopes, which bring nothing but one entry into the mappings of others", () => {
+Deno.test("Context takes scopes, which add one entry only to the mappings of other storages", () => {
   assertEquals(Reflect.ownKeys(new Scope(main)), [KEY]);
 });
 
-Deno.test("getCurrent() is right as well where only AsyncLocalStorage can be had", async () => {
+Deno.test("getCurrent() is right as well where there is AsyncLocalStorage only", async () => {
   const { stdout, stderr, success } = await new Deno.Command(Deno.execPath(), {
     args: [
       "test",

@@ -154,7 +154,7 @@ for (const [name, take] of Object.entries(TAKERS)) {
   );
 
   testBoth(
-    `${name} takes no error that was told before`,
+    `${name} takes no error that was reported before`,
     FAILING,
     async (body) => {
       using told = new Told();
@@ -196,7 +196,7 @@ const OTHERS: Record<string, (g: Greenlet<void>) => unknown> = {
 
 for (const [name, other] of Object.entries(OTHERS)) {
   testBoth(
-    `${name} leaves an error to the hub, which is told once`,
+    `${name} leaves an error to the hub, which reports it once`,
     FAILING,
     async (body) => {
       using told = new Told();
@@ -211,7 +211,7 @@ for (const [name, other] of Object.entries(OTHERS)) {
   );
 }
 
-Deno.test("joinAll() with raiseError takes the error that it throws, and the hub is told of the others", async () => {
+Deno.test("joinAll() with raiseError takes the error that it throws, and the hub reports the others", async () => {
   using told = new Told();
   const errors = [new Error("first"), new Error("second")];
   const all = errors.map((error) => spawn(FAILING.async, error));
@@ -221,7 +221,7 @@ Deno.test("joinAll() with raiseError takes the error that it throws, and the hub
   assertEquals(told.errors.length, 1);
 });
 
-Deno.test("Group.join() with raiseError takes the error that it throws, and the hub is told of the others", async () => {
+Deno.test("Group.join() with raiseError takes the error that it throws, and the hub reports the others", async () => {
   using told = new Told();
   const group = new Group();
   const gate = new Waiter<void>();
@@ -298,7 +298,7 @@ testBoth("nursery() takes the error of a child that its function asks for", {
 });
 
 testBoth(
-  "An error is taken by what is to be woken in the turn of the death, where wake-ups are set aside",
+  "An error is taken by a waiter that is due in the turn of the death, where wake-ups are deferred",
   FAILING,
   async (body) => {
     using told = new Told();
@@ -327,7 +327,7 @@ function useUpTheSlice(wakeups: number): void {
   }
 }
 
-Deno.test("An error is told in the order of the deaths, before those of the links", async () => {
+Deno.test("Errors are reported in the order of the deaths, before the errors of links", async () => {
   using told = new Told();
   const errors = ["first", "link of first", "second"].map((text) =>
     new Error(text)
@@ -383,7 +383,7 @@ const ENDS: Record<string, { end: string; code: number }> = {
 };
 
 for (const [name, { end, code }] of Object.entries(ENDS)) {
-  Deno.test(`An error that nobody takes is printed once when the process ends in that turn, by ${name}`, async () => {
+  Deno.test(`An error that no greenlet takes is printed once when the process ends in that turn, by ${name}`, async () => {
     const { err, ...output } = await runScript(`
       const g = spawn(async () => { throw new Error("expected"); });
       await g.join();
@@ -395,7 +395,7 @@ for (const [name, { end, code }] of Object.entries(ENDS)) {
   });
 }
 
-Deno.test("An error that somebody has taken is not printed when the process ends in that turn", async () => {
+Deno.test("An error that another greenlet has taken is not printed when the process ends in that turn", async () => {
   const { err } = await runScript(`
     const g = spawn(async () => { throw new Error("expected"); });
     await g.get().catch(() => {});
@@ -405,7 +405,7 @@ Deno.test("An error that somebody has taken is not printed when the process ends
 });
 
 testBoth(
-  "nursery() throws all errors, where that of its function is the result of another greenlet",
+  "nursery() throws all errors when its function's error is that of another greenlet",
   {
     async async(other: Greenlet<void>, cleanUp: Error) {
       await nursery(async (n: Nursery) => {
@@ -462,7 +462,7 @@ const HANDLERS: Record<string, (context: unknown, error: unknown) => void> = {
 
 for (const [name, handler] of Object.entries(HANDLERS)) {
   testBoth(
-    `hub.handleError() ${name} is printed itself, with the error that it was told`,
+    `hub.handleError() ${name} is printed itself, with the error that it was given`,
     FAILING,
     async (body) => {
       using rejections = new Rejections();
@@ -494,7 +494,7 @@ for (const [name, handler] of Object.entries(HANDLERS)) {
   );
 }
 
-Deno.test("hub.handleError that is no function is reported, and the process lives", async () => {
+Deno.test("hub.handleError that is not a function is reported, and the process lives", async () => {
   const { out, err, code } = await runScript(`
     getHub().handleError = null;
     await spawn(() => { throw new Error("expected"); }).join();
@@ -526,7 +526,7 @@ Deno.test("hub.handleError() prints an error that can't be shown", async () => {
 
 // --- What is printed of nobody's
 
-Deno.test("A GreenletExit is printed nowhere, whatever it is thrown in", async () => {
+Deno.test("A GreenletExit is not printed, whatever it is thrown in", async () => {
   using told = new Told();
   const exit = () => {
     throw new GreenletExit();
@@ -665,7 +665,7 @@ for (const [name, wrap] of Object.entries(WRAPS)) {
   );
 
   testBoth(
-    `Greenlet.kill() with an error of one's own that the body wraps in ${name} fails with that error`,
+    `Greenlet.kill() with the caller's own error that the body wraps in ${name} fails with that error`,
     WRAPPING,
     async (body) => {
       using _told = new Told();
@@ -679,7 +679,7 @@ for (const [name, wrap] of Object.entries(WRAPS)) {
   );
 
   testBoth(
-    `Greenlet.throw() of an error of one's own that the body wraps in ${name} fails with what the body throws`,
+    `Greenlet.throw() of the caller's own error that the body wraps in ${name} fails with the body's error`,
     WRAPPING,
     async (body) => {
       using told = new Told();
@@ -830,7 +830,7 @@ Deno.test("A SuppressedError of a kill and of something else is a failure", asyn
   }
 });
 
-Deno.test("An account of Timeouts that were taken comes out as the body throws it", async () => {
+Deno.test("An error that lists Timeouts which were caught comes out as the body throws it", async () => {
   const body = async () => {
     const errors: unknown[] = [];
     for (let i = 0; i < 2; i++) {
@@ -996,7 +996,7 @@ for (const [name, body] of Object.entries(BEGINNING)) {
   for (const patched of name === "a pool of calls" ? [false, true] : [false]) {
     const patch = patched ? " under patch()" : "";
 
-    Deno.test(`withTimeout() that ends ${name}${patch} is no unhandled rejection, in main, in a greenlet, with a value`, async () => {
+    Deno.test(`withTimeout() that ends ${name}${patch} causes no unhandled rejection, in main, in a greenlet, with a value`, async () => {
       using _patched = patched ? monkey.patch() : null;
       using rejections = new Rejections();
       const limited = () => withTimeout(1, body);
@@ -1011,7 +1011,7 @@ for (const [name, body] of Object.entries(BEGINNING)) {
       assertEquals(rejections.reasons, []);
     });
 
-    Deno.test(`kill(), throw() and Timeout.start() that end ${name}${patch} are no unhandled rejection`, async () => {
+    Deno.test(`kill(), throw() and Timeout.start() that end ${name}${patch} cause no unhandled rejection`, async () => {
       using _patched = patched ? monkey.patch() : null;
       using rejections = new Rejections();
       using _told = new Told();
@@ -1062,7 +1062,7 @@ Deno.test("A process whose own listeners for unhandled rejections exit lives on 
   assertEquals([out, err, code], [["alive"], "", 0]);
 });
 
-Deno.test("A listener for unhandled rejections hears of no expected interrupt, though it was there before the library", async () => {
+Deno.test("A listener for unhandled rejections that is older than the library hears of no expected interrupt", async () => {
   const library = new URL("../../mod.ts", import.meta.url).href;
   const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
     args: [
@@ -1173,7 +1173,7 @@ Deno.test("An unhandled rejection is a call whose end happens in another greenle
 });
 
 for (const where of ["main", "a greenlet"]) {
-  Deno.test(`withTimeout() that nobody awaits ends the process by its Timeout, in ${where}`, async () => {
+  Deno.test(`withTimeout() that is not awaited ends the process by its Timeout, in ${where}`, async () => {
     const body = `async () => {
       void (async () => await withTimeout(1, () => sleep(1e6)))();
       await sleep(1e5);
@@ -1214,7 +1214,7 @@ Deno.test("An unhandled rejection is an AggregateError that holds another error 
   assertEquals(new Set(rejections.reasons), new Set(errors));
 });
 
-Deno.test("An unhandled rejection is what explains an interrupt of another greenlet", async () => {
+Deno.test("An error that explains the interrupt of another greenlet is an unhandled rejection", async () => {
   using rejections = new Rejections();
   using _told = new Told();
   const shared = Promise.withResolvers<void>();

@@ -151,7 +151,7 @@ for (
     "a body of each kind": [players.async, players.generator],
   })
 ) {
-  Deno.test(`Waiter.switch() to and fro for ever between ${who} leaves timers and sockets their turn`, async () => {
+  Deno.test(`Waiter.switch() to and fro for ever between ${who} lets timers and sockets have their turn`, async () => {
     await using loop = new EventLoop();
     const table = new Table();
     const greenlets = bodies.map((body, side) => spawn(body, table, side));
@@ -168,7 +168,7 @@ for (
     assertEquals(table.hits, hits);
   });
 
-  Deno.test(`Waiter.switch() to and fro for ever between ${who} leaves the event loop its turn after each slice`, async () => {
+  Deno.test(`Waiter.switch() to and fro for ever between ${who} lets the event loop turn after each slice`, async () => {
     const table = new Table();
     const greenlets = bodies.map((body, side) => spawn(body, table, side));
     await settle();
@@ -199,7 +199,7 @@ const ENDLESS: Record<string, Bodies<[Rounds], void>> = {
       }
     },
   },
-  "Greenlet.join() of what ends at once": {
+  "Greenlet.join() of greenlets that end at once": {
     async async(rounds) {
       for (;;) {
         await spawn(() => {}).join();
@@ -233,7 +233,7 @@ const ENDLESS: Record<string, Bodies<[Rounds], void>> = {
 
 for (const [what, bodies] of Object.entries(ENDLESS)) {
   testBoth(
-    `${what} for ever leaves timers and sockets their turn`,
+    `${what} for ever lets timers and sockets have their turn`,
     bodies,
     async (body) => {
       await using loop = new EventLoop();
@@ -248,7 +248,7 @@ for (const [what, bodies] of Object.entries(ENDLESS)) {
   );
 
   testBoth(
-    `${what} for ever leaves the event loop its turn after each slice`,
+    `${what} for ever lets the event loop turn after each slice`,
     bodies,
     async (body) => {
       for (const many of [1, 2, 7]) {
@@ -299,7 +299,7 @@ const LINKS: Bodies<[Chain], void> = {
 };
 
 testBoth(
-  "spawn() in a chain for ever leaves timers and sockets their turn",
+  "spawn() in an endless chain lets timers and sockets have their turn",
   LINKS,
   async (body) => {
     await using loop = new EventLoop();
@@ -312,7 +312,7 @@ testBoth(
 );
 
 testBoth(
-  "spawn() in a chain for ever leaves the event loop its turn after each slice",
+  "spawn() in an endless chain lets the event loop turn after each slice",
   LINKS,
   async (body) => {
     const chain = new Chain(body);
@@ -321,7 +321,7 @@ testBoth(
   },
 );
 
-Deno.test("Two greenlets that play for ever let a third sleep, be killed and time out", async () => {
+Deno.test("Two greenlets that wake each other for ever let a third sleep, be killed and time out", async () => {
   const table = new Table();
   const playing = [
     spawn(players.async, table, 0),
@@ -512,7 +512,7 @@ testBoth("sleep() wakes in the order of the deadlines", {
   assertEquals(log, [30, 31, 60, 90, 120]);
 });
 
-Deno.test("A greenlet that is ready again and again does not delay those woken before it", async () => {
+Deno.test("A greenlet that is ready again and again does not delay greenlets woken before it", async () => {
   const log: string[] = [];
   const waiter = new Waiter<void>();
   let busy = true;
@@ -530,7 +530,7 @@ Deno.test("A greenlet that is ready again and again does not delay those woken b
   assertEquals(log, ["woken"]);
 });
 
-Deno.test("A process in which greenlets played, and were killed, exits at once", async () => {
+Deno.test("A process whose greenlets woke each other until they were killed exits at once", async () => {
   clock.useRealTime();
   const start = performance.now();
   const { out, err, code } = await runScript(`

@@ -131,7 +131,7 @@ const LIMITED: Record<
 for (const [name, call] of Object.entries(LIMITED)) {
   for (const isAside of [false, true]) {
     const when = isAside ? "late" : "in time";
-    Deno.test(`${name} with a timeout of 0 gives all that are ready, when they are told ${when}`, async () => {
+    Deno.test(`${name} with a timeout of 0 gives all that are ready, when their links are called ${when}`, async () => {
       const g = spawn(() => 1);
       await g.join();
       const event = new Event();
@@ -148,7 +148,7 @@ for (const [name, call] of Object.entries(LIMITED)) {
     });
   }
 
-  Deno.test(`${name} gives what is ready at its timeout and is told later`, async () => {
+  Deno.test(`${name} gives what is ready at its timeout although its link is called later`, async () => {
     const event = new Event();
     const called = call([new Event(), event], 5);
     await beBusy(10);
@@ -413,7 +413,7 @@ testBoth("Greenlet.kill() before the start fails with the caller's own error", {
   assertStrictEquals(await assertRejects(() => g.get()), error);
 });
 
-testBoth("Greenlet.kill() leaves a greenlet alone that has ended", {
+testBoth("Greenlet.kill() leaves a greenlet that has ended alone", {
   async async() {
     await sleep(1);
     return "done";
@@ -436,7 +436,7 @@ testBoth("Greenlet.kill() leaves a greenlet alone that has ended", {
 });
 
 testBoth(
-  "Greenlet.kill() of a body whose wait is over, but which has not gone on, keeps the result",
+  "Greenlet.kill() of a body whose wait has ended, but which has not gone on, keeps the result",
   {
     async async(log: string[], waiter: Waiter<string>) {
       log.push(await waiter.get());
@@ -959,7 +959,7 @@ Deno.test("Greenlet.kill() with a timeout returns in time from a body that is st
   await g.join();
 });
 
-Deno.test("Greenlet.kill() fails a body that ends in a foreign promise by the foreign error", async () => {
+Deno.test("Greenlet.kill() leaves a body that fails by a foreign promise with the foreign error", async () => {
   using failures = new Failures();
   const { promise, reject } = Promise.withResolvers<void>();
   const g = spawn(async () => await promise);
@@ -1072,7 +1072,7 @@ Deno.test("Greenlet.kill() undoes both waits of a Promise.race()", async () => {
   assert(g.successful());
 });
 
-testBoth("Greenlet.kill() undoes waits that nobody awaits", {
+testBoth("Greenlet.kill() undoes waits that are not awaited", {
   async async(log: string[], waiter: Waiter<void>) {
     waiter.get();
     sleep(FOREVER);
@@ -1107,7 +1107,7 @@ testBoth("Greenlet.kill() undoes waits that nobody awaits", {
   assert(g.successful());
 });
 
-Deno.test("Greenlet.kill() ends a body in a foreign promise whose only wait nobody awaits", async () => {
+Deno.test("Greenlet.kill() ends a body in a foreign promise whose only wait is not awaited", async () => {
   await using _ = new Unhandled();
   let undone = 0;
   const { promise, resolve } = Promise.withResolvers<void>();
@@ -1124,7 +1124,7 @@ Deno.test("Greenlet.kill() ends a body in a foreign promise whose only wait nobo
   assert(g.successful());
 });
 
-Deno.test("Greenlet.kill() of a body with a held error that nobody awaits", async () => {
+Deno.test("Greenlet.kill() of a body with a held error ends its wait that is not awaited", async () => {
   await using _ = new Unhandled();
   const { promise, resolve } = Promise.withResolvers<void>();
   const g = spawn(async () => {
@@ -1229,7 +1229,7 @@ testBoth("until() handles the rejection of a promise after an interrupt", {
 
 // In the same turn.
 
-testBoth("Waiter.get() gives what was handed over before the kill", {
+testBoth("Waiter.get() gives the value that was handed over before the kill", {
   async async(log: string[], waiter: Waiter<string>, go: Waiter<void>) {
     await go.get();
     // Neither is lost: the item is received, and the kill comes with the next wait.
@@ -1385,7 +1385,7 @@ testBoth("A Timeout that is closed before its turn comes is never thrown", {
 });
 
 testBoth(
-  "A kill in the turn in which a limited wait is over keeps the result",
+  "A kill in the turn in which a limited wait ends keeps the result",
   {
     async async(log: string[], waiter: Waiter<string>) {
       log.push(await withTimeout(FOREVER, () => waiter.get()));
@@ -1427,7 +1427,7 @@ testBoth(
   },
 );
 
-testBoth("A limit in the turn in which its wait is over keeps the result", {
+testBoth("A limit in the turn in which its wait ends keeps the result", {
   async async(log: string[], waiter: Waiter<string>) {
     log.push(
       await withTimeout(80, async () => await waiter.get(), { value: "late" }),
@@ -1671,7 +1671,7 @@ function waiting(): AsyncDisposable {
   return { [Symbol.asyncDispose]: () => sleep(FOREVER) };
 }
 
-Deno.test("Greenlet.kill() past its grace is no failure of an await using block", async () => {
+Deno.test("Greenlet.kill() past its grace does not fail an await using block", async () => {
   using failures = new Failures();
   const body = async () => {
     await using _a = waiting();
@@ -1695,7 +1695,7 @@ Deno.test("Greenlet.kill() past its grace is no failure of an await using block"
   assertEquals(failures.errors, []);
 });
 
-Deno.test("Greenlet.kill() again is no failure of an await using block", async () => {
+Deno.test("Greenlet.kill() again does not fail an await using block", async () => {
   using failures = new Failures();
   const g = spawn(async () => {
     await using _ = waiting();
@@ -1748,7 +1748,7 @@ Deno.test("Greenlet.kill() past its grace leaves the other errors of an await us
   }
 });
 
-Deno.test("Greenlet.kill() past its grace does not end the process by an await using block that nobody awaits", async () => {
+Deno.test("Greenlet.kill() past its grace does not end the process by an await using block that is not awaited", async () => {
   const { out, err, code } = await runScript(`
     const g = spawn(async () => {
       (async () => {
@@ -1888,28 +1888,32 @@ testBoth("Greenlet.kill() with an infinite grace throws exactly once", {
   assertEquals(await g.get(), "lives on");
 });
 
-testBoth("Greenlet.kill() takes what a body returns that catches it", {
-  async async() {
-    try {
-      await sleep(FOREVER);
-    } catch {
-      return "caught";
-    }
+testBoth(
+  "Greenlet.kill() takes the value that a body returns when it catches the error",
+  {
+    async async() {
+      try {
+        await sleep(FOREVER);
+      } catch {
+        return "caught";
+      }
+    },
+    *generator() {
+      try {
+        yield* sleep(FOREVER);
+      } catch {
+        return "caught";
+      }
+    },
   },
-  *generator() {
-    try {
-      yield* sleep(FOREVER);
-    } catch {
-      return "caught";
-    }
+  async (body) => {
+    const g = spawn(body);
+    await sleep(1);
+    await g.kill();
+    assert(g.successful());
+    assertEquals(g.value, "caught");
   },
-}, async (body) => {
-  const g = spawn(body);
-  await sleep(1);
-  await g.kill();
-  assert(g.successful());
-  assertEquals(g.value, "caught");
-});
+);
 
 Deno.test("Greenlet.kill() ends an async body that swallows it between sessions", async () => {
   using failures = new Failures();
@@ -2263,41 +2267,45 @@ testBoth("Greenlet.kill() again with more grace doesn't put the first off", {
   assert(g.dead);
 });
 
-testBoth("Greenlet.kill() lets go of what an ended body left", {
-  async async(log: string[], gate: Promise<void>) {
-    (async () => {
-      await gate;
-      try {
-        await sleep(1);
-        log.push("slept");
-      } catch (error) {
-        log.push(nameOf(error));
-      }
-    })();
-    await sleep(FOREVER);
+testBoth(
+  "Greenlet.kill() lets go of the calls that an ended body has left behind",
+  {
+    async async(log: string[], gate: Promise<void>) {
+      (async () => {
+        await gate;
+        try {
+          await sleep(1);
+          log.push("slept");
+        } catch (error) {
+          log.push(nameOf(error));
+        }
+      })();
+      await sleep(FOREVER);
+    },
+    *generator(log: string[], gate: Promise<void>) {
+      (async () => {
+        await gate;
+        try {
+          await sleep(1);
+          log.push("slept");
+        } catch (error) {
+          log.push(nameOf(error));
+        }
+      })();
+      yield* sleep(FOREVER);
+    },
   },
-  *generator(log: string[], gate: Promise<void>) {
-    (async () => {
-      await gate;
-      try {
-        await sleep(1);
-        log.push("slept");
-      } catch (error) {
-        log.push(nameOf(error));
-      }
-    })();
-    yield* sleep(FOREVER);
+  async (body) => {
+    const log: string[] = [];
+    const gate = Promise.withResolvers<void>();
+    const g = spawn(body, log, gate.promise);
+    await sleep(1);
+    await g.kill(undefined, ONCE);
+    gate.resolve();
+    await foreign(10);
+    assertEquals(log, ["slept"]);
   },
-}, async (body) => {
-  const log: string[] = [];
-  const gate = Promise.withResolvers<void>();
-  const g = spawn(body, log, gate.promise);
-  await sleep(1);
-  await g.kill(undefined, ONCE);
-  gate.resolve();
-  await foreign(10);
-  assertEquals(log, ["slept"]);
-});
+);
 
 // Inside withTimeout().
 
@@ -2470,7 +2478,7 @@ testBoth("Greenlet.kill() ends a body whose limited function swallows it", {
 });
 
 testBoth(
-  "Greenlet.kill() ends a loop of withTimeout() that swallows whatever comes",
+  "Greenlet.kill() ends a loop of withTimeout() that swallows every error",
   {
     async async() {
       for (;;) {
@@ -2732,7 +2740,7 @@ Deno.test("Timeout.start() around withTimeout() is thrown through a foreign prom
   assertEquals(log, ["outer"]);
 });
 
-testBoth("Nested limits that are over together give way from the inside out", {
+testBoth("Nested limits that end together give way from the inside out", {
   async async(log: string[]) {
     return await withTimeout(20, async () => {
       const inner = await withTimeout(20, () => sleep(FOREVER), {
@@ -2760,7 +2768,7 @@ testBoth("Nested limits that are over together give way from the inside out", {
 });
 
 testBoth(
-  "A Timeout that is over during the clean-up of a kill interrupts that",
+  "A Timeout that ends during the clean-up of a kill interrupts the clean-up",
   {
     async async(log: string[]) {
       const timeout = Timeout.start(20);
@@ -2827,7 +2835,7 @@ const SHARERS: { [how: string]: Body<[Shared], string> } = {
 };
 
 for (const [how, body] of Object.entries(SHARERS)) {
-  Deno.test(`A killed greenlet's exit is a failure of one that shares its promise ${how}`, async () => {
+  Deno.test(`A killed greenlet's exit is a failure in another greenlet that shares its promise ${how}`, async () => {
     await using _ = new Unhandled();
     using failures = new Failures();
     const shared = new Shared();
@@ -2851,7 +2859,7 @@ for (const [how, body] of Object.entries(SHARERS)) {
     assertNotStrictEquals(await assertRejects(() => b.get()), exit);
   });
 
-  Deno.test(`A greenlet's Timeout is a failure of one that shares its promise ${how}`, async () => {
+  Deno.test(`A greenlet's Timeout is a failure in another greenlet that shares its promise ${how}`, async () => {
     using failures = new Failures();
     const shared = new Shared();
     let timeout: unknown;
@@ -2868,7 +2876,7 @@ for (const [how, body] of Object.entries(SHARERS)) {
     assertEquals(failures.errors, [a.exception, b.exception]);
   });
 
-  Deno.test(`A limit of one greenlet is a failure of one that shares its promise ${how}`, async () => {
+  Deno.test(`A limit of one greenlet is a failure in another greenlet that shares its promise ${how}`, async () => {
     using failures = new Failures();
     const shared = new Shared();
     const a = spawn(async () => await withTimeout(10, () => shared.get()));
@@ -2941,7 +2949,7 @@ testBoth(
   },
 );
 
-Deno.test("One exit for two greenlets that share a promise is both's own", async () => {
+Deno.test("An exit that kills two greenlets that share a promise is each one's own", async () => {
   const shared = new Shared();
   const a = spawn(async () => await shared.get());
   const b = spawn(async () => await shared.get());
@@ -2952,7 +2960,7 @@ Deno.test("One exit for two greenlets that share a promise is both's own", async
   assertStrictEquals<unknown>(b.value, exit);
 });
 
-Deno.test("killAll() throws one error in many, and it is everyone's own", async () => {
+Deno.test("killAll() throws one error in many greenlets, and it is each one's own", async () => {
   using failures = new Failures();
   const error = new Error("all of you");
   const all = [1, 2, 3, 4].map((n) =>
@@ -2968,7 +2976,7 @@ Deno.test("killAll() throws one error in many, and it is everyone's own", async 
   assertEquals(failures.errors.length, 5);
 });
 
-testBoth("Greenlet.get() throws another's own Timeout as it is", {
+testBoth("Greenlet.get() throws the Timeout of the other greenlet as it is", {
   async async(a: Greenlet, log: unknown[]) {
     try {
       await a.get();
@@ -3369,7 +3377,7 @@ Deno.test("A process with a killed greenlet that is stuck in a foreign promise e
   assertLess(performance.now() - start, FOREVER / 2);
 });
 
-Deno.test("A process whose greenlets were killed knows no unhandled rejection", async () => {
+Deno.test("A process whose greenlets were killed has no unhandled rejection", async () => {
   const { out, err, code } = await runScript(`
     const late = Promise.withResolvers();
     const all = Array.from({ length: 100 }, (_, i) => spawn(i % 2 === 0
@@ -3395,7 +3403,7 @@ Deno.test("A process whose greenlets were killed knows no unhandled rejection", 
   assertEquals(code, 0);
 });
 
-Deno.test("yield* of a wait that somebody else has begun is interrupted, and leaves that one alone", async () => {
+Deno.test("yield* of a wait that another greenlet has begun is interrupted, and leaves that greenlet alone", async () => {
   const waiter = new Waiter<string>();
   const foreignWait = waiter.get();
   const log: unknown[] = [];
@@ -3426,7 +3434,7 @@ Deno.test("yield* of a wait that somebody else has begun is interrupted, and lea
   assertEquals(await served.get(), "value");
 });
 
-Deno.test("kill() by an error that main was handed before is no unhandled rejection the second time", async () => {
+Deno.test("kill() by an error that main has received before causes no unhandled rejection", async () => {
   const { out, code } = await runScript(`
     getHub().handleError = () => {};
     const stop = new Error("stop");

@@ -206,7 +206,7 @@ for (const [name, make] of mappers) {
           return { results, isOver, calls, source };
         };
         testBoth(
-          `${name}.${method}() over ${kind} items has ended its calls and closed the items when its loop is over by ${exit}`,
+          `${name}.${method}() over ${kind} items has ended its calls and closed the items when its loop is left by ${exit}`,
           {
             async: async ({ results, isOver }: ReturnType<typeof setUp>) => {
               using timeout = new Timeout(5);
@@ -292,7 +292,7 @@ for (const [name, make] of mappers) {
     const leave = new Event();
 
     testBoth(
-      `${name}.${method}() waits at the end of its loop for what calls and items clean up`,
+      `${name}.${method}() waits at the end of its loop for the clean-up of calls and items`,
       {
         async: async (results: ResultIterator<number>, log: string[]) => {
           for await (const _ of results) {
@@ -350,7 +350,7 @@ for (const [name, make] of mappers) {
     );
 
     testBoth(
-      `${name}.${method}() leaves a call to its clean-up that was killed before its loop is left`,
+      `${name}.${method}() leaves a call that was killed before the end of its loop to its clean-up`,
       {
         async: async (results: ResultIterator<number>, gate: Event) => {
           for await (const _ of results) {
@@ -478,7 +478,7 @@ for (const [name, make] of mappers) {
       assertEquals([calls.running, source.closed, group.size], [0, 1, 0]);
     });
 
-    Deno.test(`${name}.${method}() throws what interrupts the end of its loop after that`, async () => {
+    Deno.test(`${name}.${method}() throws an error that interrupts the end of its loop after that end`, async () => {
       using _clock = clock.stop();
       const group = make();
       const gate = new Event();
@@ -566,7 +566,7 @@ for (const [name, make] of mappers) {
       }
     }
 
-    Deno.test(`${name}.${method}() leaves a call behind in the end that is stuck elsewhere`, async () => {
+    Deno.test(`${name}.${method}() leaves a call that is stuck elsewhere behind in the end`, async () => {
       using _clock = clock.stop();
       const group = make();
       const stuck = Promise.withResolvers<number>();
@@ -617,7 +617,7 @@ for (const [name, make] of mappers) {
     );
 
     testBoth(
-      `${name}.${method}() throws the error of the items once, and is over then`,
+      `${name}.${method}() throws the error of the items once, and has ended then`,
       {
         async: async (results: ResultIterator<number>) => await results.next(),
         generator: function* (results: ResultIterator<number>) {
@@ -650,7 +650,7 @@ for (const [name, make] of mappers) {
       },
     );
 
-    Deno.test(`${name}.${method}() that was asked by hand and has thrown ends with the greenlet`, async () => {
+    Deno.test(`${name}.${method}() whose next() has thrown ends with the greenlet`, async () => {
       using _failures = new Failures();
       const group = make();
       const calls = new Calls();
@@ -671,7 +671,7 @@ for (const [name, make] of mappers) {
       assertEquals([calls.running, source.closed, group.size], [0, 1, 0]);
     });
 
-    Deno.test(`${name}.${method}() throws what is due, and has ended its calls by then`, async () => {
+    Deno.test(`${name}.${method}() throws an error that is due, and has ended its calls by then`, async () => {
       const group = make();
       const calls = new Calls();
       const source = new Source();
@@ -728,7 +728,7 @@ for (const [name, make] of mappers) {
       );
     });
 
-    Deno.test(`${name}.${method}() hides no error behind one of the clean-up`, async () => {
+    Deno.test(`${name}.${method}() hides no error behind an error of the clean-up`, async () => {
       const failing = (i: number, message: string) => ({
         [Symbol.asyncIterator]: () => ({
           next: () => Promise.resolve({ done: false as const, value: i++ }),
@@ -877,7 +877,7 @@ for (const [name, make] of mappers) {
     }
   }
 
-  Deno.test(`${name}.map() throws the error of the first item of those whose calls ran to their end`, async () => {
+  Deno.test(`${name}.map() throws the error of the first failed item when all calls ran to their end`, async () => {
     using failures = new Failures();
     using _clock = clock.stop();
     // In one turn, one after the other, and with one that is killed and fails then.
@@ -1070,7 +1070,7 @@ for (
   ] as [string, () => Queue<number> | Channel<number>][]
 ) {
   testBoth(
-    `${name}'s iterator gives the end to what waits in it when it is closed, and leaves the items`,
+    `${name}'s iterator ends a next() that waits when it is closed, and leaves the items`,
     {
       async: async (items: QueueIterator<number>) => await items.next(),
       generator: function* (items: QueueIterator<number>) {

@@ -111,7 +111,7 @@ for (
   for (const [how, killFirst] of first) {
     for (const [method, killAgain] of again) {
       testBoth(
-        `${name}.${method} leaves a greenlet to its clean-up that ${how} has killed`,
+        `${name}.${method} leaves a greenlet that ${how} has killed to its clean-up`,
         cleaners,
         async (body) => {
           const group = make();
@@ -186,7 +186,7 @@ for (
   );
 
   testBoth(
-    `${name}.kill() ends a greenlet in its usual grace that was killed with an endless one`,
+    `${name}.kill() ends a greenlet that was killed with an endless grace within its usual grace`,
     cleaners,
     async (body) => {
       using _clock = clock.stop();
@@ -249,7 +249,7 @@ for (
   });
 
   testBoth(
-    `${name}.kill() kills a greenlet once that has not started`,
+    `${name}.kill() kills a greenlet that has not started once`,
     cleaners,
     async (body) => {
       const group = make();
@@ -267,7 +267,7 @@ for (
 // --- nursery
 
 testBoth(
-  "nursery() that closes leaves a child to its clean-up that was killed before",
+  "nursery() that closes leaves a child that was killed before to its clean-up",
   cleaners,
   async (body) => {
     using failures = new Failures();
@@ -291,7 +291,7 @@ testBoth(
 );
 
 testBoth(
-  "nursery() that is killed leaves a child to its clean-up that was killed before",
+  "nursery() that is killed leaves a child that was killed before to its clean-up",
   cleaners,
   async (body) => {
     const me = new CleanUp();

@@ -214,7 +214,7 @@ for (const kind of ["async", "generator"] as const) {
         tell(ms);
       });
 
-  Deno.test(`Timers that are due at once go in the order of their deadlines, ${kind} body`, async () => {
+  Deno.test(`Timers that are due at the same time go off in the order of their deadlines, ${kind} body`, async () => {
     using _clock = clock.stop();
     const told: [number, string][] = [];
     const all: Greenlet[] = [];
@@ -264,7 +264,7 @@ Deno.test("spawnLater() that is due in one turn with a longer sleep() goes first
   await joinAll([slow, quick]);
 });
 
-Deno.test("spawnLater() that is killed by one that is due with it never starts", async () => {
+Deno.test("spawnLater() whose greenlet is killed by another that is due at the same time never starts it", async () => {
   using _clock = clock.stop();
   const told: string[] = [];
   const killer = spawnLater(1, () => {
@@ -278,7 +278,7 @@ Deno.test("spawnLater() that is killed by one that is due with it never starts",
   await killer.join();
 });
 
-Deno.test("Timeout.close() by one that was due before it prevents it", async () => {
+Deno.test("Timeout.close() by a greenlet that is due before the Timeout prevents it", async () => {
   using _clock = clock.stop();
   const told: string[] = [];
   let timeout: Timeout;
@@ -399,7 +399,7 @@ Deno.test("setTimeout() under patch() and sleep() of the same time go in the ord
   assertEquals(told, ["1", "2", "3", "4", "5", "6"]);
 });
 
-Deno.test("clearTimeout() under patch() by one that is due before it prevents the call", async () => {
+Deno.test("clearTimeout() under patch() in a greenlet that is due before prevents the call", async () => {
   using _ = patch();
   const told = await allAtOnce((told: string[]) => {
     let id: ReturnType<typeof setTimeout> | undefined;
@@ -416,7 +416,7 @@ Deno.test("clearTimeout() under patch() by one that is due before it prevents th
   assertEquals(told, ["cleared"]);
 });
 
-Deno.test("setTimeout() under patch() that is killed by one that is due before it never ends", async () => {
+Deno.test("setTimeout() under patch() whose greenlet is killed by another that is due before never ends", async () => {
   using _ = patch();
   const told = await allAtOnce((told: string[]) => {
     const napping = spawn(async () => {
@@ -433,7 +433,7 @@ Deno.test("setTimeout() under patch() that is killed by one that is due before i
   assertEquals(told, ["killed"]);
 });
 
-Deno.test("setTimeout() under patch() that had to wait for its turn has its error told to the runtime", async () => {
+Deno.test("setTimeout() under patch() that had to wait for its turn reports its error to the runtime", async () => {
   using _ = patch();
   const request = new AsyncLocalStorage<string>();
   const onError = (event: ErrorEvent) => {
@@ -522,7 +522,7 @@ const LINKED = [
 
 for (const { name, make } of LINKED) {
   for (const kind of ["async", "generator"] as const) {
-    Deno.test(`${name} calls links and wakes those who wait in turn, ${kind} body`, async () => {
+    Deno.test(`${name} calls links and wakes waiters in the order in which they came, ${kind} body`, async () => {
       using _clock = clock.stop();
       const { source, ready } = make();
       const told: string[] = [];
@@ -578,27 +578,31 @@ for (const { name, make } of LINKED) {
   }
 }
 
-testBoth("Greenlet.join() goes on before a link of one that has ended later", {
-  async async(source: Greenlet, told: string[]) {
-    await source.join();
-    told.push("joined");
+testBoth(
+  "Greenlet.join() goes on before a link of a greenlet that has ended later",
+  {
+    async async(source: Greenlet, told: string[]) {
+      await source.join();
+      told.push("joined");
+    },
+    *generator(source: Greenlet, told: string[]) {
+      yield* source.join();
+      told.push("joined");
+    },
   },
-  *generator(source: Greenlet, told: string[]) {
-    yield* source.join();
-    told.push("joined");
+  async (body) => {
+    const told: string[] = [];
+    const first = new Greenlet(() => {});
+    const second = new Greenlet(() => {});
+    const joining = spawn(body, first, told);
+    await settle();
+    second.rawlink(() => told.push("second has ended"));
+    first.start();
+    second.start();
+    await joinAll([first, second, joining]);
+    assertEquals(told, ["joined", "second has ended"]);
   },
-}, async (body) => {
-  const told: string[] = [];
-  const first = new Greenlet(() => {});
-  const second = new Greenlet(() => {});
-  const joining = spawn(body, first, told);
-  await settle();
-  second.rawlink(() => told.push("second has ended"));
-  first.start();
-  second.start();
-  await joinAll([first, second, joining]);
-  assertEquals(told, ["joined", "second has ended"]);
-});
+);
 
 Deno.test("Greenlet.link() that spawns has the links after it called first", async () => {
   const told: string[] = [];
@@ -610,31 +614,35 @@ Deno.test("Greenlet.link() that spawns has the links after it called first", asy
   assertEquals(told, ["second link", "spawned"]);
 });
 
-testBoth("Greenlet.unlink() by one that was woken before takes the link back", {
-  async async(source: Greenlet, link: () => void) {
-    await source.join();
-    source.unlink(link);
+testBoth(
+  "Greenlet.unlink() by a greenlet that was woken before takes the link back",
+  {
+    async async(source: Greenlet, link: () => void) {
+      await source.join();
+      source.unlink(link);
+    },
+    *generator(source: Greenlet, link: () => void) {
+      yield* source.join();
+      source.unlink(link);
+    },
   },
-  *generator(source: Greenlet, link: () => void) {
-    yield* source.join();
-    source.unlink(link);
+  async (body) => {
+    let called = 0;
+    const link = () => void called++;
+    const source = new Greenlet(() => {});
+    const unlinking = spawn(body, source, link);
+    await settle();
+    source.rawlink(link);
+    source.rawlink(() => called += 10);
+    source.start();
+    await unlinking.join();
+    await settle();
+    assertEquals(called, 10);
   },
-}, async (body) => {
-  let called = 0;
-  const link = () => void called++;
-  const source = new Greenlet(() => {});
-  const unlinking = spawn(body, source, link);
-  await settle();
-  source.rawlink(link);
-  source.rawlink(() => called += 10);
-  source.start();
-  await unlinking.join();
-  await settle();
-  assertEquals(called, 10);
-});
+);
 
 testBoth(
-  "sleep(0) of one that a link has woken lets the links after it go first",
+  "sleep(0) in a greenlet that a link has woken lets the links after it go first",
   {
     async async(source: Greenlet, told: string[]) {
       await source.join();
@@ -660,7 +668,7 @@ testBoth(
 );
 
 testBoth(
-  "sleep(0) of several that one end has woken goes in line with what they spawn",
+  "sleep(0) of several joiners of one greenlet takes turns with the greenlets that they spawn",
   {
     async async(source: Greenlet, told: string[], name: string) {
       await source.join();
@@ -705,15 +713,15 @@ class Broken extends Error {}
 const THROWERS: Record<string, (error: unknown) => PromiseLike<unknown>> = {
   "Greenlet.throw()": (error) => thrownIn((g) => g.throw(error)),
   "Greenlet.kill()": (error) => thrownIn((g) => g.kill(error)),
-  "Greenlet.kill() of oneself": (error) =>
+  "Greenlet.kill() of the current greenlet": (error) =>
     thrownIn((g) => g.kill(), async () => {
       await (getCurrent() as Greenlet).kill(error);
     }),
-  "Greenlet.kill() of oneself, generator": (error) =>
+  "Greenlet.kill() of the current greenlet, generator": (error) =>
     thrownIn((g) => g.kill(), function* () {
       yield* (getCurrent() as Greenlet).kill(error);
     }),
-  "Greenlet.throw() into oneself": (error) =>
+  "Greenlet.throw() into the current greenlet": (error) =>
     // deno-lint-ignore require-yield
     thrownIn((g) => g.kill(), function* (): Generator {
       (getCurrent() as Greenlet).throw(error);
@@ -804,7 +812,7 @@ const THROWERS: Record<string, (error: unknown) => PromiseLike<unknown>> = {
     }
     return Promise.resolve();
   },
-  "kill() of one of the core's": async (error) => {
+  "kill() of a core greenlet": async (error) => {
     let thrown: unknown;
     const g = spawnRaw(async () => {
       await sleep(FOREVER).catch((error) => thrown = error);
@@ -829,7 +837,7 @@ async function thrownIn(
 }
 
 for (const [name, thrownBy] of Object.entries(THROWERS)) {
-  Deno.test(`${name} given a class of error throws a new one of it`, async () => {
+  Deno.test(`${name} given a class of error throws a new error of it`, async () => {
     for (const error of [Broken, Error, TypeError, DOMException]) {
       const thrown = await thrownBy(error);
       assertInstanceOf(thrown, error);
@@ -851,7 +859,7 @@ Deno.test("Greenlet.kill() given the class GreenletExit is a success", async () 
   assertInstanceOf(g.value, GreenletExit);
 });
 
-Deno.test("Timeout given a class of error makes one each time that it is over", async () => {
+Deno.test("Timeout given a class of error makes a new error each time that it ends", async () => {
   let made = 0;
   class Counted extends Error {
     constructor() {
@@ -885,7 +893,7 @@ Deno.test("Timeout.close() takes back an error that was made of a class and is h
 // --- spawnTreeLocals
 
 testBoth(
-  "Greenlet.spawnTreeLocals can be set, for those that are spawned from then on",
+  "Greenlet.spawnTreeLocals can be set, for greenlets that are spawned from then on",
   {
     async async(seen: unknown[]) {
       const me = getCurrent() as Greenlet;
@@ -967,7 +975,7 @@ testBoth(
   },
 );
 
-Deno.test("Greenlet.spawnTreeLocals can be set by others, before the start and after the end", async () => {
+Deno.test("Greenlet.spawnTreeLocals can be set by other greenlets, before the start and after the end", async () => {
   const mine = { name: "mine" };
   const g = new Greenlet(() => new Greenlet(() => {}));
   g.spawnTreeLocals = mine;
@@ -984,7 +992,7 @@ Deno.test("Greenlet.spawnTreeLocals can be set by others, before the start and a
   await settle();
 });
 
-Deno.test("Greenlet.spawnTreeLocals refuses what is no object", () => {
+Deno.test("Greenlet.spawnTreeLocals refuses anything but an object", () => {
   const g = new Greenlet(() => {});
   for (const locals of [undefined, null, 5, "x"]) {
     assertThrows(
@@ -1015,12 +1023,12 @@ class OwnGreenlet extends Greenlet {
 
 /** Greenlets of each kind that have started or never will. */
 const STARTED: Record<string, () => core.Greenlet | Promise<core.Greenlet>> = {
-  "one that has ended"() {
+  "a greenlet that has ended"() {
     const g = new core.Greenlet(() => {});
     g.switch();
     return g;
   },
-  "one that is suspended"() {
+  "a greenlet that is suspended"() {
     const main = core.getCurrent();
     const g = new core.Greenlet(function* () {
       yield* main.switch();
@@ -1028,18 +1036,18 @@ const STARTED: Record<string, () => core.Greenlet | Promise<core.Greenlet>> = {
     g.switch();
     return g;
   },
-  "one that was killed before its start"() {
+  "a greenlet that was killed before its start"() {
     const g = new core.Greenlet(() => {});
     g.throw();
     return g;
   },
   "main": () => core.getCurrent(),
-  "one of a class with a method"() {
+  "a greenlet of a class with a method"() {
     const g = new Subclass();
     assertEquals(g.switch().value, "method");
     return g;
   },
-  "one of a class with a field"() {
+  "a greenlet of a class with a field"() {
     const g = new WithField();
     assertEquals(g.switch().value, "field");
     return g;
@@ -1096,7 +1104,7 @@ Deno.test("Greenlet.run can be set until the start, in each kind of greenlet", a
   }
 });
 
-Deno.test("Greenlet.run refuses what is not a function", () => {
+Deno.test("Greenlet.run refuses anything but a function", () => {
   const g = new core.Greenlet(() => "kept");
   for (const run of [null, 42, "run", {}]) {
     assertThrows(
@@ -1209,7 +1217,7 @@ for (const [name, call] of Object.entries({ ...RUNNERS, ...CALLERS })) {
 }
 
 for (const [name, call] of Object.entries(CALLERS)) {
-  Deno.test(`${name} refuses a generator function, of which nothing would run a line`, async () => {
+  Deno.test(`${name} refuses a generator function, whose body would never run`, async () => {
     const error = await assertRefused(call, function* counting() {});
     assertStringIncludes(error.message, "generator function");
     assertStringIncludes(error.message, "counting");
@@ -1230,7 +1238,7 @@ async function assertRefused<F>(
   throw new Error("It was taken");
 }
 
-Deno.test("Pool.spawn() that refuses an async generator function has its place free", async () => {
+Deno.test("Pool.spawn() that refuses an async generator function leaves its place free", async () => {
   const pool = new Pool(1);
   await assertRefused((body) => pool.spawn(body), ticks);
   assertEquals(pool.freeCount(), 1);

@@ -104,7 +104,7 @@ async function leavesNothing(
   assertEquals([out, err, code], [["done"], "", 0]);
 }
 
-Deno.test("until() of a promise that lasts leaves nothing in it when it is interrupted", async () => {
+Deno.test("until() of a promise that never settles leaves no reaction in it when it is interrupted", async () => {
   await leavesNothing(`
     const promise = new Promise(() => {});
     const before = new Promise(() => {});
@@ -132,7 +132,7 @@ Deno.test("until() of a promise that lasts leaves nothing in it when it is inter
     Deno.exit();`);
 });
 
-Deno.test("withTimeout() of a function that gives a promise that lasts leaves nothing in it", async () => {
+Deno.test("withTimeout() of a function that returns a promise that never settles leaves no reaction in it", async () => {
   await leavesNothing(`
     const promise = new Promise(() => {});
     class Own extends Promise {}
@@ -189,7 +189,7 @@ class Counting<T> extends Promise<T> {
   }
 }
 
-Deno.test("until() asks a promise once, however many wait for it, and tells them in order", async () => {
+Deno.test("until() calls then() of a promise once, however many greenlets wait for it, and wakes them in order", async () => {
   let settle!: (value: number) => void;
   const promise = new Counting<number>((resolve) => settle = resolve);
   const other = Promise.withResolvers<number>();
@@ -215,7 +215,7 @@ Deno.test("until() asks a promise once, however many wait for it, and tells them
   assertEquals(Counting.asked, 2);
 });
 
-Deno.test("until() is rejected as its promise is, for all who wait", async () => {
+Deno.test("until() is rejected as its promise is, for all greenlets that wait", async () => {
   const { promise, reject } = Promise.withResolvers<never>();
   const error = new Error("no");
   const greenlets = [1, 2, 3].map(() =>
@@ -230,7 +230,7 @@ Deno.test("until() is rejected as its promise is, for all who wait", async () =>
   assertStrictEquals(greenlets[2]!.value, error);
 });
 
-Deno.test("until() asks what is no promise each time, as that may begin something", async () => {
+Deno.test("until() calls the then() of a foreign thenable each time, as that may begin something", async () => {
   let begun = 0;
   const query = {
     then(resolve: (value: number) => void) {
@@ -248,7 +248,7 @@ Deno.test("until() asks what is no promise each time, as that may begin somethin
   await assertRejects(async () => await until(broken), Error, "broken");
 });
 
-Deno.test("patch() leaves nothing in what objects keep when the wait for it is interrupted", async () => {
+Deno.test("patch() leaves no reaction in the promises of objects when a wait for them is interrupted", async () => {
   await leavesNothing(
     `
     using _ = patch();
@@ -298,7 +298,7 @@ Deno.test("patch() leaves nothing in what objects keep when the wait for it is i
   );
 });
 
-Deno.test("Greenlet.args are empty when the body is dead, whatever it died of", async () => {
+Deno.test("Greenlet.args are empty when the greenlet is dead, however it ended", async () => {
   using failures = new Failures();
   const never = new Promise(() => {});
   const ends: Record<string, (greenlet: Greenlet) => unknown> = {
@@ -343,7 +343,7 @@ Deno.test("Greenlet.args are empty when the body is dead, whatever it died of", 
   assertEquals(failures.errors.length, 1);
 });
 
-Deno.test("Greenlet.spawnTreeLocals are those of the tree when the first of it is dead", async () => {
+Deno.test("Greenlet.spawnTreeLocals are those of the tree when its first greenlet is dead", async () => {
   const children: Greenlet[] = [];
   const first = spawn(() => {
     children.push(spawn(() => children.push(spawn(() => {}))));
@@ -358,7 +358,7 @@ Deno.test("Greenlet.spawnTreeLocals are those of the tree when the first of it i
   assertNotStrictEquals(other.spawnTreeLocals, first.spawnTreeLocals);
 });
 
-Deno.test("A chain of workers that are started one after the other keeps none that is dead", async () => {
+Deno.test("A chain of workers, each spawned by the one before, keeps no dead worker in memory", async () => {
   await leavesNothing(`
     class Large {
       rows = new Array(1000).fill(0);
@@ -488,7 +488,7 @@ Deno.test("A chain of workers that are started one after the other keeps none th
     Deno.exit();`);
 });
 
-Deno.test("A greenlet that has ended, or was killed, is kept by nobody who doesn't refer to it", async () => {
+Deno.test("A greenlet that has ended, or was killed, is freed when the program does not refer to it", async () => {
   await leavesNothing(`
     const never = new Promise(() => {});
     const event = new Event();

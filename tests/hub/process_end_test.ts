@@ -674,7 +674,7 @@ const streams: Record<string, string> = {
 };
 
 for (const [name, stream] of Object.entries(streams)) {
-  test(`A read of ${name} keeps the process alive after one that was interrupted, and no byte is lost`, async () => {
+  test(`A read of ${name} keeps the process alive after an interrupted one, and no byte is lost`, async () => {
     await using peers = new Peers();
     // One after the other, so that nothing else keeps the process alive.
     const rounds = Object.values(again).map((readAll) =>
@@ -785,7 +785,7 @@ const others: Record<string, { first: string; again: string }> = {
 };
 
 for (const [name, { first, again }] of Object.entries(others)) {
-  test(`${name} keeps the process alive after one that was interrupted, and no byte is lost`, async () => {
+  test(`${name} keeps the process alive after an interrupted one, and no byte is lost`, async () => {
     await using peers = new Peers();
     const output = await endOf(
       `${peers.prelude} ${first}
@@ -807,7 +807,7 @@ for (const [name, { first, again }] of Object.entries(others)) {
   });
 }
 
-test("A write keeps the process alive after one that was interrupted, and comes behind it", async () => {
+test("A write keeps the process alive after an interrupted one, and comes behind it", async () => {
   for (
     const write of [
       `conn.write(data)`,
@@ -844,7 +844,7 @@ test("A write keeps the process alive after one that was interrupted, and comes 
   }
 });
 
-test("A stream that its user has told not to keep the process alive does not do so when it is read again", async () => {
+test("A stream that was told not to keep the process alive does not do so when it is read again", async () => {
   await using peers = new Peers();
   const output = await endOf(
     `${peers.prelude}

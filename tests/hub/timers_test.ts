@@ -75,7 +75,7 @@ function test(name: string, body: () => void): void {
   });
 }
 
-test("startTimer() tells its target once, and not too early", () => {
+test("startTimer() calls its target once, and not too early", () => {
   const told: number[] = [];
   const began = runtime.time;
   start(10, () => told.push(runtime.time));
@@ -122,7 +122,7 @@ test("startTimer() sets the runtime's timer anew for an earlier deadline", () =>
   assertEquals(told, [5, 1000]);
 });
 
-test("startTimer() is told in time when the runtime calls too early", () => {
+test("startTimer() calls its target in time when the runtime calls too early", () => {
   const told: number[] = [];
   start(10, () => told.push(10));
   runtime.advance(5);
@@ -134,7 +134,7 @@ test("startTimer() is told in time when the runtime calls too early", () => {
   assertEquals(told, [10]);
 });
 
-test("startTimer() with 0 or less is told in the next turn", () => {
+test("startTimer() with 0 or less calls its target in the next turn", () => {
   const told: number[] = [];
   for (const ms of [0, -1, -Infinity, -0]) start(ms, () => told.push(ms));
   assertEquals(told, []);
@@ -163,7 +163,7 @@ test("startTimer() takes delays that setTimeout can't", () => {
   assertEquals(told.length, 3);
 });
 
-test("startTimer() takes delays that no clock ever reaches", () => {
+test("startTimer() takes delays that are too long for any clock", () => {
   const timers = [1e300, Number.MAX_VALUE, Number.MAX_SAFE_INTEGER].map((ms) =>
     start(ms, () => assert(false))
   );
@@ -201,7 +201,7 @@ test("stopTimer() disarms when no timer is left", () => {
   assertEquals(runtime.armed, null);
 });
 
-test("stopTimer() within a callback stops those that are due with it", () => {
+test("stopTimer() within a callback stops timers that are due with it", () => {
   const told: string[] = [];
   const others: timers.Timer[] = [];
   start(10, () => {
@@ -227,7 +227,7 @@ test("stopTimer() of a timer within its own callback does nothing", () => {
   assertEquals(told, ["told", "other"]);
 });
 
-test("startTimer() within a callback is told in a later turn", () => {
+test("startTimer() within a callback calls its target in a later turn", () => {
   const told: string[] = [];
   start(10, () => {
     told.push("first");

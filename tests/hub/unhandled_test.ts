@@ -230,7 +230,7 @@ async function leave(failed: Promise<never>, rounds = ROUNDS): Promise<void> {
   await turns();
 }
 
-Deno.test("unhandledrejection tells once of what no step has handled, with the promise and in its context", async () => {
+Deno.test("unhandledrejection tells once of a rejection that no step has handled, with the promise and in its context", async () => {
   using told = new Told(true);
   const failed = storage.run("here", fail);
   await leave(failed);
@@ -247,7 +247,7 @@ Deno.test("unhandledrejection tells once of what no step has handled, with the p
   assertEquals(told.processHandled.length, 1);
 });
 
-Deno.test("process tells once of what no step has handled, with the promise", async () => {
+Deno.test("process tells once of a rejection that no step has handled, with the promise", async () => {
   using told = new Told(false);
   const failed = fail();
   await leave(failed);
@@ -260,7 +260,7 @@ Deno.test("process tells once of what no step has handled, with the promise", as
   assertEquals(told.processHandled.length, 1);
 });
 
-Deno.test("rejectionhandled does not tell of what was handled before anything was told", async () => {
+Deno.test("rejectionhandled does not tell of a rejection that was handled before it was reported", async () => {
   using told = new Told(true);
   const failed = fail();
   await spawn(async () => {
@@ -340,7 +340,7 @@ for (const [how, listener] of Object.entries(ends)) {
 }
 
 for (const players of ["Queue", "streams"]) {
-  Deno.test(`A process ends by a rejection although greenlets hand each other things for ever, by ${players}`, async () => {
+  Deno.test(`A process ends by a rejection although greenlets hand each other items for ever, by ${players}`, async () => {
     const hand = players === "Queue"
       ? `const [a, b] = [new Queue(1), new Queue(1)];
         spawn(async () => { for (;;) { await a.put(1); await b.get(); } });
@@ -377,7 +377,7 @@ Deno.test("A listener that is older than the library does not hear of a rejectio
   assertEquals(code, 0);
 });
 
-Deno.test("process tells of what no step has handled, where there are no events of rejections", async () => {
+Deno.test("process tells of a rejection that no step has handled, where there are no events of rejections", async () => {
   const library = JSON.stringify(new URL("../../mod.ts", import.meta.url).href);
   const { out, code } = await runScript(`const worker = new Worker(
     "data:text/javascript," + encodeURIComponent(\`

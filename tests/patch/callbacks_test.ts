@@ -909,7 +909,7 @@ const registrations: Record<string, Registration> = {
 
 for (const [name, it] of Object.entries(registrations)) {
   for (const when of ["was killed", "is killed then"]) {
-    Deno.test(`${name} calls apart from the greenlet that has registered, when that one ${when}`, async () => {
+    Deno.test(`${name} calls its callback outside the greenlet that has registered it, when that ${when}`, async () => {
       using _ = patch();
       using failures = new Failures();
       using told = it.isTold ? null : new Uncaught();
@@ -982,7 +982,7 @@ const continuations: Record<string, (callback: Callback) => unknown> = {
 };
 
 for (const [name, begin] of Object.entries(continuations)) {
-  Deno.test(`${name} calls what may wait although the greenlet was killed that has given it`, async () => {
+  Deno.test(`${name} calls a callback that may wait although the greenlet that has given it was killed`, async () => {
     using _ = patch();
     using failures = new Failures();
     using told = new Uncaught();
@@ -1135,7 +1135,7 @@ const scripts: Record<
 for (const [name, { code, flags = [], says }] of Object.entries(scripts)) {
   for (const isKilled of [true, false]) {
     const when = isKilled ? "was killed" : "is killed then";
-    Deno.test(`${name} calls apart from the greenlet that has registered, when that one ${when}`, async () => {
+    Deno.test(`${name} calls its callback outside the greenlet that has registered it, when that ${when}`, async () => {
       const library = new URL("../../mod.ts", import.meta.url).href;
       const { out, err } = await runScript(
         `const library = ${JSON.stringify(library)};
@@ -1182,7 +1182,7 @@ Deno.test("Deno.Kv.listenQueue() is a wait that ends with its greenlet, and goes
 
 for (const isKilled of [true, false]) {
   const when = isKilled ? "was killed" : "is killed then";
-  Deno.test(`test() of node:test and Deno.test() call apart from the greenlet that has registered, when that one ${when}`, async () => {
+  Deno.test(`test() of node:test and Deno.test() call their tests outside the greenlet that has registered them, when that ${when}`, async () => {
     const library = new URL("../../mod.ts", import.meta.url).href;
     const module = `${directory}/registering_test.mjs`;
     await Deno.writeTextFile(

@@ -136,7 +136,7 @@ testBoth(
   },
 );
 
-test("Deno.resolveDns() that is interrupted at once asks nobody in vain", async () => {
+test("Deno.resolveDns() that is interrupted at once sends no query in vain", async () => {
   await using server = await NameServer.start();
   using _ = patch();
   const resolve = () => Deno.resolveDns(NAME, "A", server.options);

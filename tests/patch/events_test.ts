@@ -58,7 +58,7 @@ const sources: Record<string, (address: string) => Source> = {
 };
 
 for (const [name, open] of Object.entries(sources)) {
-  Deno.test(`${name} that a killed greenlet has opened tells others of its messages, whose listeners may wait`, async () => {
+  Deno.test(`${name} that a killed greenlet has opened calls the listeners of its messages, which may wait`, async () => {
     using _ = patch();
     await using server = serve();
     const { hostname, port } = server.addr;
@@ -87,7 +87,7 @@ for (const [name, open] of Object.entries(sources)) {
     assertEquals(current, Array(4).fill(getHub()));
   });
 
-  Deno.test(`${name} is under patch() what it was, for who asks`, () => {
+  Deno.test(`${name} looks the same under patch() to a program that inspects it`, () => {
     const original = Reflect.get(globalThis, name);
     {
       using _ = patch();
@@ -353,7 +353,7 @@ const told: Record<string, Told> = {
 
 for (const [name, { setUp, cause, end: letGo }] of Object.entries(told)) {
   for (const end of ["was killed", "is killed then"]) {
-    Deno.test(`${name} tells of events outside greenlets, when the one that has set it up ${end}`, async () => {
+    Deno.test(`${name} tells of events outside greenlets, when the greenlet that has set it up ${end}`, async () => {
       using _ = patch();
       // What listens to signals does not keep the process alive.
       const awake = setInterval(() => {}, 1000);
@@ -405,7 +405,7 @@ Deno.test("Deno.addSignalListener() takes a listener for several signals, and De
   assertEquals(calls, 2);
 });
 
-Deno.test("EventTarget and EventEmitter of anybody's own call listeners where they are told to", async () => {
+Deno.test("EventTarget and EventEmitter of the program's own call listeners where an event is dispatched", async () => {
   using _ = patch();
   // Not the runtime's, for all that it is called
   class ChildProcess extends EventEmitter {
@@ -429,7 +429,7 @@ Deno.test("EventTarget and EventEmitter of anybody's own call listeners where th
   assertEquals(current, [greenlet, greenlet, greenlet]);
 });
 
-Deno.test("Events are told in the context of other storages, as unpatched", async () => {
+Deno.test("Listeners are called in the context of other storages, as unpatched", async () => {
   const storage = new AsyncLocalStorage<string>();
   async function contexts(): Promise<(string | undefined)[]> {
     const { port1, port2 } = new MessageChannel();
@@ -454,7 +454,7 @@ Deno.test("Events are told in the context of other storages, as unpatched", asyn
   assertEquals(await spawn(contexts).get(), unpatched);
 });
 
-Deno.test("What tells of events looks as before under patch(), and is put back", async () => {
+Deno.test("Objects with events look as before under patch(), and are put back", async () => {
   const methods: [object, string][] = [
     [Worker.prototype, "dispatchEvent"],
     [MessagePort.prototype, "dispatchEvent"],

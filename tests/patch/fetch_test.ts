@@ -364,7 +364,7 @@ for (const reader of READERS) {
   });
 }
 
-test("Request.json() of a body that is there as a whole costs a greenlet nothing", async () => {
+test("Request.json() of a body that has arrived as a whole is no switch point", async () => {
   using _ = patch();
   const make = (body: BodyInit) =>
     new Request("http://a/", { method: "POST", body });
@@ -522,7 +522,7 @@ const limits: Record<string, (run: () => Promise<unknown>) => Wait<unknown>> = {
 };
 
 for (const [name, limit] of Object.entries(limits)) {
-  test(`fetch() and what it brings are timed out, and close their connection, ${name}`, async () => {
+  test(`fetch() and the readers of its response are timed out, and close their connection, ${name}`, async () => {
     using _ = patch();
     using _time = clock.stop();
     using site = new Site();
@@ -592,7 +592,7 @@ for (const reader of READERS) {
   });
 }
 
-test("fetch() that was over before the interrupt keeps its response, and no connection is left", async () => {
+test("fetch() that ended before the interrupt keeps its response, and no connection is left", async () => {
   using _ = patch();
   using site = new Site();
   const received: string[] = [];
@@ -622,7 +622,7 @@ test("fetch() that was over before the interrupt keeps its response, and no conn
   assertGreaterOrEqual(received.length, 1);
 });
 
-test("fetch() of somebody else's making may give one response twice", async () => {
+test("fetch() that a program has replaced may give one response twice", async () => {
   const original = globalThis.fetch;
   try {
     const response = new Response("text");
@@ -639,7 +639,7 @@ test("fetch() of somebody else's making may give one response twice", async () =
   }
 });
 
-test("fetch() of somebody else's making may give what is no response", async () => {
+test("fetch() that a program has replaced may give anything but a response", async () => {
   const original = globalThis.fetch;
   try {
     for (const value of [undefined, null, 1, { body: "text" }] as never[]) {
@@ -712,7 +712,7 @@ test("Body.text() that was over before the interrupt keeps its text", async () =
   assertEquals([...outcomes], ["GreenletExit", "text"]);
 });
 
-test("Body.text() that an interrupt comes before gives the connection back", async () => {
+test("Body.text() after an interrupt gives the connection back", async () => {
   using _ = patch();
   using site = new Site();
   for (const clone of [false, true]) {
@@ -742,7 +742,7 @@ test("Body.text() that an interrupt comes before gives the connection back", asy
   }
 });
 
-test("fetch() that an interrupt comes before asks nobody", async () => {
+test("fetch() after an interrupt sends no request", async () => {
   using _ = patch();
   let asked = 0;
   await using server = Deno.serve(
@@ -765,7 +765,7 @@ test("fetch() that an interrupt comes before asks nobody", async () => {
   assertStrictEquals(thrown, error);
 });
 
-test("Body.text() that an interrupt comes before leaves alone what another one reads", async () => {
+test("Body.text() after an interrupt leaves a body alone that another greenlet reads", async () => {
   using _ = patch();
   using site = new Site();
   const fetching = spawn(() => fetch(site.url)).get();
@@ -805,7 +805,7 @@ const tellings: Record<
 };
 
 for (const [name, ask] of Object.entries(tellings)) {
-  test(`fetch() in a greenlet obeys its caller's signal, told by ${name}`, async () => {
+  test(`fetch() in a greenlet obeys its caller's signal, given by ${name}`, async () => {
     using _ = patch();
     using site = new Site();
     const reason = new Error("the caller's");
@@ -847,7 +847,7 @@ for (const [name, ask] of Object.entries(tellings)) {
   });
 }
 
-test("fetch() in a greenlet can be told to obey nobody's signal, and is killed all the same", async () => {
+test("fetch() in a greenlet with a signal of null is killed all the same", async () => {
   using _ = patch();
   using site = new Site();
   const signal = AbortSignal.abort();
@@ -942,7 +942,7 @@ test("Response.clone() gives the connection back when the readers of both are in
   await call.gone();
 });
 
-test("Response that a greenlet has left is read by others", async () => {
+test("Response that a greenlet has left can be read by others", async () => {
   using _ = patch();
   using site = new Site();
   const responses = new Queue<Response>();
@@ -1094,7 +1094,7 @@ test("patch() disposed of while fetch() and readers are pending lets them go on,
   assertEquals(await Promise.all(texts), ["text", "text"]);
 });
 
-test("fetch() that nobody awaits is interrupted with the rest, and is no unhandled rejection", async () => {
+test("fetch() that is not awaited is interrupted with the rest, and causes no unhandled rejection", async () => {
   using _ = patch();
   using site = new Site();
   const isAnswered = new Gate();
@@ -1359,7 +1359,7 @@ testRandomly(
   },
 );
 
-test("Response.text() that is interrupted cancels a stream as nobody's part, not as the killer's", async () => {
+test("Response.text() that is interrupted cancels a stream outside greenlets, not in the killer", async () => {
   using _ = patch();
   const cancelled = Promise.withResolvers<unknown>();
   const response = new Response(

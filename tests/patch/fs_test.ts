@@ -301,7 +301,7 @@ test("FsFile.read() that is interrupted leaves the position where it was", async
   );
 });
 
-test("FsFile after an interrupted read does the rest in its order", async () => {
+test("FsFile after an interrupted read runs later operations in their order", async () => {
   using _ = patch();
   using folder = new Folder();
   await using stuck = new Stuck(folder);
@@ -334,7 +334,7 @@ test("FsFile after an interrupted read does the rest in its order", async () => 
   );
 });
 
-test("FsFile while an interrupted read is under way refuses what can't wait", async () => {
+test("FsFile while an interrupted read is under way refuses calls that can't wait", async () => {
   using _ = patch();
   using folder = new Folder();
   await using stuck = new Stuck(folder);
@@ -367,7 +367,7 @@ test("FsFile while an interrupted read is under way refuses what can't wait", as
   assertInstanceOf(file.writable, WritableStream);
 });
 
-test("FsFile.read() that fails when it is interrupted fails nobody else", async () => {
+test("FsFile.read() that fails when it is interrupted fails no other call", async () => {
   using _ = patch();
   using folder = new Folder();
   using file = Deno.openSync(folder.file(), { write: true });
@@ -399,7 +399,7 @@ test("FsFile.read() that is interrupted while it waits for its turn has begun no
 });
 
 testBoth(
-  "FsFile.read() keeps what was read before the interrupt",
+  "FsFile.read() keeps the bytes that were read before the interrupt",
   {
     async: async (file: Deno.FsFile) => {
       const buffer = new Uint8Array(10);
@@ -465,7 +465,7 @@ test("FsFile.read() reads as much at once as outside", async () => {
   assertEquals(await spawn(() => file.read(view)).get(), null);
 });
 
-test("FsFile.read() throws what was held, and takes no byte", async () => {
+test("FsFile.read() throws an error that was held, and takes no byte", async () => {
   using _ = patch();
   using folder = new Folder();
   using file = folder.open();
@@ -524,7 +524,7 @@ test("FsFile.close() while an interrupted read is under way is as outside", asyn
   }
 });
 
-test("FsFile.close() ends what is under way as unpatched", async () => {
+test("FsFile.close() ends pending operations as unpatched", async () => {
   const look = async (wrap: typeof outside) => {
     using folder = new Folder();
     await using stuck = new Stuck(folder);
@@ -650,7 +650,7 @@ if (hasFifos) {
     assertThrows(() => file.statSync(), Deno.errors.BadResource);
   });
 
-  test("FsFile.close() of a pipe drops what was kept", async () => {
+  test("FsFile.close() of a pipe drops the bytes that were kept", async () => {
     using reads = watchReads();
     using _ = patch();
     using folder = new Folder();
@@ -766,7 +766,7 @@ test("FsFile.lock() that is granted too late is unlocked", async () => {
   }
 });
 
-test("FsFile.lock() that is granted too late is left to whoever has asked for it meanwhile", async () => {
+test("FsFile.lock() that is granted too late is left to the greenlet that has asked for it meanwhile", async () => {
   using _ = patch();
   using folder = new Folder();
   const again: Record<string, (file: Deno.FsFile) => Promise<unknown>> = {
@@ -807,7 +807,7 @@ test("FsFile.lock() that is granted too late is left to whoever has asked for it
   }
 });
 
-test("FsFile.unlock() unlocks whatever is due", async () => {
+test("FsFile.unlock() unlocks although an error is due", async () => {
   using _ = patch();
   using failures = new Failures();
   using folder = new Folder();
@@ -863,7 +863,7 @@ for (
 }
 
 if (hasFifos) {
-  test("Deno.open() that is over too late closes the file", async () => {
+  test("Deno.open() that ends too late closes the file", async () => {
     using _ = patch();
     using folder = new Folder();
     const path = folder.fifo();
@@ -1016,7 +1016,7 @@ for (
 }
 
 for (const name of ["makeTempDir", "makeTempFile"] as const) {
-  test(`Deno.${name}() that is over too late removes what it has made`, async () => {
+  test(`Deno.${name}() that ends too late removes its result`, async () => {
     using underway = new Operations(Deno, name);
     using _ = patch();
     using folder = new Folder();
@@ -1034,7 +1034,7 @@ for (const name of ["makeTempDir", "makeTempFile"] as const) {
   });
 }
 
-test("Deno.makeTempDir() that may not remove what it has made leaves it", async () => {
+test("Deno.makeTempDir() that is not allowed to remove the directory leaves it", async () => {
   using _ = patch();
   using folder = new Folder();
   const worker = new Deno.Command(Deno.execPath(), {
@@ -1149,7 +1149,7 @@ test("Deno.readDir() in a loop that is left by an interrupt closes the directory
   assertEquals((await inside(() => namesIn(folder.path))).length, 50);
 });
 
-test("Deno.readDir() throws what was held, and leaves no directory open", async () => {
+test("Deno.readDir() throws an error that was held, and leaves no directory open", async () => {
   using listings = watchListings();
   using _ = patch();
   using folder = new Folder();
@@ -1287,7 +1287,7 @@ test("Deno.watchFs() in a loop that is left by an interrupt closes the watcher",
   await assertOpen(before);
 });
 
-test("Deno.watchFs() in a loop gives what was kept, and asks others in between", async () => {
+test("Deno.watchFs() in a loop gives the events that were kept, and lets others run in between", async () => {
   using _ = patch();
   using folder = new Folder();
   const watcher = watch(folder.path);
@@ -1321,7 +1321,7 @@ test("Deno.watchFs() in a loop gives what was kept, and asks others in between",
   assertEquals((await watcher.next()).done, true);
 });
 
-test("Deno.watchFs() throws what was held, and closes in a loop only", async () => {
+test("Deno.watchFs() throws an error that was held, and closes in a loop only", async () => {
   using _ = patch();
   using folder = new Folder();
   const held = new Error("held");
@@ -1383,7 +1383,7 @@ test("Deno.watchFs() of a node:fs/promises watch in a loop is closed when that i
   await assertOpen(before);
 });
 
-test("Deno.watchFs() holds up the process for whoever waits, and not for an interrupted one", async () => {
+test("Deno.watchFs() keeps the process alive for a pending wait, and not for an interrupted one", async () => {
   using folder = new Folder();
   Deno.mkdirSync(folder.at("quiet"));
   const { out, err, code } = await runScript(
@@ -1407,7 +1407,7 @@ test("Deno.watchFs() holds up the process for whoever waits, and not for an inte
 });
 
 for (const method of ["close", "return", Symbol.dispose] as const) {
-  test(`Deno.watchFs() when ${String(method)}() is called ends who waits, as before`, async () => {
+  test(`Deno.watchFs() when ${String(method)}() is called ends pending waits, as before`, async () => {
     using folder = new Folder();
     const look = async (wrap: typeof outside) => {
       const watcher = watch(folder.path);
@@ -1432,7 +1432,7 @@ for (const method of ["close", "return", Symbol.dispose] as const) {
     assertEquals(await look(inside), unpatched);
   });
 
-  test(`Deno.watchFs() when ${String(method)}() is called drops what was kept`, async () => {
+  test(`Deno.watchFs() when ${String(method)}() is called drops the events that were kept`, async () => {
     using folder = new Folder();
     using events = watchEvents(folder);
     using _ = patch();
@@ -1758,7 +1758,7 @@ test("patch() disposed of while a read is under way leaves the position in order
   assertEquals(await readText(untouched, 2), "23");
 });
 
-test("patch() disposed of while things are under way that are to be cleared away, does so", async () => {
+test("patch() disposed of while operations are under way whose results have to be removed removes them", async () => {
   using folder = new Folder();
   using underway = new Operations(Deno, "makeTempDir", "makeTempFile", "open");
   using listings = watchListings();

@@ -390,7 +390,7 @@ test("Deno.serve() gives its handlers the context that it gave them", async () =
   assertEquals(await spawn(ask).get(), expected);
 });
 
-test("Deno.serve() hands the very error of a handler to onError, and the hub hears nothing of it", async () => {
+test("Deno.serve() hands the very error of a handler to onError, and not to the hub", async () => {
   using _ = patch();
   using failures = new Failures();
   const error = new Error("no");
@@ -424,7 +424,7 @@ test("Deno.serve() hands the very error of a handler to onError, and the hub hea
   assertEquals(failures.errors, []);
 });
 
-test("Deno.serve() complains as it did of what is no response", async () => {
+test("Deno.serve() complains as it did of anything but a response", async () => {
   const complaints = async () => {
     const messages: string[] = [];
     const odd = [undefined, "text", {}, Response.error(), Promise.resolve(1)];
@@ -457,7 +457,7 @@ test("Deno.serve() prints an error of a handler once, and answers with 500", asy
   assertFalse(err.includes("failed with"));
 });
 
-test("Deno.serve(): a handler that is killed is answered with 503, and onError is told of no exit", async () => {
+test("Deno.serve(): a handler that is killed answers with 503, and onError gets no exit", async () => {
   using _ = patch();
   using failures = new Failures();
   for (const error of [new GreenletExit(), new Error("shot")]) {
@@ -498,7 +498,7 @@ test("Deno.serve(): a handler may answer although it is killed", async () => {
   assertEquals(errors.all, []);
 });
 
-test("Deno.serve(): a handler that swallows its kill for ever is answered with 500", async () => {
+test("Deno.serve(): a handler that swallows its kill for ever answers with 500", async () => {
   using _ = patch();
   using failures = new Failures();
   const errors = new Errors();
@@ -521,7 +521,7 @@ test("Deno.serve(): a handler that swallows its kill for ever is answered with 5
   assertEquals(failures.errors, []);
 });
 
-test("Deno.serve(): a handler can be limited, and waits work in all of it", async () => {
+test("Deno.serve(): a handler can have a time limit, and waits work in all of it", async () => {
   using _ = patch();
   const lock = new Lock();
   await using server = serve(async () => {
@@ -606,7 +606,7 @@ for (const [name, client] of Object.entries(clients)) {
     await when(() => begun === ended);
   });
 
-  test(`Deno.serve() over ${name}: a handler that sends no body is told by request.signal, too`, async () => {
+  test(`Deno.serve() over ${name}: a handler that sends no body gets the abort of request.signal, too`, async () => {
     using _ = patch(KILLING);
     const begun = Promise.withResolvers<void>();
     const aborted = Promise.withResolvers<void>();
@@ -691,7 +691,7 @@ for (const [name, client] of Object.entries(clients)) {
   });
 }
 
-test("Deno.serve(): a handler stuck in somebody else's promise is killed at its next wait", async () => {
+test("Deno.serve(): a handler stuck in a foreign promise is killed at its next wait", async () => {
   using _ = patch(KILLING);
   const { promise, resolve } = Promise.withResolvers<void>();
   const begun = Promise.withResolvers<void>();
@@ -715,7 +715,7 @@ test("Deno.serve(): a handler stuck in somebody else's promise is killed at its 
   assertInstanceOf(await ended.promise, GreenletExit);
 });
 
-test("Deno.serve(): what a handler throws while it cleans up is told, though the client is gone", async () => {
+test("Deno.serve(): an error of a handler's clean-up is reported although the client is gone", async () => {
   using _ = patch(KILLING);
   using failures = new Failures();
   const errors = new Errors();
@@ -735,7 +735,7 @@ test("Deno.serve(): what a handler throws while it cleans up is told, though the
   assertEquals(failures.errors, []);
 });
 
-test("Deno.serve() asks for no signal of a request that takes no time", async () => {
+test("Deno.serve() reads no signal of a request that is answered at once", async () => {
   using _ = patch(KILLING);
   const { get } = Object.getOwnPropertyDescriptor(
     Request.prototype,
@@ -776,7 +776,7 @@ test("Deno.serve() asks for no signal of a request that takes no time", async ()
 });
 
 for (const flags of [[], ["--unstable-no-legacy-abort"]]) {
-  test(`Deno.serve() prints no warning of signals for which it has asked, ${flags.join() || "by default"}`, async () => {
+  test(`Deno.serve() prints no warning of signals that it has read, ${flags.join() || "by default"}`, async () => {
     const library = new URL("../../mod.ts", import.meta.url).href;
     const script = `
       import { patch, sleep } from ${JSON.stringify(library)};
@@ -866,7 +866,7 @@ test("HttpServer.shutdown() goes on when it is interrupted", async () => {
   await server.finished;
 });
 
-test("HttpServer[Symbol.asyncDispose]() stops the server whatever is due", async () => {
+test("HttpServer[Symbol.asyncDispose]() stops the server although an error is due", async () => {
   using _ = patch();
   const { promise, resolve } = Promise.withResolvers<void>();
   const server = serve(() => new Response());
@@ -882,7 +882,7 @@ test("HttpServer[Symbol.asyncDispose]() stops the server whatever is due", async
   await server.finished;
 });
 
-test("HttpServer.finished that nobody awaits is no wait", async () => {
+test("HttpServer.finished that is not awaited is no wait", async () => {
   using _ = patch();
   const server = serve(() => new Response());
   const greenlet = spawn(async () => {
@@ -900,7 +900,7 @@ test("HttpServer.finished that nobody awaits is no wait", async () => {
   await finished;
 });
 
-test("Deno.serve() goes on when the greenlet is killed that has called it", async () => {
+test("Deno.serve() goes on when the greenlet that has called it is killed", async () => {
   using _ = patch();
   const waiting = Promise.withResolvers<void>();
   const begun = Promise.withResolvers<Greenlet>();
@@ -986,7 +986,7 @@ test("Deno.serve() works on when patch() is undone, and its handlers stay greenl
   await server.shutdown();
 });
 
-test("Deno.serve() of before patch() stays as it was", async () => {
+test("Deno.serve() called before patch() stays as it was", async () => {
   const { serve: before } = Deno;
   using _ = patch();
   await using server = before(

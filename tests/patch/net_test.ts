@@ -109,7 +109,7 @@ testRandomly(
 );
 
 testBoth(
-  "Conn.read() keeps what arrived before the interrupt",
+  "Conn.read() keeps the bytes that arrived before the interrupt",
   {
     async: async (conn: Deno.Conn) => {
       const buffer = new Uint8Array(10);
@@ -267,7 +267,7 @@ test("Conn.read() into a buffer that was transferred meanwhile gives 0 and takes
   assertEquals(await readText(conn), "econd");
 });
 
-test("Conn.read() throws what was held, and takes no byte", async () => {
+test("Conn.read() throws an error that was held, and takes no byte", async () => {
   using _ = patch();
   using pair = await Pair.open();
   const { conn, peer } = pair;
@@ -395,7 +395,7 @@ test("Conn in a `using` block is closed, kept bytes and all", async () => {
   await assertRejects(() => readText(conn), Deno.errors.BadResource);
 });
 
-test("Deno.connect() that nobody answers is cancelled when it is interrupted", async () => {
+test("Deno.connect() that gets no answer is cancelled when it is interrupted", async () => {
   using _ = patch();
   // A backlog that is full leaves further clients without an answer.
   const listener = Deno.listen({
@@ -473,7 +473,7 @@ test("Conn.write() writes the part of a buffer that it is given", async () => {
   assertEquals(await spawn(() => conn.write(all.subarray(3, 3))).get(), 0);
 });
 
-test("Conn.write() writes as many bytes as there are, and none of others', whatever an heir of Uint8Array says", async () => {
+test("Conn.write() writes as many bytes as there are, and no other bytes, whatever a subclass of Uint8Array says", async () => {
   using _ = patch();
   using one = await Pair.open();
   using other = await Pair.open();
@@ -720,7 +720,7 @@ test("patch() leaves names, lengths and kinds of the methods as they are", async
   }
 });
 
-test("patch() is used by greenlets on what code outside has made, and the other way round", async () => {
+test("patch() lets greenlets use the connections of code outside, and the other way round", async () => {
   using _ = patch();
   const listener = await spawn(() => tcp.listen()).get();
   const [conn, peer] = await Promise.all([
@@ -766,7 +766,7 @@ test("patch() disposed of while the first connect is pending patches nothing any
   listener.close();
 });
 
-test("patch() makes a connection cooperative that was asked for under another one", async () => {
+test("patch() makes a connection cooperative that an earlier patch() has begun to open", async () => {
   // A new process has met no class of connections yet.
   const { out, err } = await runScript(`
     let patched = patch();
@@ -784,7 +784,7 @@ test("patch() makes a connection cooperative that was asked for under another on
   assertEquals([err, out], ["", ["true"]]);
 });
 
-test("patch() once more, after what was read was idle, loses nothing when it is disposed of", async () => {
+test("patch() once more, after reads that were idle, loses nothing when it is disposed of", async () => {
   using pair = await Pair.open();
   const { conn, peer } = pair;
   {
@@ -820,7 +820,7 @@ for (const where of ["inside", "outside"]) {
   });
 }
 
-test("Listener.close() before an accepted connection is heard of gives it to who waits, or closes it", async () => {
+test("Listener.close() right after a connection was accepted gives it to a pending accept(), or closes it", async () => {
   for (const waits of [true, false]) {
     using listener = tcp.listen();
     const [peer, accepted] = await Promise.all([
@@ -897,7 +897,7 @@ test("patch() patches TCP and TLS each once, and their common class not at all",
   assertEquals(await look(), before);
 });
 
-test("Conn.read() and Conn.write() are those that somebody has put there before patch()", async () => {
+test("Conn.read() and Conn.write() call the replacements that a program made before patch()", async () => {
   using pair = await Pair.open();
   const common = Object.getPrototypeOf(Object.getPrototypeOf(pair.conn));
   const { read, write } = common;
@@ -961,7 +961,7 @@ Deno.test("Conn.read() and Conn.write() are right where the runtime's operations
   }
 });
 
-test("patch() leaves a failure that nobody handles unhandled", async () => {
+test("patch() leaves a failure that is not handled unhandled", async () => {
   for (const call of ["Deno.connect({ port })", "listener.accept()"]) {
     const run = (prelude: string) =>
       runScript(`
@@ -1162,7 +1162,7 @@ const endings: Record<string, [string, string[], boolean]> = {
   ],
 };
 
-Deno.test("patch() keeps the process alive as long as something is waited for, and no longer", async (t) => {
+Deno.test("patch() keeps the process alive as long as a greenlet waits, and no longer", async (t) => {
   const cases = Object.entries(endings);
   const results = await inParallel(
     cases,
@@ -1186,7 +1186,7 @@ async function connectOnce(listener: Deno.Listener): Promise<Deno.Conn> {
   return conn;
 }
 
-test("patch() serves clients that come, talk, are killed and go, and leaves nothing", async () => {
+test("patch() serves clients that come, talk, are killed and go, and leaves nothing behind", async () => {
   using _ = patch();
   const listener = tcp.listen();
   const handlers = new Set<Greenlet>();

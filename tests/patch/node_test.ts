@@ -114,7 +114,7 @@ const ends: Record<string, (open: () => void) => Promise<void>> = {
 };
 
 for (const [end, openAndEnd] of Object.entries(ends)) {
-  Deno.test(`net.Socket tells of its events outside greenlets, when who has opened it ${end}`, async () => {
+  Deno.test(`net.Socket tells of its events outside greenlets, when the greenlet that has opened it ${end}`, async () => {
     await using server = await new Listening().listen();
     using _ = patch();
     const connect = new Heard();
@@ -135,7 +135,7 @@ for (const [end, openAndEnd] of Object.entries(ends)) {
     await closed(socket);
   });
 
-  Deno.test(`net.Socket tells of its failure outside greenlets, when who has opened it ${end}`, async () => {
+  Deno.test(`net.Socket tells of its failure outside greenlets, when the greenlet that has opened it ${end}`, async () => {
     const server = await new Listening().listen();
     const { port } = server;
     await server[Symbol.asyncDispose]();
@@ -152,7 +152,7 @@ for (const [end, openAndEnd] of Object.entries(ends)) {
     assertStrictEquals(await close.greenlet, getHub());
   });
 
-  Deno.test(`net.Server tells of its connections outside greenlets, when who has it listen ${end}`, async () => {
+  Deno.test(`net.Server tells of its connections outside greenlets, when the greenlet that has it listen ${end}`, async () => {
     const connection = new Heard();
     const server = new Listening();
     server.server.on("connection", connection.listener);
@@ -168,7 +168,7 @@ for (const [end, openAndEnd] of Object.entries(ends)) {
     await server[Symbol.asyncDispose]();
   });
 
-  Deno.test(`http.Server answers outside greenlets, when who has it listen ${end}`, async () => {
+  Deno.test(`http.Server answers outside greenlets, when the greenlet that has it listen ${end}`, async () => {
     using _ = patch();
     const request = new Heard<[unknown, http.ServerResponse]>(
       (_, response) => response.end("answer"),
@@ -193,7 +193,7 @@ for (const [end, openAndEnd] of Object.entries(ends)) {
     await new Promise((resolve) => server.close(resolve));
   });
 
-  Deno.test(`dgram.Socket tells of its messages outside greenlets, when who has bound it ${end}`, async () => {
+  Deno.test(`dgram.Socket tells of its messages outside greenlets, when the greenlet that has bound it ${end}`, async () => {
     using _ = patch();
     const message = new Heard();
     const receiver = dgram.createSocket("udp4");
@@ -236,7 +236,7 @@ Deno.test("dgram.Socket bound by its first message outlives the greenlet that se
   }
 });
 
-Deno.test("net.Socket keeps what its events have begun when who has opened it is killed then", async () => {
+Deno.test("net.Socket keeps calls that its events have begun when the greenlet that has opened it is killed then", async () => {
   await using server = await new Listening().listen();
   using _ = patch();
   const begun = Promise.withResolvers<void>();
@@ -262,7 +262,7 @@ Deno.test("net.Socket keeps what its events have begun when who has opened it is
   await closed(socket);
 });
 
-Deno.test("net.Socket leaves what a killed body has left behind to go on, as a part of no greenlet", async () => {
+Deno.test("net.Socket lets calls that a killed body has left behind go on outside greenlets", async () => {
   await using server = await new Listening().listen();
   using _ = patch();
   const told: unknown[] = [];
@@ -353,7 +353,7 @@ Deno.test("net.Socket's methods look as before, and are put back", async () => {
   }
 });
 
-Deno.test("net.Socket's mistakes are told as unpatched, in greenlets too", async () => {
+Deno.test("net.Socket reports mistakes as unpatched, in greenlets too", async () => {
   using _failures = new Failures();
   function mistake(): string {
     try {
@@ -369,7 +369,7 @@ Deno.test("net.Socket's mistakes are told as unpatched, in greenlets too", async
   assertEquals(await spawn(mistake).get(), unpatched);
 });
 
-Deno.test("EventEmitter of anybody's own with a connect() keeps it", async () => {
+Deno.test("EventEmitter of the program's own with a connect() keeps it", async () => {
   using _ = patch();
   class Client extends EventEmitter {
     connect(): unknown {
@@ -386,7 +386,7 @@ Deno.test("EventEmitter of anybody's own with a connect() keeps it", async () =>
   assertStrictEquals(Client.prototype.connect, connect);
 });
 
-Deno.test("patch() meets the sockets of node:net with the first that is made, and knows them then", async () => {
+Deno.test("patch() finds the sockets of node:net when the first of them is made", async () => {
   const { out, err } = await runScript(`
     const net = await import("node:net");
     const { EventEmitter } = await import("node:events");

@@ -257,7 +257,7 @@ for (const [name, way] of ways) {
     assertEquals(told.errors.length, 3);
   });
 
-  Deno.test(`clearTimeout() ${name} clears what was set in any way`, async () => {
+  Deno.test(`clearTimeout() ${name} clears timers that were set in any way`, async () => {
     // What is not cleared the sanitizers see.
     const never = () => {};
     const before = way().setTimeout(never, LONG);
@@ -342,7 +342,7 @@ Deno.test("setTimeout() of the global object and of node:timers are one function
   assertStrictEquals(timersDefault.setTimeout, namedSetTimeout);
 });
 
-Deno.test("setTimeout() gives the runtime's own Timeout, which does all it did", async () => {
+Deno.test("setTimeout() gives the runtime's own Timeout, with all its methods", async () => {
   using _ = patch();
   for (const { setTimeout } of ways.map(([, way]) => way())) {
     await spawn(async () => {
@@ -382,7 +382,7 @@ Deno.test("setTimeout() gives the runtime's own Timeout, which does all it did",
 const outside = taken(() => {}) as unknown as NodeJS.Timeout;
 outside.close();
 
-Deno.test("setTimeout() whose Timeout is closed is no wait any more", async () => {
+Deno.test("setTimeout() whose Timeout is closed is no longer a wait", async () => {
   using _ = patch();
   for (const { setTimeout } of ways.map(([, way]) => way())) {
     const { promise, resolve } = Promise.withResolvers<void>();
@@ -426,7 +426,7 @@ Deno.test("setTimeout() leaves the runtime's own timers alone", async () => {
   assertEquals(spawned, []);
 });
 
-Deno.test("setTimeout() leaves the hub's timer alone, whoever has it set", async () => {
+Deno.test("setTimeout() leaves the hub's timer alone, wherever it was set", async () => {
   using _ = patch();
   await getHub().join();
   let spawned = 0;
@@ -486,7 +486,7 @@ Deno.test("node:timers/promises scheduler can be interrupted", async () => {
   }).get();
 });
 
-Deno.test("promisify() of what node:timers has can be interrupted", async () => {
+Deno.test("promisify() of the functions of node:timers can be interrupted", async () => {
   using _ = patch();
   for (const { setTimeout } of ways.map(([, way]) => way())) {
     const pause = promisify(setTimeout as unknown as typeof namedSetTimeout);
@@ -591,7 +591,7 @@ for (const [name, body] of Object.entries(bySignal)) {
   });
 }
 
-Deno.test("node:timers/promises setTimeout() keeps the time that was over before the interrupt", async () => {
+Deno.test("node:timers/promises setTimeout() keeps its result when its time ended before the interrupt", async () => {
   using _ = patch();
   const log: unknown[] = [];
   const greenlet: Greenlet = spawn(async () => {
@@ -645,7 +645,7 @@ Deno.test("node:timers/promises setTimeout() fails for mistakes as it does unpat
   assertEquals(await spawn(messages).get(), expected);
 });
 
-Deno.test("node:timers/promises setTimeout() with ref: false does not hold up the process", async () => {
+Deno.test("node:timers/promises setTimeout() with ref: false does not keep the process alive", async () => {
   const { out, code } = await runScript(`
     const { setTimeout, setInterval } = await import("node:timers/promises");
     using _ = patch();
@@ -659,7 +659,7 @@ Deno.test("node:timers/promises setTimeout() with ref: false does not hold up th
   assertEquals([out, code], [["ends"], 0]);
 });
 
-Deno.test("node:timers/promises setInterval() that is interrupted is over, and its timer is cleared", async () => {
+Deno.test("node:timers/promises setInterval() that is interrupted ends, and its timer is cleared", async () => {
   using _ = patch();
   const iterator = every(LONG)[Symbol.asyncIterator]();
   await spawn(() => assertRejects(() => withTimeout(2, () => iterator.next())))
@@ -835,7 +835,7 @@ Deno.test("node:timers/promises setImmediate() of node:timers can be interrupted
   }).get();
 });
 
-Deno.test("AbortSignal.timeout() is left as it is", async () => {
+Deno.test("AbortSignal.timeout() stays as it is", async () => {
   const { timeout } = AbortSignal;
   using _ = patch();
   assertStrictEquals(AbortSignal.timeout, timeout);
@@ -995,7 +995,7 @@ const unknown: Record<string, (symbols: symbol[]) => symbol[]> = {
 };
 
 for (const [name, change] of Object.entries(unknown)) {
-  Deno.test(`patch() of a runtime that ${name} patches what is reached by properties`, async () => {
+  Deno.test(`patch() of a runtime that ${name} patches the functions that are reached by properties`, async () => {
     const before = Object.getOwnPropertyDescriptors(
       Object.getPrototypeOf(outside),
     );
@@ -1067,7 +1067,7 @@ for (const [name, change] of Object.entries(unknown)) {
   });
 }
 
-Deno.test("patch() under the mocked timers of node:test replaces those", async () => {
+Deno.test("patch() under the mocked timers of node:test replaces the mocks", async () => {
   mock.timers.enable({ apis: ["setTimeout", "setInterval"] });
   try {
     using _ = patch();

@@ -125,7 +125,7 @@ const places: Record<string, Place> = {
     run: (url, options) => ky(url, { timeout: false, ...options }).json(),
     serve: serveHalf,
   },
-  "in the body, which a hook has a clone of": {
+  "in the body, of which a hook has a clone,": {
     run: (url, options) =>
       ky(url, { hooks: { afterResponse: [() => {}] }, ...options }).json(),
     serve: serveHalf,

@@ -341,7 +341,7 @@ testRandomly(
 );
 
 testRandomly(
-  "ioredis sends the commands of several greenlets together, and those of the killed do no harm to the others",
+  "ioredis sends the commands of several greenlets together, and those of killed ones do no harm to the others",
   async (server, next) => {
     const redis = server.client({ enableAutoPipelining: true });
     await redis.ping();
@@ -474,7 +474,7 @@ test("ioredis gives what a BLPOP has popped too late to onInterrupt, which puts 
 
 // --- Without until()
 
-test("ioredis awaited without until() ends when the reply is there, and the kill then", async (server) => {
+test("ioredis awaited without until() ends when the reply is there, and then its greenlet is killed", async (server) => {
   const redis = server.client();
   const other = server.client();
   await Promise.all([redis.ping(), other.ping()]);
@@ -562,7 +562,7 @@ test("ioredis whose server never answers lets go of greenlets that are killed an
 });
 
 testRandomly(
-  "ioredis connects again when its server is there again, for those that were not killed meanwhile",
+  "ioredis connects again when its server is there again, for greenlets that were not killed meanwhile",
   async (server, next) => {
     const redis = server.client({ maxRetriesPerRequest: null });
     await redis.ping();
@@ -685,7 +685,7 @@ for (const [end, openAndEnd] of Object.entries(ends)) {
   }
 }
 
-test("ioredis that looks for Sentinels, in waits of its own, ends with whom it waits for, and so not in a greenlet made for it", async (server) => {
+test("ioredis that looks for Sentinels, in waits of its own, ends with the greenlet that it waits for, and so not in a greenlet of its own", async (server) => {
   const make = () =>
     server.keep(
       new Redis({
@@ -759,7 +759,7 @@ test("ioredis puts what is published into a queue, of which a killed and a timed
   assertEquals(got, Array.from({ length: 20 }, (_, i) => `news: ${i}`));
 });
 
-test("ioredis subscribes again after its server was away, whoever has subscribed", async (server) => {
+test("ioredis subscribes again after its server was away, whichever greenlet has subscribed", async (server) => {
   const queue = new Queue<string>();
   let subscriber!: Redis;
   const opener = spawn(async () => {
@@ -825,7 +825,7 @@ class Connections {
 }
 
 testRandomly(
-  "ioredis on connections that a Semaphore guards: transfers lose nothing, whoever is killed or timed out and when",
+  "ioredis on connections that a Semaphore guards: transfers lose nothing, whichever greenlet is killed or timed out and when",
   async (server, next) => {
     const accounts = ["a", "b", "c", "d"];
     const connections = new Connections(server, 5);
@@ -896,7 +896,7 @@ testRandomly(
 );
 
 testRandomly(
-  "ioredis in a Pool of greenlets: a place is there again, whoever is killed and when",
+  "ioredis in a Pool of greenlets: each place comes back, whichever greenlet is killed and when",
   async (server, next) => {
     const redis = server.client();
     await redis.ping();

@@ -138,7 +138,7 @@ for (const how of ["killed", "timed out"]) {
     assertEquals(end, "none");
   });
 
-  Deno.test(`p-retry that is ${how} in an attempt ends by what it is told not to retry`, async () => {
+  Deno.test(`p-retry that is ${how} in an attempt ends by an error that it is told not to retry`, async () => {
     using _ = patch();
     const end = await interrupt(how, () =>
       pRetry(pause, {

@@ -343,11 +343,11 @@ const programs: Record<string, () => unknown> = {
     new Deno.Command("true", null as never).output(),
   "output of no command": () =>
     Reflect.apply(Deno.Command.prototype.output, {}, []),
-  "output of nobody": () =>
+  "output without a command": () =>
     Reflect.apply(Deno.Command.prototype.output, undefined, []),
   "no command": () => Reflect.apply(Deno.Command, undefined, ["true"]),
   "spawn of what does not exist": () => new Deno.Command("nonexistent").spawn(),
-  "spawn of nobody": () =>
+  "spawn without a command": () =>
     Reflect.apply(Deno.Command.prototype.spawn, undefined, []),
   "spawn": async () => {
     const child = sh("cat; echo err >&2", {
@@ -453,7 +453,7 @@ for (const [name, program] of Object.entries(programs)) {
   });
 }
 
-test("child.status that a plain body gives back is a wait of its greenlet, which can be killed", async () => {
+test("child.status that a plain body returns is a wait of its greenlet, which can be killed", async () => {
   using _ = patch();
   const child = new Deno.Command("sleep", { args: ["100"] }).spawn();
   const greenlet = spawn(() => child.status);
@@ -464,7 +464,7 @@ test("child.status that a plain body gives back is a wait of its greenlet, which
   assertEquals((await child.status).signal, "SIGTERM");
 });
 
-test("Command.output() gives all that comes of both pipes", async () => {
+test("Command.output() gives all bytes of both pipes", async () => {
   using _ = patch();
   const script =
     "head -c 3000000 /dev/zero & head -c 2000000 /dev/zero >&2; wait";
@@ -487,7 +487,7 @@ for (const [name, interrupt] of Object.entries(interrupters)) {
   });
 }
 
-test("Command.output() that is interrupted before the child has begun leaves none", async () => {
+test("Command.output() that is interrupted before the child has started leaves no child", async () => {
   using _ = patch();
   for (let i = 0; i < 20; i++) {
     await inVain(() => sh("exec sleep 1000").output());
@@ -504,7 +504,7 @@ test("Command.output() starts no child when an error is due", async () => {
   assertEquals([...Deno.readDirSync(notes.path)], []);
 });
 
-test("Command.output() that is over before the interrupt keeps its result", async () => {
+test("Command.output() that ends before the interrupt keeps its result", async () => {
   using _ = patch();
   const over = Promise.withResolvers<void>();
   const { promise, resolve } = Promise.withResolvers<void>();
@@ -596,7 +596,7 @@ const killed: Record<string, (child: Deno.ChildProcess) => Promise<unknown>> = {
   "waits for its status": (child) => child.status,
   "waits for its output": (child) => child.output(),
   "sleeps": () => sleep(LONG),
-  "waits for somebody else's promise": async (child) => {
+  "waits for a foreign promise": async (child) => {
     await monkey.getOriginal(child, "status");
     await sleep(LONG);
   },
@@ -663,7 +663,7 @@ test("Command.spawn(): a killed greenlet can wait for the end of its child", asy
   assertEquals(status!.signal, "SIGTERM");
 });
 
-test("Command.spawn(): what a killed greenlet spawns in its clean-up is not ended", async () => {
+test("Command.spawn(): a child that a killed greenlet spawns in its clean-up is not ended", async () => {
   using _ = patch();
   let code: number;
   const greenlet = spawn(async () => {
@@ -702,7 +702,7 @@ test("Command.spawn(): a greenlet that fails leaves its child alone", async () =
   await assertLeftAlone(child!);
 });
 
-test("Command.spawn(): one that is spawned detached is left alone", async () => {
+test("Command.spawn(): a detached child is left alone", async () => {
   using _ = patch();
   const children: Deno.ChildProcess[] = [];
   const greenlet = spawn(async () => {
@@ -784,7 +784,7 @@ for (const [name, interrupt] of Object.entries(interrupters)) {
   });
 }
 
-test("ChildProcess.status that nobody awaits is no wait", async () => {
+test("ChildProcess.status that is not awaited is no wait", async () => {
   using _ = patch();
   const child = spawnLong();
   const greenlet = spawn(async () => {
@@ -828,7 +828,7 @@ test("ChildProcess.status throws an error that is due", async () => {
 });
 
 for (const [name, interrupt] of Object.entries(interrupters)) {
-  test(`ChildProcess.output() that is ${name} loses nothing: the next one gives all`, async () => {
+  test(`ChildProcess.output() that is ${name} loses nothing: the next call gives all`, async () => {
     using _ = patch();
     using notes = new Notes();
     const script = `echo one; echo 1 > ${notes.path}/one
@@ -877,7 +877,7 @@ test("ChildProcess.output() after an interrupted one gives all outside greenlets
   }
 });
 
-test("ChildProcess.output() after an interrupted one throws what is due, and leaves it to the next", async () => {
+test("ChildProcess.output() after an interrupted one throws an error that is due, and leaves the output to the next call", async () => {
   using _ = patch();
   const child = sh("echo hello", { stdout: "piped" }).spawn();
   await inVain(() => child.output());
@@ -948,7 +948,7 @@ test("ChildProcess[Symbol.asyncDispose]() ends the child of a killed greenlet", 
   assertEquals((await child!.status).signal, "SIGTERM");
 });
 
-test("ChildProcess[Symbol.asyncDispose]() ends the child whatever is due", async () => {
+test("ChildProcess[Symbol.asyncDispose]() ends the child although an error is due", async () => {
   using _ = patch();
   const child = spawnLong();
   await whenKilled(() => child[Symbol.asyncDispose]());
@@ -969,7 +969,7 @@ test("ChildProcess[Symbol.asyncDispose]() can be interrupted", async () => {
   await reap(child);
 });
 
-test("patch({ process }) refuses what is no option", () => {
+test("patch({ process }) refuses an unknown option", () => {
   for (
     const [process, message] of [
       [{ kill: true }, "must be killChildren"],
@@ -991,7 +991,7 @@ test("patch({ process }) refuses what is no option", () => {
   return Promise.resolve();
 });
 
-test("Command.output() that is interrupted holds up no process", async () => {
+test("Command.output() that is interrupted does not keep the process alive", async () => {
   const { out, err } = await runScript(`
     patch();
     const g = spawn(() => new Deno.Command("sleep", { args: ["1000"] }).output());
@@ -1001,7 +1001,7 @@ test("Command.output() that is interrupted holds up no process", async () => {
   assertEquals([out, err], [["killed"], ""]);
 });
 
-test("Command.spawn(): a child that is ended and unref'd holds up no process", async () => {
+test("Command.spawn(): a child that is ended and unref'd does not keep the process alive", async () => {
   const { out, err } = await runScript(`
     patch();
     const script = "trap '' TERM; echo ready; while :; do sleep 0.05; done";

@@ -206,7 +206,7 @@ Deno.test("patch({ http: { killOnDisconnect } }) holds for the servers that are 
   for (const server of servers) await server.shutdown();
 });
 
-Deno.test("patch({ http }) refuses what is no option", () => {
+Deno.test("patch({ http }) refuses an unknown option", () => {
   const wrong: [unknown, string][] = [
     [
       1,
@@ -406,7 +406,7 @@ for (
   });
 }
 
-Deno.test("Deno.serve(): a client that leaves ends no handler that others wait for", async () => {
+Deno.test("Deno.serve(): a client that leaves ends no handler that other greenlets wait for", async () => {
   using _ = patch();
   const told = order();
   let shared: Promise<string> | null = null;

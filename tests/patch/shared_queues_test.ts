@@ -251,7 +251,7 @@ for (const [name, make] of Object.entries(chained)) {
   });
 
   // Nothing tells the task from what the greenlet itself has begun and not awaited.
-  Deno.test(`${name} whose next task began in a greenlet that lives on has it fail with an error that names that one`, async () => {
+  Deno.test(`${name} whose next task began in a greenlet that is killed later fails that task with an error that names the greenlet`, async () => {
     using _ = patch();
     using failures = new Failures();
     const { victim, other, last } = await lead(
@@ -288,7 +288,7 @@ for (const [name, make] of Object.entries(chained)) {
     assertEquals([other.value, last.value], [1, 2]);
   });
 
-  Deno.test(`${name} has a task that is bound end with its greenlet, wherever it was started`, async () => {
+  Deno.test(`${name} ends a bound task with its greenlet, wherever the task was started`, async () => {
     using _ = patch();
     const { victim, other, last } = await lead(
       make(1),
@@ -339,7 +339,7 @@ async function lead(
   return { victim, other, last };
 }
 
-Deno.test("async.queue whose first tasks begin in one greenlet has no more than those fail with it, and none hang", async () => {
+Deno.test("async.queue whose first tasks begin in one greenlet fails only those tasks with it, and none hang", async () => {
   using _ = patch();
   using _failures = new Failures();
   const add = chained["async.queue"]!();
@@ -365,7 +365,7 @@ Deno.test("async.queue whose first tasks begin in one greenlet has no more than 
   }
 });
 
-Deno.test("Bottleneck goes on when a greenlet is killed whose task runs", async () => {
+Deno.test("Bottleneck goes on when the greenlet of a running task is killed", async () => {
   using _ = patch();
   const bottleneck = new Bottleneck({ maxConcurrent: SIZE });
   const add: Add = (task) => bottleneck.schedule(task);
@@ -392,7 +392,7 @@ Deno.test("Bottleneck goes on when a greenlet is killed whose task runs", async 
   await greenlets[0]!.join();
 });
 
-Deno.test("Greenlet.kill() past the grace of a body that lives on reaches what is in its context", async () => {
+Deno.test("Greenlet.kill() past the grace of a body that lives on reaches the calls in its context", async () => {
   using _ = patch();
   using _failures = new Failures();
   const add = chained["p-queue"]!(1);
@@ -418,7 +418,7 @@ Deno.test("Greenlet.kill() past the grace of a body that lives on reaches what i
   assertStringIncludes(error.message, victim.name);
 });
 
-Deno.test("Greenlet.signal of one that was killed and has ended is aborted", async () => {
+Deno.test("Greenlet.signal of a greenlet that was killed and has ended is aborted", async () => {
   const exit = new GreenletExit();
   const greenlet = spawn(() => sleep(FOREVER));
   await idle();

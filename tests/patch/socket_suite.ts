@@ -408,7 +408,7 @@ export function testSockets(name: string, transport: Transport): void {
       );
     });
 
-    test(`Conn.${String(method)}() after an interrupted read forgets what was kept, ${name}`, async () => {
+    test(`Conn.${String(method)}() after an interrupted read drops the bytes that were kept, ${name}`, async () => {
       using _ = patch();
       for (const kept of [true, false]) {
         using pair = await Pair.open(transport);

@@ -182,7 +182,7 @@ test("Deno.stdin.read() keeps the end for the next one", async () => {
   await session.over();
 });
 
-test("Deno.stdin.readSync() gets what an interrupted read has brought", async () => {
+test("Deno.stdin.readSync() gets the bytes that an interrupted read has received", async () => {
   await using session = new Session(`
     using _ = patch();
     console.log(await readInVain());
@@ -205,7 +205,7 @@ test("Deno.stdin.readSync() gets what an interrupted read has brought", async ()
   await session.over();
 });
 
-test("Deno.stdin.readable gets what an interrupted read has brought, and the rest", async () => {
+test("Deno.stdin.readable gets the bytes that an interrupted read has received, and the rest", async () => {
   for (const early of [true, false]) {
     await using session = new Session(`
       ${COUNTING}
@@ -252,7 +252,7 @@ test("Deno.stdin.readable is the runtime's own where nothing is kept", async () 
   await session.over();
 });
 
-test("Deno.stdin.read() that is interrupted does not hold up the process", async () => {
+test("Deno.stdin.read() that is interrupted does not keep the process alive", async () => {
   await using session = new Session(`
     using _ = patch();
     console.log(await readInVain());
@@ -273,13 +273,13 @@ for (
   const [name, read] of Object.entries({
     "in a greenlet": "inside(read).then(console.log)",
     "outside": "read().then(console.log)",
-    "after all that was kept was read": `
+    "after all bytes that were kept were read": `
       console.log(await readSyncSoon());
       read().then(console.log);
     `,
   })
 ) {
-  test(`Deno.stdin.read() holds up the process for whoever still waits, ${name}`, async () => {
+  test(`Deno.stdin.read() keeps the process alive for a read that still waits, ${name}`, async () => {
     await using session = new Session(`
       const restore = patch();
       console.log(await readInVain());
@@ -300,7 +300,7 @@ for (
   });
 }
 
-test("Deno.stdin.close() drops what was kept", async () => {
+test("Deno.stdin.close() drops the bytes that were kept", async () => {
   await using session = new Session(`
     ${COUNTING}
     using _ = patch();
@@ -415,7 +415,7 @@ test("process.stdin reads on when a greenlet is timed out in a question", async 
   await session.over();
 });
 
-test("process.stdin gets first what an interrupted Deno.stdin.read() has left", async () => {
+test("process.stdin gets the bytes that an interrupted Deno.stdin.read() has left first", async () => {
   await using session = new Session(`
     import process from "node:process";
     import { createInterface } from "node:readline";
@@ -573,7 +573,7 @@ const listening = {
 };
 
 for (const [name, listen] of Object.entries(listening)) {
-  test(`process.stdin reads on for its listeners when the greenlet that has set them up is killed, ${name}`, async () => {
+  test(`process.stdin reads on for its listeners when the greenlet that has added them is killed, ${name}`, async () => {
     await using session = new Session(`
       patch(); // For longer than this module's own code runs
       const tell = async (line) => {

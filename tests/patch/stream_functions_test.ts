@@ -73,7 +73,7 @@ for (const [name, source] of Object.entries(sources)) {
   );
 
   testRandomly(
-    `Reads of ${name} go on when the greenlet is killed that has made the stream`,
+    `Reads of ${name} go on when the greenlet that has made the stream is killed`,
     async (next) => {
       using _ = patch();
       const length = 500;
@@ -157,7 +157,7 @@ testRandomly(
   },
 );
 
-test("The functions of a stream run as nobody's part, and keep what runs with them", async () => {
+test("The functions of a stream run outside greenlets, and keep their own context", async () => {
   using _ = patch();
   const storage = new AsyncLocalStorage<string>();
   const seen: unknown[] = [];
@@ -346,7 +346,7 @@ for (
     },
   })
 ) {
-  test(`Functions of streams that wait end at once with who waits for something else (${name})`, async () => {
+  test(`Functions of streams that wait end at once with the greenlet that waits for something else (${name})`, async () => {
     using _ = patch();
     const source = new Ahead();
     const greenlet = spawn(() => use(new ReadableStream(source)));
@@ -360,7 +360,7 @@ for (
   });
 }
 
-test("Functions of a stream that wait end with a loop that a Timeout ends, and not with one that is left later", async () => {
+test("Functions of a stream that wait end with a loop that a Timeout ends, and not with a loop that is left later", async () => {
   using _ = patch();
   await spawn(async () => {
     const source = new Ahead();
@@ -453,7 +453,7 @@ test("A greenlet to which a stream's function switches is a greenlet of its own"
   assertEquals(log, ["raw true", "async true", "raw true", "late"]);
 });
 
-test("Functions of a stream that wait end with it at once when who reads its branches is killed", async () => {
+test("Functions of a stream that wait end with it at once when the reader of its branches is killed", async () => {
   using _ = patch();
   for (const type of [undefined, "bytes"] as const) {
     const log: string[] = [];
@@ -490,7 +490,7 @@ test("Functions of a stream that wait end with it at once when who reads its bra
 });
 
 for (const by of ["writer", "stream"] as const) {
-  test(`WritableStream.abort() by who was interrupted ends at once what the stream waits for (by the ${by})`, async () => {
+  test(`WritableStream.abort() in an interrupted greenlet ends the stream's own waits at once (by the ${by})`, async () => {
     using _ = patch();
     let count = 0;
     const stuck = ["start", "write", "close"];
@@ -534,7 +534,7 @@ for (const by of ["writer", "stream"] as const) {
   });
 }
 
-test("WritableStream.abort() that fails, or comes for a reason of one's own, leaves alone what the stream waits for", async () => {
+test("WritableStream.abort() that fails, or is called for another reason, leaves the stream's own waits alone", async () => {
   using _ = patch();
   const log: unknown[] = [];
   const exit = new GreenletExit();
@@ -564,7 +564,7 @@ test("WritableStream.abort() that fails, or comes for a reason of one's own, lea
   assertEquals(log, ["written"]);
 });
 
-test("ReadableStream.cancel() for a reason of one's own leaves alone what a function of the stream waits for", async () => {
+test("ReadableStream.cancel() for another reason leaves the waits of the stream's functions alone", async () => {
   using _ = patch();
   const log: string[] = [];
   const begun = new Gate();
@@ -587,7 +587,7 @@ test("ReadableStream.cancel() for a reason of one's own leaves alone what a func
   assertEquals(log, ["pulled"]);
 });
 
-test("ReadableStream.pipeThrough() and tee() of streams of before patch() are whole", async () => {
+test("ReadableStream.pipeThrough() and tee() of streams made before patch() are whole", async () => {
   const interrupts = new Interrupts();
   const make = () => {
     let n = 0;
@@ -682,7 +682,7 @@ test("fetch() sends the body to its end, although its greenlet is timed out and 
   assertEquals(received.join(""), "01234");
 });
 
-test("Methods of streams that are called with what is no stream complain in a greenlet as outside", async () => {
+test("Methods of streams that are called on other objects fail in a greenlet as outside", async () => {
   using _ = patch();
   const { pipeThrough, pipeTo, tee } = ReadableStream.prototype;
   const { abort } = WritableStream.prototype;
@@ -721,7 +721,7 @@ test("Methods of streams that are called with what is no stream complain in a gr
   assert(!stream.locked);
 });
 
-test("The classes of streams are under patch() what they were, for who asks", async () => {
+test("The classes of streams look the same under patch() to a program that inspects them", async () => {
   // deno-lint-ignore no-explicit-any -- one for all
   const classes = (): Record<string, any> => ({
     ReadableStream,

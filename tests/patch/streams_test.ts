@@ -517,7 +517,7 @@ test("ReadableStreamDefaultReader.read() throws the error that is due, and asks 
   assertEquals(pulls, 0);
 });
 
-test("ReadableStreamDefaultReader.read() keeps the order of those who read at once", async () => {
+test("ReadableStreamDefaultReader.read() keeps the order of concurrent reads", async () => {
   using _ = patch();
   for (const { stream, controller } of [byteFeed(), byteFeed(64)]) {
     const reader = stream.getReader();
@@ -681,7 +681,7 @@ test("ReadableStreamDefaultReader.read() does not interrupt the stream's source"
   }
 });
 
-test("ReadableStreamDefaultReader.read() asks a source that reads again, and mixes nothing up", async () => {
+test("ReadableStreamDefaultReader.read() of a source that reads itself keeps the chunks apart", async () => {
   using _ = patch();
   for (const isThere of [true, false]) {
     const nested: Promise<unknown>[] = [];
@@ -934,7 +934,7 @@ test("ReadableStreamBYOBReader.read() that has taken bytes keeps them", async ()
   }
 });
 
-test("ReadableStreamBYOBReader.read() keeps the order of those who read at once", async () => {
+test("ReadableStreamBYOBReader.read() keeps the order of concurrent reads", async () => {
   using _ = patch();
   const { stream, controller } = byteFeed();
   const reader = stream.getReader({ mode: "byob" });
@@ -970,7 +970,7 @@ test("ReadableStreamBYOBReader.read() that is interrupted leaves the bytes to a 
 
 // for await
 
-test("ReadableStreamDefaultReader.read() gets what the source was asked for by an interrupted ReadableStreamBYOBReader.read()", async () => {
+test("ReadableStreamDefaultReader.read() gets the chunk that the source made for an interrupted ReadableStreamBYOBReader.read()", async () => {
   using _ = patch();
   const inMain = <T>(run: () => Promise<T>) => run();
   for (const [i, read] of [inMain, inGreenlet, inMain, inGreenlet].entries()) {
@@ -1148,7 +1148,7 @@ testBoth(
   },
 );
 
-test("for await of a stream that fails is over, and the stream is released", async () => {
+test("for await of a stream that fails ends, and the stream is released", async () => {
   using _ = patch();
   const feed = new Feed();
   const iterator = feed.stream.values();
@@ -1366,7 +1366,7 @@ const resources: Record<
 };
 
 for (const [name, open] of Object.entries(resources)) {
-  test(`for await of ${name} can be killed at once, and ends what is underneath`, async () => {
+  test(`for await of ${name} can be killed at once, and ends the source underneath`, async () => {
     using _ = patch();
     const { stream, isEmpty, close } = await open();
     let chunks = 0;
@@ -1406,7 +1406,7 @@ test("ReadableStream.pipeTo() that is interrupted ends both ends with the error"
   assertFalse(feed.stream.locked || sink.locked);
 });
 
-test("ReadableStream.pipeTo() that is interrupted keeps what its options say", async () => {
+test("ReadableStream.pipeTo() that is interrupted obeys its options", async () => {
   using _ = patch();
   const feed = new Feed<number>();
   const written: number[] = [];
@@ -1435,7 +1435,7 @@ test("ReadableStream.pipeTo() that is interrupted keeps what its options say", a
   assertEquals([...feed.cancelled, ...aborted], []);
 });
 
-test("ReadableStream.pipeTo() lets a source live that it is not to cancel", async () => {
+test("ReadableStream.pipeTo() with preventCancel lets the source live", async () => {
   using _ = patch();
   let n = 0;
   let pulls = 0;
@@ -1887,7 +1887,7 @@ async function readAll(
   }
 }
 
-test("ReadableStreamDefaultReader.read() gets what was read by the source for an interrupted read into a view, and is the last", async () => {
+test("ReadableStreamDefaultReader.read() gets the bytes that the source read for an interrupted read into a view, and is the last", async () => {
   using _ = patch();
   const answer = Promise.withResolvers<void>();
   let pulls = 0;
@@ -1912,7 +1912,7 @@ test("ReadableStreamDefaultReader.read() gets what was read by the source for an
   }).get();
 });
 
-test("ReadableStreamBYOBReader.read({ min }) asks the source once more when one that had some was interrupted", async () => {
+test("ReadableStreamBYOBReader.read({ min }) asks the source once more when a read that had some bytes was interrupted", async () => {
   using _ = patch();
   const answered = Promise.withResolvers<void>();
   let pulls = 0;

@@ -73,7 +73,7 @@ Deno.test("patch() leaves streams as they are where a slot of them is missing", 
   });
 });
 
-Deno.test("Each slot of streams that is missing is noticed", async () => {
+Deno.test("monkey.support() notices each slot of streams that is missing", async () => {
   const { getOwnPropertySymbols } = Object;
   for (const slot of ["none", ...SLOTS]) {
     Object.getOwnPropertySymbols = (object) =>
@@ -82,7 +82,9 @@ Deno.test("Each slot of streams that is missing is noticed", async () => {
       );
     try {
       // A copy of the module for each, as it looks once.
-      const copy = await import(`../../_patch/streams_slots.ts?without=${slot}`);
+      const copy = await import(
+        `../../_patch/streams_slots.ts?without=${slot}`
+      );
       assertEquals(copy.knowStreams(), slot === "none", slot);
     } finally {
       Object.getOwnPropertySymbols = getOwnPropertySymbols;

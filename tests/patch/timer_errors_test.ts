@@ -47,7 +47,7 @@ const setters: Record<string, Set> = {
 };
 
 for (const [name, set] of Object.entries(setters)) {
-  Deno.test(`${name} in a greenlet has an error of its callback told as an error event, and not by the hub`, async () => {
+  Deno.test(`${name} in a greenlet reports an error of its callback as an error event, and not by the hub`, async () => {
     using _ = patch();
     using failures = new Failures();
     using told = new Uncaught();
@@ -67,7 +67,7 @@ for (const [name, set] of Object.entries(setters)) {
     await setter.kill();
   });
 
-  Deno.test(`${name} in a greenlet has the promise of its callback told as an unhandled rejection, and not by the hub`, async () => {
+  Deno.test(`${name} in a greenlet reports the promise of its callback as an unhandled rejection, and not by the hub`, async () => {
     using _ = patch();
     using failures = new Failures();
     using told = new Uncaught();
@@ -91,7 +91,7 @@ for (const [name, set] of Object.entries(setters)) {
     assertEquals(failures.errors, []);
   });
 
-  Deno.test(`${name} in a greenlet tells nobody of a callback that is killed`, async () => {
+  Deno.test(`${name} in a greenlet reports nothing when its callback is killed`, async () => {
     using _ = patch();
     using failures = new Failures();
     using told = new Uncaught();
@@ -110,7 +110,7 @@ for (const [name, set] of Object.entries(setters)) {
   });
 }
 
-Deno.test("setTimeout() in a greenlet tells the hub of an error that its callback is killed by", async () => {
+Deno.test("setTimeout() in a greenlet reports an error that its callback is killed by to the hub", async () => {
   using _ = patch();
   using failures = new Failures();
   using told = new Uncaught();
@@ -134,7 +134,7 @@ Deno.test("setTimeout() in a greenlet tells the hub of an error that its callbac
   assertEquals([told.errors, told.rejections], [[], []]);
 });
 
-Deno.test("setTimeout() in a greenlet tells the hub of a callback that shares what another one is killed in", async () => {
+Deno.test("setTimeout() in a greenlet reports a callback that shares the wait in which another is killed to the hub", async () => {
   using _ = patch();
   using failures = new Failures();
   using told = new Uncaught();
@@ -192,7 +192,7 @@ Deno.test("setTimeout() in a greenlet does not call the `then` of what its callb
   ]);
 });
 
-Deno.test("setTimeout() in a greenlet has its error told in the setter's context of other storages", async () => {
+Deno.test("setTimeout() in a greenlet reports its error in the setter's context of other storages", async () => {
   using _ = patch();
   const storage = new AsyncLocalStorage<string>();
   const contexts: unknown[] = [];
@@ -225,7 +225,7 @@ Deno.test("uncaughtException of process tells of the error of a timer that a gre
   assertStrictEquals(await promise, error);
 });
 
-Deno.test("A domain has the error of a timer that a greenlet has set in it", async () => {
+Deno.test("A domain gets the error of a timer that a greenlet has set in it", async () => {
   using _ = patch();
   const { promise, resolve } = Promise.withResolvers<unknown>();
   const error = new Error("thrown");
@@ -263,7 +263,7 @@ Deno.test("A clock that a greenlet moves by hand throws the error of a callback 
   }
 });
 
-Deno.test("A clock that a generator body moves by hand has the error of a callback told", async () => {
+Deno.test("A clock that a generator body moves by hand reports the error of a callback", async () => {
   using told = new Uncaught();
   mock.timers.enable({ apis: ["setTimeout"] });
   const error = new Error("thrown");

@@ -113,7 +113,7 @@ Deno.test("setTimeout() never runs the callback before it returns", async () => 
   assertEquals(order, ["set", "callback"]);
 });
 
-Deno.test("setTimeout() takes every kind of function that is no promise's own", async () => {
+Deno.test("setTimeout() takes every kind of function that does not settle a promise", async () => {
   using _ = patch();
   const calls: unknown[][] = [];
   class Target {
@@ -281,7 +281,7 @@ Deno.test("setInterval() with a promise's resolve settles it and goes on until c
   assertEquals(value, "first");
 });
 
-Deno.test("clearTimeout() clears what was set inside and outside, from inside and outside", async () => {
+Deno.test("clearTimeout() clears timers that were set inside and outside, from inside and outside", async () => {
   let fired = 0;
   const fire = () => void fired++;
   // What is not cleared the sanitizers see.
@@ -319,7 +319,7 @@ Deno.test("clearTimeout() takes the number of a timer, as a string too", async (
   }).get();
 });
 
-Deno.test("clearTimeout() fails for what is no timer as it does unpatched", async () => {
+Deno.test("clearTimeout() fails for anything but a timer as it does unpatched", async () => {
   const { clearTimeout: original } = globalThis;
   const odd = [Symbol("s"), 1n] as never[];
   const messages = odd.map((id) =>
@@ -444,7 +444,7 @@ testBoth(
 );
 
 testBoth(
-  "setTimeout() in the promise idiom is killed with an error of one's own",
+  "setTimeout() in the promise idiom is killed with the caller's own error",
   pausing,
   async (body) => {
     using _ = patch();
@@ -551,7 +551,7 @@ Deno.test("setTimeout() with a promise's reject is interrupted with the error", 
   );
 });
 
-Deno.test("setTimeout() with a promise's reject gives an error that is no promise", async () => {
+Deno.test("setTimeout() with a promise's reject gives an error that is not a promise", async () => {
   using _ = patch();
   const caught = await spawn(async () => {
     using _timeout = Timeout.start(1);
@@ -662,7 +662,7 @@ Deno.test("setTimeout() interrupts all the promises that are pending", async () 
   assertEquals(cleaned, 2);
 });
 
-Deno.test("setTimeout() interrupted in a promise that nobody awaits yet is no unhandled rejection", async () => {
+Deno.test("setTimeout() interrupted in a promise that is not awaited yet causes no unhandled rejection", async () => {
   using _ = patch();
   let unhandled = 0;
   const listener = (event: PromiseRejectionEvent) => {
@@ -704,7 +704,7 @@ Deno.test("setTimeout() interrupted in a promise that nobody awaits yet is no un
   assertEquals(unhandled, 0);
 });
 
-Deno.test("setTimeout() interrupted in a promise that nobody awaits does not end the process", async () => {
+Deno.test("setTimeout() interrupted in a promise that is not awaited does not end the process", async () => {
   const { out, err, code } = await runScript(`
     using _ = patch();
     const killed = spawn(async () => {
@@ -726,7 +726,7 @@ for (
     "get()": `await spawn(() => withTimeout(1, pause)).get();`,
   })
 ) {
-  Deno.test(`setTimeout() interrupted leaves a Timeout that nobody takes from ${name} to the runtime`, async () => {
+  Deno.test(`setTimeout() interrupted leaves a Timeout that is not caught around ${name} to the runtime`, async () => {
     const { out, err, code: exitCode } = await runScript(`
       using _ = patch();
       getHub().handleError = () => {};
@@ -743,7 +743,7 @@ for (
   });
 }
 
-Deno.test("setTimeout() leaves an unhandled rejection of somebody else's to the runtime", async () => {
+Deno.test("setTimeout() leaves an unhandled rejection of another promise to the runtime", async () => {
   const { out, err, code } = await runScript(`
     using _ = patch();
     await spawn(async () => {
@@ -814,7 +814,7 @@ testBoth(
 );
 
 for (const over of ["fired", "cleared"]) {
-  Deno.test(`setTimeout() that has ${over} is no wait any more: an interrupt is held for the next`, async () => {
+  Deno.test(`setTimeout() that has ${over} is no longer a wait: an interrupt is held for the next`, async () => {
     using _ = patch();
     const isOver = new Gate();
     const goesOn = new Gate();
@@ -836,7 +836,7 @@ for (const over of ["fired", "cleared"]) {
   });
 }
 
-Deno.test("setTimeout() keeps the time that was over before the interrupt", async () => {
+Deno.test("setTimeout() keeps its result when its time ended before the interrupt", async () => {
   using _ = patch();
   const log: unknown[] = [];
   const greenlet: Greenlet = spawn(async () => {
@@ -1097,7 +1097,7 @@ const WRAP = `
   }
 `;
 
-Deno.test("setTimeout() that others have wrapped before the library came leaves the hub's timer alone", async () => {
+Deno.test("setTimeout() that was wrapped before the library was loaded leaves the hub's timer alone", async () => {
   const library = new URL("../../mod.ts", import.meta.url).href;
   const script = `${WRAP}
     const { patch, sleep, spawn } = await import(${JSON.stringify(library)});
@@ -1115,7 +1115,7 @@ Deno.test("setTimeout() that others have wrapped before the library came leaves 
   assertEquals(decoder.decode(stdout), "slept\n");
 });
 
-Deno.test("setTimeout() and setInterval() that others have wrapped before patch() run a callback as one greenlet, and can be interrupted", async () => {
+Deno.test("setTimeout() and setInterval() that were wrapped before patch() run a callback as one greenlet, and can be interrupted", async () => {
   const { setTimeout, setInterval } = globalThis;
   using restored = new DisposableStack();
   restored.defer(() => Object.assign(globalThis, { setTimeout, setInterval }));

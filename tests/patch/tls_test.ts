@@ -114,7 +114,7 @@ for (const where of ["inside", "outside"]) {
   const wrap = <T>(run: () => Promise<T>): Promise<T> =>
     where === "inside" ? spawn(run).get() : run();
 
-  test(`Deno.startTls() refuses to drop plain text that nobody has read, ${where}`, async () => {
+  test(`Deno.startTls() refuses to drop plain text that was not read, ${where}`, async () => {
     using _ = patch();
     await using upgrade = await Upgrade.open();
     const { conn, plain } = upgrade;
@@ -180,7 +180,7 @@ for (const where of ["inside", "outside"]) {
   });
 }
 
-test("Deno.startTls() throws what was held, and leaves the connection plain", async () => {
+test("Deno.startTls() throws an error that was held, and leaves the connection plain", async () => {
   using _ = patch();
   await using upgrade = await Upgrade.open();
   const { conn, plain } = upgrade;
@@ -252,7 +252,7 @@ test("TlsConn.handshake() that is interrupted goes on, and the next one gets its
   }
 });
 
-test("TlsConn.handshake() that has failed for nobody fails the next one", async () => {
+test("TlsConn.handshake() that failed after an interrupt fails the next one", async () => {
   using _ = patch();
   const listener = tls.listen();
   for (const inside of [true, false]) {
