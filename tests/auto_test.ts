@@ -91,7 +91,7 @@ Deno.test("auto.ts patches when it is the first import of all", async () => {
   assertEquals(output, { out: STOPPED, err: "", code: 0 });
 });
 
-Deno.test("auto.ts imported after another module patches what that has not taken", async () => {
+Deno.test("auto.ts imported after another module patches the functions which that module has not taken", async () => {
   const files = {
     "main.ts": `import "./pauses.ts"; import "AUTO";${MAIN}`,
     "pauses.ts": PAUSES,
@@ -130,7 +130,7 @@ Deno.test("auto.ts patches once, however often and in whatever way it is loaded"
   }
 });
 
-Deno.test("auto.ts leaves a program alone that has no greenlets", async () => {
+Deno.test("auto.ts leaves a program without greenlets alone", async () => {
   const files = {
     "main.ts": `
       let fired = 0;

@@ -206,7 +206,7 @@ for (const [name, make] of mappers) {
     });
   }
 
-  Deno.test(`${name} refuses what is no function, or has none, and gives the place back`, async () => {
+  Deno.test(`${name} refuses anything but a function, and a greenlet without one, and gives the place back`, async () => {
     const group = make();
     const wrong = undefined as unknown as () => void;
     for (let i = 0; i < 3; i++) {
@@ -272,7 +272,7 @@ for (const [name, make] of mappers) {
     }
   });
 
-  Deno.test(`${name}.kill() is over although greenlets start others for ever`, async () => {
+  Deno.test(`${name}.kill() ends although greenlets start others for ever`, async () => {
     const group = make();
     let spawned = 0;
     const again = async () => {
@@ -291,7 +291,7 @@ for (const [name, make] of mappers) {
     assert(spawned <= 3);
   });
 
-  Deno.test(`${name}.kill() is over although others spawn in it for ever`, async () => {
+  Deno.test(`${name}.kill() ends although others spawn in it for ever`, async () => {
     const group = make();
     let spawned = 0;
     const spawner = spawn(async () => {
@@ -417,7 +417,7 @@ Deno.test("killAll() looks at all greenlets before it kills one", async () => {
   await killAll([a, b]);
 });
 
-Deno.test("killAll() kills a greenlet once that it is given twice", async () => {
+Deno.test("killAll() kills a greenlet that it is given twice once", async () => {
   const errors: unknown[] = [];
   const g = spawn(async () => {
     for (let i = 0; i < 2; i++) {
@@ -507,7 +507,7 @@ testBoth("iwait() in a loop that an interrupt leaves takes its links back", {
   }
 });
 
-Deno.test("iwait() gives nothing any more when it was left", async () => {
+Deno.test("iwait() gives no more objects when it was left", async () => {
   const events = [new Event(), new Event()];
   for (const event of events) event.set();
   const ready = iwait(events);
@@ -531,7 +531,7 @@ function comparison(): { fails: boolean; compare: typeof compare } {
   return it;
 }
 
-Deno.test("PriorityQueue is as before when a comparison throws in put() or get()", async () => {
+Deno.test("PriorityQueue is unchanged when a comparison throws in put() or get()", async () => {
   const it = comparison();
   const queue = new PriorityQueue(it.compare, { items: [4, 2, 3, 1] });
   it.fails = true;
@@ -553,7 +553,7 @@ Deno.test("PriorityQueue is as before when a comparison throws in put() or get()
 });
 
 testBoth(
-  "PriorityQueue.put() that waits throws what a comparison throws, and the next is served",
+  "PriorityQueue.put() that waits throws the error of a comparison, and the next is served",
   {
     async: async (queue: PriorityQueue<number>, item: number) =>
       await queue.put(item),
@@ -579,7 +579,7 @@ testBoth(
   },
 );
 
-Deno.test("PriorityQueue.shutdown() drops all items and tells all that wait although a comparison throws", async () => {
+Deno.test("PriorityQueue.shutdown() drops all items and wakes all waiters although a comparison throws", async () => {
   using _failures = new Failures();
   const it = comparison();
   const queue = new PriorityQueue(it.compare, { maxsize: 3, items: [3, 2, 1] });
@@ -606,7 +606,7 @@ Deno.test("Queue.shutdown() drops all items although taskDone() was called too o
 });
 
 testBoth(
-  "Queue.get() that waits throws what its store throws, and the item stays",
+  "Queue.get() that waits throws the error of its store, and the item stays",
   {
     async: async (queue: Queue<number>) => await queue.get(),
     generator: function* (queue: Queue<number>) {
@@ -644,7 +644,7 @@ testBoth(
 // --- put() with room
 
 testBoth(
-  "Queue.put() with room puts whatever is due, and the next wait throws it",
+  "Queue.put() with room puts although an error is due, and the next wait throws it",
   {
     async: async (put: () => Promise<void>, log: unknown[]) => {
       try {
@@ -700,7 +700,7 @@ function flowInterrupt(g: Greenlet<unknown>): void {
   g.kill(undefined, { block: false, grace: Infinity });
 }
 
-Deno.test("Channel.put() to one that waits gives it whatever is due", async () => {
+Deno.test("Channel.put() to a waiting getter hands over although an error is due", async () => {
   const channel = new Channel<number>();
   const taker = spawn(() => channel.get());
   await settle();
@@ -748,7 +748,7 @@ Deno.test("Condition.waitFor() holds the lock when its predicate throws, and the
   }
 });
 
-Deno.test("Condition keeps its line when the lock refuses to be given away", async () => {
+Deno.test("Condition keeps its waiters when the lock can't be released", async () => {
   class Stubborn extends Lock {
     refuses = false;
     override release(): number {
@@ -780,7 +780,7 @@ Deno.test("Semaphore keeps its permits when acquire() is given wrong options", (
   }
 });
 
-Deno.test("AsyncResult is set by the next source when one throws as it is asked", async () => {
+Deno.test("AsyncResult is set by its next source when reading the first one throws", async () => {
   using failures = new Failures();
   const result = new AsyncResult<number>();
   const event = new Event();

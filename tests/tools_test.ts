@@ -31,7 +31,7 @@ Deno.test("parseOutput() reads the counts of the summary", () => {
   assertEquals(tests, text.split("\n").slice(0, 3).join("\n"));
 });
 
-Deno.test("parseOutput() reads the names and the errors of what failed", () => {
+Deno.test("parseOutput() reads the names and the errors of failed tests", () => {
   const text = [
     "running 2 tests from ./a_test.ts",
     "A fails ... FAILED (1ms)",
@@ -81,7 +81,7 @@ Deno.test("parseOutput() counts a file without a summary, or with a wrong status
   assertEquals([outcome.passed, outcome.failed], [2, 1]);
 });
 
-Deno.test("parseArgs() takes what exists for files, and the rest for flags and their values", () => {
+Deno.test("parseArgs() takes paths that exist for files, and the rest for flags and their values", () => {
   const file = "tests/tools_test.ts";
   assertEquals(
     parseArgs(["--filter", "Queue.get() waits", file, "--seed=5"]),
@@ -104,7 +104,7 @@ Deno.test("testFiles() finds this file", () => {
   assertEquals(testFiles().includes("tests/tools_test.ts"), true);
 });
 
-Deno.test("runSuite() runs each file, and tells of what fails and of wrong types", async () => {
+Deno.test("runSuite() runs each file, and reports failures and wrong types", async () => {
   const folder = await Deno.makeTempDir();
   try {
     const files = {

@@ -53,7 +53,7 @@ Deno.test("Greenlet.get() has the type of a kill as well where it is asked for",
   await timed;
 });
 
-Deno.test("Greenlet of a result is one of a result or a kill", async () => {
+Deno.test("Greenlet<T> can be used as a Greenlet<T | GreenletExit>", async () => {
   const g: Greenlet<number | GreenletExit> = spawn(count);
   const result = await g.get();
   assertType<Same<typeof result, number | GreenletExit>>();
