@@ -22,7 +22,7 @@
  */
 
 import type * as core from "./greenlet.ts";
-import { checkFunction } from "./_base/checks.ts";
+import { checkFunction, show } from "./_base/checks.ts";
 import type { List } from "./_base/linked_list.ts";
 import type { BodyResult } from "./_base/thenable.ts";
 import { current, currentScope, originOf, scopeOf } from "./_hub/current.ts";
@@ -192,6 +192,68 @@ export function spawnRaw<A extends unknown[]>(
     else raw.throw(killed.error);
   }, raw);
   return raw;
+}
+
+/**
+ * Kills a greenlet when a signal aborts, and at once if it has aborted already. Not a switch
+ * point. gevent has no such call.
+ *
+ * The greenlet is killed with a `GreenletExit` whose `cause` is the `reason` of the signal;
+ * with the reason itself, if that is a `GreenletExit`. So it counts as killed, and nothing is
+ * printed. When the greenlet has ended, the signal is let go of.
+ *
+ * For the other direction, a call that takes a signal, see `withSignal`.
+ *
+ * @typeParam G The class of the greenlet.
+ * @param signal The signal, such as that of a `Request`.
+ * @param greenlet The greenlet.
+ * @returns The greenlet.
+ * @throws {TypeError} If the one is not an `AbortSignal`, or the other not a `Greenlet`.
+ *
+ * @example Usage
+ * ```ts
+ * import { abortedBy, GreenletExit, sleep, spawn } from "@gevent/gevent";
+ *
+ * const controller = new AbortController();
+ * const work = abortedBy(controller.signal, spawn(sleep, 60_000));
+ * controller.abort("not needed any more");
+ * await work.join();
+ * console.log(work.value instanceof GreenletExit); // true
+ * ```
+ */
+export function abortedBy<G extends Greenlet>(
+  signal: AbortSignal,
+  greenlet: G,
+): G {
+  if (!(signal instanceof AbortSignal)) {
+    throw new TypeError(
+      `Cannot bind a greenlet to a signal as it is not an AbortSignal: received ${
+        show(signal)
+      }`,
+    );
+  }
+  if (!(greenlet instanceof Greenlet)) {
+    throw new TypeError(
+      `Cannot bind a greenlet to a signal as it is not a Greenlet: received ${
+        show(greenlet)
+      }`,
+    );
+  }
+  const abort = () => {
+    const { reason } = signal;
+    const error = reason instanceof GreenletExit
+      ? reason
+      : new GreenletExit(undefined, { cause: reason });
+    greenlet.kill(error, { block: false });
+  };
+  if (greenlet.dead) return greenlet;
+  if (signal.aborted) {
+    abort();
+    return greenlet;
+  }
+  signal.addEventListener("abort", abort, { once: true });
+  greenlet.rawlink(() => signal.removeEventListener("abort", abort));
+  return greenlet;
 }
 
 /**

@@ -30,6 +30,7 @@ import { errorFor } from "./_hub/interrupts.ts";
 import { main, report } from "./_hub/main.ts";
 import type { Scope } from "./_hub/scope.ts";
 import {
+  checkpoint,
   isWaitIn,
   LazyPromise,
   PromiseWait,
@@ -319,4 +320,61 @@ export function until<T>(
   }
   if (onInterrupt === undefined && isWaitIn(scope, promise)) return promise;
   return new Until<T>(scope, onInterrupt).follow(promise).begin();
+}
+
+/**
+ * Calls a function with an `AbortSignal` that any interrupt aborts, and waits for its result.
+ * Use it for what takes a signal, such as a client that `patch()` does not reach. A switch
+ * point. gevent has no such call.
+ *
+ * An interrupt (a kill, a `Timeout`, `throw`) ends the wait at once, and aborts the signal
+ * with the error of the interrupt as its `reason`. What the function's promise gives after
+ * that is dropped, and if it rejects, this is not an unhandled rejection. The signal is not
+ * aborted when the call has ended.
+ *
+ * For the other direction, a greenlet that a signal kills, see `abortedBy`.
+ *
+ * @typeParam T The type of the result.
+ * @param call Called at once, in the current greenlet, unless an interrupt is held.
+ * @returns The result of the call.
+ * @throws {unknown} The error that the call throws or rejects with.
+ * @throws {TypeError} If `call` is not a function.
+ *
+ * @example Usage
+ * ```ts
+ * import { Timeout, withSignal, withTimeout } from "@gevent/gevent";
+ *
+ * /** Somebody's client, which takes a signal. *\/
+ * function request(signal: AbortSignal): Promise<never> {
+ *   return new Promise((_, reject) => {
+ *     signal.onabort = () => {
+ *       console.log("cancelled"); // cancelled
+ *       reject(signal.reason);
+ *     };
+ *   });
+ * }
+ *
+ * try {
+ *   await withTimeout(1, () => withSignal(request));
+ * } catch (error) {
+ *   console.log(error instanceof Timeout); // true
+ * }
+ * ```
+ */
+export function withSignal<T>(
+  call: (signal: AbortSignal) => PromiseLike<T> | T,
+): Wait<T> {
+  checkCallback(call, "call with a signal", "call");
+  const scope = currentScope();
+  const due = checkpoint(scope);
+  if (due !== null) return due;
+  const controller = new AbortController();
+  let result: PromiseLike<T> | T;
+  try {
+    result = call(controller.signal);
+  } catch (error) {
+    result = Promise.reject(error);
+  }
+  const abort = (error: unknown) => controller.abort(error);
+  return new Until<T>(scope, abort).follow(result).begin();
 }
