@@ -424,22 +424,28 @@ const registrations: Record<string, Registration> = {
   },
   "Request.signal of Deno.serve()": {
     register(calls) {
-      return Deno.serve({ ...local, onListen() {} }, async (request) => {
-        request.signal.addEventListener("abort", calls.by("abort"));
-        await calls.gate.wait();
-        return new Response("answer");
-      });
+      const arrived = Promise.withResolvers<void>();
+      const server = Deno.serve(
+        { ...local, onListen() {} },
+        async (request) => {
+          request.signal.addEventListener("abort", calls.by("abort"));
+          arrived.resolve();
+          await calls.gate.wait();
+          return new Response("answer");
+        },
+      );
+      return { server, arrived: arrived.promise };
     },
-    async cause(server) {
+    async cause({ server, arrived }) {
       const abort = new AbortController();
       const { signal } = abort;
       const { port } = server.addr;
       const response = fetch(`http://127.0.0.1:${port}`, { signal });
-      await new Promise((resolve) => setTimeout(resolve, 20));
+      await arrived;
       abort.abort();
       await response.catch(() => {});
     },
-    end: (server) => server.shutdown(),
+    end: ({ server }) => server.shutdown(),
   },
   "ReadableStream and WritableStream": {
     register(calls) {
@@ -510,18 +516,22 @@ const registrations: Record<string, Registration> = {
       const server = net.createServer((socket) => {
         socket.setTimeout(5, calls.by("server's timeout"));
       });
+      const socket = new net.Socket();
+      socket.setTimeout(5);
+      socket.on("timeout", calls.by("timeout"));
+      socket.on("close", () => server.close());
       server.listen(0, "127.0.0.1");
       server.on("listening", () => {
         const { port } = server.address() as net.AddressInfo;
-        const socket = net.connect(port, "127.0.0.1");
-        socket.setTimeout(5);
-        socket.on("timeout", calls.by("timeout"));
-        socket.on("close", () => server.close());
-        calls.gate.rawlink(() => setTimeout(() => socket.destroy(), 20));
+        socket.connect(port, "127.0.0.1");
       });
-      return server;
+      return { server, socket };
     },
-    end: (server) => once(server, "close"),
+    async end({ server, socket }) {
+      const closed = once(server, "close");
+      socket.destroy();
+      await closed;
+    },
   },
   "tls.Server and tls.TLSSocket": {
     register(calls) {
