@@ -205,9 +205,6 @@ class Tree {
   }
 }
 
-/** Called when a body is given up, being past all patience. */
-export type Abandon = (greenlet: Greenlet, error: unknown) => void;
-
 /** What few scopes have. */
 class ColdFields {
   origin: Origin | null = null;
@@ -215,7 +212,7 @@ class ColdFields {
   treeLocals: Record<PropertyKey, unknown> | null = null;
   locals: WeakMap<object, object> | null = null;
   shielded = false;
-  abandoned: Abandon | null = null;
+  abandoned: (() => void) | null = null;
   owned: List<ScopeOwned> | null = null;
 }
 
@@ -355,8 +352,8 @@ export class Scope implements Mapped {
     coldFieldsOf(this).shielded = lasts;
   }
 
-  /** What is called instead of what ends the greenlet, when the body is given up. */
-  set abandoned(abandoned: Abandon) {
+  /** Called when the body is abandoned that runs here, and is not that of a greenlet. */
+  set abandoned(abandoned: () => void) {
     coldFieldsOf(this).abandoned = abandoned;
   }
 
