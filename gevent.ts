@@ -113,7 +113,9 @@ export function spawn<A extends unknown[], R>(
   ...args: A
 ): Greenlet<BodyResult<R>> {
   checkFunction(run, "spawn", "run");
-  return Greenlet.spawn(run, ...args);
+  const greenlet = new Greenlet(run, ...args);
+  greenlet.start();
+  return greenlet as Greenlet<BodyResult<R>>;
 }
 
 /**

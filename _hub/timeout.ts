@@ -5,7 +5,8 @@
  */
 
 import { markHandled, NO_OPTIONS } from "../_base/language.ts";
-import { current, currentScope, runIn, ScopedGreenlet } from "./current.ts";
+import { Greenlet } from "../greenlet.ts";
+import { current, currentScope, runIn, setScope } from "./current.ts";
 import { unwrapped } from "./interrupts.ts";
 import { main } from "./main.ts";
 import { Scope, ScopeOwned } from "./scope.ts";
@@ -300,11 +301,11 @@ class Limited extends Suspension<unknown> implements Reaction {
   /** Ends with a plain result; or first runs the generator that it is. */
   async #drive(result: unknown): Promise<void> {
     const body = new LimitedBody(
-      this.#inner,
       () => result,
       (outcome, failed) =>
         this.#end(outcome, failed || this.#inner.isEscalation(outcome)),
     );
+    setScope(body, this.#inner);
     // Only from the event loop can control be given away to come back there.
     await turn();
     current.run(this.#inner, () => body.switch());
@@ -431,15 +432,14 @@ class LateEnd implements Reaction {
 }
 
 /** The generator body of a limited function. */
-class LimitedBody extends ScopedGreenlet {
+class LimitedBody extends Greenlet {
   readonly #end: (outcome: unknown, failed: boolean) => void;
 
   constructor(
-    scope: Scope,
     run: () => unknown,
     end: (outcome: unknown, failed: boolean) => void,
   ) {
-    super(run, main, scope);
+    super(run, main);
     this.#end = end;
   }
 
