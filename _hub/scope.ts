@@ -10,14 +10,13 @@
  */
 
 import { membersOf, pairOf } from "../_base/language.ts";
-import { show } from "../_base/checks.ts";
+import { isObject, show } from "../_base/checks.ts";
 import { List, type Member } from "../_base/linked_list.ts";
 import type { Greenlet } from "../greenlet.ts";
 import { KEY, type Mapped } from "./async_context.ts";
 import {
   hand,
   isInterrupt,
-  isObject,
   isRecipient,
   markRecipientOf,
   noteInterruptOf,
@@ -327,7 +326,7 @@ export class Scope implements Mapped {
 
   /** For this greenlet and those that it spawns from now on. */
   set treeLocals(shared: Record<PropertyKey, unknown>) {
-    if (typeof shared !== "object" || shared === null) {
+    if (!isObject(shared)) {
       throw new TypeError(
         `Cannot set spawn tree locals as they must be an object: received ${
           show(shared)

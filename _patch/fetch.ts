@@ -13,6 +13,7 @@ import {
   argumentAt,
   bare,
   canIterateArrays,
+  ignore,
   markHandled,
   noOptions,
   then,
@@ -324,5 +325,3 @@ function cancel(
   // What a stream of the user's does then is nobody's part, and is not interrupted.
   markHandled(runDetached(() => getOriginal(body, "cancel").call(body, error)));
 }
-
-function ignore(): void {}
