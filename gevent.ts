@@ -25,14 +25,9 @@ import type * as core from "./greenlet.ts";
 import { checkFunction, show } from "./_base/checks.ts";
 import type { List } from "./_base/linked_list.ts";
 import type { BodyResult } from "./_base/thenable.ts";
-import { current, currentScope, originOf, scopeOf } from "./_hub/current.ts";
+import { current, currentScope, scopeOf } from "./_hub/current.ts";
 import { joinAll } from "./_hub/gather.ts";
-import {
-  Greenlet,
-  leftSuspended,
-  RawGreenlet,
-  spawnQuietly,
-} from "./_hub/greenlet.ts";
+import { Greenlet, RawGreenlet, spawnQuietly } from "./_hub/greenlet.ts";
 import { killOnce } from "./_hub/kill.ts";
 import { aliveScopes, enlist, expectLife } from "./_hub/live.ts";
 import { reportUntaken } from "./_hub/reports.ts";
@@ -118,7 +113,9 @@ export function spawn<A extends unknown[], R>(
   ...args: A
 ): Greenlet<BodyResult<R>> {
   checkFunction(run, "spawn", "run");
-  return Greenlet.spawn(run, ...args);
+  const greenlet = new Greenlet(run, ...args);
+  greenlet.start();
+  return greenlet as Greenlet<BodyResult<R>>;
 }
 
 /**
@@ -181,8 +178,6 @@ export function spawnRaw<A extends unknown[]>(
   checkFunction(run, "spawn raw", "run");
   const raw = new RawGreenlet(run, getHub());
   const scope = scopeOf(raw);
-  scope.root = originOf(currentScope()).root;
-  scope.abandoned = (_, error) => raw.fail(leftSuspended(raw, error));
   expectLife();
   enlist(scope);
   startSoon(() => {

@@ -17,7 +17,7 @@
  */
 
 import { bare } from "./_base/language.ts";
-import { checkCallable, show } from "./_base/checks.ts";
+import { checkCallable, isObjectOrFunction, show } from "./_base/checks.ts";
 import { currentScope, scopeOf } from "./_hub/current.ts";
 
 /**
@@ -53,7 +53,7 @@ export function local<T extends object>(init: () => T = () => ({} as T)): T {
     let object = locals.get(target) as T | undefined;
     if (object === undefined) {
       object = init();
-      if (!isObject(object)) {
+      if (!isObjectOrFunction(object)) {
         throw new TypeError(
           `Cannot make local object as init() must return an object: received ${
             show(object)
@@ -84,9 +84,4 @@ export function local<T extends object>(init: () => T = () => ({} as T)): T {
     preventExtensions: () => false,
   });
   return new Proxy(target, handler);
-}
-
-function isObject(value: unknown): value is object {
-  return typeof value === "object" && value !== null ||
-    typeof value === "function";
 }

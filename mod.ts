@@ -34,6 +34,7 @@ export * from "./timeout.ts";
 export * from "./gevent.ts";
 export * from "./event.ts";
 export * from "./lock.ts";
+export * from "./condition.ts";
 export * from "./queue.ts";
 export * from "./local.ts";
 export * from "./pool.ts";

@@ -27,6 +27,7 @@ import { currentScope } from "./_hub/current.ts";
 import type { Scope } from "./_hub/scope.ts";
 import { checkpoint, DONE, failedWait, readyWait } from "./_hub/suspension.ts";
 import { Deque } from "./_base/deque.ts";
+import { Heap } from "./_base/heap.ts";
 import { QueuedWait } from "./_hub/wait_queue.ts";
 import { List } from "./_base/linked_list.ts";
 import { checkCallback, checkOptions, numberError } from "./_base/checks.ts";
@@ -192,83 +193,41 @@ class LastInFirstOut<T> extends Deque<T> implements QueueItems<T> {
   }
 }
 
-/** An item of a {@linkcode Heap}, with its number in the order of `push` calls. */
+/** An item of a {@linkcode LeastFirst}, with its number in the order of `push` calls. */
 interface Entry<T> {
   readonly item: T;
   readonly number: number;
 }
 
-function parentOf(index: number): number {
-  return (index - 1) >> 1;
-}
-
-/**
- * A binary heap. Items that are equal stay in the order in which they were added.
- *
- * A comparison may throw, so each method compares first, and moves items only when it needs
- * no more comparisons.
- */
-class Heap<T> implements QueueItems<T> {
-  readonly #entries: Entry<T>[] = [];
-  readonly #compare: (a: T, b: T) => number;
+/** Items by a comparison. Those that are equal stay in the order in which they were added. */
+class LeastFirst<T> implements QueueItems<T> {
+  readonly #entries: Heap<Entry<T>>;
   #number = 0;
 
   constructor(compare: (a: T, b: T) => number) {
-    this.#compare = compare;
+    this.#entries = new Heap((a, b) =>
+      compare(a.item, b.item) || a.number - b.number
+    );
   }
 
   get length(): number {
     return this.#entries.length;
   }
 
-  #order(a: Entry<T>, b: Entry<T>): number {
-    return this.#compare(a.item, b.item) || a.number - b.number;
-  }
-
   push(item: T): void {
-    const entries = this.#entries;
-    const entry = { item, number: this.#number++ };
-    let place = entries.length;
-    while (place > 0 && this.#order(entry, entries[parentOf(place)]!) < 0) {
-      place = parentOf(place);
-    }
-    for (let i = entries.length; i > place; i = parentOf(i)) {
-      entries[i] = entries[parentOf(i)]!;
-    }
-    entries[place] = entry;
+    this.#entries.push({ item, number: this.#number++ });
   }
 
   take(): T {
-    const entries = this.#entries;
-    const last = entries.length - 1;
-    // The first entry is removed. Finds the place for the last one below it.
-    let moved = entries[last]!;
-    let place = 0;
-    for (;;) {
-      let child = 2 * place + 1;
-      if (child >= last) break;
-      const isSecond = child + 1 < last &&
-        this.#order(entries[child + 1]!, entries[child]!) < 0;
-      if (isSecond) child++;
-      if (this.#order(entries[child]!, moved) >= 0) break;
-      place = child;
-    }
-    for (let i = place; i > 0; i = parentOf(i)) {
-      [entries[i], moved] = [moved, entries[i]!];
-    }
-    const { item } = entries[0]!;
-    entries[0] = moved;
-    entries.pop();
-    return item;
+    return this.#entries.shift().item;
   }
 
   peek(): T {
-    return this.#entries[0]!.item;
+    return this.#entries.first!.item;
   }
 
   *[Symbol.iterator](): Generator<T> {
-    const entries = [...this.#entries].sort((a, b) => this.#order(a, b));
-    for (const { item } of entries) yield item;
+    for (const { item } of this.#entries.toSorted()) yield item;
   }
 }
 
@@ -844,7 +803,7 @@ export class PriorityQueue<T> extends Queue<T> {
 
   /** Makes the container for the items. */
   protected override createItems(): QueueItems<T> {
-    return new Heap((a, b) => this.#compare(a, b));
+    return new LeastFirst((a, b) => this.#compare(a, b));
   }
 
   /**

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { ignore } from "../_base/language.ts";
 import type { Scope } from "./scope.ts";
 import { PromiseWait, type Wait } from "./suspension.ts";
 
@@ -47,5 +48,3 @@ export function operate<T>(
 ): Wait<T> {
   return new Operation(cancel, discard).follow(promise).suspend(scope);
 }
-
-function ignore(): void {}

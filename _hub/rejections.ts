@@ -18,7 +18,7 @@
 
 import { AsyncLocalStorage } from "node:async_hooks";
 import { setImmediate } from "../_base/immediate.ts";
-import { findShared } from "../_base/runtime.ts";
+import { findShared, listenerListsOf } from "../_base/runtime.ts";
 import { afterTurn, isTurnDue } from "./run_queue.ts";
 
 /**
@@ -170,19 +170,12 @@ function listenFirst(
   listener: (event: PromiseRejectionEvent) => void,
 ): void {
   globalThis.addEventListener(type, listener as (event: Event) => void);
-  for (const symbol of Object.getOwnPropertySymbols(globalThis)) {
-    const data: unknown = Reflect.get(globalThis, symbol);
-    const list: unknown = (data as Listening | null | undefined)?.listeners
-      ?.[type];
-    if (!Array.isArray(list)) continue;
-    const i = list.findIndex((entry) => entry?.callback === listener);
+  for (const list of listenerListsOf(globalThis, type)) {
+    const i = list.findIndex((entry) =>
+      (entry as { callback?: unknown } | null)?.callback === listener
+    );
     if (i > 0) list.unshift(...list.splice(i, 1));
   }
-}
-
-/** What the runtime keeps of whom an event target tells. */
-interface Listening {
-  listeners?: Record<string, unknown>;
 }
 
 /** What the runtime calls after the listeners, to have `process` tell of a rejection. */

@@ -10,14 +10,13 @@
  */
 
 import { membersOf, pairOf } from "../_base/language.ts";
-import { show } from "../_base/checks.ts";
+import { isObject, show } from "../_base/checks.ts";
 import { List, type Member } from "../_base/linked_list.ts";
 import type { Greenlet } from "../greenlet.ts";
 import { KEY, type Mapped } from "./async_context.ts";
 import {
   hand,
   isInterrupt,
-  isObject,
   isRecipient,
   markRecipientOf,
   noteInterruptOf,
@@ -205,9 +204,6 @@ class Tree {
   }
 }
 
-/** Called when a body is given up, being past all patience. */
-export type Abandon = (greenlet: Greenlet, error: unknown) => void;
-
 /** What few scopes have. */
 class ColdFields {
   origin: Origin | null = null;
@@ -215,7 +211,7 @@ class ColdFields {
   treeLocals: Record<PropertyKey, unknown> | null = null;
   locals: WeakMap<object, object> | null = null;
   shielded = false;
-  abandoned: Abandon | null = null;
+  abandoned: (() => void) | null = null;
   owned: List<ScopeOwned> | null = null;
 }
 
@@ -330,7 +326,7 @@ export class Scope implements Mapped {
 
   /** For this greenlet and those that it spawns from now on. */
   set treeLocals(shared: Record<PropertyKey, unknown>) {
-    if (typeof shared !== "object" || shared === null) {
+    if (!isObject(shared)) {
       throw new TypeError(
         `Cannot set spawn tree locals as they must be an object: received ${
           show(shared)
@@ -355,8 +351,8 @@ export class Scope implements Mapped {
     coldFieldsOf(this).shielded = lasts;
   }
 
-  /** What is called instead of what ends the greenlet, when the body is given up. */
-  set abandoned(abandoned: Abandon) {
+  /** Called when the body is abandoned that runs here, and is not that of a greenlet. */
+  set abandoned(abandoned: () => void) {
     coldFieldsOf(this).abandoned = abandoned;
   }
 

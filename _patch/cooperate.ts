@@ -6,6 +6,7 @@
 
 import {
   argumentAt,
+  ignore,
   iterableOf,
   markHandled,
   noOptions,
@@ -25,8 +26,6 @@ import { checkpoint, LazyPromise } from "../_hub/suspension.ts";
 import type { Wait } from "../_hub/suspension.ts";
 import { operate } from "../_hub/operation.ts";
 import { isResolver } from "./resolver.ts";
-
-function ignore(): void {}
 
 /** A function of the runtime that gives a promise. */
 // deno-lint-ignore no-explicit-any -- whatever it takes

@@ -13,10 +13,12 @@ import {
   argumentAt,
   bare,
   canIterateArrays,
+  ignore,
   markHandled,
   noOptions,
   then,
 } from "../_base/language.ts";
+import { findSymbol } from "../_base/runtime.ts";
 import { interruptibleScope, runDetached } from "../_hub/current.ts";
 import { checkpoint } from "../_hub/suspension.ts";
 import { getOriginal } from "./properties.ts";
@@ -72,7 +74,7 @@ class ConnectionOf extends Stamp {
 export function patchFetch(): Disposable {
   return patchAll((patches) => {
     patches.replace<Fetch>(globalThis, "fetch", cooperativeFetch);
-    const inner = innerOf(new Request("http://a/"), "request");
+    const inner = findSymbol(new Request("http://a/"), "request");
     for (const name of READERS) {
       const package_: Read = getOriginal(Response.prototype, name);
       for (const { prototype } of [Request, Response]) {
@@ -86,7 +88,7 @@ export function patchFetch(): Disposable {
     for (
       const [{ prototype }, symbol] of [
         [Request, inner],
-        [Response, innerOf(new Response(), "response")],
+        [Response, findSymbol(new Response(), "response")],
       ] as const
     ) {
       patches.replace<Clone>(
@@ -104,13 +106,6 @@ export function patchFetch(): Disposable {
       );
     }
   });
-}
-
-/** Under which symbol the runtime keeps what a request or a response is. */
-function innerOf(it: object, name: string): symbol | undefined {
-  return Object.getOwnPropertySymbols(it).find(({ description }) =>
-    description === name
-  );
 }
 
 /** Tells of the two bodies of a clone that they pass on what was one body before. */
@@ -324,5 +319,3 @@ function cancel(
   // What a stream of the user's does then is nobody's part, and is not interrupted.
   markHandled(runDetached(() => getOriginal(body, "cancel").call(body, error)));
 }
-
-function ignore(): void {}

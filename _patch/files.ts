@@ -14,6 +14,7 @@
  */
 
 import { bare, markHandled, then } from "../_base/language.ts";
+import { isObject } from "../_base/checks.ts";
 import { Begun } from "../_hub/begun.ts";
 import { detached } from "./detached.ts";
 import { interruptibleScope, runDetached } from "../_hub/current.ts";
@@ -671,8 +672,4 @@ function unlocking<T>(original: Unlock<T>): Unlock<T> {
     if (locks !== undefined) locks.held = false;
     return original.call(this);
   };
-}
-
-function isObject(value: unknown): boolean {
-  return typeof value === "object" && value !== null;
 }

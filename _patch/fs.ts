@@ -5,6 +5,7 @@
  */
 
 import { argumentAt, markHandled, then } from "../_base/language.ts";
+import { findSymbol } from "../_base/runtime.ts";
 import { detached, onFirstInstanceOf } from "./detached.ts";
 import { interruptibleScope, runDetached } from "../_hub/current.ts";
 import type { Scope } from "../_hub/scope.ts";
@@ -140,9 +141,7 @@ function cancellable(original: Whole, at: number): Whole {
 
 /** Tells of the first of the algorithms that the runtime adds to a signal of ours. */
 function hear(signal: AbortSignal, tell: (algorithm: () => void) => void) {
-  const prototype: object = AbortSignal.prototype;
-  const symbols = Object.getOwnPropertySymbols(prototype);
-  const add = symbols.find(({ description }) => description === "[[add]]");
+  const add = findSymbol(AbortSignal.prototype, "[[add]]");
   if (add === undefined) return;
   const ours = signal as unknown as Record<symbol, unknown>;
   ours[add] = (algorithm: () => void) => {

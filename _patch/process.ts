@@ -15,7 +15,7 @@ import { allOf, bare, noOptions, property, then } from "../_base/language.ts";
 import { Begun } from "../_hub/begun.ts";
 import { detached, onFirstInstanceOf } from "./detached.ts";
 import { current, interruptibleScope } from "../_hub/current.ts";
-import type { Scope } from "../_hub/scope.ts";
+import { GRACE, type Scope } from "../_hub/scope.ts";
 import { checkpoint, type Wait } from "../_hub/suspension.ts";
 import { getOriginal, mimic } from "./properties.ts";
 import { operate, Operation } from "../_hub/operation.ts";
@@ -50,9 +50,6 @@ type Run<R> = (
   args?: string[] | Deno.CommandOptions,
   options?: Deno.CommandOptions,
 ) => R;
-
-/** How long a child may take to end that was told to, in ms: as a kill's own grace. */
-const GRACE = 1000;
 
 /** What was asked for, and is in force. */
 export const processOptions: OptionsInForce<ProcessOptions> =
@@ -160,6 +157,7 @@ function end(child: Child): void {
   tell(child, "SIGTERM");
   const timer = getOriginal(globalThis, "setTimeout")(
     () => tell(child, "SIGKILL"),
+    // As long as the body of a greenlet that is killed.
     GRACE,
   );
   // What holds the process up is the child, unless the user does not want that.

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { isObjectOrFunction } from "../_base/checks.ts";
 import { property } from "../_base/language.ts";
 
 /** What is on top of an original property: the last of `layers` is in force. */
@@ -182,9 +183,7 @@ export function getOriginal<T extends object, K extends keyof T>(
 }
 
 function checkObject(object: unknown, what: string): void {
-  const isObject = typeof object === "object" && object !== null ||
-    typeof object === "function";
-  if (!isObject) {
+  if (!isObjectOrFunction(object)) {
     throw new TypeError(
       `Cannot ${what} as it must be of an object: received ${String(object)}`,
     );

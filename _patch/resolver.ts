@@ -4,6 +4,7 @@
  * @module
  */
 
+import { isObject } from "../_base/checks.ts";
 import { standIn } from "../_hub/interrupts.ts";
 
 /**
@@ -15,8 +16,7 @@ export function rejectBy(
   settle: (value: unknown) => unknown,
   error: unknown,
 ): void {
-  const isObject = typeof error === "object" && error !== null;
-  const reason = Object.create(isObject ? error : null, {
+  const reason = Object.create(isObject(error) ? error : null, {
     then: {
       get() {
         throw error;

@@ -8,6 +8,7 @@
  */
 
 import { bare, then } from "../_base/language.ts";
+import { isObject } from "../_base/checks.ts";
 import { interruptibleScope } from "../_hub/current.ts";
 import { isInterrupt, isRecipient } from "../_hub/interrupts.ts";
 import type { Scope } from "../_hub/scope.ts";
@@ -722,10 +723,6 @@ export function patchHold(
       unref.call(socket);
     },
   };
-}
-
-function isObject(value: unknown): value is object {
-  return typeof value === "object" && value !== null;
 }
 
 /** What a connection that is about to be handed on is still used for, if anything. */

@@ -8,6 +8,7 @@
  */
 
 import { bare, markHandled, noOptions, then } from "../_base/language.ts";
+import { isObject } from "../_base/checks.ts";
 import { interruptibleScope, runDetached } from "../_hub/current.ts";
 import { isInterrupt } from "../_hub/interrupts.ts";
 import { checkpoint, checkpointAtLast, takenWait } from "../_hub/suspension.ts";
@@ -277,10 +278,6 @@ function cooperativePipeTo(original: Asking): Asking {
       sink?.leaveAll();
     });
   };
-}
-
-function isObject(value: unknown): boolean {
-  return typeof value === "object" && value !== null;
 }
 
 /** What is written is written in its turn, whatever becomes of the writer. */

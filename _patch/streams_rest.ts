@@ -13,6 +13,7 @@
  */
 
 import { property } from "../_base/language.ts";
+import { findSymbol, symbolsOf } from "../_base/runtime.ts";
 import { Begun } from "../_hub/begun.ts";
 import { get, type Queue, set, slots } from "./streams_slots.ts";
 
@@ -164,7 +165,7 @@ export function findSource(stream: ReadableStream): void {
 
 /** Whether the runtime reads a stream from a resource, or writes it to one. */
 function isBacked(stream: object): boolean {
-  return Object.getOwnPropertySymbols(stream).some((symbol) =>
+  return symbolsOf(stream).some((symbol) =>
     symbol.description?.startsWith("[[resourceBacking") &&
     get(stream, symbol) !== null
   );
@@ -172,9 +173,8 @@ function isBacked(stream: object): boolean {
 
 /** Whether its user has told the runtime that a stream need not keep the process alive. */
 function isUnreffed(stream: object): boolean {
-  return Object.getOwnPropertySymbols(stream).some((symbol) =>
-    symbol.description === "isUnref" && get(stream, symbol) === true
-  );
+  const symbol = findSymbol(stream, "isUnref");
+  return symbol !== undefined && get(stream, symbol) === true;
 }
 
 /** Notes that streams pass on what comes from another one, whose source was found before. */
@@ -219,12 +219,9 @@ class WriteSlots {
 
 /** Finds the slots; `null` where the runtime has others. */
 function findWriteSlots(stream: WritableStream): WriteSlots | null {
-  const symbols = Object.getOwnPropertySymbols(stream);
   try {
     return new WriteSlots((name) => {
-      const found = symbols.find(({ description }) =>
-        description === `[[${name}]]`
-      );
+      const found = findSymbol(stream, `[[${name}]]`);
       if (found === undefined) throw new TypeError(`There is no [[${name}]]`);
       return found;
     });

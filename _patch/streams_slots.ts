@@ -5,6 +5,8 @@
  * @module
  */
 
+import { findSymbol } from "../_base/runtime.ts";
+
 /** The runtime's queue. */
 export interface Queue<T> {
   readonly size: number;
@@ -74,9 +76,7 @@ class Slots {
 }
 
 function slot(object: object, name: string): symbol {
-  const symbol = Object.getOwnPropertySymbols(object).find((symbol) =>
-    symbol.description === `[[${name}]]`
-  );
+  const symbol = findSymbol(object, `[[${name}]]`);
   if (symbol !== undefined) return symbol;
   throw new TypeError(`Cannot find [[${name}]] of the runtime's streams`);
 }

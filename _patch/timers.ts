@@ -10,6 +10,7 @@
  */
 
 import { argumentAt, markHandled, property, then } from "../_base/language.ts";
+import { findSymbol } from "../_base/runtime.ts";
 import { AsyncResource } from "node:async_hooks";
 import timers, { setImmediate } from "node:timers";
 import { interruptibleScope, scopeOf } from "../_hub/current.ts";
@@ -443,9 +444,9 @@ function findTimeouts(): Timeouts | null {
   const timer = set(nothing, LONGEST);
   clear(timer);
   const prototype = Object.getPrototypeOf(timer);
-  const create = findSymbol(prototype, "createTimer", "function");
-  const destroy = findSymbol(prototype, "destroy", "function");
-  const system = findSymbol(timer, "system", "boolean");
+  const create = findTyped(prototype, "createTimer", "function");
+  const destroy = findTyped(prototype, "destroy", "function");
+  const system = findTyped(timer, "system", "boolean");
   if (create === null || destroy === null || system === null) return null;
   // Do they do what their names say?
   const seen: unknown[] = [];
@@ -472,17 +473,17 @@ function findTimeouts(): Timeouts | null {
   return isAsExpected ? { prototype, create, destroy, system } : null;
 }
 
-/** A property that is under a symbol, which nobody hands out. */
-function findSymbol(
+/** A property of a type that is under a symbol, which nobody hands out. */
+function findTyped(
   object: unknown,
   name: string,
   type: string,
 ): symbol | null {
-  if (typeof object !== "object" || object === null) return null;
-  return Object.getOwnPropertySymbols(object).find((symbol) =>
-    symbol.description === name &&
-    typeof Reflect.get(object, symbol) === type
-  ) ?? null;
+  const symbol = findSymbol(object, name);
+  return symbol !== undefined &&
+      typeof Reflect.get(object as object, symbol) === type
+    ? symbol
+    : null;
 }
 
 /** Patches the timers that the replaced functions don't see. */
