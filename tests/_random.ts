@@ -1,6 +1,6 @@
 /**
- * What the tests of the doors of `patch()` share: random numbers, time, and calls that are
- * interrupted before they can be over.
+ * Helpers for the tests of the doors of `patch()`: random numbers, time, and calls that are
+ * interrupted before they can end.
  *
  * @module
  */
@@ -33,7 +33,7 @@ export function test(name: string, body: () => Promise<void>): void {
   });
 }
 
-/** A test that is told the seed of its random numbers, and tells it when it fails. */
+/** A test with random numbers, whose seed it names when it fails. */
 export function testRandomly(
   name: string,
   body: (next: () => number) => Promise<void>,
@@ -54,8 +54,8 @@ export function tick(ms = 0): Promise<void> {
 }
 
 /**
- * Calls something in a greenlet that is killed while the call has just begun: before
- * anything can be over that it has begun.
+ * Calls a function in a greenlet that is killed when the call has just begun, before
+ * anything that it has begun can end.
  */
 export async function inVain(run: () => unknown): Promise<void> {
   const greenlet = spawn(async () => {
@@ -68,7 +68,7 @@ export async function inVain(run: () => unknown): Promise<void> {
   assertInstanceOf(greenlet.value, GreenletExit);
 }
 
-/** What comes of a call: how it ends, at once or later, with what. */
+/** Describes the outcome of a call: when it ends, in which way, and with which value. */
 export async function outcome(call: () => unknown): Promise<unknown[]> {
   let result: unknown;
   try {

@@ -38,7 +38,10 @@ clock.inEachTest();
 
 /** Long enough never to be over, short enough for a test that fails. */
 const FOREVER = 60_000;
-/** Without insisting: what is not thrown at once never is, and the test hangs. */
+/**
+ * Kills without insisting: an error that is not thrown at once never is, and the test
+ * hangs.
+ */
 const ONCE = { grace: Infinity };
 
 interface AnyLock extends Disposable {
@@ -1238,7 +1241,7 @@ for (const [name, make] of Object.entries(CONDITIONS)) {
       await joinAll(five);
       for (const g of five) assertEquals(g.value, [false, true]);
       assertFalse(lock.locked());
-      // Nobody is left to be notified.
+      // No greenlet is left to be notified.
       const last = spawn(body, condition, lock, FOREVER);
       await settle();
       await condition.acquire();
@@ -1433,7 +1436,7 @@ for (const [name, make] of Object.entries(CONDITIONS)) {
       "throws into": (g) => g.throw(new GreenletExit()),
     } as Record<string, (g: Greenlet<unknown>) => void>)
   ) {
-    // What holds at the first look needs no wait.
+    // A condition that holds at the first look needs no wait.
     for (
       const [look, holds] of [[1, false], [2, true], [2, false]] as const
     ) {
@@ -1486,7 +1489,7 @@ for (const [name, make] of Object.entries(CONDITIONS)) {
           assertInstanceOf(g.value, GreenletExit);
           assertEquals(looks, look);
           assertFalse(lock.locked());
-          // It is no more in line.
+          // It does not wait any more.
           const next = spawn(async () => {
             using _ = await condition.acquire();
             return await condition.wait({ timeout: 5000 });
@@ -1568,7 +1571,7 @@ for (const [name, make] of Object.entries(CONDITIONS)) {
       assertEquals(log, ["GreenletExit", true]);
       assertInstanceOf(g.value, GreenletExit);
       assertFalse(lock.locked());
-      // It is no more in line.
+      // It does not wait any more.
       const next = spawn(body, condition, lock, log);
       await settle();
       await condition.acquire();
@@ -1662,7 +1665,8 @@ for (const [name, make] of Object.entries(CONDITIONS)) {
         await settle();
         await condition.acquire();
         condition.notify();
-        // Also when it is left to one who is killed, and when one is killed twice.
+        // Also when it is left to a greenlet that is killed, and when a greenlet is killed
+        // twice.
         for (const i of [0, 1, 0]) {
           all[i]!.kill(undefined, { block: false, grace });
         }
@@ -1840,7 +1844,7 @@ for (const [name, make] of Object.entries(CONDITIONS)) {
       try {
         yield* condition.wait();
       } catch (error) {
-        // There is no further wait, but it is thrown the error once.
+        // There is no further wait, and the error is thrown once.
         log.push(String(error));
         throw error;
       } finally {

@@ -44,7 +44,7 @@ const FOREVER = 1e9;
 /** A spawn callback that throws, as long as it is in use. */
 class Refusal implements Disposable {
   readonly error = new Error("Not now");
-  /** Which of the next starts it refuses. */
+  /** The numbers of the starts that it refuses. */
   readonly #which: (i: number) => boolean;
   #seen = 0;
   readonly #callback = () => {
@@ -487,7 +487,7 @@ testBoth("iwait() in a loop that an interrupt leaves takes its links back", {
   },
   generator: function* (events: Event[], log: string[]) {
     try {
-      // What asks by hand closes by itself.
+      // A caller of next() closes the iterator itself.
       using ready = iwait(events);
       for (;;) if ((yield* ready.next()).done) return;
     } finally {

@@ -319,7 +319,7 @@ for (const where of Deno.build.os === "linux" ? ["inside", "outside"] : []) {
     const failing = () => read().catch((error) => error);
     const error = await (where === "inside" ? spawn(failing).get() : failing());
     assertInstanceOf(error, Deno.errors.ConnectionReset);
-    // And then it is as after any error.
+    // Then it behaves as after any error.
     assertEquals(await spawn(read).get(), null);
     assertEquals(await read(), null);
   });
@@ -415,13 +415,13 @@ test("Deno.connect() that gets no answer is cancelled when it is interrupted", a
     await turns(200);
   }
   const waiting = clients.filter((client) => !client.dead);
-  // As on systems where a backlog is but a hint, there may be none.
+  // There may be none, as on systems where a backlog is only a hint.
   if (Deno.build.os === "linux") assertGreaterOrEqual(waiting.length, 1);
   for (const client of waiting) {
     await client.kill();
     assertInstanceOf(client.value, GreenletExit);
   }
-  // What goes on beneath, the sanitizers see.
+  // The sanitizers see what goes on beneath.
   for (const conn of connected) conn.close();
   listener.close();
 });
@@ -993,7 +993,7 @@ const PAIR = `
   const accept = () => listener.accept();
 `;
 
-/** What is done, what is printed, and whether the process ends by itself then. */
+/** A statement, its output, and whether the process ends by itself then. */
 const endings: Record<string, [string, string[], boolean]> = {
   "a read and an accept that were interrupted": [
     `console.log(await inVain(read), await inVain(accept));

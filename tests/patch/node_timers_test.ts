@@ -78,7 +78,7 @@ interface Timers {
   clearImmediate: (immediate?: unknown) => void;
 }
 
-/** Every way to the functions that somebody may have taken before `patch()`. */
+/** Every way to the functions that a program may have taken before `patch()`. */
 const ways = Object.entries({
   "of the global object": () => globalThis,
   "taken from the global object": () => ({
@@ -159,7 +159,7 @@ async function interruptInEveryWay(
   ];
   await Promise.all(ways.map((way) => way()));
   assertEquals(log, new Array(6).fill("cleaned up"));
-  // What was not set at all is cleared by now.
+  // Clearing a timer that was never set does nothing.
   await settle();
   const left = process.getActiveResourcesInfo();
   assertFalse(left.includes("Timeout"), String(left));
@@ -209,7 +209,7 @@ for (const [name, way] of ways) {
     await interruptInEveryWay(() =>
       new Promise((_, reject) => setTimeout(reject, LONG))
     );
-    // And waits otherwise.
+    // It waits otherwise.
     const start = performance.now();
     const value = await spawn(() =>
       new Promise((resolve: (...args: unknown[]) => void) =>
@@ -258,7 +258,7 @@ for (const [name, way] of ways) {
   });
 
   Deno.test(`clearTimeout() ${name} clears timers that were set in any way`, async () => {
-    // What is not cleared the sanitizers see.
+    // The sanitizers see a timer that is not cleared.
     const never = () => {};
     const before = way().setTimeout(never, LONG);
     using _ = patch();
@@ -372,7 +372,7 @@ Deno.test("setTimeout() gives the runtime's own Timeout, with all its methods", 
       again.refresh();
       await until(promise);
       {
-        // Which the sanitizers see if it is not closed.
+        // The sanitizers see it if it is not closed.
         using _ = setTimeout(() => fired++, LONG);
       }
       assertEquals(fired, 2);
@@ -525,7 +525,7 @@ testBoth(
   },
 );
 
-/** Counts who listens to a signal. */
+/** Counts the listeners of a signal. */
 function watchedSignal(): {
   controller: AbortController;
   signal: AbortSignal;
@@ -585,7 +585,7 @@ for (const [name, body] of Object.entries(bySignal)) {
     await greenlet.kill();
     await settle();
     assertEquals(listeners.size, 0);
-    // Which changes nothing any more.
+    // This changes nothing any more.
     controller.abort(new Error("too late"));
     assertInstanceOf(greenlet.value, GreenletExit);
   });
@@ -851,7 +851,7 @@ Deno.test("AbortSignal.timeout() stays as it is", async () => {
     await sleep(LONG);
   });
   await sleep(0);
-  // It belongs to nobody, as it may be anybody's.
+  // It belongs to no greenlet, as any greenlet may use it.
   await greenlet.kill();
   // It holds up no process.
   const alive = taken(() => {}, LONG);
@@ -1053,7 +1053,7 @@ for (const [name, change] of Object.entries(unknown)) {
     );
     const error = await assertRejects(() => aborted.get(), Error);
     assertEquals([error.name, error.cause], ["AbortError", "why"]);
-    // What was taken before is the runtime's own.
+    // A function that was taken before is the runtime's own.
     await spawn(async () => {
       const me = getCurrent();
       const current = await new Promise((resolve) =>
@@ -1062,7 +1062,7 @@ for (const [name, change] of Object.entries(unknown)) {
       assertStrictEquals(current, me);
       assertEquals(await wait(1, "value"), "value");
     }).get();
-    // The iterator goes on to its next tick, as nobody can see its timer.
+    // The iterator goes on to its next tick, as its timer can't be reached.
     await new Promise((resolve) => taken(resolve, 5));
   });
 }
@@ -1142,7 +1142,7 @@ Deno.test("patch() in a Worker patches that Worker, and no other realm", async (
       if (data === "patch") globalThis.restore = patch();
       if (data === "restore") globalThis.restore[Symbol.dispose]();
       const log = [];
-      // Which is waited for to its end where it can't be killed.
+      // Its end is waited for where it can't be killed.
       const ms = data === "patch" ? ${LONG} : 5;
       const pauses = [
         () => new Promise((resolve) => setTimeout(resolve, ms)),
@@ -1232,7 +1232,7 @@ Deno.test("node:timers survives a storm of interrupts: each body cleans up once,
     },
   ];
   const ends = { over: 0, "timed out": 0, killed: 0 };
-  /** As long as anything takes, in ms. */
+  /** Longer than anything takes, in ms. */
   const LONGEST = 80;
   async function storm(count: number) {
     const began: number[] = [];
