@@ -815,7 +815,7 @@ class Run {
         const isSet = yield* on(notes.event.wait(op));
         this.check(
           !isSet || notes.sets > before,
-          "Event.wait() gave true, and nobody has set it",
+          "Event.wait() gave true, and the event was not set",
         );
         this.check(
           isSet || op.timeout !== Infinity,
@@ -1089,7 +1089,7 @@ class Run {
         this.check(++map.done[item]! === 1, "An item was mapped twice");
         // One may have been about to begin.
         if (map.over) map.late++;
-        this.check(map.late <= 1, "Items were mapped for nobody");
+        this.check(map.late <= 1, "Items were mapped in vain");
         return item;
       });
       return failingByCall(body()) as Promise<number>;
@@ -1126,7 +1126,7 @@ class Run {
       } else {
         this.check(
           rlock!.locked() === holders.length > 0,
-          "An RLock is held by nobody, or not held by its holder",
+          "An RLock is not held, or not by its holder",
         );
       }
     }

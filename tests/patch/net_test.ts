@@ -1007,7 +1007,7 @@ const endings: Record<string, [string, string[], boolean]> = {
     ["late"],
     false,
   ],
-  "a read that somebody waits for again": [
+  "a read that is awaited again": [
     `await inVain(read);
      setTimeout(() => peer.write(new Uint8Array(2)), 1);
      console.log(await read());
@@ -1015,7 +1015,7 @@ const endings: Record<string, [string, string[], boolean]> = {
     ["2"],
     false,
   ],
-  "an accept that somebody waits for again": [
+  "an accept that is awaited again": [
     `await inVain(accept);
      spawn(accept);
      console.log("waits");`,
@@ -1091,7 +1091,7 @@ const endings: Record<string, [string, string[], boolean]> = {
     ["told"],
     false,
   ],
-  "what its user has told so, as nobody waits": [
+  "a listener with ref() while nothing is awaited": [
     `await inVain(read);
      conn.ref();
      listener.ref();
@@ -1152,7 +1152,7 @@ const endings: Record<string, [string, string[], boolean]> = {
     ["late"],
     true,
   ],
-  "a read that somebody waits for when patch() is disposed of": [
+  "a read that is awaited when patch() is disposed of": [
     `await inVain(read);
      _[Symbol.dispose]();
      read();
