@@ -33,19 +33,37 @@ export function test(name: string, body: () => Promise<void>): void {
   });
 }
 
-/** A test with random numbers, whose seed it names when it fails. */
-export function testRandomly(
-  name: string,
-  body: (next: () => number) => Promise<void>,
-): void {
-  test(name, async () => {
-    const seed = Number(Deno.env.get("SEED") ?? Date.now() % 1_000_000);
+/**
+ * Runs a function with random numbers: of the seed that `SEED` in the environment gives, or of
+ * each seed that once failed, and of a new one.
+ *
+ * @param run The function. If it fails, the error names the seed.
+ * @param failed Seeds that once failed: a fault that is mended adds its seed.
+ */
+export async function withSeeds(
+  run: (next: () => number) => Promise<void>,
+  failed: readonly number[] = [],
+): Promise<void> {
+  const given = Deno.env.get("SEED");
+  const seeds = given === undefined
+    ? [...failed, Date.now() % 1_000_000]
+    : [Number(given)];
+  for (const seed of seeds) {
     try {
-      await body(random(seed));
+      await run(random(seed));
     } catch (error) {
       throw new Error(`Failed with SEED=${seed}`, { cause: error });
     }
-  });
+  }
+}
+
+/** A test with random numbers; see {@linkcode withSeeds}. */
+export function testRandomly(
+  name: string,
+  body: (next: () => number) => Promise<void>,
+  failed: readonly number[] = [],
+): void {
+  test(name, () => withSeeds(body, failed));
 }
 
 /** Outside greenlets, where the runtime's own timers are in force. */

@@ -49,7 +49,7 @@ import {
 } from "../../mod.ts";
 import { Failures, runScript, settle, testBoth } from "../_bodies.ts";
 import { Uncaught } from "../_uncaught.ts";
-import { random } from "../_random.ts";
+import { testRandomly } from "../_random.ts";
 import { Gate, when } from "../_waits.ts";
 
 /** Longer than any test: what is still set when a test ends, the sanitizers see. */
@@ -1207,64 +1207,67 @@ Deno.test("patch() in a Worker patches that Worker, and no other realm", async (
   }
 });
 
-Deno.test("node:timers survives a storm of interrupts: each body cleans up once, each timer is cleared", async () => {
-  using _ = patch();
-  const seed = Date.now() % 1_000_000;
-  const next = random(seed);
-  const waits: ((ms: number) => Promise<unknown>)[] = [
-    (ms) => wait(ms, "over"),
-    (ms) => scheduler.wait(ms),
-    (ms) => new Promise((resolve) => namedSetTimeout(resolve, ms)),
-    (ms) => new Promise((resolve) => requiredSetTimeout(resolve, ms)),
-    async (ms) => {
-      let ticks = 0;
-      for await (const _ of every(ms / 3)) if (++ticks === 3) break;
-    },
-    async (ms) => {
-      const end = performance.now() + ms;
-      while (performance.now() < end) await scheduler.yield();
-    },
-    async (ms) => {
-      const signal = AbortSignal.timeout(ms);
-      await wait(LONG, 1, { signal }).catch((error) => {
-        if (error.name !== "AbortError") throw error;
-      });
-    },
-  ];
-  const ends = { over: 0, "timed out": 0, killed: 0 };
-  /** Longer than anything takes, in ms. */
-  const LONGEST = 80;
-  async function storm(count: number) {
-    const began: number[] = [];
-    const cleanedUp: number[] = [];
-    async function body(i: number) {
-      let end: keyof typeof ends = "killed";
-      began[i] = 1;
-      try {
-        const pause = waits[i % waits.length]!;
-        const value = await withTimeout(
-          next() * LONGEST,
-          async () => {
-            await pause(next() * LONGEST / 2);
-            return "over";
-          },
-          { value: "late" },
-        );
-        end = value === "late" ? "timed out" : "over";
-      } finally {
-        cleanedUp[i] = (cleanedUp[i] ?? 0) + 1;
-        ends[end]++;
+testRandomly(
+  "node:timers survives a storm of interrupts: each body cleans up once, each timer is cleared",
+  async (next) => {
+    using _ = patch();
+    const waits: ((ms: number) => Promise<unknown>)[] = [
+      (ms) => wait(ms, "over"),
+      (ms) => scheduler.wait(ms),
+      (ms) => new Promise((resolve) => namedSetTimeout(resolve, ms)),
+      (ms) => new Promise((resolve) => requiredSetTimeout(resolve, ms)),
+      async (ms) => {
+        let ticks = 0;
+        for await (const _ of every(ms / 3)) if (++ticks === 3) break;
+      },
+      async (ms) => {
+        const end = performance.now() + ms;
+        while (performance.now() < end) await scheduler.yield();
+      },
+      async (ms) => {
+        const signal = AbortSignal.timeout(ms);
+        await wait(LONG, 1, { signal }).catch((error) => {
+          if (error.name !== "AbortError") throw error;
+        });
+      },
+    ];
+    const ends = { over: 0, "timed out": 0, killed: 0 };
+    /** Longer than anything takes, in ms. */
+    const LONGEST = 80;
+    async function storm(count: number) {
+      const began: number[] = [];
+      const cleanedUp: number[] = [];
+      async function body(i: number) {
+        let end: keyof typeof ends = "killed";
+        began[i] = 1;
+        try {
+          const pause = waits[i % waits.length]!;
+          const value = await withTimeout(
+            next() * LONGEST,
+            async () => {
+              await pause(next() * LONGEST / 2);
+              return "over";
+            },
+            { value: "late" },
+          );
+          end = value === "late" ? "timed out" : "over";
+        } finally {
+          cleanedUp[i] = (cleanedUp[i] ?? 0) + 1;
+          ends[end]++;
+        }
       }
+      const greenlets = Array.from({ length: count }, (_, i) => spawn(body, i));
+      const killers = greenlets.filter((_, i) => i % 2 === 0)
+        .map((victim) => spawnLater(next() * LONGEST, () => victim.kill()));
+      await joinAll([...greenlets, ...killers]);
+      for (const greenlet of greenlets) {
+        assert(greenlet.successful(), `${greenlet.exception}`);
+      }
+      assertEquals(cleanedUp, began);
     }
-    const greenlets = Array.from({ length: count }, (_, i) => spawn(body, i));
-    const killers = greenlets.filter((_, i) => i % 2 === 0)
-      .map((victim) => spawnLater(next() * LONGEST, () => victim.kill()));
-    await joinAll([...greenlets, ...killers]);
-    for (const greenlet of greenlets) {
-      assert(greenlet.successful(), `seed ${seed}: ${greenlet.exception}`);
-    }
-    assertEquals(cleanedUp, began, `seed ${seed}`);
-  }
-  // On a machine that is slow enough one of the ends may not come about.
-  do await storm(1000); while (Object.values(ends).some((times) => times < 30));
-});
+    // On a machine that is slow enough one of the ends may not come about.
+    do await storm(1000); while (
+      Object.values(ends).some((times) => times < 30)
+    );
+  },
+);

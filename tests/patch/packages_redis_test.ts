@@ -31,7 +31,7 @@ import {
   withTimeout,
 } from "../../mod.ts";
 import { Failures, settle } from "../_bodies.ts";
-import { random } from "../_random.ts";
+import { withSeeds } from "../_random.ts";
 import { PATIENCE, when } from "../_waits.ts";
 
 /** The server's version; `null` if there is no server to test with. */
@@ -69,19 +69,12 @@ function test(name: string, body: (server: Server) => Promise<void>): void {
   });
 }
 
-/** A test with random numbers, whose seed it names when it fails. */
+/** A test with random numbers; see {@linkcode withSeeds}. */
 function testRandomly(
   name: string,
   body: (server: Server, next: () => number) => Promise<void>,
 ): void {
-  test(name, async (server) => {
-    const seed = Number(Deno.env.get("SEED") ?? Date.now() % 1_000_000);
-    try {
-      await body(server, random(seed));
-    } catch (error) {
-      throw new Error(`Failed with SEED=${seed}`, { cause: error });
-    }
-  });
+  test(name, (server) => withSeeds((next) => body(server, next)));
 }
 
 /** A pause as in code that knows nothing of greenlets. */

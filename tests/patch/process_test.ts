@@ -25,9 +25,9 @@ import { runScript, settle } from "../_bodies.ts";
 import {
   inVain,
   outcome,
-  random,
   test as testAnywhere,
   tick,
+  withSeeds,
 } from "../_random.ts";
 
 /** Longer than any test. */
@@ -1124,15 +1124,13 @@ const ways: Record<string, Way> = {
   },
 };
 
-test("Deno.Command: every child is accounted for when hundreds are interrupted at random", async () => {
-  const seed = Number(Deno.env.get("SEED") ?? Date.now() % 1_000_000);
-  const next = random(seed);
-  using _ = patch();
-  using notes = new Notes();
-  await sh("true").output();
-  const files = countFiles();
-  const counts = { interrupted: 0, whole: 0 };
-  try {
+test("Deno.Command: every child is accounted for when hundreds are interrupted at random", () =>
+  withSeeds(async (next) => {
+    using _ = patch();
+    using notes = new Notes();
+    await sh("true").output();
+    const files = countFiles();
+    const counts = { interrupted: 0, whole: 0 };
     const kinds = Object.values(ways);
     let begun = 0;
     await Promise.all(Array.from({ length: 6 }, async () => {
@@ -1154,7 +1152,4 @@ test("Deno.Command: every child is accounted for when hundreds are interrupted a
     assertGreater(counts.interrupted, 100);
     assertGreater(counts.whole, 10);
     await eventually(() => countFiles() <= files);
-  } catch (error) {
-    throw new Error(`Failed with SEED=${seed}`, { cause: error });
-  }
-});
+  }));

@@ -31,7 +31,7 @@ import {
   withTimeout,
 } from "../../mod.ts";
 import { Failures, runScript, settle, testBoth } from "../_bodies.ts";
-import { random } from "../_random.ts";
+import { testRandomly } from "../_random.ts";
 import { Gate, when } from "../_waits.ts";
 import { Uncaught } from "../_uncaught.ts";
 
@@ -1218,57 +1218,60 @@ Deno.test("setTimeout() after patch() is disposed of belongs to no greenlet", as
   assert(result);
 });
 
-Deno.test("setTimeout() survives a storm of kills and timeouts: each body cleans up once", async () => {
-  using _ = patch();
-  const seed = Date.now() % 1_000_000;
-  const next = random(seed);
-  const ends = { paused: 0, "timed out": 0, killed: 0 };
-  /** Longer than anything takes, in ms. */
-  const LONGEST = 60;
-  async function storm(count: number) {
-    const cleanedUp = new Array(count).fill(0);
-    async function body(i: number) {
-      let end: keyof typeof ends = "killed";
-      const ms = next() * LONGEST;
-      const limit = next() * LONGEST;
-      try {
-        if (next() < 0.5) {
-          using timeout = Timeout.start(limit);
-          try {
-            await pause(ms);
-            end = "paused";
-          } catch (error) {
-            if (error !== timeout) throw error;
-            end = "timed out";
+testRandomly(
+  "setTimeout() survives a storm of kills and timeouts: each body cleans up once",
+  async (next) => {
+    using _ = patch();
+    const ends = { paused: 0, "timed out": 0, killed: 0 };
+    /** Longer than anything takes, in ms. */
+    const LONGEST = 60;
+    async function storm(count: number) {
+      const cleanedUp = new Array(count).fill(0);
+      async function body(i: number) {
+        let end: keyof typeof ends = "killed";
+        const ms = next() * LONGEST;
+        const limit = next() * LONGEST;
+        try {
+          if (next() < 0.5) {
+            using timeout = Timeout.start(limit);
+            try {
+              await pause(ms);
+              end = "paused";
+            } catch (error) {
+              if (error !== timeout) throw error;
+              end = "timed out";
+            }
+          } else {
+            const value = await withTimeout(
+              limit,
+              () => pause(ms),
+              { value: "late" },
+            );
+            end = value === "late" ? "timed out" : "paused";
           }
-        } else {
-          const value = await withTimeout(
-            limit,
-            () => pause(ms),
-            { value: "late" },
-          );
-          end = value === "late" ? "timed out" : "paused";
+        } finally {
+          cleanedUp[i]++;
+          ends[end]++;
         }
-      } finally {
-        cleanedUp[i]++;
-        ends[end]++;
+      }
+      const greenlets = cleanedUp.map((_, i) => spawn(body, i));
+      const killers = greenlets.filter((_, i) => i % 2 === 0)
+        .map((victim) => spawnLater(next() * LONGEST, () => victim.kill()));
+      await joinAll([...greenlets, ...killers]);
+      for (const [i, greenlet] of greenlets.entries()) {
+        assert(greenlet.successful(), `${greenlet.exception}`);
+        // Once, or never if it was killed before it began.
+        const began = cleanedUp[i] === 1 ||
+          greenlet.value as unknown instanceof GreenletExit;
+        assert(
+          began,
+          `Greenlet ${i} cleaned up ${cleanedUp[i]} times`,
+        );
       }
     }
-    const greenlets = cleanedUp.map((_, i) => spawn(body, i));
-    const killers = greenlets.filter((_, i) => i % 2 === 0)
-      .map((victim) => spawnLater(next() * LONGEST, () => victim.kill()));
-    await joinAll([...greenlets, ...killers]);
-    for (const [i, greenlet] of greenlets.entries()) {
-      assert(greenlet.successful(), `seed ${seed}: ${greenlet.exception}`);
-      // Once, or never if it was killed before it began.
-      const began = cleanedUp[i] === 1 ||
-        greenlet.value as unknown instanceof GreenletExit;
-      assert(
-        began,
-        `seed ${seed}: greenlet ${i} cleaned up ${cleanedUp[i]} times`,
-      );
-    }
-  }
-  // On a machine that is slow enough one of the ends may not come about.
-  do await storm(1000); while (Object.values(ends).some((times) => times < 10));
-});
+    // On a machine that is slow enough one of the ends may not come about.
+    do await storm(1000); while (
+      Object.values(ends).some((times) => times < 10)
+    );
+  },
+);
