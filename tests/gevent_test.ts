@@ -1207,7 +1207,7 @@ Deno.test("Greenlet.signal is aborted by kill() with its error, and by nothing e
 });
 
 testBoth(
-  "Greenlet.signal is aborted when it is first asked for after the kill",
+  "Greenlet.signal is aborted when it is first read after the kill",
   {
     async: async () => {
       try {

@@ -1452,7 +1452,7 @@ Deno.test("Greenlet survives plain bodies nested until the stack is full", () =>
 const FORGOTTEN =
   "was never performed: write `yield*` before switch() and throw()";
 
-Deno.test("Greenlet.switch() without yield*, before another, says so and leaves all usable", () => {
+Deno.test("Greenlet.switch() without yield*, before another, throws an error that says so, and leaves all greenlets usable", () => {
   const [forgotten, reached] = [echo(), echo()];
   const g = new Greenlet(function* careless() {
     forgotten.switch("forgotten");
@@ -1591,7 +1591,7 @@ Deno.test("Greenlet.switch() taken apart by an iteration says that it was never 
   }
 });
 
-Deno.test("Greenlet.switch() with yield instead of yield* says so and leaves all usable", () => {
+Deno.test("Greenlet.switch() with yield instead of yield* throws an error that says so, and leaves all greenlets usable", () => {
   const target = echo();
   const g = new Greenlet(function* careless() {
     try {
@@ -1736,7 +1736,7 @@ Deno.test("Switch can't be performed once it was given up, nor in another greenl
   assertStrictEquals(target.switch("later").value, "later");
 });
 
-Deno.test("Greenlet.switch() to a plain body blocked below says so and leaves all usable", () => {
+Deno.test("Greenlet.switch() to a plain body blocked below throws an error that says so, and leaves all greenlets usable", () => {
   const seen: unknown[] = [];
   const below: Greenlet = new Greenlet(function below() {
     const result = top.switch().value;

@@ -79,7 +79,7 @@ async function hold(lock: AnyLock): Promise<() => Promise<void>> {
 // --- All locks
 
 for (const [name, make] of Object.entries(LOCKS)) {
-  Deno.test(`${name}.acquire() gives itself, and release() gives it back`, async () => {
+  Deno.test(`${name}.acquire() gives the object itself, and release() releases it`, async () => {
     const lock = make();
     assertFalse(lock.locked());
     for (let i = 0; i < 2; i++) {
@@ -274,32 +274,36 @@ for (const [name, make] of Object.entries(LOCKS)) {
     },
   );
 
-  testBoth(`${name}: a greenlet that is killed before it asks takes nothing`, {
-    async async(lock: AnyLock, log: string[]) {
-      (getCurrent() as Greenlet).kill(undefined, { block: false, ...ONCE });
-      try {
-        using _ = await lock.acquire();
-        log.push("holds");
-      } finally {
-        log.push("finally");
-      }
+  testBoth(
+    `${name}: a greenlet that is killed before acquire() takes nothing`,
+    {
+      async async(lock: AnyLock, log: string[]) {
+        (getCurrent() as Greenlet).kill(undefined, { block: false, ...ONCE });
+        try {
+          using _ = await lock.acquire();
+          log.push("holds");
+        } finally {
+          log.push("finally");
+        }
+      },
+      *generator(lock: AnyLock, log: string[]) {
+        (getCurrent() as Greenlet).kill(undefined, { block: false, ...ONCE });
+        try {
+          using _ = yield* lock.acquire();
+          log.push("holds");
+        } finally {
+          log.push("finally");
+        }
+      },
     },
-    *generator(lock: AnyLock, log: string[]) {
-      (getCurrent() as Greenlet).kill(undefined, { block: false, ...ONCE });
-      try {
-        using _ = yield* lock.acquire();
-        log.push("holds");
-      } finally {
-        log.push("finally");
-      }
+    async (body) => {
+      const lock = make();
+      const log: string[] = [];
+      await spawn(body, lock, log).get();
+      assertEquals(log, ["finally"]);
+      assertFalse(lock.locked());
     },
-  }, async (body) => {
-    const lock = make();
-    const log: string[] = [];
-    await spawn(body, lock, log).get();
-    assertEquals(log, ["finally"]);
-    assertFalse(lock.locked());
-  });
+  );
 
   testBoth(
     `${name}: a greenlet that is killed when it was given the lock holds it until its using`,
@@ -1441,7 +1445,7 @@ for (const [name, make] of Object.entries(CONDITIONS)) {
       const [look, holds] of [[1, false], [2, true], [2, false]] as const
     ) {
       testBoth(
-        `Condition.waitFor() of ${name} throws, with the lock, when its predicate ${how} its own greenlet at look ${look} and gives ${holds}`,
+        `Condition.waitFor() of ${name} throws, with the lock, when its predicate ${how} its own greenlet in call ${look} and gives ${holds}`,
         {
           async async(
             condition: Condition,

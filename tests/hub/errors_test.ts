@@ -277,25 +277,29 @@ Deno.test("nursery(), apply() and map() take the errors that they throw", async 
   assertEquals(told.errors, []);
 });
 
-testBoth("nursery() takes the error of a child that its function asks for", {
-  async async(error: Error) {
-    await nursery(async (n: Nursery) => {
-      await n.spawn(FAILING.async, error).get();
-    });
+testBoth(
+  "nursery() takes the error of a child whose result its function gets",
+  {
+    async async(error: Error) {
+      await nursery(async (n: Nursery) => {
+        await n.spawn(FAILING.async, error).get();
+      });
+    },
+    *generator(error: Error) {
+      yield* nursery(function* (n: Nursery) {
+        yield* n.spawn(FAILING.generator, error).get();
+      });
+    },
   },
-  *generator(error: Error) {
-    yield* nursery(function* (n: Nursery) {
-      yield* n.spawn(FAILING.generator, error).get();
-    });
+  async (body) => {
+    using told = new Told();
+    const error = new Error("expected");
+    const g = spawn(body, error);
+    assertStrictEquals(await assertRejects(() => g.get()), error);
+    await settle();
+    assertEquals(told.errors, []);
   },
-}, async (body) => {
-  using told = new Told();
-  const error = new Error("expected");
-  const g = spawn(body, error);
-  assertStrictEquals(await assertRejects(() => g.get()), error);
-  await settle();
-  assertEquals(told.errors, []);
-});
+);
 
 testBoth(
   "An error is taken by a waiter that is due in the turn of the death, where wake-ups are deferred",

@@ -2915,7 +2915,7 @@ for (const [how, body] of Object.entries(SHARERS)) {
 }
 
 testBoth(
-  "A greenlet that has caught another's exit is still killed by its own",
+  "A greenlet that has caught the exit of another is still killed by its own",
   {
     async async(shared: Shared, log: string[]) {
       try {
@@ -3015,7 +3015,7 @@ testBoth("Greenlet.get() throws the Timeout of the other greenlet as it is", {
   assertEquals(failures.contexts, bs);
 });
 
-testBoth("joinAll() throws another's own Timeout as it is", {
+testBoth("joinAll() throws the Timeout of another greenlet as it is", {
   async async(a: Greenlet) {
     await joinAll([a], { raiseError: true });
   },

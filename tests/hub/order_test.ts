@@ -846,7 +846,7 @@ for (const [name, thrownBy] of Object.entries(THROWERS)) {
     }
   });
 
-  Deno.test(`${name} given an error throws that one`, async () => {
+  Deno.test(`${name} given an error throws that error`, async () => {
     const error = new Broken();
     assertStrictEquals(await thrownBy(error), error);
   });

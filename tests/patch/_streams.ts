@@ -103,7 +103,7 @@ export const sources: Record<
     interrupts?: Interrupts,
   ) => ReadableStream<Uint8Array>
 > = {
-  "a source that is asked": (length, next, interrupts) => {
+  "a pull source": (length, next, interrupts) => {
     const left = pieces(length, next)[Symbol.iterator]();
     return new ReadableStream({
       async pull(controller) {
@@ -114,7 +114,7 @@ export const sources: Record<
       },
     }, { highWaterMark: Math.floor(next() * 3) });
   },
-  "a source that sends": (length, next, interrupts) =>
+  "a push source": (length, next, interrupts) =>
     new ReadableStream({
       start(controller) {
         (async () => {
@@ -126,7 +126,7 @@ export const sources: Record<
         })();
       },
     }),
-  "a source of bytes": (length, next, interrupts) => {
+  "a byte source": (length, next, interrupts) => {
     const left = pieces(length, next)[Symbol.iterator]();
     let rest = new Uint8Array(0);
     return new ReadableStream({
@@ -181,7 +181,7 @@ export const sources: Record<
     return ReadableStream.from(generate()) as ReadableStream<Uint8Array>;
   },
   "a chain": (length, next, interrupts) =>
-    sources["a source that is asked"]!(length, next, interrupts)
+    sources["a pull source"]!(length, next, interrupts)
       .pipeThrough(new TransformStream())
       .pipeThrough(
         new TransformStream({
@@ -192,7 +192,7 @@ export const sources: Record<
         }),
       ),
   "a branch": (length, next, interrupts) =>
-    oneOf(sources["a source that is asked"]!(length, next, interrupts).tee()),
+    oneOf(sources["a pull source"]!(length, next, interrupts).tee()),
   "a branch of bytes": (length, next, interrupts) =>
-    oneOf(sources["a source of bytes"]!(length, next, interrupts).tee()),
+    oneOf(sources["a byte source"]!(length, next, interrupts).tee()),
 };

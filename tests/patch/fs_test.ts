@@ -527,7 +527,7 @@ test("FsFile.close() while an interrupted read is under way is as outside", asyn
   }
 });
 
-test("FsFile.close() ends pending operations as unpatched", async () => {
+test("FsFile.close() ends pending operations as it does unpatched", async () => {
   const look = async (wrap: typeof outside) => {
     using folder = new Folder();
     await using stuck = new Stuck(folder);

@@ -109,7 +109,7 @@ const clients: Record<string, () => Deno.HttpClient> = {
   "HTTP/2": () => Deno.createHttpClient({ http1: false, http2: true }),
 };
 
-test("Deno.serve() looks under patch() as it did before, and complains as it did", async () => {
+test("Deno.serve() looks under patch() as it did before, and refuses bad arguments as it did", async () => {
   const describe = async () => [
     Deno.serve.name,
     Deno.serve.length,
@@ -424,7 +424,7 @@ test("Deno.serve() hands the very error of a handler to onError, and not to the 
   assertEquals(failures.errors, []);
 });
 
-test("Deno.serve() complains as it did of anything but a response", async () => {
+test("Deno.serve() refuses anything but a response as it did", async () => {
   const complaints = async () => {
     const messages: string[] = [];
     const odd = [undefined, "text", {}, Response.error(), Promise.resolve(1)];

@@ -936,7 +936,7 @@ Deno.test("node:timers is the runtime's own after patch() is disposed of", async
   }).get();
 });
 
-Deno.test("node:timers/promises that is loaded when patched is patched, and as before in the end", async () => {
+Deno.test("node:timers/promises that is loaded under patch() is patched, and as before after it", async () => {
   const { out, err } = await runScript(`
     const restore = patch();
     const { setImmediate, setTimeout } = await import("node:timers/promises");

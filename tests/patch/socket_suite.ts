@@ -389,7 +389,7 @@ export function testSockets(name: string, transport: Transport): void {
   });
 
   for (const method of ["close", Symbol.dispose] as const) {
-    test(`Conn.${String(method)}() ends reads that are pending as unpatched, ${name}`, async () => {
+    test(`Conn.${String(method)}() ends pending reads as it does unpatched, ${name}`, async () => {
       async function closeWhileReading(
         start: (read: () => Promise<unknown>) => Promise<unknown>,
       ) {
@@ -588,7 +588,7 @@ export function testSockets(name: string, transport: Transport): void {
     }
   });
 
-  test(`Listener that is asked by hand in a loop stays open when that call is timed out, ${name}`, async () => {
+  test(`Listener whose next() is called in a loop stays open when that call is timed out, ${name}`, async () => {
     using _ = patch();
     const listener = transport.listen();
     const asked = Promise.withResolvers<void>();
@@ -636,7 +636,7 @@ export function testSockets(name: string, transport: Transport): void {
     removeSocket(listener);
   });
 
-  test(`Listener.close() ends accepts that are pending as unpatched, ${name}`, async () => {
+  test(`Listener.close() ends pending accepts as it does unpatched, ${name}`, async () => {
     async function closeWhileAccepting(
       start: (accept: () => Promise<unknown>) => Promise<unknown>,
     ) {
@@ -1017,7 +1017,7 @@ export function testSockets(name: string, transport: Transport): void {
   );
 
   for (const where of ["outside", "inside"]) {
-    test(`Conn.readable is as unpatched, ${where} greenlets, ${name}`, async () => {
+    test(`Conn.readable is the same as unpatched, ${where} greenlets, ${name}`, async () => {
       async function runAll(
         wrap: (run: () => Promise<unknown>) => Promise<unknown>,
       ): Promise<Map<string, unknown>> {

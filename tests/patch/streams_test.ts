@@ -323,7 +323,7 @@ test("patch() leaves the errors and the results of streams as they are, in green
   }
 });
 
-test("patch() leaves the order of things outside greenlets as it is", async () => {
+test("patch() leaves the order of callbacks outside greenlets as it is", async () => {
   const program = async () => {
     const log: string[] = [];
     const note = (name: string) => () => void log.push(name);
