@@ -17,7 +17,7 @@ export async function writeAll(
   }
 }
 
-/** Whether an error says that the other side is gone, or was never there. */
+/** Tells whether an error says that the other side is gone, or was never there. */
 export function isConnectionLost(error: unknown): error is Error {
   return LOSSES.some((loss) => error instanceof loss);
 }

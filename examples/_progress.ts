@@ -13,7 +13,7 @@ export class Progress implements Disposable {
   readonly #encoder = new TextEncoder();
   #text = "";
 
-  /** Changes the text. What is no terminal gets it only at a milestone. */
+  /** Changes the text. An output that is not a terminal gets it only at a milestone. */
   show(text: string, isMilestone: boolean): void {
     this.#text = text;
     if (this.#isTerminal) this.#redraw(text);

@@ -12,7 +12,7 @@ import { patch, sleep, spawn, Timeout, withTimeout } from "@gevent/gevent";
 
 using _ = patch();
 
-/** Somebody else's code: no parameter, no signal, no library. */
+/** Foreign code: no parameter, no signal, no library. */
 async function holdResource() {
   console.log("resource acquired");
   try {

@@ -17,7 +17,7 @@ const AT_ONCE = 10;
 /** How long one page may take, in milliseconds. */
 const LIMIT = 250;
 
-/** What has become of one page. */
+/** The outcome of one page. */
 interface Outcome {
   url: string;
   bytes: number;
@@ -34,7 +34,7 @@ async function visit(url: string): Promise<Outcome> {
     const { length } = await withTimeout(LIMIT, () => get(url));
     return { url, bytes: length };
   } catch (error) {
-    // Ctrl-C is no failure of the page's.
+    // Ctrl-C is not a failure of the page.
     if (error instanceof GreenletExit) throw error;
     return { url, bytes: 0, error };
   } finally {

@@ -25,20 +25,20 @@ async function crawl(urls: string[], timeout: number): Promise<void> {
   console.log(`run time is ${seconds.toFixed(2)} s`);
 }
 
-/** Gets one page and tells how it went: a failure is no matter of the others'. */
+/** Gets one page and tells how it went: a failure does not concern the others. */
 async function report(url: string, timeout: number): Promise<void> {
   console.log(`GET: ${url}`);
   try {
     const bytes = await withTimeout(timeout, () => get(url));
     console.log(`${bytes.length} bytes received from ${url}`);
   } catch (error) {
-    // Ctrl-C is no failure of the page's.
+    // Ctrl-C is not a failure of the page.
     if (error instanceof GreenletExit) throw error;
     console.log(`failed: ${url}: ${error}`);
   }
 }
 
-/** What to crawl if nothing was named: the latency of each page and its size. */
+/** The site to crawl if no address is given: the latency of each page and its size. */
 const pages: Record<string, { ms: number; bytes: number }> = {
   "/fast": { ms: 50, bytes: 1_000 },
   "/medium": { ms: 200, bytes: 20_000 },

@@ -10,7 +10,7 @@
 
 import { patch, sleep, spawn, Timeout, withTimeout } from "@gevent/gevent";
 
-/** Somebody else's code. */
+/** Foreign code. */
 async function getPage(url: string): Promise<string> {
   try {
     const response = await fetch(url);

@@ -1,8 +1,9 @@
 /**
- * What becomes of greenlets when the main one ends.
+ * The end of greenlets when the main one ends.
  *
- * `run(main)` ends when `main` does: whoever still runs is killed, and the `finally` blocks
- * have run when it returns. A `main` that joins its greenlets lets them finish.
+ * `run(main)` ends when `main` does: a greenlet that still runs is killed, and the
+ * `finally` blocks have run when it returns. A `main` that joins its greenlets lets them
+ * finish.
  *
  *     deno run -q -P=none examples/main_ends.ts
  */

@@ -9,7 +9,7 @@
 
 import { monkey } from "@gevent/gevent";
 
-/** Somebody else's code, that knows nothing of any patch. */
+/** Foreign code, that knows nothing of any patch. */
 function useJson() {
   console.log("stringify:", JSON.stringify({ name: "rose" }));
   console.log("parse:", JSON.parse('{ "name": "jack" }'));

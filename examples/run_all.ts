@@ -30,7 +30,7 @@ const CLIENTS = 500;
 /** How long one example may take, in milliseconds, before it counts as stuck. */
 const LIMIT = 60_000;
 
-/** What `run()` has a process exit with that Ctrl-C has ended, as a shell expects. */
+/** The exit status of a process that Ctrl-C has ended, as a shell expects it. */
 const SIGINT_STATUS = 130;
 
 /** How many lines of the server's to show: it prints one for each connection. */

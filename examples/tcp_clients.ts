@@ -96,7 +96,7 @@ class Clients {
       try {
         await this.#converse(name, replies + 1, replied);
       } catch (error) {
-        // A kill, as by Ctrl-C, is no failure of the server's.
+        // A kill, as by Ctrl-C, is not a failure of the server.
         if (error instanceof GreenletExit) throw error;
         if (!isPassing(error) || ++failures > RETRIES) {
           this.#errors.push(error);
@@ -192,7 +192,7 @@ class Permit implements Disposable {
   }
 }
 
-/** Whether it may go better the next time. */
+/** Tells whether it may go better the next time. */
 function isPassing(error: unknown): boolean {
   return error instanceof Timeout || isConnectionLost(error);
 }

@@ -37,7 +37,7 @@ async function run(
   }
 }
 
-/** Somebody else's module, which takes its functions when it is loaded. */
+/** A foreign module, which takes its functions when it is loaded. */
 const PAUSES = `
   import { setImmediate as turn, setTimeout as wait } from "node:timers/promises";
   const { setImmediate, setTimeout } = globalThis;
@@ -99,7 +99,7 @@ Deno.test("auto.ts imported after another module patches the functions which tha
   const output = await run(files, ["run", "-q"]);
   const out = STOPPED.flatMap((line) =>
     /^(immediate|promised)/.test(line)
-      // What has no other door than the function itself stays what it was.
+      // A function that can be reached by its name only stays as it was.
       ? [line.replace("cleaned up", "over"), line]
       : [line]
   );

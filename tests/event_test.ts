@@ -772,7 +772,7 @@ testBoth("wait() waits for events, results, semaphores and greenlets", {
   assertEquals(semaphore.counter, 1);
 });
 
-Deno.test("wait() gives so many as are asked for, and leaves the others no link", async () => {
+Deno.test("wait() with a count gives that number of objects, and leaves no link in the others", async () => {
   for (const count of [0, 1, 2, 10]) {
     const events = Array.from({ length: 5 }, () => new Event());
     const results = Array.from({ length: 5 }, () => new AsyncResult());

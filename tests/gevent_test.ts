@@ -57,7 +57,7 @@ const FOREVER = 60_000;
 /** Long enough for a busy machine, and nothing next to `FOREVER`. */
 const AT_ONCE = 10_000;
 
-/** How the state of a greenlet is told. */
+/** The properties that tell the state of a greenlet. */
 function stateOf(g: Greenlet) {
   return {
     started: g.started,
@@ -83,7 +83,7 @@ const SCHEDULED = { ...PENDING, started: true };
 const RUNNING = { ...SCHEDULED, active: true };
 const DEAD = { ...PENDING, dead: true, ready: true };
 
-/** An event, as long as there are no events: whom it tells, it tells once. */
+/** A small event of our own: it calls each link once. */
 class Signal implements Waitable {
   readonly links = new Set<(source: Signal) => unknown>();
 
@@ -488,7 +488,7 @@ Deno.test("Greenlet.switch() from a generator body starts an async body, and the
     return yield* child.switch();
   });
   assertStrictEquals(await child.get(), child);
-  // What has switched away is resumed by a switch alone
+  // A greenlet that has switched away is resumed by a switch alone
   assertFalse(g.dead);
   g.switch("back");
   assertEquals(await g.get(), "back");
@@ -975,7 +975,7 @@ Deno.test("Greenlet.rawlink() calls the link in the hub", async () => {
   await sleep(0);
   assertEquals(log.length, 1);
   assertStrictEquals(log[0], getHub());
-  // As well when linked from within some greenlet, after the end
+  // Also when linked from within a greenlet, after the end
   await spawn(() => g.rawlink(() => log.push(getCurrent()))).join();
   await settle();
   assertEquals(log.length, 2);
@@ -1207,7 +1207,7 @@ Deno.test("Greenlet.signal is aborted by kill() with its error, and by nothing e
 });
 
 testBoth(
-  "Greenlet.signal is aborted when it is first asked for after the kill",
+  "Greenlet.signal is aborted when it is first read after the kill",
   {
     async: async () => {
       try {
@@ -1338,7 +1338,7 @@ Deno.test("Greenlet.addSpawnCallback() with a callback that throws keeps the gre
     Greenlet.removeSpawnCallback(callback);
   }
   assertEquals(stateOf(g), PENDING);
-  // Nobody waits for what never starts
+  // No join waits for a greenlet that never starts
   assert(await getHub().join({ timeout: AT_ONCE }));
   g.start();
   await g.join();
@@ -1387,7 +1387,7 @@ Deno.test("Greenlet.name is different for each unless it is set", () => {
 
 const storage = new AsyncLocalStorage<string>();
 
-/** All that a body can ask for who it is. */
+/** Every way in which a body can ask for the current greenlet. */
 function whoAmI() {
   return { greenlet: getCurrent(), request: storage.getStore() };
 }
@@ -2961,7 +2961,7 @@ Deno.test("spawn() of several starts the others when a tracer fails in the first
       if (target === getHub()) throw new Error("the tracer's");
     });
     for (let i = 0; i < 3; i++) spawn(() => seen.push(i));
-    // The others begin, and the rejection is told, some turns of the loop later
+    // The others begin, and the rejection is reported, some turns of the loop later
     for (let i = 0; i < 20; i++) await idle();
     gevent.greenlet.setTrace(before);
     console.log(JSON.stringify(seen));

@@ -344,7 +344,7 @@ Deno.test("Switch.value is what yield* gives where the switch has been performed
   assertEquals(notABody().next(), { done: true, value: "performed" });
 });
 
-// Who is current
+// The current greenlet
 
 Deno.test("getCurrent() is the greenlet that has control", () => {
   const seen: Greenlet[] = [];
@@ -1452,7 +1452,7 @@ Deno.test("Greenlet survives plain bodies nested until the stack is full", () =>
 const FORGOTTEN =
   "was never performed: write `yield*` before switch() and throw()";
 
-Deno.test("Greenlet.switch() without yield*, before another, says so and leaves all usable", () => {
+Deno.test("Greenlet.switch() without yield*, before another, throws an error that says so, and leaves all greenlets usable", () => {
   const [forgotten, reached] = [echo(), echo()];
   const g = new Greenlet(function* careless() {
     forgotten.switch("forgotten");
@@ -1591,7 +1591,7 @@ Deno.test("Greenlet.switch() taken apart by an iteration says that it was never 
   }
 });
 
-Deno.test("Greenlet.switch() with yield instead of yield* says so and leaves all usable", () => {
+Deno.test("Greenlet.switch() with yield instead of yield* throws an error that says so, and leaves all greenlets usable", () => {
   const target = echo();
   const g = new Greenlet(function* careless() {
     try {
@@ -1736,7 +1736,7 @@ Deno.test("Switch can't be performed once it was given up, nor in another greenl
   assertStrictEquals(target.switch("later").value, "later");
 });
 
-Deno.test("Greenlet.switch() to a plain body blocked below says so and leaves all usable", () => {
+Deno.test("Greenlet.switch() to a plain body blocked below throws an error that says so, and leaves all greenlets usable", () => {
   const seen: unknown[] = [];
   const below: Greenlet = new Greenlet(function below() {
     const result = top.switch().value;
@@ -2321,7 +2321,7 @@ Deno.test("Greenlet.switch() in a trace callback leaves a suspended target as it
 
 // Generators made of greenlets: what Python's programs did before they had them
 
-/** A greenlet that gives values to whoever iterates over it, by `give()`. */
+/** A greenlet that gives values to the code that iterates over it, by `give()`. */
 class Giver<T> extends Greenlet {
   child: Giver<T> | null = null;
 
@@ -2355,7 +2355,9 @@ class Giver<T> extends Greenlet {
   }
 }
 
-/** Gives a value to whoever asks the current giver, or the giver `level` - 1 above. */
+/**
+ * Gives a value to the consumer of the current giver, or of the giver `level` - 1 above.
+ */
 function* give<T>(value: T, level = 1): Generator<Switch, unknown, unknown> {
   let target = getCurrent();
   for (; level > 0; level--) {
@@ -2532,17 +2534,17 @@ function randomNumbers(seed: number): (below: number) => number {
 type Sending = "switch" | "throw" | "return";
 type Kind = "main" | "generator" | "plain" | "without run";
 
-/** How the model foresees that control arrives. */
+/** The way in which control arrives, as the model foresees it. */
 interface Arrival {
   at: number;
   how: Sending;
-  /** What is sent: the arguments, when `how` is "switch". */
+  /** The value that is sent: the arguments, when `how` is "switch". */
   sent: unknown;
-  /** Whether the library makes the error, of which only the class is foreseen. */
+  /** True if the library makes the error: only its class is foreseen. */
   mistake: boolean;
 }
 
-/** What the model stands for an error with that the library makes. */
+/** Stands for an error that the library makes. */
 const MISTAKES = { noRun: TypeError, blocked: GreenletError } as const;
 
 /** A random program. All its greenlets, main too, do at random what `live()` can do. */
@@ -2553,7 +2555,7 @@ class Program {
   readonly #kinds: Kind[] = ["main"];
   readonly #states: ("pending" | "active" | "dead")[] = ["active"];
   readonly #parents: number[] = [-1];
-  /** Who waits on the JavaScript stack, from below to the top. */
+  /** The greenlets that wait on the JavaScript stack, from below to the top. */
   readonly #stack: number[] = [];
   #running = 0;
   #expected: Arrival | null = null;
@@ -2671,7 +2673,7 @@ class Program {
         }
       }
       if (this.#states[to] === "pending" && how !== "switch") {
-        // It dies before its first line, and nobody sees it but the tracer.
+        // It dies before its first line, and only the tracer sees it.
         this.#states[to] = "dead";
         this.#note("killed unstarted");
         if (how === "return" || sent instanceof GreenletExit) sent = [sent];
@@ -2749,7 +2751,7 @@ class Program {
     });
   }
 
-  /** What each body does, of whatever kind: in a plain one nothing is yielded. */
+  /** The steps of each body, of whatever kind: a plain one yields nothing. */
   *#live(id: number): Generator<unknown, unknown, unknown> {
     const generator = this.#kinds[id] === "generator";
     while (this.#stepsLeft-- > 0) {
@@ -2850,7 +2852,7 @@ class Program {
     );
   }
 
-  /** Makes a mistake that throws here and hands control to nobody. */
+  /** Makes a mistake that throws here and hands control to no greenlet. */
   *#blunder(id: number): Generator<unknown, void, unknown> {
     const target = this.#greenlets[this.#any()]!;
     try {

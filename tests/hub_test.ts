@@ -123,7 +123,7 @@ Deno.test("Hub.join() refuses anything but a number of milliseconds", () => {
   assertThrows(() => join(NaN), RangeError, "received NaN");
 });
 
-/** What is written to stderr by `console.error` while this is in use. */
+/** Collects what `console.error` prints while this is in use. */
 class Stderr implements Disposable {
   readonly lines: unknown[][] = [];
   readonly #error = console.error;
@@ -441,7 +441,7 @@ Deno.test("Wait has begun when the call returns, awaited or not", async () => {
   });
   await sleep(0);
   await h.kill();
-  // What nobody waited on was undone all the same
+  // A wait that was not awaited was undone all the same
   assert(undone);
 });
 
@@ -550,7 +550,7 @@ testBoth("until() is ended by a kill, and calls onInterrupt with the error", {
   assertStrictEquals(g.value as unknown, exit);
   assertEquals(log.length, 1);
   assertStrictEquals(log[0], exit);
-  // Which is no unhandled rejection
+  // This causes no unhandled rejection
   reject(new Error("too late"));
   await settle();
   assertEquals(log.length, 1);
@@ -661,7 +661,7 @@ Deno.test("until() refuses an onInterrupt that is not a function", () => {
   }
 });
 
-// --- Who is current
+// --- The current greenlet
 
 const storage = new AsyncLocalStorage<string>();
 

@@ -247,7 +247,7 @@ Deno.test("local() forgets a deleted property, in one greenlet", async () => {
     delete mine.name;
     assertEquals(mine.name, undefined);
     assertFalse("name" in mine);
-    // What is not there can be deleted, as in JavaScript.
+    // A missing property can be deleted, as in JavaScript.
     assert(delete mine.count);
   }).get();
   assertEquals(mine.name, "first");

@@ -38,7 +38,10 @@ clock.inEachTest();
 
 /** Long enough never to be over, short enough for a test that fails. */
 const FOREVER = 60_000;
-/** Without insisting: what is not thrown at once never is, and the test hangs. */
+/**
+ * Kills without insisting: an error that is not thrown at once never is, and the test
+ * hangs.
+ */
 const ONCE = { grace: Infinity };
 
 interface AnyLock extends Disposable {
@@ -76,7 +79,7 @@ async function hold(lock: AnyLock): Promise<() => Promise<void>> {
 // --- All locks
 
 for (const [name, make] of Object.entries(LOCKS)) {
-  Deno.test(`${name}.acquire() gives itself, and release() gives it back`, async () => {
+  Deno.test(`${name}.acquire() gives the object itself, and release() releases it`, async () => {
     const lock = make();
     assertFalse(lock.locked());
     for (let i = 0; i < 2; i++) {
@@ -271,32 +274,36 @@ for (const [name, make] of Object.entries(LOCKS)) {
     },
   );
 
-  testBoth(`${name}: a greenlet that is killed before it asks takes nothing`, {
-    async async(lock: AnyLock, log: string[]) {
-      (getCurrent() as Greenlet).kill(undefined, { block: false, ...ONCE });
-      try {
-        using _ = await lock.acquire();
-        log.push("holds");
-      } finally {
-        log.push("finally");
-      }
+  testBoth(
+    `${name}: a greenlet that is killed before acquire() takes nothing`,
+    {
+      async async(lock: AnyLock, log: string[]) {
+        (getCurrent() as Greenlet).kill(undefined, { block: false, ...ONCE });
+        try {
+          using _ = await lock.acquire();
+          log.push("holds");
+        } finally {
+          log.push("finally");
+        }
+      },
+      *generator(lock: AnyLock, log: string[]) {
+        (getCurrent() as Greenlet).kill(undefined, { block: false, ...ONCE });
+        try {
+          using _ = yield* lock.acquire();
+          log.push("holds");
+        } finally {
+          log.push("finally");
+        }
+      },
     },
-    *generator(lock: AnyLock, log: string[]) {
-      (getCurrent() as Greenlet).kill(undefined, { block: false, ...ONCE });
-      try {
-        using _ = yield* lock.acquire();
-        log.push("holds");
-      } finally {
-        log.push("finally");
-      }
+    async (body) => {
+      const lock = make();
+      const log: string[] = [];
+      await spawn(body, lock, log).get();
+      assertEquals(log, ["finally"]);
+      assertFalse(lock.locked());
     },
-  }, async (body) => {
-    const lock = make();
-    const log: string[] = [];
-    await spawn(body, lock, log).get();
-    assertEquals(log, ["finally"]);
-    assertFalse(lock.locked());
-  });
+  );
 
   testBoth(
     `${name}: a greenlet that is killed when it was given the lock holds it until its using`,
@@ -1238,7 +1245,7 @@ for (const [name, make] of Object.entries(CONDITIONS)) {
       await joinAll(five);
       for (const g of five) assertEquals(g.value, [false, true]);
       assertFalse(lock.locked());
-      // Nobody is left to be notified.
+      // No greenlet is left to be notified.
       const last = spawn(body, condition, lock, FOREVER);
       await settle();
       await condition.acquire();
@@ -1433,12 +1440,12 @@ for (const [name, make] of Object.entries(CONDITIONS)) {
       "throws into": (g) => g.throw(new GreenletExit()),
     } as Record<string, (g: Greenlet<unknown>) => void>)
   ) {
-    // What holds at the first look needs no wait.
+    // A condition that holds at the first look needs no wait.
     for (
       const [look, holds] of [[1, false], [2, true], [2, false]] as const
     ) {
       testBoth(
-        `Condition.waitFor() of ${name} throws, with the lock, when its predicate ${how} its own greenlet at look ${look} and gives ${holds}`,
+        `Condition.waitFor() of ${name} throws, with the lock, when its predicate ${how} its own greenlet in call ${look} and gives ${holds}`,
         {
           async async(
             condition: Condition,
@@ -1486,7 +1493,7 @@ for (const [name, make] of Object.entries(CONDITIONS)) {
           assertInstanceOf(g.value, GreenletExit);
           assertEquals(looks, look);
           assertFalse(lock.locked());
-          // It is no more in line.
+          // It does not wait any more.
           const next = spawn(async () => {
             using _ = await condition.acquire();
             return await condition.wait({ timeout: 5000 });
@@ -1568,7 +1575,7 @@ for (const [name, make] of Object.entries(CONDITIONS)) {
       assertEquals(log, ["GreenletExit", true]);
       assertInstanceOf(g.value, GreenletExit);
       assertFalse(lock.locked());
-      // It is no more in line.
+      // It does not wait any more.
       const next = spawn(body, condition, lock, log);
       await settle();
       await condition.acquire();
@@ -1662,7 +1669,8 @@ for (const [name, make] of Object.entries(CONDITIONS)) {
         await settle();
         await condition.acquire();
         condition.notify();
-        // Also when it is left to one who is killed, and when one is killed twice.
+        // Also when it is left to a greenlet that is killed, and when a greenlet is killed
+        // twice.
         for (const i of [0, 1, 0]) {
           all[i]!.kill(undefined, { block: false, grace });
         }
@@ -1840,7 +1848,7 @@ for (const [name, make] of Object.entries(CONDITIONS)) {
       try {
         yield* condition.wait();
       } catch (error) {
-        // There is no further wait, but it is thrown the error once.
+        // There is no further wait, and the error is thrown once.
         log.push(String(error));
         throw error;
       } finally {

@@ -240,7 +240,7 @@ testBoth(
     });
     await caller.get();
     await settle();
-    // What is thrown is not printed, too.
+    // An error that is thrown is not printed as well.
     assertEquals(failures.errors, []);
   },
 );

@@ -44,7 +44,7 @@ const FOREVER = 1e9;
 /** A spawn callback that throws, as long as it is in use. */
 class Refusal implements Disposable {
   readonly error = new Error("Not now");
-  /** Which of the next starts it refuses. */
+  /** The numbers of the starts that it refuses. */
   readonly #which: (i: number) => boolean;
   #seen = 0;
   readonly #callback = () => {
@@ -399,7 +399,7 @@ Deno.test("Greenlet.link() whose greenlet a spawn callback refuses leaves the ot
 
 // --- Several at once
 
-Deno.test("killAll() looks at all greenlets before it kills one", async () => {
+Deno.test("killAll() checks all greenlets before it kills one", async () => {
   const a = spawn(sleep, FOREVER);
   const b = spawn(sleep, FOREVER);
   await settle();
@@ -447,7 +447,7 @@ Deno.test("killAll() kills the others when one can't be linked to or refuses", a
   await settle();
 });
 
-Deno.test("joinAll(), wait() and iwait() look at all objects before they link to one, and take back all links when one refuses", async () => {
+Deno.test("joinAll(), wait() and iwait() check all objects before they link to one, and take back all links when one refuses", async () => {
   const event = new Event();
   const unlinkable = new Unlinkable(() => {});
   for (const call of [joinAll, wait, iwait]) {
@@ -462,7 +462,7 @@ Deno.test("joinAll(), wait() and iwait() look at all objects before they link to
   }
 });
 
-Deno.test("new Group() looks at all greenlets before it takes one in", async () => {
+Deno.test("new Group() checks all greenlets before it takes one in", async () => {
   let links = 0;
   class Counted extends Greenlet {
     override rawlink(link: never): void {
@@ -487,7 +487,7 @@ testBoth("iwait() in a loop that an interrupt leaves takes its links back", {
   },
   generator: function* (events: Event[], log: string[]) {
     try {
-      // What asks by hand closes by itself.
+      // A caller of next() closes the iterator itself.
       using ready = iwait(events);
       for (;;) if ((yield* ready.next()).done) return;
     } finally {
@@ -798,7 +798,7 @@ Deno.test("AsyncResult is set by its next source when reading the first one thro
   assertEquals(failures.errors.map(String), ["Error: Odd"]);
 });
 
-Deno.test("local() asks its init again when that throws or gives no object", () => {
+Deno.test("local() calls its init again when that throws or gives no object", () => {
   let calls = 0;
   const mine = local<{ name: string }>(() => {
     if (++calls === 1) throw new Error("Boom");

@@ -681,7 +681,7 @@ for (const [name, make] of mappers) {
       Error,
       "Boom 0",
     );
-    // What the iterable is not asked for any more, it keeps.
+    // The iterable keeps items that are not taken any more.
     await settle();
     assertEquals(queue.getters, 0);
   });
@@ -1308,7 +1308,7 @@ Deno.test("Pool takes items only when there is room for their greenlets", async 
       const other = await pool.spawn(sleep, FOREVER);
       const mapper = spawn(() => call(pool, items) as Promise<unknown>);
       await settle();
-      // At most the one whose greenlet is next.
+      // At most the item whose greenlet is next.
       assert(source.taken <= 1);
       await mapper.kill();
       await killAll([blocker, other]);

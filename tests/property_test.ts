@@ -8,6 +8,8 @@
  * - `GEVENT_PROPERTY_SEED`: where they begin; what a failure prints as `seed`
  * - `GEVENT_PROPERTY_PATH`: goes to one failure at once; what it prints as `path`
  *
+ * A fault that they have found is kept as a test of its own, at the end.
+ *
  * @module
  */
 

@@ -57,7 +57,7 @@ const joinable = holders.slice(1) as [
   (maxsize?: number) => Queue<number>,
 ][];
 
-/** What gets and puts items, full from the start. */
+/** Each class with its calls, full from the start. */
 type Line = Pick<SimpleQueue<number>, "put" | "get"> & {
   getNowait(): number;
   putNowait(item: number): void;
@@ -65,13 +65,13 @@ type Line = Pick<SimpleQueue<number>, "put" | "get"> & {
   empty(): boolean;
 };
 
-/** Each class, in which one who gets has to wait. */
+/** Each class, in a state in which a getter has to wait. */
 const empties: [string, () => Line][] = [
   ...holders.map(([name, make]): [string, () => Line] => [name, () => make(1)]),
   ["Channel", () => new Channel<number>()],
 ];
 
-/** Each class, in which one who puts has to wait. */
+/** Each class, in a state in which a putter has to wait. */
 const fulls: [string, () => Line][] = [
   ...holders.map(([name, make]): [string, () => Line] => [name, () => {
     const queue = make(1);
@@ -599,7 +599,7 @@ Deno.test("Queue.put() does not overtake waiting putters", async () => {
   const first = spawn(() => queue.put(1));
   await settle();
   assertEquals(queue.getNowait(), 0);
-  // The room that there was is the first one's, who has not run since.
+  // The room that there was belongs to the first putter, which has not run since.
   assertThrows(() => queue.putNowait(2), Full);
   await first.join();
   assertEquals(drain(queue), [1]);
@@ -899,7 +899,7 @@ for (const block of [true, false]) {
     );
     for (const own of results) {
       for (let p = 0; p < producers; p++) {
-        // What one gets of another comes in that one's order.
+        // Items of one putter come to a getter in the putter's order.
         const items = own.filter((item) => Math.floor(item / each) === p);
         assertEquals(items, items.toSorted((a, b) => a - b));
       }

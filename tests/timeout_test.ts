@@ -717,7 +717,7 @@ testBoth("withTimeout() throws what the function throws", {
   assertEquals(await spawn(body, new Error("own")).get(), [true, true, true]);
 });
 
-/** What is limited: it sleeps, and cleans up. */
+/** The limited function: it sleeps, and cleans up. */
 const LIMITED: Record<string, (log: string[]) => () => unknown> = {
   "async function": (log) => async () => {
     try {

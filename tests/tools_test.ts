@@ -1,4 +1,10 @@
-import { assertEquals, assertMatch, assertThrows } from "@std/assert";
+import {
+  assertEquals,
+  assertMatch,
+  assertRejects,
+  assertThrows,
+} from "@std/assert";
+import { random, withSeeds } from "./_random.ts";
 import {
   failureReport,
   parseArgs,
@@ -133,5 +139,28 @@ Deno.test("runSuite() runs each file, and reports failures and wrong types", asy
     assertMatch(printed.join("\n"), /A passes \.\.\. ok/);
   } finally {
     await Deno.remove(folder, { recursive: true });
+  }
+});
+
+Deno.test("withSeeds() runs the seeds that once failed, then a new one, and names the one that fails", async () => {
+  const first: number[] = [];
+  const run = (next: () => number): Promise<void> => {
+    first.push(next());
+    return Promise.resolve();
+  };
+  const given = Deno.env.get("SEED");
+  try {
+    Deno.env.delete("SEED");
+    await withSeeds(run, [1, 2]);
+    assertEquals(first.length, 3);
+    assertEquals(first.slice(0, 2), [random(1)(), random(2)()]);
+    const fail = () => Promise.reject(new Error("no"));
+    await assertRejects(() => withSeeds(fail, [7]), Error, "SEED=7");
+    Deno.env.set("SEED", "3");
+    await withSeeds(run, [1, 2]);
+    assertEquals(first.slice(3), [random(3)()]);
+  } finally {
+    if (given === undefined) Deno.env.delete("SEED");
+    else Deno.env.set("SEED", given);
   }
 });

@@ -23,7 +23,7 @@ import { assert, assertEquals, assertThrows } from "@std/assert";
 import { pathToFileURL } from "node:url";
 import { testFiles } from "../tools/_suite.ts";
 
-/** What is said beside the names of tests, or in their place. */
+/** A remark beside the names of tests, or in their place. */
 interface Note {
   note: string;
 }
@@ -35,7 +35,7 @@ type Answer = string | Note;
 interface UpstreamFile {
   /** Where it comes from, if its name does not tell. */
   about?: string;
-  /** What answers each of its test methods. */
+  /** The answer to each of its test methods. */
   cases: Record<string, Answer | Answer[]>;
 }
 

@@ -1,6 +1,6 @@
 /**
- * Preloaded, it hides the runtime's own functions behind `AsyncLocalStorage`, as a runtime
- * may that is not the one at hand.
+ * Preloaded, it hides the runtime's own functions behind `AsyncLocalStorage`, as another
+ * version of the runtime may.
  *
  * @module
  */

@@ -19,7 +19,7 @@ class Named implements Mapped {
 
 const context = makeContext<Named>();
 
-/** Anybody's promise. */
+/** A foreign promise. */
 function foreign(): Promise<void> {
   return new Promise((resolve) => queueMicrotask(resolve));
 }

@@ -38,7 +38,7 @@ import { type Bodies, runScript, settle, testBoth } from "../_bodies.ts";
 /** Long enough never to be over. */
 const FOREVER = 1e9;
 
-/** What the hub is told, when it is told. */
+/** Keeps the errors that are reported to the hub, at the time when they are. */
 class Told implements Disposable {
   readonly contexts: unknown[] = [];
   readonly errors: unknown[] = [];
@@ -56,7 +56,7 @@ class Told implements Disposable {
   }
 }
 
-/** What is written to stderr by `console.error` while this is in use. */
+/** Collects what `console.error` prints while this is in use. */
 class Stderr implements Disposable {
   readonly lines: unknown[] = [];
   readonly #error = console.error;
@@ -101,7 +101,7 @@ const FAILING: Bodies<[Error], void> = {
 
 // --- Errors that are taken
 
-/** What takes a greenlet's error, in any of these ways. */
+/** Each way to take a greenlet's error. */
 const TAKERS: Record<string, (g: Greenlet<void>) => unknown> = {
   "get()": (g) => assertRejects(() => g.get()),
   "get() with a timeout": (g) =>
@@ -171,7 +171,7 @@ for (const [name, take] of Object.entries(TAKERS)) {
   );
 }
 
-/** What waits for a greenlet's end and takes no error. */
+/** Each way to wait for a greenlet's end that takes no error. */
 const OTHERS: Record<string, (g: Greenlet<void>) => unknown> = {
   "nothing": () => {},
   "join()": (g) => g.join(),
@@ -277,25 +277,29 @@ Deno.test("nursery(), apply() and map() take the errors that they throw", async 
   assertEquals(told.errors, []);
 });
 
-testBoth("nursery() takes the error of a child that its function asks for", {
-  async async(error: Error) {
-    await nursery(async (n: Nursery) => {
-      await n.spawn(FAILING.async, error).get();
-    });
+testBoth(
+  "nursery() takes the error of a child whose result its function gets",
+  {
+    async async(error: Error) {
+      await nursery(async (n: Nursery) => {
+        await n.spawn(FAILING.async, error).get();
+      });
+    },
+    *generator(error: Error) {
+      yield* nursery(function* (n: Nursery) {
+        yield* n.spawn(FAILING.generator, error).get();
+      });
+    },
   },
-  *generator(error: Error) {
-    yield* nursery(function* (n: Nursery) {
-      yield* n.spawn(FAILING.generator, error).get();
-    });
+  async (body) => {
+    using told = new Told();
+    const error = new Error("expected");
+    const g = spawn(body, error);
+    assertStrictEquals(await assertRejects(() => g.get()), error);
+    await settle();
+    assertEquals(told.errors, []);
   },
-}, async (body) => {
-  using told = new Told();
-  const error = new Error("expected");
-  const g = spawn(body, error);
-  assertStrictEquals(await assertRejects(() => g.get()), error);
-  await settle();
-  assertEquals(told.errors, []);
-});
+);
 
 testBoth(
   "An error is taken by a waiter that is due in the turn of the death, where wake-ups are deferred",
@@ -524,7 +528,7 @@ Deno.test("hub.handleError() prints an error that can't be shown", async () => {
   assertStringIncludes(err, 'Greenlet "worker"');
 });
 
-// --- What is printed of nobody's
+// --- Errors that no greenlet takes
 
 Deno.test("A GreenletExit is not printed, whatever it is thrown in", async () => {
   using told = new Told();
@@ -895,7 +899,7 @@ Deno.test("A kill of another greenlet that an error wraps is a failure, and is p
 
 const load = async () => await sleep(FOREVER);
 
-/** What pooledMap of @std/async does with errors: its reader may not be there any more. */
+/** Handles errors as pooledMap of @std/async does: its reader may not be there any more. */
 function pooledMap<T, R>(
   limit: number,
   items: Iterable<T>,
@@ -1157,7 +1161,7 @@ for (const [name, call] of Object.entries(RESULTS)) {
 
 Deno.test("An unhandled rejection is a call whose end happens in another greenlet's context", async () => {
   using rejections = new Rejections();
-  // Its timer is the first, so that all others are told in its context.
+  // Its timer is the first, so that all others go off in its context.
   const timer = spawn(sleep, 1);
   await settle();
   const calling = spawn(async () => {

@@ -27,7 +27,7 @@ import {
 
 clock.inEachTest();
 
-/** How often timers and sockets have to come to their turn, to be said to progress. */
+/** The number of turns that timers and sockets need to count as making progress. */
 const ENOUGH = 3;
 /** Long enough never to be over, short enough for a test that fails. */
 const FOREVER = 60_000;
@@ -87,7 +87,8 @@ class EventLoop implements AsyncDisposable {
 const MANY = 50;
 /**
  * How often a body may go on in one slice of 0.1 ms: the clock of the tests lets a slice
- * last for ten looks, at every 16th wake-up, and who is woken by a turn is woken beyond that.
+ * last for ten looks, at every 16th wake-up, and a greenlet that a turn wakes is woken
+ * beyond that.
  */
 const MOST = 250;
 
@@ -178,12 +179,12 @@ for (
   });
 }
 
-/** How often a body has gone on that goes on for ever. */
+/** The number of steps of a body that goes on for ever. */
 interface Rounds {
   count: number;
 }
 
-/** What goes on for ever, by what. */
+/** Bodies that go on for ever, by the call that they repeat. */
 const ENDLESS: Record<string, Bodies<[Rounds], void>> = {
   "sleep(0)": {
     async async(rounds) {
@@ -381,7 +382,7 @@ function shuffled(many: number): number[] {
 
 Deno.test("Wake-ups are first in, first out for both kinds of body", async () => {
   const woken: number[] = [];
-  // So many that the time slice is over in their midst, more than once.
+  // So many that the time slice ends among them, more than once.
   const many = 20_000;
   const waiters = Array.from({ length: many }, () => new Waiter<void>());
   const greenlets = alternate(

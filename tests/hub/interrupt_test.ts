@@ -51,7 +51,10 @@ clock.inEachTest();
 const FOREVER = 60_000;
 /** Long enough for a busy machine, and nothing next to `FOREVER`. */
 const AT_ONCE = 10_000;
-/** Without insisting: what is not thrown at once never is, and the test hangs. */
+/**
+ * Kills without insisting: an error that is not thrown at once never is, and the test
+ * hangs.
+ */
 const ONCE = { grace: Infinity };
 
 const never = new Promise<never>(() => {});
@@ -61,7 +64,7 @@ function foreign<T = void>(ms: number, value?: T): Promise<T> {
   return new Promise((resolve) => setTimeout(resolve, ms, value as T));
 }
 
-/** Rejections that nobody has handled while this is in use. */
+/** Collects the unhandled rejections while this is in use. */
 class Unhandled implements AsyncDisposable {
   readonly #reasons: unknown[] = [];
   readonly #listener = (event: PromiseRejectionEvent) => {
@@ -74,7 +77,7 @@ class Unhandled implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    // The runtime tells of them when the microtasks are done.
+    // The runtime reports them when the microtasks are done.
     await foreign(0);
     globalThis.removeEventListener("unhandledrejection", this.#listener);
     assertEquals(this.#reasons, [], "unhandled rejections");
@@ -1129,7 +1132,7 @@ Deno.test("Greenlet.kill() of a body with a held error ends its wait that is not
   const { promise, resolve } = Promise.withResolvers<void>();
   const g = spawn(async () => {
     await promise;
-    // Takes the error, and tells nobody.
+    // Takes the error, and reports nothing.
     sleep(1);
     await sleep(FOREVER);
   });
@@ -2581,7 +2584,7 @@ testBoth(
     await g.kill(undefined, ONCE);
     assertEquals(log, ["finally"]);
     assert(g.successful());
-    // What was left behind does not go on.
+    // A call that was left behind does not go on.
     resolve();
     await foreign(1);
     assertEquals(log, ["finally", "inside: GreenletExit"]);
@@ -2645,7 +2648,7 @@ testBoth("Greenlet.kill() is not mistaken for the end of a limit", {
   const timeout = new Timeout(1);
   const g = spawn(body);
   await sleep(1);
-  // Not even a Timeout that is somebody else's.
+  // Not even by the Timeout of another greenlet.
   await g.kill(timeout, ONCE);
   assertStrictEquals(g.exception, timeout);
   assertEquals(failures.errors, [timeout]);
@@ -2807,7 +2810,7 @@ testBoth(
 
 // An exit belongs to its target.
 
-/** One promise for all who ask for it at the same time, as clients refresh tokens. */
+/** One promise for all callers of the same time, as when clients refresh tokens. */
 class Shared {
   #promise: Promise<string> | null = null;
 
@@ -2898,12 +2901,12 @@ for (const [how, body] of Object.entries(SHARERS)) {
     });
     const b = spawn(body, shared);
     await sleep(1);
-    // By the promise, if natively: it is b who waits inside.
+    // By the promise, if natively: b waits inside.
     const exit = new GreenletExit();
     await b.kill(exit, ONCE);
     assert(b.successful());
     assertStrictEquals<unknown>(b.value, exit);
-    // Whoever comes to the promise now finds it failed by somebody else's exit.
+    // A greenlet that awaits the promise now finds it failed by the exit of another.
     resolve();
     await a.join();
     assertInstanceOf(a.exception, GreenletError);
@@ -2912,7 +2915,7 @@ for (const [how, body] of Object.entries(SHARERS)) {
 }
 
 testBoth(
-  "A greenlet that has caught another's exit is still killed by its own",
+  "A greenlet that has caught the exit of another is still killed by its own",
   {
     async async(shared: Shared, log: string[]) {
       try {
@@ -3000,7 +3003,7 @@ testBoth("Greenlet.get() throws the Timeout of the other greenlet as it is", {
     using _timeout = Timeout.start(5);
     await sleep(FOREVER);
   });
-  // Two that wait, and one that comes later.
+  // Two greenlets that wait, and one that comes later.
   const bs = [spawn(body, a, log), spawn(body, a, log)];
   await a.join();
   bs.push(spawn(body, a, log));
@@ -3012,7 +3015,7 @@ testBoth("Greenlet.get() throws the Timeout of the other greenlet as it is", {
   assertEquals(failures.contexts, bs);
 });
 
-testBoth("joinAll() throws another's own Timeout as it is", {
+testBoth("joinAll() throws the Timeout of another greenlet as it is", {
   async async(a: Greenlet) {
     await joinAll([a], { raiseError: true });
   },
@@ -3073,7 +3076,7 @@ Deno.test("Greenlet.get() does not keep the errors that it has thrown", async ()
       await sleep(1000).catch(() => {});
       errors.push(new WeakRef(timeout));
     }
-    // The last ones may still be in some register.
+    // The last objects may still be in a register.
     await sleep(5);
     gc();
     await sleep(5);
@@ -3107,7 +3110,7 @@ function random(seed: number): () => number {
   };
 }
 
-/** Hands items over, one at a time: what anybody might build on `Waiter`. */
+/** Hands items over, one at a time, as a program may build it on `Waiter`. */
 class Slot {
   #item: number | null = null;
   readonly #getters = new Set<Waiter<number>>();
@@ -3148,7 +3151,7 @@ class Slot {
 
 const ITEMS = 300;
 
-/** How a body does one thing, that may be interrupted. */
+/** One step of a body, which may be interrupted. */
 type Doing = "plainly" | "by Timeout.start()" | "by withTimeout()";
 const DOINGS: Doing[] = ["plainly", "by Timeout.start()", "by withTimeout()"];
 
@@ -3260,13 +3263,13 @@ testBoth(
         if (next() < 0.5) {
           if (worker.greenlet.active) worker.greenlet.throw(new Timeout());
         } else {
-          // Step one only: without grace nobody could put an item back.
+          // Step one only: without grace a body could not put an item back.
           worker.greenlet.kill(undefined, { ...ONCE, block: false });
           worker.greenlet = spawn(body, exchange, worker.puts);
           all.push(worker.greenlet);
           kills++;
         }
-        // What can happen without an interrupt, and then some of it.
+        // Lists the outcomes without an interrupt, and some with one.
         for (let turns = next() * 4; turns > 0; turns--) await sleep(0);
       }
       await killAll(all, { ...ONCE, timeout: AT_ONCE });
@@ -3446,7 +3449,7 @@ Deno.test("kill() by an error that main has received before causes no unhandled 
       });
       await sleep(1);
       await g.kill(stop);
-      await sleep(1); // The runtime tells of rejections when the microtasks are done
+      await sleep(1); // The runtime reports rejections when the microtasks are done
       await g.get().catch((error) => console.log(error.message));
     }
     await new Promise((resolve) => setTimeout(resolve, 5));

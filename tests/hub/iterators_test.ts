@@ -97,7 +97,7 @@ class Source implements AsyncIterable<number> {
     }
   }
 
-  /** An iterator that is no generator. */
+  /** An iterator that is not a generator. */
   byHand(): AsyncIterable<number> {
     return {
       [Symbol.asyncIterator]: () => {
@@ -153,7 +153,7 @@ async function runOut(greenlet: Greenlet<unknown>): Promise<void> {
 
 // --- A loop over imap() that is left
 
-/** How a loop is left, and what is thrown then. */
+/** The ways to leave a loop, and the error that is thrown then. */
 const exits = {
   "a break": null,
   "an error in the loop": "In the loop",
@@ -198,7 +198,7 @@ for (const [name, make] of mappers) {
           const isOver = () => {
             assertEquals([calls.running, group.size], [0, 0]);
             const isClosed = source.opened === source.closed;
-            // One that has failed or ended by itself is not told.
+            // An iterator that has failed or ended by itself is not closed.
             const told = exit === "an iterable that fails" && kind === "byHand";
             assertEquals(isClosed, !told);
             if (group instanceof Pool) assertEquals(group.freeCount(), 3);
@@ -559,7 +559,8 @@ for (const [name, make] of mappers) {
           }
           await settle();
           assert(consumer.dead);
-          // One that can't be told while it is asked is told at least, if it can be.
+          // An iterator that can't be closed during next() is asked to close at least, if
+          // it can be.
           assertEquals(source.closed, kind === "byHand" ? 1 : 0);
           assertEquals([group.size, clock.armed], [0, 0]);
         });
@@ -761,7 +762,7 @@ for (const [name, make] of mappers) {
         );
         assertEquals(group.size, 0);
         await settle();
-        // What calls fail with in their clean-up is thrown by nothing else.
+        // Errors of the calls' clean-up are thrown nowhere else.
         const messages = failures.errors.map((error) =>
           (error as Error).message
         );
@@ -795,7 +796,7 @@ for (const [name, make] of mappers) {
         const mapper = spawn(body, group, items);
         await settle();
         assertEquals((mapper.exception as Error)?.message, "Boom 0");
-        // It may be told before it is asked for the second.
+        // It may be closed before it is asked for the second item.
         if (kind === "byHand") assertEquals(source.closed, 1);
         assertEquals([group.size, clock.armed], [0, 0]);
       }
@@ -880,7 +881,7 @@ for (const [name, make] of mappers) {
   Deno.test(`${name}.map() throws the error of the first failed item when all calls ran to their end`, async () => {
     using failures = new Failures();
     using _clock = clock.stop();
-    // In one turn, one after the other, and with one that is killed and fails then.
+    // In one turn, one after the other, and with a greenlet that is killed and fails then.
     for (const apart of [false, true]) {
       const group = make();
       const gates = [new Event(), new Event(), new Event()];
@@ -1124,7 +1125,8 @@ async function runRandomly(next: () => number): Promise<void> {
   const group: Mapper = size === 0 ? new Group() : new Pool(size);
   const calls = new Calls();
   const how = (["map", "imap", "imapUnordered"] as const)[below(3)]!;
-  // As the clock stands, nothing that goes on for ever lets the event loop turn.
+  // The clock stands still, so that a body that goes on for ever does not let the event
+  // loop turn.
   const isEndless = chance(0.3) && (size > 0 || how !== "map");
   const length = isEndless ? Infinity : below(8);
   const failsAt = chance(0.2) ? below(8) : -1;
@@ -1193,7 +1195,7 @@ async function runRandomly(next: () => number): Promise<void> {
     assertEquals(group.size, 0, "The group has calls");
     if (group instanceof Pool) assertEquals(group.freeCount(), size);
     if (source.opened === 0) return;
-    // What has ended or failed by itself was not told.
+    // An iterator that has ended or failed by itself was not closed.
     const isToldByItself = kind === "byHand" &&
       (source.asked > length || failsAt >= 0 && source.asked > failsAt);
     if (!isToldByItself) assertEquals(source.closed, 1, "It is open");

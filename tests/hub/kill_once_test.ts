@@ -37,7 +37,9 @@ class CleanUp {
   finished = false;
 }
 
-/** What {@linkcode testBoth} makes both kinds of: sleeps, and cleans up when it is killed. */
+/**
+ * The two bodies for {@linkcode testBoth}: each sleeps, and cleans up when it is killed.
+ */
 const cleaners = {
   async: async (me: CleanUp) => {
     try {

@@ -1,6 +1,6 @@
 /**
- * What comes first: timers that are due together, links in the order in which they were
- * made; and what gevent takes where others would let a mistake pass in silence.
+ * The order of timers that are due together, and of links; and arguments that are converted
+ * as in gevent, or refused where a mistake would pass in silence.
  *
  * @module
  */
@@ -78,7 +78,7 @@ async function comeLate(ms: number): Promise<void> {
 /** Waits that end at a deadline, each in both kinds of body. */
 interface Sleeper {
   name: string;
-  /** Whether it takes many steps to come out, without the hub's knowing. */
+  /** True if its error takes many steps to come out, which the hub can't see. */
   isDeep?: true;
   async(ms: number): PromiseLike<unknown>;
   generator(ms: number): Generator<unknown, unknown, unknown>;
@@ -100,7 +100,7 @@ class Never {
 
 const never = new Never();
 
-/** What ends by a limit, and tells so by an error or by its result. */
+/** Each call that ends by a limit, and says so by an error or by its result. */
 const SLEEPERS: Sleeper[] = [
   {
     name: "sleep()",
@@ -176,7 +176,7 @@ function limited(
   };
 }
 
-/** How many milliseconds lie between two deadlines. */
+/** The time between two deadlines, in milliseconds. */
 const STEP = 5;
 
 for (const kind of ["async", "generator"] as const) {
@@ -306,9 +306,9 @@ const GAP = 15;
 /**
  * Starts timers all at once, and lets none of them go off before all are due.
  *
- * @param start Starts greenlets, which tell what they do in the order in which they do it.
+ * @param start Starts greenlets, which log their steps in order.
  * @param ms When the last is due.
- * @returns What they have told.
+ * @returns The lines that they have logged.
  */
 async function allAtOnce<T>(
   start: (told: T[]) => Greenlet[],
@@ -489,13 +489,14 @@ Deno.test("setTimeout() under patch() that is cleared leaves no timer behind", a
     timers.clearTimeout(other as never);
   });
   await g.join();
-  // The sanitizers see what the runtime keeps; the hub's own is told by its not being armed.
+  // The sanitizers see timers that the runtime keeps; the hub keeps none if its own is not
+  // armed.
   assert(await getHub().join({ timeout: FOREVER }));
 });
 
 // --- Links
 
-/** What can be linked to, and how it is made ready. */
+/** Each object that can be linked to, and the call that makes it ready. */
 const LINKED = [
   {
     name: "Greenlet",
@@ -824,7 +825,7 @@ const THROWERS: Record<string, (error: unknown) => PromiseLike<unknown>> = {
   },
 };
 
-/** What a body is thrown by `act`. */
+/** Gives the error that `act` throws in a body. */
 async function thrownIn(
   act: (g: Greenlet) => unknown,
   body: () => unknown = () => sleep(FOREVER),
@@ -845,7 +846,7 @@ for (const [name, thrownBy] of Object.entries(THROWERS)) {
     }
   });
 
-  Deno.test(`${name} given an error throws that one`, async () => {
+  Deno.test(`${name} given an error throws that error`, async () => {
     const error = new Broken();
     assertStrictEquals(await thrownBy(error), error);
   });
@@ -880,7 +881,7 @@ Deno.test("Timeout.close() takes back an error that was made of a class and is h
   let closed = false;
   const g = spawn(async () => {
     const timeout = Timeout.start(1, { error: Broken });
-    // Somebody else's promise: the error is held until the next wait.
+    // A foreign promise: the error is held until the next wait.
     await new Promise((resolve) => setTimeout(resolve, 5));
     timeout.close();
     closed = true;

@@ -15,9 +15,9 @@ import {
 } from "../../mod.ts";
 import { Failures, runScript, settle as settled } from "../_bodies.ts";
 
-/** What the scripts here share. */
+/** Code for all scripts here. */
 const MEASURE = `
-  /** How much memory objects take, when what is garbage was collected. */
+  /** The memory of objects, in bytes, after a garbage collection. */
   async function heap() {
     for (let i = 0; i < 3; i++) {
       gc();
@@ -64,7 +64,7 @@ const MEASURE = `
     return Math.round(least);
   }
 
-  /** What one round may leave: a reaction alone is 500 bytes. */
+  /** The bytes that one round may leave: a reaction alone is 500 bytes. */
   const MOST = 250;
 
   async function tell(name, round, atOnce = 50, rounds = 500) {
@@ -92,7 +92,7 @@ const MEASURE = `
   }
 `;
 
-/** Runs a script that tells of what is left, and checks that nothing is. */
+/** Runs a script that prints what is left, and checks that nothing is. */
 async function leavesNothing(
   script: string,
   flags: string[] = [],
@@ -534,7 +534,7 @@ Deno.test("A greenlet that has ended, or was killed, is freed when the program d
         await sleep(0);
         await end(greenlet);
       }
-      // Those that came last may still be in registers and caches.
+      // The last objects may still be in registers and caches.
       return all.slice(0, 6);
     }
     const results = [];

@@ -52,7 +52,7 @@ class Peers implements AsyncDisposable {
     }
   }
 
-  /** What scripts know of them. */
+  /** Code by which scripts reach the peers. */
   get prelude(): string {
     const tls = new URL("../tls/", import.meta.url).href;
     const port = (this.#listener.addr as Deno.NetAddr).port;
@@ -61,7 +61,7 @@ class Peers implements AsyncDisposable {
       const BODY = "http://127.0.0.1:${this.#server.addr.port}/";
       const DIRECTORY = ${JSON.stringify(this.directory)};
       let fifos = 0;
-      /** A pipe that nobody else knows. */
+      /** A pipe for this test only. */
       function fifo() {
         const path = DIRECTORY + "/fifo" + ++fifos;
         new Deno.Command("mkfifo", { args: [path] }).outputSync();
@@ -87,7 +87,7 @@ class Peers implements AsyncDisposable {
       /** Lets what is begun in a greenlet wait, and kills it. */
       async function leave(run) {
         const greenlet = spawn(run);
-        // What is begun by the event loop's next turns has begun then.
+        // Calls that the event loop's next turns begin have begun then.
         for (let i = 0; i < 20; i++) await idle();
         if (greenlet.dead) console.log("ended", greenlet.exception);
         await greenlet.kill();
@@ -96,7 +96,7 @@ class Peers implements AsyncDisposable {
     `;
   }
 
-  /** Says something, to all who wait, as soon as the first of them is known here. */
+  /** Writes to all that wait, as soon as the first of them is known here. */
   async speak(): Promise<void> {
     await this.#arrival.promise;
     this.#arrival = Promise.withResolvers();
@@ -113,7 +113,7 @@ class Peers implements AsyncDisposable {
   /** The end of what {@linkcode Peers.drain} has read. */
   drained = "";
 
-  /** Reads all that anybody has written. */
+  /** Reads everything that was written. */
   async drain(): Promise<void> {
     const buffer = new Uint8Array(1 << 16);
     for (const conn of this.#conns) {
@@ -131,7 +131,7 @@ class Peers implements AsyncDisposable {
     await Deno.writeTextFile(`${this.directory}/other`, text);
   }
 
-  /** Ends those that still read it. */
+  /** Ends the children that still read it. */
   end(): void {
     Deno.openSync(`${this.directory}/other`, { read: true, write: true })
       .close();
@@ -192,7 +192,7 @@ async function endOf(
   }
 }
 
-/** What a greenlet does when it is killed, by what it is in. */
+/** The call in which a greenlet is killed, by its kind. */
 const doors: Record<string, Record<string, string>> = {
   "connections": {
     "conn.read()": `
@@ -574,11 +574,11 @@ for (const [kind, ofKind] of Object.entries(doors)) {
   });
 }
 
-/** Whether a process ends by itself. */
+/** Checks that a process ends by itself. */
 async function isAtEnd(script: string): Promise<boolean> {
   await using peers = new Peers();
   const output = await endOf(`${peers.prelude} ${script} console.log("over");`);
-  // Those that the script has left are to end as well.
+  // The children that the script has left are to end as well.
   peers.end();
   if (output === "never") return false;
   assertEquals([output.out, output.err, output.code], [
@@ -589,7 +589,7 @@ async function isAtEnd(script: string): Promise<boolean> {
   return true;
 }
 
-/** How a stream is read once more, that an interrupted read has left: all of it, as text. */
+/** Each way to read a stream that an interrupted read has left: all of it, as text. */
 const again: Record<string, string> = {
   "by the same reader": `
     let text = "";
@@ -682,7 +682,7 @@ for (const [name, stream] of Object.entries(streams)) {
       const stream = ${stream};
       const reader = stream.getReader();
       await leave(async () => {
-        // What has come already is for those who read again.
+        // Bytes that have come already are for the next readers.
         const { value, done } = await reader.read();
         if (!done) console.log("first:", new TextDecoder().decode(value));
         await reader.read();
@@ -710,7 +710,7 @@ for (const [name, stream] of Object.entries(streams)) {
   });
 }
 
-/** What is asked once more, and gives a text. */
+/** Each call that is made once more, and gives a text. */
 const others: Record<string, { first: string; again: string }> = {
   "conn.read()": {
     first: `

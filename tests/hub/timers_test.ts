@@ -4,10 +4,10 @@ import type * as timers from "../../_hub/timers.ts";
 /** The longest delay that the runtime's `setTimeout` takes for what it is. */
 const LONGEST = 2 ** 31 - 1;
 
-/** A runtime whose time goes by when it is told to. */
+/** A runtime with a clock that a test moves. */
 class FakeRuntime {
   time = 1000.25;
-  /** Of the one timer that may be armed. */
+  /** The one timer that may be armed. */
   armed: { id: number; callback: () => void; due: number } | null = null;
   arms = 0;
 
@@ -300,7 +300,7 @@ function random(seed: number): () => number {
 test("Timers do what a sorted list would do", () => {
   for (let seed = 1; seed <= 100; seed++) {
     const next = random(seed);
-    /** What is pending, in the order of the starts. */
+    /** The pending timers, in the order of the starts. */
     let pending: { n: number; deadline: number }[] = [];
     const handles = new Map<number, timers.Timer | null>();
     const told: number[] = [];
@@ -326,7 +326,7 @@ test("Timers do what a sorted list would do", () => {
       stopTimer(handles.get(any) ?? null);
       pending = pending.filter((timer) => timer.n !== any);
     };
-    /** It has to be the first of those that are due first. */
+    /** It has to be the first timer of the earliest deadline. */
     const expectToldNow = (me: number) => {
       const due = Math.min(...pending.map(({ deadline }) => deadline));
       const first = pending.find(({ deadline }) => deadline === due);

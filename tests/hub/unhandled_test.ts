@@ -22,7 +22,7 @@ function burn(): void {
   while (performance.now() < end);
 }
 
-/** What the application is told of rejections while this is in use. */
+/** Collects the events of rejections that reach the application while this is in use. */
 class Told implements Disposable {
   readonly unhandled: [unknown, unknown][] = [];
   readonly handled: [unknown, unknown][] = [];
@@ -53,7 +53,7 @@ class Told implements Disposable {
     process.on("rejectionHandled", this.#onProcessHandled);
   }
 
-  /** How often anything was told. */
+  /** The number of events. */
   get count(): number {
     return this.unhandled.length + this.handled.length +
       this.processUnhandled.length + this.processHandled.length;
@@ -69,7 +69,7 @@ class Told implements Disposable {
 
 const storage = new AsyncLocalStorage<string>();
 
-/** Lets the event loop turn, without us, until nothing is left to be told. */
+/** Lets the event loop turn, without us, until no event is left. */
 async function turns(): Promise<void> {
   for (let i = 0; i < 5; i++) {
     await new Promise((resolve) => setTimeout(resolve, 0));

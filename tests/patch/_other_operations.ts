@@ -1,6 +1,6 @@
 /**
- * Preloaded, it changes the operations by which the runtime reads and writes connections, as
- * they may be in a runtime that is not the one at hand: the environment says how.
+ * Preloaded, it changes the operations by which the runtime reads and writes connections,
+ * as they may be in another version of the runtime: the environment says how.
  *
  * @module
  */

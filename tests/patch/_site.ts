@@ -1,5 +1,5 @@
 /**
- * A web server that a test answers by hand, as slowly as it likes.
+ * A web server whose answers a test sends itself, as slowly as it likes.
  *
  * @module
  */

@@ -13,7 +13,7 @@ function byteAt(offset: number): number {
   return (offset * 31 + (offset >> 8) * 17 + (offset >> 16)) & 255;
 }
 
-/** What has been read, and how often a read was interrupted. */
+/** Checks the bytes that were read, and counts the reads and interrupts. */
 export class Received extends Interrupts {
   length = 0;
   reads = 0;
@@ -55,7 +55,7 @@ function oneOf([one, two]: ReadableStream<Uint8Array>[]) {
   return one!;
 }
 
-/** What the runtime has in a slot of a stream, or of what belongs to it. */
+/** The value in a slot of a stream, or of an object that belongs to it. */
 // deno-lint-ignore no-explicit-any -- of the runtime
 function slotOf(object: object, name: string): any {
   const symbol = Object.getOwnPropertySymbols(object).find((symbol) =>
@@ -64,7 +64,7 @@ function slotOf(object: object, name: string): any {
   return Reflect.get(object, symbol!);
 }
 
-/** How many bytes have come into a stream of bytes and were given to nobody. */
+/** The number of bytes that have come into a stream of bytes and were not read yet. */
 export function bytesIn(stream: ReadableStream): number {
   const controller = slotOf(stream, "controller");
   const pulls = slotOf(controller, "pendingPullIntos");
@@ -73,7 +73,7 @@ export function bytesIn(stream: ReadableStream): number {
   return slotOf(controller, "queueTotalSize") + filled;
 }
 
-/** Whether the end of a stream has come, be there bytes before it or not. */
+/** Tells whether the end of a stream has come, with or without bytes before it. */
 export function hasEnd(stream: ReadableStream): boolean {
   return slotOf(stream, "state") === "closed" ||
     slotOf(slotOf(stream, "controller"), "closeRequested");
@@ -93,7 +93,7 @@ export async function dawdle(
 
 /**
  * Streams of numbered bytes, as many kinds as there are. Each goes on when it is read with
- * some interrupts, if it is told of them.
+ * some interrupts, if it is given them.
  */
 export const sources: Record<
   string,
@@ -103,7 +103,7 @@ export const sources: Record<
     interrupts?: Interrupts,
   ) => ReadableStream<Uint8Array>
 > = {
-  "a source that is asked": (length, next, interrupts) => {
+  "a pull source": (length, next, interrupts) => {
     const left = pieces(length, next)[Symbol.iterator]();
     return new ReadableStream({
       async pull(controller) {
@@ -114,7 +114,7 @@ export const sources: Record<
       },
     }, { highWaterMark: Math.floor(next() * 3) });
   },
-  "a source that sends": (length, next, interrupts) =>
+  "a push source": (length, next, interrupts) =>
     new ReadableStream({
       start(controller) {
         (async () => {
@@ -126,7 +126,7 @@ export const sources: Record<
         })();
       },
     }),
-  "a source of bytes": (length, next, interrupts) => {
+  "a byte source": (length, next, interrupts) => {
     const left = pieces(length, next)[Symbol.iterator]();
     let rest = new Uint8Array(0);
     return new ReadableStream({
@@ -181,7 +181,7 @@ export const sources: Record<
     return ReadableStream.from(generate()) as ReadableStream<Uint8Array>;
   },
   "a chain": (length, next, interrupts) =>
-    sources["a source that is asked"]!(length, next, interrupts)
+    sources["a pull source"]!(length, next, interrupts)
       .pipeThrough(new TransformStream())
       .pipeThrough(
         new TransformStream({
@@ -192,7 +192,7 @@ export const sources: Record<
         }),
       ),
   "a branch": (length, next, interrupts) =>
-    oneOf(sources["a source that is asked"]!(length, next, interrupts).tee()),
+    oneOf(sources["a pull source"]!(length, next, interrupts).tee()),
   "a branch of bytes": (length, next, interrupts) =>
-    oneOf(sources["a source of bytes"]!(length, next, interrupts).tee()),
+    oneOf(sources["a byte source"]!(length, next, interrupts).tee()),
 };

@@ -1,9 +1,10 @@
 /**
  * Callbacks that a greenlet registers, and that the runtime calls later: they belong to no
- * greenlet, or have one of their own, whatever becomes of the one that has registered them.
+ * greenlet, or have one of their own, whatever becomes of the greenlet that has registered
+ * them.
  *
- * What is called once with the outcome of the call that it was given to, as in
- * `fs.readFile(path, callback)`, or by `queueMicrotask()`, is no such callback, but goes on
+ * A callback that is called once with the outcome of the call that it was given to, as in
+ * `fs.readFile(path, callback)`, or by `queueMicrotask()`, is none of these: it goes on
  * with that call, as the code after an `await` does.
  *
  * @module
@@ -56,7 +57,7 @@ class Calls {
   readonly #told = new Map<string, PromiseWithResolvers<string>>();
   /** When the first of them waits. */
   readonly begun = new Signal();
-  /** What they wait for. */
+  /** The promise that they wait for. */
   readonly gate = new Signal();
   owner!: Greenlet<unknown>;
 
@@ -67,7 +68,7 @@ class Calls {
     }
   }
 
-  /** Makes one that has to be called, and gives a result. */
+  /** Makes a callback that has to be called, and gives a result. */
   by(name: string, result?: (...args: never[]) => unknown): Callback {
     this.expect(name);
     const told = this.#told.get(name)!;
@@ -86,7 +87,7 @@ class Calls {
     };
   }
 
-  /** Fails unless all were called, apart from the owner, and may wait. */
+  /** Fails unless all were called, outside the owner, and may wait. */
   async allApart(): Promise<void> {
     for (const [name, { promise }] of this.#told) {
       assertEquals(await promise, "apart", name);
@@ -104,7 +105,7 @@ interface Registration {
   /** Lets go of it. */
   // deno-lint-ignore no-explicit-any -- what `register` gives
   end?(source: any): unknown;
-  /** Whether errors and rejections are told of on purpose. */
+  /** True if errors and rejections are reported on purpose. */
   isTold?: boolean;
 }
 
@@ -829,7 +830,7 @@ const registrations: Record<string, Registration> = {
     cause: () => Deno.writeTextFileSync(`${directory}/other`, "changed"),
     async end(watcher) {
       watcher.close();
-      // A change that was told of late has set a timer of the runtime's own
+      // A change that was reported late has set a timer of the runtime's own
       await new Promise((resolve) => setTimeout(resolve, 300));
     },
   },
@@ -949,7 +950,7 @@ for (const [name, it] of Object.entries(registrations)) {
   }
 }
 
-/** What goes on with the call that it was given to. */
+/** Callbacks that go on with the call that they were given to. */
 const continuations: Record<string, (callback: Callback) => unknown> = {
   "Promise.then()": (callback) => Promise.resolve().then(callback),
   "queueMicrotask()": (callback) =>
@@ -1015,7 +1016,7 @@ for (const [name, begin] of Object.entries(continuations)) {
     await owner.kill();
     killed.resolve();
     await promise;
-    // A callback may be called before what it is told of is over.
+    // A callback may be called before the call that it belongs to has ended.
     await new Promise((resolve) => setTimeout(resolve, 1));
     assertEquals([failures.errors, told.errors, told.rejections], [[], [], []]);
   });

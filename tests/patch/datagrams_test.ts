@@ -77,7 +77,7 @@ if (listenDatagram === undefined) {
   }
 }
 
-/** A socket, and another one that sends to it. */
+/** A socket, and another socket that sends to it. */
 class Pair implements Disposable {
   readonly socket: DatagramConn;
   readonly peer: DatagramConn;
@@ -440,7 +440,7 @@ function testDatagrams(transport: string): void {
             new DataView(data.buffer).setUint16(0, n);
             await interrupted.more(Math.floor(next() * 3));
             await pair.send(data);
-            // The system drops what nobody receives for long.
+            // The system drops datagrams that are not received for long.
             await when(() => n - received <= 10);
           }
         })();

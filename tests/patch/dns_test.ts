@@ -126,7 +126,7 @@ testBoth(
     await greenlet.kill();
     assertEquals(log, ["cleaned up"]);
     assertInstanceOf(greenlet.value as unknown, GreenletExit);
-    // That no operation is left, the sanitizers see.
+    // The sanitizers see that no operation is left.
     const late = await withTimeout(
       5,
       () => Deno.resolveDns(NAME, "A", server.options),
@@ -181,7 +181,7 @@ test("Deno.resolveDns() has as much time in a greenlet as outside", async () => 
   await victim.kill();
   assertInstanceOf(victim.value as unknown, GreenletExit);
   assertEquals(await greenlet.get(), ["192.0.2.1"]);
-  // What could not be cancelled any more has to end, for the sanitizers.
+  // Queries that could not be cancelled any more have to end, for the sanitizers.
   await operations.over();
 });
 
@@ -207,7 +207,7 @@ test("Deno.resolveDns() takes a signal, inside as outside", async () => {
     assertEquals(await resolve(other.signal), ["192.0.2.1"]);
     other.abort(reason);
   }
-  // The one that comes first wins.
+  // The first answer wins.
   server.ignored = 100;
   const controller = new AbortController();
   const { signal } = controller;

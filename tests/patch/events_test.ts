@@ -12,12 +12,12 @@ import { getCurrent, getHub, patch, sleep, spawn } from "../../mod.ts";
 import { settle } from "../_bodies.ts";
 import { when } from "../_waits.ts";
 
-/** What tells of messages from a server, and how it is closed. */
+/** Each object with messages of a server, and the call that closes it. */
 interface Source extends EventTarget {
   close(): void;
 }
 
-/** Tells of two messages, some time apart. */
+/** Sends two messages, some time apart. */
 function serve(): Deno.HttpServer<Deno.NetAddr> {
   return Deno.serve(
     { hostname: "127.0.0.1", port: 0, onListen: () => {} },
@@ -110,7 +110,7 @@ class Heard {
   /** When the first of them is called. */
   readonly first: PromiseWithResolvers<void> = Promise.withResolvers();
 
-  /** Makes a listener that waits as somebody does who has not heard of greenlets. */
+  /** Makes a listener that waits as code does that knows nothing of greenlets. */
   by(name: string): () => Promise<void> {
     const told = Promise.withResolvers<string>();
     this.#told.set(name, told);
@@ -127,7 +127,7 @@ class Heard {
     };
   }
 
-  /** Fails unless all are told, and outside greenlets. */
+  /** Fails unless all listeners are called, outside greenlets. */
   async allOutside(): Promise<void> {
     for (const [name, { promise }] of this.#told) {
       assertEquals(await promise, "outside", name);
@@ -135,7 +135,7 @@ class Heard {
   }
 }
 
-/** Something that tells of events. */
+/** An object with events. */
 interface Told {
   /** Sets it up, with its listeners. */
   setUp(heard: Heard): unknown;
@@ -341,7 +341,7 @@ const told: Record<string, Told> = {
     async cause(heard: Heard) {
       let isHeard = false;
       heard.first.promise.then(() => isHeard = true);
-      // It is not told when it was looked at for the first time.
+      // Nothing tells when the file was looked at for the first time.
       for (let size = 1; !isHeard; size++) {
         Deno.writeTextFileSync(watched, "x".repeat(size));
         await new Promise((resolve) => setTimeout(resolve, 2));
@@ -355,7 +355,7 @@ for (const [name, { setUp, cause, end: letGo }] of Object.entries(told)) {
   for (const end of ["was killed", "is killed then"]) {
     Deno.test(`${name} tells of events outside greenlets, when the greenlet that has set it up ${end}`, async () => {
       using _ = patch();
-      // What listens to signals does not keep the process alive.
+      // A listener of signals does not keep the process alive.
       const awake = setInterval(() => {}, 1000);
       const heard = new Heard();
       let source: unknown;

@@ -40,7 +40,7 @@ const SOON = 1000;
 const encoder = new TextEncoder();
 const decoder = new TextDecoder();
 
-/** What reads a body to its end. */
+/** Each method that reads a body to its end. */
 const READERS = [
   "arrayBuffer",
   "blob",
@@ -50,7 +50,7 @@ const READERS = [
   "text",
 ] as const;
 
-/** What has come of a call, such that it can be compared. */
+/** The outcome of a call, in a form that can be compared. */
 async function outcome(run: () => unknown): Promise<unknown> {
   let value;
   try {
@@ -506,7 +506,7 @@ testBoth(
   },
 );
 
-/** What is run, for a short time only; it gives the error that it was interrupted by. */
+/** Runs a function for a short time only, and gives the error that has interrupted it. */
 const limits: Record<string, (run: () => Promise<unknown>) => Wait<unknown>> = {
   "withTimeout": (run) =>
     spawn(() => withTimeout(SOON, () => run().catch((error) => error))).get(),
@@ -1191,7 +1191,7 @@ class SlowSite {
   readonly #site = new Site();
   readonly #next: () => number;
   readonly #answers: Promise<void>[] = [];
-  /** What part of the answers never ends, but for those that are to be whole. */
+  /** The share of the answers that never end, apart from those that are to be whole. */
   stalling = 0;
 
   constructor(next: () => number) {
@@ -1241,7 +1241,7 @@ class SlowSite {
     } catch {
       // It was gone before we knew.
     }
-    // Of a response that stalls nobody gets rid but the client; one that is whole we end.
+    // Only the client can end a response that stalls; a whole one is ended here.
     if (!stalls) call.close();
     await gone.catch(() => {});
   }
@@ -1278,7 +1278,7 @@ const gets: Get[] = [
   },
   async (url) => {
     const response = await fetch(url);
-    // Somebody else reads it, and is killed with us.
+    // Another greenlet reads it, and is killed with us.
     const reader = spawn(() => response.text());
     try {
       return await reader.get();
@@ -1345,7 +1345,7 @@ testRandomly(
     }
     const all = (count: number, patience: () => number) =>
       Promise.all(Array.from({ length: 20 }, () => work(count, patience)));
-    // How long it takes here and now, when nothing stalls and nobody is impatient.
+    // The time it takes on this machine when nothing stalls and nothing is interrupted.
     const start = performance.now();
     await all(2, () => LONG);
     assertEquals(interrupted, 0);

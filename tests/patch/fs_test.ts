@@ -74,10 +74,13 @@ class Folder implements Disposable {
   }
 }
 
-/** How many files the process has opened, as another one sees it; 0 where none can. */
+/**
+ * The number of files that the process has opened, as another process sees it; 0 where none
+ * can.
+ */
 function countOpen(): number {
   if (Deno.build.os !== "linux") return 0;
-  // Deno itself lets nobody look there who may not do everything.
+  // Deno itself refuses to look there without all permissions.
   const { stdout } = new Deno.Command("ls", { args: [`/proc/${Deno.pid}/fd`] })
     .outputSync();
   return decoder.decode(stdout).split("\n").length;
@@ -159,7 +162,7 @@ async function readTextSyncSoon(
 
 /**
  * A file whose asynchronous operations stand still until it is let go: the first of them
- * waits for a lock that somebody else has.
+ * waits for a lock that another process holds.
  */
 class Stuck implements AsyncDisposable {
   readonly file: Deno.FsFile;
@@ -196,7 +199,7 @@ async function killSometime<T>(
   interrupts?: Interrupts,
 ): Promise<{ value: T } | null> {
   let result: { value: T } | null = null;
-  // What has to be interrupted for its peer to go on is so nearly always.
+  // A call whose peer waits for interrupts is interrupted nearly always.
   const patient = interrupts === undefined ? 0.6 : 0.42;
   const ended = Promise.withResolvers<void>();
   let begun = false;
@@ -342,7 +345,7 @@ test("FsFile while an interrupted read is under way refuses calls that can't wai
   const bytes = () => new Uint8Array(2);
   const reading = spawn(() => file.read(bytes()));
   await sleep(0);
-  // Nobody is interrupted: it is the runtime's business, as it was.
+  // No greenlet is interrupted: the runtime does it, as before.
   assertEquals(file.seekSync(0, Current), 0);
   await reading.kill();
   for (
@@ -524,7 +527,7 @@ test("FsFile.close() while an interrupted read is under way is as outside", asyn
   }
 });
 
-test("FsFile.close() ends pending operations as unpatched", async () => {
+test("FsFile.close() ends pending operations as it does unpatched", async () => {
   const look = async (wrap: typeof outside) => {
     using folder = new Folder();
     await using stuck = new Stuck(folder);
@@ -612,7 +615,7 @@ if (hasFifos) {
     assertEquals(await readText(file), "de");
     assertEquals(await readText(file), "fgh");
     await inVain(() => file.read(buffer));
-    // The one that was interrupted is still there when this one begins.
+    // The interrupted call is still under way when this one begins.
     const next = readText(file);
     write("ij");
     assertEquals(await next, "ij");
@@ -742,7 +745,7 @@ test("FsFile.lock() that is granted too late is unlocked", async () => {
   using other = folder.open();
   using third = folder.open();
   for (const exclusive of [true, false]) {
-    // That it was held before is no matter.
+    // It does not matter that the lock was held before.
     if (exclusive) {
       file.lockSync(true);
       file.unlockSync();
@@ -873,7 +876,7 @@ if (hasFifos) {
       () => withTimeout(1, () => Deno.open(path), { value: null }),
     ];
     for (const open of opens) {
-      // It waits for somebody who writes.
+      // It waits for a writer.
       const greenlet = spawn(open) as Greenlet;
       if (open === opens[0]) {
         await sleep(0);
@@ -910,7 +913,7 @@ if (hasFifos) {
       await sleep(0);
       await greenlet.kill();
       assertEquals(await promise, "cleaned up");
-      // That no operation is left, the sanitizers see; what lets the runtime's thread go:
+      // The sanitizers see that no operation is left; this lets the runtime's thread go:
       Deno.openSync(path, { write: true }).close();
       await assertOpen(before);
     });
@@ -1048,7 +1051,7 @@ test("Deno.makeTempDir() that is not allowed to remove the directory leaves it",
       const greenlet = spawn(async () => {
         const made = Deno.makeTempDir({ dir: ${JSON.stringify(folder.path)} });
         queueMicrotask(() => greenlet.kill());
-        // What makes the removal fail.
+        // The condition that makes the removal fail.
         Deno.removeSync = () => { throw new Error("no") };
         await made;
       });
@@ -1060,7 +1063,7 @@ test("Deno.makeTempDir() that is not allowed to remove the directory leaves it",
   assertEquals([code, decoder.decode(stderr)], [0, ""]);
 });
 
-/** What is done to files by their paths, and what is to come of it. */
+/** Each call on files by their paths, and the outcome that is wanted. */
 const byPath: Record<string, (folder: Folder) => Promise<unknown>> = {
   chmod: (folder) => Deno.chmod(folder.at("file"), 0o600),
   chown: (folder) => Deno.chown(folder.at("file"), null, null),
@@ -1143,7 +1146,7 @@ test("Deno.readDir() in a loop that is left by an interrupt closes the directory
     await greenlet.join();
     assertInstanceOf(greenlet.value, GreenletExit);
   }
-  // That no directory is left open, the sanitizers see as well.
+  // The sanitizers see as well that no directory is left open.
   await listings.over();
   await assertOpen(before);
   assertEquals((await inside(() => namesIn(folder.path))).length, 50);
@@ -1222,7 +1225,7 @@ function watch(path: string) {
     & AsyncIterableIterator<Deno.FsEvent>;
 }
 
-/** The names of the files that a watcher tells of, in the order of their creation. */
+/** The names of the files in a watcher's events, in the order of their creation. */
 class Created {
   readonly names: string[] = [];
 
@@ -1373,7 +1376,7 @@ test("Deno.watchFs() of a node:fs/promises watch in a loop is closed when that i
   const greenlet = spawn(async () => {
     for await (const { filename } of watch(folder.path)) names.push(filename);
   });
-  // It is not told when the watch has begun.
+  // Nothing tells when the watch has begun.
   for (let i = 0; names.length === 0; i++) {
     Deno.mkdirSync(folder.at(`${i}`));
     await tick(2);
@@ -1451,7 +1454,7 @@ for (const method of ["close", "return", Symbol.dispose] as const) {
   });
 }
 
-/** What a result has to tell, whenever and wherever it was made. */
+/** Describes a result, whenever and wherever it was made. */
 function plain(result: unknown, folder: Folder): unknown {
   if (Array.isArray(result)) return result.map((item) => plain(item, folder));
   if (typeof result === "string") return result.replaceAll(folder.path, "...");
@@ -1616,7 +1619,7 @@ for (const name of functions) {
   const call = (...args: unknown[]) => (Deno[name] as AnyMethod)(...args);
   for (const value of odd) {
     const of = `of ${Object.prototype.toString.call(value)} ${String(value)}`;
-    // A text is a path: one that leads nowhere.
+    // A string is a path: it leads nowhere.
     const inFolder = (folder: Folder) =>
       typeof value === "string" ? folder.at("none/of it") : value;
     if (name.startsWith("makeTemp")) {
@@ -1640,7 +1643,7 @@ for (const name of functions) {
   }
 }
 
-/** What comes of all the calls without `patch()`. */
+/** The outcomes of all the calls without `patch()`. */
 let unpatchedResults: Map<string, unknown> | undefined;
 
 for (const wrap of [outside, inside]) {
@@ -2113,7 +2116,7 @@ testRandomly(
         });
         if (result === null) interrupts++;
       }
-      // What is still under way.
+      // The operations that are still under way.
       await over(file);
     }));
     using file = folder.open();

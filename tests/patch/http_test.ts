@@ -62,7 +62,7 @@ async function textOf(
   return await response.text();
 }
 
-/** Asks, and goes away when `told` says so. */
+/** Sends a request, and goes away when `told` has ended. */
 async function askInVain(
   server: Server,
   told: () => Promise<unknown>,
@@ -77,7 +77,7 @@ async function askInVain(
   await failed;
 }
 
-/** What a server does with the errors of its handlers, and what they were. */
+/** The options of a server that collects the errors of its handlers, and these errors. */
 class Errors {
   readonly all: unknown[] = [];
   readonly onError = (error: unknown): Response => {
@@ -86,7 +86,7 @@ class Errors {
   };
 }
 
-/** What a handler does that waits, and what becomes of it. */
+/** A handler that waits, and its log. */
 class Waiting {
   readonly begun = Promise.withResolvers<Greenlet>();
   readonly ended = Promise.withResolvers<unknown>();
@@ -109,7 +109,7 @@ const clients: Record<string, () => Deno.HttpClient> = {
   "HTTP/2": () => Deno.createHttpClient({ http1: false, http2: true }),
 };
 
-test("Deno.serve() looks under patch() as it did before, and complains as it did", async () => {
+test("Deno.serve() looks under patch() as it did before, and refuses bad arguments as it did", async () => {
   const describe = async () => [
     Deno.serve.name,
     Deno.serve.length,
@@ -178,7 +178,7 @@ test("Deno.serve() handles each request in a greenlet of its own, that is named 
     assert(greenlet.active);
     await new Promise((resolve) => setTimeout(resolve, 1));
     assertStrictEquals(getCurrent(), greenlet);
-    await import("node:fs"); // Anybody's promise
+    await import("node:fs"); // A foreign promise
     assertStrictEquals(getCurrent(), greenlet);
     seen.push(greenlet);
     return new Response(greenlet.name);
@@ -424,7 +424,7 @@ test("Deno.serve() hands the very error of a handler to onError, and not to the 
   assertEquals(failures.errors, []);
 });
 
-test("Deno.serve() complains as it did of anything but a response", async () => {
+test("Deno.serve() refuses anything but a response as it did", async () => {
   const complaints = async () => {
     const messages: string[] = [];
     const odd = [undefined, "text", {}, Response.error(), Promise.resolve(1)];
@@ -543,7 +543,7 @@ test("Deno.serve(): a handler can have a time limit, and waits work in all of it
 });
 
 for (const [name, client] of Object.entries(clients)) {
-  /** What a handler waits in, when the client goes away. */
+  /** The waits that a handler is in when the client goes away. */
   const waits: Record<string, () => Promise<unknown>> = {
     "sleeps": () => sleep(LONG),
     "waits for a timer": () =>
@@ -685,7 +685,7 @@ for (const [name, client] of Object.entries(clients)) {
     await response.body!.getReader().read();
     abort.abort();
     await cancelled.promise;
-    // What it waits in then goes on.
+    // The call that it waits in then goes on.
     await when(() => begun === ended);
     assertEquals(errors.all, []);
   });
@@ -1063,7 +1063,7 @@ testRandomly(
     const errors = new Errors();
     const lock = new Lock();
     const counts = { begun: 0, killed: 0, answered: 0 };
-    /** Those that go away when their handlers have begun, which would never answer. */
+    /** Clients that go away when their handlers, which would never answer, have begun. */
     const leaving = new Map<string, AbortController>();
     let running = 0;
     await using server = serve(async ({ url }) => {

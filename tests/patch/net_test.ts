@@ -319,7 +319,7 @@ for (const where of Deno.build.os === "linux" ? ["inside", "outside"] : []) {
     const failing = () => read().catch((error) => error);
     const error = await (where === "inside" ? spawn(failing).get() : failing());
     assertInstanceOf(error, Deno.errors.ConnectionReset);
-    // And then it is as after any error.
+    // Then it behaves as after any error.
     assertEquals(await spawn(read).get(), null);
     assertEquals(await read(), null);
   });
@@ -415,13 +415,13 @@ test("Deno.connect() that gets no answer is cancelled when it is interrupted", a
     await turns(200);
   }
   const waiting = clients.filter((client) => !client.dead);
-  // As on systems where a backlog is but a hint, there may be none.
+  // There may be none, as on systems where a backlog is only a hint.
   if (Deno.build.os === "linux") assertGreaterOrEqual(waiting.length, 1);
   for (const client of waiting) {
     await client.kill();
     assertInstanceOf(client.value, GreenletExit);
   }
-  // What goes on beneath, the sanitizers see.
+  // The sanitizers see what goes on beneath.
   for (const conn of connected) conn.close();
   listener.close();
 });
@@ -993,7 +993,7 @@ const PAIR = `
   const accept = () => listener.accept();
 `;
 
-/** What is done, what is printed, and whether the process ends by itself then. */
+/** A statement, its output, and whether the process ends by itself then. */
 const endings: Record<string, [string, string[], boolean]> = {
   "a read and an accept that were interrupted": [
     `console.log(await inVain(read), await inVain(accept));
@@ -1007,7 +1007,7 @@ const endings: Record<string, [string, string[], boolean]> = {
     ["late"],
     false,
   ],
-  "a read that somebody waits for again": [
+  "a read that is awaited again": [
     `await inVain(read);
      setTimeout(() => peer.write(new Uint8Array(2)), 1);
      console.log(await read());
@@ -1015,7 +1015,7 @@ const endings: Record<string, [string, string[], boolean]> = {
     ["2"],
     false,
   ],
-  "an accept that somebody waits for again": [
+  "an accept that is awaited again": [
     `await inVain(accept);
      spawn(accept);
      console.log("waits");`,
@@ -1091,7 +1091,7 @@ const endings: Record<string, [string, string[], boolean]> = {
     ["told"],
     false,
   ],
-  "what its user has told so, as nobody waits": [
+  "a listener with ref() while nothing is awaited": [
     `await inVain(read);
      conn.ref();
      listener.ref();
@@ -1152,7 +1152,7 @@ const endings: Record<string, [string, string[], boolean]> = {
     ["late"],
     true,
   ],
-  "a read that somebody waits for when patch() is disposed of": [
+  "a read that is awaited when patch() is disposed of": [
     `await inVain(read);
      _[Symbol.dispose]();
      read();

@@ -16,12 +16,12 @@ import {
 } from "../../mod.ts";
 import { Failures, runScript } from "../_bodies.ts";
 
-/** A pause of somebody who has not heard of greenlets. */
+/** A pause as in code that knows nothing of greenlets. */
 function pause(ms: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, ms));
 }
 
-/** What becomes of an event's listener that waits. */
+/** The log of an event's listener that waits. */
 class Heard<A extends unknown[] = unknown[]> {
   readonly #told = Promise.withResolvers<Greenlet>();
   /** Whose code the listener was, once it has waited. */
@@ -44,7 +44,7 @@ class Heard<A extends unknown[] = unknown[]> {
   };
 }
 
-/** A server that is left to whoever disposes of it. */
+/** A server that a `using` block closes. */
 class Listening implements AsyncDisposable {
   readonly sockets = new Set<net.Socket>();
   readonly server: net.Server = net.createServer((socket) => {
@@ -76,7 +76,10 @@ async function closed(socket: net.Socket): Promise<void> {
   await over;
 }
 
-/** How the one who has opened a socket may have ended by the time of the event. */
+/**
+ * The ways in which the greenlet that has opened a socket may have ended by the time of the
+ * event.
+ */
 const ends: Record<string, (open: () => void) => Promise<void>> = {
   "has ended": async (open) => {
     await spawn(open).join();
@@ -244,7 +247,7 @@ Deno.test("net.Socket keeps calls that its events have begun when the greenlet t
   let socket!: net.Socket;
   const opener = spawn(async () => {
     socket = net.connect(server.port, "127.0.0.1");
-    // As a client does that is shared, whoever was the first to need it
+    // As a shared client does, whichever greenlet was the first to need it
     socket.on("connect", async () => {
       begun.resolve();
       try {

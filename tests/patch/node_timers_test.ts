@@ -49,7 +49,7 @@ import {
 } from "../../mod.ts";
 import { Failures, runScript, settle, testBoth } from "../_bodies.ts";
 import { Uncaught } from "../_uncaught.ts";
-import { random } from "../_random.ts";
+import { testRandomly } from "../_random.ts";
 import { Gate, when } from "../_waits.ts";
 
 /** Longer than any test: what is still set when a test ends, the sanitizers see. */
@@ -78,7 +78,7 @@ interface Timers {
   clearImmediate: (immediate?: unknown) => void;
 }
 
-/** Every way to the functions that somebody may have taken before `patch()`. */
+/** Every way to the functions that a program may have taken before `patch()`. */
 const ways = Object.entries({
   "of the global object": () => globalThis,
   "taken from the global object": () => ({
@@ -159,7 +159,7 @@ async function interruptInEveryWay(
   ];
   await Promise.all(ways.map((way) => way()));
   assertEquals(log, new Array(6).fill("cleaned up"));
-  // What was not set at all is cleared by now.
+  // Clearing a timer that was never set does nothing.
   await settle();
   const left = process.getActiveResourcesInfo();
   assertFalse(left.includes("Timeout"), String(left));
@@ -209,7 +209,7 @@ for (const [name, way] of ways) {
     await interruptInEveryWay(() =>
       new Promise((_, reject) => setTimeout(reject, LONG))
     );
-    // And waits otherwise.
+    // It waits otherwise.
     const start = performance.now();
     const value = await spawn(() =>
       new Promise((resolve: (...args: unknown[]) => void) =>
@@ -258,7 +258,7 @@ for (const [name, way] of ways) {
   });
 
   Deno.test(`clearTimeout() ${name} clears timers that were set in any way`, async () => {
-    // What is not cleared the sanitizers see.
+    // The sanitizers see a timer that is not cleared.
     const never = () => {};
     const before = way().setTimeout(never, LONG);
     using _ = patch();
@@ -372,7 +372,7 @@ Deno.test("setTimeout() gives the runtime's own Timeout, with all its methods", 
       again.refresh();
       await until(promise);
       {
-        // Which the sanitizers see if it is not closed.
+        // The sanitizers see it if it is not closed.
         using _ = setTimeout(() => fired++, LONG);
       }
       assertEquals(fired, 2);
@@ -525,7 +525,7 @@ testBoth(
   },
 );
 
-/** Counts who listens to a signal. */
+/** Counts the listeners of a signal. */
 function watchedSignal(): {
   controller: AbortController;
   signal: AbortSignal;
@@ -585,7 +585,7 @@ for (const [name, body] of Object.entries(bySignal)) {
     await greenlet.kill();
     await settle();
     assertEquals(listeners.size, 0);
-    // Which changes nothing any more.
+    // This changes nothing any more.
     controller.abort(new Error("too late"));
     assertInstanceOf(greenlet.value, GreenletExit);
   });
@@ -851,7 +851,7 @@ Deno.test("AbortSignal.timeout() stays as it is", async () => {
     await sleep(LONG);
   });
   await sleep(0);
-  // It belongs to nobody, as it may be anybody's.
+  // It belongs to no greenlet, as any greenlet may use it.
   await greenlet.kill();
   // It holds up no process.
   const alive = taken(() => {}, LONG);
@@ -936,7 +936,7 @@ Deno.test("node:timers is the runtime's own after patch() is disposed of", async
   }).get();
 });
 
-Deno.test("node:timers/promises that is loaded when patched is patched, and as before in the end", async () => {
+Deno.test("node:timers/promises that is loaded under patch() is patched, and as before after it", async () => {
   const { out, err } = await runScript(`
     const restore = patch();
     const { setImmediate, setTimeout } = await import("node:timers/promises");
@@ -1053,7 +1053,7 @@ for (const [name, change] of Object.entries(unknown)) {
     );
     const error = await assertRejects(() => aborted.get(), Error);
     assertEquals([error.name, error.cause], ["AbortError", "why"]);
-    // What was taken before is the runtime's own.
+    // A function that was taken before is the runtime's own.
     await spawn(async () => {
       const me = getCurrent();
       const current = await new Promise((resolve) =>
@@ -1062,7 +1062,7 @@ for (const [name, change] of Object.entries(unknown)) {
       assertStrictEquals(current, me);
       assertEquals(await wait(1, "value"), "value");
     }).get();
-    // The iterator goes on to its next tick, as nobody can see its timer.
+    // The iterator goes on to its next tick, as its timer can't be reached.
     await new Promise((resolve) => taken(resolve, 5));
   });
 }
@@ -1142,7 +1142,7 @@ Deno.test("patch() in a Worker patches that Worker, and no other realm", async (
       if (data === "patch") globalThis.restore = patch();
       if (data === "restore") globalThis.restore[Symbol.dispose]();
       const log = [];
-      // Which is waited for to its end where it can't be killed.
+      // Its end is waited for where it can't be killed.
       const ms = data === "patch" ? ${LONG} : 5;
       const pauses = [
         () => new Promise((resolve) => setTimeout(resolve, ms)),
@@ -1207,64 +1207,67 @@ Deno.test("patch() in a Worker patches that Worker, and no other realm", async (
   }
 });
 
-Deno.test("node:timers survives a storm of interrupts: each body cleans up once, each timer is cleared", async () => {
-  using _ = patch();
-  const seed = Date.now() % 1_000_000;
-  const next = random(seed);
-  const waits: ((ms: number) => Promise<unknown>)[] = [
-    (ms) => wait(ms, "over"),
-    (ms) => scheduler.wait(ms),
-    (ms) => new Promise((resolve) => namedSetTimeout(resolve, ms)),
-    (ms) => new Promise((resolve) => requiredSetTimeout(resolve, ms)),
-    async (ms) => {
-      let ticks = 0;
-      for await (const _ of every(ms / 3)) if (++ticks === 3) break;
-    },
-    async (ms) => {
-      const end = performance.now() + ms;
-      while (performance.now() < end) await scheduler.yield();
-    },
-    async (ms) => {
-      const signal = AbortSignal.timeout(ms);
-      await wait(LONG, 1, { signal }).catch((error) => {
-        if (error.name !== "AbortError") throw error;
-      });
-    },
-  ];
-  const ends = { over: 0, "timed out": 0, killed: 0 };
-  /** As long as anything takes, in ms. */
-  const LONGEST = 80;
-  async function storm(count: number) {
-    const began: number[] = [];
-    const cleanedUp: number[] = [];
-    async function body(i: number) {
-      let end: keyof typeof ends = "killed";
-      began[i] = 1;
-      try {
-        const pause = waits[i % waits.length]!;
-        const value = await withTimeout(
-          next() * LONGEST,
-          async () => {
-            await pause(next() * LONGEST / 2);
-            return "over";
-          },
-          { value: "late" },
-        );
-        end = value === "late" ? "timed out" : "over";
-      } finally {
-        cleanedUp[i] = (cleanedUp[i] ?? 0) + 1;
-        ends[end]++;
+testRandomly(
+  "node:timers survives a storm of interrupts: each body cleans up once, each timer is cleared",
+  async (next) => {
+    using _ = patch();
+    const waits: ((ms: number) => Promise<unknown>)[] = [
+      (ms) => wait(ms, "over"),
+      (ms) => scheduler.wait(ms),
+      (ms) => new Promise((resolve) => namedSetTimeout(resolve, ms)),
+      (ms) => new Promise((resolve) => requiredSetTimeout(resolve, ms)),
+      async (ms) => {
+        let ticks = 0;
+        for await (const _ of every(ms / 3)) if (++ticks === 3) break;
+      },
+      async (ms) => {
+        const end = performance.now() + ms;
+        while (performance.now() < end) await scheduler.yield();
+      },
+      async (ms) => {
+        const signal = AbortSignal.timeout(ms);
+        await wait(LONG, 1, { signal }).catch((error) => {
+          if (error.name !== "AbortError") throw error;
+        });
+      },
+    ];
+    const ends = { over: 0, "timed out": 0, killed: 0 };
+    /** Longer than anything takes, in ms. */
+    const LONGEST = 80;
+    async function storm(count: number) {
+      const began: number[] = [];
+      const cleanedUp: number[] = [];
+      async function body(i: number) {
+        let end: keyof typeof ends = "killed";
+        began[i] = 1;
+        try {
+          const pause = waits[i % waits.length]!;
+          const value = await withTimeout(
+            next() * LONGEST,
+            async () => {
+              await pause(next() * LONGEST / 2);
+              return "over";
+            },
+            { value: "late" },
+          );
+          end = value === "late" ? "timed out" : "over";
+        } finally {
+          cleanedUp[i] = (cleanedUp[i] ?? 0) + 1;
+          ends[end]++;
+        }
       }
+      const greenlets = Array.from({ length: count }, (_, i) => spawn(body, i));
+      const killers = greenlets.filter((_, i) => i % 2 === 0)
+        .map((victim) => spawnLater(next() * LONGEST, () => victim.kill()));
+      await joinAll([...greenlets, ...killers]);
+      for (const greenlet of greenlets) {
+        assert(greenlet.successful(), `${greenlet.exception}`);
+      }
+      assertEquals(cleanedUp, began);
     }
-    const greenlets = Array.from({ length: count }, (_, i) => spawn(body, i));
-    const killers = greenlets.filter((_, i) => i % 2 === 0)
-      .map((victim) => spawnLater(next() * LONGEST, () => victim.kill()));
-    await joinAll([...greenlets, ...killers]);
-    for (const greenlet of greenlets) {
-      assert(greenlet.successful(), `seed ${seed}: ${greenlet.exception}`);
-    }
-    assertEquals(cleanedUp, began, `seed ${seed}`);
-  }
-  // On a machine that is slow enough one of the ends may not come about.
-  do await storm(1000); while (Object.values(ends).some((times) => times < 30));
-});
+    // On a machine that is slow enough one of the ends may not come about.
+    do await storm(1000); while (
+      Object.values(ends).some((times) => times < 30)
+    );
+  },
+);

@@ -31,7 +31,7 @@ import {
   withTimeout,
 } from "../../mod.ts";
 import { Failures, settle } from "../_bodies.ts";
-import { random } from "../_random.ts";
+import { withSeeds } from "../_random.ts";
 import { PATIENCE, when } from "../_waits.ts";
 
 /** The server's version; `null` if there is no server to test with. */
@@ -69,22 +69,15 @@ function test(name: string, body: (server: Server) => Promise<void>): void {
   });
 }
 
-/** A test that is told the seed of its random numbers, and tells it when it fails. */
+/** A test with random numbers; see {@linkcode withSeeds}. */
 function testRandomly(
   name: string,
   body: (server: Server, next: () => number) => Promise<void>,
 ): void {
-  test(name, async (server) => {
-    const seed = Number(Deno.env.get("SEED") ?? Date.now() % 1_000_000);
-    try {
-      await body(server, random(seed));
-    } catch (error) {
-      throw new Error(`Failed with SEED=${seed}`, { cause: error });
-    }
-  });
+  test(name, (server) => withSeeds((next) => body(server, next)));
 }
 
-/** A pause of somebody who has not heard of greenlets. */
+/** A pause as in code that knows nothing of greenlets. */
 function pause(ms: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, ms));
 }
@@ -110,7 +103,7 @@ class Server implements AsyncDisposable {
         await server.run();
         return server;
       } catch (error) {
-        // Somebody else may have taken the port meanwhile.
+        // Another process may have taken the port meanwhile.
         if (attempt === 4) throw error;
       }
     }
@@ -179,7 +172,7 @@ class Server implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    // They end by themselves then. To disconnect() one that has lost its server, or is
+    // They end by themselves then. To disconnect() a client that has lost its server, or is
     // about to connect again, would leave a timer of ioredis behind.
     const ends = this.#clients.map((client) => {
       client.options.retryStrategy = () => null;
@@ -192,7 +185,9 @@ class Server implements AsyncDisposable {
   }
 }
 
-/** A port that nobody gets by chance, as those from 32768 on: a server comes back to it. */
+/**
+ * A port that no process gets by chance, as ports from 32768 on: a server comes back to it.
+ */
 function freePort(): number {
   for (;;) {
     const port = 10_000 + Math.floor(Math.random() * 20_000);
@@ -227,10 +222,10 @@ testRandomly(
 
     class User extends Greenlet<void> {
       readonly key: string;
-      /** What was sent last, whether it was answered or not. */
+      /** The number that was sent last, whether it was answered or not. */
       last: string | null = null;
       count = 0;
-      /** Whether it had nothing left to wait for, a kill or not. */
+      /** True if it had nothing left to wait for, killed or not. */
       isDone = false;
       isClean = false;
 
@@ -330,7 +325,7 @@ testRandomly(
     await slow.kill();
     for (const count of Object.values(log)) assertGreater(count, 0);
 
-    // What was begun was done, once, and the replies still come in order.
+    // Commands that were begun were done, once, and the replies still come in order.
     for (const { key, last, count } of users) {
       assertEquals(await redis.get(key), last);
       assertEquals(Number(await redis.get(`${key}#`)), count);
@@ -353,7 +348,7 @@ testRandomly(
           return await until(redis.get(`key-${i}`)) === value;
         }));
       await sleep(0);
-      // The first is the one in whose context all are sent
+      // All are sent in the context of the first
       const killed = greenlets.filter((_, i) => i === 0 || next() < 0.3);
       if (next() < 0.5) await sleep(next() * 2);
       await killAll(killed);
@@ -465,7 +460,7 @@ test("ioredis gives what a BLPOP has popped too late to onInterrupt, which puts 
     await sleep(0);
     await getter.kill();
     await other.rpush("items", `item ${round}`);
-    // The one that was put back
+    // The item that was put back
     items.push(await spawn(pop).get());
   }
   await Promise.all(returns);
@@ -481,7 +476,7 @@ test("ioredis awaited without until() ends when the reply is there, and then its
   const log: unknown[] = [];
   const greenlet = spawn(async () => {
     try {
-      log.push(await redis.blpop("items", 0)); // Somebody else's promise
+      log.push(await redis.blpop("items", 0)); // A foreign promise
       log.push("goes on");
       await pause(0);
       log.push("not here");
@@ -490,7 +485,7 @@ test("ioredis awaited without until() ends when the reply is there, and then its
     }
   });
   await sleep(0);
-  // It is told of it, and can't be stopped
+  // It gets the error, and can't be stopped
   await greenlet.kill(undefined, { timeout: 5 });
   assertFalse(greenlet.dead);
   assertEquals(log, []);
@@ -511,7 +506,7 @@ test("ioredis awaited without until() holds up its greenlet, but not withTimeout
   }, { value: "late" });
   assertEquals(late, "late");
   assertEquals(log, []);
-  // What is left behind ends at its next wait
+  // A call that is left behind ends at its next wait
   await other.rpush("items", "item");
   assertEquals(await redis.echo("next"), "next");
   await settle();
@@ -551,7 +546,7 @@ test("ioredis whose server never answers lets go of greenlets that are killed an
     redis = server.client({ port: silent.addr.port, disconnectTimeout: 1 });
     await until(redis.get("key"));
   });
-  // It is connected, and waits to be told that the server is ready.
+  // It is connected, and waits until the server is ready.
   await when(() => redis?.status === "connect");
   await opener.kill();
   const limited = spawn(() =>
@@ -593,9 +588,9 @@ testRandomly(
   },
 );
 
-// --- Whose client it is
+// --- The greenlet that has made the client
 
-/** How the greenlet may end that happens to open the connection. */
+/** The ways in which the greenlet that happens to open the connection may end. */
 const ends: Record<string, (open: () => Redis) => Promise<unknown>> = {
   "ends": (open) => spawn(open).get(),
   "is killed before it connects": async (open) => {
@@ -689,7 +684,7 @@ test("ioredis that looks for Sentinels, in waits of its own, ends with the green
   const make = () =>
     server.keep(
       new Redis({
-        // Which is none, and knows no other
+        // This server is no Sentinel, and knows no other
         sentinels: [{ host: "127.0.0.1", port: server.port }],
         sentinelRetryStrategy: () => 5,
         name: "main",
@@ -803,7 +798,7 @@ test("ioredis does nothing of a transaction whose greenlet is killed in the midd
   }
 });
 
-/** So many connections, each lent to one greenlet at a time. */
+/** A number of connections, each lent to one greenlet at a time. */
 class Connections {
   readonly free: Redis[];
   readonly permits: Semaphore;
@@ -848,7 +843,8 @@ testRandomly(
         if (done === null) log.conflicts++;
         else log.transfers++;
       } finally {
-        // In its turn, so before the next one who has the connection; needs no wait.
+        // In its turn, so before the next greenlet that has the connection; it needs no
+        // wait.
         redis.unwatch().catch(() => {});
       }
     }

@@ -101,7 +101,7 @@ for (const [how, cases] of Object.entries(atOnce)) {
       // If it did not at once, it never would.
       const end = await interrupt(how, wait);
       assertEquals(end, how === "killed" ? "GreenletExit" : "Timeout");
-      // That its timer is cleared, the sanitizers tell.
+      // The sanitizers tell that its timer is cleared.
     });
   }
 }

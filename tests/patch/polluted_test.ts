@@ -4,7 +4,7 @@ import { runScript } from "../_bodies.ts";
 // Programs change what the language has made: a polyfill, an instrument, a mistake. What
 // survives that outside greenlets has to survive it in them, under patch().
 
-/** What is changed, by a statement. */
+/** The changes, each by the statement that makes it. */
 const changes: Record<string, string> = {
   "Array.prototype[Symbol.iterator]":
     `change(Array.prototype, Symbol.iterator, fail);`,
@@ -40,7 +40,7 @@ const changes: Record<string, string> = {
     change(Map.prototype, Symbol.iterator, fail);`,
 };
 
-/** What programs do, each to give something that can be printed. */
+/** Functions of programs, each of which gives a value that can be printed. */
 const doors: Record<string, Record<string, string>> = {
   "timers": {
     "a pause": `
@@ -369,7 +369,7 @@ const PRELUDE = `
     }
     changed = [];
   }
-  /** What comes of a function in a program that is changed. */
+  /** Gives the outcome of a function in a program that is changed. */
   async function outcome(pollute, run) {
     pollute();
     let result;
@@ -388,7 +388,7 @@ const PRELUDE = `
     console.log("uncaught:", trying, error.message);
     Deno.exit(1);
   });
-  /** What is tried now, for one that never ends. */
+  /** The function that is tried now, to name it if it never ends. */
   let trying = "";
   let guard;
   function watch(what) {

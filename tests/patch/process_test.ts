@@ -25,9 +25,9 @@ import { runScript, settle } from "../_bodies.ts";
 import {
   inVain,
   outcome,
-  random,
   test as testAnywhere,
   tick,
+  withSeeds,
 } from "../_random.ts";
 
 /** Longer than any test. */
@@ -55,7 +55,7 @@ function spawnEcho(options: Deno.CommandOptions = {}): Deno.ChildProcess {
   return new Deno.Command("cat", { ...PIPED, ...options }).spawn();
 }
 
-/** Sees that nobody has told an echo to end: it answers, and ends by itself. */
+/** Checks that an echo was not told to end: it answers, and ends by itself. */
 async function assertLeftAlone(child: Deno.ChildProcess): Promise<void> {
   const writer = child.stdin.getWriter();
   await writer.write(new TextEncoder().encode("alive"));
@@ -70,7 +70,7 @@ async function reap(child: Deno.ChildProcess): Promise<Deno.CommandStatus> {
   return await child.status;
 }
 
-/** Whether there is a process of that number, if only to be reaped. */
+/** Tells whether there is a process of that number, if only to be reaped. */
 function exists(pid: number): boolean {
   try {
     Deno.kill(pid, "SIGCONT");
@@ -81,8 +81,8 @@ function exists(pid: number): boolean {
 }
 
 /**
- * Calls something in a greenlet that was killed before: it is in somebody else's promise,
- * and the error is held.
+ * Calls something in a greenlet that was killed before: it is in a foreign promise, and the
+ * error is held.
  */
 async function whenKilled(run: () => unknown): Promise<void> {
   const { promise, resolve } = Promise.withResolvers<void>();
@@ -101,16 +101,19 @@ async function eventually(holds: () => boolean): Promise<void> {
   while (!holds()) await tick(5);
 }
 
-/** What a program of the system tells of us, to which we have no access. */
+/**
+ * Runs a program of the system that lists our processes or files, to which we have no
+ * access.
+ */
 function ask(command: string, ...args: string[]): string[] {
   if (Deno.build.os !== "linux") return [];
   const { stdout } = new Deno.Command(command, { args }).outputSync();
   return decode(stdout).split("\n").filter((line) => line !== "");
 }
 
-/** How many children we have, those included that were not reaped. */
+/** The number of our children, with those that were not reaped. */
 function countChildren(): number {
-  // But for the one that tells us.
+  // Without the program that lists them.
   return ask("ps", "-o", "pid=", "--ppid", `${Deno.pid}`).length - 1;
 }
 
@@ -123,7 +126,7 @@ function countFiles(): number {
 class Notes implements Disposable {
   readonly path = Deno.makeTempDirSync();
 
-  /** What is written in a note; `null` if there is none. */
+  /** The text of a note; `null` if there is none. */
   read(name: string): string | null {
     try {
       return Deno.readTextFileSync(`${this.path}/${name}`).trim() || null;
@@ -132,7 +135,7 @@ class Notes implements Disposable {
     }
   }
 
-  /** What is written in a note, once it is. */
+  /** The text of a note, as soon as there is one. */
   async wait(name: string): Promise<string> {
     await eventually(() => this.read(name) !== null);
     return this.read(name)!;
@@ -152,7 +155,7 @@ class Notes implements Disposable {
   }
 }
 
-/** How a wait can be interrupted while it is pending: each gives the error. */
+/** The ways to interrupt a wait while it is pending: each gives the error. */
 const interrupters: Record<
   string,
   (
@@ -199,7 +202,7 @@ const interrupters: Record<
     return await greenlet.get();
   },
   "timed out by withTimeout() outside greenlets": async (wait, pending) => {
-    // As long as the machine needs until it is pending.
+    // Lets the machine take its time until the wait is pending.
     for (let ms = 5;; ms *= 2) {
       let isPending = false;
       try {
@@ -227,7 +230,7 @@ function decode(bytes: Uint8Array): string {
   return new TextDecoder().decode(bytes);
 }
 
-/** What an output says, for comparison. */
+/** The contents of an output, for comparison. */
 function told(output: Deno.CommandOutput): unknown {
   const { success, code, signal } = output;
   const text = (name: "stdout" | "stderr") => {
@@ -286,7 +289,7 @@ test("Deno.Command looks under patch() as it did before", async () => {
   assertEquals(describe(), expected);
 });
 
-/** What can be done with child processes, each with all that it brings. */
+/** Each use of child processes, with its outcome. */
 const programs: Record<string, () => unknown> = {
   "output": async () =>
     told(await sh("echo out; echo err >&2; exit 3").output()),
@@ -539,7 +542,7 @@ test("Command.output() that is interrupted closes pipes that the child's childre
 test("patch({ process: { killChildren: false } }) leaves the child of an interrupted output() running", async () => {
   using _ = patch({ process: { killChildren: false } });
   using notes = new Notes();
-  // More than fits into the pipe, so that it goes on only if somebody reads.
+  // More than fits into the pipe, so that it goes on only if the pipe is read.
   const script = `echo 1 > ${notes.path}/begun; ${notes.untilToldToGoOn}
     head -c 500000 /dev/zero; echo done > ${notes.path}/done`;
   const greenlet = spawn(() => sh(script).output());
@@ -591,7 +594,7 @@ test("Deno.spawnAndWait() that is interrupted ends the child", async () => {
   await eventually(() => countChildren() === 0);
 });
 
-/** What a greenlet may do when it is killed, that has spawned a child. */
+/** The calls that a greenlet with a child may be in when it is killed. */
 const killed: Record<string, (child: Deno.ChildProcess) => Promise<unknown>> = {
   "waits for its status": (child) => child.status,
   "waits for its output": (child) => child.output(),
@@ -641,7 +644,7 @@ test("Deno.Command: a child that does not heed SIGTERM is killed after a kill's 
   const start = performance.now();
   await killAll(greenlets, { grace: 500 });
   for (const { value } of greenlets) assertInstanceOf(value, GreenletExit);
-  // Who is killed does not wait for that.
+  // The killed greenlet does not wait for that.
   assert(pids.every(exists));
   await eventually(() => !pids.some(exists));
   assertGreaterOrEqual(performance.now() - start, 490);
@@ -717,7 +720,7 @@ test("Command.spawn(): a detached child is left alone", async () => {
 });
 
 test("Command.spawn(): a child is left alone under killChildren: false", async () => {
-  /** Whether what a greenlet has spawned goes on when that is killed. */
+  /** Checks whether a child goes on when the greenlet that has spawned it is killed. */
   const leaves = async (leaves: boolean) => {
     let child: Deno.ChildProcess;
     const greenlet = spawn(async () => {
@@ -1022,7 +1025,7 @@ test("Command.spawn(): a child that is ended and unref'd does not keep the proce
     await promise;
     await g.kill();`);
   const [pid] = out;
-  // It was told to end, and the process has not waited until it is made to.
+  // It was told to end, and the process has not waited until it is killed.
   assert(exists(Number(pid)));
   Deno.kill(Number(pid), "SIGKILL");
   assertEquals(err, "");
@@ -1121,15 +1124,13 @@ const ways: Record<string, Way> = {
   },
 };
 
-test("Deno.Command: every child is accounted for when hundreds are interrupted at random", async () => {
-  const seed = Number(Deno.env.get("SEED") ?? Date.now() % 1_000_000);
-  const next = random(seed);
-  using _ = patch();
-  using notes = new Notes();
-  await sh("true").output();
-  const files = countFiles();
-  const counts = { interrupted: 0, whole: 0 };
-  try {
+test("Deno.Command: every child is accounted for when hundreds are interrupted at random", () =>
+  withSeeds(async (next) => {
+    using _ = patch();
+    using notes = new Notes();
+    await sh("true").output();
+    const files = countFiles();
+    const counts = { interrupted: 0, whole: 0 };
     const kinds = Object.values(ways);
     let begun = 0;
     await Promise.all(Array.from({ length: 6 }, async () => {
@@ -1151,7 +1152,4 @@ test("Deno.Command: every child is accounted for when hundreds are interrupted a
     assertGreater(counts.interrupted, 100);
     assertGreater(counts.whole, 10);
     await eventually(() => countFiles() <= files);
-  } catch (error) {
-    throw new Error(`Failed with SEED=${seed}`, { cause: error });
-  }
-});
+  }));

@@ -56,7 +56,9 @@ async function askInVain(
   await failed;
 }
 
-/** Until the server knows that a client has gone: it has told the request's signal. */
+/**
+ * Waits until the server knows that a client has gone: it has aborted the request's signal.
+ */
 async function whenGone(request: Request): Promise<void> {
   if (request.signal.aborted) return;
   await new Promise((resolve) =>
@@ -69,7 +71,7 @@ const clients: Record<string, () => Deno.HttpClient> = {
   "HTTP/2": () => Deno.createHttpClient({ http1: false, http2: true }),
 };
 
-/** What a handler of a test is told, and tells. */
+/** The promises by which a test and its handler talk to each other. */
 interface Order {
   readonly begun: PromiseWithResolvers<Request>;
   readonly goOn: PromiseWithResolvers<void>;
@@ -281,7 +283,7 @@ function hono(told: Order): { app: Hono; ends: unknown[] } {
   return { app, ends };
 }
 
-/** What is printed by `console.error` while this is in use. */
+/** Collects what `console.error` prints while this is in use. */
 class Printed implements Disposable {
   readonly lines: unknown[][] = [];
   readonly #error = console.error;
@@ -330,7 +332,7 @@ Deno.test("Deno.serve(app.fetch) of Hono answers with 503, and prints nothing, w
   let status = 0;
   let server!: Server;
   using _ = patch();
-  // Of no greenlet, as the end of run() would kill that, too.
+  // It belongs to no greenlet, as the end of run() would kill that, too.
   const ask = async () => {
     const response = await fetch(urlOf(server, "/vain"));
     await response.body?.cancel();

@@ -88,7 +88,7 @@ const bound: Record<string, () => Add> = {
   },
 };
 
-/** How a greenlet ends while its own task runs. */
+/** The ways in which a greenlet ends while its own task runs. */
 const endings: Record<string, (victim: Greenlet<unknown>) => unknown> = {
   "kill()": (victim) => victim.kill(),
   "kill() by an error": (victim) => victim.kill(new Error("killed")),
@@ -103,7 +103,7 @@ const adds: Bodies<[Add, Task<number>], number> = {
   },
 };
 
-/** Has each of many greenlets add a task; those of the first wait for ever. */
+/** Has each of many greenlets add a task; the tasks of the first wait for ever. */
 async function share(
   add: Add,
   body: (add: Add, task: Task<number>) => unknown,

@@ -1,6 +1,6 @@
 /**
- * What the tests of sockets share: sockets of each kind, streams of numbered bytes, those who
- * read them and are interrupted, and the tests that all kinds have to pass.
+ * The suite that all kinds of sockets have to pass, and its helpers: sockets of each kind,
+ * streams of numbered bytes, and readers that are interrupted.
  *
  * @module
  */
@@ -61,7 +61,10 @@ export const unix: Transport = {
   connect: (listener) => Deno.connect(listener.addr as never),
 };
 
-/** The certificates of `localhost`, and of who has signed it: valid from 2020 to 2120. */
+/**
+ * The certificates of `localhost`, and of the authority that has signed it: valid from 2020
+ * to 2120.
+ */
 const [ca, cert, key] = ["ca.pem", "localhost.pem", "localhost.key"].map((
   name,
 ) => Deno.readTextFileSync(new URL(`../tls/${name}`, import.meta.url))) as [
@@ -166,13 +169,13 @@ export function byteAt(offset: number): number {
   return (offset * 31 + (offset >> 8) * 17 + (offset >> 16)) & 255;
 }
 
-/** What has been read, and what was interrupted. */
+/** Checks the bytes that were read, and counts the reads and interrupts. */
 export class Received extends Interrupts {
   length = 0;
   reads = 0;
   ended = false;
   #reached: { length: number; resolve: () => void } | null = null;
-  /** Buffers of those who were interrupted: as they left them they must stay. */
+  /** Buffers of interrupted reads, which must stay as they were left. */
   readonly #left: Uint8Array[] = [];
 
   take(buffer: Uint8Array, count: number | null): void {
@@ -191,7 +194,7 @@ export class Received extends Interrupts {
         );
       }
     }
-    // Nor is more written than is told.
+    // No more is written than the count says.
     assert(buffer.subarray(count).every((byte) => byte === 0xAA));
     this.length += count;
     if (this.#reached !== null && this.length >= this.#reached.length) {
@@ -386,7 +389,7 @@ export function testSockets(name: string, transport: Transport): void {
   });
 
   for (const method of ["close", Symbol.dispose] as const) {
-    test(`Conn.${String(method)}() ends reads that are pending as unpatched, ${name}`, async () => {
+    test(`Conn.${String(method)}() ends pending reads as it does unpatched, ${name}`, async () => {
       async function closeWhileReading(
         start: (read: () => Promise<unknown>) => Promise<unknown>,
       ) {
@@ -508,7 +511,7 @@ export function testSockets(name: string, transport: Transport): void {
         const listener = transport.listen();
         await acceptInVain(listener);
         const conn = await transport.connect(listener);
-        // At once, or when it was accepted for nobody.
+        // At once, or when it was accepted after an interrupt.
         if (isAccepted) await accepts.over();
         listener[method]();
         const end = await readText(conn).catch((error: Error) => error);
@@ -585,7 +588,7 @@ export function testSockets(name: string, transport: Transport): void {
     }
   });
 
-  test(`Listener that is asked by hand in a loop stays open when that call is timed out, ${name}`, async () => {
+  test(`Listener whose next() is called in a loop stays open when that call is timed out, ${name}`, async () => {
     using _ = patch();
     const listener = transport.listen();
     const asked = Promise.withResolvers<void>();
@@ -633,7 +636,7 @@ export function testSockets(name: string, transport: Transport): void {
     removeSocket(listener);
   });
 
-  test(`Listener.close() ends accepts that are pending as unpatched, ${name}`, async () => {
+  test(`Listener.close() ends pending accepts as it does unpatched, ${name}`, async () => {
     async function closeWhileAccepting(
       start: (accept: () => Promise<unknown>) => Promise<unknown>,
     ) {
@@ -760,7 +763,7 @@ export function testSockets(name: string, transport: Transport): void {
       const peer = await accepting;
       for (let n = 0; n < microturns; n++) await Promise.resolve();
       await greenlet.kill();
-      // Which would not be told if the connection were left open.
+      // There would be no end if the connection were left open.
       assertEquals(await readText(peer).catch(() => null), null);
       peer.close();
     }
@@ -775,7 +778,7 @@ export function testSockets(name: string, transport: Transport): void {
       using _ = patch();
       using pair = await Pair.open(transport);
       const { conn, peer } = pair;
-      /** What was written with one byte each, how much of it at least and at most. */
+      /** The byte of each write, and how often it has to arrive at least and at most. */
       const written: { byte: number; least: number; most: number }[] = [];
       const interrupted = new Interrupts();
       const reading = readRuns(
@@ -897,7 +900,7 @@ export function testSockets(name: string, transport: Transport): void {
     ];
     closed.close();
     assertEquals(await readText(clients[1]!).catch(() => null), null);
-    // What comes after is accepted as ever.
+    // Later connections are accepted as ever.
     clients.push(await transport.connect(kept));
     conns.push(await kept.accept());
     for (const conn of [...conns, ...clients]) conn.close();
@@ -1014,7 +1017,7 @@ export function testSockets(name: string, transport: Transport): void {
   );
 
   for (const where of ["outside", "inside"]) {
-    test(`Conn.readable is as unpatched, ${where} greenlets, ${name}`, async () => {
+    test(`Conn.readable is the same as unpatched, ${where} greenlets, ${name}`, async () => {
       async function runAll(
         wrap: (run: () => Promise<unknown>) => Promise<unknown>,
       ): Promise<Map<string, unknown>> {
@@ -1148,7 +1151,7 @@ export function collect(readable: ReadableStream<Uint8Array>): Promise<string> {
     .text();
 }
 
-/** What is read until the end, as runs of the same byte. */
+/** Reads to the end, and gives the runs of the same byte. */
 async function readRuns(
   conn: Deno.Conn,
   each: () => Promise<void> = () => Promise.resolve(),
@@ -1168,7 +1171,7 @@ async function readRuns(
   }
 }
 
-/** What a view is and holds. */
+/** The class of a view, and its contents. */
 function show(result: ReadableStreamReadResult<ArrayBufferView>): unknown {
   const { done, value } = result;
   if (value === undefined) return { done };

@@ -11,7 +11,7 @@ const decoder = new TextDecoder();
 
 const library = new URL("../../mod.ts", import.meta.url).href;
 
-/** What the scripts have in scope: the library, and reads of standard input. */
+/** The code before each script: the library, and reads of standard input. */
 const preamble = `
   import {
     idle, patch, sleep, spawn, Timeout, withTimeout,
@@ -47,7 +47,10 @@ const preamble = `
     Deno.unrefTimer(setTimeout(() => console.log("alive"), 20));
 `;
 
-/** Lets a script wait until so many reads of the runtime are over, whoever wants them. */
+/**
+ * Lets a script wait until so many reads of the runtime have ended, whichever code has
+ * begun them.
+ */
 const COUNTING = `
   let reads = 0;
   const prototype = Object.getPrototypeOf(Deno.stdin);
@@ -60,7 +63,7 @@ const COUNTING = `
   }
 `;
 
-/** A script in a process of its own, and whoever sits in front of it. */
+/** A script in a process of its own, and the user at its keyboard. */
 class Session implements AsyncDisposable {
   readonly process: Deno.ChildProcess;
   readonly #lines: ReadableStreamDefaultReader<string>;
@@ -526,7 +529,7 @@ for (
           if (typeof greenlet.value !== "number" && ++interrupts === 5) {
             Deno.${other}.writeSync(new TextEncoder().encode("enough"));
           }
-          // What was interrupted goes on with a copy.
+          // An interrupted write goes on with a copy.
           data.fill(33);
         }
         await Deno.${name}.write(new TextEncoder().encode("\\n" + interrupts));
@@ -577,7 +580,7 @@ for (const [name, listen] of Object.entries(listening)) {
     await using session = new Session(`
       patch(); // For longer than this module's own code runs
       const tell = async (line) => {
-        // Nobody's part, so this is not the killed greenlet's wait.
+        // It belongs to no greenlet, so this is not the killed greenlet's wait.
         await new Promise((resolve) => setTimeout(resolve, 1));
         console.log(String(line).trim());
       };

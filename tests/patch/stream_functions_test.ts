@@ -1,5 +1,6 @@
 /**
- * Functions of a stream's own, which wait: whoever is interrupted, the stream stays whole.
+ * The functions of a stream, which wait: whichever greenlet is interrupted, the stream
+ * stays whole.
  */
 
 import { AsyncLocalStorage } from "node:async_hooks";
@@ -144,7 +145,7 @@ testRandomly(
           }
         }
         await inTime(() => writer.close());
-        // What is still on its way is not interrupted any more.
+        // Chunks that are still on their way are not interrupted any more.
         await received.patiently(() => piping.get());
         return received;
       }));
@@ -196,7 +197,7 @@ test("The functions of a stream run outside greenlets, and keep their own contex
   }
 });
 
-/** What waits in every function of a chain of streams, and notes which of them are over. */
+/** A chain of streams whose functions all wait, and log which of them have ended. */
 class Chain {
   readonly log: unknown[];
   /** Opened when it waits. */
@@ -382,7 +383,7 @@ test("Functions of a stream that wait end with a loop that a Timeout ends, and n
     };
     for await (const _chunk of new ReadableStream(another)) break;
     {
-      // It is over in a wait of somebody else's, and so never thrown.
+      // It ends in a foreign wait, and so is never thrown.
       using timeout = Timeout.start(1);
       await when(() => !timeout.pending);
     }

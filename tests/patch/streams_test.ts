@@ -35,10 +35,10 @@ import { Gate, Interrupts, when } from "../_waits.ts";
 /** Longer than any test. */
 const LONG = 100_000_000;
 
-/** A stream that is fed by hand. */
+/** A stream that a test feeds. */
 class Feed<T = unknown> {
   controller!: ReadableStreamDefaultController<T>;
-  /** What it was cancelled with. */
+  /** The reason it was cancelled with. */
   readonly cancelled: unknown[] = [];
   readonly stream: ReadableStream<T>;
 
@@ -54,7 +54,7 @@ class Feed<T = unknown> {
   }
 }
 
-/** A stream of bytes that is fed by hand. */
+/** A stream of bytes that a test feeds. */
 function byteFeed(autoAllocateChunkSize?: number): {
   stream: ReadableStream<Uint8Array<ArrayBuffer>>;
   controller: ReadableByteStreamController;
@@ -113,7 +113,7 @@ class Pair implements Disposable {
   }
 }
 
-/** Whether the other end was closed, as far as this one is told. */
+/** True if the other end was closed, as far as this end knows. */
 async function seesEnd(conn: Deno.Conn): Promise<boolean> {
   try {
     const buffer = new Uint8Array(1000);
@@ -145,7 +145,7 @@ async function all<T>(stream: AsyncIterable<T>): Promise<T[]> {
 
 // As before
 
-/** What comes of a call, in words. */
+/** Describes the outcome of a call. */
 async function outcome(call: () => unknown): Promise<string> {
   let promise: unknown;
   try {
@@ -231,7 +231,7 @@ const methods: [object, string][] = [
   [WritableStream.prototype, "abort"],
 ];
 
-/** What is called wrongly, or rightly with a simple outcome. */
+/** Each wrong call, and some right ones with a simple outcome. */
 const calls: Record<string, () => unknown> = {
   "read, released": () => released().read(),
   "read, closed": () => streamOf().getReader().read(),
@@ -323,7 +323,7 @@ test("patch() leaves the errors and the results of streams as they are, in green
   }
 });
 
-test("patch() leaves the order of things outside greenlets as it is", async () => {
+test("patch() leaves the order of callbacks outside greenlets as it is", async () => {
   const program = async () => {
     const log: string[] = [];
     const note = (name: string) => () => void log.push(name);
@@ -544,7 +544,7 @@ test("ReadableStreamDefaultReader.read() keeps the order of concurrent reads", a
   }
 });
 
-/** Who may read a stream after somebody was interrupted: all get "ab". */
+/** The next readers of a stream after an interrupted one: all get "ab". */
 const successors: Record<
   string,
   (stream: ReadableStream<Uint8Array<ArrayBuffer>>) => Promise<string>
@@ -565,7 +565,7 @@ const successors: Record<
   },
   "pipeThrough": async (stream) =>
     (await all(stream.pipeThrough(new TextDecoderStream()))).join(""),
-  // As it is, the runtime would not have it: it was read from.
+  // The runtime would refuse the stream itself, as it was read from.
   "Response.text()": (stream) =>
     new Response(stream.pipeThrough(new TransformStream())).text(),
   "Deno.serve": async (stream) => {
@@ -693,7 +693,7 @@ test("ReadableStreamDefaultReader.read() of a source that reads itself keeps the
       },
       pull() {
         if (nested.length > 0) return;
-        // The first is for whoever has made us pull.
+        // The first is for the read that has caused this pull.
         if (!isThere) controller.enqueue(0);
         nested.push(reader.read());
       },
@@ -1244,7 +1244,7 @@ function lineSplitter(): TransformStream<string, string> {
   });
 }
 
-// As somebody might have written it who has never heard of this library
+// As code may be written that knows nothing of this library
 async function readLines(
   conn: Deno.Conn,
   told: (line: string) => void,
@@ -1292,7 +1292,7 @@ testRandomly(
           assertEquals(line, `line ${Math.floor(i / 2)}${again}`);
         }
         lines += log.length;
-        // Which it is not as long as ours is open.
+        // It is not closed as long as our end is open.
         assert(await seesEnd(peer));
       }));
     }
@@ -1509,7 +1509,7 @@ test("ReadableStream.pipeTo() cancels its source at once, even if the sink is st
   await when(() => aborted.length > 0);
   assertEquals(aborted.length, 1);
 
-  // And nobody else's: that one was refused.
+  // No other stream was cancelled: that call was refused.
   const other = new Feed();
   other.stream.getReader();
   const refused = spawn(async () => {
@@ -1642,7 +1642,7 @@ test("WritableStreamDefaultWriter.ready and closed are awaited, and not begun wh
   }
   gate.resolve();
   await late.get();
-  // What nobody awaits is no unhandled rejection.
+  // A wait that is not awaited causes no unhandled rejection.
   spawn(() => {
     void writer.closed;
     return Promise.resolve();
@@ -1652,7 +1652,7 @@ test("WritableStreamDefaultWriter.ready and closed are awaited, and not begun wh
   await assertRejects(() => inGreenlet(() => writer.closed), RangeError);
 });
 
-/** What gives something back. */
+/** Each call that gives something back. */
 const endings: Record<string, (end: Ending) => () => Promise<unknown>> = {
   "WritableStreamDefaultWriter.close()": (end) => {
     const writer = sinkOf(end).getWriter();
@@ -1854,7 +1854,7 @@ async function readAll(
         }
         received.ended = true;
       });
-      // What was too late may still have to leave its loop.
+      // A greenlet that was too late may still have to leave its loop.
       await received.patiently(() => when(() => !stream.locked));
       continue;
     }

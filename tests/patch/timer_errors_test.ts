@@ -26,7 +26,7 @@ import { Uncaught } from "../_uncaught.ts";
 
 type Set = (callback: (...args: unknown[]) => unknown) => unknown;
 
-/** What sets a timer that fires once. */
+/** Each call that sets a timer which fires once. */
 const setters: Record<string, Set> = {
   "setTimeout()": (callback) => setTimeout(callback, 1),
   "setInterval()": (callback) => {
@@ -74,7 +74,7 @@ for (const [name, set] of Object.entries(setters)) {
     const error = new Error("rejected");
     let promise: Promise<never> | undefined;
     await spawn(() => {
-      // What it returns is the promise of the async function that it calls.
+      // It returns the promise of the async function that it calls.
       set(() =>
         promise = (async () => {
           await sleep(1);

@@ -31,7 +31,7 @@ import {
   withTimeout,
 } from "../../mod.ts";
 import { Failures, runScript, settle, testBoth } from "../_bodies.ts";
-import { random } from "../_random.ts";
+import { testRandomly } from "../_random.ts";
 import { Gate, when } from "../_waits.ts";
 import { Uncaught } from "../_uncaught.ts";
 
@@ -40,7 +40,7 @@ type Timer = ReturnType<typeof setTimeout>;
 /** Longer than any test: what is still set when a test ends, the sanitizers see. */
 const LONG = 100_000_000;
 
-/** Somebody else's code. */
+/** Foreign code. */
 function pause(ms: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, ms));
 }
@@ -284,7 +284,7 @@ Deno.test("setInterval() with a promise's resolve settles it and goes on until c
 Deno.test("clearTimeout() clears timers that were set inside and outside, from inside and outside", async () => {
   let fired = 0;
   const fire = () => void fired++;
-  // What is not cleared the sanitizers see.
+  // The sanitizers see a timer that is not cleared.
   const before = setTimeout(fire, LONG);
   using _ = patch();
   const outside = setTimeout(fire, LONG);
@@ -312,7 +312,7 @@ Deno.test("clearTimeout() clears timers that were set inside and outside, from i
 
 Deno.test("clearTimeout() takes the number of a timer, as a string too", async () => {
   using _ = patch();
-  // What is not cleared the sanitizers see.
+  // The sanitizers see a timer that is not cleared.
   await spawn(() => {
     clearTimeout(Number(setTimeout(() => {}, LONG)));
     clearTimeout(String(Number(setTimeout(() => {}, LONG))) as never);
@@ -339,7 +339,7 @@ Deno.test("clearTimeout() fails for anything but a timer as it does unpatched", 
 Deno.test("clearTimeout() is in time as long as the callback has not begun", async () => {
   using _ = patch();
   let stop = false;
-  // So much is going on that what is spawned has to wait for its turn.
+  // So much is going on that a spawned greenlet has to wait for its turn.
   const busy = [1, 2].map(() =>
     spawn(async () => {
       while (!stop) await sleep(0);
@@ -524,7 +524,7 @@ Deno.test("setTimeout() in the promise idiom ends with withTimeout() outside gre
     Timeout,
   );
   assertEquals(log, ["cleaned up", "cleaned up"]);
-  // And outside of it nothing has changed.
+  // Outside of it nothing has changed.
   await pause(1);
 });
 
@@ -556,7 +556,7 @@ Deno.test("setTimeout() with a promise's reject gives an error that is not a pro
   const caught = await spawn(async () => {
     using _timeout = Timeout.start(1);
     const promise = new Promise<never>((_, reject) => setTimeout(reject, LONG));
-    // What becomes of a promise is whatever its handler gives.
+    // A promise is settled with the value that its handler gives.
     const given = await promise.catch((error: unknown) => error);
     const [settled] = await Promise.allSettled([promise]);
     return [
@@ -1088,7 +1088,7 @@ Deno.test("setTimeout() outside greenlets is the runtime's own", async () => {
   }
 });
 
-/** What wraps functions of the runtime does so, for its own ends, before anybody else comes. */
+/** Code that wraps functions of the runtime does so before any other module is loaded. */
 const WRAP = `
   for (const name of ["setTimeout", "setInterval"]) {
     const original = globalThis[name];
@@ -1218,57 +1218,60 @@ Deno.test("setTimeout() after patch() is disposed of belongs to no greenlet", as
   assert(result);
 });
 
-Deno.test("setTimeout() survives a storm of kills and timeouts: each body cleans up once", async () => {
-  using _ = patch();
-  const seed = Date.now() % 1_000_000;
-  const next = random(seed);
-  const ends = { paused: 0, "timed out": 0, killed: 0 };
-  /** As long as anything takes, in ms. */
-  const LONGEST = 60;
-  async function storm(count: number) {
-    const cleanedUp = new Array(count).fill(0);
-    async function body(i: number) {
-      let end: keyof typeof ends = "killed";
-      const ms = next() * LONGEST;
-      const limit = next() * LONGEST;
-      try {
-        if (next() < 0.5) {
-          using timeout = Timeout.start(limit);
-          try {
-            await pause(ms);
-            end = "paused";
-          } catch (error) {
-            if (error !== timeout) throw error;
-            end = "timed out";
+testRandomly(
+  "setTimeout() survives a storm of kills and timeouts: each body cleans up once",
+  async (next) => {
+    using _ = patch();
+    const ends = { paused: 0, "timed out": 0, killed: 0 };
+    /** Longer than anything takes, in ms. */
+    const LONGEST = 60;
+    async function storm(count: number) {
+      const cleanedUp = new Array(count).fill(0);
+      async function body(i: number) {
+        let end: keyof typeof ends = "killed";
+        const ms = next() * LONGEST;
+        const limit = next() * LONGEST;
+        try {
+          if (next() < 0.5) {
+            using timeout = Timeout.start(limit);
+            try {
+              await pause(ms);
+              end = "paused";
+            } catch (error) {
+              if (error !== timeout) throw error;
+              end = "timed out";
+            }
+          } else {
+            const value = await withTimeout(
+              limit,
+              () => pause(ms),
+              { value: "late" },
+            );
+            end = value === "late" ? "timed out" : "paused";
           }
-        } else {
-          const value = await withTimeout(
-            limit,
-            () => pause(ms),
-            { value: "late" },
-          );
-          end = value === "late" ? "timed out" : "paused";
+        } finally {
+          cleanedUp[i]++;
+          ends[end]++;
         }
-      } finally {
-        cleanedUp[i]++;
-        ends[end]++;
+      }
+      const greenlets = cleanedUp.map((_, i) => spawn(body, i));
+      const killers = greenlets.filter((_, i) => i % 2 === 0)
+        .map((victim) => spawnLater(next() * LONGEST, () => victim.kill()));
+      await joinAll([...greenlets, ...killers]);
+      for (const [i, greenlet] of greenlets.entries()) {
+        assert(greenlet.successful(), `${greenlet.exception}`);
+        // Once, or never if it was killed before it began.
+        const began = cleanedUp[i] === 1 ||
+          greenlet.value as unknown instanceof GreenletExit;
+        assert(
+          began,
+          `Greenlet ${i} cleaned up ${cleanedUp[i]} times`,
+        );
       }
     }
-    const greenlets = cleanedUp.map((_, i) => spawn(body, i));
-    const killers = greenlets.filter((_, i) => i % 2 === 0)
-      .map((victim) => spawnLater(next() * LONGEST, () => victim.kill()));
-    await joinAll([...greenlets, ...killers]);
-    for (const [i, greenlet] of greenlets.entries()) {
-      assert(greenlet.successful(), `seed ${seed}: ${greenlet.exception}`);
-      // Once, or never if it was killed before it began.
-      const began = cleanedUp[i] === 1 ||
-        greenlet.value as unknown instanceof GreenletExit;
-      assert(
-        began,
-        `seed ${seed}: greenlet ${i} cleaned up ${cleanedUp[i]} times`,
-      );
-    }
-  }
-  // On a machine that is slow enough one of the ends may not come about.
-  do await storm(1000); while (Object.values(ends).some((times) => times < 10));
-});
+    // On a machine that is slow enough one of the ends may not come about.
+    do await storm(1000); while (
+      Object.values(ends).some((times) => times < 10)
+    );
+  },
+);

@@ -42,13 +42,13 @@ async function relay(a: Deno.Conn, b: Deno.Conn): Promise<void> {
 
 /**
  * A connection that is plain until it is told to be TLS, to a server that is as simple as
- * can be: a relay to one that is TLS from the start.
+ * can be: a relay to a server that is TLS from the start.
  */
 class Upgrade implements AsyncDisposable {
   readonly #stack = new AsyncDisposableStack();
   /** The client's end. */
   conn!: Deno.TcpConn;
-  /** What the client is connected to, while it is plain. */
+  /** The server's end of the connection, while it is plain. */
   plain!: Deno.Conn;
   #secure!: Deno.Listener;
 

@@ -12,7 +12,7 @@ import { runScript } from "../_bodies.ts";
 
 // `WebSocketStream` is there with a flag only: for each of these a process of its own.
 
-/** What the scripts share. */
+/** Code for all scripts. */
 const PRELUDE = `
   const tick = (ms = 0) => new Promise((resolve) => setTimeout(resolve, ms));
   Deno.unrefTimer(setTimeout(() => {
@@ -40,7 +40,7 @@ const PRELUDE = `
   }
   /** How often a read was interrupted. */
   let interrupts = 0;
-  /** A server that sends numbers, as many as it is told, and echoes. */
+  /** A server that sends as many numbers as it is asked for, and echoes. */
   function serve() {
     const closed = [];
     const server = Deno.serve(
@@ -355,7 +355,7 @@ Deno.test("patch() disposed of while a WebSocketStream is in use leaves it worki
   assertEquals(said, ["hello", "ended", 1005]);
 });
 
-// What the documentation says of `WebSocket`
+// The example for `WebSocket` in the documentation
 
 /** Connects, as a wait that an interrupt cancels. */
 async function connect(url: string): Promise<WebSocket> {
