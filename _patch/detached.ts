@@ -17,32 +17,32 @@ import type { Patches } from "./patch_set.ts";
 
 // deno-lint-ignore no-explicit-any -- whatever it takes and gives
 type Method = (this: any, ...args: any[]) => any;
-type Meet = (emitter: object) => void;
+type OnEmitter = (emitter: object) => void;
 
 /** Makes a function run outside greenlets. For `Patches.replace`. */
 export function detached<F extends Method>(original: F): F {
-  const apart: Method = function () {
+  const replacement: Method = function () {
     // Makes no closure if there is nothing to do: saves 20 of the 60 ns of an `emit()`.
     return interruptibleScope() === null
       ? Reflect.apply(original, this, arguments)
       : runDetached(() => Reflect.apply(original, this, arguments));
   };
-  return apart as F;
+  return replacement as F;
 }
 
 /** The callbacks of `onEmitter`. They share one patch, as it takes one for the property. */
-const meets = new Set<Meet>();
+const callbacks = new Set<OnEmitter>();
 
 /**
- * Calls `meet` with each emitter of `node:events` that is made. So a module of the runtime is
+ * Calls `callback` with each emitter of `node:events` that is made. So a module of the runtime is
  * patched when it is first used: to load all modules in `patch()` would take too long.
  */
-export function onEmitter(patches: Patches, meet: Meet): void {
-  meets.add(meet);
-  patches.beforeRestore(() => meets.delete(meet));
+export function onEmitter(patches: Patches, callback: OnEmitter): void {
+  callbacks.add(callback);
+  patches.beforeRestore(() => callbacks.delete(callback));
   patches.replace<Method>(EventEmitter, "init", (init) =>
     function () {
-      meets.forEach((meet) => meet(this));
+      callbacks.forEach((callback) => callback(this));
       return Reflect.apply(init, this, arguments);
     });
 }

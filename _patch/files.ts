@@ -56,7 +56,7 @@ const CHUNK = 64 * 1024;
 const NOTHING = new Uint8Array(0);
 
 /** The methods of a file that stay patched while an operation is pending or bytes are kept. */
-const DOORS = [
+const PATCHED_NAMES = [
   "read",
   "readSync",
   "readable",
@@ -67,7 +67,7 @@ const DOORS = [
   "close",
   Symbol.dispose,
 ];
-const DOORS_OF_LOCKS = [
+const PATCHED_NAMES_OF_LOCKS = [
   "lock",
   "lockSync",
   "tryLock",
@@ -287,7 +287,7 @@ class Position extends Inbox<unknown, Turn, Outcome> {
   }
 
   protected override get patchedNames(): readonly PropertyKey[] {
-    return DOORS;
+    return PATCHED_NAMES;
   }
 
   protected override async begin(turn: Turn): Promise<Outcome> {
@@ -324,7 +324,7 @@ class KeptBytes extends Bytes {
   readonly #begun = new Begun();
 
   protected override get patchedNames(): readonly PropertyKey[] {
-    return DOORS;
+    return PATCHED_NAMES;
   }
 
   protected override readOn(buffer: Uint8Array): Promise<number | null> {
@@ -424,13 +424,13 @@ function cooperativeRead(original: Read, find: FindReads): Read {
  * of the greenlet that added the first listener must not destroy it, which ends the process.
  */
 function readingForProcess(read: Read, patches: Patches): Read {
-  let met = false;
+  let hasPatchedEvents = false;
   return function (buffer) {
     if (interruptibleScope() === null || !isAskedByProcess()) {
       return read.call(this, buffer);
     }
-    if (!met && !patches.isOver) patchEvents(patches);
-    met = true;
+    if (!hasPatchedEvents && !patches.isOver) patchEvents(patches);
+    hasPatchedEvents = true;
     // An `async` function makes a native promise, which the caller's scope can await.
     return runDetached(async () => await read.call(this, buffer));
   };
@@ -637,7 +637,7 @@ class Locks {
   }
 
   stayPatched(): void {
-    keepPatchedNames(this.#file, DOORS_OF_LOCKS);
+    keepPatchedNames(this.#file, PATCHED_NAMES_OF_LOCKS);
   }
 }
 

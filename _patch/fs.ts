@@ -206,7 +206,7 @@ function isAskedByListeners(): boolean {
 }
 
 /** Returns the scope that waits for an event; `null` if a listener gets it. */
-function flowFor(watcher: Deno.FsWatcher): Scope | null {
+function scopeFor(watcher: Deno.FsWatcher): Scope | null {
   return listenedTo.has(watcher) ? null : interruptibleScope();
 }
 
@@ -263,7 +263,7 @@ class Events extends Inbox<
   }
 
   protected override get patchedNames(): readonly PropertyKey[] {
-    return DOORS;
+    return PATCHED_NAMES;
   }
 
   protected override begin(): Promise<IteratorResult<Deno.FsEvent>> {
@@ -284,7 +284,7 @@ class Events extends Inbox<
 }
 
 /** The methods of a watcher that stay patched while an event is awaited or kept. */
-const DOORS = [
+const PATCHED_NAMES = [
   "next",
   "return",
   "close",
@@ -305,7 +305,7 @@ function patchWatcher(patches: Patches, prototype: object): void {
     Symbol.asyncIterator,
     (iterate) =>
       function () {
-        const scope = flowFor(this);
+        const scope = scopeFor(this);
         return scope === null
           ? iterate.call(this)
           : loop(this, original, scope);
@@ -325,7 +325,7 @@ function nextEvent(
   original: Next,
   left: () => void,
 ): Promise<IteratorResult<Deno.FsEvent>> {
-  const scope = flowFor(watcher);
+  const scope = scopeFor(watcher);
   let events = eventsOf.get(watcher);
   const asBefore = scope === null && (events === undefined || events.isEmpty);
   const isOdd = typeof watcher !== "object" || watcher === null;

@@ -15,14 +15,14 @@ import { detached, onEmitter } from "./detached.ts";
 import type { Patches } from "./patch_set.ts";
 
 /** Whether a socket was made under `patch()`, so that the modules are loaded. */
-let met = false;
+let isLoaded = false;
 
 /**
  * Patches the sockets and the streams when the first one is made: to load their modules in
  * every `patch()` would cost 30 ms.
  */
 export function patchNode(patches: Patches): void {
-  if (met) patchSockets(patches);
+  if (isLoaded) patchSockets(patches);
   // Packages have copies of the runtime's stream classes.
   const bases = new Set<StreamClass>();
   onEmitter(patches, (emitter) => {
@@ -33,8 +33,8 @@ export function patchNode(patches: Patches): void {
     }
     // If it is an emitter of a package, the modules are loaded needlessly.
     const isSocket = "connect" in emitter || "listen" in emitter;
-    if (met || !isSocket) return;
-    met = true;
+    if (isLoaded || !isSocket) return;
+    isLoaded = true;
     patchSockets(patches);
   });
 }

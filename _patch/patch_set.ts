@@ -14,8 +14,8 @@ type Method = (this: any, ...args: any[]) => any;
 export class Patches implements Disposable {
   readonly #patched: DisposableStack = new DisposableStack();
   /** The prototypes for which `onFirstInstance` has called its callback. */
-  readonly #met = new Set<object>();
-  readonly #beforehand: (() => void)[] = [];
+  readonly #seen = new Set<object>();
+  readonly #beforeRestore: (() => void)[] = [];
 
   /** Whether the originals were restored. Copies of the replacements may still be called. */
   get isOver(): boolean {
@@ -24,7 +24,7 @@ export class Patches implements Disposable {
 
   /** Calls `last` before the first original is restored. */
   beforeRestore(last: () => void): void {
-    this.#beforehand.push(last);
+    this.#beforeRestore.push(last);
   }
 
   /**
@@ -94,8 +94,8 @@ export class Patches implements Disposable {
     while (prototype !== null && !Object.hasOwn(prototype, method)) {
       prototype = Object.getPrototypeOf(prototype);
     }
-    if (prototype !== null && !this.#met.has(prototype) && !this.isOver) {
-      this.#met.add(prototype);
+    if (prototype !== null && !this.#seen.has(prototype) && !this.isOver) {
+      this.#seen.add(prototype);
       patch(prototype);
     }
     return prototype;
@@ -103,7 +103,7 @@ export class Patches implements Disposable {
 
   /** Restores the originals. */
   [Symbol.dispose](): void {
-    this.#beforehand.splice(0).forEach((last) => last());
+    this.#beforeRestore.splice(0).forEach((last) => last());
     this.#patched.dispose();
   }
 }
@@ -122,9 +122,9 @@ export class OptionsInForce<O extends object> {
   /** Returns the latest value of an option, or the default value. */
   get<N extends keyof O>(
     name: N,
-    unlessSaid: NonNullable<O[N]>,
+    byDefault: NonNullable<O[N]>,
   ): NonNullable<O[N]> {
-    let value = unlessSaid;
+    let value = byDefault;
     this.#all.forEach((options) => value = options[name] ?? value);
     return value;
   }

@@ -82,7 +82,7 @@ export function patchProcess(): Disposable {
     patches.replace<Spawn>(
       prototype,
       "spawn",
-      (spawn) => owningSpawn(spawn, (child) => meetPipes(patches, child)),
+      (spawn) => owningSpawn(spawn, (child) => patchPipes(patches, child)),
     );
     patches.replace(prototype, "output", cooperativeOutput);
     if ("spawnAndWait" in Deno) {
@@ -136,10 +136,10 @@ function recorded<C extends NewCommand>(original: C): C {
   return new Proxy(original, handler);
 }
 
-function owningSpawn(original: Spawn, meet: (child: Child) => void): Spawn {
+function owningSpawn(original: Spawn, onChild: (child: Child) => void): Spawn {
   return function () {
     const child: Child = Reflect.apply(original, this, arguments);
-    meet(child);
+    onChild(child);
     const greenlet = interruptibleScope()?.greenlet;
     const isOwned = killsChildren() && !made.get(this)?.options?.detached;
     if (greenlet instanceof Greenlet && isOwned) own(greenlet, child);
@@ -333,7 +333,7 @@ function decode(bytes: Bytes): string {
   return new TextDecoder().decode(bytes);
 }
 
-function meetPipes(patches: Patches, child: Child): void {
+function patchPipes(patches: Patches, child: Child): void {
   (["stdout", "stderr"] as const).forEach((name) => {
     let pipe: Child["stdout"];
     try {

@@ -61,7 +61,7 @@ export function patchProperty(
     layers: [],
   };
   item.layers.push(layer);
-  if (!put(object, name, item)) {
+  if (!apply(object, name, item)) {
     item.layers.pop();
     throw new TypeError(
       `Cannot ${what} as the property is read-only: patch an object that can be changed, not a module's namespace`,
@@ -74,14 +74,14 @@ export function patchProperty(
       const i = item.layers.indexOf(layer);
       if (i < 0) return;
       item.layers.splice(i, 1);
-      put(object, name, item);
+      apply(object, name, item);
       if (item.layers.length === 0) ofObject.delete(name);
     },
   };
 }
 
 /** Defines the property with its latest value. Returns whether the object has allowed that. */
-function put(object: object, name: PropertyKey, item: Item): boolean {
+function apply(object: object, name: PropertyKey, item: Item): boolean {
   const { original, layers } = item;
   const layer = layers.at(-1);
   if (layer !== undefined) {

@@ -213,17 +213,17 @@ function cooperativeNext(original: ReadMethod): ReadMethod {
     }
     askedAgain(streamOf(reader));
     const requests = requestsOf(reader, "readRequests")!;
-    const lasts = preventsCancel(this);
+    const isLasting = preventsCancel(this);
     if (!isFree(reader, requests)) {
       // The runtime begins this read only when the one before has ended.
       return operate(
         scope,
         Reflect.apply(original, this, arguments),
-        lasts ? undefined : (error) => cancel(reader, error),
+        isLasting ? undefined : (error) => cancel(reader, error),
       );
     }
     prepare(reader, requests);
-    const kind = lasts ? LastingStep : Step;
+    const kind = isLasting ? LastingStep : Step;
     const read = beginRead(kind, reader, requests, original, this, arguments);
     return read instanceof Read ? read.suspend(scope) : takenWait(read);
   };

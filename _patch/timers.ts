@@ -300,8 +300,8 @@ function cooperativeSetTimer(
 ): SetTimer {
   return function (this: unknown, callback, ...rest) {
     const scope = interruptibleScope();
-    const isApart = isSetInternally() || scope === null && !isMovedByHand();
-    if (isApart || typeof callback !== "function") {
+    const isLeftAlone = isSetInternally() || scope === null && !isMovedByHand();
+    if (isLeftAlone || typeof callback !== "function") {
       return Reflect.apply(original, this, arguments as never);
     }
     const setting: Setting<unknown> = {
@@ -350,7 +350,7 @@ export function patchTimers(): Disposable {
     const timeouts = findTimeouts();
     if (timeouts === null) patchPromises(patches);
     else patchTimeouts(patches, timeouts);
-    putAsLongAsPatched(patches, promises, "setImmediate", cooperate);
+    replaceWhilePatched(patches, promises, "setImmediate", cooperate);
     patchFunctions(patches);
     patchCron(patches);
     patchObservers(patches);
@@ -392,7 +392,7 @@ let isPatched = false;
  * loaded, and so may keep a replacement for good. After the patch has ended, the replacement
  * calls the original.
  */
-function putAsLongAsPatched(
+function replaceWhilePatched(
   patches: Patches,
   object: object,
   name: string,
@@ -497,9 +497,9 @@ function patchTimeouts(patches: Patches, timeouts: Timeouts): void {
       }
       const isOrdinary = iterating === null && !this[system];
       const scope = isOrdinary ? interruptibleScope() : null;
-      const isApart = isSetInternally() ||
+      const isLeftAlone = isSetInternally() ||
         scope === null && (this[system] || !isMovedByHand());
-      if (isApart || callback === null || internalCallbacks.has(callback)) {
+      if (isLeftAlone || callback === null || internalCallbacks.has(callback)) {
         return original.call(this);
       }
       const delay = this._idleTimeout;
@@ -534,7 +534,7 @@ function patchPromises(patches: Patches): void {
   const { promises } = timers;
   const wait = (at: number) => (original: Asking) =>
     cooperateBySignal(original, at);
-  putAsLongAsPatched(patches, promises, "setTimeout", wait(2));
+  replaceWhilePatched(patches, promises, "setTimeout", wait(2));
   patches.replace(Object.getPrototypeOf(promises.scheduler), "wait", wait(1));
 }
 
