@@ -190,20 +190,20 @@ export function spawnRaw<A extends unknown[]>(
 }
 
 /**
- * Kills a greenlet when a signal aborts, and at once if it has aborted already. Not a switch
+ * Kills a greenlet when a signal aborts, or at once if it has aborted already. Not a switch
  * point. gevent has no such call.
  *
- * The greenlet is killed with a `GreenletExit` whose `cause` is the `reason` of the signal;
- * with the reason itself, if that is a `GreenletExit`. So it counts as killed, and nothing is
- * printed. When the greenlet has ended, the signal is let go of.
+ * The greenlet is killed with a `GreenletExit` whose `cause` is the `reason` of the signal. If
+ * the reason is a `GreenletExit`, the greenlet is killed with that. So it counts as killed, and
+ * nothing is printed. When the greenlet has ended, the listener is removed from the signal.
  *
- * For the other direction, a call that takes a signal, see `withSignal`.
+ * For the other direction, an interrupt that aborts a signal, see `withSignal`.
  *
  * @typeParam G The class of the greenlet.
  * @param signal The signal, such as that of a `Request`.
  * @param greenlet The greenlet.
  * @returns The greenlet.
- * @throws {TypeError} If the one is not an `AbortSignal`, or the other not a `Greenlet`.
+ * @throws {TypeError} If `signal` is not an `AbortSignal`, or `greenlet` is not a `Greenlet`.
  *
  * @example Usage
  * ```ts

@@ -324,18 +324,19 @@ export function until<T>(
 
 /**
  * Calls a function with an `AbortSignal` that any interrupt aborts, and waits for its result.
- * Use it for what takes a signal, such as a client that `patch()` does not reach. A switch
- * point. gevent has no such call.
+ * Use it for functions that take a signal, such as those of a client that `patch()` does not
+ * reach. A switch point. gevent has no such call.
  *
  * An interrupt (a kill, a `Timeout`, `throw`) ends the wait at once, and aborts the signal
- * with the error of the interrupt as its `reason`. What the function's promise gives after
- * that is dropped, and if it rejects, this is not an unhandled rejection. The signal is not
- * aborted when the call has ended.
+ * with the error of the interrupt as its `reason`. If the function's promise settles after
+ * that, the result is dropped, and a rejection is not an unhandled rejection. If the call ends
+ * without an interrupt, the signal is never aborted.
  *
- * For the other direction, a greenlet that a signal kills, see `abortedBy`.
+ * For the other direction, a signal that kills a greenlet, see `abortedBy`.
  *
  * @typeParam T The type of the result.
- * @param call Called at once, in the current greenlet, unless an interrupt is held.
+ * @param call The function. It is called at once, in the current greenlet. It is not called if
+ * an interrupt is due.
  * @returns The result of the call.
  * @throws {unknown} The error that the call throws or rejects with.
  * @throws {TypeError} If `call` is not a function.
@@ -344,7 +345,7 @@ export function until<T>(
  * ```ts
  * import { Timeout, withSignal, withTimeout } from "@gevent/gevent";
  *
- * /** Somebody's client, which takes a signal. *\/
+ * // Stands for a client that takes a signal
  * function request(signal: AbortSignal): Promise<never> {
  *   return new Promise((_, reject) => {
  *     signal.onabort = () => {

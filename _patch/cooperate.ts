@@ -1,5 +1,5 @@
 /**
- * Operations of the runtime as waits: what the parts of `patch()` share.
+ * Makes waits of the runtime's operations. All parts of `patch()` use this.
  *
  * @module
  */
@@ -27,16 +27,16 @@ import type { Wait } from "../_hub/suspension.ts";
 import { operate } from "../_hub/operation.ts";
 import { isResolver } from "./resolver.ts";
 
-/** A function of the runtime that gives a promise. */
+/** A function of the runtime that returns a promise. */
 // deno-lint-ignore no-explicit-any -- whatever it takes
 type Asking<T> = (this: any, ...args: any[]) => Promise<T>;
 
 /**
- * The cooperative form of a function that can't be cancelled: it goes on when its caller
- * is interrupted.
+ * Makes a function cooperative that can't be cancelled. An interrupt of its caller leaves the
+ * operation running.
  *
  * @param original The function.
- * @param discard Called with a result that nobody waits for any more.
+ * @param discard Called with the result if the caller was interrupted.
  */
 export function cooperate<T, F extends Asking<T>>(
   original: F & Asking<T>,
@@ -53,8 +53,8 @@ export function cooperate<T, F extends Asking<T>>(
 }
 
 /**
- * As {@linkcode cooperate}, for a function that may wait for somebody else for ever, as the
- * opening of a pipe does: when its caller is interrupted, it does not keep the process alive.
+ * Does the same as {@linkcode cooperate}, for a function that may wait for ever, such as one
+ * that opens a pipe. After an interrupt the operation does not keep the process alive.
  */
 export function cooperateLoosely<T, F extends Asking<T>>(
   original: F & Asking<T>,
@@ -74,12 +74,12 @@ export function cooperateLoosely<T, F extends Asking<T>>(
 }
 
 /**
- * The cooperative form of a function that takes a signal among its options, by which an
- * interrupt cancels it.
+ * Makes a function cooperative that has a `signal` among its options. An interrupt of its
+ * caller aborts the signal.
  *
  * @param original The function.
- * @param at Which of its arguments the options are.
- * @param discard Called with a result that nobody waits for any more.
+ * @param at The index of the options among its arguments.
+ * @param discard Called with the result if the caller was interrupted.
  */
 export function cooperateBySignal<T, F extends Asking<T>>(
   original: F & Asking<T>,
@@ -95,15 +95,15 @@ export function cooperateBySignal<T, F extends Asking<T>>(
     while (args.length < at) args[args.length] = undefined;
     args[at] = withSignal(argumentAt(args, at) ?? noOptions(), abort.signal);
     const promise = Reflect.apply(original, this, args as never);
-    // What listens to the signal is no part of whoever interrupts.
+    // Listeners of the signal run outside greenlets, not in the one that interrupts.
     const cancel = (error: unknown) => runDetached(() => abort.abort(error));
     return operate(scope, promise, cancel, discard);
   } as F;
 }
 
 /**
- * The cooperative form of a function that gives something back, and then waits until it is
- * gone: it is given back whatever is due.
+ * Makes a function cooperative that releases something and waits until it is released. It
+ * releases it even if an interrupt is due.
  *
  * @param original The function.
  */
@@ -117,26 +117,26 @@ export function cooperateRelease<F extends Asking<unknown>>(original: F): F {
   } as F;
 }
 
-/** Options, with a signal that cancels as well as the caller's own. */
+/** Returns options whose signal is aborted by `ours` and by the caller's own signal. */
 export function withSignal(options: unknown, ours: AbortSignal): unknown {
   if (typeof options !== "object" || options === null) return options;
   const theirs = (options as { signal?: unknown }).signal ?? undefined;
-  // For the runtime to complain of.
+  // The runtime throws its own error for this.
   if (theirs !== undefined && !(theirs instanceof AbortSignal)) return options;
   const signal = theirs === undefined ? ours : eitherOf(theirs, ours);
-  // The runtime asks once more when the result is there, and to throw would lose it.
+  // The runtime calls this again when it has the result. To throw then would lose the result.
   signal.throwIfAborted = () => theirs?.throwIfAborted();
   return withOptions(options, { signal });
 }
 
-/** A signal that is aborted when one of two is. */
+/** Returns a signal that is aborted when one of two signals is. */
 export function eitherOf(one: AbortSignal, other: AbortSignal): AbortSignal {
   return AbortSignal.any(iterableOf(one, other) as AbortSignal[]);
 }
 
 /**
- * A promise that an object keeps, such as `writer.closed`: a wait begins when somebody
- * awaits it, and not when it is looked at.
+ * A promise that an object keeps, such as `writer.closed`. A wait begins when the promise is
+ * awaited, not when the property is read.
  */
 class ObservedPromise<T> extends LazyPromise<T> {
   static override get [Symbol.species](): PromiseConstructor {
@@ -145,12 +145,12 @@ class ObservedPromise<T> extends LazyPromise<T> {
 
   readonly #promise: Promise<T>;
   readonly #cancel: (error: unknown) => void;
-  /** How many wait. */
+  /** The number of waits. */
   #waits = 0;
 
   constructor(promise: Promise<T>, cancel: (error: unknown) => void) {
-    // What the runtime itself does with it passes `then` by. In no context, as the
-    // promise may last.
+    // The runtime itself does not call `then` of this object. Outside greenlets, as the
+    // promise may live longer than the current one.
     super((resolve, reject) =>
       current.clear(() => void then(promise, resolve, reject))
     );
@@ -164,7 +164,7 @@ class ObservedPromise<T> extends LazyPromise<T> {
     onRejected?: ((reason: unknown) => B | PromiseLike<B>) | null,
   ): Promise<A | B> {
     const scope = interruptibleScope();
-    // As the language calls it for an `await`.
+    // Only an `await` calls this with a promise's own functions.
     if (scope === null || !isResolver(onFulfilled)) {
       return then(this.#promise, onFulfilled, onRejected);
     }
@@ -172,8 +172,8 @@ class ObservedPromise<T> extends LazyPromise<T> {
   }
 
   override finally(onFinally?: (() => void) | null): Promise<T> {
-    // What the language would give to our `then` looks as if it were for an `await`, and
-    // would be called at an interrupt.
+    // The language would call our `then` with functions that look like those of an `await`,
+    // and an interrupt would call them.
     return this.#promise.finally(onFinally);
   }
 
@@ -194,7 +194,7 @@ class ObservedPromise<T> extends LazyPromise<T> {
 const kept = new WeakMap<Promise<unknown>, ObservedPromise<unknown>>();
 
 /**
- * The getter of a promise that an object keeps, such that the promise is cooperative.
+ * Makes the getter of a kept promise return a cooperative promise.
  *
  * @param original The getter.
  * @param cancel Called with the object when the last greenlet that waits is interrupted.

@@ -1,8 +1,8 @@
 /**
- * Connections and listeners: what the parts `net` and `tls` of `patch()` share.
+ * Connections and listeners, for the parts `net` and `tls` of `patch()`.
  *
- * Each class of the runtime is patched for itself, although `TlsConn` inherits from the
- * same class as `TcpConn`: so either part can be left out.
+ * Each class of the runtime is patched by itself, although `TlsConn` and `TcpConn` inherit
+ * from the same class. So either part can be left out.
  *
  * @module
  */
@@ -43,23 +43,23 @@ type Accepting = AsyncIterableIterator<Deno.Conn>;
 type Iterate = (this: Deno.Listener) => Accepting;
 type Readable = ReadableStream<Uint8Array<ArrayBuffer>>;
 
-/** What can be closed, and told whether it keeps the process alive. */
+/** An object that can be closed, and that has `ref` and `unref`. */
 export interface Socket {
   close(): void;
   ref(): void;
   unref(): void;
 }
 
-/** The sockets that their user has told not to keep the process alive, under `patch()`. */
+/** The sockets whose user has called `unref` under `patch()`. */
 const unreffed = new WeakSet<object>();
 
 class Accepter extends QueuedWait<Accepter, Deno.Conn> {}
 
-/** The connections of a listener, in order, whoever accepts them. */
+/** The connections of a listener, in order, and the waits for them. */
 class Connections extends Inbox<Deno.Conn, Accepter, Deno.Conn> {
   readonly #listener: Deno.Listener;
   readonly #accept: Accept;
-  /** What is under way, where the listener's own `ref` and `unref` do not reach it. */
+  /** The operation in progress, if the listener's own `ref` and `unref` don't affect it. */
   readonly #begun: Begun | null;
   #conns: Deno.Conn[] = [];
 
@@ -72,7 +72,7 @@ class Connections extends Inbox<Deno.Conn, Accepter, Deno.Conn> {
     super(sources, hold);
     this.#listener = listener;
     this.#accept = accept;
-    // The runtime does not tell the `accept` of TLS.
+    // `ref` and `unref` of a TLS listener don't affect its `accept`.
     this.#begun = listener.constructor.name === "TlsListener"
       ? new Begun()
       : null;
@@ -118,17 +118,17 @@ class Connections extends Inbox<Deno.Conn, Accepter, Deno.Conn> {
   }
 }
 
-/** The bytes of a connection, which may be read by its stream as well. */
+/** The bytes of a connection. `read` and the stream `readable` both take them. */
 class ConnBytes extends Bytes {
-  /** How they are read, if not by the connection's own method. */
+  /** The runtime's operations to read with; `null` to use the connection's own method. */
   readonly #operations: SocketOps | null;
-  /** The operation by which we read, of which the connection then knows nothing. */
+  /** The id of our read operation. The connection's `ref` and `unref` don't affect it. */
   #reading = NONE;
-  /** That by which the stream reads by itself. */
+  /** The id of the stream's own read operation. */
   #streaming = NONE;
-  /** Whether its user wants them to keep the process alive. */
+  /** Whether reads keep the process alive, as set by the user with `ref` and `unref`. */
   #keepsAlive: boolean;
-  /** Whether the stream reads by itself. */
+  /** Whether the stream reads by itself, without a `read` of the connection. */
   #pulling = false;
 
   constructor(
@@ -192,7 +192,7 @@ class ConnBytes extends Bytes {
       : this.#operations.read(this.owner, buffer);
   }
 
-  /** What an operation that has begun is known by, if we have begun it. */
+  /** Returns the id of a read, if it is an operation that we have begun. */
   #idOf(reading: Promise<unknown>): number {
     const operations = this.#operations;
     if (operations === null) return NONE;
@@ -216,7 +216,7 @@ class ConnBytes extends Bytes {
   }
 
   protected override keep(count: number | null): void {
-    // The method has no zero, as the buffer is not empty; the operation has no `null`.
+    // At the end the method returns `null`, and the operation returns 0.
     super.keep(count || null);
   }
 
@@ -224,7 +224,7 @@ class ConnBytes extends Bytes {
     return readableOf.has(this.owner) || super.mustStayPatched;
   }
 
-  /** Reads for the stream, whom nothing interrupts: without a copy if it may. */
+  /** Reads for the stream. No interrupt reaches this read, so it needs no copy if it is alone. */
   async pull(view: Uint8Array): Promise<number | null> {
     if (!this.isEmpty) return await this.readForStream(view);
     this.#pulling = true;
@@ -235,22 +235,22 @@ class ConnBytes extends Bytes {
       return await reading || null;
     } finally {
       this.#pulling = false;
-      // For what is read next.
+      // Keeps the process alive for the next read.
       if (this.streamRests && this.#operations === null) super.retain();
       this.left();
     }
   }
 
   override left(): void {
-    // By the connection's own methods, it would not be kept alive by the stream either.
+    // The connection's own `unref` would affect the stream's read as well.
     const isOne = this.#operations === null && this.#pulling;
     if (!isOne || this.streamRests) super.left();
   }
 }
 
 /**
- * What reads a connection: kept in a private field of it, which nobody sees, and which
- * takes a fifth of the time of a `WeakMap` with hundreds of them.
+ * Keeps the bytes of a connection in a private field of the connection. This takes a fifth of
+ * the time of a `WeakMap` with hundreds of connections.
  */
 class BytesOf extends Stamp {
   #bytes: ConnBytes | undefined;
@@ -270,8 +270,9 @@ class BytesOf extends Stamp {
 }
 
 /**
- * By which operations a connection is read and written, if not by its methods: one that has
- * come to us before anybody else got it, so that we know of each `ref` and `unref`.
+ * Keeps the operations with which a connection is read and written, if these are not its own
+ * methods. It is set on a new connection before the program gets it, so that we see each `ref`
+ * and `unref`.
  */
 class OperationsOf extends Stamp {
   #operations: SocketOps | null = null;
@@ -290,7 +291,7 @@ class OperationsOf extends Stamp {
   }
 }
 
-/** What writes to a connection. */
+/** Keeps the writes of a connection. */
 class WritesOf extends Stamp {
   #writes: Writes | undefined;
 
@@ -307,26 +308,26 @@ class WritesOf extends Stamp {
 const readableOf = new WeakMap<object, Readable>();
 const connectionsOf = new WeakMap<object, Connections>();
 
-/** What is written by operations is copied to, while it is on its way. */
+/** Memory for copies of the data that operations are writing. */
 const scratch = new Scratch();
 
-/** Prototypes that a part of `patch()` has met, for the next time. */
+/** The prototypes of sockets that a part of `patch()` has seen, for the next `patch()`. */
 export class Prototypes {
   readonly conns = new Set<object>();
   readonly listeners = new Set<object>();
-  /** What patches them now. */
+  /** The `Sockets` that patch them now. */
   sockets: Sockets | null = null;
 }
 
-/** Patches connections and listeners: each class when the first of it is met. */
+/** Patches connections and listeners: each class when its first instance is made. */
 export class Sockets {
   readonly #patches: Patches;
   readonly #sources: Inboxes;
   readonly #met: Prototypes;
-  /** What stands for the methods of each class of connections. */
+  /** The runtime's operations for each class of connections. */
   readonly #operations = new Map<object, SocketOps | null>();
 
-  /** Makes it with the sources of the part, and what it has met before. */
+  /** Makes it with the inboxes of the part, and the prototypes that the part has seen. */
   constructor(patches: Patches, sources: Inboxes, met: Prototypes) {
     this.#patches = patches;
     this.#sources = sources;
@@ -342,22 +343,22 @@ export class Sockets {
     }
   }
 
-  /** Has to be given each connection, before anybody else gets it. */
+  /** Patches the class of a new connection. Has to be called before the program gets it. */
   readonly meetConn = <C extends Deno.Conn>(conn: C): C => {
-    // It may have been asked for under another patch().
+    // The connection may have been requested under an earlier patch().
     (this.#met.sockets ?? this).#meetConn(conn);
     return conn;
   };
 
-  /** Has to be given each listener, before anybody else gets it. */
+  /** Patches the class of a new listener. Has to be called before the program gets it. */
   readonly meetListener = <L extends Deno.Listener>(listener: L): L => {
     (this.#met.sockets ?? this).#meetListener(listener);
     return listener;
   };
 
   #meetConn(conn: Deno.Conn): void {
-    // The class of the connection itself: the one in which a method is found may have
-    // heirs that are of another part.
+    // Patches the class of the connection itself. A class that it inherits from may have
+    // subclasses of another part.
     const met = this.#patches.onFirstInstance(
       conn,
       "constructor",
@@ -394,7 +395,7 @@ export class Sockets {
   }
 }
 
-/** @returns The methods by which its bytes went. */
+/** @returns The original methods that read and write. */
 function patchConn(
   patches: Patches,
   prototype: Deno.Conn,
@@ -468,15 +469,15 @@ function patchListener(
 }
 
 /**
- * Listeners that were closed as an interrupt has left the loop over them. Their user does
- * not know, and may close them once more.
+ * Listeners that were closed because an interrupt ended the loop over them. Their user may not
+ * know that, and may close them again.
  */
 const closedByLoop = new WeakSet<object>();
 
 /**
- * What a `for await` loop over a listener asks, in its place: where an interrupt ends the
- * loop in its `next`, the listener is closed, as it is where the loop is left anywhere else.
- * Whatever asks under a `withTimeout` of its own is no loop, and may ask again.
+ * Makes the iterator of a `for await` loop over a listener. An interrupt in its `next` closes
+ * the listener, as leaving the loop elsewhere does. A call of `next` in a `withTimeout` of its
+ * own does not come from a loop, and may be repeated.
  */
 function acceptLoop(
   listener: Deno.Listener,
@@ -489,7 +490,7 @@ function acceptLoop(
       listener.close();
       closedByLoop.add(listener);
     } catch {
-      // It was closed before.
+      // The listener was closed before.
     }
   };
   return {
@@ -569,7 +570,7 @@ function cooperativeWrite(
   };
 }
 
-/** Writes by the operation itself, and waits only if it is not over at once. */
+/** Writes with the runtime's operation, and waits only if it does not complete at once. */
 function writeBy(
   operations: SocketOps,
   conn: Deno.Conn,
@@ -589,8 +590,9 @@ function writeBy(
 }
 
 /**
- * The stream of a connection. It is ours whenever it is asked for, as it may be kept: the
- * runtime's own would miss the bytes that a `read` brings which is interrupted later.
+ * Makes the getter of a connection's stream. It always returns a stream of ours, as a program
+ * may keep the stream: the runtime's own stream would miss the bytes of a `read` that is
+ * interrupted later.
  */
 function cooperativeReadable(
   original: (this: unknown) => Readable,
@@ -601,7 +603,7 @@ function cooperativeReadable(
     let readable = readableOf.get(conn);
     if (readable === undefined) {
       const native = original.call(conn);
-      // One that somebody reads since before patch() has to go on.
+      // A stream that is being read since before patch() stays the runtime's own.
       readable = native.locked ? native : readableBy(conn, takeBytes);
       readableOf.set(conn, readable);
       takeBytes(conn);
@@ -610,7 +612,7 @@ function cooperativeReadable(
   };
 }
 
-/** What the runtime's own stream of a connection is, but for how it reads. */
+/** Makes a stream of a connection. It does what the runtime's stream does, and reads our bytes. */
 function readableBy(
   conn: Deno.Conn,
   takeBytes: (conn: Deno.Conn) => ConnBytes,
@@ -644,7 +646,7 @@ function readableBy(
   return readable;
 }
 
-/** As the runtime words it. */
+/** Returns an error with the runtime's words. */
 function streamError(error: unknown): unknown {
   if (
     error instanceof Deno.errors.BadResource &&
@@ -655,19 +657,19 @@ function streamError(error: unknown): unknown {
   return error;
 }
 
-/** What is kept for a socket whose operation goes on when its caller is interrupted. */
+/** An operation of a socket that goes on after an interrupt. */
 interface Keeper {
   ref(): boolean;
   unref(): void;
 }
 
-/** Where each socket has something of ours. */
+/** A map from sockets to objects of ours. */
 interface ObservedPromise<T> {
   get(socket: object): T | undefined;
   delete(socket: object): unknown;
 }
 
-/** Patches `close` such that what was kept is closed, too. */
+/** Makes `close` close our inbox of the socket, too. */
 export function patchClosing(
   patches: Patches,
   prototype: object,
@@ -682,8 +684,7 @@ export function patchClosing(
         function (this: object) {
           const source = sources.get(this);
           if (closedByLoop.delete(this)) return;
-          // Whoever comes later finds a closed socket, and not an operation that was
-          // cancelled.
+          // Removed first: later calls find a closed socket, not a cancelled operation.
           sources.delete(this);
           source?.close();
           return original.call(this);
@@ -693,9 +694,9 @@ export function patchClosing(
 }
 
 /**
- * Patches `ref` and `unref` such that we know what their user wants.
+ * Makes `ref` and `unref` note what the user wants.
  *
- * @returns How to hold up the end of the process as long as somebody waits.
+ * @returns A function that keeps the process alive while a call waits.
  */
 export function patchHold(
   patches: Patches,
@@ -725,15 +726,15 @@ export function patchHold(
   };
 }
 
-/** What a connection that is about to be handed on is still used for, if anything. */
+/** Returns the error if a connection is in use, and so can't be turned into a TLS connection. */
 export function obstacle(conn: Deno.Conn): Error | null {
   const bytes = BytesOf.get(conn);
   if (bytes?.length) {
     return new Deno.errors.InvalidData(
-      `Cannot start TLS as plain text has come that nobody has read: read the ${bytes.length} bytes first, or close the connection`,
+      `Cannot start TLS as ${bytes.length} bytes of plain text were received and not read: read them first, or close the connection`,
     );
   }
-  // The runtime would find this out only after it has taken the connection away.
+  // The runtime checks this only after it has taken the connection away.
   return bytes?.busy || WritesOf.get(conn)?.busy
     ? new Deno.errors.Busy("TCP stream is currently in use")
     : null;
