@@ -415,8 +415,8 @@ export abstract class GroupBase implements AsyncDisposable {
    * they are killed, too, where gevent would wait for as long as they take.
    *
    * An interrupt of the caller kills all calls. Whatever ends it, the calls have ended and
-   * the iterable has been closed when it is over. What a call that was killed fails with in
-   * its clean-up is told to the hub.
+   * the iterable has been closed when it is over. The hub is told of what other calls have
+   * failed with, and of what one that was killed fails with in its clean-up.
    *
    * @typeParam T The type of the items.
    * @typeParam R What the function returns.
@@ -449,7 +449,7 @@ export abstract class GroupBase implements AsyncDisposable {
     const mapping = new Mapping<T, BodyResult<R>>(this.#room, run, iteration, {
       ended(index, call) {
         if (call.successful()) results[index] = call.value as BodyResult<R>;
-        else mapping.callFailed(index, call.exception);
+        else mapping.callFailed(index, call);
       },
     });
     return [mapping, results];
@@ -502,7 +502,9 @@ export abstract class GroupBase implements AsyncDisposable {
    * call that is stuck in a promise of somebody else's is left behind after its grace.
    *
    * One that asks by hand, by `yield* results.next()`, calls `return()` in a `finally` block.
-   * It may ask on after the error of a call, as in gevent.
+   * It may ask on after the error of a call, as in gevent. The hub is told of errors that are
+   * not asked for: when the results are closed, and, where nothing has asked for any, when the
+   * greenlet is dead that has called this, or the process ends.
    *
    * @typeParam T The type of the items.
    * @typeParam R What the function returns.
