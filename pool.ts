@@ -427,8 +427,8 @@ export abstract class GroupBase implements AsyncDisposable {
    * then they are killed. gevent waits for them without limit.
    *
    * An interrupt of the caller kills all calls. When this returns or throws, all calls have
-   * ended and the iterable has been closed. If a killed call fails in its clean-up, that error
-   * is reported to the hub.
+   * ended and the iterable has been closed. The errors of other calls, and those of killed
+   * calls in their clean-up, are reported to the hub.
    *
    * @typeParam T The type of the items.
    * @typeParam R What the function returns.
@@ -461,7 +461,7 @@ export abstract class GroupBase implements AsyncDisposable {
     const mapping = new Mapping<T, BodyResult<R>>(this.#room, run, iteration, {
       ended(index, call) {
         if (call.successful()) results[index] = call.value as BodyResult<R>;
-        else mapping.callFailed(index, call.exception);
+        else mapping.callFailed(index, call);
       },
     });
     return [mapping, results];
@@ -515,6 +515,8 @@ export abstract class GroupBase implements AsyncDisposable {
    *
    * If you call `yield* results.next()` yourself, call `results.return()` in a `finally`
    * block. After the error of a call you can call `next()` again, as in gevent.
+   * An error that is not asked for is reported to the hub: when the results are closed, and,
+   * if none was asked for, when the greenlet that has called this is dead, or the process ends.
    *
    * @typeParam T The type of the items.
    * @typeParam R What the function returns.

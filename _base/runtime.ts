@@ -82,3 +82,22 @@ export function listenerListsOf(target: object, type: string): unknown[][] {
 interface Listening {
   listeners?: Record<string, unknown>;
 }
+
+/**
+ * Whether the module with which the program has begun has failed, and with this error. To
+ * import it again gives what has become of it, and runs nothing.
+ */
+export async function hasMainModuleFailed(error: unknown): Promise<boolean> {
+  const { Deno, location, WorkerGlobalScope } = globalThis as
+    & typeof globalThis
+    & { WorkerGlobalScope?: unknown };
+  const main = Deno?.mainModule ??
+    (WorkerGlobalScope === undefined ? undefined : location?.href);
+  if (main === undefined) return false;
+  try {
+    await import(main);
+    return false;
+  } catch (failure) {
+    return failure === error;
+  }
+}

@@ -10,7 +10,7 @@ import {
   GreenletError,
 } from "../greenlet.ts";
 import { type Context, makeContext } from "./async_context.ts";
-import { isExpected } from "./interrupts.ts";
+import { errorFor, isExpected } from "./interrupts.ts";
 import { main } from "./main.ts";
 import { watchRejections } from "./rejections.ts";
 import {
@@ -203,7 +203,10 @@ export function tellApart<R>(tell: () => R): R {
 
 // The runtime tells of a rejection in the context in which it has happened.
 watchRejections(
-  (reason) => isExpected(reason, current.get() ?? mainScope),
+  {
+    isExpected: (reason) => isExpected(reason, current.get() ?? mainScope),
+    failureOfMain: (reason) => errorFor(reason, mainScope),
+  },
   runDetached,
   (judge) => rejectedIn === null ? judge() : current.run(rejectedIn, judge),
 );

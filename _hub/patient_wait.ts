@@ -33,6 +33,11 @@ export abstract class PatientWait<T> extends Suspension<T> {
     this.waiter = scope;
   }
 
+  /** Whether it throws what has interrupted it, however it ends. */
+  protected get isCutShort(): boolean {
+    return this.#last !== null;
+  }
+
   /** Has what is waited for end sooner. */
   protected abstract hasten(): void;
 

@@ -574,7 +574,7 @@ export class Scope implements Mapped {
     eachWrapped(error, (one) => {
       if (
         isObject(one) && isInterrupt(one) && isRecipient(one, this.greenlet) &&
-        !this.wasInterruptedBy(one)
+        !this.wasInterruptedBy(one) && !endedSeveral.has(one)
       ) hand(one, this);
     });
   }
@@ -754,9 +754,15 @@ export function endWith(scope: Scope, error: unknown): void {
 function noteInterrupt(scope: Scope, error: unknown): void {
   if (!isObject(error)) return;
   noteInterruptOf(error, scope.greenlet);
-  // Main has no end that would tell of it: there, it is an error like any other.
-  if (scope === mainScope) hand(error, scope);
+  if (scope !== mainScope) return;
+  // Main has no end that would tell of it: there, it is an error like any other. But of
+  // several waits that it ends, one is that of the code which it is meant for.
+  if (scope.isPlain) hand(error, scope);
+  else endedSeveral.add(error);
 }
+
+/** What has interrupted main while that waited in several calls. */
+const endedSeveral = new WeakSet<object>();
 
 /** The scope of all code that is in no other. */
 export const mainScope: Scope = new Scope(main);
