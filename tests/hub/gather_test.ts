@@ -1,5 +1,12 @@
 import { assertEquals } from "@std/assert";
-import { Greenlet, iwait, joinAll, sleep, spawn, wait } from "../../mod.ts";
+import {
+  type Greenlet,
+  iwait,
+  joinAll,
+  sleep,
+  spawn,
+  wait,
+} from "../../mod.ts";
 import { Failures, settle, testBoth } from "../_bodies.ts";
 import { clock } from "../_clock.ts";
 
