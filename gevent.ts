@@ -212,8 +212,7 @@ export function spawnRaw<A extends unknown[]>(
  * const controller = new AbortController();
  * const work = abortedBy(controller.signal, spawn(sleep, 60_000));
  * controller.abort("not needed any more");
- * await work.join();
- * console.log(work.value instanceof GreenletExit); // true
+ * console.log(await work.get<GreenletExit>() instanceof GreenletExit); // true
  * ```
  */
 export function abortedBy<G extends Greenlet>(
