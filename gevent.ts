@@ -303,7 +303,8 @@ const LEEWAY = GRACE / 4;
  * SIGINT (Ctrl-C) and SIGTERM kill it, and so unwind everything. When all is unwound the
  * exit code of the process is set, to 130 and 143. A second signal ends the process at
  * once. A greenlet that is stuck in a foreign promise, the main one included, is left there
- * after its grace.
+ * after its grace. Where its operation keeps the process alive when this has returned, a
+ * second signal or `Deno.exit()` ends that.
  *
  * Nothing of this keeps a process alive that has nothing left to do: there it ends as it
  * does without `run`. Deno says that the promise of a top-level `await` was never resolved,
