@@ -366,7 +366,8 @@ const LEEWAY = GRACE / 4;
  * SIGINT (Ctrl-C) and SIGTERM kill the function, and then the other greenlets. After that the
  * exit code of the process is set: 130 for SIGINT, 143 for SIGTERM. A second signal ends the
  * process at once. If a greenlet still awaits a foreign promise when its grace is over, this
- * returns without it; the same holds for the function itself.
+ * returns without it; the same holds for the function itself. If the operation behind that
+ * promise keeps the process alive after that, a second signal or `Deno.exit()` ends it.
  *
  * `run` does not keep the process alive. If nothing is left that could end a wait, the
  * process ends as it does without `run`: some seconds later Deno reports that the promise of

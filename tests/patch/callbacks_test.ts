@@ -825,30 +825,6 @@ const registrations: Record<string, Registration> = {
     cause: (children) =>
       children.forEach((it: childProcess.ChildProcess) => it.stdin!.end("x\n")),
   },
-  "fs.watch()": {
-    register: (calls) => fs.watch(directory, calls.by("listener")),
-    cause: () => Deno.writeTextFileSync(`${directory}/other`, "changed"),
-    async end(watcher) {
-      watcher.close();
-      // A change that was reported late has set a timer of the runtime's own
-      await new Promise((resolve) => setTimeout(resolve, 300));
-    },
-  },
-  "fs.watchFile()": {
-    register: (calls) =>
-      fs.watchFile(`${directory}/late`, { interval: 5 }, calls.by("listener")),
-    async cause() {
-      // Not before it was looked at once
-      await new Promise((resolve) => setTimeout(resolve, 50));
-      Deno.writeTextFileSync(`${directory}/late`, "text");
-    },
-    async end() {
-      fs.unwatchFile(`${directory}/late`);
-      // A look at the file may be under way
-      await new Promise((resolve) => setTimeout(resolve, 300));
-      Deno.removeSync(`${directory}/late`);
-    },
-  },
   "fs.createReadStream() and fs.createWriteStream()": {
     register(calls) {
       const source = fs.createReadStream(file);
@@ -1118,6 +1094,49 @@ const scripts: Record<
       await owner.greenlet.kill();
       gate.set();`,
     says: ["end apart"],
+  },
+  // What these have under way when they are closed, the runtime does not tell.
+  "fs.watch()": {
+    code: `
+      const fs = await import("node:fs");
+      const directory = Deno.makeTempDirSync();
+      let watcher;
+      register(() => {
+        const listener = by("listener");
+        watcher = fs.watch(directory).once("change", listener);
+      });
+      await sleep(0);
+      if (isKilled) await owner.greenlet.kill();
+      Deno.writeTextFileSync(directory + "/file", "text");
+      await begun.wait();
+      await owner.greenlet.kill();
+      gate.set();
+      while (said < 1) await sleep(1);
+      watcher.close();
+      Deno.removeSync(directory, { recursive: true });`,
+    says: ["listener apart"],
+  },
+  "fs.watchFile()": {
+    code: `
+      const fs = await import("node:fs");
+      const directory = Deno.makeTempDirSync();
+      const file = directory + "/file";
+      register(() => {
+        const listener = by("listener");
+        // A file that is missing is told of at once.
+        fs.watchFile(file, { interval: 5 }, (...stats) => {
+          fs.unwatchFile(file);
+          return listener(...stats);
+        });
+      });
+      await sleep(0);
+      if (isKilled) await owner.greenlet.kill();
+      await begun.wait();
+      await owner.greenlet.kill();
+      gate.set();
+      while (said < 1) await sleep(1);
+      Deno.removeSync(directory, { recursive: true });`,
+    says: ["listener apart"],
   },
   "onmessage of a Worker's global object": {
     code: `

@@ -2,7 +2,6 @@ import { assert, assertEquals } from "@std/assert";
 import { AsyncLocalStorage } from "node:async_hooks";
 import childProcess from "node:child_process";
 import { EventEmitter } from "node:events";
-import fs from "node:fs";
 import process from "node:process";
 import {
   MessageChannel as NodeMessageChannel,
@@ -162,9 +161,7 @@ function postBoth({ port1, port2 }: MessageChannel): void {
 }
 
 const directory = Deno.makeTempDirSync();
-const watched = `${directory}/watched`;
 const forked = `${directory}/forked.mjs`;
-Deno.writeTextFileSync(watched, "");
 Deno.writeTextFileSync(
   forked,
   `process.on("message", (it) => process.send(it, () => process.disconnect()));`,
@@ -324,30 +321,6 @@ const told: Record<string, Told> = {
       return child;
     },
     cause: (child) => child.send("question"),
-  },
-  "watch() of node:fs": {
-    setUp(heard) {
-      return fs.watch(directory).on("change", heard.by("change"));
-    },
-    cause: () => Deno.writeTextFileSync(watched, "changed"),
-    end: (watcher) => watcher.close(),
-  },
-  "watchFile() of node:fs": {
-    setUp(heard) {
-      Deno.writeTextFileSync(watched, "");
-      fs.watchFile(watched, { interval: 5 }, heard.by("change"));
-      return heard;
-    },
-    async cause(heard: Heard) {
-      let isHeard = false;
-      heard.first.promise.then(() => isHeard = true);
-      // Nothing tells when the file was looked at for the first time.
-      for (let size = 1; !isHeard; size++) {
-        Deno.writeTextFileSync(watched, "x".repeat(size));
-        await new Promise((resolve) => setTimeout(resolve, 2));
-      }
-    },
-    end: () => fs.unwatchFile(watched),
   },
 };
 
