@@ -175,7 +175,7 @@ Deno.test("withSignal() works in the main greenlet", async () => {
   assertInstanceOf(log[0], Timeout);
 });
 
-Deno.test("withSignal() refuses what is no function", () => {
+Deno.test("withSignal() refuses anything but a function", () => {
   assertThrows(
     () => withSignal(1 as never),
     TypeError,
@@ -262,7 +262,7 @@ Deno.test("abortedBy() leaves the report of the greenlet's own error as it is", 
   assertEquals(failures.errors, [error]);
 });
 
-Deno.test("abortedBy() refuses what is no signal and what is no greenlet", () => {
+Deno.test("abortedBy() refuses anything but a signal and a greenlet", () => {
   assertThrows(
     () => abortedBy({} as never, new Greenlet()),
     TypeError,
