@@ -4,14 +4,14 @@ import {
   assertRejects,
   assertStringIncludes,
 } from "@std/assert";
-import { Group, Pool, sleep, spawn, Timeout } from "../mod.ts";
+import { Group, Pool, sleep, spawn, Timeout } from "../../mod.ts";
 import {
   type Bodies,
   Failures,
   runScript,
   settle,
   testBoth,
-} from "./_bodies.ts";
+} from "../_bodies.ts";
 
 /** Errors that calls have ended by. */
 let ended: string[] = [];

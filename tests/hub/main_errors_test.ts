@@ -1,6 +1,6 @@
 import { assertEquals, assertStringIncludes } from "@std/assert";
-import { runScript } from "./_bodies.ts";
-import { inParallel } from "./_processes.ts";
+import { runScript } from "../_bodies.ts";
+import { inParallel } from "../_processes.ts";
 
 /** What a greenlet begins that main awaits, while the greenlet is interrupted. */
 const shared: Record<string, string> = {
