@@ -2,7 +2,7 @@ import { assertEquals, assertStringIncludes } from "@std/assert";
 import { runScript } from "../_bodies.ts";
 import { inParallel } from "../_processes.ts";
 
-/** What a greenlet begins that main awaits, while the greenlet is interrupted. */
+/** The calls of a greenlet that main awaits while the greenlet is interrupted. */
 const shared: Record<string, string> = {
   "an async function in an async body":
     `async () => { promise = (async () => { await sleep(1e8); })(); await promise; }`,
@@ -48,7 +48,7 @@ for (const [error, interrupt] of Object.entries(interrupts)) {
   }
 }
 
-/** What main has begun and does not await. */
+/** Calls that main has begun and does not await. */
 const begun: Record<string, string> = {
   "a wait": "sleep(1e8)",
   "an async function": "(async () => { await sleep(1e8); })()",
@@ -63,7 +63,7 @@ const begun: Record<string, string> = {
     "(async () => { await new Pool(2).map(() => sleep(1e8), [1, 2]); })()",
 };
 
-Deno.test("Timeout.start() in main ends what main has begun and does not await, and that is no unhandled rejection", async () => {
+Deno.test("Timeout.start() in main ends calls that main has begun and does not await, which causes no unhandled rejection", async () => {
   await inParallel(Object.entries(begun), async ([what, call]) => {
     const { out, err, code } = await runScript(`
       const timeout = Timeout.start(5);
@@ -83,7 +83,7 @@ Deno.test("Timeout.start() in main ends what main has begun and does not await, 
   });
 });
 
-Deno.test("Timeout.start() in main that ends several calls ends the process where main does not catch it", async () => {
+Deno.test("Timeout.start() in main that ends several calls ends the process if main does not catch it", async () => {
   await inParallel(Object.entries(begun), async ([what, call]) => {
     const { out, err, code } = await runScript(`
       Timeout.start(5);
@@ -96,7 +96,7 @@ Deno.test("Timeout.start() in main that ends several calls ends the process wher
   });
 });
 
-Deno.test("A kill of a greenlet whose call main has let go of is no error of main", async () => {
+Deno.test("A kill of a greenlet whose call main does not await any more is not an error of main", async () => {
   const { out, err, code } = await runScript(`
     let promise;
     const victim = spawn(async () => {

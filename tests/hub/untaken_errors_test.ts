@@ -21,7 +21,7 @@ function fail(item: number): never {
   throw new Error(`failed ${item}`);
 }
 
-/** What fails with an error for each item. */
+/** Fails with an error for each item. */
 const failing: Bodies<[number], never> = {
   // deno-lint-ignore require-await -- a body that fails is all that is wanted
   async async(item) {
@@ -35,12 +35,15 @@ const failing: Bodies<[number], never> = {
 
 const items = [1, 2, 3];
 
-/** What the hub was told of. */
+/** The errors that were reported to the hub. */
 function told(failures: Failures): string[] {
   return failures.errors.map((error) => (error as Error).message).toSorted();
 }
 
-/** What calls have ended by, but for what was thrown; some may have been killed before. */
+/**
+ * The errors of the calls without the one that was thrown; some calls may have been killed
+ * before.
+ */
 function untaken(...thrown: string[]): string[] {
   for (const error of thrown) assert(ended.includes(error));
   return ended.filter((error) => !thrown.includes(error)).toSorted();
@@ -53,7 +56,7 @@ for (
   ]] as const
 ) {
   testBoth(
-    `${name}.map() throws one error, and the hub is told of those that other calls have ended by`,
+    `${name}.map() throws one error, and reports the errors of other calls to the hub`,
     failing,
     async (body) => {
       ended = [];
@@ -66,7 +69,7 @@ for (
 
   for (const how of ["imap", "imapUnordered"] as const) {
     testBoth(
-      `${name}.${how}() whose loop one error ends has the hub told of the others`,
+      `${name}.${how}() whose loop ends by one error reports the others to the hub`,
       failing,
       async (body) => {
         ended = [];
@@ -84,7 +87,7 @@ for (
     );
 
     testBoth(
-      `${name}.${how}() that is asked by hand has the hub told of the errors that are not asked for`,
+      `${name}.${how}() whose next() is called reports the errors that no next() throws to the hub`,
       failing,
       async (body) => {
         ended = [];
@@ -100,7 +103,7 @@ for (
     );
 
     testBoth(
-      `${name}.${how}() whose errors are all asked for has the hub told of none`,
+      `${name}.${how}() whose errors are all thrown by next() reports none to the hub`,
       failing,
       async (body) => {
         ended = [];
@@ -121,7 +124,7 @@ for (
     );
 
     testBoth(
-      `${name}.${how}() that nothing asks has the hub told of the errors when its greenlet is dead`,
+      `${name}.${how}() without a next() reports its errors to the hub when its greenlet is dead`,
       failing,
       async (body) => {
         ended = [];
@@ -141,7 +144,7 @@ for (
     );
 
     testBoth(
-      `${name}.${how}() whose greenlet is dead has the hub told of the errors that come later`,
+      `${name}.${how}() whose greenlet is dead reports later errors to the hub`,
       failing,
       async (body) => {
         ended = [];
@@ -153,7 +156,7 @@ for (
     );
 
     testBoth(
-      `${name}.${how}() that another greenlet asks when its own is dead throws there`,
+      `${name}.${how}() whose next() another greenlet calls when its own is dead throws there`,
       failing,
       async (body) => {
         ended = [];
@@ -172,7 +175,7 @@ for (
   }
 
   testBoth(
-    `${name}.map() that an interrupt ends has the hub told of the errors of its calls`,
+    `${name}.map() that an interrupt ends reports the errors of its calls to the hub`,
     {
       async async(item: number) {
         try {
@@ -204,7 +207,7 @@ for (
   );
 }
 
-Deno.test("Pool.imap() of main that nothing asks has the hub told of the errors when the process ends", async () => {
+Deno.test("Pool.imap() of main without a next() reports its errors to the hub when the process ends", async () => {
   const { out, err, code } = await runScript(`
     new Pool(2).imap(() => { throw new Error("failed"); }, [1, 2]);
     await idle();
