@@ -271,7 +271,12 @@ export class AsyncResult<T = unknown> implements Waitable, Outcome<T> {
     return this.#outcome as T;
   }
 
-  /** The same as {@linkcode AsyncResult.get}, as in `concurrent.futures`. */
+  /**
+   * Does the same as {@linkcode AsyncResult.get}, as in `concurrent.futures`. A switch point.
+   *
+   * @param options How long to wait.
+   * @returns The value.
+   */
   result(options: JoinOptions = NO_OPTIONS): Wait<T> {
     return this.get(options);
   }

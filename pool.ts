@@ -56,6 +56,20 @@ export type AnyGreenlet = Greenlet<any>;
 /**
  * Thrown by {@linkcode Pool.add} and {@linkcode Pool.start} if there is no room in time.
  * gevent's `PoolFull`.
+ *
+ * @example Usage
+ * ```ts
+ * import { Greenlet, Pool, PoolFull, sleep } from "@gevent/gevent";
+ *
+ * const pool = new Pool(1);
+ * await pool.spawn(sleep, 5);
+ * try {
+ *   await pool.start(new Greenlet(sleep, 5), { block: false });
+ * } catch (error) {
+ *   console.log(error instanceof PoolFull); // true
+ * }
+ * await pool.join();
+ * ```
  */
 export class PoolFull extends Full {
   static {
@@ -113,7 +127,24 @@ class Dying {
 }
 
 /**
- * The base class of {@linkcode Group} and {@linkcode Pool}.
+ * The base class of {@linkcode Group} and {@linkcode Pool}. It has the methods that call a
+ * function in greenlets, as gevent's `GroupMappingMixin` does.
+ *
+ * @example Usage
+ * ```ts
+ * import { Group, type GroupBase, Pool } from "@gevent/gevent";
+ *
+ * async function squares(group: GroupBase): Promise<number[]> {
+ *   return await group.map((n: number) => n * n, [1, 2, 3]);
+ * }
+ * console.log(await squares(new Group())); // [1, 4, 9]
+ * console.log(await squares(new Pool(2))); // [1, 4, 9]
+ *
+ * for await (const n of new Pool(2).imap((n: number) => n + 1, [1, 2])) {
+ *   console.log(n); // 2, 3
+ * }
+ * console.log(await new Group().apply((name: string) => name, ["rose"])); // rose
+ * ```
  */
 export abstract class GroupBase implements AsyncDisposable {
   /** The greenlets that have not ended. gevent's `greenlets`. */

@@ -37,7 +37,20 @@ import { Event } from "./event.ts";
 import type { Wait } from "./hub.ts";
 import type { JoinOptions } from "./gevent.ts";
 
-/** Thrown by `get` and `peek` if there is no item in time. Python's `queue.Empty`. */
+/**
+ * Thrown by `get` and `peek` if there is no item in time. Python's `queue.Empty`.
+ *
+ * @example Usage
+ * ```ts
+ * import { Empty, Queue } from "@gevent/gevent";
+ *
+ * try {
+ *   await new Queue().get({ timeout: 1 });
+ * } catch (error) {
+ *   console.log(error instanceof Empty); // true
+ * }
+ * ```
+ */
 export class Empty extends Error {
   static {
     this.prototype.name = "Empty";
@@ -53,7 +66,21 @@ export class Empty extends Error {
   }
 }
 
-/** Thrown by `put` if there is no room in time. Python's `queue.Full`. */
+/**
+ * Thrown by `put` if there is no room in time. Python's `queue.Full`.
+ *
+ * @example Usage
+ * ```ts
+ * import { Full, Queue } from "@gevent/gevent";
+ *
+ * const queue = new Queue<number>(1, [1]);
+ * try {
+ *   queue.putNowait(2);
+ * } catch (error) {
+ *   console.log(error instanceof Full); // true
+ * }
+ * ```
+ */
 export class Full extends Error {
   static {
     this.prototype.name = "Full";
@@ -72,6 +99,19 @@ export class Full extends Error {
 /**
  * Thrown by `put` and `get` after {@linkcode Queue.shutdown}. If it ends a greenlet, the
  * greenlet has failed, but nothing is printed. Python's `queue.ShutDown`.
+ *
+ * @example Usage
+ * ```ts
+ * import { Queue, ShutDown } from "@gevent/gevent";
+ *
+ * const queue = new Queue<number>();
+ * queue.shutdown();
+ * try {
+ *   await queue.put(1);
+ * } catch (error) {
+ *   console.log(error instanceof ShutDown); // true
+ * }
+ * ```
  */
 export class ShutDown extends Error {
   static {
@@ -728,7 +768,16 @@ export class Queue<T> extends SimpleQueue<T> {
   }
 }
 
-/** The same as {@linkcode Queue}. gevent's `JoinableQueue`. */
+/**
+ * The same class as {@linkcode Queue}. gevent's `JoinableQueue`.
+ *
+ * @example Usage
+ * ```ts
+ * import { JoinableQueue, Queue } from "@gevent/gevent";
+ *
+ * console.log(JoinableQueue === Queue); // true
+ * ```
+ */
 export const JoinableQueue: typeof Queue = Queue;
 
 /**
