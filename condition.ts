@@ -1,5 +1,5 @@
 /**
- * Conditions: to wait until something has changed that a lock protects.
+ * Conditions: wait until data that a lock protects has changed.
  *
  * ```ts
  * import { Condition, spawn } from "@gevent/gevent";
@@ -41,19 +41,19 @@ import { getCurrent, type Wait } from "./hub.ts";
 import type { JoinOptions } from "./gevent.ts";
 import { type AcquireOptions, Lock, RLock } from "./lock.ts";
 
-/** The wait for a condition: first to be notified, then to hold the lock again. */
+/** The wait for a condition. It waits for a notification, and then for the lock. */
 class Notified extends QueuedWait<Notified, boolean> {
   readonly #line: List<Notified>;
   readonly #lock: ReclaimableLock;
   readonly #scope: Scope;
   readonly #predicate: (() => unknown) | null;
-  /** How often the lock is to be released when it is there again. */
+  /** How often the greenlet has to release the lock when it holds it again. */
   #depth = Infinity;
-  /** Whether the time is over. */
+  /** Whether the timeout has passed. */
   #late = false;
-  /** What comes of the wait when the lock is there; `null` until it is asked for. */
+  /** The outcome of the wait, once it has the lock; `null` while it waits for a notification. */
   #outcome: { state: Settled; value: unknown } | null = null;
-  /** Gets the lock back; kept until it is known whether to give it away once more. */
+  /** The wait for the lock; `null` while it waits for a notification. */
   #reclaimer: Reclaimer | null = null;
 
   constructor(
@@ -74,7 +74,8 @@ class Notified extends QueuedWait<Notified, boolean> {
     this.#reclaimer = null;
     this.#line.add(this);
     try {
-      // All of it at first, and of what the greenlet acquires meanwhile nothing.
+      // Releases all of an RLock at first, and later no more than that: the greenlet may acquire
+      // the lock in another function meanwhile.
       this.#depth = this.#lock[GIVE_AWAY](this.#depth);
     } catch (error) {
       this.list?.remove(this);
@@ -82,7 +83,7 @@ class Notified extends QueuedWait<Notified, boolean> {
     }
   }
 
-  /** Somebody says that things have changed. */
+  /** Ends the wait for a notification, and waits for the lock. */
   notify(): void {
     this.undo(undefined);
     this.#reclaim("given", true);
@@ -93,14 +94,14 @@ class Notified extends QueuedWait<Notified, boolean> {
     this.#reclaim("given", false);
   }
 
-  /** The body may think that it holds the lock: so it gets it back before the error. */
+  /** Gets the lock back before it throws, as the body will release it. */
   override interrupt(error: unknown, final: boolean): void {
     this.undo(error);
     markHandled(this.promise!);
     const how = final ? this.#scope.lastThrow : "thrown";
     const before = this.#outcome?.state ?? "given";
     if (!final && before !== "given") {
-      // One after the other: the next wait throws this one.
+      // This wait already throws an interrupt. The next wait throws the second one.
       if (!this.#scope.holds(error)) this.#scope.hold(error);
       return;
     }
@@ -109,12 +110,12 @@ class Notified extends QueuedWait<Notified, boolean> {
     } else {
       const { state, value } = this.#outcome!;
       this.#outcome = { state: how, value: error };
-      // It has taken nothing: the notification is for the next one.
+      // An interrupted wait uses up no notification: the next waiter gets it.
       if (state === "given" && value === true) this.#line.first?.notify();
     }
     const line = this.#reclaimer?.list ?? null;
     if (final && line !== null) {
-      // It can't be waited for any more, and what the body releases is not its own.
+      // The greenlet may not wait for the lock any longer. Its releases must do nothing now.
       line.remove(this.#reclaimer!);
       this.#lock[FORFEIT](this.#scope.greenlet, this.#depth);
       this.settle(how, error);
@@ -151,11 +152,11 @@ class Notified extends QueuedWait<Notified, boolean> {
     else this.#giveAway();
   }
 
-  /** The predicate has thrown an error. */
+  /** Settles the wait with an error of the predicate. */
   #failed(error: unknown): void {
     const { state, value } = this.#outcome!;
     if (state !== "given") {
-      // Nothing comes after a wait that may be no longer: it ends the body itself.
+      // An escalated interrupt ends the body itself, so no later wait could throw it.
       if (this.#scope.isEscalated) return this.settle(state, value);
       if (!this.#scope.holds(value)) this.#scope.hold(value);
     }
@@ -164,11 +165,11 @@ class Notified extends QueuedWait<Notified, boolean> {
 }
 
 /**
- * A lock, and a line of those who wait for something that it protects to change. Python's
+ * A lock, with calls that wait until the data that it protects has changed. Python's
  * `threading.Condition`, as gevent patches it.
  *
- * Who waits gives the lock away meanwhile, and holds it again when the wait is over, even
- * when it is over by an interrupt.
+ * A waiting call releases the lock, and holds it again when it returns or throws, even after
+ * an interrupt.
  *
  * @example Usage
  * ```ts
@@ -211,30 +212,37 @@ export class Condition implements Disposable {
   }
 
   /**
-   * Acquires the lock. A switch point.
+   * Waits until the lock is free, and acquires it. A switch point. Python's `acquire`, which
+   * returns a boolean.
    *
-   * @param options Whether and how long to wait.
-   * @returns The condition, whose lock is released at the end of a `using` block; `null`,
-   * if it was not to be had.
+   * @param options Whether to wait, and how long.
+   * @returns The lock, which a `using` block releases at its end; `null` if it was not free
+   * in time.
+   * @throws {TypeError | RangeError} If the timeout is not a number of milliseconds.
    */
   acquire(options: AcquireOptions = NO_OPTIONS): Wait<Disposable | null> {
     return this.#lock.acquire(options);
   }
 
-  /** Releases the lock. Not a switch point. */
+  /**
+   * Releases the lock. Not a switch point. Python's `release`.
+   *
+   * @throws {RangeError} If the lock is not held.
+   */
   release(): void {
     this.#lock.release();
   }
 
   /**
-   * Waits to be notified. A switch point.
+   * Releases the lock, waits until it is notified, and acquires the lock again. A switch point.
+   * Python's `wait`.
    *
-   * When it is over, by an interrupt as well, the lock is held again: it is waited for.
-   * Only one who may wait no longer goes on without, at the end of a `withTimeout` or of
-   * the grace after a kill; to release the lock then does nothing.
+   * It acquires the lock again even after an interrupt or the timeout. There is one exception:
+   * when a `withTimeout` or the grace of a kill is over, the greenlet may not wait any longer,
+   * and goes on without the lock. Its call of `release` then does nothing.
    *
-   * @param options How long to wait.
-   * @returns `true`; at the timeout, `false`.
+   * @param options How long to wait for a notification.
+   * @returns `true` if it was notified, `false` at the timeout.
    * @throws {RangeError} If the lock is not held.
    * @throws {TypeError | RangeError} If the timeout is not a number of milliseconds.
    */
@@ -243,12 +251,15 @@ export class Condition implements Disposable {
   }
 
   /**
-   * Waits until something holds, which is looked at now and whenever one is notified. A
-   * switch point.
+   * Waits until a predicate is true. It is called now and after each notification, while the
+   * lock is held. A switch point, unless it is true now. Python's `wait_for`.
    *
-   * @param predicate Tells whether it holds. Must not wait.
+   * An interrupt leaves the lock as {@linkcode Condition.wait} does.
+   *
+   * @param predicate Returns a value that counts as true or false. It must not wait.
    * @param options How long to wait.
-   * @returns What the predicate has said last, as a boolean.
+   * @returns The last result of the predicate, as a boolean: `false` only at the timeout.
+   * @throws {unknown} The error that the predicate throws.
    * @throws {RangeError} If the lock is not held.
    * @throws {TypeError | RangeError} If the timeout is not a number of milliseconds.
    */
@@ -273,7 +284,7 @@ export class Condition implements Disposable {
     if (due !== null) return due;
     if (predicate !== null) {
       if (predicate()) return readyWait(true);
-      // It may have interrupted its own greenlet, which did not wait yet.
+      // The predicate may have interrupted its own greenlet.
       const due = checkpoint(scope);
       if (due !== null) return due;
     }
@@ -282,10 +293,11 @@ export class Condition implements Disposable {
   }
 
   /**
-   * Wakes the first who wait. Not a switch point: they go on when the lock is free. One
-   * who is interrupted before leaves its place to the next.
+   * Wakes the oldest waiters, which go on when the lock is free. Not a switch point. Python's
+   * `notify`. If a waiter is interrupted before it has the lock, the next waiter is woken
+   * instead.
    *
-   * @param count How many.
+   * @param count How many waiters to wake; `Infinity` for all.
    * @throws {RangeError} If the lock is not held, or `count` is not a non-negative integer.
    */
   notify(count = 1): void {
@@ -300,7 +312,12 @@ export class Condition implements Disposable {
     }
   }
 
-  /** Wakes all who wait. See {@linkcode Condition.notify}. */
+  /**
+   * Wakes all waiters; see {@linkcode Condition.notify}. Not a switch point. Python's
+   * `notify_all`.
+   *
+   * @throws {RangeError} If the lock is not held.
+   */
   notifyAll(): void {
     this.notify(Infinity);
   }
