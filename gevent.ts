@@ -221,14 +221,14 @@ export function abortedBy<G extends Greenlet>(
 ): G {
   if (!(signal instanceof AbortSignal)) {
     throw new TypeError(
-      `Cannot bind a greenlet to a signal as it is not an AbortSignal: received ${
+      `Cannot kill by a signal as 'signal' must be an AbortSignal: received ${
         show(signal)
       }`,
     );
   }
   if (!(greenlet instanceof Greenlet)) {
     throw new TypeError(
-      `Cannot bind a greenlet to a signal as it is not a Greenlet: received ${
+      `Cannot kill by a signal as 'greenlet' must be a Greenlet: received ${
         show(greenlet)
       }`,
     );
@@ -415,7 +415,7 @@ export async function run<
   checkFunction(main, "run", "main");
   if (isRunning) {
     throw new GreenletError(
-      "Cannot run as another run() is in progress: spawn() what belongs to it",
+      "Cannot run as another run() is in progress: spawn() the function instead",
     );
   }
   const greenlet = spawnQuietly(() => main(...args));

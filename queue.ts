@@ -732,7 +732,7 @@ export class Queue<T> extends SimpleQueue<T> {
   taskDone(): void {
     if (this.#unfinished === 0) {
       throw new RangeError(
-        "Cannot mark a task done as all are: call taskDone() once for each item",
+        "Cannot mark a task done as all tasks are done: call taskDone() once for each item",
       );
     }
     if (--this.#unfinished === 0) this.#finished.set();

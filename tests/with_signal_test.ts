@@ -266,11 +266,11 @@ Deno.test("abortedBy() refuses anything but a signal and a greenlet", () => {
   assertThrows(
     () => abortedBy({} as never, new Greenlet()),
     TypeError,
-    "not an AbortSignal: received [object Object]",
+    "must be an AbortSignal: received [object Object]",
   );
   assertThrows(
     () => abortedBy(new AbortController().signal, 1 as never),
     TypeError,
-    "not a Greenlet: received 1",
+    "must be a Greenlet: received 1",
   );
 });
