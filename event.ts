@@ -56,7 +56,7 @@ class EventWait extends LinkedWait<Event, boolean> {
  */
 export class Event implements Waitable {
   #isSet = false;
-  // `Links<this>` is what is meant, but the waits can't name that type.
+  // The type should be `Links<this>`, which the waits can't name.
   // deno-lint-ignore no-explicit-any
   readonly #links: Links<any> = new Links(this);
 
@@ -153,7 +153,7 @@ class ReadyWait<T> extends LinkedWait<AsyncResult<T>, T | undefined> {
 export class AsyncResult<T = unknown> implements Waitable, Outcome<T> {
   #state: "pending" | "succeeded" | "failed" = "pending";
   #outcome: unknown = undefined;
-  // `Links<this>` is what is meant, but the waits can't name that type.
+  // The type should be `Links<this>`, which the waits can't name.
   // deno-lint-ignore no-explicit-any
   readonly #links: Links<any> = new Links(this);
 

@@ -80,7 +80,7 @@ export class Semaphore implements Waitable, Disposable {
   #counter: number;
   readonly #line: List<Acquirer<this>> = new List();
 
-  // `Links<this>` is what is meant, but the waits can't name that type.
+  // The type should be `Links<this>`, which the waits can't name.
   // deno-lint-ignore no-explicit-any
   readonly #links: Links<any> = new Links(this);
 

@@ -79,7 +79,7 @@ export class PoolFull extends Full {
   /**
    * Makes the error.
    *
-   * @param message What has happened.
+   * @param message The message.
    */
   constructor(message = "The pool is full") {
     super(message);

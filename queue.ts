@@ -59,7 +59,7 @@ export class Empty extends Error {
   /**
    * Makes the error.
    *
-   * @param message What has happened.
+   * @param message The message.
    */
   constructor(message = "The queue is empty") {
     super(message);
@@ -89,7 +89,7 @@ export class Full extends Error {
   /**
    * Makes the error.
    *
-   * @param message What has happened.
+   * @param message The message.
    */
   constructor(message = "The queue is full") {
     super(message);
@@ -122,7 +122,7 @@ export class ShutDown extends Error {
   /**
    * Makes the error.
    *
-   * @param message What has happened.
+   * @param message The message.
    */
   constructor(message = "The queue is shut down") {
     super(message);
@@ -239,7 +239,7 @@ interface Entry<T> {
   readonly number: number;
 }
 
-/** Items by a comparison. Those that are equal stay in the order in which they were added. */
+/** Items in the order of a comparison. Equal items stay in the order in which they were added. */
 class LeastFirst<T> implements QueueItems<T> {
   readonly #entries: Heap<Entry<T>>;
   #number = 0;

@@ -19,7 +19,7 @@ type ResolveDns = (
   options?: Deno.ResolveDnsOptions,
 ) => Promise<unknown[]>;
 
-/** Patches `Deno.resolveDns`; disposing of what it returns restores the original. */
+/** Patches `Deno.resolveDns`; disposing of the result restores the original. */
 export function patchDns(): Disposable {
   return patchAll((patches) => {
     patches.replace<ResolveDns>(Deno, "resolveDns", cooperativeResolveDns);

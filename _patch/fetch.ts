@@ -70,7 +70,7 @@ class ConnectionOf extends Stamp {
   }
 }
 
-/** Patches `fetch` and bodies; disposing of what it returns restores the originals. */
+/** Patches `fetch` and bodies; disposing of the result restores the originals. */
 export function patchFetch(): Disposable {
   return patchAll((patches) => {
     patches.replace<Fetch>(globalThis, "fetch", cooperativeFetch);

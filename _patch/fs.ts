@@ -38,7 +38,7 @@ const GO_ON = [
 /** The same, for functions that open a file: if it is a pipe, they may wait for ever. */
 const OPENING = ["copyFile", "truncate"];
 
-/** Patches files; disposing of what it returns restores the originals. */
+/** Patches files; disposing of the result restores the originals. */
 export function patchFs(): Disposable {
   return patchAll((patches) => {
     onFirstInstanceOf(

@@ -55,7 +55,7 @@ const MICROTASKS = 10;
 /** Requests that became websockets. Their signals abort although the client is connected. */
 const upgraded = new WeakSet<Request>();
 
-/** Patches `Deno.serve`; disposing of what it returns restores the originals. */
+/** Patches `Deno.serve`; disposing of the result restores the originals. */
 export function patchHttp(): Disposable {
   return patchAll((patches) => {
     patches.replace<Serve>(

@@ -70,7 +70,7 @@ const made = new WeakMap<
   }
 >();
 
-/** Patches child processes; disposing of what it returns restores the originals. */
+/** Patches child processes; disposing of the result restores the originals. */
 export function patchProcess(): Disposable {
   return patchAll((patches) => {
     const { prototype } = Deno.Command;

@@ -46,7 +46,7 @@ type Iterator = AsyncIterator<unknown>;
 // deno-lint-ignore no-explicit-any -- whatever it takes and gives
 type Asking = (this: any, ...args: any[]) => Promise<any>;
 
-/** Patches streams; disposing of what it returns restores the originals. */
+/** Patches streams; disposing of the result restores the originals. */
 export function patchStreams(): Disposable {
   return patchAll((patches) => {
     // Without the internal slots an interrupt could lose chunks, so streams are not patched.

@@ -344,7 +344,7 @@ function cooperativeClearTimer(
   };
 }
 
-/** Patches the timers; disposing of what it returns restores the originals. */
+/** Patches the timers; disposing of the result restores the originals. */
 export function patchTimers(): Disposable {
   return patchAll((patches) => {
     const { promises } = timers;

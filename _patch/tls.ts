@@ -24,7 +24,7 @@ type ListenTls = (options: Deno.ListenTlsOptions) => Deno.TlsListener;
 const sources = new Inboxes();
 const met = new Prototypes();
 
-/** Patches TLS; disposing of what it returns restores the originals. */
+/** Patches TLS; disposing of the result restores the originals. */
 export function patchTls(): Disposable {
   return patchAll((patches) => {
     const sockets = new Sockets(patches, sources, met);

@@ -22,7 +22,7 @@ interface SocketClass {
 /** The controllers that end attempts to connect, for sockets that greenlets have made. */
 const attempts = new WeakMap<object, AbortController>();
 
-/** Patches the classes; disposing of what it returns restores the originals. */
+/** Patches the classes; disposing of the result restores the originals. */
 export function patchWebsocket(): Disposable {
   return patchAll((patches) => {
     if ("WebSocketStream" in globalThis) patchWebSocketStream(patches);
