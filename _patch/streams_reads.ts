@@ -297,9 +297,8 @@ function hasReadsBehind(controller: ReadableByteStreamController): boolean {
 }
 
 /**
- * Replaces `close`. The source may call `close()` and then `byobRequest.respond(0)`, for which
- * the runtime would throw if there are bytes. And a read may wait that would never get the
- * bytes.
+ * Replaces `close`. The source may call `close()` and then `byobRequest.respond(0)`, which the
+ * runtime can't handle if there are bytes. And a read may wait that would never get the bytes.
  */
 function closeBehind(this: ReadableByteStreamController): void {
   const { close, enqueue } = ReadableByteStreamController.prototype;
