@@ -101,3 +101,25 @@ export async function hasMainModuleFailed(error: unknown): Promise<boolean> {
     return failure === error;
   }
 }
+
+/**
+ * The line of the stack that tells who has called the function that asks, the one above it
+ * by `above`; an empty string where that is not to be had. Nothing else tells it.
+ */
+export function callerOf(above: number): string {
+  const limit = Error.stackTraceLimit;
+  try {
+    // A program may have set it so low that the caller is cut off.
+    Error.stackTraceLimit = above + 2;
+    // The first line is the message, and the second is us.
+    return String(new Error().stack).split("\n")[above + 2] ?? "";
+  } catch {
+    return "";
+  } finally {
+    try {
+      Error.stackTraceLimit = limit;
+    } catch {
+      // It can't be set.
+    }
+  }
+}
