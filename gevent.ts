@@ -27,7 +27,7 @@ import type { List } from "./_base/linked_list.ts";
 import type { BodyResult } from "./_base/thenable.ts";
 import { current, currentScope, scopeOf } from "./_hub/current.ts";
 import { joinAll } from "./_hub/gather.ts";
-import { Greenlet, RawGreenlet, spawnQuietly } from "./_hub/greenlet.ts";
+import { Greenlet, RawGreenlet, spawnUnreported } from "./_hub/greenlet.ts";
 import { killOnce } from "./_hub/kill.ts";
 import { aliveScopes, enlist, expectLife } from "./_hub/live.ts";
 import { reportUntaken } from "./_hub/reports.ts";
@@ -418,7 +418,7 @@ export async function run<
       "Cannot run as another run() is in progress: spawn() what belongs to it",
     );
   }
-  const greenlet = spawnQuietly(() => main(...args));
+  const greenlet = spawnUnreported(() => main(...args));
   // Set after the start, which may throw.
   isRunning = true;
   const ending = new Ending(greenlet);

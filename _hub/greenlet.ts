@@ -135,7 +135,7 @@ let callLone: (greenlet: Greenlet) => true | void;
 /** Whether the body has given control away by a switch, and not by a wait. */
 let hasSwitched: (greenlet: Greenlet) => boolean;
 /** Spawns a greenlet whose error is not printed, as somebody else will throw it. */
-export let spawnQuietly: (run: () => unknown) => Greenlet;
+export let spawnUnreported: (run: () => unknown) => Greenlet;
 
 /**
  * A greenlet on the event loop. gevent's `Greenlet`.
@@ -178,7 +178,7 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
   readonly args: readonly unknown[];
 
   static {
-    spawnQuietly = (run) => {
+    spawnUnreported = (run) => {
       const greenlet = new Greenlet(run);
       ownScopeOf(greenlet).errorIsHandled = true;
       greenlet.start();

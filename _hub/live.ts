@@ -78,7 +78,7 @@ class AllEndedWait extends Suspension<boolean> {
 
 /** Waits until all greenlets but the current one are dead: `false` at the timeout. */
 export function whenAllEnded(timeout: number): Wait<boolean> {
-  const quiet = new AllEndedWait(scopeOf(getCurrent()));
-  quiet.limit(timeout).look();
-  return quiet.get();
+  const wait = new AllEndedWait(scopeOf(getCurrent()));
+  wait.limit(timeout).look();
+  return wait.get();
 }

@@ -226,9 +226,9 @@ export class Scope implements Mapped {
   #pending: Pending | Set<Pending> | null = null;
   #interrupts: InterruptState | null = null;
   #awaited: Pending | null = null;
-  #quiet = false;
+  #errorIsHandled = false;
   #root: Tree | null = null;
-  #extras: ColdFields | null = null;
+  #cold: ColdFields | null = null;
   #previousAlive: Scope | null = null;
   #nextAlive: Scope | null = null;
 
@@ -272,11 +272,11 @@ export class Scope implements Mapped {
 
   /** Whether somebody else tells of its greenlet's error. */
   get errorIsHandled(): boolean {
-    return this.#quiet;
+    return this.#errorIsHandled;
   }
 
-  set errorIsHandled(quiet: boolean) {
-    this.#quiet = quiet;
+  set errorIsHandled(isHandled: boolean) {
+    this.#errorIsHandled = isHandled;
   }
 
   /**
@@ -292,14 +292,14 @@ export class Scope implements Mapped {
   }
 
   get cold(): ColdFields | null {
-    return this.#extras;
+    return this.#cold;
   }
 
-  set cold(extras: ColdFields) {
-    this.#extras = extras;
+  set cold(cold: ColdFields) {
+    this.#cold = cold;
   }
 
-  /** A neighbour among those that are alive; see `_alive.ts`. */
+  /** A neighbour among those that are alive; see `live.ts`. */
   get previousAlive(): Scope | null {
     return this.#previousAlive;
   }
@@ -347,8 +347,8 @@ export class Scope implements Mapped {
     return this.cold?.shielded ?? false;
   }
 
-  set shielded(lasts: boolean) {
-    coldFieldsOf(this).shielded = lasts;
+  set shielded(isShielded: boolean) {
+    coldFieldsOf(this).shielded = isShielded;
   }
 
   /** Called when the body is abandoned that runs here, and is not that of a greenlet. */
@@ -362,7 +362,7 @@ export class Scope implements Mapped {
   }
 
   /** Whether there is something to drop or to hand on when the body is dead. */
-  get hasRests(): boolean {
+  get ownsSomething(): boolean {
     return (this.cold?.owned?.length ?? 0) > 0;
   }
 

@@ -20,6 +20,7 @@ import { react, type Reaction, type Reactions } from "./reactions.ts";
 import { serveTasks, type Sleeper, spendBudget, wake } from "./run_queue.ts";
 import {
   addPending,
+  type Due,
   type Pending,
   removePending,
   type Scope,
@@ -130,33 +131,40 @@ export class LeanWait extends Promise<unknown> {
   }
 }
 
-/** What the last checkpoint has thrown: for the undo of what it has prevented. */
-let dueError: unknown;
-
 /**
  * Has to be called before anything cooperative is done.
  *
  * @returns `null` to go ahead, else the wait to return in the operation's place.
  */
 export function checkpoint(scope: Scope | null): Wait<never> | null {
-  const interrupts = scope?.interrupts ?? null;
-  if (interrupts === null) return null;
-  const due = checkpointAtLast(scope!);
-  if (due === null) interrupts.thrown = undefined;
-  return due;
+  // Nearly all scopes have no interrupts.
+  if (scope === null || scope.interrupts === null) return null;
+  const due = takeDue(scope);
+  return due === null ? null : waitFor(scope, due);
 }
 
 /** As {@linkcode checkpoint}, for what is a part of the body's end. */
 export function checkpointAtLast(scope: Scope): Wait<never> | null {
   const due = scope.takeDue();
-  if (due === null) return null;
-  const { error, how } = due;
-  dueError = error;
+  return due === null ? null : waitFor(scope, due);
+}
+
+/** The error that is due; where there is none, something cooperative begins. */
+function takeDue(scope: Scope): Due | null {
+  const { interrupts } = scope;
+  if (interrupts === null) return null;
+  const due = scope.takeDue();
+  if (due === null) interrupts.thrown = undefined;
+  return due;
+}
+
+/** The wait that throws an error that is due. */
+function waitFor(scope: Scope, { error, how }: Due): Wait<never> {
   if (how === "once") return failedWait(error);
   const wait = new Suspension<never>();
   if (how === "abandoned") abandon(scope, error);
   if (how === "thrown" || how === "returned") wait.settle(how, error);
-  // In no scope, so that past all patience nothing ends it any more.
+  // In no scope, so that nothing ends it any more where the body was abandoned.
   return wait.suspend(null);
 }
 
@@ -241,13 +249,14 @@ export class Suspension<T> implements Pending, Sleeper, TimerTarget {
     // What was handed over already is received, and an error that is held comes with
     // the next wait.
     const isReady = this.state !== "idle" && !scope.isEscalated;
-    const due = isReady ? null : checkpoint(scope);
+    const due = isReady ? null : takeDue(scope);
     if (due === null) return this.suspend(scope);
+    const wait = waitFor(scope, due);
     if (this.state === "idle") {
       this.settle("thrown", undefined);
-      this.undo(dueError);
+      this.undo(due.error);
     }
-    return due;
+    return wait;
   }
 
   /** Makes what is given to who waits. */
