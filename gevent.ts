@@ -348,7 +348,8 @@ class Idling extends Suspension<void> {
  * ```
  */
 export function idle(): Wait<void> {
-  return checkpoint(currentScope()) ?? new Idling().get();
+  const scope = currentScope();
+  return checkpoint(scope) ?? new Idling().suspend(scope);
 }
 
 let isRunning = false;
