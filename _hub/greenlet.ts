@@ -882,7 +882,7 @@ function notStartable(greenlet: Greenlet, run: unknown): TypeError {
   return new TypeError(
     `Cannot start ${greenlet} as ${
       typeof run === "function"
-        ? "its 'run' is an async generator function, of which nothing would run a line"
+        ? "its 'run' is an async generator function, and a call of that runs no line"
         : "it has no 'run': pass a function to its constructor or define run() in its class"
     }`,
   );
