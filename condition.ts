@@ -23,7 +23,7 @@
  */
 
 import { markHandled, NO_OPTIONS } from "./_base/language.ts";
-import { checkCallback, checkOptions, numberError } from "./_base/checks.ts";
+import { checkCallback, numberError } from "./_base/checks.ts";
 import { List } from "./_base/linked_list.ts";
 import { currentScope, runIn } from "./_hub/current.ts";
 import {
@@ -35,7 +35,7 @@ import {
 } from "./_hub/reclaim.ts";
 import type { Scope } from "./_hub/scope.ts";
 import { checkpoint, readyWait, type Settled } from "./_hub/suspension.ts";
-import { checkDuration } from "./_hub/timers.ts";
+import { timeoutOf } from "./_hub/timers.ts";
 import { QueuedWait } from "./_hub/wait_queue.ts";
 import { getCurrent, type Wait } from "./hub.ts";
 import type { JoinOptions } from "./gevent.ts";
@@ -275,9 +275,7 @@ export class Condition implements Disposable {
     predicate: (() => unknown) | null,
     options: JoinOptions,
   ): Wait<boolean> {
-    checkOptions(options, "wait for condition");
-    const { timeout = Infinity } = options;
-    checkDuration(timeout, "wait for condition");
+    const timeout = timeoutOf(options, "wait for condition");
     this.#checkHeld("wait");
     const scope = currentScope();
     const due = checkpoint(scope);

@@ -21,9 +21,9 @@ import { currentScope } from "./_hub/current.ts";
 import { checkpoint, failedWait, readyWait } from "./_hub/suspension.ts";
 import { type Link, LinkedWait, Links } from "./_hub/links.ts";
 import { type Outcome, OutcomeWait } from "./_hub/outcome.ts";
-import { checkOptions, instanceOf } from "./_base/checks.ts";
+import { instanceOf } from "./_base/checks.ts";
 import { takeError } from "./_hub/reports.ts";
-import { checkDuration } from "./_hub/timers.ts";
+import { timeoutOf } from "./_hub/timers.ts";
 import type { Wait } from "./hub.ts";
 import { Timeout } from "./timeout.ts";
 import type { GetOptions, JoinOptions, Waitable } from "./gevent.ts";
@@ -94,13 +94,12 @@ export class Event implements Waitable {
    * @throws {TypeError | RangeError} If the timeout is not a number of milliseconds.
    */
   wait(options: JoinOptions = NO_OPTIONS): Wait<boolean> {
-    checkOptions(options, "wait for event");
-    const { timeout = Infinity } = options;
-    checkDuration(timeout, "wait for event");
-    const due = checkpoint(currentScope());
+    const timeout = timeoutOf(options, "wait for event");
+    const scope = currentScope();
+    const due = checkpoint(scope);
     if (due !== null) return due;
     if (this.#isSet) return readyWait(true);
-    return new EventWait(this.#links).limit(timeout).get();
+    return new EventWait(this.#links).limit(timeout).suspend(scope);
   }
 
   /**
@@ -240,9 +239,8 @@ export class AsyncResult<T = unknown> implements Waitable, Outcome<T> {
    * @throws {TypeError | RangeError} If the timeout is not a number of milliseconds.
    */
   get(options: GetOptions = NO_OPTIONS): Wait<T> {
-    checkOptions(options, "get result");
-    const { block = true, timeout = Infinity } = options;
-    checkDuration(timeout, "get result");
+    const timeout = timeoutOf(options, "get result");
+    const { block = true } = options;
     const scope = currentScope();
     const due = checkpoint(scope);
     if (due !== null) return due;
@@ -252,7 +250,7 @@ export class AsyncResult<T = unknown> implements Waitable, Outcome<T> {
       return failedWait(this.#outcome);
     }
     if (!block) return failedWait(new Timeout(0));
-    return new OutcomeWait<T>(this.#links, scope, timeout).get();
+    return new OutcomeWait<T>(this.#links, scope, timeout).suspend(scope);
   }
 
   /**
@@ -290,13 +288,12 @@ export class AsyncResult<T = unknown> implements Waitable, Outcome<T> {
    * @throws {TypeError | RangeError} If the timeout is not a number of milliseconds.
    */
   wait(options: JoinOptions = NO_OPTIONS): Wait<T | undefined> {
-    checkOptions(options, "wait for result");
-    const { timeout = Infinity } = options;
-    checkDuration(timeout, "wait for result");
-    const due = checkpoint(currentScope());
+    const timeout = timeoutOf(options, "wait for result");
+    const scope = currentScope();
+    const due = checkpoint(scope);
     if (due !== null) return due;
     if (this.ready()) return readyWait(this.value);
-    return new ReadyWait<T>(this.#links).limit(timeout).get();
+    return new ReadyWait<T>(this.#links).limit(timeout).suspend(scope);
   }
 
   /**

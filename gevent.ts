@@ -27,7 +27,7 @@ import type { List } from "./_base/linked_list.ts";
 import type { BodyResult } from "./_base/thenable.ts";
 import { current, currentScope, scopeOf } from "./_hub/current.ts";
 import { joinAll } from "./_hub/gather.ts";
-import { Greenlet, RawGreenlet, spawnQuietly } from "./_hub/greenlet.ts";
+import { Greenlet, RawGreenlet, spawnUnreported } from "./_hub/greenlet.ts";
 import { killOnce } from "./_hub/kill.ts";
 import { aliveScopes, enlist, expectLife } from "./_hub/live.ts";
 import { reportUntaken } from "./_hub/reports.ts";
@@ -348,7 +348,8 @@ class Idling extends Suspension<void> {
  * ```
  */
 export function idle(): Wait<void> {
-  return checkpoint(currentScope()) ?? new Idling().get();
+  const scope = currentScope();
+  return checkpoint(scope) ?? new Idling().suspend(scope);
 }
 
 let isRunning = false;
@@ -418,7 +419,7 @@ export async function run<
       "Cannot run as another run() is in progress: spawn() the function instead",
     );
   }
-  const greenlet = spawnQuietly(() => main(...args));
+  const greenlet = spawnUnreported(() => main(...args));
   // Set after the start, which may throw.
   isRunning = true;
   const ending = new Ending(greenlet);

@@ -37,8 +37,8 @@ import {
   Suspension,
 } from "./_hub/suspension.ts";
 import type { Wait } from "./_hub/suspension.ts";
-import { checkCallback, checkOptions, instanceOf } from "./_base/checks.ts";
-import { checkDuration } from "./_hub/timers.ts";
+import { checkCallback, instanceOf } from "./_base/checks.ts";
+import { timeoutOf } from "./_hub/timers.ts";
 import { whenAllEnded } from "./_hub/live.ts";
 import { printError } from "./_hub/print.ts";
 
@@ -89,9 +89,7 @@ export class Hub extends Greenlet {
    * ```
    */
   join(options: HubJoinOptions = NO_OPTIONS): Wait<boolean> {
-    checkOptions(options, "join the hub");
-    const { timeout = Infinity } = options;
-    checkDuration(timeout, "join the hub");
+    const timeout = timeoutOf(options, "join the hub");
     return whenAllEnded(timeout);
   }
 

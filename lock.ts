@@ -35,8 +35,8 @@ import {
   type Reclaimer,
 } from "./_hub/reclaim.ts";
 import { List } from "./_base/linked_list.ts";
-import { checkOptions, numberError } from "./_base/checks.ts";
-import { checkDuration } from "./_hub/timers.ts";
+import { numberError } from "./_base/checks.ts";
+import { timeoutOf } from "./_hub/timers.ts";
 import { getCurrent, type Wait } from "./hub.ts";
 import type { JoinOptions, Waitable } from "./gevent.ts";
 import type { Greenlet as CoreGreenlet } from "./greenlet.ts";
@@ -127,10 +127,10 @@ export class Semaphore implements Waitable, Disposable {
    * @throws {TypeError | RangeError} If the timeout is not a number of milliseconds.
    */
   acquire(options: AcquireOptions = NO_OPTIONS): Wait<this | null> {
-    checkOptions(options, "acquire");
-    const { blocking = true, timeout = Infinity } = options;
-    checkDuration(timeout, "acquire");
-    const due = checkpoint(currentScope());
+    const timeout = timeoutOf(options, "acquire");
+    const { blocking = true } = options;
+    const scope = currentScope();
+    const due = checkpoint(scope);
     if (due !== null) return due;
     if (this.#counter > 0) {
       this.#counter--;
@@ -139,7 +139,7 @@ export class Semaphore implements Waitable, Disposable {
     if (!blocking) return readyWait(null);
     const acquirer = new Acquirer<this>();
     this.#line.add(acquirer);
-    return acquirer.limit(timeout).get();
+    return acquirer.limit(timeout).suspend(scope);
   }
 
   /**
@@ -168,13 +168,12 @@ export class Semaphore implements Waitable, Disposable {
    * @throws {TypeError | RangeError} If the timeout is not a number of milliseconds.
    */
   wait(options: JoinOptions = NO_OPTIONS): Wait<number> {
-    checkOptions(options, "wait for semaphore");
-    const { timeout = Infinity } = options;
-    checkDuration(timeout, "wait for semaphore");
-    const due = checkpoint(currentScope());
+    const timeout = timeoutOf(options, "wait for semaphore");
+    const scope = currentScope();
+    const due = checkpoint(scope);
     if (due !== null) return due;
     if (this.#counter > 0) return readyWait(this.#counter);
-    return new Available(this.#links).limit(timeout).get();
+    return new Available(this.#links).limit(timeout).suspend(scope);
   }
 
   /**
@@ -444,10 +443,10 @@ export class RLock implements Disposable {
    * @throws {TypeError | RangeError} If the timeout is not a number of milliseconds.
    */
   acquire(options: AcquireOptions = NO_OPTIONS): Wait<this | null> {
-    checkOptions(options, "acquire");
-    const { blocking = true, timeout = Infinity } = options;
-    checkDuration(timeout, "acquire");
-    const due = checkpoint(currentScope());
+    const timeout = timeoutOf(options, "acquire");
+    const { blocking = true } = options;
+    const scope = currentScope();
+    const due = checkpoint(scope);
     if (due !== null) return due;
     const me = getCurrent();
     if (this.#owner === null) this.#owner = me;
@@ -458,7 +457,9 @@ export class RLock implements Disposable {
     if (!blocking) return readyWait(null);
     const acquirer = new Acquirer<RLock>(me);
     this.#line.add(acquirer);
-    return acquirer.limit(timeout).get() as Wait<unknown> as Wait<this | null>;
+    return acquirer.limit(timeout).suspend(scope) as Wait<unknown> as Wait<
+      this | null
+    >;
   }
 
   /**

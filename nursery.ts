@@ -50,7 +50,7 @@ let runNursery: (run: (nursery: Nursery) => unknown) => Promise<unknown>;
 export class Nursery {
   /** The greenlets of the nursery that have not ended. */
   readonly greenlets: Set<AnyGreenlet> = new Set();
-  readonly #quiet = new Event();
+  readonly #drained = new Event();
   /** The errors of greenlets, and of the function, that failed by themselves. */
   readonly #errors: unknown[] = [];
   /** The error with which the others are killed. */
@@ -102,7 +102,7 @@ export class Nursery {
 
   #leave(greenlet: AnyGreenlet): void {
     this.greenlets.delete(greenlet);
-    if (this.greenlets.size === 0) this.#quiet.set();
+    if (this.greenlets.size === 0) this.#drained.set();
   }
 
   #fail(error: unknown): void {
@@ -159,12 +159,12 @@ export class Nursery {
       }
       nursery.#body = null;
       while (nursery.greenlets.size > 0) {
-        nursery.#quiet.clear();
+        nursery.#drained.clear();
         if (interrupt !== null) {
           // The greenlets were killed and will end. Until then this call must not return.
           const wait = new ChildrenWait(
             scope,
-            nursery.#quiet,
+            nursery.#drained,
             () => nursery.#end(),
           );
           if (scope.isEscalated) nursery.#end();
@@ -172,7 +172,7 @@ export class Nursery {
           continue;
         }
         try {
-          await nursery.#quiet.wait();
+          await nursery.#drained.wait();
         } catch (error) {
           interrupt = { error };
           nursery.#close();
@@ -203,9 +203,9 @@ class ChildrenWait extends PatientWait<void> {
   readonly #end: () => void;
 
   /** @param end Ends the clean-up of the greenlets. */
-  constructor(scope: Scope, quiet: Event, end: () => void) {
+  constructor(scope: Scope, drained: Event, end: () => void) {
     super(scope);
-    quiet.rawlink(() => this.switch());
+    drained.rawlink(() => this.switch());
     this.#end = end;
   }
 

@@ -32,7 +32,7 @@ import { Mapping, MappingWait, type Room } from "./_hub/mapping.ts";
 import { giveBackError, keepError, takeError } from "./_hub/reports.ts";
 import { Results } from "./_hub/results.ts";
 import { checkpoint, DONE, readyWait } from "./_hub/suspension.ts";
-import { checkDuration, now } from "./_hub/timers.ts";
+import { checkDuration, now, timeoutOf } from "./_hub/timers.ts";
 import { Event } from "./event.ts";
 import {
   type BodyResult,
@@ -265,9 +265,8 @@ export abstract class GroupBase implements AsyncDisposable {
    * @throws {TypeError | RangeError} If the timeout is not a number of milliseconds.
    */
   join(options: GroupJoinOptions = NO_OPTIONS): Wait<boolean> {
-    checkOptions(options, "join");
-    const { timeout = Infinity, raiseError = false } = options;
-    checkDuration(timeout, "join");
+    const timeout = timeoutOf(options, "join");
+    const { raiseError = false } = options;
     if (!raiseError) return this.#empty.wait({ timeout });
     const greenlets = [...this.greenlets];
     return composed(async () => {
@@ -308,10 +307,8 @@ export abstract class GroupBase implements AsyncDisposable {
    * @throws {TypeError | RangeError} If a time is not a number of milliseconds.
    */
   kill(options: KillAllOptions = NO_OPTIONS): Wait<void> {
-    checkOptions(options, "kill all");
-    const { error = new GreenletExit(), block = true } = options;
-    const { timeout = Infinity, grace } = options;
-    checkDuration(timeout, "kill all");
+    const timeout = timeoutOf(options, "kill all");
+    const { error = new GreenletExit(), block = true, grace } = options;
     if (grace !== undefined) checkDuration(grace, "kill all");
     const thrown = instanceOf(error);
     for (const mapping of this.#room.mappings) mapping.cut(thrown);
@@ -359,9 +356,8 @@ export abstract class GroupBase implements AsyncDisposable {
   ): Wait<void> {
     if (!this.greenlets.has(greenlet)) return DONE;
     if (scopeOf(greenlet).killed === null) return greenlet.kill(error, options);
-    checkOptions(options, "kill");
-    const { block = true, timeout = Infinity, grace } = options;
-    checkDuration(timeout, "kill");
+    const timeout = timeoutOf(options, "kill");
+    const { block = true, grace } = options;
     if (grace !== undefined) checkDuration(grace, "kill");
     killOnce([greenlet], error, grace);
     // A greenlet that calls this for itself can't wait for its own end.
@@ -873,9 +869,8 @@ export class Pool extends GroupBase {
   }
 
   #whenRoom<T>(options: PoolOptions, enter: () => T): Wait<T> {
-    checkOptions(options, "enter the pool");
-    const { block = true, timeout = Infinity } = options;
-    checkDuration(timeout, "enter the pool");
+    const timeout = timeoutOf(options, "enter the pool");
+    const { block = true } = options;
     const due = checkpoint(currentScope());
     if (due !== null) return due;
     const room = this.#room;

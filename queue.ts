@@ -30,9 +30,9 @@ import { Deque } from "./_base/deque.ts";
 import { Heap } from "./_base/heap.ts";
 import { QueuedWait } from "./_hub/wait_queue.ts";
 import { List } from "./_base/linked_list.ts";
-import { checkCallback, checkOptions, numberError } from "./_base/checks.ts";
+import { checkCallback, numberError } from "./_base/checks.ts";
 import { addEnding } from "./_hub/print.ts";
-import { checkDuration } from "./_hub/timers.ts";
+import { timeoutOf } from "./_hub/timers.ts";
 import { Event } from "./event.ts";
 import type { Wait } from "./hub.ts";
 import type { JoinOptions } from "./gevent.ts";
@@ -382,9 +382,8 @@ export class SimpleQueue<T> {
    * @throws {TypeError | RangeError} If the timeout is not a number of milliseconds.
    */
   put(item: T, options: QueueOptions = NO_OPTIONS): Wait<void> {
-    checkOptions(options, "put");
-    const { block = true, timeout = Infinity } = options;
-    checkDuration(timeout, "put");
+    const timeout = timeoutOf(options, "put");
+    const { block = true } = options;
     if (!this.#isShutDown && !this.full()) {
       this.#accept(item);
       return DONE;
@@ -473,9 +472,8 @@ export class SimpleQueue<T> {
   }
 
   #get(peeks: boolean, options: QueueOptions): Wait<T> {
-    checkOptions(options, "get");
-    const { block = true, timeout = Infinity } = options;
-    checkDuration(timeout, "get");
+    const timeout = timeoutOf(options, "get");
+    const { block = true } = options;
     const scope = currentScope();
     const due = checkpoint(scope);
     if (due !== null) return due;
@@ -937,9 +935,8 @@ export class Channel<T> {
    * @throws {TypeError | RangeError} If the timeout is not a number of milliseconds.
    */
   put(item: T, options: QueueOptions = NO_OPTIONS): Wait<void> {
-    checkOptions(options, "put");
-    const { block = true, timeout = Infinity } = options;
-    checkDuration(timeout, "put");
+    const timeout = timeoutOf(options, "put");
+    const { block = true } = options;
     const getter = this.#getters.shift();
     if (getter !== null) {
       getter.take(item);
@@ -976,9 +973,8 @@ export class Channel<T> {
    * @throws {TypeError | RangeError} If the timeout is not a number of milliseconds.
    */
   get(options: QueueOptions = NO_OPTIONS): Wait<T> {
-    checkOptions(options, "get");
-    const { block = true, timeout = Infinity } = options;
-    checkDuration(timeout, "get");
+    const timeout = timeoutOf(options, "get");
+    const { block = true } = options;
     const scope = currentScope();
     const due = checkpoint(scope);
     if (due !== null) return due;

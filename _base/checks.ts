@@ -4,7 +4,7 @@
  * @module
  */
 
-/** How a message shows what it has received. */
+/** Shows a value in a message. */
 export function show(value: unknown): string {
   return typeof value === "string" ? JSON.stringify(value) : String(value);
 }
@@ -20,10 +20,10 @@ export function isObjectOrFunction(value: unknown): value is object {
 }
 
 /**
- * Checks options: what is none would be passed over in silence, such as the 5 of `join(5)`.
+ * Checks options. Without that, the 5 of `join(5)` would do nothing, in silence.
  *
  * @param what For the message: what can't be done.
- * @throws {TypeError} If they are no object.
+ * @throws {TypeError} If they are not an object.
  */
 export function checkOptions(options: unknown, what: string): void {
   if (isObject(options)) return;
@@ -34,14 +34,14 @@ export function checkOptions(options: unknown, what: string): void {
   );
 }
 
-/** What to throw for an error that is given by its class, as Python's may be. */
+/** The error to throw, for an error or, as in Python, for a class of which a new one is made. */
 export function instanceOf(error: unknown): unknown {
   const isClass = typeof error === "function" &&
     (error === Error || error.prototype instanceof Error);
   return isClass ? new (error as new () => Error)() : error;
 }
 
-/** The error for a value that is not the number that it has to be. */
+/** Makes the error for a value that is not the number that it has to be. */
 export function numberError(
   what: string,
   name: string,
@@ -57,7 +57,8 @@ export function numberError(
 }
 
 /**
- * Checks a function that is called later, or run as a body: async, generator or plain.
+ * Checks a function that is called later or run as a body. It may be async, a generator
+ * function or plain.
  *
  * @param what For the message: what can't be done.
  * @param name For the message: what the user calls it.
@@ -73,14 +74,14 @@ export function checkFunction(
   throw neverRun(value, "an async generator function", what, name);
 }
 
-/** Whether it can be run as a body. */
+/** Whether a value can be run as a body. */
 export function isBody(value: unknown): boolean {
   return typeof value === "function" &&
     kindOf(value) !== "AsyncGeneratorFunction";
 }
 
 /**
- * Checks a function that is called for its effect, or its answer, and can't wait.
+ * Checks a function that is called for its effect, or its answer, and must not wait.
  *
  * @throws {TypeError} If it is none, or a generator function of either kind.
  */
@@ -95,7 +96,7 @@ export function checkCallback(
 }
 
 /**
- * Checks that something can be called, whatever comes of that.
+ * Checks that a value can be called.
  *
  * @throws {TypeError} If it can't.
  */
@@ -110,12 +111,12 @@ export function checkCallable(
   );
 }
 
-/** The kind of a function by its tag, which one that is bound has as well. */
+/** The kind of a function by its tag, which a bound function has as well. */
 function kindOf(value: unknown): unknown {
   return (value as { [Symbol.toStringTag]?: unknown })[Symbol.toStringTag];
 }
 
-/** The error for a function of which a call runs no line. */
+/** Makes the error for a function of which a call runs no line. */
 function neverRun(
   value: unknown,
   kind: string,
@@ -123,7 +124,7 @@ function neverRun(
   name: string,
 ): TypeError {
   return new TypeError(
-    `Cannot ${what} as '${name}' must not be ${kind}, of which nothing would run a line: received ${
+    `Cannot ${what} as '${name}' must not be ${kind}, as a call of that runs no line: received ${
       (value as { name?: string }).name || "an anonymous one"
     }`,
   );

@@ -1,10 +1,10 @@
 /**
- * A queue of items in a ring, in which both ends are as near.
+ * A queue with two ends, in a ring.
  *
  * @module
  */
 
-/** Items in order; an array's `shift` costs its length. */
+/** Items in order. To take one from either end costs the same; an array's `shift` does not. */
 export class Deque<T> {
   #ring: (T | undefined)[] = new Array(8);
   #head = 0;

@@ -8,14 +8,14 @@ import { clearImmediate, setImmediate as original } from "node:timers";
 
 export { clearImmediate };
 
-/** What is to be called, for {@linkcode clearImmediate}. */
+/** What {@linkcode clearImmediate} takes. */
 export type Immediate = ReturnType<typeof original>;
 
 /** As that of `node:timers`, for a function without arguments. */
 export function setImmediate(callback: () => void): Immediate {
   const immediate = original(callback);
-  // Else the runtime spreads an array, though it is empty, and fails where a program has
-  // changed the iterator of arrays.
+  // Otherwise the runtime spreads an empty array, which fails where a program has changed the
+  // iterator of arrays.
   (immediate as unknown as { _argv: undefined })._argv = undefined;
   return immediate;
 }

@@ -1,9 +1,9 @@
 /**
- * What the language has made, as it was when this was loaded.
+ * The language as it was when this module was loaded.
  *
  * A program may change `Promise.prototype.then`, or the iterator of arrays, and the runtime's
- * own functions go on working. So do those that stand for them: they use what is here, and
- * neither spread nor destructure an array.
+ * own functions go on working. The functions that replace them have to do so as well: they use
+ * what is here, and neither spread nor destructure an array.
  *
  * @module
  */
@@ -15,8 +15,8 @@ const { apply } = Reflect;
 export function ignore(): void {}
 
 /**
- * Calls back when a promise settles, as `await` would go on: by the original `then`, unless
- * the promise is of a class of its own.
+ * Calls back when a promise settles, where `await` would go on. Uses the original `then`,
+ * unless the promise is of a subclass.
  */
 export function then<T, A = T, B = never>(
   promise: PromiseLike<T>,
@@ -28,7 +28,7 @@ export function then<T, A = T, B = never>(
     : promise.then(onFulfilled, onRejected) as Promise<A | B>;
 }
 
-/** As {@linkcode then}, of a promise of whatever class. */
+/** Uses the original `then` of a promise of any class. */
 export function ownThen<T>(
   promise: Promise<T>,
   onFulfilled: ((value: T) => unknown) | undefined,
@@ -37,12 +37,12 @@ export function ownThen<T>(
   apply(original as () => never, promise, [onFulfilled, onRejected]);
 }
 
-/** That a promise fails is no unhandled rejection. */
+/** Makes it no unhandled rejection if a promise fails. */
 export function markHandled(promise: PromiseLike<unknown>): void {
   then(promise, undefined, ignore);
 }
 
-/** What several promises give, when all have; the first failure, if there is one. */
+/** Gives the values of several promises, when all are fulfilled; or the first failure. */
 export function allOf(
   promises: readonly (PromiseLike<unknown> | undefined)[],
 ): Promise<unknown[]> {
@@ -63,19 +63,19 @@ const iterators = Object.getPrototypeOf([][Symbol.iterator]());
 const { next } = iterators;
 
 /**
- * Whether arrays are iterated over as ever. The runtime itself does so where it combines
- * signals, and fails where they are not.
+ * Whether nothing has changed the iterator of arrays. Where something has, the runtime itself
+ * fails when it combines signals.
  */
 export function canIterateArrays(): boolean {
   return Array.prototype[Symbol.iterator] === values && iterators.next === next;
 }
 
-/** A set of two. */
+/** Makes a set of two. */
 export function pairOf<T>(one: T, other: T): Set<T> {
   return new Set<T>().add(one).add(other);
 }
 
-/** What is in a set now. */
+/** The members of a set, in an array. */
 export function membersOf<T>(set: ReadonlySet<T>): T[] {
   const members: T[] = [];
   set.forEach((member) => {
@@ -84,7 +84,7 @@ export function membersOf<T>(set: ReadonlySet<T>): T[] {
   return members;
 }
 
-/** Two of a kind, to be iterated over by whatever the runtime does that by. */
+/** Makes an iterable of two that does not depend on the iterator of arrays. */
 export function iterableOf<T>(one: T, other: T): Iterable<T> {
   return {
     *[Symbol.iterator]() {
@@ -94,32 +94,32 @@ export function iterableOf<T>(one: T, other: T): Iterable<T> {
   };
 }
 
-/** An argument; one that was not given is not looked for in the prototype of arrays. */
+/** The argument at an index. One that was not given is not looked up in the prototype. */
 export function argumentAt(args: ArrayLike<unknown>, at: number): unknown {
   return at < args.length ? args[at] : undefined;
 }
 
-/** What a property is defined by, whatever is in `Object.prototype`. */
+/** Makes a descriptor of a property that inherits nothing from `Object.prototype`. */
 export function property(descriptor: PropertyDescriptor): PropertyDescriptor {
   return bare({ ...descriptor });
 }
 
-/** The same object, which inherits nothing that somebody can have put into a prototype. */
+/** Returns the same object without a prototype, so that it inherits nothing. */
 export function bare<O extends object>(options: O): O {
   return Object.setPrototypeOf(options, null);
 }
 
-/** Options that nobody has given, to be filled in. */
+/** Makes empty options, to be filled in. */
 export function noOptions<O extends object>(): O {
   return Object.create(null);
 }
 
-/** The options of a call that was given none. */
+/** The options of a call that has none. */
 export const NO_OPTIONS: Readonly<Record<never, never>> = Object.freeze(
   noOptions(),
 );
 
-/** Options with some of them replaced; the others are looked for where they were. */
+/** Makes options with some of them replaced. The others are inherited. */
 export function withOptions<O extends object>(
   options: O | null | undefined,
   replaced: Partial<Record<PropertyKey, unknown>>,

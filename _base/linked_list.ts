@@ -1,28 +1,28 @@
 /**
- * A list whose members know their place: to leave it from the middle costs as little as
- * to join it.
+ * A list whose members know their place, so that one in the middle is removed as fast as one
+ * is added.
  *
  * @module
  */
 
-/** What can be in a {@linkcode List}: in one at a time. */
+/** A member of a {@linkcode List}. It can be in one list at a time. */
 export interface Member<M extends Member<M>> {
-  /** `null` when it is in none. */
+  /** The list that it is in; `null` if it is in none. */
   list: List<M> | null;
-  /** That of the first one is the last. */
+  /** The member before it; for the first one, the last. */
   previous: M | null;
   next: M | null;
 }
 
 /**
- * Members in the order in which they came. The list itself knows the first only: to note
+ * Members in the order in which they came. The list itself refers to the first only: to store
  * something new in something old costs the garbage collector work.
  */
 export class List<M extends Member<M>> {
   first: M | null = null;
   length = 0;
 
-  /** The one that has come last. */
+  /** The member that has come last. */
   get last(): M | null {
     return this.first === null ? null : this.first.previous;
   }
@@ -53,7 +53,7 @@ export class List<M extends Member<M>> {
     this.length--;
   }
 
-  /** Takes out a member that has waited in vain. */
+  /** Takes out a member whose turn has not come; a subclass may do more. */
   leave(member: M): void {
     this.remove(member);
   }

@@ -10,40 +10,40 @@
 
 import { isObject } from "./checks.ts";
 
-/** All values that are in force by `AsyncLocalStorage`. */
+/** The values of all `AsyncLocalStorage`s in one context. */
 export type Mapping =
   | { readonly [key: PropertyKey]: unknown }
   | null
   | undefined;
 
-/** Those that are used. */
+/** The runtime's own functions that the library uses. */
 export interface Internals {
-  /** What `AsyncLocalStorage` is built on. */
+  /** Get and set the context that `AsyncLocalStorage` is built on. */
   getAsyncContext(): Mapping;
   setAsyncContext(mapping: Mapping): void;
 
-  /** Runs the microtasks, unless it is one of them that asks. */
+  /** Runs the microtasks, unless a microtask calls it. */
   runMicrotasks(): void;
 
-  /** Where the number of a connection is, by which its operations know it. */
+  /** The key of the number by which operations know a connection. */
   readonly internalRidSymbol: symbol;
   read(rid: number, buffer: Uint8Array): Promise<number>;
   write(rid: number, data: Uint8Array): Promise<number>;
 
-  /** What the promise of an operation has that was not over when it returned. */
+  /** The key of the number that the promise of an operation has until it is over. */
   readonly promiseIdSymbol: symbol;
   refOpPromise(operation: object): void;
   unrefOpPromise(operation: object): void;
-  /** What a promise is, 0 for pending, and with what. */
+  /** The state of a promise, 0 for pending, and its value or error. */
   getPromiseDetails(promise: Promise<unknown>): readonly [number, unknown];
 }
 
-/** The runtime's own functions: none, in a runtime that has no such thing. */
+/** Finds the runtime's own functions; there are none in a runtime other than Deno. */
 export function findInternals(): Partial<Internals> {
   return findShared().core ?? {};
 }
 
-/** What the modules of the runtime share: nothing, in one that has no such thing. */
+/** Finds the object that the runtime's modules share; it is empty in another runtime. */
 export function findShared(): Record<string, unknown> & {
   core?: Partial<Internals>;
 } {
@@ -78,14 +78,14 @@ export function listenerListsOf(target: object, type: string): unknown[][] {
   ).filter((list) => Array.isArray(list));
 }
 
-/** What the runtime keeps of an event target. */
+/** The record that the runtime keeps of an event target. */
 interface Listening {
   listeners?: Record<string, unknown>;
 }
 
 /**
- * Whether the module with which the program has begun has failed, and with this error. To
- * import it again gives what has become of it, and runs nothing.
+ * Whether the program's main module has failed, and with this error. To import it again gives
+ * its outcome, and runs nothing.
  */
 export async function hasMainModuleFailed(error: unknown): Promise<boolean> {
   const { Deno, location, WorkerGlobalScope } = globalThis as
@@ -99,5 +99,27 @@ export async function hasMainModuleFailed(error: unknown): Promise<boolean> {
     return false;
   } catch (failure) {
     return failure === error;
+  }
+}
+
+/**
+ * The line of the stack that names a caller: for 1 the caller of the function that calls this,
+ * for 2 the caller of that. An empty string where it can't be had. Nothing else tells it.
+ */
+export function callerOf(above: number): string {
+  const limit = Error.stackTraceLimit;
+  try {
+    // A program may have set it so low that the caller is cut off.
+    Error.stackTraceLimit = above + 2;
+    // The first line is the message, and the second is this function.
+    return String(new Error().stack).split("\n")[above + 2] ?? "";
+  } catch {
+    return "";
+  } finally {
+    try {
+      Error.stackTraceLimit = limit;
+    } catch {
+      // The program has frozen it.
+    }
   }
 }

@@ -1,10 +1,10 @@
 /**
- * Private fields for objects of others.
+ * Private fields for objects of other classes.
  *
  * @module
  */
 
-/** Its heirs give their private fields to an object that there is already. */
+/** A subclass adds its private fields to an object that exists already. */
 export class Stamp {
   constructor(object: object) {
     return object;

@@ -1,19 +1,19 @@
 /**
- * What the call of a body gives, and what comes of it.
+ * The results of bodies.
  *
  * @module
  */
 
 /**
- * What comes of a body in the end: what a generator returns, what a promise gives, or
- * the value itself.
+ * The type of the result of a body: what a generator returns, what a promise is fulfilled
+ * with, or the value itself.
  *
- * @typeParam R What the function returns when it is called.
+ * @typeParam R What a call of the function returns.
  */
 export type BodyResult<R> = R extends Generator<unknown, infer T, never> ? T
   : Awaited<R>;
 
-/** Whether the body goes on after the call. */
+/** Whether what a body has returned has to be awaited. */
 export function isThenable(result: unknown): result is PromiseLike<unknown> {
   return result instanceof Promise ||
     typeof (result as PromiseLike<unknown> | null | undefined)?.then ===

@@ -86,7 +86,7 @@ function leftSuspended(greenlet: Greenlet, error: unknown): GreenletError {
   );
 }
 
-/** The scopes of greenlets that are not ours: the core's own, which wait now and then. */
+/** The scopes of the core's own greenlets, of which few ever wait. */
 const coreScopes = new WeakMap<Greenlet, Scope>();
 
 /** The scope of a greenlet. */
@@ -105,23 +105,26 @@ export function setScope(greenlet: Greenlet, scope: Scope): void {
   coreScopes.set(greenlet, scope);
 }
 
-/** The scope to be cooperative in; `null` outside greenlets and limited calls. */
+/** The current scope, if a wait there can be interrupted; `null` outside greenlets. */
 export function interruptibleScope(): Scope | null {
   const scope = currentScope();
   return scope === mainScope ? null : scope;
 }
 
-/** The scope of a function that a body has called, in no greenlet of its own. */
+/**
+ * The scope of the function that `runIn` runs. A variable, as the current scope is asked for
+ * by code that nothing can be passed to.
+ */
 let called: Scope | null = null;
-/** Who runs that function: the greenlets to which it may switch have their own scopes. */
+/** The greenlet that runs the function. Another one, if it switches to that, is not in it. */
 let caller: Greenlet;
 
-/** Calls `run` as nobody's part: no interrupt reaches what it and its `await`s wait for. */
+/** Calls `run` as part of no greenlet: no interrupt reaches what it waits for. */
 export function runDetached<R>(run: () => R): R {
   return currentScope() === mainScope ? run() : runIn(mainScope, run);
 }
 
-/** Calls `run` as a part of `scope`, which is not that of whoever runs. */
+/** Calls `run` as a part of `scope`, which need not be the current one. */
 export function runIn<R>(scope: Scope, run: () => R): R {
   const before = called;
   const callerBefore = caller;
@@ -139,8 +142,8 @@ export function runIn<R>(scope: Scope, run: () => R): R {
 export function currentScope(): Scope {
   const running = getRunning();
   if (called !== null && running === caller) return called;
-  // Outside generator bodies the event loop runs us, which is main's business; whose
-  // code it is, the context tells.
+  // Outside generator bodies the event loop has called us, and for the core main runs. The
+  // context tells the scope.
   return running === main ? current.get() ?? mainScope : scopeOf(running);
 }
 
@@ -156,7 +159,7 @@ export function currentScope(): Scope {
  * import { getCurrent, getHub, spawn } from "@gevent/gevent";
  *
  * const g = spawn(async () => {
- *   await import("node:fs"); // Anybody's promise
+ *   await import("node:fs"); // Any promise
  *   return getCurrent();
  * });
  * console.log(await g.get() === g); // true
@@ -167,9 +170,9 @@ export function getCurrent(): Greenlet {
   return currentScope().greenlet;
 }
 
-/** Where those come from who are spawned in a scope. */
+/** The origin of the greenlets that are spawned in a scope. */
 export function originOf(part: Scope): Origin {
-  // The greenlet's own scope knows, also of a part of it.
+  // The scope may be that of a call in the greenlet. The greenlet's own one has the origin.
   const scope = scopeOf(part.greenlet);
   return coldFieldsOf(scope).origin ??= {
     spawner: new WeakRef(scope.greenlet),
@@ -187,10 +190,10 @@ export function abandon(scope: Scope, error: unknown): void {
   }
 }
 
-/** The scope of the rejection that is being told of outside greenlets. */
+/** The scope of the rejection that listeners are called for, by `tellApart`. */
 let rejectedIn: Scope | null = null;
 
-/** Calls `tell`, which tells of a rejection of the current scope, outside greenlets. */
+/** Calls the listeners for a rejection of the current scope outside greenlets. */
 export function tellApart<R>(tell: () => R): R {
   const before = rejectedIn;
   rejectedIn = currentScope();
@@ -201,7 +204,7 @@ export function tellApart<R>(tell: () => R): R {
   }
 }
 
-// The runtime tells of a rejection in the context in which it has happened.
+// The runtime calls its listeners in the context in which the promise was rejected.
 watchRejections(
   {
     isExpected: (reason) => isExpected(reason, current.get() ?? mainScope),

@@ -6,7 +6,7 @@
 
 import { NO_OPTIONS } from "../_base/language.ts";
 import type * as core from "../greenlet.ts";
-import { checkOptions, instanceOf, numberError } from "../_base/checks.ts";
+import { instanceOf, numberError } from "../_base/checks.ts";
 import { GreenletExit } from "../greenlet.ts";
 import { Timeout } from "./timeout.ts";
 import { currentScope } from "./current.ts";
@@ -29,7 +29,7 @@ import {
   Suspension,
   type Wait,
 } from "./suspension.ts";
-import { checkDuration, now } from "./timers.ts";
+import { checkDuration, now, timeoutOf } from "./timers.ts";
 
 /** Options of {@linkcode killAll}. */
 export interface KillAllOptions extends KillOptions {
@@ -116,15 +116,15 @@ function waitFor<S extends Waitable>(
   options: JoinAllOptions,
   what: string,
 ): Wait<S[]> {
-  checkOptions(options, what);
-  const { timeout = Infinity, count, raiseError = false } = options;
-  checkDuration(timeout, what);
+  const timeout = timeoutOf(options, what);
+  const { count, raiseError = false } = options;
   const all = checkWaitables(objects, what);
   const enough = checkCount(count, all.length, what);
   const scope = currentScope();
   const due = checkpoint(scope);
   if (due !== null) return due;
   if (enough === 0) return readyWait([]);
+  // get(), as rawlink() of an object of the user's may have interrupted us.
   return new Waiting(all, enough, scope, raiseError).limit(timeout).get();
 }
 
@@ -233,9 +233,7 @@ export function wait<S extends Waitable>(
   if (objects !== undefined && objects !== null) {
     return waitFor(objects, options, "wait");
   }
-  checkOptions(options, "wait");
-  const { timeout = Infinity } = options;
-  checkDuration(timeout, "wait");
+  const timeout = timeoutOf(options, "wait");
   return whenAllEnded(timeout);
 }
 
@@ -414,9 +412,8 @@ export function iwait<S extends Waitable>(
   objects: Iterable<S>,
   options: WaitOptions = NO_OPTIONS,
 ): ReadyIterator<S> {
-  checkOptions(options, "wait");
-  const { timeout = Infinity, count } = options;
-  checkDuration(timeout, "wait");
+  const timeout = timeoutOf(options, "wait");
+  const { count } = options;
   const all = checkWaitables(objects, "wait");
   return new Arrivals(all, checkCount(count, all.length, "wait"), timeout);
 }
@@ -448,11 +445,8 @@ export function killAll(
   greenlets: Iterable<core.Greenlet>,
   options: KillAllOptions = NO_OPTIONS,
 ): Wait<void> {
-  checkOptions(options, "kill all");
-  const { error = new GreenletExit(), block = true, timeout = Infinity } =
-    options;
-  checkDuration(timeout, "kill all");
-  const { grace = GRACE } = options;
+  const timeout = timeoutOf(options, "kill all");
+  const { error = new GreenletExit(), block = true, grace = GRACE } = options;
   checkDuration(grace, "kill all");
   const all = new Set(toArray(greenlets, "kill all"));
   for (const greenlet of all) checkKillable(greenlet, "kill all");

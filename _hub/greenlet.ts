@@ -51,7 +51,13 @@ import {
   Suspension,
   type Wait,
 } from "./suspension.ts";
-import { checkDuration, startTimer, stopTimer, type Timer } from "./timers.ts";
+import {
+  checkDuration,
+  startTimer,
+  stopTimer,
+  timeoutOf,
+  type Timer,
+} from "./timers.ts";
 
 /** Options of {@linkcode Greenlet.join}. */
 export interface JoinOptions {
@@ -135,7 +141,7 @@ let callLone: (greenlet: Greenlet) => true | void;
 /** Whether the body has given control away by a switch, and not by a wait. */
 let hasSwitched: (greenlet: Greenlet) => boolean;
 /** Spawns a greenlet whose error is not printed, as somebody else will throw it. */
-export let spawnQuietly: (run: () => unknown) => Greenlet;
+export let spawnUnreported: (run: () => unknown) => Greenlet;
 
 /**
  * A greenlet on the event loop. gevent's `Greenlet`.
@@ -178,7 +184,7 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
   readonly args: readonly unknown[];
 
   static {
-    spawnQuietly = (run) => {
+    spawnUnreported = (run) => {
       const greenlet = new Greenlet(run);
       ownScopeOf(greenlet).errorIsHandled = true;
       greenlet.start();
@@ -637,13 +643,12 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
    * ```
    */
   join(options: JoinOptions = NO_OPTIONS): Wait<void> {
-    checkOptions(options, "join");
-    const { timeout = Infinity } = options;
-    checkDuration(timeout, "join");
-    const due = checkpoint(currentScope());
+    const timeout = timeoutOf(options, "join");
+    const scope = currentScope();
+    const due = checkpoint(scope);
     if (due !== null) return due;
     if (this.dead) return DONE;
-    return new Joining(Greenlet.#linksOf(this)).limit(timeout).get();
+    return new Joining(Greenlet.#linksOf(this)).limit(timeout).suspend(scope);
   }
 
   /**
@@ -683,9 +688,8 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
   get<K extends GreenletExit = never>(
     options: GetOptions = NO_OPTIONS,
   ): Wait<T | NoInfer<K>> {
-    checkOptions(options, "get");
-    const { block = true, timeout = Infinity } = options;
-    checkDuration(timeout, "get");
+    const timeout = timeoutOf(options, "get");
+    const { block = true } = options;
     const scope = currentScope();
     const due = checkpoint(scope);
     if (due !== null) return due;
@@ -696,7 +700,8 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
       return failedWait(this.#outcome);
     }
     if (!block) return failedWait(new Timeout(0));
-    return new OutcomeWait<T>(Greenlet.#linksOf(this), scope, timeout).get();
+    return new OutcomeWait<T>(Greenlet.#linksOf(this), scope, timeout)
+      .suspend(scope);
   }
 
   /**
@@ -743,9 +748,8 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
     error: unknown = new GreenletExit(),
     options: KillOptions = NO_OPTIONS,
   ): Wait<void> {
-    checkOptions(options, "kill");
-    const { block = true, timeout = Infinity, grace = GRACE } = options;
-    checkDuration(timeout, "kill");
+    const timeout = timeoutOf(options, "kill");
+    const { block = true, grace = GRACE } = options;
     checkDuration(grace, "kill");
     if (this.dead) return DONE;
     const thrown = instanceOf(error);
@@ -878,7 +882,7 @@ function notStartable(greenlet: Greenlet, run: unknown): TypeError {
   return new TypeError(
     `Cannot start ${greenlet} as ${
       typeof run === "function"
-        ? "its 'run' is an async generator function, of which nothing would run a line"
+        ? "its 'run' is an async generator function, and a call of that runs no line"
         : "it has no 'run': pass a function to its constructor or define run() in its class"
     }`,
   );

@@ -1,8 +1,8 @@
 /**
  * Interrupts, and the greenlets that they were meant for.
  *
- * An exit or a timeout belongs to its target. Where promises are shared, others get the
- * error as well, and must not look as if they had been interrupted themselves.
+ * An exit or a timeout belongs to its target. Where greenlets share a promise, the others get
+ * the error as well, and must not look as if they had been interrupted themselves.
  *
  * @module
  */
@@ -11,18 +11,18 @@ import { type Greenlet, GreenletError, GreenletExit } from "../greenlet.ts";
 import { isObject } from "../_base/checks.ts";
 import { consistsOf, eachWrapped, findWrapped } from "./wrapped.ts";
 
-/** What is interrupted: a scope, of which no more has to be known here. */
+/** As much of a scope as has to be known here. */
 interface Interruptible {
   readonly greenlet: Greenlet;
-  /** What it was killed by last, if it was. */
+  /** The error that it was killed by last, if it was. */
   readonly killed: { readonly error: unknown } | null;
-  /** The timeout that limits it, if there is one that has been thrown. */
+  /** The timeout that was thrown into the body last, if there is one. */
   readonly limit: Error | null;
-  /** Whether an error has interrupted the body, be it long ago. */
+  /** Whether an error has ever interrupted the body. */
   wasInterruptedBy(error: unknown): boolean;
 }
 
-/** Errors that have interrupted somebody. Others may be thrown by whoever has them. */
+/** Errors that have interrupted a greenlet. Other errors belong to no greenlet. */
 const interruptErrors = new WeakSet<object>();
 
 /** Notes that an error interrupts a greenlet. */
@@ -31,12 +31,12 @@ export function noteInterruptOf(error: object, greenlet: Greenlet): void {
   markRecipientOf(error, greenlet);
 }
 
-/** Whether it is an error that has interrupted somebody. */
+/** Whether it is an error that has interrupted a greenlet. */
 export function isInterrupt(error: unknown): boolean {
   return isObject(error) && interruptErrors.has(error);
 }
 
-/** The scopes that were handed an interrupt openly, as the result of a call. */
+/** The scopes in which a call has thrown an interrupt as its result. */
 const handed = new WeakMap<object, WeakSet<Interruptible>>();
 
 export function hand(error: object, scope: Interruptible): void {
@@ -47,13 +47,13 @@ export function hand(error: object, scope: Interruptible): void {
 }
 
 /**
- * Whether promises of a scope may fail like that and nobody look.
+ * Whether a promise of a scope may fail with an error and not be an unhandled rejection.
  *
- * What a body has begun and not come to await is interrupted with the rest: a kill must not
- * end the process by that, and the greenlet's own end tells of the error. It is otherwise
- * with an interrupt that a call has for its result, such as the `Timeout` of `withTimeout`:
- * in the scope of the call that is an error like any other, and in that of its function it
- * is none. Elsewhere it may be the runtime's or a package's promise, and counts as none.
+ * A kill interrupts also what the body has begun and does not await. That must not end the
+ * process, and the end of the greenlet tells of the error. But an interrupt can be the result
+ * of a call, such as the `Timeout` of `withTimeout`: in the scope of the call it is an error
+ * like any other, and in that of the function it is expected. Elsewhere the promise may be
+ * the runtime's or a package's, and the interrupt is expected.
  */
 export function isExpected(error: unknown, scope: Interruptible): boolean {
   return consistsOf(error, (one) => {
@@ -63,24 +63,24 @@ export function isExpected(error: unknown, scope: Interruptible): boolean {
   });
 }
 
-/** Whom one error was addressed to, when they are several. */
+/** The greenlets that one error was meant for, when they are several. */
 class Recipients {
   readonly #first: WeakRef<Greenlet>;
   readonly all: WeakSet<Greenlet>;
 
   constructor(first: Greenlet, second: Greenlet) {
-    // It may be dead, where the error is thrown again and again.
+    // Weak, as an error that is thrown again and again outlives its greenlets.
     this.#first = new WeakRef(first);
     this.all = new WeakSet<Greenlet>().add(first).add(second);
   }
 
-  /** How the first is called in messages. */
+  /** The name of the first, for messages. */
   toString(): string {
     return String(this.#first.deref() ?? "a greenlet");
   }
 }
 
-/** Whom errors were addressed to. Kept here, as a greenlet may outlive many errors. */
+/** The greenlets that errors were meant for. By error, as a greenlet outlives many. */
 const recipients = new WeakMap<object, Greenlet | Recipients>();
 
 export function markRecipientOf(error: object, greenlet: Greenlet): void {
@@ -92,42 +92,42 @@ export function markRecipientOf(error: object, greenlet: Greenlet): void {
   }
 }
 
-/** Whether an error was meant for a greenlet, or handed to it openly. */
+/** Whether an error was meant for a greenlet, or thrown in it as the result of a call. */
 export function isRecipient(error: unknown, greenlet: Greenlet): boolean {
-  const addressee = isObject(error) ? recipients.get(error) : undefined;
-  return addressee === greenlet ||
-    addressee instanceof Recipients && addressee.all.has(greenlet);
+  const recipient = isObject(error) ? recipients.get(error) : undefined;
+  return recipient === greenlet ||
+    recipient instanceof Recipients && recipient.all.has(greenlet);
 }
 
-/** What stands for another error; see {@linkcode standIn}. */
+/** The errors that others stand for; see {@linkcode standIn}. */
 const standIns = new WeakMap<object, unknown>();
 
 /**
- * What a scope has to fail with that got `error` by a promise which it shares. An exit
- * or a timeout of another greenlet must not look as if it were this one's.
+ * The error that a scope fails with when a promise that it shares has failed with `error`. An
+ * exit or a timeout of another greenlet must not look as if it were this one's.
  */
 export function errorFor(error: unknown, scope: Interruptible | null): unknown {
   const taken = original(error);
   if (!isObject(taken) || !isInterrupt(taken)) return taken;
   if (scope !== null && isRecipient(taken, scope.greenlet)) return taken;
-  const addressee = recipients.get(taken);
-  if (addressee === undefined) return taken;
+  const recipient = recipients.get(taken);
+  if (recipient === undefined) return taken;
   return new GreenletError(
-    `A promise shared with ${addressee} failed as that one was interrupted by ${
+    `A promise shared with ${recipient} failed as that greenlet was interrupted by ${
       (taken as Error).name ?? "an error"
     }`,
     { cause: taken },
   );
 }
 
-/** What a scope fails with whose body has thrown `error`. */
+/** The error that a scope fails with when its body has thrown `error`. */
 export function failureFor(error: unknown, scope: Interruptible): unknown {
   return errorFor(unwrapped(error, scope), scope);
 }
 
 /**
- * What an error is to be taken for that a body has thrown: the kill or the timeout that has
- * interrupted it, if the error is made of that, else the error itself.
+ * Unwraps an error that a body has thrown: gives the kill or the timeout that has interrupted
+ * the body, if the error wraps that, else the error itself.
  */
 export function unwrapped(error: unknown, scope: Interruptible): unknown {
   const { killed, limit } = scope;
@@ -141,7 +141,7 @@ export function unwrapped(error: unknown, scope: Interruptible): unknown {
   return found === null ? error : original(found[0]);
 }
 
-/** Whether an error is made of a timeout, and not of several, as an account of them is. */
+/** Whether an error wraps a timeout, and no other interrupt. */
 function isLimit(error: unknown, limit: Error): boolean {
   let isOnly = true;
   eachWrapped(error, (wrapped) => {
@@ -152,12 +152,12 @@ function isLimit(error: unknown, limit: Error): boolean {
   return isOnly && findWrapped(error, isIt) !== null;
 }
 
-/** Registers `substitute` to be taken for `error` where a body ends with it. */
+/** Has `substitute` taken for `error`, where a body ends with it. */
 export function standIn(substitute: object, error: unknown): void {
   standIns.set(substitute, error);
 }
 
-/** The error itself, when given a stand-in. */
+/** The error that another one stands for; the other one itself, if it stands for none. */
 function original(error: unknown): unknown {
   return isObject(error) && standIns.has(error) ? standIns.get(error) : error;
 }

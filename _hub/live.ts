@@ -1,5 +1,5 @@
 /**
- * Which greenlets are alive: started, or to be started, and not dead.
+ * The greenlets that are alive: started, or to be started, and not dead.
  *
  * @module
  */
@@ -12,12 +12,12 @@ let first: Scope | null = null;
 let count = 0;
 const watchers = new Set<AllEndedWait>();
 
-/** A greenlet is to be started: one more is alive, which has no scope yet. */
+/** Counts a greenlet that is to be started, and has no scope yet. */
 export function expectLife(): void {
   count++;
 }
 
-/** The scope of one that was expected is in use; to say so twice is to say so once. */
+/** Adds the scope of a greenlet that was counted. To add it twice is to add it once. */
 export function enlist(scope: Scope): void {
   if (isAlive(scope)) return;
   scope.nextAlive = first;
@@ -25,7 +25,7 @@ export function enlist(scope: Scope): void {
   first = scope;
 }
 
-/** One that was expected is dead. Its scope, if there is one, need not be in use. */
+/** Takes out a greenlet that was counted, as it is dead, and its scope if it was added. */
 export function delist(scope: Scope | null): void {
   if (scope !== null && isAlive(scope)) {
     const { previousAlive, nextAlive } = scope;
@@ -38,7 +38,7 @@ export function delist(scope: Scope | null): void {
   if (watchers.size > 0) { for (const watcher of watchers) watcher.look(); }
 }
 
-/** The scopes that are in use, the youngest first. */
+/** The scopes of the greenlets that are alive, the youngest first. */
 export function* aliveScopes(): Generator<Scope> {
   for (let scope = first; scope !== null;) {
     const next: Scope | null = scope.nextAlive;
@@ -51,7 +51,7 @@ function isAlive(scope: Scope): boolean {
   return scope === first || scope.previousAlive !== null;
 }
 
-/** Waits until nobody is alive but the one who waits. */
+/** The wait until no greenlet is alive but the one that waits. */
 class AllEndedWait extends Suspension<boolean> {
   readonly #caller: Scope;
 
@@ -76,9 +76,9 @@ class AllEndedWait extends Suspension<boolean> {
   }
 }
 
-/** Waits until all greenlets but the current one are dead: `false` at the timeout. */
+/** Waits until all greenlets but the current one are dead. Gives `false` at the timeout. */
 export function whenAllEnded(timeout: number): Wait<boolean> {
-  const quiet = new AllEndedWait(scopeOf(getCurrent()));
-  quiet.limit(timeout).look();
-  return quiet.get();
+  const wait = new AllEndedWait(scopeOf(getCurrent()));
+  wait.limit(timeout).look();
+  return wait.get();
 }

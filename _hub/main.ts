@@ -1,5 +1,5 @@
 /**
- * The main greenlet, and how errors reach it that no greenlet takes.
+ * The main greenlet, and the way to it for errors that no greenlet takes.
  *
  * @module
  */
@@ -9,7 +9,7 @@ import { getCurrent, type Greenlet } from "../greenlet.ts";
 import { isThenable } from "../_base/thenable.ts";
 import { isEnding, printError } from "./print.ts";
 
-/** What runs whenever no greenlet does: the core's main greenlet. */
+/** The core's main greenlet, which runs whenever no other greenlet does. */
 export const main: Greenlet = (() => {
   let ancestor = getCurrent();
   while (ancestor.parent !== null) ancestor = ancestor.parent;
@@ -22,8 +22,8 @@ interface ErrorHandler {
 }
 
 /**
- * Tells the hub of an error that no greenlet takes. A handler of the user's own that fails
- * is reported with what it was told of, and nobody who happens to report fails by it.
+ * Tells the hub of an error that no greenlet takes. If a handler of the user's fails, its
+ * error is printed with the one that it was told of, and nothing is thrown here.
  */
 export function report(context: unknown, error: unknown): void {
   if (isEnding(error)) return;

@@ -8,7 +8,7 @@ import { ignore } from "../_base/language.ts";
 import type { Scope } from "./scope.ts";
 import { PromiseWait, type Wait } from "./suspension.ts";
 
-/** The wait for an operation that brings nothing to anybody else. */
+/** The wait for an operation whose result is for its caller only. */
 export class Operation<T> extends PromiseWait<T> {
   readonly #cancel: (error: unknown) => void;
   readonly #discard: ((value: T) => void) | null;
@@ -28,7 +28,7 @@ export class Operation<T> extends PromiseWait<T> {
   }
 
   protected override undo(error: unknown): void {
-    // It waits for what is to be discarded, if there is.
+    // A result that is to be discarded is still waited for.
     if (this.#discard === null) super.undo(error);
     this.#cancel(error);
   }
@@ -38,7 +38,7 @@ export class Operation<T> extends PromiseWait<T> {
  * Waits for an operation that has begun. The scope has to be past its checkpoint.
  *
  * @param cancel Called when the wait is interrupted.
- * @param discard Called with the result when it comes after that.
+ * @param discard Called with the result, when it comes after the interrupt.
  */
 export function operate<T>(
   scope: Scope,

@@ -1,5 +1,5 @@
 /**
- * How things end: with a value or with an error.
+ * Outcomes: a value or an error.
  *
  * @module
  */
@@ -10,7 +10,7 @@ import { takeError } from "./reports.ts";
 import { Timeout } from "./timeout.ts";
 
 /**
- * What has ended, and how.
+ * Something that has ended, with a value or with an error.
  *
  * @typeParam T The type of the value.
  */
@@ -37,7 +37,7 @@ export class OutcomeWait<T> extends LinkedWait<Outcome<T>, T> {
 
   override linked(source: Outcome<T>): void {
     if (source.successful()) return this.switch(source.value as T);
-    // Whoever asks for a result asks for the error, too: it is not somebody else's.
+    // The caller has asked for the result, so the error is its own now.
     takeError(source);
     this.#scope.markRecipient(source.exception);
     this.throw(source.exception);

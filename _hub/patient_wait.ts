@@ -10,22 +10,22 @@ import { type Settled, Suspension } from "./suspension.ts";
 import { inTurns } from "./run_queue.ts";
 
 /**
- * For how many turns of the event loop one waits that may wait no longer: so many that what
- * is waited for can be thrown each error that it may swallow, each in a turn of its own.
+ * After how many turns of the event loop a last interrupt ends the wait. What is waited for
+ * may swallow ten errors, and each takes a turn or two.
  */
 const TURNS_AT_LAST = 25;
 
 /**
- * A wait for what has to be over before its greenlet goes on. What interrupts it meanwhile
- * is thrown by the next wait. One that may wait no longer ends in some turns of the event
- * loop.
+ * A wait for something that has to be over before the greenlet goes on. An interrupt does not
+ * end it, and is thrown by the next wait. When the scope is escalated, the wait ends after
+ * some turns of the event loop.
  */
 export abstract class PatientWait<T> extends Suspension<T> {
-  /** Whose wait it is, also when it is over. */
+  /** The scope that waits; unlike `scope`, also when the wait is over. */
   readonly waiter: Scope;
-  /** What has interrupted it, and was not thrown. */
+  /** The errors that have interrupted it, for the next waits. */
   #later: unknown[] | null = null;
-  /** What it throws, however it ends: it may wait no longer. */
+  /** The error that it throws, however it ends, as the scope is escalated. */
   #last: { readonly how: Settled; readonly error: unknown } | null = null;
 
   constructor(scope: Scope) {
@@ -38,7 +38,7 @@ export abstract class PatientWait<T> extends Suspension<T> {
     return this.#last !== null;
   }
 
-  /** Has what is waited for end sooner. */
+  /** Has the things that are waited for end sooner. */
   protected abstract hasten(): void;
 
   override interrupt(error: unknown, final: boolean): void {
@@ -51,7 +51,7 @@ export abstract class PatientWait<T> extends Suspension<T> {
     this.leaveAtLast(error);
   }
 
-  /** Ends the wait, although what is waited for has not ended. */
+  /** Ends the wait soon, whether or not the things that are waited for have ended. */
   protected leaveAtLast(error: unknown): void {
     this.#last = { how: this.waiter.lastThrow, error };
     inTurns(TURNS_AT_LAST, () => {

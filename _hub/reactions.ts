@@ -95,12 +95,14 @@ export class Reactions {
   }
 }
 
-/** What is noted next. */
-let toNote: Reactions;
-
 /** Reactions are noted in a private field of their promise. */
 class ReactionsOf extends Stamp {
-  #reactions = toNote;
+  #reactions: Reactions;
+
+  private constructor(promise: object, reactions: Reactions) {
+    super(promise);
+    this.#reactions = reactions;
+  }
 
   static get(promise: object): Reactions | null {
     if (!(#reactions in promise)) return null;
@@ -109,9 +111,8 @@ class ReactionsOf extends Stamp {
   }
 
   static set(promise: object, reactions: Reactions): void {
-    toNote = reactions;
     if (#reactions in promise) promise.#reactions = reactions;
-    else new ReactionsOf(promise);
+    else new ReactionsOf(promise, reactions);
   }
 }
 

@@ -303,10 +303,14 @@ export class Results<R> implements MappingSink<R> {
 
   /** Waits until one more result may be made. */
   #mayMake(): Wait<void> {
-    if (this.#ahead <= 0) return (this.#waiting = new Suspension()).get();
-    const due = checkpoint(currentScope());
-    if (due === null) this.#ahead--;
-    return due ?? DONE;
+    const scope = currentScope();
+    const due = checkpoint(scope);
+    if (due !== null) return due;
+    if (this.#ahead <= 0) {
+      return (this.#waiting = new Suspension()).suspend(scope);
+    }
+    this.#ahead--;
+    return DONE;
   }
 
   #shift(): Greenlet<R> {

@@ -34,17 +34,14 @@ import { eachWrapped } from "./wrapped.ts";
 /** How long a killed body may take to clean up, unless told otherwise, in ms. */
 export const GRACE = 1000;
 
-/** How often a escalated body may swallow the error before it is left for good. */
+/** How often an escalated body may swallow the error before it is abandoned. */
 const MAX_SWALLOWED = 10;
 
 /** A kill that a body has not obeyed yet. */
 interface Kill {
   readonly error: unknown;
   readonly grace: number;
-  /**
-   * When clean-up has taken long enough, as the timers of the library tell it; `Infinity`
-   * until the error is thrown.
-   */
+  /** When the grace is over, in the time of `now()`; `Infinity` until the error is thrown. */
   deadline: number;
 }
 
@@ -81,9 +78,9 @@ class InterruptState implements TimerTarget {
   kill: Kill | null = null;
   /** Errors that arrived between waits: each is thrown by one cooperative call. */
   held: unknown[] = [];
-  /** What was thrown last, until something cooperative is begun. */
+  /** The error that was thrown last, until the body begins something cooperative. */
   thrown: unknown = undefined;
-  /** What has interrupted the body last, and what has before. */
+  /** The error that has interrupted the body last, and those that have before. */
   last: unknown = undefined;
   earlier: WeakSet<object> | null = null;
   /** The `Timeout` that has interrupted the body last. */
@@ -109,14 +106,14 @@ class InterruptState implements TimerTarget {
   expired(): "nothing" {
     this.graceTimer = null;
     this.scope.escalate(this.kill!.error);
-    // Those who were killed together get it together.
+    // Greenlets that were killed together get it together.
     return "nothing";
   }
 }
 
 /**
- * Something of a scope that an interrupt undoes. No class to inherit from, as one more for
- * each wait to be made by costs as much as all of its fields.
+ * A wait of a scope, which an interrupt ends. An interface and no class: one more class in
+ * the chain of constructors costs each wait as much as all of its fields.
  */
 export interface Pending {
   /** `null` when it is not pending. */
@@ -133,17 +130,17 @@ export interface Pending {
   unhold(error: unknown): void;
 }
 
-/** Has an interrupt of the scope undo something. */
+/** Adds a wait to what an interrupt of the scope ends. */
 export function addPending(scope: Scope, one: Pending): void {
   one.scope = scope;
   const { pending } = scope;
   if (pending === null) scope.pending = one;
   else if (pending instanceof Set) pending.add(one);
   else scope.pending = pairOf(pending, one);
-  if (scope.interrupts !== null) scope.workGrace();
+  if (scope.interrupts !== null) scope.startGraceTimer();
 }
 
-/** There is nothing more to undo. */
+/** Takes a wait out again, as it is over. */
 export function removePending(one: Pending): void {
   const { scope } = one;
   if (scope === null) return;
@@ -154,41 +151,41 @@ export function removePending(one: Pending): void {
     if (pending.size > 0) return;
   }
   scope.pending = null;
-  if (scope.interrupts !== null) scope.restGrace();
+  if (scope.interrupts !== null) scope.stopGraceTimer();
 }
 
-/** Something that is of no use any more when the body of its scope is dead. */
+/** Something that is dropped when the body of its scope is dead, such as a timeout. */
 export abstract class ScopeOwned implements Member<ScopeOwned> {
   list: List<ScopeOwned> | null = null;
   previous: ScopeOwned | null = null;
   next: ScopeOwned | null = null;
 
-  /** The body is dead. */
+  /** Called when the body is dead. */
   abstract drop(): void;
 
-  /** The body is dead, and was a part of another, of whose scope it is from now on. */
+  /** Called when the body is dead, and was part of another one: moves to the scope of that. */
   abstract moveTo(scope: Scope): void;
 }
 
 /**
- * How an error is thrown that is due:
+ * How a due error is thrown:
  *
  * - `once`: it was held for the next wait
  * - `thrown`, `returned`: by every wait, into a generator body by its `throw` or `return`
- * - `abandoned`: the body has swallowed it too often, and is given up now
- * - `never`: the body was given up before
+ * - `abandoned`: not at all, as the body has swallowed it too often and is abandoned now
+ * - `never`: not at all, as the body was abandoned before
  */
 type Way = "once" | "thrown" | "returned" | "abandoned" | "never";
 
-/** An error that is due. */
+/** An error that the next cooperative call has to throw. */
 export interface Due {
   readonly error: unknown;
   readonly how: Way;
 }
 
-/** Where greenlets come from: one for all who were spawned in the same place. */
+/** Where greenlets were made. One object for all that were made in the same scope. */
 export interface Origin {
-  /** Who has spawned them. */
+  /** The greenlet that has spawned them. */
   readonly spawner: WeakRef<Greenlet>;
   /** The tree that they are in; `null` if each begins one of its own. */
   readonly root: Tree | null;
@@ -204,10 +201,10 @@ class Tree {
   }
 }
 
-/** What few scopes have. */
+/** Fields that few scopes need. */
 class ColdFields {
   origin: Origin | null = null;
-  /** Of main only, of whose tree the greenlets are not that it spawns. */
+  /** Of main only: what main spawns is not in a tree of main's. */
   treeLocals: Record<PropertyKey, unknown> | null = null;
   locals: WeakMap<object, object> | null = null;
   shielded = false;
@@ -216,9 +213,9 @@ class ColdFields {
 }
 
 /**
- * A line of execution; see the module's text. There is one for each greenlet that has
- * begun, so there are functions below where there could be private methods, which make each
- * instance larger by 8 bytes.
+ * A line of execution; see the module's text. Each greenlet that has begun has one, so some
+ * of what could be private methods are functions below: a class with private methods makes
+ * each instance larger by 8 bytes.
  */
 export class Scope implements Mapped {
   readonly [KEY] = this;
@@ -226,9 +223,9 @@ export class Scope implements Mapped {
   #pending: Pending | Set<Pending> | null = null;
   #interrupts: InterruptState | null = null;
   #awaited: Pending | null = null;
-  #quiet = false;
+  #errorIsHandled = false;
   #root: Tree | null = null;
-  #extras: ColdFields | null = null;
+  #cold: ColdFields | null = null;
   #previousAlive: Scope | null = null;
   #nextAlive: Scope | null = null;
 
@@ -236,12 +233,12 @@ export class Scope implements Mapped {
     this.#greenlet = greenlet;
   }
 
-  /** Whom `getCurrent` gives. */
+  /** The greenlet that `getCurrent` returns. */
   get greenlet(): Greenlet {
     return this.#greenlet;
   }
 
-  /** What an interrupt undoes, and in which order: nearly always one thing at most. */
+  /** The waits that an interrupt ends, in order: nearly always one at most. */
   get pending(): Pending | Set<Pending> | null {
     return this.#pending;
   }
@@ -259,8 +256,8 @@ export class Scope implements Mapped {
   }
 
   /**
-   * The wait in which the generator body is suspended; `DRIVEN`, if it is in none and yet
-   * some `drive` looks after it.
+   * The wait in which the generator body is suspended. `DRIVEN`, if the body runs and `drive`
+   * resumes it after its next wait.
    */
   get awaited(): Pending | null {
     return this.#awaited;
@@ -270,18 +267,18 @@ export class Scope implements Mapped {
     this.#awaited = awaited;
   }
 
-  /** Whether somebody else tells of its greenlet's error. */
+  /** Whether the greenlet's error is thrown elsewhere, so that it is not reported. */
   get errorIsHandled(): boolean {
-    return this.#quiet;
+    return this.#errorIsHandled;
   }
 
-  set errorIsHandled(quiet: boolean) {
-    this.#quiet = quiet;
+  set errorIsHandled(isHandled: boolean) {
+    this.#errorIsHandled = isHandled;
   }
 
   /**
-   * The tree of greenlets that this one is in; `null` if it is the first, and nobody has
-   * asked for the tree. Main is in none, unless it was assigned.
+   * The tree of greenlets that this one is in. `null` if it is the first of a tree that was
+   * not asked for. Main is in none, unless its `treeLocals` were set.
    */
   get root(): Tree | null {
     return this.#root;
@@ -292,14 +289,17 @@ export class Scope implements Mapped {
   }
 
   get cold(): ColdFields | null {
-    return this.#extras;
+    return this.#cold;
   }
 
-  set cold(extras: ColdFields) {
-    this.#extras = extras;
+  set cold(cold: ColdFields) {
+    this.#cold = cold;
   }
 
-  /** A neighbour among those that are alive; see `_alive.ts`. */
+  /**
+   * The neighbours among the scopes that are alive; see `live.ts`. No `Member` of a `List`,
+   * as the third field of that would make each scope larger by 8 bytes.
+   */
   get previousAlive(): Scope | null {
     return this.#previousAlive;
   }
@@ -308,7 +308,6 @@ export class Scope implements Mapped {
     this.#previousAlive = scope;
   }
 
-  /** The other neighbour. */
   get nextAlive(): Scope | null {
     return this.#nextAlive;
   }
@@ -317,14 +316,14 @@ export class Scope implements Mapped {
     this.#nextAlive = scope;
   }
 
-  /** What the tree of greenlets shares that this one is in. */
+  /** What all greenlets of the tree share. */
   get treeLocals(): Record<PropertyKey, unknown> {
     return this === mainScope && this.root === null
       ? coldFieldsOf(this).treeLocals ??= {}
       : treeOf(this).shared;
   }
 
-  /** For this greenlet and those that it spawns from now on. */
+  /** Sets it for this greenlet and those that it spawns from now on. */
   set treeLocals(shared: Record<PropertyKey, unknown>) {
     if (!isObject(shared)) {
       throw new TypeError(
@@ -337,18 +336,18 @@ export class Scope implements Mapped {
     coldFieldsOf(this).origin = null;
   }
 
-  /** What this greenlet has in each `local`, until its body is dead. */
+  /** The greenlet's object in each `local`, until its body is dead. */
   get locals(): WeakMap<object, object> {
     return coldFieldsOf(this).locals ??= new WeakMap();
   }
 
-  /** Whether the call that waits for it does so to the end, as nothing may outlive it. */
+  /** Whether the call waits for the function to the end, as nothing may outlive it. */
   get shielded(): boolean {
     return this.cold?.shielded ?? false;
   }
 
-  set shielded(lasts: boolean) {
-    coldFieldsOf(this).shielded = lasts;
+  set shielded(isShielded: boolean) {
+    coldFieldsOf(this).shielded = isShielded;
   }
 
   /** Called when the body is abandoned that runs here, and is not that of a greenlet. */
@@ -356,22 +355,22 @@ export class Scope implements Mapped {
     coldFieldsOf(this).abandoned = abandoned;
   }
 
-  /** What is dropped with the body, unless something that it has left behind waits. */
+  /** What is dropped when the body is dead, unless something that it has left behind waits. */
   get owned(): List<ScopeOwned> {
     return coldFieldsOf(this).owned ??= new List();
   }
 
-  /** Whether there is something to drop or to hand on when the body is dead. */
-  get hasRests(): boolean {
+  /** Whether there is something to drop, or to move, when the body is dead. */
+  get ownsSomething(): boolean {
     return (this.cold?.owned?.length ?? 0) > 0;
   }
 
-  /** Whether there is somebody who may ask for it when the body is dead. */
+  /** Whether something may ask for the scope when the body is dead. */
   get isKept(): boolean {
     return this.interrupts !== null || this.cold !== null;
   }
 
-  /** Whether there is no more than one thing that an interrupt undoes. */
+  /** Whether an interrupt ends one wait at most. */
   get isPlain(): boolean {
     return !(this.pending instanceof Set) || this.pending.size === 1;
   }
@@ -389,16 +388,16 @@ export class Scope implements Mapped {
       if (interrupts?.kill?.error === error) interrupts!.isKillThrown = true;
       interruptPending(this, error, false);
     }
-    this.workGrace();
+    this.startGraceTimer();
   }
 
-  /** As {@linkcode Scope.interrupt}: what wraps the timeout is taken for it. */
+  /** Throws a timeout into the body, and takes an error that wraps it for the timeout. */
   timeOut(timeout: Error): void {
     if (this !== mainScope) interruptStateOf(this).limit = timeout;
     this.interrupt(timeout);
   }
 
-  /** As {@linkcode Scope.interrupt}, and after `grace` ms the scope is escalated. */
+  /** Throws an error into the body, and escalates the scope after `grace` ms. */
   kill(error: unknown, grace: number): void {
     const interrupts = interruptStateOf(this);
     if (grace <= 0) {
@@ -423,23 +422,23 @@ export class Scope implements Mapped {
     this.interrupt(error);
   }
 
-  /** What it was killed by last, if it was. */
+  /** The error that it was killed by last, if it was. */
   get killed(): { readonly error: unknown } | null {
     return this.interrupts?.cause ?? null;
   }
 
-  /** Notes a kill that will be delivered from the hub. */
+  /** Notes a kill that the hub is going to deliver. */
   expectKill(error: unknown): void {
     const interrupts = interruptStateOf(this);
     if (interrupts.stage === "interrupted") interrupts.cause = { error };
   }
 
-  /** Whether a kill was thrown into the body, and not only held for its next wait. */
+  /** Whether a kill was thrown into the body, and is not only held for its next wait. */
   get isKillThrown(): boolean {
     return this.interrupts?.isKillThrown ?? false;
   }
 
-  /** How long a body that was killed may clean up; `null` if it was not, or is past it. */
+  /** The grace of a body that was killed, in ms; `null` if it was not, or is past its grace. */
   get grace(): number | null {
     const { interrupts } = this;
     return interrupts !== null && interrupts.stage === "graced" &&
@@ -448,15 +447,15 @@ export class Scope implements Mapped {
       : null;
   }
 
-  /** For how many ms a body may clean up that was thrown its kill; 0 if there is none. */
+  /** What is left of the grace, in ms; 0 if no kill was thrown into the body. */
   get graceLeft(): number {
     const deadline = this.grace === null ? 0 : this.interrupts!.kill!.deadline;
     return deadline < Infinity ? deadline - now() : 0;
   }
 
   /**
-   * Gives a body that was killed no more than `grace` ms from now on, and does not throw
-   * anything meanwhile. A grace that is over sooner stays as it is.
+   * Ends the grace of a body that was killed in `grace` ms, and throws nothing until then. A
+   * grace that is over sooner stays as it is.
    */
   shortenGrace(grace: number): void {
     if (this.grace === null) return;
@@ -467,12 +466,12 @@ export class Scope implements Mapped {
     const deadline = isHeld ? Infinity : now() + grace;
     if (deadline > kill.deadline || isHeld && grace >= kill.grace) return;
     interrupts.kill = { error: kill.error, grace, deadline };
-    this.restGrace();
-    this.workGrace();
+    this.stopGraceTimer();
+    this.startGraceTimer();
   }
 
   /**
-   * Throws an error by what the body waits on, and by every wait it begins.
+   * Throws an error by what the body waits on, and by every wait that it begins.
    *
    * @param isNew Whether the error is new to the body: then it is thrown once, before it
    * ends a generator body.
@@ -487,7 +486,7 @@ export class Scope implements Mapped {
       const isUntold = isNew || interrupts.stage === "escalating";
       interrupts.stage = isUntold ? "escalating" : "escalated";
     }
-    this.restGrace();
+    this.stopGraceTimer();
     if (this.pending === null) return;
     interrupts.swallowed++;
     interrupts.isKillThrown = true;
@@ -495,26 +494,26 @@ export class Scope implements Mapped {
     noteTold(interrupts);
   }
 
-  /** How a wait ends by the error that every wait throws. */
+  /** How the error that every wait throws ends a wait. */
   get lastThrow(): "thrown" | "returned" {
     return this.interrupts!.stage === "escalating" ? "thrown" : "returned";
   }
 
   /**
-   * The body has ended, or was abandoned.
+   * Has to be called when the body has ended, or was abandoned.
    *
-   * What goes on in the scope of one that has ended belongs to no greenlet: it waits as if
-   * nothing had happened. Others' code may be among it, as a queue that greenlets share
-   * starts the next task from the one before it.
+   * What a body that has ended leaves running in its scope belongs to no greenlet any more,
+   * and its waits are not interrupted. It may be code of other greenlets: a queue that they
+   * share starts each task from the one before it.
    *
-   * @param heir Who waits for it, as a part of the same greenlet.
+   * @param heir The scope that waits for this one, as part of the same greenlet.
    */
   close(heir: Scope | null = null): void {
     const { cold, interrupts } = this;
     if (cold !== null) {
       cold.locals = null;
       if (cold.owned !== null && this.pending === null) {
-        // Main lives for ever, and others wait there.
+        // Main never ends, so nothing that moved there would ever be dropped.
         if (this.greenlet === main || this.greenlet.dead) heir = null;
         for (let one; (one = cold.owned.shift()) !== null;) {
           if (heir === null) one.drop();
@@ -523,9 +522,9 @@ export class Scope implements Mapped {
       }
     }
     if (interrupts === null) return;
-    this.restGrace();
+    this.stopGraceTimer();
     interrupts.thrown = undefined;
-    // What it was killed by is known as such; other errors are not to live on with the dead.
+    // A dead greenlet keeps the error that it was killed by, and no other one alive.
     if (interrupts.last !== this.killed?.error) noteLast(interrupts, undefined);
     interrupts.last = undefined;
     interrupts.limit = null;
@@ -534,7 +533,7 @@ export class Scope implements Mapped {
     interrupts.kill = null;
   }
 
-  /** Has the next wait throw an error. */
+  /** Keeps an error for the next wait, which throws it. */
   hold(error: unknown): void {
     interruptStateOf(this).held.push(error);
   }
@@ -558,8 +557,8 @@ export class Scope implements Mapped {
   }
 
   /**
-   * Notes that an error was handed to this scope openly, as the result of a call: it is the
-   * greenlet's own from now on, and nobody else tells of it.
+   * Notes that a call has thrown an error to this scope as its result: from now on it is the
+   * greenlet's own, and is not reported as another's.
    */
   markRecipient(error: unknown): void {
     if (isObject(error)) markRecipientOf(error, this.greenlet);
@@ -567,8 +566,8 @@ export class Scope implements Mapped {
   }
 
   /**
-   * Notes that a call of this scope has failed with an error: where that is, or wraps, an
-   * interrupt of something else that the greenlet has begun, it is the call's result here.
+   * Notes that a call of this scope has failed with an error. Where that is, or wraps, an
+   * interrupt of something else that the greenlet has begun, here it is a result.
    */
   receiveInterrupts(error: unknown): void {
     eachWrapped(error, (one) => {
@@ -579,7 +578,7 @@ export class Scope implements Mapped {
     });
   }
 
-  /** Whether an error has interrupted the body, be it long ago. */
+  /** Whether an error has ever interrupted the body. */
   wasInterruptedBy(error: unknown): boolean {
     const { interrupts } = this;
     if (interrupts === null || error === undefined) return false;
@@ -591,7 +590,7 @@ export class Scope implements Mapped {
         interrupts.earlier.has(error);
   }
 
-  /** Whether every wait throws from now on, as the body is past its grace. */
+  /** Whether the body is past its grace, so that every wait throws. */
   get isEscalated(): boolean {
     const { interrupts } = this;
     if (interrupts === null) return false;
@@ -600,10 +599,10 @@ export class Scope implements Mapped {
   }
 
   /**
-   * Escalates a body that is past its grace, and whose timer has not told it yet: the event
-   * loop may be late, and no timer runs while the body does not wait.
+   * Escalates a body that is past its grace, if the timer has not done so: the event loop may
+   * be late, and no timer runs while the body does not wait.
    *
-   * @returns What every wait throws from now on; `null` if the body has time left.
+   * @returns The error that every wait throws; `null` if the body has time left.
    */
   escalateIfOverdue(): { readonly error: unknown } | null {
     const { interrupts } = this;
@@ -616,8 +615,8 @@ export class Scope implements Mapped {
   }
 
   /**
-   * The interrupt by which the body seems to be ending; `undefined` if it does not seem so.
-   * What a `for await` calls then is what it calls for a `break`.
+   * The interrupt that seems to be ending the body; `undefined` if none does. It can't be
+   * known: a `for await` loop calls the same for an error as for a `break`.
    */
   get unwinding(): unknown {
     const { interrupts } = this;
@@ -628,21 +627,21 @@ export class Scope implements Mapped {
     return kill !== null && kill.grace < Infinity ? kill.error : thrown;
   }
 
-  /** Whether a generator body has ended by being ended, which is to fail. */
+  /** Whether a generator body was ended by `return()` with the error: then it has failed. */
   isEscalation(outcome: unknown): boolean {
     const { interrupts } = this;
     return interrupts !== null && interrupts.insists &&
       interrupts.cause!.error === outcome;
   }
 
-  /** The timeout that limits it, if there is one that has been thrown. */
+  /** The timeout that was thrown into the body last, if there is one. */
   get limit(): Error | null {
     return this.interrupts?.limit ?? null;
   }
 
   /**
-   * Takes the error that is due: what a cooperative call has to throw in the operation's
-   * place. `null` if there is none.
+   * Takes the error that a cooperative call has to throw in place of its operation. `null`
+   * if there is none.
    */
   takeDue(): Due | null {
     const { interrupts } = this;
@@ -670,8 +669,8 @@ export class Scope implements Mapped {
     return { error, how: "once" };
   }
 
-  /** A killed body waits again: for its grace to be over, the clock must run. */
-  workGrace(): void {
+  /** Starts the timer of the grace, as a killed body waits again. */
+  startGraceTimer(): void {
     const { interrupts } = this;
     if (
       interrupts === null || interrupts.stage !== "graced" ||
@@ -683,8 +682,11 @@ export class Scope implements Mapped {
     );
   }
 
-  /** It does not wait: it may be stuck elsewhere for ever, and holds up no process. */
-  restGrace(): void {
+  /**
+   * Stops it, as the body does not wait: it may be stuck elsewhere for ever, and the timer
+   * would keep the process alive for it.
+   */
+  stopGraceTimer(): void {
     const { interrupts } = this;
     if (interrupts === null || interrupts.graceTimer === null) return;
     stopTimer(interrupts.graceTimer);
@@ -696,10 +698,10 @@ export function coldFieldsOf(scope: Scope): ColdFields {
   return scope.cold ??= new ColdFields();
 }
 
-/** The tree of a scope, which is begun if it is in none. */
+/** The tree of a scope. One that is in none begins one. */
 export function treeOf(scope: Scope): Tree {
   if (scope.root === null) {
-    // For the scope to be kept when the body is dead, as it knows of the tree.
+    // So that the scope is kept when the body is dead, as it knows the tree.
     coldFieldsOf(scope);
     scope.root = new Tree({});
   }
@@ -711,7 +713,7 @@ function interruptStateOf(scope: Scope): InterruptState {
 }
 
 function noteThrown(scope: Scope, error: unknown): void {
-  // It does not end, and never to be in interrupts keeps it fast.
+  // Main does not end, and without an interrupt state its checkpoints stay fast.
   if (scope === mainScope) return;
   const interrupts = interruptStateOf(scope);
   interrupts.thrown = error;
@@ -723,7 +725,7 @@ function noteTold(interrupts: InterruptState): void {
   if (interrupts.stage === "escalating") interrupts.stage = "escalated";
 }
 
-/** Notes what has interrupted a body, beside what has before. */
+/** Notes the error that has interrupted a body, beside those that have before. */
 function noteLast(interrupts: InterruptState, error: unknown): void {
   const { last } = interrupts;
   if (error === last) return;
@@ -734,15 +736,15 @@ function noteLast(interrupts: InterruptState, error: unknown): void {
 function interruptPending(scope: Scope, error: unknown, final: boolean): void {
   const pending = scope.pending!;
   if (!(pending instanceof Set)) return pending.interrupt(error, final);
-  // Each may take others away by its undo, and begin nothing: bodies go on later.
+  // The undo of one may take out others. It begins no waits, as bodies go on later.
   membersOf(pending).forEach((one) => {
     if (one.scope === scope) one.interrupt(error, final);
   });
 }
 
 /**
- * Throws an error into what runs in a scope that is no greenlet's, as it is of no use any
- * more by an interrupt of another.
+ * Throws an error into what runs in a scope of no greenlet, because the interrupt of a
+ * greenlet has made it useless.
  */
 export function endWith(scope: Scope, error: unknown): void {
   noteThrown(scope, error);
@@ -755,14 +757,14 @@ function noteInterrupt(scope: Scope, error: unknown): void {
   if (!isObject(error)) return;
   noteInterruptOf(error, scope.greenlet);
   if (scope !== mainScope) return;
-  // Main has no end that would tell of it: there, it is an error like any other. But of
-  // several waits that it ends, one is that of the code which it is meant for.
+  // Main does not end, so that its end would tell of the error: there, it is an error like
+  // any other. But where it ends several waits, one of them is the wait that it is meant for.
   if (scope.isPlain) hand(error, scope);
   else endedSeveral.add(error);
 }
 
-/** What has interrupted main while that waited in several calls. */
+/** Errors that have interrupted main while it waited in several calls. */
 const endedSeveral = new WeakSet<object>();
 
-/** The scope of all code that is in no other. */
+/** The scope of all code that is in no other scope. */
 export const mainScope: Scope = new Scope(main);

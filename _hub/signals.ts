@@ -20,7 +20,7 @@ export function setExitCode(signal: EndingSignal): void {
 }
 
 /** For how many milliseconds nothing has to happen, before it may be a deadlock. */
-const QUIET = 1000;
+const IDLE = 1000;
 /**
  * For how many milliseconds nobody listens, so that the runtime can notice a deadlock. A
  * signal in that time is not lost: it ends the process at once, with nothing unwound.
@@ -44,7 +44,7 @@ export class SignalListener implements Disposable {
   /** Tells by whether it has changed that something has happened. */
   #wakeups = wakeups();
   /** For how long nothing has to happen until the next pause. */
-  #quiet = QUIET;
+  #idle = IDLE;
 
   /** @param told Called once, with the signal. */
   constructor(told: (signal: EndingSignal) => void) {
@@ -52,7 +52,7 @@ export class SignalListener implements Disposable {
     const signals = Object.keys(EXIT_CODES) as EndingSignal[];
     this.#listeners = signals.map((name) => [name, () => this.#tell(name)]);
     this.#listen();
-    this.#lookIn(QUIET);
+    this.#lookIn(IDLE);
   }
 
   #tell(signal: EndingSignal): void {
@@ -87,16 +87,16 @@ export class SignalListener implements Disposable {
   #lookIn(ms: number): void {
     after(ms, () => {
       if (this.#isOver) return;
-      const isQuiet = wakeups() === this.#wakeups && !hasTimers();
+      const isIdle = wakeups() === this.#wakeups && !hasTimers();
       this.#wakeups = wakeups();
       // A server that is idle for long is not to be deaf again and again.
-      this.#quiet = isQuiet ? 2 * this.#quiet : QUIET;
-      if (!isQuiet) return this.#lookIn(QUIET);
+      this.#idle = isIdle ? 2 * this.#idle : IDLE;
+      if (!isIdle) return this.#lookIn(IDLE);
       this.#pause();
       after(PAUSE, () => {
         if (this.#isOver) return;
         this.#listen();
-        this.#lookIn(this.#quiet);
+        this.#lookIn(this.#idle);
       });
     });
   }

@@ -1,7 +1,7 @@
 /**
  * Waits: the promises that blocking calls return, and the suspensions beneath them.
  *
- * A {@linkcode Suspension} is one wait of one scope, and says beside it how it is undone.
+ * A {@linkcode Suspension} is one wait of one scope. Its class says how the wait is undone.
  * Every blocking call of the library is built on it.
  *
  * @module
@@ -20,6 +20,7 @@ import { react, type Reaction, type Reactions } from "./reactions.ts";
 import { serveTasks, type Sleeper, spendBudget, wake } from "./run_queue.ts";
 import {
   addPending,
+  type Due,
   type Pending,
   removePending,
   type Scope,
@@ -35,9 +36,9 @@ import {
  * What every blocking call returns: a native promise, for `await` in an async body,
  * that a generator body can delegate to by `yield*`.
  *
- * The operation has begun when the call returns, whether it is waited on or not. A
- * wait that is interrupted rejects with the error; when nobody waits on it, that is no
- * unhandled rejection.
+ * The operation has begun when the call returns, whether it is awaited or not. A wait that is
+ * interrupted rejects with the error; where nothing awaits it, that is no unhandled
+ * rejection.
  *
  * @typeParam T What the wait gives.
  *
@@ -64,7 +65,7 @@ serveTasks();
 
 const WAITING = Symbol("waiting");
 
-/** Where the iterator of a wait comes from. */
+/** What makes the iterator of a wait. */
 interface Delegable {
   delegate(wait: OwnWait): Iterator<unknown, unknown, unknown>;
 }
@@ -82,8 +83,8 @@ function keepResolver(resolve: (value: unknown) => void): void {
 }
 
 /**
- * What a promise rejects with the error of, at once, when it is resolved with it: to keep
- * the other function of the promise as well, for each wait, would be 70 bytes.
+ * A promise that is resolved with this rejects at once, with the error. To keep the second
+ * function of the promise for each wait would take 70 bytes.
  */
 const thrower = {
   error: undefined as unknown,
@@ -99,8 +100,8 @@ function rejectWith(resolve: (value: unknown) => void, error: unknown): void {
 }
 
 /**
- * A native promise with own properties: `await` takes it as it is, where it would
- * wrap an instance of a subclass. Its resolver is the last one kept.
+ * Makes a native promise with own properties: `await` takes it as it is, where it would wrap
+ * an instance of a subclass. Its resolver is in `resolveLast`.
  */
 function newWait(waiting: Delegable): OwnWait {
   const wait = new Promise(keepResolver) as OwnWait;
@@ -110,8 +111,8 @@ function newWait(waiting: Delegable): OwnWait {
 }
 
 /**
- * A promise of a class of ours that says it is none, for `await` to take it as it is: 32
- * bytes less than {@linkcode newWait} makes, for 25 ns more in each `await`.
+ * A promise of a subclass whose `constructor` is `Promise`, so that `await` takes it as it is.
+ * It takes 32 bytes less than {@linkcode newWait}, and 25 ns more in each `await`.
  */
 export class LeanWait extends Promise<unknown> {
   static {
@@ -130,33 +131,40 @@ export class LeanWait extends Promise<unknown> {
   }
 }
 
-/** What the last checkpoint has thrown: for the undo of what it has prevented. */
-let dueError: unknown;
-
 /**
  * Has to be called before anything cooperative is done.
  *
  * @returns `null` to go ahead, else the wait to return in the operation's place.
  */
 export function checkpoint(scope: Scope | null): Wait<never> | null {
-  const interrupts = scope?.interrupts ?? null;
+  // Nearly all scopes have no interrupts.
+  if (scope === null || scope.interrupts === null) return null;
+  const due = takeDue(scope);
+  return due === null ? null : waitFor(scope, due);
+}
+
+/** As {@linkcode checkpoint}, for what is a part of the body's clean-up. */
+export function checkpointAtLast(scope: Scope): Wait<never> | null {
+  const due = scope.takeDue();
+  return due === null ? null : waitFor(scope, due);
+}
+
+/** The error that is due; where there is none, something cooperative begins. */
+function takeDue(scope: Scope): Due | null {
+  const { interrupts } = scope;
   if (interrupts === null) return null;
-  const due = checkpointAtLast(scope!);
+  const due = scope.takeDue();
   if (due === null) interrupts.thrown = undefined;
   return due;
 }
 
-/** As {@linkcode checkpoint}, for what is a part of the body's end. */
-export function checkpointAtLast(scope: Scope): Wait<never> | null {
-  const due = scope.takeDue();
-  if (due === null) return null;
-  const { error, how } = due;
-  dueError = error;
+/** The wait that throws an error that is due. */
+function waitFor(scope: Scope, { error, how }: Due): Wait<never> {
   if (how === "once") return failedWait(error);
   const wait = new Suspension<never>();
   if (how === "abandoned") abandon(scope, error);
   if (how === "thrown" || how === "returned") wait.settle(how, error);
-  // In no scope, so that past all patience nothing ends it any more.
+  // In no scope, so that nothing ends it any more where the body was abandoned.
   return wait.suspend(null);
 }
 
@@ -165,7 +173,7 @@ export function isAwaiting(scope: Scope): boolean {
   return scope.awaited !== null && scope.awaited !== DRIVEN;
 }
 
-/** What was over from the start: nothing had to be waited for. */
+/** A wait that was over from the start. */
 class Over implements Delegable {
   readonly #value: unknown;
   readonly #failed: boolean;
@@ -185,17 +193,17 @@ class Over implements Delegable {
   }
 }
 
-/** A wait that is over. */
+/** Makes a wait that is over with a value. */
 export function readyWait<T>(value: T): Wait<T> {
   const wait = newWait(new Over(value, false));
   resolveLast(value);
   return wait as Wait<T>;
 }
 
-/** The wait that is over without a value; shared, as there is nothing to tell apart. */
+/** The wait that is over without a value. One for all, as they are all alike. */
 export const DONE: Wait<void> = readyWait(undefined);
 
-/** A wait that is over with an error, which is no unhandled rejection. */
+/** Makes a wait that is over with an error, which is no unhandled rejection. */
 export function failedWait(error: unknown): Wait<never> {
   const wait = newWait(new Over(error, true));
   markHandled(wait);
@@ -204,15 +212,15 @@ export function failedWait(error: unknown): Wait<never> {
 }
 
 /**
- * How a suspension is over: with a value or with an error; where it is `returned`, a
- * generator body is not thrown the error, but ended.
+ * How a suspension has ended: with a value, or with an error. If it is `returned`, a
+ * generator body is not thrown the error, but ended by `return()`.
  */
 export type Settled = "given" | "thrown" | "returned";
 
 /**
  * - `idle`: nothing waits yet
- * - `waiting`
- * - what it is over with
+ * - `waiting`: its scope waits in it
+ * - the way in which it has ended
  */
 type SuspensionState = "idle" | "waiting" | Settled;
 
@@ -225,7 +233,7 @@ export class Suspension<T> implements Pending, Sleeper, TimerTarget {
   state: SuspensionState = "idle";
   /** The result or the error, when it is over. */
   value: unknown = undefined;
-  /** What limits it. */
+  /** The timer that limits it. */
   timer: Timer | null = null;
   promise: OwnWait | null = null;
   /** `null` once the promise is resolved. */
@@ -236,26 +244,27 @@ export class Suspension<T> implements Pending, Sleeper, TimerTarget {
     return this.getIn(currentScope());
   }
 
-  /** As {@linkcode Suspension.get}, in the current scope, for those that know it. */
+  /** As {@linkcode Suspension.get}, for callers that know the current scope. */
   protected getIn(scope: Scope): Wait<T> {
-    // What was handed over already is received, and an error that is held comes with
-    // the next wait.
+    // A value that was handed over before is received. An error that is held is then thrown
+    // by the next wait.
     const isReady = this.state !== "idle" && !scope.isEscalated;
-    const due = isReady ? null : checkpoint(scope);
+    const due = isReady ? null : takeDue(scope);
     if (due === null) return this.suspend(scope);
+    const wait = waitFor(scope, due);
     if (this.state === "idle") {
       this.settle("thrown", undefined);
-      this.undo(dueError);
+      this.undo(due.error);
     }
-    return due;
+    return wait;
   }
 
-  /** Makes what is given to who waits. */
+  /** Makes the promise. */
   protected makeWait(): OwnWait {
     return newWait(this);
   }
 
-  /** Waits, whatever is due; in no scope, it can't be interrupted. */
+  /** Waits, whatever is due. Where `scope` is `null`, nothing interrupts the wait. */
   suspend(scope: Scope | null): Wait<T> {
     const wait = this.promise = this.makeWait();
     this.#resolve = resolveLast;
@@ -268,7 +277,7 @@ export class Suspension<T> implements Pending, Sleeper, TimerTarget {
     return wait as Wait<unknown> as Wait<T>;
   }
 
-  /** Ends the wait after `ms`, as `timedOut` says. */
+  /** Ends the wait after `ms`, by `timedOut`. */
   limit(ms: number): this {
     this.timer = startTimer(ms, this);
     return this;
@@ -280,12 +289,12 @@ export class Suspension<T> implements Pending, Sleeper, TimerTarget {
     this.timedOut();
   }
 
-  /** Called at the limit. */
+  /** Ends the wait at its limit. */
   protected timedOut(): void {
     this.settle("given", undefined);
   }
 
-  /** Takes back what was registered. The error is that of the interrupt, if any. */
+  /** Takes back what was registered. Gets the error, if it is for an interrupt. */
   protected undo(_error: unknown): void {}
 
   /** Ends the wait with a value. Does nothing when it is over. */
@@ -333,7 +342,7 @@ export class Suspension<T> implements Pending, Sleeper, TimerTarget {
     this.#resolve = null;
   }
 
-  /** In the scope of the call: where nobody awaits it, that is where it is an error. */
+  /** Rejects in the scope of the call: where nothing awaits it, it is unhandled there. */
   #reject(): void {
     const { caller } = this;
     if (caller === null || current.get() === caller) {
@@ -355,16 +364,17 @@ export class Suspension<T> implements Pending, Sleeper, TimerTarget {
     ) {
       return new Delegation(this as Suspension<unknown>);
     }
-    // Begun by somebody else, whose interrupts it takes: this body's reach its own wait.
+    // Another greenlet has begun it, and the interrupts of that end it. Those of this body
+    // end a wait of its own.
     return new Followed(scopeOf(running)).follow(wait).get()[Symbol.iterator]();
   }
 }
 
-/** The wait for a promise, which others may wait for as well, and which may last. */
+/** The wait for a promise, which others may wait for as well, and which may never settle. */
 export class PromiseWait<T> extends Suspension<T> implements Reaction {
   reactions: Reactions | null = null;
 
-  /** Has it end as a promise does. */
+  /** Has the wait end when a promise settles. */
   follow(promise: unknown): this {
     react(promise, this);
     return this;
@@ -383,7 +393,7 @@ export class PromiseWait<T> extends Suspension<T> implements Reaction {
   }
 }
 
-/** The wait for what another one gives, which may be that of another greenlet. */
+/** The wait for another wait, which may be that of another greenlet. */
 class Followed extends PromiseWait<unknown> {
   readonly #scope: Scope | null;
 
@@ -397,14 +407,14 @@ class Followed extends PromiseWait<unknown> {
   }
 }
 
-/** The wait of those whose promise tells its value soon enough by itself. */
+/** Makes the iterator of a promise of the runtime that is settled. */
 const TAKEN: Delegable = {
   delegate(wait) {
     return new Followed(null).follow(wait).suspend(null)[Symbol.iterator]();
   },
 };
 
-/** What was taken, to be told when the event loop has turned: its promise tells it now. */
+/** The value of a promise that is settled, which is given when the event loop has turned. */
 class Taken<T> extends Suspension<T> {
   constructor(promise: Promise<T>) {
     super();
@@ -423,8 +433,8 @@ class Taken<T> extends Suspension<T> {
 }
 
 /**
- * The wait for a promise of the runtime that is settled already: nothing interrupts it, as
- * what it gives would be lost.
+ * The wait for a promise of the runtime that is settled already. Nothing interrupts it, as
+ * the value would be lost.
  */
 export function takenWait<T>(promise: Promise<T>): Wait<T> {
   if (!spendBudget()) return new Taken(promise).suspend(null);
@@ -434,13 +444,13 @@ export function takenWait<T>(promise: Promise<T>): Wait<T> {
   return wait as Wait<unknown> as Wait<T>;
 }
 
-/** A promise that begins a wait each time that it is asked. */
+/** A promise that begins a new wait each time that it is awaited. */
 export abstract class LazyPromise<T> extends Promise<T> {
   /** Begins a wait, unless an error is due. */
   abstract waitIn(scope: Scope): Wait<T>;
 }
 
-/** Whether it is a wait of this scope, or one that is over with a value. */
+/** Whether a promise is a wait of this scope, or one that is over with a value. */
 export function isWaitIn<T>(
   scope: Scope,
   promise: PromiseLike<T> | T,
@@ -453,8 +463,8 @@ export function isWaitIn<T>(
 }
 
 /**
- * The wait for one's turn: an `await` is that anyway, and a generator body leaves, to come
- * back behind those who are ready. Over from the start, and shared.
+ * The wait that lets the greenlets run which are ready. Over from the start, as an `await`
+ * does that anyway; a generator body goes to the hub, and comes back behind them. One for all.
  */
 export const TURN: Wait<void> = (() => {
   const turn = new Suspension<void>();
@@ -462,10 +472,10 @@ export const TURN: Wait<void> = (() => {
   return turn.suspend(null);
 })();
 
-/** Stands for no wait, of a generator body that is driven. */
+/** Stands for the wait of a generator body that runs, and that `drive` resumes. */
 const DRIVEN = new Suspension<unknown>();
 
-/** What `yield*` goes through: to the hub, and back by the hub's leave only. */
+/** The iterator of a wait: switches to the hub, and comes back when the wait is over. */
 class Delegation implements Iterator<unknown, unknown, unknown> {
   readonly #wait: Suspension<unknown>;
   #scope: Scope | null = null;
@@ -514,7 +524,7 @@ class Delegation implements Iterator<unknown, unknown, unknown> {
     return result;
   }
 
-  /** Whether the body goes on although the wait is not over. */
+  /** Whether the body was resumed by something else, and the wait is not over. */
   get #orphaned(): boolean {
     return this.#scope!.awaited === this.#wait;
   }
@@ -527,9 +537,9 @@ class Delegation implements Iterator<unknown, unknown, unknown> {
 }
 
 /**
- * Resumes a generator body after each of its waits. Being an async function it has
- * the body's context again after each `await`, and its wake-ups are in line with
- * those of the async bodies.
+ * Resumes a generator body after each of its waits. It is an async function: so it has the
+ * body's context again after each `await`, and its wake-ups are in one line with those of
+ * the async bodies.
  */
 async function drive(running: Greenlet, scope: Scope): Promise<void> {
   while (isAwaiting(scope)) {
@@ -546,12 +556,12 @@ async function drive(running: Greenlet, scope: Scope): Promise<void> {
       else if (wait.state === "returned") core.return.call(running, wait.value);
       else core.throw.call(running, wait.value);
     } catch (error) {
-      // It has nobody else to take it.
+      // Nothing else takes it.
       report(running, error);
     }
   }
   scope.awaited = null;
 }
 
-/** The core's own methods, whatever a subclass makes of them. */
+/** The core's own methods, which a subclass may have overridden. */
 const core = Greenlet.prototype;

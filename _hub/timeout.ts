@@ -376,7 +376,7 @@ class Limited extends Suspension<unknown> implements Reaction {
     this.#inner.escalate(error);
     // It may be somebody's promise, which lasts, and then nothing of ours ends with it.
     const { reactions } = this;
-    if (!this.#inner.hasRests && reactions !== null) {
+    if (!this.#inner.ownsSomething && reactions !== null) {
       reactions.remove(this);
       reactions.add(new LateEnd(this.#inner));
     }

@@ -11,7 +11,7 @@
 
 import { AsyncResource } from "node:async_hooks";
 import { clearImmediate, setImmediate } from "../_base/immediate.ts";
-import { show } from "../_base/checks.ts";
+import { checkOptions, show } from "../_base/checks.ts";
 import { Heap } from "../_base/heap.ts";
 import { List, type Member } from "../_base/linked_list.ts";
 import {
@@ -445,4 +445,22 @@ export function checkDuration(ms: unknown, what: string): asserts ms is number {
       `Cannot ${what} as the time must be a number of milliseconds: received NaN`,
     );
   }
+}
+
+/**
+ * Checks the options of a call that waits, and gives its timeout: `Infinity`, if there is
+ * none.
+ *
+ * @param what For the message: what can't be done.
+ * @throws {TypeError} If the options are no object, or the timeout is not a number.
+ * @throws {RangeError} If the timeout is `NaN`.
+ */
+export function timeoutOf(
+  options: { readonly timeout?: number },
+  what: string,
+): number {
+  checkOptions(options, what);
+  const { timeout = Infinity } = options;
+  checkDuration(timeout, what);
+  return timeout;
 }

@@ -1,5 +1,5 @@
 /**
- * Those who wait for one thing, in line.
+ * Waits that stand in line for one thing.
  *
  * @module
  */
@@ -7,7 +7,7 @@
 import type { List, Member } from "../_base/linked_list.ts";
 import { Suspension } from "./suspension.ts";
 
-/** A wait that has a place in a line, which it leaves when it is interrupted. */
+/** A wait that stands in a line, and leaves it when it is interrupted. */
 export abstract class QueuedWait<P extends QueuedWait<P, T>, T>
   extends Suspension<T>
   implements Member<P> {

@@ -15,6 +15,7 @@
 
 import { bare, markHandled, then } from "../_base/language.ts";
 import { isObject } from "../_base/checks.ts";
+import { callerOf } from "../_base/runtime.ts";
 import { Begun } from "../_hub/begun.ts";
 import { detached } from "./detached.ts";
 import { interruptibleScope, runDetached } from "../_hub/current.ts";
@@ -439,9 +440,8 @@ function readingForProcess(read: Read, patches: Patches): Read {
 
 /** Whether the caller is the `stdin` of `node:process`. */
 function isAskedByProcess(): boolean {
-  // Only the stack tells. The two frames above this one are the patched function and its caller.
-  const caller = String(new Error().stack).split("\n")[3] ?? "";
-  return /\b_read \(ext:deno_node\//.test(caller);
+  // Only the stack tells. Above us are the patched function and its caller.
+  return /\b_read \(ext:deno_node\//.test(callerOf(2));
 }
 
 /**

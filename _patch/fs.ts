@@ -5,7 +5,7 @@
  */
 
 import { argumentAt, markHandled, then } from "../_base/language.ts";
-import { findSymbol } from "../_base/runtime.ts";
+import { callerOf, findSymbol } from "../_base/runtime.ts";
 import { detached, onFirstInstanceOf } from "./detached.ts";
 import { interruptibleScope, runDetached } from "../_hub/current.ts";
 import type { Scope } from "../_hub/scope.ts";
@@ -199,9 +199,8 @@ const listenedTo = new WeakSet<Deno.FsWatcher>();
 /** Whether the caller is `watch` of `node:fs`, whose events go to listeners. */
 function isAskedByListeners(): boolean {
   if (interruptibleScope() === null) return false;
-  // Only the stack tells. The two frames above this one are the patched function and its caller.
-  const caller = String(new Error().stack).split("\n")[3] ?? "";
-  return /\bwatch \(ext:deno_node\//.test(caller);
+  // Only the stack tells. Above us are the patched function and its caller.
+  return /\bwatch \(ext:deno_node\//.test(callerOf(2));
 }
 
 /** Returns the scope that waits for an event; `null` if a listener gets it. */

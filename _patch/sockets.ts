@@ -664,7 +664,7 @@ interface Keeper {
 }
 
 /** A map from sockets to objects of ours. */
-interface ObservedPromise<T> {
+interface InboxOf<T> {
   get(socket: object): T | undefined;
   delete(socket: object): unknown;
 }
@@ -673,7 +673,7 @@ interface ObservedPromise<T> {
 export function patchClosing(
   patches: Patches,
   prototype: object,
-  sources: ObservedPromise<{ close(): void }>,
+  sources: InboxOf<{ close(): void }>,
 ): void {
   ["close", Symbol.dispose].forEach((name) => {
     if (!(name in prototype)) return;
@@ -701,7 +701,7 @@ export function patchClosing(
 export function patchHold(
   patches: Patches,
   prototype: Socket,
-  sources: ObservedPromise<Keeper>,
+  sources: InboxOf<Keeper>,
 ): Hold {
   const ref = getOriginal(prototype, "ref");
   const unref = getOriginal(prototype, "unref");

@@ -1,5 +1,6 @@
 /**
  * Checks the direction of the library's imports: down the layers only, and in no circle.
+ * Checks that no module has grown too long to be read at a sitting.
  *
  * ```sh
  * deno task lint:layers
@@ -33,6 +34,9 @@ const LAYERS: readonly (readonly string[])[] = [
   ["mod.ts"],
 ];
 
+/** How many lines of code a module may have, comments and blank lines left out. */
+const MOST_LINES = 700;
+
 /** Matches imports of another module, and re-exports of it; types count as well. */
 const IMPORT = /^(?:import|export)\b[^;]*?\bfrom "(\.[^"]+)"/gms;
 
@@ -46,12 +50,17 @@ async function* modules(folder = ""): AsyncGenerator<string> {
   }
 }
 
-async function importsOf(module: string): Promise<string[]> {
+function importsOf(module: string, code: string): string[] {
   const url = new URL(module, root);
-  const code = await Deno.readTextFile(url);
   return [...code.matchAll(IMPORT)].map(([, specifier]) =>
     new URL(specifier!, url).href.slice(root.href.length)
   );
+}
+
+/** How many lines of a module are neither blank nor part of a comment of their own lines. */
+function countLines(code: string): number {
+  const bare = code.replace(/^\s*\/\*.*?\*\/\s*$/gms, "");
+  return bare.split("\n").filter((line) => !/^\s*(\/\/|$)/.test(line)).length;
 }
 
 function layerOf(module: string): number {
@@ -81,11 +90,18 @@ function findCycle(
 }
 
 const graph = new Map<string, string[]>();
+const problems: string[] = [];
 for await (const module of modules()) {
-  graph.set(module, await importsOf(module));
+  const code = await Deno.readTextFile(new URL(module, root));
+  graph.set(module, importsOf(module, code));
+  const lines = countLines(code);
+  if (lines > MOST_LINES) {
+    problems.push(
+      `${module} has ${lines} lines of code, and may have ${MOST_LINES}: split it`,
+    );
+  }
 }
 
-const problems: string[] = [];
 for (const [module, imports] of graph) {
   if (layerOf(module) < 0) problems.push(`${module} is in no layer`);
   for (const one of imports) {
@@ -104,4 +120,6 @@ for (const module of graph.keys()) {
 
 for (const problem of problems.toSorted()) console.error(problem);
 if (problems.length > 0) Deno.exit(1);
-console.log(`${graph.size} modules import downwards only`);
+console.log(
+  `${graph.size} modules import downwards only, and have ${MOST_LINES} lines at most`,
+);
