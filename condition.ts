@@ -22,7 +22,7 @@
  * @module
  */
 
-import { markHandled, NO_OPTIONS } from "./_base/language.ts";
+import { NO_OPTIONS } from "./_base/language.ts";
 import { checkCallback, numberError } from "./_base/checks.ts";
 import { List } from "./_base/linked_list.ts";
 import { currentScope, runIn } from "./_hub/current.ts";
@@ -97,7 +97,7 @@ class Notified extends QueuedWait<Notified, boolean> {
   /** Gets the lock back before it throws, as the body will release it. */
   override interrupt(error: unknown, final: boolean): void {
     this.undo(error);
-    markHandled(this.promise!);
+    this.markOwnHandled();
     const how = final ? this.#scope.lastThrow : "thrown";
     const before = this.#outcome?.state ?? "given";
     if (!final && before !== "given") {

@@ -429,7 +429,7 @@ export async function run<
     signal = received;
     greenlet.kill(exit, { block: false });
     // The function may await a foreign promise, which can't be ended.
-    if (ending.state === "waiting") ending.limit(GRACE + LEEWAY);
+    if (ending.isPending) ending.limit(GRACE + LEEWAY);
   });
   try {
     try {

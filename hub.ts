@@ -156,6 +156,10 @@ class WaiterSuspension<T> extends Suspension<T> {
     this.#undo = undo;
   }
 
+  override get callsBack(): boolean {
+    return this.#undo !== undefined;
+  }
+
   protected override undo(error: unknown): void {
     callUndo(this.#undo, error);
   }
@@ -262,6 +266,10 @@ class Until<T> extends PromiseWait<T> {
 
   override rejected(error: unknown): void {
     this.throw(errorFor(error, this.#owner));
+  }
+
+  override get callsBack(): boolean {
+    return this.#onInterrupt !== undefined;
   }
 
   protected override undo(error: unknown): void {

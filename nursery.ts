@@ -14,7 +14,6 @@
  * @module
  */
 
-import { markHandled } from "./_base/language.ts";
 import { checkFunction } from "./_base/checks.ts";
 import { currentScope, getCurrent, runIn, scopeOf } from "./_hub/current.ts";
 import { unwrapped } from "./_hub/interrupts.ts";
@@ -262,7 +261,7 @@ class Nursing extends Suspension<unknown> {
 
   override interrupt(error: unknown, final: boolean): void {
     // If this wait is not awaited, the interrupt must not be an unhandled rejection.
-    markHandled(this.promise!);
+    this.markOwnHandled();
     if (final) {
       this.#lastThrow = this.#outer.lastThrow;
       this.#inner.escalate(error, this.#lastThrow === "thrown");

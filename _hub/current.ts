@@ -125,13 +125,18 @@ export function runDetached<R>(run: () => R): R {
 }
 
 /** Calls `run` as a part of `scope`, which need not be the current one. */
-export function runIn<R>(scope: Scope, run: () => R): R {
+export function runIn<R>(scope: Scope, run: () => R): R;
+/** As the other form, and `run` is called with an argument: to be spared a closure. */
+export function runIn<A, R>(scope: Scope, run: (arg: A) => R, arg: A): R;
+export function runIn<A, R>(scope: Scope, run: (arg: A) => R, arg?: A): R {
   const before = called;
   const callerBefore = caller;
   called = scope;
   caller = getRunning();
   try {
-    return current.run(scope, run);
+    return arg === undefined
+      ? current.run(scope, run as () => R)
+      : current.run(scope, run, arg);
   } finally {
     called = before;
     caller = callerBefore;

@@ -70,7 +70,7 @@ class Waiting<S extends Waitable> extends Suspension<S[]> {
   }
 
   #arrived(source: S): void {
-    if (this.state !== "waiting") return;
+    if (!this.isPending) return;
     this.#done.push(source);
     if (this.#raise && source instanceof Greenlet && !source.successful()) {
       this.undo();
@@ -99,7 +99,7 @@ class Waiting<S extends Waitable> extends Suspension<S[]> {
   }
 
   end(): void {
-    if (this.state === "waiting") super.expired();
+    if (this.isPending) super.expired();
   }
 
   protected override timedOut(): void {
@@ -280,7 +280,7 @@ class Arriving<S extends Waitable>
   }
 
   end(): void {
-    if (this.state === "waiting") super.expired();
+    if (this.isPending) super.expired();
   }
 
   protected override timedOut(): void {

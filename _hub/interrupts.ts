@@ -25,6 +25,20 @@ interface Interruptible {
 /** Errors that have interrupted a greenlet. Other errors belong to no greenlet. */
 const interruptErrors = new WeakSet<object>();
 
+/** The error that a wait throws which has lost in a `select`. */
+export class Lost extends GreenletExit {
+  constructor() {
+    super("Another alternative of select() was first");
+  }
+}
+
+/**
+ * One for all waits that are over at once: there it is seldom seen, and to make another takes
+ * longer than the rest of a `select`.
+ */
+export const LOST: Lost = new Lost();
+interruptErrors.add(LOST);
+
 /** Notes that an error interrupts a greenlet. */
 export function noteInterruptOf(error: object, greenlet: Greenlet): void {
   interruptErrors.add(error);

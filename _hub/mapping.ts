@@ -5,7 +5,6 @@
  * @module
  */
 
-import { markHandled } from "../_base/language.ts";
 import { currentScope, runIn, scopeOf } from "./current.ts";
 import { isInterrupt } from "./interrupts.ts";
 import { giveBackError, keepError, takeError } from "./reports.ts";
@@ -312,7 +311,7 @@ export class MappingWait<T, R> extends PatientWait<R[]> {
 
   async #follow(): Promise<void> {
     await this.#mapping.run(false);
-    this.#inner.close(this.state === "waiting" ? this.waiter : null);
+    this.#inner.close(this.isPending ? this.waiter : null);
     const { failure: ownFailure } = this.#mapping;
     const failure = this.#cause ?? ownFailure;
     if (failure !== null && failure === ownFailure && ownFailure.call) {
@@ -327,8 +326,8 @@ export class MappingWait<T, R> extends PatientWait<R[]> {
   }
 
   override interrupt(error: unknown, final: boolean): void {
-    if (this.state !== "waiting") return;
-    markHandled(this.promise!);
+    if (!this.isPending) return;
+    this.markOwnHandled();
     // What is thrown is what came first.
     const isFirst = this.#cause === null && this.#mapping.failure === null;
     if (isFirst) this.#cause = { error };

@@ -23,8 +23,12 @@ export class Operation<T> extends PromiseWait<T> {
   }
 
   override fulfilled(value: unknown): void {
-    if (this.state === "waiting") super.fulfilled(value);
+    if (this.isPending) super.fulfilled(value);
     else this.#discard?.(value as T);
+  }
+
+  override get callsBack(): boolean {
+    return true;
   }
 
   protected override undo(error: unknown): void {

@@ -4,7 +4,6 @@
  * @module
  */
 
-import { markHandled } from "../_base/language.ts";
 import type { Scope } from "./scope.ts";
 import { type Settled, Suspension } from "./suspension.ts";
 import { inTurns } from "./run_queue.ts";
@@ -42,9 +41,9 @@ export abstract class PatientWait<T> extends Suspension<T> {
   protected abstract hasten(): void;
 
   override interrupt(error: unknown, final: boolean): void {
-    if (this.state !== "waiting") return;
+    if (!this.isPending) return;
     // Where nothing awaits it, it is no unhandled rejection.
-    markHandled(this.promise!);
+    this.markOwnHandled();
     if (!final) return void (this.#later ??= []).push(error);
     this.#later = null;
     this.hasten();
@@ -55,7 +54,7 @@ export abstract class PatientWait<T> extends Suspension<T> {
   protected leaveAtLast(error: unknown): void {
     this.#last = { how: this.waiter.lastThrow, error };
     inTurns(TURNS_AT_LAST, () => {
-      if (this.state !== "waiting") return;
+      if (!this.isPending) return;
       this.undo(error);
       this.throw(error);
     });

@@ -4,8 +4,8 @@
  * @module
  */
 
-import { markHandled } from "../_base/language.ts";
 import { currentScope, scopeOf } from "./current.ts";
+import { Lost } from "./interrupts.ts";
 import { mainScope, type Scope, ScopeOwned } from "./scope.ts";
 import {
   checkpoint,
@@ -53,8 +53,13 @@ class Taker<R> extends PatientWait<Result<R>> implements Member<Taker<R>> {
    * `return()`.
    */
   override interrupt(error: unknown, final: boolean): void {
-    if (this.state === "waiting" && this.leave === null) {
-      markHandled(this.promise!);
+    if (error instanceof Lost && this.leave === null) {
+      // The loop goes on, and asks again.
+      this.undo();
+      return this.throw(error);
+    }
+    if (this.isPending && this.leave === null) {
+      this.markOwnHandled();
       this.#results.leave(this, { error });
       if (!final) return;
     }
@@ -314,7 +319,7 @@ export class Results<R> implements MappingSink<R> {
   }
 
   #shift(): Greenlet<R> {
-    if (this.#waiting?.state === "waiting") this.#waiting.switch();
+    if (this.#waiting?.isPending) this.#waiting.switch();
     else this.#ahead++;
     return this.#ready.shift();
   }

@@ -201,6 +201,18 @@ class Tree {
   }
 }
 
+/** Runs for several waits of one scope, of which one is taken. */
+export interface Race {
+  /**
+   * One of them is over. Called at once, before the next can be given anything.
+   *
+   * @param scope The scope in which it has waited.
+   */
+  ended(one: Pending, scope: Scope): void;
+  /** One of them has taken something, and will be over. */
+  claimed(one: Pending, scope: Scope): void;
+}
+
 /** Fields that few scopes need. */
 class ColdFields {
   origin: Origin | null = null;
@@ -210,6 +222,7 @@ class ColdFields {
   shielded = false;
   abandoned: (() => void) | null = null;
   owned: List<ScopeOwned> | null = null;
+  race: Race | null = null;
 }
 
 /**
@@ -353,6 +366,11 @@ export class Scope implements Mapped {
   /** Called when the body is abandoned that runs here, and is not that of a greenlet. */
   set abandoned(abandoned: () => void) {
     coldFieldsOf(this).abandoned = abandoned;
+  }
+
+  /** The race of the waits of the scope, of which one is taken. */
+  set race(race: Race) {
+    coldFieldsOf(this).race = race;
   }
 
   /** What is dropped when the body is dead, unless something that it has left behind waits. */

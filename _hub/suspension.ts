@@ -132,6 +132,41 @@ export class LeanWait extends Promise<unknown> {
 }
 
 /**
+ * The wait that is given where a race begins: nearly always nothing awaits it, as the race is
+ * told. So its promise is made when it is asked for, and none is rejected for each wait that
+ * has lost: with that, a `select` of two queues took 1,100 ns, and without 600.
+ */
+class RaceWait {
+  static {
+    Object.setPrototypeOf(this.prototype, Promise.prototype);
+  }
+
+  static get [Symbol.species](): PromiseConstructor {
+    return Promise;
+  }
+
+  declare readonly [WAITING]: Suspension<unknown>;
+
+  constructor(waiting: Suspension<unknown>) {
+    this[WAITING] = waiting;
+  }
+
+  then<A, B>(
+    onFulfilled?: ((value: unknown) => A) | null,
+    onRejected?: ((error: unknown) => B) | null,
+  ): Promise<Awaited<A> | Awaited<B>> {
+    const promise: Promise<unknown> = this[WAITING].makePromise();
+    return then(promise, onFulfilled, onRejected) as Promise<
+      Awaited<A> | Awaited<B>
+    >;
+  }
+
+  [Symbol.iterator](): Iterator<unknown, unknown, unknown> {
+    return iterateWait.call(this as unknown as OwnWait);
+  }
+}
+
+/**
  * Has to be called before anything cooperative is done.
  *
  * @returns `null` to go ahead, else the wait to return in the operation's place.
@@ -175,12 +210,12 @@ export function isAwaiting(scope: Scope): boolean {
 
 /** A wait that was over from the start. */
 class Over implements Delegable {
-  readonly #value: unknown;
-  readonly #failed: boolean;
+  readonly state: Settled;
+  readonly value: unknown;
 
   constructor(value: unknown, failed: boolean) {
-    this.#value = value;
-    this.#failed = failed;
+    this.state = failed ? "thrown" : "given";
+    this.value = value;
   }
 
   delegate(): Iterator<unknown, unknown, unknown> {
@@ -188,8 +223,8 @@ class Over implements Delegable {
   }
 
   next(): IteratorReturnResult<unknown> {
-    if (this.#failed) throw this.#value;
-    return { done: true, value: this.#value };
+    if (this.state === "thrown") throw this.value;
+    return { done: true, value: this.value };
   }
 }
 
@@ -220,9 +255,10 @@ export type Settled = "given" | "thrown" | "returned";
 /**
  * - `idle`: nothing waits yet
  * - `waiting`: its scope waits in it
+ * - `racing`: likewise, as one of several of which one is taken
  * - the way in which it has ended
  */
-type SuspensionState = "idle" | "waiting" | Settled;
+type SuspensionState = "idle" | "waiting" | "racing" | Settled;
 
 /**
  * One wait of one scope: the primitive that every blocking call is built on. A
@@ -235,8 +271,9 @@ export class Suspension<T> implements Pending, Sleeper, TimerTarget {
   value: unknown = undefined;
   /** The timer that limits it. */
   timer: Timer | null = null;
+  /** `null` as long as nothing has asked for it; see {@linkcode RaceWait}. */
   promise: OwnWait | null = null;
-  /** `null` once the promise is resolved. */
+  /** `null` once the promise is resolved, or where there is none. */
   #resolve: ((value: unknown) => void) | null = null;
 
   /** Waits, unless an error is due. */
@@ -266,8 +303,13 @@ export class Suspension<T> implements Pending, Sleeper, TimerTarget {
 
   /** Waits, whatever is due. Where `scope` is `null`, nothing interrupts the wait. */
   suspend(scope: Scope | null): Wait<T> {
-    const wait = this.promise = this.makeWait();
-    this.#resolve = resolveLast;
+    let wait: OwnWait;
+    if (scope !== null && scope.cold !== null && scope.cold.race !== null) {
+      wait = new RaceWait(this as Suspension<unknown>) as unknown as OwnWait;
+    } else {
+      wait = this.promise = this.makeWait();
+      this.#resolve = resolveLast;
+    }
     if (this.state === "idle") {
       this.state = "waiting";
       if (scope !== null) addPending(scope, this);
@@ -275,6 +317,21 @@ export class Suspension<T> implements Pending, Sleeper, TimerTarget {
       wake(this);
     }
     return wait as Wait<unknown> as Wait<T>;
+  }
+
+  /** The promise of the wait, that a race has not needed. */
+  makePromise(): OwnWait {
+    if (this.promise === null) {
+      this.promise = newWait(this);
+      this.#resolve = resolveLast;
+      if (!this.isPending) this.wake();
+    }
+    return this.promise;
+  }
+
+  /** Has its error be no unhandled rejection where nothing awaits it. */
+  protected markOwnHandled(): void {
+    if (this.promise !== null) markHandled(this.promise);
   }
 
   /** Ends the wait after `ms`, by `timedOut`. */
@@ -294,6 +351,11 @@ export class Suspension<T> implements Pending, Sleeper, TimerTarget {
     this.settle("given", undefined);
   }
 
+  /** Whether taking back calls a function of others, which may do anything. */
+  get callsBack(): boolean {
+    return false;
+  }
+
   /** Takes back what was registered. Gets the error, if it is for an interrupt. */
   protected undo(_error: unknown): void {}
 
@@ -307,14 +369,41 @@ export class Suspension<T> implements Pending, Sleeper, TimerTarget {
     this.settle("thrown", error);
   }
 
+  /** Whether it was begun and is not over. */
+  get isPending(): boolean {
+    return this.state === "waiting" || this.state === "racing";
+  }
+
+  /** Makes it one of several of which one is taken: the race of its scope is told of it. */
+  enterRace(): void {
+    if (this.state === "waiting") this.state = "racing";
+  }
+
+  /** Tells the race that it has taken something, before it is over. */
+  protected claim(): void {
+    if (this.state !== "racing") return;
+    const scope = this.scope!;
+    scope.cold!.race!.claimed(this, scope);
+  }
+
   interrupt(error: unknown, final: boolean): void {
-    if (this.state !== "waiting") return;
+    if (!this.isPending) return;
     const how = final ? this.scope!.lastThrow : "thrown";
-    // Where nothing awaits it, it is no unhandled rejection.
-    markHandled(this.promise!);
+    this.markOwnHandled();
     // Over before the undo, which may interrupt the same scope.
     this.settle(how, error);
     this.undo(error);
+  }
+
+  /** Ends it as one that has lost a race, which is not told. */
+  lose(error: unknown): void {
+    this.state = "thrown";
+    this.value = error;
+    this.scope = null;
+    if (this.timer !== null) stopTimer(this.timer);
+    this.markOwnHandled();
+    this.undo(error);
+    this.wake();
   }
 
   unhold(_error: unknown): void {}
@@ -322,21 +411,35 @@ export class Suspension<T> implements Pending, Sleeper, TimerTarget {
   /** Ends the wait. Does nothing when it is over. */
   settle(state: Settled, value: unknown): void {
     const before = this.state;
-    if (before !== "idle" && before !== "waiting") return;
+    if (before !== "idle" && before !== "waiting" && before !== "racing") {
+      return;
+    }
     this.state = state;
     this.value = value;
     if (this.timer !== null) stopTimer(this.timer);
     if (before === "waiting") {
       removePending(this);
       wake(this);
-    }
+    } else if (before === "racing") this.#endRace();
+  }
+
+  /** Tells the race before anything else can happen, as another may end in the same turn. */
+  #endRace(): void {
+    const scope = this.scope!;
+    const { pending } = scope;
+    // A race may interrupt it itself, and then it is not among what is pending.
+    if (pending === this || pending instanceof Set) removePending(this);
+    else this.scope = null;
+    this.wake();
+    scope.cold!.race!.ended(this, scope);
   }
 
   wake(): void {
+    if (this.#resolve === null) return;
     if (this.state === "given") {
-      this.#resolve!(this.value);
+      this.#resolve(this.value);
     } else {
-      if (this.state === "returned") markHandled(this.promise!);
+      if (this.state === "returned") this.markOwnHandled();
       this.#reject();
     }
     this.#resolve = null;
@@ -394,7 +497,7 @@ export class PromiseWait<T> extends Suspension<T> implements Reaction {
 }
 
 /** The wait for another wait, which may be that of another greenlet. */
-class Followed extends PromiseWait<unknown> {
+export class Followed extends PromiseWait<unknown> {
   readonly #scope: Scope | null;
 
   constructor(scope: Scope | null) {
@@ -444,6 +547,24 @@ export function takenWait<T>(promise: Promise<T>): Wait<T> {
   return wait as Wait<unknown> as Wait<T>;
 }
 
+/** The beginning of a wait of ours; `null` for others' promises, and where only that tells. */
+export function beneath(promise: unknown): Over | Suspension<unknown> | null {
+  if (!(promise instanceof Promise)) return null;
+  const waiting = (promise as Partial<OwnWait>)[WAITING];
+  if (waiting instanceof Suspension) {
+    return waiting instanceof Taken ? null : waiting;
+  }
+  return waiting instanceof Over ? waiting : null;
+}
+
+/** Whether it is the wait for a value that was taken, and that only its promise tells. */
+export function isTaken(promise: unknown): boolean {
+  const waiting = promise instanceof Promise
+    ? (promise as Partial<OwnWait>)[WAITING]
+    : undefined;
+  return waiting === TAKEN || waiting instanceof Taken;
+}
+
 /** A promise that begins a new wait each time that it is awaited. */
 export abstract class LazyPromise<T> extends Promise<T> {
   /** Begins a wait, unless an error is due. */
@@ -458,7 +579,9 @@ export function isWaitIn<T>(
   const waiting = promise instanceof Promise
     ? (promise as Partial<OwnWait>)[WAITING]
     : undefined;
-  return waiting === TAKEN || waiting instanceof Suspension &&
+  return waiting === TAKEN ||
+    waiting instanceof Over && waiting.state === "given" ||
+    waiting instanceof Suspension &&
       (waiting.scope === scope || waiting.state === "given");
 }
 

@@ -4,13 +4,13 @@
  * @module
  */
 
-import { markHandled, NO_OPTIONS } from "../_base/language.ts";
+import { NO_OPTIONS } from "../_base/language.ts";
 import { Greenlet } from "../greenlet.ts";
 import { current, currentScope, runIn, setScope } from "./current.ts";
 import { unwrapped } from "./interrupts.ts";
 import { main } from "./main.ts";
-import { Scope, ScopeOwned } from "./scope.ts";
-import { checkpoint, type Settled, Suspension } from "./suspension.ts";
+import { type Race, Scope, ScopeOwned } from "./scope.ts";
+import { beneath, checkpoint, type Settled, Suspension } from "./suspension.ts";
 import type { Wait } from "./suspension.ts";
 import { checkFunction, checkOptions, instanceOf } from "../_base/checks.ts";
 import {
@@ -254,13 +254,15 @@ export function withTimeout<R, V = never>(
 }
 
 /** The wait for a function that runs in a scope of its own, in the same greenlet. */
-class Limited extends Suspension<unknown> implements Reaction {
+class Limited extends Suspension<unknown> implements Reaction, Race {
   reactions: Reactions | null = null;
   readonly #outer: Scope;
   readonly #inner: Scope;
   readonly #ms: number;
   readonly #options: WithTimeoutOptions<unknown>;
   #timeout: Timeout | null = null;
+  /** What is beneath the wait that the function has returned, if it is the library's. */
+  #returned: ReturnType<typeof beneath> = null;
   /** What interrupted the greenlet while it waited for nothing but the function. */
   #passed: unknown[] | null = null;
   /** How it ends by the error after which its greenlet may wait no longer. */
@@ -286,8 +288,28 @@ class Limited extends Suspension<unknown> implements Reaction {
   }
 
   #follow(result: unknown): void {
-    if (isThenable(result)) react(result, this);
-    else this.#drive(result);
+    if (!isThenable(result)) return void this.#drive(result);
+    react(result, this);
+    this.#returned = beneath(result);
+  }
+
+  /** What the function has returned may take something, which we have then taken. */
+  override enterRace(): void {
+    super.enterRace();
+    const one = this.#returned;
+    if (one instanceof Suspension && one.isPending) {
+      if (one.scope !== this.#inner) return;
+      this.#inner.race = this;
+      one.enterRace();
+    } else if (one !== null) this.claim();
+  }
+
+  ended(): void {
+    this.claim();
+  }
+
+  claimed(): void {
+    this.claim();
   }
 
   fulfilled(value: unknown): void {
@@ -314,7 +336,7 @@ class Limited extends Suspension<unknown> implements Reaction {
   #end(outcome: unknown, failed: boolean): void {
     if (failed) outcome = unwrapped(outcome, this.#inner);
     this.#handBack();
-    this.#inner.close(this.state === "waiting" ? this.#outer : null);
+    this.#inner.close(this.isPending ? this.#outer : null);
     if (failed && outcome === this.#timeout) this.#giveUp(outcome);
     else if (failed) this.#fail(outcome);
     else this.settle("given", outcome);
@@ -348,7 +370,7 @@ class Limited extends Suspension<unknown> implements Reaction {
       this.#inner.escalate(error, this.#lastThrow === "thrown");
     } else this.#inner.interrupt(error);
     // Where nobody awaits us, an interrupt is no unhandled rejection.
-    markHandled(this.promise!);
+    this.markOwnHandled();
     const isStuck = final || this.#inner.holds(error);
     if (isStuck) this.#leaveSoon(error);
   }
@@ -369,7 +391,7 @@ class Limited extends Suspension<unknown> implements Reaction {
   }
 
   #leave(error: unknown): void {
-    if (this.state !== "waiting" || this.#inner.shielded) return;
+    if (!this.isPending || this.#inner.shielded) return;
     if (error !== this.#timeout && !this.#isHeld(error)) return;
     this.#inner.unhold(error);
     this.#handBack();

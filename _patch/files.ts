@@ -249,7 +249,7 @@ class Position extends Inbox<unknown, Turn, Outcome> {
 
   /** Whether an operation whose caller was interrupted may still move the position. */
   get unsettled(): boolean {
-    return this.#turn !== null && this.#turn.state !== "waiting";
+    return this.#turn !== null && !this.#turn.isPending;
   }
 
   read(buffer: Uint8Array, scope: Scope | null): Wait<number | null> {
@@ -307,7 +307,7 @@ class Position extends Inbox<unknown, Turn, Outcome> {
     const turn = this.#turn!;
     this.#turn = null;
     // The operation's wait is the first in the queue, unless it was interrupted.
-    if (turn.state === "waiting") this.#outcome = outcome;
+    if (turn.isPending) this.#outcome = outcome;
     else if (!outcome.hasFailed) turn.late(outcome.value);
   }
 

@@ -1,0 +1,614 @@
+/**
+ * Waiting for the first of several waits, of which one is taken.
+ *
+ * ```ts
+ * import { Event, Queue, select, spawn } from "@gevent/gevent";
+ *
+ * const jobs = new Queue<string>();
+ * const stopping = new Event();
+ * const worker = spawn(async () => {
+ *   for (;;) {
+ *     const first = await select({
+ *       job: () => jobs.get(),
+ *       stop: () => stopping.wait(),
+ *     });
+ *     if (first.key === "stop") return "stopped";
+ *     console.log(first.value);
+ *   }
+ * });
+ * await jobs.put("wash up"); // wash up
+ * stopping.set();
+ * console.log(await worker.get()); // stopped
+ * ```
+ *
+ * `Promise.race([a.get(), b.get()])` takes an item of each queue, sooner or later, and loses
+ * one of them. In a `select`, what loses has taken nothing: the items stay in their queues,
+ * permits are not taken, nothing is put.
+ *
+ * @module
+ */
+
+import { markHandled, NO_OPTIONS } from "./_base/language.ts";
+import { checkCallback, checkOptions, show } from "./_base/checks.ts";
+import { findInternals } from "./_base/runtime.ts";
+import { isThenable } from "./_base/thenable.ts";
+import { currentScope, runIn } from "./_hub/current.ts";
+import { Greenlet } from "./_hub/greenlet.ts";
+import { errorFor, LOST, Lost } from "./_hub/interrupts.ts";
+import { report } from "./_hub/main.ts";
+import { PatientWait } from "./_hub/patient_wait.ts";
+import { runSoon } from "./_hub/run_queue.ts";
+import {
+  GRACE,
+  type Pending,
+  type Race,
+  removePending,
+  Scope,
+} from "./_hub/scope.ts";
+import {
+  beneath,
+  checkpoint,
+  Followed,
+  isTaken,
+  LazyPromise,
+  type Settled,
+  Suspension,
+} from "./_hub/suspension.ts";
+import { Timeout } from "./_hub/timeout.ts";
+import { checkDuration } from "./_hub/timers.ts";
+import { findWrapped } from "./_hub/wrapped.ts";
+import type { Wait } from "./hub.ts";
+
+/**
+ * One of the waits of a {@linkcode select}: a function that begins it, or what has begun
+ * already and goes on when it loses, a greenlet or a promise.
+ *
+ * @typeParam T What it gives.
+ */
+export type Alternative<T = unknown> =
+  | (() => Greenlet<T> | PromiseLike<T>)
+  | Greenlet<T>
+  | PromiseLike<T>;
+
+/**
+ * What an {@linkcode Alternative} gives.
+ *
+ * @typeParam A The type of the alternative.
+ */
+export type AlternativeResult<A> = A extends Greenlet<infer T> ? T
+  : A extends () => infer R ? R extends Greenlet<infer T> ? T : Awaited<R>
+  : Awaited<A>;
+
+/**
+ * What a {@linkcode select} gives: the key of the alternative that was first, and what that
+ * gives. To look at `key` tells the type of `value`.
+ *
+ * @typeParam A The type of the record or the array of alternatives.
+ */
+export type Selected<A> = A extends readonly unknown[]
+  ? number extends A["length"]
+    ? { readonly key: number; readonly value: AlternativeResult<A[number]> }
+  : {
+    [K in keyof A & `${number}`]: {
+      readonly key: K extends `${infer N extends number}` ? N : number;
+      readonly value: AlternativeResult<A[K]>;
+    };
+  }[keyof A & `${number}`]
+  : {
+    [K in keyof A]: {
+      readonly key: K;
+      readonly value: AlternativeResult<A[K]>;
+    };
+  }[keyof A];
+
+/** Options of {@linkcode select}. */
+export interface SelectOptions {
+  /** After how many milliseconds to throw a `Timeout`. @default {Infinity} */
+  timeout?: number;
+}
+
+/**
+ * Waits for the first of several waits, and takes exactly one. A switch point. What Go's
+ * `select` is to channels; gevent's `gevent.select` is about file descriptors.
+ *
+ * The alternatives are begun in order, in the current greenlet, and none after one that is
+ * ready: of several that are ready at once the first one given wins. What loses has taken
+ * nothing. A greenlet that loses goes on, and a promise of others is let go of, as nothing
+ * ends it. A call under a time limit and the like gets a `GreenletExit` from what it waits
+ * in, and is waited for while it cleans up, for a second at most.
+ *
+ * An alternative that fails is the first: its error is thrown. An interrupt undoes all of
+ * them; what was handed over before is received, and the next wait throws the error.
+ *
+ * An alternative is one wait. An async function that waits several times is a promise of
+ * others: what such a function has taken when it loses is its own business.
+ *
+ * @typeParam A The type of the record or the array of alternatives.
+ * @param alternatives A record, or an array whose indices are the keys: functions that each
+ * begin a wait and return it, a greenlet, or any promise. Greenlets, and promises that are
+ * not waits of this library, may be given as they are.
+ * @param options How long to wait. With 0, what is ready wins.
+ * @returns The key and the value of the one that was taken.
+ * @throws {Timeout} If none is over in time.
+ * @throws {unknown} The error of the one that was first.
+ * @throws {TypeError} If there is no alternative, or one is not what it must be.
+ * @throws {TypeError | RangeError} If the timeout is not a number of milliseconds.
+ *
+ * @example Usage
+ * ```ts
+ * import { Queue, select, sleep } from "@gevent/gevent";
+ *
+ * const urgent = new Queue<string>();
+ * const usual = new Queue<string>(null, ["sweep"]);
+ * console.log(await select([() => urgent.get(), () => usual.get()])); // { key: 1, value: "sweep" }
+ *
+ * const first = await select({
+ *   item: () => usual.get(),
+ *   late: () => sleep(1),
+ * });
+ * console.log(first.key); // late
+ * ```
+ */
+export function select<
+  const A extends
+    | readonly Alternative[]
+    | Readonly<Record<string, Alternative>>,
+>(
+  alternatives: A,
+  options: SelectOptions = NO_OPTIONS,
+): Wait<Selected<A>> {
+  checkOptions(options, "select");
+  const { timeout = Infinity } = options;
+  checkDuration(timeout, "select");
+  const keys = Array.isArray(alternatives) ? null : keysOf(alternatives);
+  // A copy, in which those that are begun take their places.
+  const all: unknown[] = keys === null
+    ? (alternatives as readonly unknown[]).slice()
+    : keys.map((key) => (alternatives as Record<string, unknown>)[key]);
+  if (all.length === 0) {
+    throw new TypeError("Cannot select as there is no alternative: pass one");
+  }
+  for (let i = 0; i < all.length; i++) {
+    checkAlternative(all[i], keys === null ? i : keys[i]!);
+  }
+  const scope = currentScope();
+  const wait = checkpoint(scope) ??
+    new Selection(scope, keys, all, timeout).start();
+  return wait as Wait<Selected<A>>;
+}
+
+function keysOf(alternatives: unknown): string[] {
+  if (typeof alternatives === "object" && alternatives !== null) {
+    return Object.keys(alternatives);
+  }
+  throw new TypeError(
+    `Cannot select as the alternatives must be in an object or an array: received ${
+      show(alternatives)
+    }`,
+  );
+}
+
+function checkAlternative(one: unknown, key: string | number): void {
+  if (typeof one === "function") {
+    return checkCallback(one, "select", key as string);
+  }
+  if (beneath(one) !== null) {
+    throw new TypeError(
+      `Cannot select as '${key}' is a wait that has begun, and would go on when it loses: pass a function that begins it`,
+    );
+  }
+  if (one instanceof Greenlet || isThenable(one)) return;
+  throw new TypeError(
+    `Cannot select as '${key}' must be a function, a greenlet or a promise: received ${
+      show(one)
+    }`,
+  );
+}
+
+/** How an alternative has ended. */
+interface Ended {
+  readonly state: Settled;
+  readonly value: unknown;
+}
+
+/** What it throws if none gives anything. */
+interface Ending {
+  readonly error: unknown;
+  /** Whether that is an interrupt, which the next wait throws if one gives something. */
+  readonly isInterrupt: boolean;
+}
+
+/** A scope in which more goes on than alternatives of one wait each. */
+interface BusyScope {
+  readonly scope: Scope;
+  /** The last alternative in it; `null` where that is one of one wait, too. */
+  readonly last: Suspension<unknown> | null;
+}
+
+/**
+ * The wait for the first of several.
+ *
+ * They are begun in scopes of their own: those of one wait each share one, which nothing but
+ * they is in, and one that may have begun others is the last in its scope. The first of them
+ * that is over tells so at once, while what it was given is being handed over; the others
+ * have left their lines before anything else can happen.
+ */
+class Selection extends PatientWait<unknown> implements Race {
+  /** `null` where the indices are the keys. */
+  readonly #keys: readonly string[] | null;
+  /** In how many milliseconds to throw a `Timeout`; `null` for never. */
+  readonly #ms: number | null;
+  /** The alternatives: each one that was begun, and was not ready, by its wait. */
+  readonly #all: unknown[];
+  /** The place of the one that is begun next. */
+  #next = 0;
+  /** How many of them are not over. */
+  #left = 0;
+  /** In which they are being begun; `null` when they are. */
+  #scope: Scope | null = null;
+  /** The place of the one that is taken; -1 as long as there is none. */
+  #first = -1;
+  /** How that one has ended, if it has. */
+  #result: Ended | null = null;
+  #ending: Ending | null = null;
+  /** How it ends by the error after which its greenlet may wait no longer. */
+  #lastThrow: Settled = "thrown";
+  #busy: BusyScope[] | null = null;
+  #lost: Lost | null = null;
+
+  constructor(
+    scope: Scope,
+    keys: readonly string[] | null,
+    all: unknown[],
+    ms: number,
+  ) {
+    super(scope);
+    this.#keys = keys;
+    this.#ms = ms === Infinity ? null : ms;
+    this.#all = all;
+  }
+
+  start(): Wait<unknown> {
+    if (this.#ms !== null) this.limit(this.#ms);
+    // First of all, as an alternative may interrupt its own greenlet.
+    const wait = this.suspend(this.waiter);
+    do {
+      const scope = this.#scope = new Scope(this.waiter.greenlet);
+      scope.root = this.waiter.root;
+      scope.race = this;
+    } while (runIn(this.#scope, beginSome, this));
+    this.#scope = null;
+    // Those that were not begun, and fail by and by, are nothing to anybody.
+    for (let i = this.#next; i < this.#all.length; i++) {
+      const one = this.#all[i];
+      if (isThenable(one) && !(one instanceof Greenlet)) markHandled(one);
+    }
+    this.#finish();
+    return wait;
+  }
+
+  /** Begins alternatives in one scope, and tells whether there are more for another. */
+  beginSome(): boolean {
+    const scope = this.#scope!;
+    const all = this.#all;
+    let one: Suspension<unknown> | null = null;
+    try {
+      do {
+        const i = this.#next++;
+        one = this.#begin(i, scope, all[i]);
+      } while (
+        // Else it may have begun others, and is to be the last in its scope.
+        one !== null && isSimple(one) && scope.pending === null &&
+        this.#isOpen && this.#next < all.length
+      );
+    } catch (error) {
+      this.#take(this.#next - 1, { state: "thrown", value: error }, scope);
+    }
+    const last = one === null || isSimple(one) ? null : one;
+    if (last !== null || scope.pending !== null) {
+      (this.#busy ??= []).push({ scope, last });
+    }
+    if (this.#isOpen) return this.#next < all.length;
+    this.#leaveLast(one, last, scope);
+    return false;
+  }
+
+  /** Whether none is the first, and none is needed. */
+  get #isOpen(): boolean {
+    return this.#first < 0 && this.#ending === null;
+  }
+
+  /** Ends the last one, if while it was begun another was first, or it was interrupted. */
+  #leaveLast(
+    one: Suspension<unknown> | null,
+    last: Suspension<unknown> | null,
+    scope: Scope,
+  ): void {
+    const isFirst = this.#first === this.#next - 1;
+    if (isFirst) return;
+    if (one !== null && last === null) this.#lose(one);
+    else if (one !== null || this.#first < 0) this.#end(last, scope);
+  }
+
+  /** Begins one; `null` if it was over at once. */
+  #begin(
+    i: number,
+    scope: Scope,
+    alternative: unknown,
+  ): Suspension<unknown> | null {
+    let promise = typeof alternative === "function"
+      ? alternative()
+      : alternative;
+    let own = beneath(promise);
+    if (own === null) {
+      if (promise instanceof Greenlet) promise = promise.get();
+      else if (promise instanceof LazyPromise) promise = promise.waitIn(scope);
+      own = beneath(promise);
+    }
+    if (own instanceof Suspension && own.scope === scope) {
+      if (own.state === "waiting") return this.#enter(i, scope, own);
+    }
+    const result = own === null ? settled(promise) : over(own);
+    if (result !== null) {
+      const { state, value } = result;
+      if (state === "given") this.#take(i, result, scope);
+      else {
+        markHandled(promise as Promise<unknown>);
+        const error = errorFor(value, this.waiter);
+        this.#take(i, { state, value: error }, scope);
+      }
+      return null;
+    }
+    if (!isThenable(promise)) {
+      throw new TypeError(
+        `Cannot select as '${
+          this.#keyOf(i)
+        }' must give a wait, a greenlet or a promise: received ${
+          show(promise)
+        }`,
+      );
+    }
+    const one = new OthersPromise(this.waiter).follow(promise);
+    one.suspend(scope);
+    this.#enter(i, scope, one);
+    if (isTaken(promise)) this.claimed(one, scope);
+    return one;
+  }
+
+  #enter<S extends Suspension<unknown>>(i: number, scope: Scope, one: S): S {
+    this.#all[i] = one;
+    this.#left++;
+    one.enterRace();
+    if (isSimple(one)) {
+      // We interrupt it ourselves.
+      removePending(one);
+      one.scope = scope;
+    }
+    return one;
+  }
+
+  #keyOf(i: number): string | number {
+    return this.#keys === null ? i : this.#keys[i]!;
+  }
+
+  /** One is over. */
+  #take(i: number, result: Ended, scope: Scope): void {
+    const isFirst = this.#first < 0 &&
+      (this.#ending === null || result.state === "given");
+    if (isFirst || i === this.#first) this.#result = result;
+    else if (result.state !== "given") this.#reportLoser(result.value);
+    if (isFirst) this.#choose(i, scope);
+    // What the first has begun and left goes on, as it does behind a call.
+    if (
+      i === this.#first && (scope.ownsSomething || scope.interrupts !== null)
+    ) {
+      const one = this.#all[i];
+      const isOthers = this.#busy?.some(({ scope: busy, last }) =>
+        busy === scope && last !== null && last !== one
+      );
+      if (!isOthers) scope.close(this.waiter);
+    }
+  }
+
+  /** Has one be the first, and the others lose. */
+  #choose(i: number, scope: Scope): void {
+    this.#first = i;
+    this.claim();
+    const ending = this.#ending;
+    if (ending === null) this.#loseAllBut(i, scope);
+    else if (ending.isInterrupt) super.interrupt(ending.error, false);
+  }
+
+  #loseAllBut(first: number, firstScope: Scope | null): void {
+    const all = this.#all;
+    const count = this.#next;
+    let callsBack = false;
+    for (let i = 0; i < count; i++) {
+      const one = all[i];
+      if (i === first || !(one instanceof Suspension)) continue;
+      if (one.callsBack) callsBack = true;
+      else if (isSimple(one)) this.#lose(one);
+    }
+    // These may do anything, as give something to those above.
+    for (let i = 0; callsBack && i < count; i++) {
+      const one = all[i];
+      if (i === first || !(one instanceof Suspension)) continue;
+      if (one.callsBack && isSimple(one)) this.#lose(one);
+    }
+    this.#busy?.forEach(({ scope, last }) => {
+      const isOfFirst = last === null
+        ? scope === firstScope
+        : last === all[first];
+      if (!isOfFirst) this.#end(last, scope);
+    });
+  }
+
+  /** Ends one of one wait, if it has not ended. */
+  #lose(one: Suspension<unknown>): void {
+    if (!one.isPending) return;
+    this.#left--;
+    one.lose(LOST);
+  }
+
+  /** Ends what else goes on in a scope. */
+  #end(last: Suspension<unknown> | null, scope: Scope): void {
+    end(last, scope, this.#lost ??= new Lost());
+  }
+
+  /** Tells of an error that nothing throws, unless it comes of an interrupt of ours. */
+  #reportLoser(error: unknown): void {
+    const ending = this.#ending;
+    const isOurs = (one: unknown) =>
+      one instanceof Lost || ending !== null && one === ending.error;
+    if (findWrapped(error, isOurs) === null) {
+      report(this.waiter.greenlet, error);
+    }
+  }
+
+  ended(one: Pending, scope: Scope): void {
+    this.#left--;
+    const ended = one as Suspension<unknown> & Ended;
+    // Nearly all lose by us, and need not be found.
+    if (ended.state === "given" || !(ended.value instanceof Lost)) {
+      this.#take(this.#all.indexOf(ended), ended, scope);
+    }
+    this.#finish();
+  }
+
+  claimed(one: Pending, scope: Scope): void {
+    if (this.#isOpen) this.#choose(this.#all.indexOf(one), scope);
+  }
+
+  override enterRace(): void {
+    super.enterRace();
+    if (this.#first >= 0) this.claim();
+  }
+
+  /** Ends the wait, when all are over. */
+  #finish(): void {
+    if (this.#left > 0 || this.#scope !== null || !this.isPending) return;
+    const result = this.#result;
+    if (result === null) this.settle(this.#lastThrow, this.#ending!.error);
+    else if (result.state === "given") {
+      const key = this.#keyOf(this.#first);
+      this.settle("given", { key, value: result.value });
+    } else this.#fail(result.value);
+  }
+
+  #fail(error: unknown): void {
+    const isLast = this.waiter.isEscalation(error);
+    this.waiter.receiveInterrupts(error);
+    this.settle(isLast ? this.#lastThrow : "thrown", error);
+  }
+
+  /** At the limit: behind what is ready, and will tell so in line. */
+  override expired(): "steps" {
+    this.timer = null;
+    runSoon(endInTime, this);
+    return "steps";
+  }
+
+  end(): void {
+    if (!this.isPending || !this.#isOpen) return;
+    this.#ending = { error: new Timeout(this.#ms), isInterrupt: false };
+    this.#loseAllBut(-1, null);
+    this.#finish();
+  }
+
+  override interrupt(error: unknown, final: boolean): void {
+    if (!this.isPending) return;
+    if (this.#first >= 0) return super.interrupt(error, final);
+    this.markOwnHandled();
+    this.#ending = { error, isInterrupt: true };
+    if (final) this.#lastThrow = this.waiter.lastThrow;
+    // The one that is being begun has it in its next wait.
+    this.#scope?.interrupt(error);
+    for (let i = 0; i < this.#next; i++) {
+      const one = this.#all[i];
+      if (one instanceof Suspension && isSimple(one)) {
+        one.interrupt(error, false);
+      }
+    }
+    this.#busy?.forEach(({ scope, last }) => {
+      if (final) scope.escalate(error, this.#lastThrow === "thrown");
+      else if (last === null || last instanceof OthersPromise) {
+        end(last, scope, error);
+      } else scope.interrupt(error);
+    });
+  }
+
+  override unhold(error: unknown): void {
+    super.unhold(error);
+    this.#busy?.forEach(({ scope }) => scope.unhold(error));
+  }
+
+  protected override hasten(): void {
+    const error = this.#lost ??= new Lost();
+    this.#busy?.forEach(({ scope }) => scope.escalate(error, true));
+  }
+}
+
+function beginSome(selection: Selection): boolean {
+  return selection.beginSome();
+}
+
+function endInTime(selection: Selection): void {
+  selection.end();
+}
+
+const { interrupt } = Suspension.prototype;
+
+/** Whether it is one wait, that is over as soon as it is interrupted, as nearly all are. */
+function isSimple(one: Suspension<unknown>): boolean {
+  return one.interrupt === interrupt;
+}
+
+/** The wait for a promise of others, which may come of a function that waits in our scope. */
+class OthersPromise extends Followed {
+  override interrupt(error: unknown, final: boolean): void {
+    super.interrupt(error, final);
+  }
+}
+
+/** Ends what goes on in a scope, and gives it time to clean up. */
+function end(
+  last: Suspension<unknown> | null,
+  scope: Scope,
+  error: unknown,
+): void {
+  // We let go of the promise. The function that it may come of is told by the wait that it
+  // is in, or by its next one.
+  if (last instanceof OthersPromise) last.interrupt(LOST, false);
+  scope.kill(error, GRACE);
+}
+
+/** How a wait of ours has ended; `null` if it has not. */
+function over(
+  own: { readonly state: string; readonly value: unknown },
+): Ended | null {
+  const { state } = own;
+  return state === "given" || state === "thrown" || state === "returned"
+    ? own as Ended
+    : null;
+}
+
+const { getPromiseDetails } = findInternals();
+
+/**
+ * How a promise of others has settled, if it has. Where the runtime does not tell, one that
+ * is settled is ready as soon as its reactions are called.
+ */
+function settled(promise: unknown): Ended | null {
+  if (
+    getPromiseDetails === undefined || !(promise instanceof Promise) ||
+    promise.constructor !== Promise
+  ) return null;
+  try {
+    const [state, value] = getPromiseDetails(promise);
+    if (state === 1) return { state: "given", value };
+    if (state === 2) return { state: "thrown", value };
+  } catch {
+    // A runtime that has changed it.
+  }
+  return null;
+}
