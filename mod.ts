@@ -40,6 +40,7 @@ export * from "./local.ts";
 export * from "./pool.ts";
 export * from "./nursery.ts";
 export * from "./select.ts";
+export * from "./signal.ts";
 export * as monkey from "./monkey.ts";
 export {
   type HttpOptions,

@@ -1,9 +1,11 @@
 /**
- * The signals that end a program: SIGINT, which Ctrl-C sends, and SIGTERM.
+ * Signals: those that a program listens to, and those that end one, which are SIGINT, as
+ * Ctrl-C sends it, and SIGTERM.
  *
  * @module
  */
 
+import { show } from "../_base/checks.ts";
 import { hasTimers } from "./timers.ts";
 import { wakeups } from "./run_queue.ts";
 
@@ -19,6 +21,90 @@ export function setExitCode(signal: EndingSignal): void {
   if (Deno !== undefined) Deno.exitCode = EXIT_CODES[signal];
 }
 
+/** The runtime's own way to listen to a signal. */
+type Listen = (name: Deno.Signal, listener: () => void) => void;
+
+/** What Node and Bun have. */
+interface SignalEmitter {
+  on(name: string, listener: () => void): unknown;
+  off(name: string, listener: () => void): unknown;
+}
+
+/** The listeners of the program's own, by the signal. */
+const listening = new Map<string, number>();
+
+/** Whether the program itself listens to a signal. */
+export function isListenedTo(name: string): boolean {
+  return listening.has(name);
+}
+
+/** One listener of the program's own for one signal, which keeps no process alive. */
+export class OwnListener implements Disposable {
+  readonly #name: Deno.Signal;
+  #listener: (() => void) | null;
+
+  /**
+   * Listens from now on.
+   *
+   * @param name The signal.
+   * @param told Called each time that it comes.
+   * @throws {TypeError} If there is no such signal, or none that can be listened to.
+   */
+  constructor(name: Deno.Signal, told: () => void) {
+    // One of its own, as the runtime takes a function once.
+    this.#listener = () => told();
+    this.#name = name;
+    if (typeof name !== "string") throw notListenable(name);
+    const [add] = listenFunctions();
+    try {
+      add(name, this.#listener);
+    } catch (error) {
+      throw notListenable(name, error);
+    }
+    listening.set(name, (listening.get(name) ?? 0) + 1);
+  }
+
+  /** Listens no more. */
+  [Symbol.dispose](): void {
+    const listener = this.#listener;
+    if (listener === null) return;
+    this.#listener = null;
+    const [, remove] = listenFunctions();
+    remove(this.#name, listener);
+    const left = listening.get(this.#name)! - 1;
+    if (left > 0) listening.set(this.#name, left);
+    else listening.delete(this.#name);
+  }
+}
+
+function listenFunctions(): [add: Listen, remove: Listen] {
+  const { Deno } = globalThis;
+  if (Deno !== undefined) {
+    return [Deno.addSignalListener, Deno.removeSignalListener];
+  }
+  const emitter = Reflect.get(globalThis, "process") as
+    | SignalEmitter
+    | undefined;
+  if (typeof emitter?.on !== "function") {
+    throw new TypeError(
+      "Cannot listen for a signal as this runtime has neither Deno.addSignalListener() nor process.on()",
+    );
+  }
+  return [
+    (name, listener) => void emitter.on(name, listener),
+    (name, listener) => void emitter.off(name, listener),
+  ];
+}
+
+function notListenable(name: unknown, cause?: unknown): TypeError {
+  return new TypeError(
+    `Cannot listen for a signal as its name must be one that this system can listen to, such as "SIGHUP": received ${
+      show(name)
+    }`,
+    cause === undefined ? undefined : { cause },
+  );
+}
+
 /** For how many milliseconds nothing has to happen, before it may be a deadlock. */
 const IDLE = 1000;
 /**
@@ -28,7 +114,8 @@ const IDLE = 1000;
 const PAUSE = 1;
 
 /**
- * Listens until the first of the signals comes; the second is left to the process.
+ * Listens until the first of the signals comes; the second is left to the process. A signal
+ * that the program itself listens to is left to that.
  *
  * A listener is an operation of the runtime that has not ended. It holds up no process, but
  * as long as there is one, the runtime takes a module that waits at its top level for one
@@ -56,7 +143,7 @@ export class SignalListener implements Disposable {
   }
 
   #tell(signal: EndingSignal): void {
-    if (this.#isOver) return;
+    if (this.#isOver || isListenedTo(signal)) return;
     this[Symbol.dispose]();
     this.#told(signal);
   }
