@@ -76,6 +76,14 @@ const GENERATORS: Source = {
   ending: "-generator",
 };
 
+/** What a `select` does for one of two queues. */
+const HAND_OFF: Source = {
+  who: "ours",
+  name: "@gevent/gevent, hand-off through a Queue(1)",
+  file: "ours.ts",
+  ending: "-queue",
+};
+
 const GREENLET: Source = {
   who: "gevent",
   name: "greenlet",
@@ -180,6 +188,11 @@ const WORKS: Works[] = [
     [EFFECT, atLeast(15)],
     [EFFECTION, FASTER],
     [BARE, SLOWER],
+  ]],
+  ["select", "select of two Queue(1)", 100_000, [
+    [OURS],
+    [GENERATORS, FASTER],
+    [HAND_OFF, atMost(2.5)],
   ]],
   ["event", "wake-up by an Event that 10,000 wait for", 100_000, [
     [OURS],

@@ -12,6 +12,7 @@ import {
   killAll,
   Pool,
   Queue,
+  select,
   Semaphore,
   sleep,
   spawn,
@@ -177,6 +178,49 @@ async function handOffByGenerators(count: number): Promise<void> {
   const queue = new Queue<number>(1);
   const getter = spawn(getAllGenerator, queue, count);
   await joinAll([spawn(putAllGenerator, queue, count), getter]);
+  check(getter.value, sumBelow(count), "the sum of the items");
+}
+
+async function putInTurn(
+  queues: readonly Queue<number>[],
+  count: number,
+): Promise<void> {
+  for (let i = 0; i < count; i++) await queues[i % queues.length]!.put(i);
+}
+
+async function selectAll(
+  [one, other]: readonly [Queue<number>, Queue<number>],
+  count: number,
+): Promise<number> {
+  let sum = 0;
+  for (let i = 0; i < count; i++) {
+    sum += (await select([() => one.get(), () => other.get()])).value;
+  }
+  return sum;
+}
+
+function* selectAllGenerator(
+  [one, other]: readonly [Queue<number>, Queue<number>],
+  count: number,
+) {
+  let sum = 0;
+  for (let i = 0; i < count; i++) {
+    const first: { value: number } = yield* select([
+      () => one.get(),
+      () => other.get(),
+    ]);
+    sum += first.value;
+  }
+  return sum;
+}
+
+async function selectOfTwo(
+  count: number,
+  body: typeof selectAll | typeof selectAllGenerator,
+): Promise<void> {
+  const queues = [new Queue<number>(1), new Queue<number>(1)] as const;
+  const getter = spawn(body as typeof selectAll, queues, count);
+  await joinAll([spawn(putInTurn, queues, count), getter]);
   check(getter.value, sumBelow(count), "the sum of the items");
 }
 
@@ -389,6 +433,9 @@ await serveRounds({
   "sleep-many-generator": (count) => sleeping(sleepingGenerator, MANY, count),
   queue: handOff,
   "queue-generator": handOffByGenerators,
+  select: (count) => selectOfTwo(count, selectAll),
+  "select-generator": (count) => selectOfTwo(count, selectAllGenerator),
+  "select-queue": handOff,
   event: broadcast,
   semaphore: contention,
   map: (count, clock) => mapByPool(same, count, clock),
