@@ -7,8 +7,8 @@ import {
   spawn,
   Timeout,
   until,
-} from "../mod.ts";
-import { settle } from "./_bodies.ts";
+} from "../../mod.ts";
+import { settle } from "../_bodies.ts";
 
 /** How a loop is left, when it waits for its third item or works on its second. */
 const WAYS = ["break", "error", "kill in the body", "kill", "Timeout"] as const;

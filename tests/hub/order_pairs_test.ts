@@ -16,8 +16,8 @@ import {
   spawn,
   spawnLater,
   type Wait,
-} from "../mod.ts";
-import { settle } from "./_bodies.ts";
+} from "../../mod.ts";
+import { settle } from "../_bodies.ts";
 
 /** Has a greenlet wait and then say so. */
 type Go = (wait: () => Wait<unknown>, said: () => void) => Greenlet;
