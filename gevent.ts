@@ -31,7 +31,7 @@ import { Greenlet, RawGreenlet, spawnUnreported } from "./_hub/greenlet.ts";
 import { killOnce } from "./_hub/kill.ts";
 import { aliveScopes, enlist, expectLife } from "./_hub/live.ts";
 import { reportUntaken } from "./_hub/reports.ts";
-import { mustWait, runSoon, spendBudget } from "./_hub/run_queue.ts";
+import { hasTasks, runSoon, spendBudget } from "./_hub/run_queue.ts";
 import { GRACE } from "./_hub/scope.ts";
 import {
   type EndingSignal,
@@ -274,7 +274,7 @@ export function sleep(ms = 0): Wait<void> {
   const due = checkpoint(scope);
   if (due !== null) return due;
   if (ms > 0) return new Sleep(ms).suspend(scope);
-  if (mustWait()) {
+  if (hasTasks()) {
     const turn = new Suspension<void>();
     // The hub has earlier tasks, which may still interrupt this greenlet.
     runSoon(endTurn, turn);

@@ -31,6 +31,7 @@
  * @module
  */
 
+import { Disposals } from "./_base/disposals.ts";
 import { NO_OPTIONS } from "./_base/language.ts";
 import { patchDns } from "./_patch/dns.ts";
 import { patchFetch } from "./_patch/fetch.ts";
@@ -183,17 +184,22 @@ export function patch(options: PatchOptions = NO_OPTIONS): Disposable {
       );
     }
   }
-  using stack = new DisposableStack();
-  for (const part of Object.keys(parts) as Part[]) {
-    if (options[part] ?? true) stack.use(patchPart(part));
-  }
-  for (const part of Object.keys(partOptions) as (keyof PartOptions)[]) {
-    const own = options[part];
-    if (typeof own === "object") {
-      stack.use(partOptions[part].inForce.ask(own));
+  const stack = new Disposals();
+  try {
+    for (const part of Object.keys(parts) as Part[]) {
+      if (options[part] ?? true) stack.use(patchPart(part));
     }
+    for (const part of Object.keys(partOptions) as (keyof PartOptions)[]) {
+      const own = options[part];
+      if (typeof own === "object") {
+        stack.use(partOptions[part].inForce.ask(own));
+      }
+    }
+    return stack;
+  } catch (error) {
+    stack[Symbol.dispose]();
+    throw error;
   }
-  return stack.move();
 }
 
 function checkOptionsOf(part: keyof PartOptions, options: unknown): void {

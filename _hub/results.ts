@@ -10,6 +10,7 @@ import { mainScope, type Scope, ScopeOwned } from "./scope.ts";
 import {
   checkpoint,
   DONE,
+  errorOf,
   failedWait,
   readyWait,
   Suspension,
@@ -370,14 +371,5 @@ export class Results<R> implements MappingSink<R> {
     for (let one; (one = this.#takers.shift()) !== null;) {
       one.switch({ done: true, value: undefined });
     }
-  }
-}
-
-/** The error of a wait that is over with one. */
-function errorOf(due: Wait<never>): unknown {
-  try {
-    due[Symbol.iterator]().next();
-  } catch (error) {
-    return error;
   }
 }

@@ -192,6 +192,20 @@ export function noteWoken(): void {
   isBehind = true;
 }
 
+/** Whether the hub has tasks that are before what begins to wait for its turn now. */
+export function hasTasks(): boolean {
+  return isBehind || tasks.length > 0 && !isHeld;
+}
+
+/** A promise that lets those go first for whom the hub has tasks. */
+export function taskTurn(): Promise<void> {
+  return new Promise((resolve) => runSoon(endTaskTurn, resolve));
+}
+
+function endTaskTurn(resolve: () => void): void {
+  resolve();
+}
+
 /** Whether a task has to ask to be called again, as a body is to go on before it. */
 export function mustWait(): boolean {
   return isBehind;

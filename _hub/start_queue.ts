@@ -6,7 +6,14 @@
 
 import { then } from "../_base/language.ts";
 import { current } from "./current.ts";
-import { holdTasks, releaseTasks, turn, wakeups } from "./run_queue.ts";
+import {
+  hasTasks,
+  holdTasks,
+  releaseTasks,
+  taskTurn,
+  turn,
+  wakeups,
+} from "./run_queue.ts";
 
 /**
  * How many begin without a break. What a body leaves behind that ends at once is then
@@ -50,7 +57,7 @@ class Batch<S> {
   /** Begins when it is its turn. The reaction remembers the context of whoever calls. */
   schedule(): void {
     unfinished.add(this);
-    then(turn(), () => this.#run());
+    then(hasTasks() ? taskTurn() : turn(), () => this.#run());
     this.#wakeups = wakeups();
   }
 

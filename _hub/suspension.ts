@@ -238,6 +238,15 @@ export function readyWait<T>(value: T): Wait<T> {
 /** The wait that is over without a value. One for all, as they are all alike. */
 export const DONE: Wait<void> = readyWait(undefined);
 
+/** The error of a wait that is over with one, as {@linkcode checkpoint} gives it. */
+export function errorOf(due: Wait<never>): unknown {
+  try {
+    due[Symbol.iterator]().next();
+  } catch (error) {
+    return error;
+  }
+}
+
 /** Makes a wait that is over with an error, which is no unhandled rejection. */
 export function failedWait(error: unknown): Wait<never> {
   const wait = newWait(new Over(error, true));

@@ -87,5 +87,7 @@ export function patchKv(patches: Patches): void {
 
 /** Patches `Deno.cron`, with `--unstable-cron`. */
 export function patchCron(patches: Patches): void {
-  if ("cron" in Deno) patches.replace(Deno, "cron", serving);
+  if (globalThis.Deno !== undefined && "cron" in Deno) {
+    patches.replace(Deno, "cron", serving);
+  }
 }

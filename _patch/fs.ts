@@ -14,7 +14,7 @@ import type { Wait } from "../_hub/suspension.ts";
 import { patchFiles } from "./files.ts";
 import { getOriginal, mimic } from "./properties.ts";
 import { QueuedWait } from "../_hub/wait_queue.ts";
-import { operate } from "../_hub/operation.ts";
+import { leaveBy, operateStep } from "./leaving.ts";
 import { cooperate, cooperateBySignal, cooperateLoosely } from "./cooperate.ts";
 import { patchAll, type Patches } from "./patch_set.ts";
 import { Inbox, Inboxes } from "../_hub/inbox.ts";
@@ -169,14 +169,18 @@ type Entries = AsyncIterator<Deno.DirEntry>;
 function cooperativeNextEntry(iterator: Entries): Entries["next"] {
   const { next } = iterator;
   // If `next` throws, the loop does not call `return`, and the directory would stay open.
-  const leave = () => markHandled(iterator.return!());
+  const leave = () => {
+    const closing = iterator.return!();
+    markHandled(closing);
+    return closing;
+  };
   return mimic(function () {
     const scope = interruptibleScope();
     if (scope === null) return next.call(iterator);
     const due = checkpoint(scope);
-    if (due === null) return operate(scope, next.call(iterator), leave);
-    leave();
-    return due;
+    return due === null
+      ? operateStep(scope, next.call(iterator), leave)
+      : leaveBy(due, scope, leave);
   }, next);
 }
 

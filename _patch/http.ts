@@ -164,9 +164,13 @@ async function responseInTheEnd(
     await null;
     if (greenlet.dead) return responseOf(greenlet);
   }
-  using _watch = request && new Watch(greenlet, request);
-  await new Promise<void>((resolve) => greenlet.rawlink(() => resolve()));
-  return responseOf(greenlet);
+  const watch = request && new Watch(greenlet, request);
+  try {
+    await new Promise<void>((resolve) => greenlet.rawlink(() => resolve()));
+    return responseOf(greenlet);
+  } finally {
+    watch?.[Symbol.dispose]();
+  }
 }
 
 /** Kills the greenlet of a request when its client leaves. */

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { Disposals } from "../_base/disposals.ts";
 import { bare } from "../_base/language.ts";
 import { getOriginal, mimic, patchProperty } from "./properties.ts";
 
@@ -12,14 +13,14 @@ type Method = (this: any, ...args: any[]) => any;
 
 /** Replaces properties, until it is disposed of. */
 export class Patches implements Disposable {
-  readonly #patched: DisposableStack = new DisposableStack();
+  readonly #patched: Disposals = new Disposals();
   /** The prototypes for which `onFirstInstance` has called its callback. */
   readonly #seen = new Set<object>();
   readonly #beforeRestore: (() => void)[] = [];
 
   /** Whether the originals were restored. Copies of the replacements may still be called. */
   get isOver(): boolean {
-    return this.#patched.disposed;
+    return this.#patched.isDisposed;
   }
 
   /** Calls `last` before the first original is restored. */
@@ -30,7 +31,7 @@ export class Patches implements Disposable {
   /**
    * Replaces a function with what `wrap` makes of it, with the name and the properties of the
    * original. If `object` inherits the function, other objects that inherit it keep the
-   * original.
+   * original. A function that this runtime does not have is left out.
    */
   replace<F extends Method>(
     object: object,
@@ -38,6 +39,7 @@ export class Patches implements Disposable {
     wrap: (original: F) => F,
   ): void {
     const original = getOriginal(object as Record<PropertyKey, F>, name);
+    if (typeof original !== "function") return;
     const replacement = mimic(wrap(original), original);
     this.#patched.use(patchProperty(object, name, {
       value: replacement,
@@ -104,7 +106,7 @@ export class Patches implements Disposable {
   /** Restores the originals. */
   [Symbol.dispose](): void {
     this.#beforeRestore.splice(0).forEach((last) => last());
-    this.#patched.dispose();
+    this.#patched[Symbol.dispose]();
   }
 }
 

@@ -5,6 +5,7 @@
  */
 
 import { isObjectOrFunction } from "../_base/checks.ts";
+import { Disposals } from "../_base/disposals.ts";
 import { property } from "../_base/language.ts";
 
 /** A replaced property. It has the value of the last of `layers`. */
@@ -127,7 +128,7 @@ export function patchModule<T extends object>(
 ): Disposable {
   checkObject(target, "patch module");
   checkObject(replacements, "patch module with replacements");
-  const patched = new DisposableStack();
+  const patched = new Disposals();
   try {
     for (const name of Reflect.ownKeys(replacements) as (keyof T)[]) {
       // Leaves out the tag of a module's namespace.
@@ -137,7 +138,7 @@ export function patchModule<T extends object>(
       patched.use(patchItem(target, name, replacements[name] as never));
     }
   } catch (error) {
-    patched.dispose();
+    patched[Symbol.dispose]();
     throw error;
   }
   return patched;

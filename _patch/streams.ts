@@ -11,9 +11,15 @@ import { bare, markHandled, noOptions, then } from "../_base/language.ts";
 import { isObject } from "../_base/checks.ts";
 import { interruptibleScope, runDetached } from "../_hub/current.ts";
 import { isInterrupt } from "../_hub/interrupts.ts";
-import { checkpoint, checkpointAtLast, takenWait } from "../_hub/suspension.ts";
+import {
+  checkpoint,
+  checkpointAtLast,
+  DONE,
+  takenWait,
+} from "../_hub/suspension.ts";
 import { getOriginal } from "./properties.ts";
 import { operate } from "../_hub/operation.ts";
+import { leaveBy, leaveWhenClosed, operateStep } from "./leaving.ts";
 import { cooperateObserved, withSignal } from "./cooperate.ts";
 import { patchAll, type Patches } from "./patch_set.ts";
 import {
@@ -33,6 +39,7 @@ import { endScopeOf, giveScope, makeWithScope } from "./streams_scopes.ts";
 import {
   askedAgain,
   findSource,
+  isBranch,
   leftAlone,
   passOn,
   type Sink,
@@ -177,6 +184,31 @@ class Step extends Read {
     // A loop does not call `return()` if `next()` throws.
     cancel(this.reader as Reader, error);
   }
+
+  override interrupt(error: unknown, final: boolean): void {
+    // One that is being left waits for that.
+    if (this.state !== "waiting" || this.#isLeft) return;
+    if (final) return super.interrupt(error, final);
+    const { scope } = this;
+    this.#isLeft = true;
+    const closing = cancel(this.reader as Reader, error);
+    // What cancels may interrupt the same scope.
+    if (this.state === "waiting" && scope === this.scope) {
+      leaveWhenClosed(this, error, closing);
+    }
+  }
+
+  #isLeft = false;
+
+  override closeSteps(chunk?: unknown): void {
+    if (this.#isLeft) this.request.closeSteps(chunk);
+    else super.closeSteps(chunk);
+  }
+
+  override errorSteps(error: unknown): void {
+    if (this.#isLeft) this.request.errorSteps(error);
+    else super.errorSteps(error);
+  }
 }
 
 /** A read of a loop with `preventCancel`. An interrupt of it only unlocks the stream. */
@@ -189,12 +221,14 @@ class LastingStep extends Read {
 }
 
 /** Cancels the stream of a reader, if it still has one. */
-function cancel(reader: Reader, error: unknown): void {
+function cancel(reader: Reader, error: unknown): Promise<unknown> {
   const stream = streamOf(reader);
   const original = getOriginal(ReadableStreamDefaultReader.prototype, "cancel");
-  markHandled(runDetached(async () => await original.call(reader, error)));
+  const closing = runDetached(async () => await original.call(reader, error));
+  markHandled(closing);
   // If the stream is a branch, its source goes on, and perhaps no other branch is read.
   leftAlone(stream);
+  return isBranch(stream) ? DONE : closing;
 }
 
 function cooperativeNext(original: ReadMethod): ReadMethod {
@@ -209,19 +243,17 @@ function cooperativeNext(original: ReadMethod): ReadMethod {
     }
     const due = checkpoint(scope);
     if (due !== null) {
-      then(due, undefined, (error) => leaveLoop(this, error));
-      return due;
+      return leaveBy(due, scope, (error) => leaveLoop(this, error));
     }
     askedAgain(streamOf(reader));
     const requests = requestsOf(reader, "readRequests")!;
     const isLasting = preventsCancel(this);
     if (!isFree(reader, requests)) {
       // The runtime begins this read only when the one before has ended.
-      return operate(
-        scope,
-        Reflect.apply(original, this, arguments),
-        isLasting ? undefined : (error) => cancel(reader, error),
-      );
+      const next = Reflect.apply(original, this, arguments);
+      return isLasting
+        ? operate(scope, next)
+        : operateStep(scope, next, (error) => cancel(reader, error));
     }
     prepare(reader, requests);
     const kind = isLasting ? LastingStep : Step;
@@ -230,11 +262,14 @@ function cooperativeNext(original: ReadMethod): ReadMethod {
   };
 }
 
-/** Ends a loop whose `next()` is about to throw. Does not wait. */
-function leaveLoop(iterator: Iterator, error: unknown): void {
+/** Ends a loop whose `next()` is about to throw, and gives the end of that. */
+function leaveLoop(iterator: Iterator, error: unknown): Promise<unknown> {
   const prototype = Object.getPrototypeOf(iterator);
   const original = getOriginal(prototype, "return") as Asking;
-  markHandled(runDetached(async () => await original.call(iterator, error)));
+  const stream = streamOf(readerOf(iterator));
+  const closing = runDetached(async () => await original.call(iterator, error));
+  markHandled(closing);
+  return isBranch(stream) ? DONE : closing;
 }
 
 function cooperativePipeTo(original: Asking): Asking {

@@ -189,6 +189,12 @@ export function passOn(
   });
 }
 
+/** Whether a stream is a branch of `tee()`: it is closed when all its branches are. */
+export function isBranch(stream: ReadableStream | undefined): boolean {
+  const branches = stream && restings.get(stream)?.branches;
+  return branches !== undefined && branches.length > 1;
+}
+
 /** The slots for the pending writes of a writable stream. */
 class WriteSlots {
   readonly writer: symbol;

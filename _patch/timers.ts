@@ -451,7 +451,7 @@ function findTimeouts(): Timeouts | null {
   if (create === null || destroy === null || system === null) return null;
   // Tests whether the methods do what their names say.
   const seen: unknown[] = [];
-  using _ = patchAll((patches) => {
+  const trialPatches = patchAll((patches) => {
     patches.replace(prototype, create, (original) =>
       function (this: Timeout) {
         seen.push(this._onTimeout, this._repeat, this[system]);
@@ -468,6 +468,7 @@ function findTimeouts(): Timeouts | null {
   const trial = set(nothing, LONGEST);
   const id = Number(trial);
   clear(trial);
+  trialPatches[Symbol.dispose]();
   const expected = [nothing, false, false, id, trial];
   const isAsExpected = seen.length === expected.length &&
     expected.every((value, i) => value === seen[i]);

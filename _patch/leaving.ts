@@ -1,0 +1,101 @@
+/**
+ * Loops of which an interrupt ends the `next()`.
+ *
+ * The language calls no `return()` for a loop whose `next()` has failed. So what the loop is
+ * over is closed here, and the interrupt is thrown when it has been closed: it is when the
+ * loop is over, as by `break`.
+ *
+ * @module
+ */
+
+import { markHandled } from "../_base/language.ts";
+import { Operation } from "../_hub/operation.ts";
+import { PatientWait } from "../_hub/patient_wait.ts";
+import { removePending, type Scope } from "../_hub/scope.ts";
+import {
+  errorOf,
+  type Settled,
+  type Suspension,
+  type Wait,
+} from "../_hub/suspension.ts";
+
+/** Begins to close what a loop is over. What it gives is waited for, and does not reject. */
+export type Closing = (error: unknown) => PromiseLike<unknown>;
+
+/** The wait for what a loop is over to be closed, by which the loop is then left. */
+class Leaving extends PatientWait<never> {
+  /** The `next()` that ends as this does. */
+  readonly #next: Suspension<unknown> | null;
+
+  constructor(
+    scope: Scope,
+    error: unknown,
+    closing: PromiseLike<unknown>,
+    next: Suspension<unknown> | null = null,
+  ) {
+    super(scope);
+    this.#next = next;
+    const leave = () => this.throw(error);
+    closing.then(leave, leave);
+  }
+
+  override settle(state: Settled, value: unknown): void {
+    super.settle(state, value);
+    this.#next?.settle(this.state as Settled, this.value);
+  }
+
+  protected override hasten(): void {}
+}
+
+/** Ends a wait by the interrupt that it is told of, when all is closed. */
+export function leaveWhenClosed(
+  wait: Suspension<unknown>,
+  error: unknown,
+  closing: PromiseLike<unknown>,
+): void {
+  const scope = wait.scope!;
+  markHandled(wait.promise!);
+  removePending(wait);
+  markHandled(new Leaving(scope, error, closing, wait).suspend(scope));
+}
+
+/** Leaves a loop by an error that is due, when all is closed. */
+export function leaveBy(
+  due: Wait<never>,
+  scope: Scope,
+  close: Closing,
+): Wait<never> {
+  const last = scope.escalateIfOverdue();
+  const error = last === null ? errorOf(due) : last.error;
+  const closing = close(error);
+  return last !== null
+    ? due
+    : new Leaving(scope, error, closing).suspend(scope);
+}
+
+/** A `next()` of a loop that waits for an operation of the runtime. */
+class Step<T> extends Operation<T> {
+  readonly #close: Closing;
+
+  constructor(close: Closing) {
+    super((error) => void close(error));
+    this.#close = close;
+  }
+
+  override interrupt(error: unknown, final: boolean): void {
+    // One that is being left waits for that.
+    if (this.state !== "waiting" || this.scope === null) return;
+    if (final) return super.interrupt(error, final);
+    this.reactions?.remove(this);
+    leaveWhenClosed(this, error, this.#close(error));
+  }
+}
+
+/** As `operate()`, for a `next()`: an interrupt closes what the loop is over. */
+export function operateStep<T>(
+  scope: Scope,
+  promise: Promise<T>,
+  close: Closing,
+): Wait<T> {
+  return new Step<T>(close).follow(promise).suspend(scope);
+}

@@ -1,0 +1,145 @@
+/**
+ * In which order greenlets go on that are made ready one right after the other: gevent
+ * 22.10 gives the same.
+ *
+ * @module
+ */
+
+import { assertEquals } from "@std/assert";
+import {
+  AsyncResult,
+  Event,
+  type Greenlet,
+  Queue,
+  Semaphore,
+  sleep,
+  spawn,
+  spawnLater,
+  type Wait,
+} from "../../mod.ts";
+import { settle } from "../_bodies.ts";
+
+/** Has a greenlet wait and then say so. */
+type Go = (wait: () => Wait<unknown>, said: () => void) => Greenlet;
+
+const kinds: Record<string, Go> = {
+  async: (wait, said) =>
+    spawn(async () => {
+      await wait();
+      said();
+    }) as Greenlet,
+  generator: (wait, said) =>
+    spawn(function* () {
+      yield* wait();
+      said();
+    }) as Greenlet,
+};
+
+/** Sets up something, and gives what makes it ready. */
+type SetUp = (go: Go, said: () => void) => () => unknown;
+
+/** What the hub tells of. */
+const told: Record<string, SetUp> = {
+  "Event.set()": (go, said) => {
+    const event = new Event();
+    go(() => event.wait(), said);
+    return () => event.set();
+  },
+  "AsyncResult.set()": (go, said) => {
+    const result = new AsyncResult();
+    go(() => result.get(), said);
+    return () => result.set(1);
+  },
+  "a link": (_, said) => {
+    const event = new Event();
+    event.rawlink(said);
+    return () => event.set();
+  },
+};
+
+/** What is handed to the greenlet that waits. */
+const handed: Record<string, SetUp> = {
+  "Queue.put()": (go, said) => {
+    const queue = new Queue<number>();
+    go(() => queue.get(), said);
+    return () => queue.put(1);
+  },
+  "Semaphore.release()": (go, said) => {
+    const semaphore = new Semaphore(0);
+    go(() => semaphore.acquire(), said);
+    return () => semaphore.release();
+  },
+};
+
+const begun: Record<string, SetUp> = {
+  "spawn()": (_, said) => () => spawn(said),
+};
+
+/** What comes after those that are ready. */
+const late: Record<string, SetUp> = {
+  "a spawned sleep(0)": (go, said) => () => go(() => sleep(0), said),
+  "spawnLater(0)": (_, said) => () => spawnLater(0, said),
+};
+
+async function orderOf(first: SetUp, second: SetUp, go: Go): Promise<string[]> {
+  const log: string[] = [];
+  const makeReady = [
+    first(go, () => void log.push("first")),
+    second(go, () => void log.push("second")),
+  ];
+  await settle();
+  for (const make of makeReady) make();
+  assertEquals(log, []);
+  await sleep(0);
+  log.push("sleep(0)");
+  while (log.length < 3) await sleep(1);
+  return log;
+}
+
+const ready = { ...told, ...handed, ...begun };
+
+for (const [kind, go] of Object.entries(kinds)) {
+  for (const [first, setFirst] of Object.entries(ready)) {
+    // One that is handed something is woken there and then, before the hub tells of anything.
+    const others = first in told ? { ...told, ...begun } : ready;
+    for (const [second, setSecond] of Object.entries(others)) {
+      Deno.test(`${first} and then ${second} and sleep(0) go on in this order, ${kind} body`, async () => {
+        assertEquals(await orderOf(setFirst, setSecond, go), [
+          "first",
+          "second",
+          "sleep(0)",
+        ]);
+      });
+    }
+    for (const [second, setSecond] of Object.entries(late)) {
+      Deno.test(`${first} and sleep(0) come before ${second}, ${kind} body`, async () => {
+        assertEquals(await orderOf(setFirst, setSecond, go), [
+          "first",
+          "sleep(0)",
+          "second",
+        ]);
+        assertEquals(await orderOf(setSecond, setFirst, go), [
+          "second",
+          "sleep(0)",
+          "first",
+        ]);
+      });
+    }
+  }
+}
+
+for (const [kind, go] of Object.entries(kinds)) {
+  Deno.test(`Event.set() and then spawn() in a greenlet have the waiter go on first, ${kind} body`, async () => {
+    const log: string[] = [];
+    const event = new Event();
+    go(() => event.wait(), () => void log.push("waiter"));
+    await settle();
+    const setter = go(() => {
+      event.set();
+      spawn(() => log.push("spawned"));
+      return sleep(0);
+    }, () => void log.push("setter"));
+    await setter.join();
+    assertEquals(log, ["waiter", "spawned", "setter"]);
+  });
+}
