@@ -15,7 +15,7 @@ import { checkOptions, show } from "../_base/checks.ts";
 import { Heap } from "../_base/heap.ts";
 import { List, type Member } from "../_base/linked_list.ts";
 import {
-  isBusy,
+  isTurnDue,
   noteLoopTurn,
   runMicrotasks,
   settlesNow,
@@ -368,7 +368,7 @@ function tick(): void {
   noteLoopTurn();
   const time = now();
   // Those who are always ready must not keep the others from being told.
-  const wasBusy = isBusy();
+  const wasBusy = isTurnDue();
   if (wasBusy && turnsLeft > 0) return pause(turnsLeft - 1);
   let owed: Owed = "nothing";
   let last = NaN;
@@ -384,7 +384,7 @@ function tick(): void {
       if (owed === "steps" || owed === "a step" && !isTogether) {
         if (canSettle) runMicrotasks();
         else canSettle ??= settlesNow();
-        if (!canSettle || isBusy() && (!wasBusy || owed === "steps")) {
+        if (!canSettle || isTurnDue() && (!wasBusy || owed === "steps")) {
           return pause(owed === "steps" ? MOST_TURNS : 0);
         }
         owed = "nothing";
