@@ -815,7 +815,7 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
     links.link(link, (source) => {
       if (!applies()) return;
       if (typeof link !== "function") return link.linked(source);
-      // At once, as this is the hub: one may still take back those after it.
+      // At once, as this is the hub: the body can take back the links after this one.
       const linked = new Greenlet(link, source);
       if (Greenlet.#schedule(linked)) Greenlet.#begin(linked);
     });
@@ -854,7 +854,7 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
     else this.#links = null;
   }
 
-  /** The links in a list, where there are to be several, or one that knows its place. */
+  /** The links in a list, which a single one is put into first. */
   // deno-lint-ignore no-explicit-any
   static #linksOf(greenlet: Greenlet): Links<any> {
     const lone = greenlet.#links;
@@ -889,12 +889,12 @@ function notStartable(greenlet: Greenlet, run: unknown): TypeError {
 
 function enter(greenlet: Greenlet): void {
   const { args } = greenlet;
-  // To spread an array that is frozen takes as long as a twentieth of all the rest.
+  // To spread a frozen array takes a twentieth of the whole time.
   if (args === NONE) greenlet.switch();
   else Reflect.apply(greenlet.switch, greenlet, args as unknown[]);
 }
 
-/** A switch for which nothing is left to do. */
+/** A switch that is over, and gives `undefined`. */
 const PERFORMED: core.Switch<undefined> = {
   value: undefined,
   // deno-lint-ignore require-yield
@@ -911,13 +911,13 @@ class Joining extends LinkedWait<Greenlet, void> {
 }
 
 /**
- * - `core`: not ended, as far as the core knows
+ * - `core`: as the core says
  * - `following`: the body is an async function, which the event loop resumes
  * - `ended`
  */
 type RawState = "core" | "following" | "ended";
 
-/** One of the core's greenlets, with what there is to know of its scope. */
+/** A greenlet of `spawnRaw`: one of the core's, with a scope. */
 export class RawGreenlet extends ScopedGreenlet {
   #state: RawState = "core";
 
@@ -929,7 +929,7 @@ export class RawGreenlet extends ScopedGreenlet {
     return this.#state === "core" ? super.active : !this.dead;
   }
 
-  /** Whether its scope is what interrupts it, and not a switch. */
+  /** Whether an interrupt of its scope reaches it, as it has not switched to another. */
   get waits(): boolean {
     return this.#state === "following" || !super.active ||
       isAwaiting(scopeOf(this));
@@ -975,10 +975,9 @@ export class RawGreenlet extends ScopedGreenlet {
 }
 
 /**
- * Ends a greenlet of whatever kind. A switch point, unless `block` is false. gevent's
- * `kill`.
+ * Ends a greenlet of any kind. A switch point, unless `block` is false. gevent's `kill`.
  *
- * One of the core's own, which can't be joined, is not waited for.
+ * A greenlet of the core is not waited for, as it can't be joined.
  *
  * @param greenlet The greenlet.
  * @param error What is thrown, or the class of error of which a new one is; by default a
@@ -1018,7 +1017,7 @@ export function checkKillable(greenlet: core.Greenlet, what: string): void {
   );
 }
 
-/** Kills one that was started; or one of the core's. */
+/** Kills a greenlet that was started, or one of the core's: at once, or else from the hub. */
 export function killOrRetry(
   greenlet: core.Greenlet,
   error: unknown,
@@ -1029,7 +1028,7 @@ export function killOrRetry(
   runDetached(() => void throwSoon(greenlet, error, grace));
 }
 
-/** Kills one that waits, or will wait before anybody can switch to it. */
+/** Kills a greenlet that waits, or will wait before something can switch to it. */
 function tryKill(
   greenlet: core.Greenlet,
   error: unknown,
@@ -1045,7 +1044,7 @@ function tryKill(
   return waits;
 }
 
-/** Kills what is to start, or has switched: from the hub, so that nobody switches here. */
+/** Kills a greenlet that has switched, or has to start. From the hub: nothing switches here. */
 async function throwSoon(
   greenlet: core.Greenlet,
   error: unknown,
@@ -1053,7 +1052,7 @@ async function throwSoon(
 ): Promise<void> {
   await turn();
   if (greenlet.dead || tryKill(greenlet, error, grace)) return;
-  // As if it waited, so that it is interrupted as one that does, and told at once.
+  // In a wait, so that it is interrupted like a greenlet that waits, and then thrown into.
   const scope = scopeOf(greenlet);
   const wait = new Suspension<never>();
   wait.suspend(scope);
