@@ -15,7 +15,7 @@ import { findInternals } from "../_base/runtime.ts";
 
 const { promiseIdSymbol, refOpPromise, unrefOpPromise } = findInternals();
 
-/** What the setter notes operations in: it has nothing else to know it by. */
+/** Where the setter notes operations. A variable, as nothing can be passed to it. */
 let watching: Begun | null = null;
 
 /** The property of promises that stands for the number, while a call is watched. */

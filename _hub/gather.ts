@@ -33,7 +33,7 @@ import { checkDuration, now, timeoutOf } from "./timers.ts";
 
 /** Options of {@linkcode killAll}. */
 export interface KillAllOptions extends KillOptions {
-  /** What is thrown in each body. @default {new GreenletExit()} */
+  /** The error that is thrown in each body. @default {new GreenletExit()} */
   error?: unknown;
 }
 

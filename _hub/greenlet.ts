@@ -1011,7 +1011,7 @@ export function kill(
 export function checkKillable(greenlet: core.Greenlet, what: string): void {
   if (greenlet instanceof core.Greenlet && greenlet.parent !== null) return;
   throw new TypeError(
-    `Cannot ${what} as the greenlet must be one, and not the main one: received ${
+    `Cannot ${what} as it must be a greenlet, and not the main one: received ${
       String(greenlet)
     }`,
   );

@@ -168,7 +168,7 @@ export function checkLink<S>(link: Link<S>, isRaw: boolean): Link<S> {
     return link;
   }
   throw new TypeError(
-    `Cannot link as the link must be a function or be linkable: received ${link}`,
+    `Cannot link as the link must be a function, or have linked(): received ${link}`,
   );
 }
 

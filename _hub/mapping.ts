@@ -205,7 +205,7 @@ export class Mapping<T, R> {
     const index = this.#running.get(call)!;
     this.#running.delete(call);
     if (this.#running.size === 0) this.#drained?.switch();
-    // What it has failed with while it cleaned up nothing takes.
+    // Nothing takes an error that it has thrown while it cleaned up.
     if (index > this.#lastWanted && scopeOf(call).isKillThrown) return;
     if (!call.successful()) {
       keepError(call);

@@ -70,7 +70,7 @@ const LONGEST = 2 ** 31 - 1;
 /** How many empty buckets may be kept. */
 const MOST_HOLLOW = 1000;
 
-/** What the bodies that a timer has woken have still to do, before the next timer is due. */
+/** The steps of bodies that a timer has woken, which come before the next timer. */
 type Owed = "nothing" | "a step" | "steps" | "a turn";
 
 /** An object that a timer tells when it is due. */
