@@ -1,5 +1,5 @@
 /**
- * What `await` carries along: the context of a line of execution.
+ * The context of a line of execution, which `await` carries along.
  *
  * @module
  */
@@ -11,32 +11,32 @@ import {
   type Mapping,
 } from "../_base/runtime.ts";
 
-/** A value that is in force in a call and in all that it begins, through every `await`. */
+/** A value in force in a call and in everything that it begins, through every `await`. */
 export interface Context<T extends Mapped> {
-  /** Calls `run` with `value` in force; `undefined` puts none in force. */
+  /** Calls `run` with `value` in force; with none, if it is `undefined`. */
   run<A extends unknown[], R>(
     value: T | undefined,
     run: (...args: A) => R,
     ...args: A
   ): R;
   /**
-   * Calls `run` with nothing in force, others' values included: what `run` begins would
-   * keep them alive for as long as it lasts. Where the runtime's own functions can't be
-   * reached, others' values stay in force.
+   * Calls `run` with nothing in force, values of other code included: what `run` begins would
+   * keep them alive until it is over. Where the runtime's own functions can't be reached, the
+   * values of other code stay in force.
    */
   clear<A extends unknown[], R>(run: (...args: A) => R, ...args: A): R;
   /** The value in force. */
   get(): T | undefined;
-  /** Tells, by its identity, whether what is in force is the same, others' values too. */
+  /** An object that is the same as long as the same values are in force, all code included. */
   snapshot(): unknown;
 }
 
-/** Under which a value is among all that are in force. */
+/** The key of our value among all values that are in force. */
 export const KEY = Symbol("gevent");
 
 /**
- * A value that is also the mapping in which it is in force alone. So it can have no other
- * properties that are enumerable: they would get into the mappings of others' values.
+ * A value that is also the mapping in which it alone is in force. It can have no other
+ * enumerable property, as that would get into the mappings with values of other code.
  */
 export interface Mapped {
   readonly [KEY]: this;
@@ -46,10 +46,10 @@ export interface Mapped {
 type Carrier = Pick<Internals, "getAsyncContext" | "setAsyncContext">;
 
 /**
- * The runtime's own `AsyncLocalStorage` makes a dictionary and an entry in a `WeakMap` of
- * each value in force: 350 bytes, and with 200,000 greenlets alive the garbage collector's
- * work on them took three times the time of everything else in a bare `async` function. An
- * entry among the others under a key of ours costs 8 bytes, and nothing to collect.
+ * The context by the runtime's own functions. Its `AsyncLocalStorage` makes a dictionary and an
+ * entry in a `WeakMap` for each value in force: 350 bytes. With 200,000 greenlets alive, the
+ * garbage collector spends three times the time of a bare `async` function on them. An entry
+ * among the other values under a key of ours takes 8 bytes, and nothing to collect.
  */
 class Direct<T extends Mapped> implements Context<T> {
   readonly #get: Carrier["getAsyncContext"];
@@ -97,12 +97,12 @@ class Direct<T extends Mapped> implements Context<T> {
   }
 }
 
-/** Whether nobody else has put anything in force. */
+/** Whether no other code has a value in force. */
 function isEmpty(mapping: Mapping): boolean {
   return mapping === undefined || mapping === null || mapping[KEY] === mapping;
 }
 
-/** Where the runtime's own functions can't be reached. */
+/** The context by `AsyncLocalStorage`, where the runtime's own functions can't be reached. */
 class Stored<T extends Mapped> implements Context<T> {
   readonly #storage: AsyncLocalStorage<T | undefined> = new AsyncLocalStorage();
 
@@ -123,17 +123,17 @@ class Stored<T extends Mapped> implements Context<T> {
   }
 
   snapshot(): unknown {
-    // Others' values can't be seen.
+    // The values of other code can't be seen, so it is never the same.
     return Symbol();
   }
 }
 
-/** A value to try them with. */
+/** A value to try the runtime's functions with. */
 class Trial implements Mapped {
   readonly [KEY] = this;
 }
 
-/** The runtime's own functions, if they do what they did when this was written. */
+/** Finds the runtime's own functions, if they work as expected. */
 function findCarrier(): Carrier | undefined {
   const { getAsyncContext, setAsyncContext } = findInternals();
   if (!getAsyncContext || !setAsyncContext) return undefined;
@@ -156,7 +156,7 @@ function findCarrier(): Carrier | undefined {
   }
 }
 
-/** Makes the context of this module's user: there can be one, as all share a key. */
+/** Makes the context. There can be one only, as there is one key. */
 export function makeContext<T extends Mapped>(): Context<T> {
   const carrier = findCarrier();
   return carrier === undefined ? new Stored() : new Direct(carrier);

@@ -1,11 +1,11 @@
 /**
  * Operations of the runtime that a call has begun.
  *
- * An operation that is not over keeps the process alive, unless the runtime is told that it
- * need not. For that its promise is needed, which most functions keep to themselves. But the
- * runtime notes the number of an operation with its promise, under a symbol that we know: so
- * as long as a call is watched, a setter tells us of the promises. Where the runtime does it
- * in another way, none is seen, and operations keep the process alive as they would.
+ * An operation that is not over keeps the process alive, unless the runtime is told otherwise.
+ * That takes the promise of the operation, which most functions do not return. But the runtime
+ * stores the number of an operation in its promise, under a symbol that we know: while a call
+ * is watched, a setter on the prototype tells us of the promises. Where the runtime does it in
+ * another way, none is seen, and operations keep the process alive as ever.
  *
  * @module
  */
@@ -15,15 +15,15 @@ import { findInternals } from "../_base/runtime.ts";
 
 const { promiseIdSymbol, refOpPromise, unrefOpPromise } = findInternals();
 
-/** What is watched now. */
+/** Where the setter notes operations. A variable, as nothing can be passed to it. */
 let watching: Begun | null = null;
 
-/** Stands for the number of each promise while something is watched. */
+/** The property of promises that stands for the number, while a call is watched. */
 const accessor: PropertyDescriptor = property({
   configurable: true,
   get: () => undefined,
   set(value) {
-    // As it would be without us.
+    // The promise gets its number as it would without us.
     Object.defineProperty(
       this,
       promiseIdSymbol!,
@@ -33,14 +33,13 @@ const accessor: PropertyDescriptor = property({
   },
 });
 
-/** The operations that were begun in the call that was watched last. */
+/** The operations that the call has begun which was watched last. */
 export class Begun {
   #operations: object[] = [];
   #isHeld = true;
 
   /**
-   * Watches a call. To do so takes 2 µs, so it is for what takes longer than that, or may
-   * take for ever.
+   * Watches a call. That takes 2 µs, so it is for calls that take longer, or may never end.
    */
   watch<R>(call: () => R): R {
     this.#operations = [];
@@ -56,12 +55,12 @@ export class Begun {
   }
 
   /**
-   * Watches a call and the microtask that it queues, as an async function does that first
-   * awaits what is there already.
+   * Watches a call and the microtask that it queues, as an async function does which first
+   * awaits a promise that is settled.
    */
   watchOn<R>(call: () => R): R {
     let before: Begun | null | undefined;
-    // Those before ours in line are over by then, and those behind it have not begun.
+    // The microtasks before this one are over then, and those behind it have not begun.
     then(resolved, () => {
       if (watching === null && !install()) return;
       before = watching;
@@ -76,22 +75,22 @@ export class Begun {
     return result;
   }
 
-  /** One was begun, and not over at once. */
+  /** Notes an operation that was begun, and was not over at once. */
   note(operation: object): void {
     this.#operations.push(operation);
     if (!this.#isHeld) tell(unrefOpPromise, operation);
   }
 
-  /** Has them, and those that are begun from now on, not keep the process alive. */
+  /** Has the operations, and later ones of the call, not keep the process alive. */
   unref(): void {
     this.#isHeld = false;
     this.#operations.forEach((it) => tell(unrefOpPromise, it));
   }
 
   /**
-   * Has those do so that are begun from now on.
+   * Has later operations of the call keep the process alive.
    *
-   * @param now Whether those as well that were begun.
+   * @param now Whether the present ones do so as well.
    */
   ref(now = true): void {
     this.#isHeld = true;
@@ -109,7 +108,7 @@ function tell(
   try {
     what?.(operation);
   } catch {
-    // A runtime that has changed it: the process is kept alive then.
+    // The runtime has changed. The process is kept alive then.
   }
 }
 

@@ -1,5 +1,5 @@
 /**
- * Who is current: the scope that running code belongs to.
+ * The current scope: the one that running code belongs to.
  *
  * @module
  */
@@ -24,8 +24,8 @@ import {
 /** Carries the scope through every `await`. */
 export const current: Context<Scope> = makeContext();
 
-// What other modules may do with the private fields of a ScopedGreenlet. Functions, as
-// methods would be seen in the public class that extends it.
+// The access of other modules to the private fields of a ScopedGreenlet. Functions, as methods
+// would be seen in the public class that extends it.
 
 /** The scope of a greenlet of ours, which is made when it is first asked for. */
 export let ownScopeOf: (greenlet: ScopedGreenlet) => Scope;

@@ -33,7 +33,7 @@ import { checkDuration, now, timeoutOf } from "./timers.ts";
 
 /** Options of {@linkcode killAll}. */
 export interface KillAllOptions extends KillOptions {
-  /** What is thrown in each body. @default {new GreenletExit()} */
+  /** The error that is thrown in each body. @default {new GreenletExit()} */
   error?: unknown;
 }
 
@@ -92,7 +92,7 @@ class Waiting<S extends Waitable> extends Suspension<S[]> {
     for (const object of this.#objects) object.unlink(this.#link);
   }
 
-  /** At the limit: behind what is ready, and will tell so in line. */
+  /** Ends the wait in its turn, after objects that are ready and are about to tell it. */
   override expired(): "steps" {
     runSoon(endInTime, this);
     return "steps";
@@ -124,7 +124,7 @@ function waitFor<S extends Waitable>(
   const due = checkpoint(scope);
   if (due !== null) return due;
   if (enough === 0) return readyWait([]);
-  // get(), as rawlink() of an object of the user's may have interrupted us.
+  // get(), as rawlink() of an object may be the user's, and may have interrupted us.
   return new Waiting(all, enough, scope, raiseError).limit(timeout).get();
 }
 
@@ -166,10 +166,10 @@ function checkCount(
  * Waits until greenlets have ended. A switch point. gevent's `joinall`.
  *
  * @typeParam G The type of the greenlets.
- * @param greenlets The greenlets, or whatever has links.
+ * @param greenlets The greenlets, or other objects that have links.
  * @param options How long, for how many, and whether to throw.
- * @returns Those that have ended, in that order.
- * @throws {unknown} With `raiseError`, the error of the first that has failed.
+ * @returns The greenlets that have ended, in the order in which they did.
+ * @throws {unknown} With `raiseError`, the error of the first one that has failed.
  * @throws {TypeError | RangeError} If an option or an object is not what it must be.
  *
  * @example Usage
@@ -188,8 +188,8 @@ export function joinAll<G extends Waitable>(
 }
 
 /**
- * Waits until objects are ready; without any, until all greenlets but the current one
- * have ended. A switch point. gevent's `wait`.
+ * Waits until objects are ready; without objects, until all greenlets but the current one have
+ * ended. A switch point. gevent's `wait`.
  *
  * @returns Whether all have ended; `false` at the timeout.
  *
@@ -208,7 +208,7 @@ export function wait(objects?: null, options?: WaitOptions): Wait<boolean>;
  * @typeParam S The type of the objects.
  * @param objects Greenlets, events, semaphores.
  * @param options How long, and for how many.
- * @returns Those that are ready, in that order.
+ * @returns The objects that are ready, in the order in which they became ready.
  * @throws {TypeError | RangeError} If an option or an object is not what it must be.
  *
  * @example Usage
@@ -238,7 +238,7 @@ export function wait<S extends Waitable>(
 }
 
 /**
- * What {@linkcode iwait} returns: for `for await`, and for `using`. A generator body calls
+ * The iterator of {@linkcode iwait}, for `for await` and for `using`. A generator body calls
  * `yield* ready.next()`.
  *
  * @typeParam S The type of the objects.
@@ -260,7 +260,7 @@ class Arriving<S extends Waitable>
   readonly #arrivals: Arrivals<S>;
   readonly #isLoop: boolean;
 
-  /** @param isLoop Whether a loop of the language asks, which an interrupt ends. */
+  /** @param isLoop Whether a `for await` loop asks, which an interrupt ends. */
   constructor(arrivals: Arrivals<S>, isLoop: boolean) {
     super();
     this.#arrivals = arrivals;
@@ -273,7 +273,7 @@ class Arriving<S extends Waitable>
     if (error !== undefined && this.#isLoop) this.#arrivals.leave();
   }
 
-  /** At the limit: behind what is ready, and will tell so in line. */
+  /** Ends the wait in its turn, after objects that are ready and are about to tell it. */
   override expired(): "steps" {
     runSoon(endInTime, this);
     return "steps";
@@ -296,11 +296,11 @@ class Arrivals<S extends Waitable> implements ReadyIterator<S> {
   readonly #ready: S[] = [];
   #taken = 0;
   readonly #waiting: Arriving<S>[] = [];
-  /** No timer, which would hold up the process when nobody waits. */
+  /** No timer, which would keep the process alive when nothing waits. */
   readonly #deadline: number;
-  /** Whether those may still tell so that were ready from the start. */
+  /** Whether objects that were ready from the start may still be about to tell it. */
   #begins = true;
-  /** Where a loop of the language was begun; elsewhere it is asked by hand. */
+  /** The scope in which a `for await` loop was begun. In others, `next` is called by hand. */
   #loop: Scope | null = null;
   readonly #link = waking((source: S) => this.#arrived(source));
 
@@ -314,7 +314,7 @@ class Arrivals<S extends Waitable> implements ReadyIterator<S> {
     }, undefined);
   }
 
-  /** Whether the time is over, and nobody waits for who was in time. */
+  /** Whether the time is over, and no wait is left for objects that were ready in time. */
   get #isLate(): boolean {
     return this.#remaining <= 0 && !this.#begins && this.#waiting.length === 0;
   }
@@ -329,7 +329,7 @@ class Arrivals<S extends Waitable> implements ReadyIterator<S> {
     if (this.#left === 0) this.#close();
   }
 
-  /** For how many milliseconds there may be arrivals. */
+  /** How many milliseconds of the time are left. */
   get #remaining(): number {
     return this.#deadline - now();
   }
@@ -365,7 +365,7 @@ class Arrivals<S extends Waitable> implements ReadyIterator<S> {
     return arriving.suspend(scope);
   }
 
-  /** Gives nothing more, and takes back the links. */
+  /** Ends the iterator, and takes its links back. */
   leave(): void {
     this.#taken = this.#ready.length;
     this.#close();
@@ -389,8 +389,8 @@ class Arrivals<S extends Waitable> implements ReadyIterator<S> {
 /**
  * Gives objects as they become ready. gevent's `iwait`.
  *
- * A `for await` loop that is left in any way, by an interrupt as well, takes its links back.
- * One that asks by hand may go on after an interrupt, and closes it by `using`.
+ * A `for await` loop takes its links back when it is left in any way, by an interrupt as well.
+ * Code that calls `next` by hand can go on after an interrupt, and closes it by `using`.
  *
  * @typeParam S The type of the objects.
  * @param objects Greenlets, events, semaphores.
@@ -422,15 +422,16 @@ export function iwait<S extends Waitable>(
  * Kills greenlets, all at once, and waits until they have ended. A switch point, unless
  * `block` is false. gevent's `killall`.
  *
- * Each is killed once, however often it is given. None is when one of them is no greenlet.
+ * Each is killed once, however often it is given. If one of them is not a greenlet, none is
+ * killed.
  *
  * @param greenlets The greenlets.
  * @param options What to throw, whether and how long to wait, and how long the bodies may
  * take to clean up; see {@linkcode Greenlet.kill}.
  * @returns Nothing.
  * @throws {Timeout} If some are alive at the timeout.
- * @throws {TypeError | RangeError} If a time is not a number of milliseconds, or one of them
- * no greenlet.
+ * @throws {TypeError | RangeError} If a time is not a number of milliseconds, or one of the
+ * greenlets not a greenlet.
  *
  * @example Usage
  * ```ts
@@ -459,7 +460,7 @@ export function killAll(
   return new KillingAll(alive, timeout).limit(timeout).get();
 }
 
-/** Kills all, although a class of the user's may refuse for some. */
+/** Kills all, even if `kill()` of a subclass throws for some. */
 function killEach(
   greenlets: Iterable<core.Greenlet>,
   error: unknown,

@@ -80,16 +80,15 @@ export interface KillOptions {
   /** After how many milliseconds to wait no longer. @default {Infinity} */
   timeout?: number;
   /**
-   * How many milliseconds the body may take to clean up, before every wait of it throws:
-   * 0 for none, `Infinity` for gevent's rule, by which a body that swallows the error
-   * lives on.
+   * How many milliseconds the body may take to clean up, before each of its waits throws. 0
+   * gives it no time. `Infinity` is gevent's rule: a body that swallows the error lives on.
    *
    * @default {1000}
    */
   grace?: number;
 }
 
-/** What {@linkcode wait} can wait for: greenlets, events, semaphores. */
+/** An object that {@linkcode wait} can wait for: a greenlet, an event, a semaphore. */
 export interface Waitable {
   /** Calls `link` from the hub once the object is ready. */
   // deno-lint-ignore no-explicit-any
@@ -115,32 +114,32 @@ type State =
   | "succeeded"
   | "failed";
 
-/** Shared by all greenlets without arguments, as there are many. */
+/** The arguments of all greenlets that have none: one array, as they are many. */
 const NONE: readonly unknown[] = Object.freeze([]);
 
 const spawnCallbacks = new Set<(greenlet: Greenlet) => void>();
-/** Few are ever asked for their name. */
+/** Names, of the few greenlets that are asked for them. */
 const names = new WeakMap<core.Greenlet, string>();
 let named = 0;
 
-/** The timers of those who are to start later. */
+/** The timers of greenlets that start later. */
 const delays = new WeakMap<core.Greenlet, Timer | null>();
-/** What is aborted by a kill, of those who were asked for their signal. */
+/** The controllers that a kill aborts, of greenlets that were asked for their signal. */
 const aborts = new WeakMap<core.Greenlet, AbortController>();
 
 /**
- * Reactions to promises. They know whose they are by the context in which they were
- * added, so that no greenlet needs closures of its own: 200 bytes and 300 ns for each.
+ * Reactions to the promise of a body. They find the greenlet by the context in which they were
+ * added, so that it needs no closures of its own: that spares 200 bytes and 300 ns for each.
  */
 let succeed: (value: unknown) => void;
 let fail: (error: unknown) => void;
 /** Begins a greenlet that was started. */
 export let begin: (greenlet: Greenlet) => void;
-/** Calls the one link of a greenlet that has ended, if it was not taken back. */
+/** Calls the only link of a greenlet that has ended, if it was not taken back. */
 let callLone: (greenlet: Greenlet) => true | void;
-/** Whether the body has given control away by a switch, and not by a wait. */
+/** Whether the body has switched to another greenlet, and does not wait. */
 let hasSwitched: (greenlet: Greenlet) => boolean;
-/** Spawns a greenlet whose error is not printed, as somebody else will throw it. */
+/** Spawns a greenlet whose error is not reported, as its caller throws it. */
 export let spawnUnreported: (run: () => unknown) => Greenlet;
 
 /**
@@ -150,7 +149,7 @@ export let spawnUnreported: (run: () => unknown) => Greenlet;
  * linked to, and killed. A subclass may define `run`. A greenlet is deliberately not
  * thenable: an async function may return one without waiting for it.
  *
- * @typeParam T What the body gives in the end.
+ * @typeParam T The type of the result of the body.
  *
  * @example Usage
  * ```ts
@@ -171,12 +170,12 @@ export let spawnUnreported: (run: () => unknown) => Greenlet;
  */
 export class Greenlet<T = unknown> extends ScopedGreenlet
   implements Waitable, AsyncDisposable {
-  // What is private and no field is static: with private methods each instance would be
-  // larger by 8 bytes, of which 200,000 that are alive at once are copied twice.
+  // Private methods are static, as other ones would make each instance larger by 8 bytes, and
+  // of 200,000 that are alive at once, each is copied twice.
   #state: State = "pending";
   #outcome: unknown = undefined;
-  // A single one is kept as it is, and `joinAll` needs no more than that: 140 bytes less.
-  // Of `this`, which a type argument of the class can't say.
+  // A single link is kept as it is, which takes 140 bytes less. `joinAll` needs no more.
+  // `any` stands for `this`, which can't be a type argument here.
   // deno-lint-ignore no-explicit-any
   #links: Links<any> | Link<any> | null = null;
 
@@ -199,7 +198,7 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
       core.getCurrent() !== greenlet;
     callLone = (greenlet) => {
       const link = greenlet.#links;
-      // Where another one has joined it meanwhile, they are called together.
+      // If there is a second link by now, they are called together.
       if (link === null || link instanceof Links) return;
       if (isTooEarly(link)) return true;
       greenlet.#links = null;
@@ -308,10 +307,10 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
   }
 
   /**
-   * Has a function called for every greenlet when it is started. gevent's
+   * Adds a function that is called for each greenlet when it is started. gevent's
    * `add_spawn_callback`.
    *
-   * @param callback The function; to add it twice is to add it once.
+   * @param callback The function. To add it twice is to add it once.
    *
    * @example Usage
    * ```ts
@@ -334,16 +333,16 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
   }
 
   /**
-   * Has a function called no more; see {@linkcode Greenlet.addSpawnCallback}. gevent's
+   * Takes a function back; see {@linkcode Greenlet.addSpawnCallback}. gevent's
    * `remove_spawn_callback`.
    *
-   * @param callback The function; need not have been added.
+   * @param callback The function. It need not have been added.
    */
   static removeSpawnCallback(callback: (greenlet: Greenlet) => void): void {
     spawnCallbacks.delete(callback);
   }
 
-  /** The name that messages show; unless set, `Greenlet-` and a number. */
+  /** The name in messages. Unless it was set, `Greenlet-` and a number. */
   get name(): string {
     let name = names.get(this);
     if (name === undefined) names.set(this, name = `Greenlet-${++named}`);
@@ -360,7 +359,7 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
     return this.#state === "scheduled" || this.active;
   }
 
-  /** Whether it has ended, or was killed before it started, and never runs again. */
+  /** Whether it has ended, or was killed before it started. Then it never runs again. */
   override get dead(): boolean {
     return this.#state === "succeeded" || this.#state === "failed";
   }
@@ -370,13 +369,13 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
     return this.#state === "running" || this.#state === "following";
   }
 
-  /** Whether it has ended, one way or the other. gevent's `ready`. */
+  /** Whether it has ended, with a result or an error. gevent's `ready`. */
   ready(): boolean {
     return this.dead;
   }
 
   /**
-   * Whether it has ended, and not by an error. One that was killed by a
+   * Whether it has ended, and not with an error. A greenlet that was killed by a
    * {@linkcode GreenletExit} is successful. gevent's `successful`.
    */
   successful(): boolean {
@@ -384,32 +383,32 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
   }
 
   /**
-   * What the body has given; the `GreenletExit`, if it was killed by that, of which the type
-   * does not speak: see {@linkcode Greenlet.get}.
+   * The result of the body; `undefined` if there is none. If it was killed, the
+   * `GreenletExit`, which the type leaves out: see {@linkcode Greenlet.get}.
    */
   get value(): T | undefined {
     return this.#state === "succeeded" ? this.#outcome as T : undefined;
   }
 
-  /** What the body has thrown. */
+  /** The error that the body has thrown; `undefined` if there is none. */
   get exception(): unknown {
     return this.#state === "failed" ? this.#outcome : undefined;
   }
 
   /**
-   * The greenlet that was current when this one was made, as long as it is somewhere else
-   * referred to. gevent's `spawning_greenlet`.
+   * The greenlet that was current when this one was made; `undefined` if it was collected.
+   * gevent's `spawning_greenlet`.
    */
   get spawningGreenlet(): core.Greenlet | undefined {
     return spawnerOf(this);
   }
 
   /**
-   * What this greenlet shares with all that it spawns, and they spawn. Each greenlet that
-   * is spawned by main begins a tree of its own. Another object can be set: it is that of
-   * this greenlet and of those that it spawns from then on. gevent's `spawn_tree_locals`.
+   * An object that this greenlet shares with all greenlets that it spawns, and that those
+   * spawn. Each greenlet that main spawns begins a tree of its own. Another object can be set,
+   * for this greenlet and those that it spawns from then on. gevent's `spawn_tree_locals`.
    *
-   * @throws {TypeError} If set to what is not an object.
+   * @throws {TypeError} If it is set to something that is not an object.
    *
    * @example Usage
    * ```ts
@@ -434,8 +433,8 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
   }
 
   /**
-   * A signal that is aborted when this greenlet is killed, with the error as its reason:
-   * for what takes an `AbortSignal`.
+   * A signal that is aborted when this greenlet is killed, with the error as its reason: for
+   * functions that take an `AbortSignal`.
    *
    * @example Usage
    * ```ts
@@ -456,14 +455,14 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
       aborts.set(this, abort = new AbortController());
       const killed = knownScopeOf(this)?.killed ?? null;
       if (killed !== null) abort.abort(killed.error);
-      // To the core, one that was killed before it started has not even started.
+      // If it was killed before it started, it is not dead to the core.
       else if (this.dead && !super.dead) abort.abort(this.#outcome);
     }
     return abort.signal;
   }
 
   /**
-   * Starts the body soon: after those that were started before, and never before this
+   * Starts the body soon: after the greenlets that were started before, and never before this
    * returns. Does nothing when it was started or killed before. gevent's `start`.
    *
    * @throws {TypeError} If there is no body.
@@ -484,7 +483,7 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
     checkDuration(ms, "start later");
     if (!Greenlet.#schedule(this)) return;
     enlist(ownScopeOf(this));
-    // In the order of the timers, to which it is one of those who wake.
+    // By a wake-up, so that it begins in the order of the other timers.
     const due = new Promise<void>((resolve) => {
       const delay = { wake: resolve, expired: () => wake(delay) };
       delays.set(this, startTimer(ms, delay));
@@ -499,12 +498,12 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
     current.run(scope, enter, greenlet);
   }
 
-  /** Whether it is to be started, which it can be once. */
+  /** Notes that the greenlet is to be started, and tells whether it is: it can be once. */
   static #schedule(greenlet: Greenlet): boolean {
     if (greenlet.#state !== "pending") return false;
     const { run } = greenlet;
     if (!isBody(run)) throw notStartable(greenlet, run);
-    // First of all: one may throw, or kill it.
+    // Before anything else, as a callback may throw, or kill the greenlet.
     if (spawnCallbacks.size > 0) {
       spawnCallbacks.forEach((callback) => callback(greenlet));
       if (greenlet.#state as State !== "pending") return false;
@@ -515,14 +514,14 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
   }
 
   /**
-   * Hands control to a generator body, as the core does, or starts a body at once. For
-   * those who switch themselves: one that waits is resumed by its wait.
+   * Switches to a generator body, as the core does, or starts a body at once. For code that
+   * switches by itself: a body that waits is resumed by its wait.
    *
-   * @typeParam S What comes back when somebody switches to us.
-   * @param args What is sent.
-   * @returns As the core's `switch` does.
-   * @throws {GreenletError} If the body is an async function, which the event loop
-   * resumes and nobody else.
+   * @typeParam S The type of what is sent back.
+   * @param args What is sent to the body.
+   * @returns The switch, as of the core.
+   * @throws {GreenletError} If the body is an async function, which only the event loop
+   * resumes.
    */
   override switch<S = unknown>(...args: unknown[]): core.Switch<S> {
     if (this.#state === "following") {
@@ -547,7 +546,7 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
     return Reflect.apply(super.switch, this, args) as core.Switch<S>;
   }
 
-  /** Takes the body away, to begin in its own context wherever it is switched to. */
+  /** Takes the body away. It begins in its own context, wherever it is switched to. */
   protected override takeRun(): (...args: never[]) => unknown {
     const run = super.takeRun();
     const scope = knownScopeOf(this);
@@ -556,12 +555,12 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
   }
 
   /**
-   * Throws an error into the body, without waiting for what comes of it: by what it waits
-   * on, or else by its next wait. One that has not started never does. A generator body or
-   * a plain one that throws into itself does so there and then. gevent's `throw`. Not a
-   * switch point.
+   * Throws an error into the body, and does not wait for its end. The error is thrown by what
+   * the body waits on, or else by its next wait. A greenlet that has not started never starts.
+   * A generator body or a plain one that throws into itself throws at once. gevent's `throw`.
+   * Not a switch point.
    *
-   * @typeParam S What the switch would give.
+   * @typeParam S The type that the switch would give.
    * @param error What is thrown, or the class of error of which a new one is; by default a
    * new {@linkcode GreenletExit}.
    * @returns A switch that is over: it gives `undefined`.
@@ -577,7 +576,7 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
     return PERFORMED as core.Switch<unknown> as core.Switch<S>;
   }
 
-  /** What has become of the body, in the core's eyes. */
+  /** Called by the core when the body has returned or thrown. */
   protected override ended(outcome: unknown, failed: boolean): void {
     const scope = ownScopeOf(this);
     if (failed || scope.isEscalation(outcome)) {
@@ -590,7 +589,7 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
     else current.run(scope, () => then(promise, succeed, fail));
   }
 
-  /** The body has thrown. */
+  /** Ends the greenlet with an error of the body. */
   static #fail(greenlet: Greenlet, error: unknown): void {
     Greenlet.#finish(greenlet, failureFor(error, ownScopeOf(greenlet)), true);
   }
@@ -602,7 +601,7 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
     if (greenlet.#state !== "pending") delist(scope);
     greenlet.#state = fails ? "failed" : "succeeded";
     greenlet.#outcome = outcome;
-    // It may be kept for its result, and they may be large.
+    // A dead greenlet may be kept for its result, and the arguments may be large.
     (greenlet as { args: readonly unknown[] }).args = NONE;
     if (scope !== null) {
       scope.close();
@@ -610,7 +609,7 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
     }
     if (greenlet.#links instanceof Links) greenlet.#links.schedule();
     else if (greenlet.#links !== null) runSoon(callLone, greenlet);
-    // After the links, as they may take it.
+    // After the links, as one of them may take the error.
     if (fails && !scope?.errorIsHandled) reportUnlessTaken(greenlet, outcome);
   }
 
@@ -654,14 +653,14 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
   /**
    * Waits for the result. A switch point. gevent's `get`.
    *
-   * The result of a greenlet that was killed is the {@linkcode GreenletExit}. Nearly always
-   * the code that asks for a result is the only one that could kill, so the type speaks of
-   * the body's result alone, unless it is asked for the other: `get<GreenletExit>()`.
+   * The result of a greenlet that was killed is the {@linkcode GreenletExit}. Most code that
+   * asks for a result is the only code that could kill, so the type has the result of the body
+   * alone. `get<GreenletExit>()` adds the other.
    *
-   * @typeParam K `GreenletExit`, for the type to say that the greenlet may be killed.
+   * @typeParam K `GreenletExit`, to have it in the type of the result.
    * @param options Whether and how long to wait.
-   * @returns What the body gives; the `GreenletExit`, if it was killed by that.
-   * @throws {unknown} What the body has thrown.
+   * @returns The result of the body; the `GreenletExit`, if it was killed by that.
+   * @throws {unknown} The error that the body has thrown.
    * @throws {Timeout} At the timeout; or if it is not ready and `block` is false.
    * @throws {TypeError | RangeError} If the timeout is not a number of milliseconds.
    *
@@ -708,17 +707,17 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
    * Ends the greenlet: throws an error into its body, which may clean up, and waits until
    * it has ended. A switch point, unless `block` is false. gevent's `kill`.
    *
-   * The error is thrown by whatever the body waits on, or else by its next wait. One that
-   * has not started never starts; one that is dead is left alone.
+   * The error is thrown by what the body waits on, or else by its next wait. A greenlet that
+   * has not started never starts. A dead one is left alone.
    *
-   * An error that the body makes of it, such as the `AggregateError` of `Promise.any` or one
-   * with it as its `cause`, is still the kill. Calls that the body has begun, and has not
-   * come to await, fail without being unhandled rejections.
+   * An error that the body makes of it, such as the `AggregateError` of `Promise.any` or an
+   * error with it as its `cause`, is taken for the kill. A call that the body has begun, and
+   * does not await, fails without being an unhandled rejection.
    *
-   * A kill insists. A body that is still alive after `grace` gets the error again, from
-   * what it waits on and from every wait that it begins; a generator body is ended past
-   * its `catch` blocks. One that swallows it ten times is left suspended for good, and
-   * `hub.handleError` is told.
+   * A kill insists. A body that is still alive after `grace` gets the error again, from what it
+   * waits on and from every wait that it begins. A generator body is ended, which runs its
+   * `finally` blocks and no `catch` block. A body that swallows the error ten times is left
+   * suspended for good, and `hub.handleError` is told.
    *
    * @param error What is thrown, or the class of error of which a new one is; by default a
    * new {@linkcode GreenletExit}.
@@ -735,7 +734,7 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
    *     try {
    *       await sleep(100_000);
    *     } catch {
-   *       await sleep(1); // Swallows whatever it is
+   *       await sleep(1); // Swallows any error
    *     }
    *   }
    * });
@@ -760,7 +759,7 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
     if (!block) return DONE;
     const scope = currentScope();
     if (this.dead || scope.greenlet !== this) return this.join({ timeout });
-    // It kills itself: whatever else of it waits, it does not go on from here.
+    // It kills itself: the call throws, whether or not something else of it waits.
     return checkpoint(scope) ?? failedWait(thrown);
   }
 
@@ -816,7 +815,7 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
     links.link(link, (source) => {
       if (!applies()) return;
       if (typeof link !== "function") return link.linked(source);
-      // At once, as this is the hub: one may still take back those after it.
+      // At once, as this is the hub: the body can take back the links after this one.
       const linked = new Greenlet(link, source);
       if (Greenlet.#schedule(linked)) Greenlet.#begin(linked);
     });
@@ -855,7 +854,7 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
     else this.#links = null;
   }
 
-  /** The links in a list, where there are to be several, or one that knows its place. */
+  /** The links in a list, which a single one is put into first. */
   // deno-lint-ignore no-explicit-any
   static #linksOf(greenlet: Greenlet): Links<any> {
     const lone = greenlet.#links;
@@ -890,12 +889,12 @@ function notStartable(greenlet: Greenlet, run: unknown): TypeError {
 
 function enter(greenlet: Greenlet): void {
   const { args } = greenlet;
-  // To spread an array that is frozen takes as long as a twentieth of all the rest.
+  // To spread a frozen array takes a twentieth of the whole time.
   if (args === NONE) greenlet.switch();
   else Reflect.apply(greenlet.switch, greenlet, args as unknown[]);
 }
 
-/** A switch for which nothing is left to do. */
+/** A switch that is over, and gives `undefined`. */
 const PERFORMED: core.Switch<undefined> = {
   value: undefined,
   // deno-lint-ignore require-yield
@@ -912,13 +911,13 @@ class Joining extends LinkedWait<Greenlet, void> {
 }
 
 /**
- * - `core`: not ended, as far as the core knows
+ * - `core`: as the core says
  * - `following`: the body is an async function, which the event loop resumes
  * - `ended`
  */
 type RawState = "core" | "following" | "ended";
 
-/** One of the core's greenlets, with what there is to know of its scope. */
+/** A greenlet of `spawnRaw`: one of the core's, with a scope. */
 export class RawGreenlet extends ScopedGreenlet {
   #state: RawState = "core";
 
@@ -930,7 +929,7 @@ export class RawGreenlet extends ScopedGreenlet {
     return this.#state === "core" ? super.active : !this.dead;
   }
 
-  /** Whether its scope is what interrupts it, and not a switch. */
+  /** Whether an interrupt of its scope reaches it, as it has not switched to another. */
   get waits(): boolean {
     return this.#state === "following" || !super.active ||
       isAwaiting(scopeOf(this));
@@ -976,10 +975,9 @@ export class RawGreenlet extends ScopedGreenlet {
 }
 
 /**
- * Ends a greenlet of whatever kind. A switch point, unless `block` is false. gevent's
- * `kill`.
+ * Ends a greenlet of any kind. A switch point, unless `block` is false. gevent's `kill`.
  *
- * One of the core's own, which can't be joined, is not waited for.
+ * A greenlet of the core is not waited for, as it can't be joined.
  *
  * @param greenlet The greenlet.
  * @param error What is thrown, or the class of error of which a new one is; by default a
@@ -1013,13 +1011,13 @@ export function kill(
 export function checkKillable(greenlet: core.Greenlet, what: string): void {
   if (greenlet instanceof core.Greenlet && greenlet.parent !== null) return;
   throw new TypeError(
-    `Cannot ${what} as the greenlet must be one, and not the main one: received ${
+    `Cannot ${what} as it must be a greenlet, and not the main one: received ${
       String(greenlet)
     }`,
   );
 }
 
-/** Kills one that was started; or one of the core's. */
+/** Kills a greenlet that was started, or one of the core's: at once, or else from the hub. */
 export function killOrRetry(
   greenlet: core.Greenlet,
   error: unknown,
@@ -1030,7 +1028,7 @@ export function killOrRetry(
   runDetached(() => void throwSoon(greenlet, error, grace));
 }
 
-/** Kills one that waits, or will wait before anybody can switch to it. */
+/** Kills a greenlet that waits, or will wait before something can switch to it. */
 function tryKill(
   greenlet: core.Greenlet,
   error: unknown,
@@ -1046,7 +1044,7 @@ function tryKill(
   return waits;
 }
 
-/** Kills what is to start, or has switched: from the hub, so that nobody switches here. */
+/** Kills a greenlet that has switched, or has to start. From the hub: nothing switches here. */
 async function throwSoon(
   greenlet: core.Greenlet,
   error: unknown,
@@ -1054,7 +1052,7 @@ async function throwSoon(
 ): Promise<void> {
   await turn();
   if (greenlet.dead || tryKill(greenlet, error, grace)) return;
-  // As if it waited, so that it is interrupted as one that does, and told at once.
+  // In a wait, so that it is interrupted like a greenlet that waits, and then thrown into.
   const scope = scopeOf(greenlet);
   const wait = new Suspension<never>();
   wait.suspend(scope);

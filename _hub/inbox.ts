@@ -126,7 +126,7 @@ export abstract class Inbox<T, K extends QueuedWait<K, T>, R> {
     sources.add(this.#reference);
   }
 
-  /** What the operation does. */
+  /** The state of the operation. */
   get state(): OperationState {
     return this.#state;
   }
@@ -163,7 +163,7 @@ export abstract class Inbox<T, K extends QueuedWait<K, T>, R> {
 
   /** Whether something was brought that was not taken. */
   protected abstract get hasResult(): boolean;
-  /** Whose operation it is. */
+  /** The socket, file or terminal. */
   protected abstract get owner(): object;
   /** The methods of the owner that know of this. */
   protected abstract get patchedNames(): readonly PropertyKey[];
@@ -297,7 +297,7 @@ export abstract class Inbox<T, K extends QueuedWait<K, T>, R> {
     if (this.#state === "orphaned") this.#adopt();
     this.#state = "idle";
     this.#serve();
-    // What has come before the owner was closed is for those waits only that were there.
+    // A result from before the owner was closed is for the waits that were there then.
     if (this.closed) this.discard();
   }
 

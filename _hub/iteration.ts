@@ -1,8 +1,8 @@
 /**
- * Iterators of the user's: taken from, and closed as the language closes them.
+ * The user's iterators: takes items, and closes them as the language does.
  *
  * A `for` loop calls `return()` once when it is left early, and never when the iterator has
- * ended or thrown. So does this, and it can be interrupted while it waits for an item.
+ * ended or thrown. So does this. It can be interrupted while it waits for an item.
  *
  * @module
  */
@@ -20,7 +20,7 @@ type Step<T> = IteratorResult<T, unknown>;
 
 /**
  * - `idle`: can be asked for an item
- * - `asked`: was asked, and has not answered
+ * - `asked`: was asked for an item, and has not given it
  * - `over`: has ended, has thrown, or was closed
  */
 type IterationState = "idle" | "asked" | "over";
@@ -33,12 +33,12 @@ type IterationState = "idle" | "asked" | "over";
 export class Iteration<T> {
   readonly #iterator: Iterator<T> | AsyncIterator<T>;
   readonly #next: () => Step<T> | PromiseLike<Step<T>>;
-  /** Whether an answer has to be waited for. */
+  /** Whether each step has to be awaited. */
   readonly isAsync: boolean;
   #state: IterationState = "idle";
 
   /**
-   * Opens an iterable. Whoever does so calls {@linkcode Iteration.close} in the end.
+   * Opens an iterable. {@linkcode Iteration.close} has to be called in the end.
    *
    * @throws {TypeError} If it is not iterable.
    */
@@ -52,11 +52,11 @@ export class Iteration<T> {
     }
     this.isAsync = openAsync !== undefined && openAsync !== null;
     this.#iterator = open.call(items);
-    // As the language does, which looks for it once.
+    // Looked up once, as the language does.
     this.#next = this.#iterator.next;
   }
 
-  /** Whether it was asked for an item and has not answered. */
+  /** Whether it was asked for an item, and has not given it. */
   get isAsked(): boolean {
     return this.#state === "asked";
   }
@@ -77,8 +77,8 @@ export class Iteration<T> {
   }
 
   /**
-   * Takes the next step of an async iterator. A switch point: what the iterator waits for
-   * is interrupted with the current greenlet, and is waited for while it cleans up.
+   * Takes the next step of an async iterator. A switch point. An interrupt of the current
+   * greenlet interrupts what the iterator waits for, and the clean-up of that is awaited.
    */
   stepAsync(): Wait<Step<T>> {
     return composed(async () => {
@@ -87,7 +87,7 @@ export class Iteration<T> {
         const answer = this.#next.call(this.#iterator);
         return this.#stepOf(isThenable(answer) ? await answer : answer);
       } catch (error) {
-        // One that an interrupt has ended is closed all the same: it may not know.
+        // An interrupt may not have ended the iterator, so it is closed all the same.
         const isOurs = isInterrupt(error) && isRecipient(error, getCurrent());
         this.#answered(isOurs ? "idle" : "over");
         throw error;
@@ -108,15 +108,15 @@ export class Iteration<T> {
   }
 
   #answered(state: "idle" | "over"): void {
-    // It may have been closed meanwhile.
+    // The iterator may have been closed meanwhile.
     if (this.#state !== "over") this.#state = state;
   }
 
   /**
-   * Tells the iterator that no more is wanted, unless it is over. A switch point.
+   * Closes the iterator, unless it is over, and waits for that. A switch point.
    *
-   * It may take its time. One that was asked for an item and does not answer is told all
-   * the same, but not waited for: it may never answer to this either.
+   * An iterator that was asked for an item and has not given it is closed as well, but not
+   * waited for: it may never come to close.
    */
   close(): Wait<void> {
     return composed(async () => {
@@ -132,13 +132,13 @@ export class Iteration<T> {
     });
   }
 
-  /** As {@linkcode Iteration.close}, but waits for nothing and throws nothing. */
+  /** Closes the iterator, unless it is over. Waits for nothing and throws nothing. */
   closeSoon(): void {
     try {
       const closing = this.#end();
       if (isThenable(closing)) closing.then(undefined, ignore);
     } catch {
-      // There is an error already for which it is closed.
+      // It is closed because of another error, which is the one to throw.
     }
   }
 

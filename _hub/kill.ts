@@ -1,9 +1,9 @@
 /**
- * How the library kills on its own account: each greenlet once.
+ * Kills on the library's own account: each greenlet is killed once.
  *
- * Whoever calls `kill()` on a greenlet twice throws into it twice. What the library kills
- * because a loop is left, a nursery closes or a program ends may have been killed before,
- * and clean up: a second error would cut that short.
+ * Two calls of `kill()` throw into a greenlet twice. But a greenlet that the library kills, as
+ * a loop is left, a nursery closes or a program ends, may have been killed before and be
+ * cleaning up: a second error would cut that short.
  *
  * @module
  */
@@ -18,15 +18,15 @@ import { type Greenlet as OwnGreenlet, kill } from "./greenlet.ts";
 import { type Greenlet, GreenletExit } from "../greenlet.ts";
 
 /**
- * Kills greenlets, and waits for nothing. One that was killed before, by whatever call,
- * gets no second error: it cleans up for as long as it was given.
+ * Kills greenlets, and waits for nothing. One that was killed before, by any call, gets no
+ * second error: it cleans up within the grace that it has.
  *
- * Where that is for ever, or where `grace` says so, it gets `grace` ms from now on, if that
- * is less. Past its grace it needs no kill: every wait of it throws.
+ * If that is `Infinity`, or if `grace` is given, its grace is over in `grace` ms at the latest.
+ * One that is past its grace needs no kill, as each of its waits throws.
  *
- * @param greenlets What is killed: of any kind.
+ * @param greenlets The greenlets, of any kind.
  * @param error What is thrown, or the class of error of which a new one is.
- * @param grace For how many milliseconds the bodies may clean up; the usual time, if left
+ * @param grace For how many milliseconds the bodies may clean up; as long as usual, if left
  * out.
  */
 export function killOnce(
@@ -48,13 +48,13 @@ export function killOnce(
 
 /**
  * Kills greenlets as {@linkcode killOnce} does, and waits until they have ended. A switch
- * point, that is no end of the wait: what interrupts it meanwhile is thrown by the next one.
+ * point, but an interrupt does not end the wait: it is thrown by the next one.
  *
- * Whoever may wait no longer gives them no more time, and goes on in some turns of the event
- * loop. One that is past its grace and still alive is stuck in a promise of somebody else's:
- * it is left there.
+ * If the caller is past its own grace, the greenlets get no more time, and the call returns
+ * after some turns of the event loop. A greenlet that is past its grace and still alive is
+ * stuck in a foreign promise, and is left there.
  *
- * @param greenlets What is killed.
+ * @param greenlets The greenlets.
  * @param error What is thrown.
  */
 export function endAll(
@@ -72,7 +72,7 @@ export function endAll(
   return wait;
 }
 
-/** A little more than the grace, so that what ends by then has ended. */
+/** After how many ms a greenlet is stuck: a little later than its grace is over. */
 const STUCK_AFTER = GRACE + GRACE / 4;
 
 // deno-lint-ignore no-explicit-any
@@ -108,7 +108,7 @@ class Ending extends PatientWait<void> {
   }
 }
 
-/** Whether a greenlet that was killed is within its grace, which begins when it is told. */
+/** Whether a kill was thrown into a greenlet, and it is within its grace. */
 function cleansUp(greenlet: Greenlet): boolean {
   const scope = scopeOf(greenlet);
   return !greenlet.dead && scope.isKillThrown && !scope.isEscalated;

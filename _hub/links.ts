@@ -1,5 +1,5 @@
 /**
- * The one implementation of links: who is to be told, once, when something is ready.
+ * The one implementation of links: what is called, once, when something is ready.
  *
  * @module
  */
@@ -10,17 +10,17 @@ import { reportInTurn } from "./reports.ts";
 import { List, type Member } from "../_base/linked_list.ts";
 import { mustWait, noteWoken, runSoon, wakeups } from "./run_queue.ts";
 
-/** What a link is: a function, or an object that is told. */
+/** A link: a function, or an object with `linked()`. */
 export type Link<S> = ((source: S) => unknown) | {
-  /** Called with what has become ready. */
+  /** Called with the object that has become ready. */
   linked(source: S): unknown;
 };
 
-/** A place in {@linkcode Links}. */
+/** One link in {@linkcode Links}. */
 export class LinkNode<S> implements Member<LinkNode<S>> {
-  /** What was given by the user, and is recognised by `remove`. */
+  /** The link as the user has given it, by which `unlink` finds it. */
   readonly link: Link<S>;
-  /** What is called instead, if something is. */
+  /** The function to call in place of the link, if there is one. */
   readonly call: ((source: S) => unknown) | null;
   list: List<LinkNode<S>> | null = null;
   previous: LinkNode<S> | null = null;
@@ -31,28 +31,30 @@ export class LinkNode<S> implements Member<LinkNode<S>> {
     this.call = call;
   }
 
-  /** Takes the link back; does nothing when it has been called. */
+  /** Takes the link back. Does nothing when it was called. */
   drop(): void {
     this.list?.remove(this);
   }
 }
 
-/** Links in the order in which they were added, which is that of the calls. */
+/** Links, in the order in which they are added and called. */
 export class Links<S> extends List<LinkNode<S>> {
   readonly #source: S;
-  /** The last that is to be called when the hub comes to it. */
+  /** The last link to call when the hub comes to it. */
   #due: LinkNode<S> | null = null;
   #scheduled = false;
 
-  /** @param source What the links are told of. */
+  /** @param source The object that links are called with. */
   constructor(source: S) {
     super();
     this.#source = source;
   }
 
   /**
-   * @param link What to call, or the object to tell.
-   * @param call What to call instead.
+   * Adds a link.
+   *
+   * @param link The link as the user has given it.
+   * @param call The function to call in its place.
    */
   link(
     link: Link<S>,
@@ -82,7 +84,7 @@ export class Links<S> extends List<LinkNode<S>> {
     while (this.shift() !== null);
   }
 
-  /** Soon calls, from the hub, those links that are here now and still are then. */
+  /** Has the hub soon call the links that are here now, and are not taken back before. */
   schedule(): void {
     this.#due = this.last;
     if (this.#scheduled || this.last === null) return;
@@ -90,9 +92,9 @@ export class Links<S> extends List<LinkNode<S>> {
     runSoon(tell<S>, this);
   }
 
-  /** Calls those that are due; `true` if some have to wait for a body that was woken. */
+  /** Calls the links; `true` if some have to wait, as a body that was woken goes first. */
   tell(): true | void {
-    // One by one, so that a link may still take back those after it.
+    // One by one, so that a link can take back those after it.
     while (this.#due !== null) {
       const { link, call } = this.first!;
       if (isTooEarly(link)) return true;
@@ -107,7 +109,7 @@ function tell<S>(links: Links<S>): true | void {
   return links.tell();
 }
 
-/** What marks a function that wakes a body, and does nothing else. */
+/** The mark of a function that wakes a body, and does nothing else. */
 const WAKES = Symbol("wakes");
 
 /** Marks a link that wakes a body, and does nothing else. */
@@ -117,13 +119,13 @@ export function waking<S>(
   return Object.assign(link, { [WAKES]: true });
 }
 
-/** Whether a link wakes a body, which goes on later than a function that is called. */
+/** Whether a link wakes a body. The body goes on later than a function is called. */
 function isWaking<S>(link: Link<S>): boolean {
   return link instanceof LinkedWait ||
     (link as { [WAKES]?: true })[WAKES] === true;
 }
 
-/** Whether a link has to be called later, as a body that was woken is to go on first. */
+/** Whether a link has to be called later, as a body that was woken goes on first. */
 export function isTooEarly<S>(link: Link<S>): boolean {
   return mustWait() && !isWaking(link);
 }
@@ -131,9 +133,9 @@ export function isTooEarly<S>(link: Link<S>): boolean {
 /**
  * Calls a link, and reports what it throws.
  *
- * @param link What was given by the user.
- * @param call What is called instead, if something is.
- * @param source What it is told of.
+ * @param link The link as the user has given it.
+ * @param call The function to call in its place, if there is one.
+ * @param source The object that it is called with.
  */
 export function callLink<S>(
   link: Link<S>,
@@ -152,9 +154,9 @@ export function callLink<S>(
 }
 
 /**
- * Throws unless it is a link.
+ * Checks a link.
  *
- * @param isRaw Whether the hub calls it, which can't run a generator.
+ * @param isRaw Whether the hub calls it: then it can't be a generator function.
  */
 export function checkLink<S>(link: Link<S>, isRaw: boolean): Link<S> {
   if (typeof link === "function") {
@@ -166,17 +168,17 @@ export function checkLink<S>(link: Link<S>, isRaw: boolean): Link<S> {
     return link;
   }
   throw new TypeError(
-    `Cannot link as the link must be a function or be linkable: received ${link}`,
+    `Cannot link as the link must be a function, or have linked(): received ${link}`,
   );
 }
 
-/** What has links. */
+/** An object that has links. */
 interface Linkable<S> {
   rawlink(link: Link<S>): void;
   unlink(link: Link<S>): void;
 }
 
-/** Has one link called by each of several: by none of them, if one refuses it. */
+/** Links one link to several objects; to none of them, if one refuses it. */
 export function linkAll<S>(
   sources: readonly Linkable<S>[],
   link: Link<S>,
@@ -199,7 +201,7 @@ export abstract class LinkedWait<S, T> extends Suspension<T> {
     this.#node = links.link(this);
   }
 
-  /** Called with what has become ready. */
+  /** Called with the object that has become ready. */
   abstract linked(source: S): void;
 
   protected override undo(): void {

@@ -16,7 +16,7 @@ export const main: Greenlet = (() => {
   return ancestor;
 })();
 
-/** What the hub adds to the main greenlet. */
+/** The method that the hub adds to the main greenlet. */
 interface ErrorHandler {
   handleError(context: unknown, error: unknown): unknown;
 }

@@ -1,6 +1,6 @@
 /**
- * The one mechanism of `map` and `imap`: a function is called for each of some items, in
- * greenlets that end with it.
+ * The one mechanism of `map` and `imap`: it calls a function for each item, in greenlets that
+ * do not outlive it.
  *
  * @module
  */
@@ -22,38 +22,38 @@ import { Suspension, type Wait } from "./suspension.ts";
 /** After how many items to look whether the event loop has to turn. */
 const LOOK_EVERY = 256;
 
-/** Where the calls have their places. */
+/** A group or a pool, as the calls need it: each takes a place in it. */
 export interface Room {
   /** Waits for a place, and takes it. */
   enter(): Wait<unknown>;
   /** Gives a place back. */
   leave(): void;
-  /** Starts a greenlet in a place that was taken; gives that back if it throws. */
+  /** Starts a greenlet in a place that was taken. If that throws, gives the place back. */
   start(greenlet: Greenlet): void;
   /** The mappings that are not over. */
   readonly mappings: Set<{ cut(error: unknown): void }>;
 }
 
-/** What takes the results. */
+/** The receiver of the results. */
 export interface MappingSink<R> {
-  /** Waits until there may be one more result; if left out, there may be any number. */
+  /** Waits until there may be one more result. If it is left out, there may be any number. */
   beforeItem?(): Wait<unknown>;
-  /** A call has ended, and not by our kill. */
+  /** Called when a call has ended, and not by a kill of ours. */
   ended(index: number, call: Greenlet<R>): void;
 }
 
-/** Why a mapping ends before its items do. */
+/** The reason for which a mapping ends before its items do. */
 interface Failure {
   readonly error: unknown;
-  /** The index of the item whose call has failed; `null` if it was no call. */
+  /** The index of the item whose call has failed; `null` if something else has. */
   readonly index: number | null;
-  /** The call that has failed, if it was one. */
+  /** The call that has failed, if it was a call. */
   readonly call?: object;
 }
 
 /**
- * Calls of a function for the items of an iterable. {@linkcode Mapping.run} makes them, in
- * the greenlet that asks the iterable. When it is over, all that it has begun is over.
+ * Calls of a function for the items of an iterable. {@linkcode Mapping.run} makes them, in the
+ * greenlet that takes the items. When it is over, everything that it has begun is over.
  */
 export class Mapping<T, R> {
   readonly #room: Room;
@@ -65,20 +65,20 @@ export class Mapping<T, R> {
   readonly #ended = (call: Greenlet<R>) => this.#callEnded(call);
   /** The wait until no call runs, or all were killed. */
   #drained: Suspension<void> | null = null;
-  /** What calls and the taking of items are ended by. */
+  /** The error that calls, and the taking of items, are killed with. */
   readonly #exit = new GreenletExit("The results are not wanted any more");
-  /** In which items are taken, while they are. */
+  /** The scope in which items are taken, while they are. */
   #feeding: Scope | null = null;
   #isFed = false;
   /** Calls for items with a higher index are killed. */
   #lastWanted = Infinity;
   #failure: Failure | null = null;
-  /** What all calls were killed by. */
+  /** The error that others have killed all calls with. */
   #cut: Failure | null = null;
   #closing: { readonly error: unknown } | null = null;
   /** Calls that have failed, as long as their errors may still be thrown. */
   readonly #failed = new Set<Greenlet<R>>();
-  /** Runs when a call has failed while some for earlier items run. */
+  /** Runs when a call has failed, and calls for earlier items run. */
   #patience: Timer | null = null;
 
   constructor(
@@ -94,19 +94,19 @@ export class Mapping<T, R> {
     room.mappings.add(this);
   }
 
-  /** What has gone wrong, when it is over. */
+  /** The failure of the mapping, when it is over; `null` if there is none. */
   get failure(): Failure | null {
     return this.#failure;
   }
 
-  /** What the iterable has thrown as it was closed. */
+  /** The error that the iterable has thrown when it was closed. */
   get closing(): { readonly error: unknown } | null {
     return this.#closing;
   }
 
   /**
-   * Takes items and calls the function, until there are no more or something goes wrong, and
-   * waits until all calls have ended.
+   * Takes items and calls the function, until there are no more or something fails. Then waits
+   * until all calls have ended.
    *
    * @param keepsCalls Whether calls run on when the iterable has failed.
    */
@@ -139,7 +139,7 @@ export class Mapping<T, R> {
     this.#room.mappings.delete(this);
   }
 
-  /** Is over without having run; does nothing when it has. */
+  /** Closes a mapping that has not run. Does nothing when it has. */
   abandon(error: unknown): void {
     if (!this.#items.isOver) this.#failure ??= { error, index: null };
     this.#items.closeSoon();
@@ -161,7 +161,7 @@ export class Mapping<T, R> {
       await room.enter();
       let step: IteratorResult<T, unknown>;
       if (items.isAsync) {
-        // What makes the items may need the place.
+        // The code that makes the items may need the place.
         room.leave();
         if (this.#cut !== null) return;
         step = await items.stepAsync();
@@ -181,7 +181,7 @@ export class Mapping<T, R> {
     }
   }
 
-  /** Closes the iterable, whose error is no reason to end anything. */
+  /** Closes the iterable. Its error does not end the mapping. */
   async #close(): Promise<void> {
     try {
       await this.#items.close();
@@ -196,7 +196,7 @@ export class Mapping<T, R> {
     this.#room.start(greenlet);
     this.#running.set(greenlet, index);
     greenlet.rawlink(this.#ended);
-    // The start may have called what stops us.
+    // The start may have called something that has stopped us.
     if (index > this.#lastWanted) killOnce([greenlet], this.#exit);
   }
 
@@ -204,7 +204,7 @@ export class Mapping<T, R> {
     const index = this.#running.get(call)!;
     this.#running.delete(call);
     if (this.#running.size === 0) this.#drained?.switch();
-    // What it has failed with while it cleaned up nothing takes.
+    // Nothing takes an error that it has thrown while it cleaned up.
     if (index > this.#lastWanted && scopeOf(call).isKillThrown) return;
     if (!call.successful()) {
       keepError(call);
@@ -241,24 +241,24 @@ export class Mapping<T, R> {
     if (this.#isStopped) this.#drained?.switch();
   }
 
-  /** Gives nothing that has to end any more time. */
+  /** Ends at once everything that is cleaning up. */
   hasten(): void {
     this.#feeding?.kill(this.#exit, 0);
     this.#items.closeSoon();
     killOnce(this.#running.keys(), this.#exit, 0);
   }
 
-  /** Begins no more calls, as those that run were killed by others. */
+  /** Makes no more calls, as something else has killed those that run. */
   cut(error: unknown): void {
     if (this.#isFed) return;
     this.#cut ??= { error, index: null };
-    // Otherwise it may find that there are no more items: then nothing is missing.
+    // If no item is asked for, there may be none left, and then nothing is missing.
     if (this.#items.isAsked) this.#feeding!.kill(this.#exit, GRACE);
   }
 
   /**
-   * A call has failed. Those for later items are killed at once. One for an earlier item
-   * may fail as well, and its error is then the one that counts: they are given some time.
+   * Notes that a call has failed. Calls for later items are killed at once. Calls for earlier
+   * items get some time, as one may fail as well, and then its error is the one that counts.
    */
   callFailed(index: number, call: Greenlet<R>): void {
     const before = this.#failure;
@@ -283,16 +283,16 @@ export function settleError(call: object, isThrown: boolean): void {
   giveBackError(call);
 }
 
-/** The wait for all results of a mapping, that runs in the greenlet which waits. */
+/** The wait for all results of a mapping, which runs in the greenlet that waits. */
 export class MappingWait<T, R> extends PatientWait<R[]> {
   readonly #mapping: Mapping<T, R>;
   readonly #results: R[];
-  /** In which the iterable is asked: an interrupt reaches it by us. */
+  /** The scope in which the items are taken. An interrupt reaches it by this wait only. */
   readonly #inner: Scope;
-  /** What has interrupted it. */
+  /** The error that has interrupted it first. */
   #cause: { readonly error: unknown } | null = null;
 
-  /** @param results Where the results are, when all are there. */
+  /** @param results The array that the mapping puts the results into. */
   constructor(mapping: Mapping<T, R>, results: R[]) {
     const outer = currentScope();
     super(outer);
@@ -320,7 +320,7 @@ export class MappingWait<T, R> extends PatientWait<R[]> {
     }
     this.#mapping.giveBackErrors();
     if (failure === null) return this.switch(this.#results);
-    // It may have killed the call, and is now ours.
+    // The error may have killed the call. Now it is the result of this one.
     this.waiter.markRecipient(failure.error);
     this.throw(failure.error);
   }
@@ -328,7 +328,7 @@ export class MappingWait<T, R> extends PatientWait<R[]> {
   override interrupt(error: unknown, final: boolean): void {
     if (!this.isPending) return;
     this.markOwnHandled();
-    // What is thrown is what came first.
+    // The first error is the one that is thrown.
     const isFirst = this.#cause === null && this.#mapping.failure === null;
     if (isFirst) this.#cause = { error };
     this.#mapping.stop();

@@ -1,5 +1,5 @@
 /**
- * Which errors are printed, and how.
+ * Prints errors that no greenlet takes.
  *
  * @module
  */
@@ -9,7 +9,10 @@ import { GreenletExit } from "../greenlet.ts";
 /** Classes of errors that end a greenlet without being a failure. */
 const endings: (abstract new () => Error)[] = [GreenletExit];
 
-/** Has errors of a class not reported when a greenlet ends by them. gevent's `NOT_ERROR`. */
+/**
+ * Adds a class of errors that are not reported when a greenlet ends by them. gevent's
+ * `NOT_ERROR`.
+ */
 export function addEnding(ending: abstract new () => Error): void {
   endings.push(ending);
 }
@@ -22,7 +25,7 @@ export function isEnding(error: unknown): boolean {
 /**
  * Writes an error to stderr, and what has failed with it.
  *
- * @param context What has failed: a greenlet, or a callback.
+ * @param context The greenlet or the callback that has failed.
  */
 export function printError(context: unknown, error: unknown): void {
   const name = inWords(() =>
@@ -33,7 +36,7 @@ export function printError(context: unknown, error: unknown): void {
   try {
     console.error(error);
   } catch {
-    // Such as a getter of it that throws.
+    // A getter of the error may throw.
     console.error(inWords(() => String(error)));
   }
   console.error(`${name} failed with ${inWords(() => nameOf(error))}`);

@@ -1,6 +1,6 @@
 /**
- * Waits until the hub comes to rest: nothing happens any more, unless time goes by or
- * something comes from outside the process.
+ * Waits until the hub comes to rest: nothing happens any more, until time passes or something
+ * comes from outside the process.
  *
  * @module
  */
@@ -10,15 +10,15 @@ import { isTelling } from "./timers.ts";
 import { wakeups } from "./run_queue.ts";
 
 /**
- * How many turns of the event loop go by without a wake-up before the hub is taken to be at
- * rest. A chain of the library's steps takes two or three turns without one.
+ * After how many turns of the event loop without a wake-up the hub is taken to be at rest. The
+ * library's own steps take two or three turns without one.
  */
 const QUIET_TURNS = 8;
 
-/** How many turns a program gets that never comes to rest. */
+/** After how many turns a program is not waited for that never comes to rest. */
 const MOST_TURNS = 10_000;
 
-/** Lets run what is ready, and what comes of it. Not cooperative. */
+/** Waits for that rest. Not cooperative. */
 export async function restOfHub(): Promise<void> {
   let before = -1;
   let quiet = 0;

@@ -1,9 +1,9 @@
 /**
- * Reactions to promises that others have made.
+ * Reactions to promises of any code.
  *
- * A reaction to a promise can't be taken back: it stays with the promise until that settles,
- * and some never do. So a promise has one reaction of ours, which tells all that wait for it.
- * A wait that is interrupted leaves it, and nothing of the wait is left.
+ * JavaScript can't take a reaction to a promise back: it stays with the promise until that
+ * settles, and some never do. So a promise gets one reaction of ours, which tells all waits for
+ * it. A wait that is interrupted is taken out, and nothing is left of it.
  *
  * @module
  */
@@ -12,24 +12,24 @@ import { pairOf, then } from "../_base/language.ts";
 import { current } from "./current.ts";
 import { Stamp } from "../_base/stamp.ts";
 
-/** What is told, once, how a promise has settled; it may be taken back before. */
+/** Something that is told, once, how a promise has settled. It may be taken back before. */
 export interface Reaction {
   /** `null` when it waits for no promise. */
   reactions: Reactions | null;
-  /** Called from the event loop; has to be quick and not to throw. */
+  /** Called from the event loop. Has to be quick, and must not throw. */
   fulfilled(value: unknown): void;
   /** As {@linkcode Reaction.fulfilled}. */
   rejected(error: unknown): void;
 }
 
 /**
- * - `latest`: those that were made last, and not noted with their promise
- * - `noted`: kept with their promise, which is pending
+ * - `latest`: made last, and not noted in its promise
+ * - `noted`: kept in its promise, which is pending
  * - `over`: the promise has settled
  */
 type State = "latest" | "noted" | "over";
 
-/** What waits for one promise, in the order in which it came: nearly always one wait. */
+/** The reactions to one promise, in order: nearly always one at most. */
 export class Reactions {
   readonly promise: Promise<unknown>;
   state: State = "latest";
@@ -55,7 +55,7 @@ export class Reactions {
     const all = this.#all;
     if (!(all instanceof Set)) this.#all = null;
     else if (all.delete(reaction) && all.size > 0) return;
-    // The promise may be of no use to anybody any more.
+    // So that the promise is not kept alive from here.
     if (this === latest) noteLatest();
   }
 
@@ -95,7 +95,7 @@ export class Reactions {
   }
 }
 
-/** Reactions are noted in a private field of their promise. */
+/** A private field of a promise, for its reactions. */
 class ReactionsOf extends Stamp {
   #reactions: Reactions;
 
@@ -117,11 +117,11 @@ class ReactionsOf extends Stamp {
 }
 
 /**
- * Those that are not noted yet. Most are over before there are others, and to note them
- * takes 40 ns, where the whole wait takes 110.
+ * The reactions that are not noted yet. Most promises settle before there is another one, and
+ * to note them takes 40 ns, where the whole wait takes 110.
  */
 let latest: Reactions | null = null;
-/** How many are noted whose promises have not settled. */
+/** How many are noted, whose promises are pending: where there are none, none is looked for. */
 let noted = 0;
 
 function noteLatest(): void {
@@ -135,10 +135,9 @@ function noteLatest(): void {
 /**
  * Tells `reaction` how a promise settles.
  *
- * @param value A promise of whatever class, whose `then` is called once for all who wait;
- * or anything else that can be awaited, which is asked each time, as it may begin something
- * then.
- * @param reaction What to tell; `reaction.reactions.remove` takes it back.
+ * @param value A promise of any class, whose `then` is called once for all reactions; or
+ * another thenable, whose `then` is called each time, as it may begin something.
+ * @param reaction What to tell. `reaction.reactions.remove` takes it back.
  */
 export function react(value: unknown, reaction: Reaction): void {
   const promise = value instanceof Promise ? value : Promise.resolve(value);
@@ -161,7 +160,7 @@ function attach(promise: Promise<unknown>, reactions: Reactions): void {
       (error) => reactions.rejected(error),
     );
   } catch (error) {
-    // One of a class whose `then` throws.
+    // The `then` of a subclass may throw.
     reactions.rejected(error);
   }
 }

@@ -81,7 +81,7 @@ export const RECLAIM: unique symbol = Symbol("reclaim");
 /** The key of the method that has releases of a greenlet do nothing. */
 export const FORFEIT: unique symbol = Symbol("forfeit");
 
-/** What a condition does with its lock. */
+/** A lock, as a condition uses it. */
 export interface ReclaimableLock {
   [GIVE_AWAY](most: number): number;
   [RECLAIM](reclaimer: Reclaimer): void;

@@ -1,17 +1,16 @@
 /**
- * Unhandled rejections, as a program sees them that knows nothing of us.
+ * Unhandled rejections, reported as in a program that does not use this library.
  *
- * The runtime looks for rejected promises without a handler when no microtask is left. It
- * so looks, too, in a turn of the event loop that our fairness has put between two steps of
- * a greenlet, where a program without us would only have gone on: its `await` of the promise
- * may be the very next step. So as long as greenlets wait for such a turn, the rejections
- * that the runtime tells of are postponed. Those that are handled meanwhile have never been
- * unhandled; the others are raised once the greenlets have run out of steps.
+ * The runtime looks for rejected promises without a handler when no microtask is left. So it
+ * does in a turn of the event loop that our fairness has put between two steps of a greenlet,
+ * where another program would simply have gone on: its `await` of the promise may be the very
+ * next step. As long as greenlets wait for such a turn, the rejections that the runtime
+ * reports are postponed. A promise that is handled meanwhile was never unhandled. The others
+ * are reported when the greenlets have no more steps to take.
  *
  * One listener for `unhandledrejection` does all of it, and is called before those of the
- * application. Where there are no such events, as in Node, it is `process.emit` that is
- * listened to; where neither is as expected, rejections are told of when the runtime finds
- * them.
+ * application. Where there are no such events, as in Node, `process.emit` is wrapped. Where
+ * neither is as expected, rejections are reported when the runtime finds them.
  *
  * @module
  */
@@ -26,14 +25,14 @@ import {
 import { afterTurn, isTurnDue } from "./run_queue.ts";
 
 /**
- * How long a rejection is postponed at most, while greenlets keep each other going for ever.
- * A program without us would have blocked its event loop for as long. Both have to be over:
- * a process that was stopped for a while has not taken its turns.
+ * For how many ms and how many turns a rejection is postponed at most, where greenlets always
+ * have another step to take. Another program would have blocked its event loop that long. Both
+ * have to be over, as a process that was stopped for a while has not taken its turns.
  */
 const LONGEST = 1000;
 const MOST_TURNS = 100;
 
-/** A rejection that is not told of yet. */
+/** A rejection that is not reported yet. */
 interface Postponed {
   readonly promise: Promise<unknown>;
   readonly reason: unknown;
@@ -44,27 +43,27 @@ interface Postponed {
 }
 
 const postponed = new Map<Promise<unknown>, Postponed>();
-/** Promises that are rejected in another's place, to have the runtime tell of that. */
+/** The promises that stand-ins were rejected for, so that the runtime reports them. */
 const standIns = new WeakMap<Promise<unknown>, Promise<unknown>>();
-/** Those for which there is a stand-in that the runtime has not told of. */
+/** The promises with a stand-in that the runtime has not reported yet. */
 const raising = new WeakSet<Promise<unknown>>();
 
-/** What is made of an error; all is asked in the context of the rejection. */
+/** Judges errors. Everything is called in the context of the rejection. */
 export interface Judgement {
-  /** Whether promises may fail like that and nothing look. */
+  /** Whether a promise may fail with the error and not be reported. */
   isExpected(reason: unknown): boolean;
-  /** What the program fails with whose main module has failed with an expected error. */
+  /** The error to report, where the main module has failed with an expected one. */
   failureOfMain(reason: unknown): unknown;
 }
 type CallApart = <R>(run: () => R) => R;
 
 /**
- * - a promise: the runtime is to tell of the rejection, and of this promise
- * - `null`: nobody is told
+ * - a promise: the runtime is to report the rejection of this promise
+ * - `null`: the rejection is not reported
  */
 type Verdict = Promise<unknown> | null;
 
-/** What is to be done about a rejection that the runtime has found. */
+/** Decides what to do about a rejection that the runtime has found. */
 function judge(
   found: Promise<unknown>,
   reason: unknown,
@@ -90,12 +89,12 @@ function judge(
   return null;
 }
 
-/** Errors of the main module that were told of. */
+/** Errors of the main module that were reported. */
 const failuresOfMain = new WeakSet<object>();
 
 /**
- * Has the runtime tell of an expected error all the same if the main module has failed with
- * it, by an `await` at its top level: nothing else tells that the program has ended there.
+ * Has the runtime report an expected error, if the main module has failed with it by an
+ * `await` at its top level: nothing else would tell that the program has ended there.
  */
 async function raiseIfMainFailed(
   promise: Promise<unknown>,
@@ -109,14 +108,14 @@ async function raiseIfMainFailed(
   raise(promise, failure);
 }
 
-/** Whether a promise that is handled now was never told of. */
+/** Whether a promise that is handled now was never reported. */
 function wasUntold(promise: Promise<unknown>): boolean {
   return postponed.delete(promise) || raising.delete(promise);
 }
 
-/** Greenlets have had their turn: looks at what they have left when they go no further. */
+/** Looks at what is postponed, when the greenlets have had their turn. */
 function lookSoon(): void {
-  // What was handled meanwhile, the runtime tells in between.
+  // Before that the runtime tells which promises were handled meanwhile.
   if (postponed.size > 0) setImmediate(look);
 }
 
@@ -135,8 +134,8 @@ function isOverdue(one: Postponed): boolean {
 }
 
 /**
- * Has the runtime tell of a rejection as if it had just found it: listeners are told of this
- * promise, and the process ends if none of them prevents it. In the current context.
+ * Has the runtime report a rejection as if it had just found it: listeners get this promise,
+ * and the process ends if none of them prevents it. They are called in the current context.
  */
 export function raise(promise: Promise<unknown>, reason: unknown): void {
   raising.add(promise);
@@ -146,7 +145,7 @@ export function raise(promise: Promise<unknown>, reason: unknown): void {
 /**
  * Watches the rejections of this realm. To be called once.
  *
- * @param judgement What is made of their errors.
+ * @param judgement Judges their errors.
  * @param callApart Calls a function outside greenlets.
  * @param callWhereRejected Calls a function in the context of the rejection, where listeners
  * are called in another one.
@@ -179,7 +178,7 @@ function watchEvents(
       Object.defineProperty(event, "promise", { value: promise });
     }
   });
-  // The runtime calls it whatever the listeners have done.
+  // The runtime calls it even if a listener has stopped the event.
   let isUntold = false;
   listenFirst("rejectionhandled", (event) => {
     isUntold = wasUntold(event.promise);
@@ -195,7 +194,7 @@ function watchEvents(
   );
 }
 
-/** Listens before those who have begun before us, where the runtime's list can be found. */
+/** Adds a listener before all others, where the runtime's list of them can be found. */
 function listenFirst(
   type: "unhandledrejection" | "rejectionhandled",
   listener: (event: PromiseRejectionEvent) => void,
@@ -209,12 +208,12 @@ function listenFirst(
   }
 }
 
-/** What the runtime calls after the listeners, to have `process` tell of a rejection. */
+/** The function that the runtime calls after the listeners, for `process` to report it. */
 type Tell = (event: PromiseRejectionEvent) => void;
 
 /**
- * Looks after what the runtime calls to have `process` tell of a rejection: `by` makes what
- * it is to call in its place.
+ * Replaces the function that the runtime calls for `process` to report a rejection. `by` makes
+ * the one that it calls in its place.
  */
 function replaceTell(name: string, by: (tell: Tell) => Tell | undefined): void {
   const shared = findShared();
@@ -227,7 +226,7 @@ function replaceTell(name: string, by: (tell: Tell) => Tell | undefined): void {
   });
 }
 
-/** What the runtimes have that tell of rejections by `process`. */
+/** The `process` of runtimes that report rejections by it. */
 interface Process {
   emit(name: string, ...args: unknown[]): boolean;
 }
@@ -241,7 +240,7 @@ function watchProcess(process: Process, judgement: Judgement): void {
       if (promise === null) return true;
       args[1] = promise;
     } else if (name === "rejectionHandled") {
-      // Deno gives the reason as well, and first.
+      // Deno gives the reason as well, before the promise.
       if (wasUntold(args.at(-1) as Promise<unknown>)) return true;
     }
     return Reflect.apply(emit, this, [name, ...args]);

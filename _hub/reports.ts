@@ -1,10 +1,10 @@
 /**
- * Errors that greenlets have ended by, until it is known whether somebody takes them.
+ * Reports of errors that greenlets have ended by.
  *
- * An error is taken by who asks for the result, as `get()` does, when the greenlet dies or
- * in the same turn of the event loop: until then nothing is reported. What nobody has taken
- * by the end of that turn the hub is told, once, and at the latest when the process ends.
- * A greenlet that succeeds has nothing to do with this.
+ * `get()`, or another call that asks for the result, takes the error when the greenlet dies or
+ * in the same turn of the event loop, so nothing is reported before the turn is over. Then the
+ * hub is told of an error that was not taken, once, and at the latest when the process ends.
+ * A greenlet that succeeds costs nothing here.
  *
  * @module
  */
@@ -17,24 +17,24 @@ import { runDetached } from "./current.ts";
 import { report } from "./main.ts";
 import { isIdle, runSoon } from "./run_queue.ts";
 
-/** How many turns of the loop those may take that were to be woken in that turn. */
+/** For how many turns more wake-ups that were due in that turn are waited for. */
 const MOST_TURNS = 3;
 
-/** What has failed, and what tells the hub of each: in the order in which they failed. */
+/** A function for each failure that reports it, in the order in which they came. */
 const untaken = new Map<object, () => void>();
-/** What nobody has taken yet of whom the hub has told in this turn. */
+/** The failures of this turn, of which the links have been called. */
 let latest: object[] | null = null;
 
 /**
- * Tells the hub of a greenlet's error at the end of this turn of the event loop, unless
- * somebody takes it before. The handler is called in the greenlet's context of other
- * storages, and as nobody's part.
+ * Reports a greenlet's error at the end of this turn of the event loop, unless it is taken
+ * before. The handler is called in no greenlet, and otherwise in the `AsyncLocalStorage`
+ * context of the greenlet.
  */
 export function reportUnlessTaken(greenlet: object, error: unknown): void {
   reportLater(greenlet, greenlet, error);
 }
 
-/** Tells the hub, in its turn, of an error that nobody can take, such as that of a link. */
+/** Reports an error that can't be taken, such as that of a link, in its turn. */
 export function reportInTurn(context: unknown, error: unknown): void {
   reportLater({}, context, error);
 }
@@ -43,31 +43,31 @@ function reportLater(key: object, context: unknown, error: unknown): void {
   const inContext = AsyncLocalStorage.snapshot();
   const tell = () => runDetached(() => report(context, error));
   untaken.set(key, () => inContext(tell));
-  // What waits for it is told by the hub before, and may be told late.
+  // A task of the hub, as the links that may take it are tasks before it.
   runSoon(expectTakers, key);
 }
 
-/** All that have waited for it are told: others may ask for it until the turn is over. */
+/** Lets calls take an error until the turn is over, when all its links have been called. */
 function expectTakers(key: object): void {
   if (!untaken.has(key) || kept.has(key)) return;
   if (latest === null) lookAtTheEnd(latest = [], 0);
   latest.push(key);
 }
 
-/** Somebody has taken the error of a greenlet, if it has failed: it is not reported. */
+/** Takes the error of a greenlet, if it has failed: it is not reported. */
 export function takeError(greenlet: object): void {
   if (untaken.size > 0) untaken.delete(greenlet);
 }
 
-/** How many wait that may throw the error of a greenlet when others have ended, too. */
+/** How many calls may still take the error of a greenlet, when others have ended as well. */
 const kept = new Map<object, number>();
 
-/** The error of a greenlet, if it has failed, may be taken later: it is not told until then. */
+/** Puts off the report of a greenlet's error, if it has failed, as it may be taken later. */
 export function keepError(greenlet: object): void {
   if (untaken.has(greenlet)) kept.set(greenlet, (kept.get(greenlet) ?? 0) + 1);
 }
 
-/** An error that was kept is not taken here. */
+/** Ends {@linkcode keepError} of a call that has not taken the error. */
 export function giveBackError(greenlet: object): void {
   const count = kept.get(greenlet);
   if (count === undefined) return;
@@ -76,12 +76,12 @@ export function giveBackError(greenlet: object): void {
   expectTakers(greenlet);
 }
 
-/** Tells the hub of all errors that nobody has taken, or may take later. */
+/** Reports all errors that were not taken, and whose report was not put off. */
 export function reportUntaken(): void {
   untaken.forEach((_, key) => tellOf(key));
 }
 
-/** Tells the hub of all errors, as nobody will take them any more. */
+/** Reports all errors, as the process ends and none can be taken any more. */
 function reportAll(): void {
   kept.clear();
   reportUntaken();
@@ -94,7 +94,7 @@ function tellOf(key: object): void {
   tell?.();
 }
 
-/** Looks when all have gone on that are ready now: a tick comes after the microtasks. */
+/** Looks when the greenlets that are ready have run: a tick comes after the microtasks. */
 function lookAtTheEnd(failed: object[], turns: number): void {
   then(Promise.resolve(), () => nextTick(look, failed, turns));
 }
@@ -102,13 +102,13 @@ function lookAtTheEnd(failed: object[], turns: number): void {
 function look(failed: object[], turns: number): void {
   if (latest === failed) latest = null;
   if (untaken.size === 0) return;
-  // Where wake-ups are set aside, the turn is not over for those.
+  // The turn is not over for greenlets whose wake-ups were put off to the next one.
   if (isIdle()) reportUntaken();
   else if (turns === MOST_TURNS) failed.forEach(tellOf);
   else setImmediate(() => lookAtTheEnd(failed, turns + 1));
 }
 
-// Nothing is lost when the process ends within the turn.
+// So that no error is lost when the process ends within the turn.
 for (const type of ["unload", "error", "unhandledrejection"]) {
   globalThis.addEventListener?.(type, reportAll);
 }

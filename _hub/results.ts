@@ -30,10 +30,10 @@ import { Greenlet } from "./greenlet.ts";
 
 type Result<R> = IteratorResult<R, undefined>;
 
-/** How a taker leaves when all is over. */
+/** The reason for which a taker waits for the end. */
 type Leave = { readonly error: unknown } | "by return()";
 
-/** The wait for a result or, on leaving, for the end of all that was begun. */
+/** The wait for a result or, when it leaves, for the end of everything that was begun. */
 class Taker<R> extends PatientWait<Result<R>> implements Member<Taker<R>> {
   readonly #results: Results<R>;
   list: List<Taker<R>> | null = null;
@@ -50,8 +50,8 @@ class Taker<R> extends PatientWait<Result<R>> implements Member<Taker<R>> {
   }
 
   /**
-   * The first interrupt ends the loop: where `next()` throws, the language does not call
-   * `return()`.
+   * The first interrupt ends the loop, as the language does not call `return()` where `next()`
+   * throws.
    */
   override interrupt(error: unknown, final: boolean): void {
     if (error instanceof Lost && this.leave === null) {
@@ -67,7 +67,7 @@ class Taker<R> extends PatientWait<Result<R>> implements Member<Taker<R>> {
     super.interrupt(error, final);
   }
 
-  /** A call has failed, and this is where its error is thrown. */
+  /** Throws the error of a call, when everything has ended. */
   fail(call: Greenlet<R>): void {
     const error = call.exception;
     this.#call = call;
@@ -80,11 +80,11 @@ class Taker<R> extends PatientWait<Result<R>> implements Member<Taker<R>> {
     this.#call = null;
   }
 
-  /** All that was begun is over. */
+  /** Ends the wait, as everything that was begun is over. */
   left(closing: { readonly error: unknown } | null): void {
     const { leave } = this;
     this.#settleError(!this.isCutShort);
-    // An error of the clean-up never hides the one for which the loop is left.
+    // An error of the clean-up does not replace the one for which the loop is left.
     const failure = leave === "by return()" ? closing : leave;
     if (failure === null) this.switch({ done: true, value: undefined });
     else this.throw(failure.error);
@@ -125,32 +125,32 @@ class WhenDead extends ScopeOwned {
  * @typeParam R The type of the results.
  */
 export class Results<R> implements MappingSink<R> {
-  // deno-lint-ignore no-explicit-any -- of the items it knows nothing
+  // deno-lint-ignore no-explicit-any -- items of any type
   readonly #mapping: Mapping<any, R>;
-  /** Those that have ended, in the order in which they are given. */
+  /** Calls that have ended, in the order in which their results are given. */
   readonly #ready = new Deque<Greenlet<R>>();
-  /** Those that have ended before it was their turn, by the index of the item. */
+  /** Calls that have ended before their turn, by the index of the item. */
   readonly #early: Map<number, Greenlet<R>> | null;
   /** The index of the next one that is ready. */
   #index = 0;
-  /** How many more results may be made before one is taken. */
+  /** How many more results may be made, before one is taken. */
   #ahead: number;
-  /** The wait of the greenlet that makes them, until one is taken. */
+  /** The wait of the greenlet that takes the items, until a result is taken. */
   #waiting: Suspension<void> | null = null;
-  /** Those that wait for a result. */
+  /** Waits for a result. */
   readonly #takers = new List<Taker<R>>();
-  /** Those that wait for the end. */
+  /** Waits for the end. */
   readonly #leaving = new List<Taker<R>>();
   /**
    * - `open`: gives results
-   * - `closed`: gives none any more, and has what it has begun end
+   * - `closed`: gives no more results, and ends what it has begun
    */
   #state: "open" | "closed" = "open";
-  /** Whether all that was begun is over. */
+  /** Whether everything that was begun is over. */
   #isOver = false;
-  /** Whether a loop of the language takes the results, which ends by an error. */
+  /** Whether a `for await` loop takes the results, which an error ends. */
   #isLoop = false;
-  /** Closes it with the greenlet that has asked by hand, and was thrown an error. */
+  /** Closes it when a greenlet is dead that called `next` by hand, and was thrown an error. */
   #closer: WhenDead | null = null;
 
   /** The scope of the greenlet that has made it; `null` once anything asks for results. */
@@ -210,11 +210,11 @@ export class Results<R> implements MappingSink<R> {
     return taker.suspend(scope);
   }
 
-  /** Gives no more results, and waits until all that was begun is over. */
+  /** Gives no more results, and waits until everything that was begun is over. */
   return(): Wait<Result<R>> {
     this.#close();
     if (this.#isOver) return readyWait({ done: true, value: undefined });
-    // Whatever is due is thrown by the next wait: this is what a `finally` block needs.
+    // An error that is due is thrown by the next wait, as a `finally` block calls this.
     const scope = currentScope();
     const taker = new Taker(this, scope);
     const wait = taker.suspend(scope);
@@ -248,7 +248,7 @@ export class Results<R> implements MappingSink<R> {
     maker.owned.add(this.#untaken);
   }
 
-  /** A call has ended, and not by our kill. */
+  /** Takes in a call that has ended, and not by a kill of ours. */
   ended(index: number, call: Greenlet<R>): void {
     if (this.#state !== "open") return this.#mapping.giveBackErrors();
     if (!call.successful()) this.#noteFailed();
@@ -262,7 +262,7 @@ export class Results<R> implements MappingSink<R> {
         this.#ready.push(next);
       }
     }
-    // What comes after its error is never given.
+    // The loop ends by the error, so no later result is given.
     if (!call.successful() && this.#isLoop) {
       this.#mapping.stop(early === null ? -1 : index);
     }
@@ -278,8 +278,8 @@ export class Results<R> implements MappingSink<R> {
   }
 
   /**
-   * Throws the error of a call. A `for await` loop ends by that, and does not call
-   * `return()`; whoever asks by hand may ask again, but not when it has ended.
+   * Throws the error of a call. A `for await` loop ends by that, and does not call `return()`.
+   * Code that calls `next` by hand may call it again, until its greenlet is dead.
    */
   #fail(taker: Taker<R>, call: Greenlet<R>): void {
     this.#mapping.claimError(call);
@@ -293,7 +293,7 @@ export class Results<R> implements MappingSink<R> {
     this.#closer.moveTo(waiter);
   }
 
-  /** Has one wait for the end of all that was begun. */
+  /** Has a taker wait for the end of everything that was begun. */
   leave(taker: Taker<R>, leave: Leave): void {
     taker.list?.remove(taker);
     taker.leave = leave;
@@ -335,7 +335,7 @@ export class Results<R> implements MappingSink<R> {
     this.#mapping.stop();
   }
 
-  /** An error is due: it ends the loop, too. */
+  /** Ends the loop by an error that is due. */
   #leaveFor(due: Wait<never>, scope: Scope): Wait<Result<R>> {
     this.#close();
     if (scope.isEscalated) this.hasten();
@@ -346,7 +346,7 @@ export class Results<R> implements MappingSink<R> {
     return wait;
   }
 
-  /** What comes after the last result: once an error, and then the end. */
+  /** Gives what comes after the last result: once the error, if there is one, then the end. */
   #end(scope: Scope): Wait<Result<R>> {
     const failure = this.#state === "open" ? this.#mapping.failure : null;
     this.#close();
@@ -355,13 +355,13 @@ export class Results<R> implements MappingSink<R> {
     return failedWait(failure.error);
   }
 
-  /** The feeder has ended: all that was begun is over. */
+  /** Called when the feeder has ended: everything that was begun is over. */
   #ended(): void {
     this.#isOver = true;
     const { failure, closing } = this.#mapping;
     for (let one; (one = this.#leaving.shift()) !== null;) one.left(closing);
     if (this.#takers.first === null) return;
-    // They wait, so that there is no result which comes before the error.
+    // As takers wait, no result is left that comes before the error.
     if (this.#state === "open" && failure !== null) {
       const taker = this.#takers.shift()!;
       taker.waiter.markRecipient(failure.error);

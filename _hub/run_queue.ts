@@ -1,11 +1,10 @@
 /**
  * The one place that orders wake-ups.
  *
- * To wake a body is to resolve the promise it waits on, and JavaScript's own
- * microtask queue is a first-in-first-out run queue: nothing of ours stands between.
- * What microtasks lack is fairness, as the event loop waits until the last of them
- * is done. So after a time slice the wake-ups are set aside, in order, until the
- * event loop has turned.
+ * To wake a body is to resolve the promise that it waits on, and JavaScript's own microtask
+ * queue is a run queue, first in, first out. But it is not fair: the event loop waits until
+ * the last microtask is done. So after a time slice the wake-ups are deferred, in order, until
+ * the event loop has turned.
  *
  * @module
  */
@@ -17,17 +16,17 @@ import { findInternals } from "../_base/runtime.ts";
 
 /** Something that can be woken. */
 export interface Sleeper {
-  /** Called once, when it is its turn. */
+  /** Called once, in its turn. */
   wake(): void;
 }
 
 /**
- * How long wake-ups may keep the event loop from turning, in ms. A turn costs 2 µs, and
- * the runtime looks at its sockets at every 61st only, as long as each finds something to
- * do: with gevent's 5 ms a socket came to its turn three times a second.
+ * How long wake-ups may keep the event loop from turning, in ms. A turn costs 2 µs. As long
+ * as each turn finds something to do, the runtime looks at its sockets in every 61st only: with
+ * gevent's 5 ms a socket would be looked at three times a second.
  */
 const SLICE = 0.1;
-/** How many wake-ups go by between looks at the clock, which costs 100 ns. */
+/** After how many wake-ups to look at the clock, which costs 100 ns. */
 const LOOK_EVERY = 16;
 
 let untilLook = LOOK_EVERY;
@@ -35,74 +34,78 @@ let untilLook = LOOK_EVERY;
 let turned = 0;
 /** Whether it has turned since we have last looked at the clock. */
 let hasTurned = false;
-let aside: Sleeper[] = [];
+/** The wake-ups that are deferred until the event loop turns. */
+let deferred: Sleeper[] = [];
 const clock = performance;
 
 /** How many wake-ups and turns there have been. */
 let count = 0;
 
-/** Tells, by a number, whether anybody was woken or given a turn meanwhile. */
+/** Counts wake-ups and turns: a number that has changed tells that there were some. */
 export function wakeups(): number {
   return count;
 }
 
-/** Wakes `sleeper` now, or behind those that wait for the event loop to turn. */
+/** Wakes `sleeper` now, or behind the wake-ups that are deferred. */
 export function wake(sleeper: Sleeper): void {
   if (spendBudget()) sleeper.wake();
   else deferToNextTurn(sleeper);
 }
 
 /**
- * Whether there is time left before the event loop has to turn. Has to be asked by whoever
- * wakes somebody or takes a turn.
+ * Spends one wake-up of the time slice. Has to be called before each wake-up, and before each
+ * turn that is taken at once.
+ *
+ * @returns Whether there was time left; if not, it has to wait until the event loop has turned.
  */
 export function spendBudget(): boolean {
   count++;
-  if (aside.length > 0) return false;
+  if (deferred.length > 0) return false;
   if (--untilLook > 0) return true;
   const now = clock.now();
   if (hasTurned) {
     hasTurned = false;
     turned = now;
   }
-  // Once there is none left, whoever asks is told so, until the loop has turned.
+  // From now on there is none left at each call, until the loop has turned.
   if (now - turned >= SLICE) return false;
   untilLook = LOOK_EVERY;
   return true;
 }
 
-/** Whether nobody is set aside, and the hub has nothing to do. */
+/** Whether no wake-up is deferred, and the hub has no task. */
 export function isIdle(): boolean {
-  return aside.length === 0 && tasks.length === 0;
+  return deferred.length === 0 && tasks.length === 0;
 }
 
-/** Has to be called by what the event loop calls: it has turned. */
+/** Notes that the event loop has turned. Has to be called by functions that it calls. */
 export function noteLoopTurn(): void {
   hasTurned = true;
 }
 
 /** Wakes `sleeper` when the event loop has turned. */
 export function deferToNextTurn(sleeper: Sleeper): void {
-  if (aside.push(sleeper) === 1) setImmediate(wakeThoseAside);
+  if (deferred.push(sleeper) === 1) setImmediate(wakeDeferred);
 }
 
-/** Whether there are some who wait for the event loop to turn. */
+/** Whether wake-ups are deferred until the event loop turns. */
 export function isTurnDue(): boolean {
-  return aside.length > 0;
+  return deferred.length > 0;
 }
 
+/** The function to call after them. */
 let following: (() => void) | null = null;
 
-/** Has a function called once, when those have been woken who wait for the turn. */
+/** Has a function called once, after the wake-ups that are deferred. */
 export function afterTurn(callback: () => void): void {
   following = callback;
 }
 
-function wakeThoseAside(): void {
+function wakeDeferred(): void {
   turned = clock.now();
   untilLook = LOOK_EVERY;
-  const sleepers = aside;
-  aside = [];
+  const sleepers = deferred;
+  deferred = [];
   for (let i = 0; i < sleepers.length; i++) sleepers[i]!.wake();
   if (following === null) return;
   const callback = following;
@@ -117,19 +120,14 @@ export function inTurns(turns: number, perform: () => void): void {
   });
 }
 
-/** Whether some wait for the event loop to turn. */
-export function isBusy(): boolean {
-  return aside.length > 0;
-}
-
 /**
- * Has bodies that were woken go on, until each waits again; to be called by what the event
- * loop calls, where {@linkcode settlesNow} has said that it works.
+ * Runs bodies that were woken, until each waits again. May be called by a function that the
+ * event loop calls, where {@linkcode settlesNow} has told that it works.
  */
 export const runMicrotasks: () => void = findInternals().runMicrotasks ??
   ignore;
 
-/** Has them go on, and tells whether they have: not where a body runs. */
+/** Runs bodies that were woken, and tells whether that works: not where a body runs. */
 export function settlesNow(): boolean {
   if (getCurrent().parent !== null) return false;
   let haveGone = false;
@@ -140,16 +138,16 @@ export function settlesNow(): boolean {
 
 const resolved = Promise.resolve();
 
-/** One place among those set aside, for all who come one after the other. */
+/** A deferred wake-up for all turns that are asked for one right after the other. */
 class Turn implements Sleeper {
   wake!: () => void;
   readonly promise = new Promise<void>((resolve) => this.wake = resolve);
 }
 
-/** A promise that lets those go first who are to be woken before us. */
+/** Makes a promise that is resolved after the wake-ups that are due. */
 export function turn(): Promise<void> {
   if (spendBudget()) return resolved;
-  let last = aside.at(-1);
+  let last = deferred.at(-1);
   if (!(last instanceof Turn)) deferToNextTurn(last = new Turn());
   return (last as Turn).promise;
 }
@@ -157,37 +155,37 @@ export function turn(): Promise<void> {
 /** Does something for `target`; `true` to be called again when its turn has come. */
 type Task<T> = (target: T) => true | void;
 
-/** What the hub does: each time a {@linkcode Task}, and what it is called with. */
+/** The tasks of the hub: each a {@linkcode Task}, and after it its target. */
 let tasks: unknown[] = [];
 /** Whether a task has woken a body that has not gone on yet; see {@linkcode noteWoken}. */
 let isBehind = false;
 let ring: () => void = ignore;
-/** Whether those go first who begin, as they are before the hub's tasks in line. */
+/** Whether the tasks wait for greenlets that begin, and that are before them in line. */
 let isHeld = false;
 
 /**
- * Has the hub do something soon, in nobody's context.
+ * Adds a task of the hub, which is performed soon, in no greenlet.
  *
- * @param perform Called where no greenlet is current. Must not throw.
- * @param target What it is called with: to be spared a closure.
+ * @param perform Called with `target`. Must not throw.
+ * @param target Spares a closure.
  */
 export function runSoon<T>(perform: Task<T>, target: T): void {
   if (tasks.push(perform, target) === 2 && !isHeld) ring();
 }
 
-/** Has the hub wait with its tasks, until {@linkcode releaseTasks}. */
+/** Holds the tasks of the hub back, until {@linkcode releaseTasks}. */
 export function holdTasks(): void {
   isHeld = true;
 }
 
-/** Lets the hub go on. */
+/** Lets the hub go on with its tasks. */
 export function releaseTasks(): void {
   if (!isHeld) return;
   isHeld = false;
   if (tasks.length > 0) ring();
 }
 
-/** Called by a task that has woken a body which is to go on before the tasks behind it. */
+/** Has to be called by a task that has woken a body which goes on before the next tasks. */
 export function noteWoken(): void {
   isBehind = true;
 }
@@ -206,13 +204,13 @@ function endTaskTurn(resolve: () => void): void {
   resolve();
 }
 
-/** Whether a task has to ask to be called again, as a body is to go on before it. */
+/** Whether a task has to return `true`, as a body that was woken goes on before it. */
 export function mustWait(): boolean {
   return isBehind;
 }
 
 /**
- * Serves {@linkcode runSoon}. Has to be called where no greenlet is current: a microtask
+ * Performs the tasks of the hub. Has to be called where no greenlet is current, as a microtask
  * runs in the context in which it was queued, and this loop queues its own.
  */
 export async function serveTasks(): Promise<never> {
@@ -232,7 +230,7 @@ export async function serveTasks(): Promise<never> {
       }
     }
     isBehind = false;
-    // This function keeps the array until there is another.
+    // As `batch` refers to the array until there is another one.
     batch.length = 0;
   }
 }

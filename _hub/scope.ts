@@ -193,7 +193,7 @@ export interface Origin {
 
 /** A tree of greenlets. It does not keep the first of them, which may be dead. */
 class Tree {
-  /** What the tree shares. */
+  /** The object that all greenlets of the tree share. */
   readonly shared: Record<PropertyKey, unknown>;
 
   constructor(shared: Record<PropertyKey, unknown>) {
@@ -329,7 +329,7 @@ export class Scope implements Mapped {
     this.#nextAlive = scope;
   }
 
-  /** What all greenlets of the tree share. */
+  /** The object that all greenlets of its tree share. */
   get treeLocals(): Record<PropertyKey, unknown> {
     return this === mainScope && this.root === null
       ? coldFieldsOf(this).treeLocals ??= {}
@@ -373,7 +373,7 @@ export class Scope implements Mapped {
     coldFieldsOf(this).race = race;
   }
 
-  /** What is dropped when the body is dead, unless something that it has left behind waits. */
+  /** Things to drop when the body is dead, unless something that it has left behind waits. */
   get owned(): List<ScopeOwned> {
     return coldFieldsOf(this).owned ??= new List();
   }
@@ -465,7 +465,7 @@ export class Scope implements Mapped {
       : null;
   }
 
-  /** What is left of the grace, in ms; 0 if no kill was thrown into the body. */
+  /** How many ms of the grace are left; 0 if no kill was thrown into the body. */
   get graceLeft(): number {
     const deadline = this.grace === null ? 0 : this.interrupts!.kill!.deadline;
     return deadline < Infinity ? deadline - now() : 0;
@@ -520,9 +520,9 @@ export class Scope implements Mapped {
   /**
    * Has to be called when the body has ended, or was abandoned.
    *
-   * What a body that has ended leaves running in its scope belongs to no greenlet any more,
-   * and its waits are not interrupted. It may be code of other greenlets: a queue that they
-   * share starts each task from the one before it.
+   * Code that a body leaves running in its scope belongs to no greenlet any more, and is not
+   * interrupted. It may be code of other greenlets: a queue that they share starts each task
+   * from the one before it.
    *
    * @param heir The scope that waits for this one, as part of the same greenlet.
    */

@@ -9,13 +9,13 @@ import { show } from "../_base/checks.ts";
 import { hasTimers } from "./timers.ts";
 import { wakeups } from "./run_queue.ts";
 
-/** The signals, and what a shell gives as the exit code of a process that one has ended. */
+/** The signals, and the exit code that a shell gives a process that one has ended. */
 const EXIT_CODES = { SIGINT: 130, SIGTERM: 143 } as const;
 
 /** A signal that ends a program. */
 export type EndingSignal = keyof typeof EXIT_CODES;
 
-/** Sets the exit code of the process to that of one that a signal has ended. */
+/** Sets the exit code of the process as if the signal had ended it. */
 export function setExitCode(signal: EndingSignal): void {
   const { Deno } = globalThis;
   if (Deno !== undefined) Deno.exitCode = EXIT_CODES[signal];
@@ -105,11 +105,11 @@ function notListenable(name: unknown, cause?: unknown): TypeError {
   );
 }
 
-/** For how many milliseconds nothing has to happen, before it may be a deadlock. */
+/** For how many milliseconds nothing has to happen before it may be a deadlock. */
 const IDLE = 1000;
 /**
- * For how many milliseconds nobody listens, so that the runtime can notice a deadlock. A
- * signal in that time is not lost: it ends the process at once, with nothing unwound.
+ * How many milliseconds a pause takes, in which the runtime can notice a deadlock. A signal in
+ * that time is not lost: it ends the process at once, with nothing unwound.
  */
 const PAUSE = 1;
 
@@ -117,20 +117,20 @@ const PAUSE = 1;
  * Listens until the first of the signals comes; the second is left to the process. A signal
  * that the program itself listens to is left to that.
  *
- * A listener is an operation of the runtime that has not ended. It holds up no process, but
- * as long as there is one, the runtime takes a module that waits at its top level for one
- * that may still go on, and a program in a deadlock would hang in silence. So, when nothing
- * has happened for a while and no timer is to go off, nobody listens for a moment, and a
- * runtime that has nothing else to do ends the program, as it does without a listener.
+ * A listener is an operation of the runtime that has not ended. It keeps no process alive, but
+ * as long as there is one, the runtime believes that a module which waits at its top level may
+ * still go on, and a program in a deadlock would hang in silence. So, when nothing has happened
+ * for a while and no timer runs, the listener pauses for a moment. A runtime that has nothing
+ * else to do then ends the program, as it does without a listener.
  */
 export class SignalListener implements Disposable {
   readonly #told: (signal: EndingSignal) => void;
   readonly #listeners: readonly (readonly [EndingSignal, () => void])[];
   #listens = false;
   #isOver = false;
-  /** Tells by whether it has changed that something has happened. */
+  /** The count of wake-ups at the last look: another one tells that something has happened. */
   #wakeups = wakeups();
-  /** For how long nothing has to happen until the next pause. */
+  /** For how many milliseconds nothing has to happen until the next pause. */
   #idle = IDLE;
 
   /** @param told Called once, with the signal. */
@@ -176,7 +176,7 @@ export class SignalListener implements Disposable {
       if (this.#isOver) return;
       const isIdle = wakeups() === this.#wakeups && !hasTimers();
       this.#wakeups = wakeups();
-      // A server that is idle for long is not to be deaf again and again.
+      // The longer a server is idle, the less often it pauses.
       this.#idle = isIdle ? 2 * this.#idle : IDLE;
       if (!isIdle) return this.#lookIn(IDLE);
       this.#pause();
@@ -188,14 +188,14 @@ export class SignalListener implements Disposable {
     });
   }
 
-  /** Listens no more. */
+  /** Stops listening. */
   [Symbol.dispose](): void {
     this.#isOver = true;
     this.#pause();
   }
 }
 
-/** What nobody changes, to wait for. */
+/** Memory that never changes, to wait for with a time limit. */
 const cell = new Int32Array(new SharedArrayBuffer(4));
 
 /** Calls back after a time, without a timer that the runtime would wait for. */

@@ -33,8 +33,8 @@ import {
 } from "./timers.ts";
 
 /**
- * What every blocking call returns: a native promise, for `await` in an async body,
- * that a generator body can delegate to by `yield*`.
+ * The result of every blocking call: a native promise, for `await` in an async body, that a
+ * generator body can delegate to by `yield*`.
  *
  * The operation has begun when the call returns, whether it is awaited or not. A wait that is
  * interrupted rejects with the error; where nothing awaits it, that is no unhandled
@@ -65,7 +65,7 @@ serveTasks();
 
 const WAITING = Symbol("waiting");
 
-/** What makes the iterator of a wait. */
+/** An object that makes the iterator of a wait. */
 interface Delegable {
   delegate(wait: OwnWait): Iterator<unknown, unknown, unknown>;
 }

@@ -27,7 +27,7 @@ import { type BodyResult, isThenable } from "../_base/thenable.ts";
 /** Options of a {@linkcode Timeout}. */
 export interface TimeoutOptions {
   /**
-   * What is thrown in the timeout's place, or the class of error of which a new one is.
+   * The error that is thrown in place of the timeout, or its class.
    *
    * @default {this}
    */
@@ -38,12 +38,12 @@ export interface TimeoutOptions {
  * An error that is thrown into the greenlet that has started it, after a time. gevent's
  * `Timeout`.
  *
- * It is thrown once: by what the greenlet waits on then, or else by its next wait. One
+ * It is thrown once: by what the greenlet waits on then, or else by its next wait. A timeout
  * that was closed is never thrown. Nested timeouts are told apart by identity.
  *
- * Outside greenlets all code shares the main greenlet, so that a timeout there is thrown
- * into whatever main waits on: in code that runs many times at once, use
- * {@linkcode withTimeout}, or spawn a greenlet. One that is started there in a function of
+ * Outside greenlets all code shares the main greenlet, and a timeout that is started there is
+ * thrown into everything that main waits on. In code that runs many times at once, use
+ * {@linkcode withTimeout}, or spawn a greenlet. A timeout that is started in a function of
  * `withTimeout` ends with the function.
  *
  * @example Usage
@@ -72,7 +72,7 @@ export class Timeout extends Error {
   /**
    * Makes a timeout that is not started.
    *
-   * @param ms After how many milliseconds it is to be thrown; never, if left out.
+   * @param ms After how many milliseconds it is thrown, once it is started; never, if left out.
    * @param options What to throw.
    * @throws {TypeError | RangeError} If `ms` is not a number of milliseconds.
    */
@@ -101,7 +101,7 @@ export class Timeout extends Error {
    *   using _timeout = Timeout.start(1000, { error: new Error("Too slow") });
    *   await sleep(1);
    * }
-   * await sleep(1); // Nothing is thrown any more
+   * await sleep(1); // The timeout is closed, and not thrown
    * ```
    */
   static start(ms?: number | null, options?: TimeoutOptions): Timeout {
@@ -111,7 +111,7 @@ export class Timeout extends Error {
   }
 
   /**
-   * Starts the time for the current greenlet; anew, if it was started. gevent's
+   * Starts the time for the current greenlet, again if it was started before. gevent's
    * `Timeout.start`. Not a switch point.
    */
   start(): void {
@@ -126,7 +126,7 @@ export class Timeout extends Error {
   }
 
   /**
-   * Stops the time. What has not been thrown yet never is, even if the time is over.
+   * Stops the time. A timeout that was not thrown yet never is, even if its time is over.
    * gevent's `Timeout.close`.
    */
   close(): void {
@@ -146,8 +146,8 @@ export class Timeout extends Error {
 }
 
 /**
- * The time of a timeout that was started. It ends with its greenlet, which nothing can be
- * thrown into any more: it would only hold up the process.
+ * The time of a timeout that was started. It ends with its greenlet: nothing can be thrown into
+ * that any more, and a timer would only keep the process alive.
  */
 class Countdown extends ScopeOwned implements TimerTarget {
   #scope: Scope;
@@ -174,7 +174,7 @@ class Countdown extends ScopeOwned implements TimerTarget {
     else this.#scope.interrupt(error);
   }
 
-  /** What has not been thrown yet never is. */
+  /** Stops the time, and takes back an error that was not thrown yet. */
   stop(): void {
     this.list?.remove(this);
     this.drop();
@@ -194,26 +194,26 @@ class Countdown extends ScopeOwned implements TimerTarget {
 
 /** Options of {@linkcode withTimeout}. */
 export interface WithTimeoutOptions<V> {
-  /** What is returned at the timeout, where else it is thrown. */
+  /** The value to return at the timeout. Without it, the timeout is thrown. */
   value?: V;
 }
 
 /**
- * Calls a function and waits for its result, for so long. A switch point. gevent's
+ * Calls a function and waits for its result, for a limited time. A switch point. gevent's
  * `with_timeout`.
  *
- * At the limit a {@linkcode Timeout} is thrown into what the function waits on, and its
- * result is taken if it ends at once. Else the call returns or throws all the same, as it
- * always does in time, even when the function waits for a foreign promise or swallows the
- * error. What is left of it gets the `Timeout` from every wait that it begins, and after
- * ten of them is left suspended for good.
+ * At the limit a {@linkcode Timeout} is thrown into what the function waits on. If the function
+ * ends at once, its result is taken. If not, the call returns or throws all the same: it always
+ * does so in time, even when the function waits for a foreign promise or swallows the error.
+ * The rest of the function gets the `Timeout` from every wait that it begins, and after ten of
+ * them it is left suspended for good.
  *
- * The function runs in the current greenlet: whatever interrupts that interrupts it. What
- * it makes of the `Timeout`, such as the `AggregateError` of `Promise.any` or an error with
- * it as its `cause`, is taken for the `Timeout`.
+ * The function runs in the current greenlet, and an interrupt of the greenlet interrupts it. An
+ * error that it makes of the `Timeout`, such as the `AggregateError` of `Promise.any` or an
+ * error with it as its `cause`, is taken for the `Timeout`.
  *
- * A call that nothing awaits and that throws its `Timeout` is an unhandled rejection, as any
- * that fails. What the function has begun, and has not come to await, is not.
+ * A call that throws its `Timeout`, and that nothing awaits, is an unhandled rejection, as any
+ * call that fails. A wait that the function has begun, and does not await, is not.
  *
  * @typeParam R What the function returns.
  * @typeParam V The type of `value`.
@@ -263,9 +263,9 @@ class Limited extends Suspension<unknown> implements Reaction, Race {
   #timeout: Timeout | null = null;
   /** What is beneath the wait that the function has returned, if it is the library's. */
   #returned: ReturnType<typeof beneath> = null;
-  /** What interrupted the greenlet while it waited for nothing but the function. */
+  /** Errors that have interrupted the greenlet while it waited for nothing but the function. */
   #passed: unknown[] | null = null;
-  /** How it ends by the error after which its greenlet may wait no longer. */
+  /** How it ends by an error that escalates its greenlet. */
   #lastThrow: Settled = "thrown";
 
   constructor(outer: Scope, ms: number, options: WithTimeoutOptions<unknown>) {
@@ -320,7 +320,7 @@ class Limited extends Suspension<unknown> implements Reaction, Race {
     this.#end(error, true);
   }
 
-  /** Ends with a plain result; or first runs the generator that it is. */
+  /** Ends with a plain result. If that is a generator, runs it first. */
   async #drive(result: unknown): Promise<void> {
     const body = new LimitedBody(
       () => result,
@@ -328,7 +328,7 @@ class Limited extends Suspension<unknown> implements Reaction, Race {
         this.#end(outcome, failed || this.#inner.isEscalation(outcome)),
     );
     setScope(body, this.#inner);
-    // Only from the event loop can control be given away to come back there.
+    // From the event loop, as the generator gives control back to where it was switched to.
     await turn();
     current.run(this.#inner, () => body.switch());
   }
@@ -352,7 +352,7 @@ class Limited extends Suspension<unknown> implements Reaction, Race {
     return this.#outer;
   }
 
-  /** At the limit. */
+  /** Throws the timeout into the function, and leaves it soon. */
   override expired(): "steps" {
     const timeout = this.#timeout = new Timeout(this.#ms);
     this.#inner.timeOut(timeout);
@@ -360,7 +360,7 @@ class Limited extends Suspension<unknown> implements Reaction, Race {
     return "steps";
   }
 
-  /** The function gets what its greenlet gets, and we wait for its clean-up. */
+  /** Passes an interrupt of the greenlet on to the function, and waits for its clean-up. */
   override interrupt(error: unknown, final: boolean): void {
     if (this.#outer.isPlain) {
       (this.#passed ??= []).push(error);
@@ -369,7 +369,7 @@ class Limited extends Suspension<unknown> implements Reaction, Race {
       this.#lastThrow = this.#outer.lastThrow;
       this.#inner.escalate(error, this.#lastThrow === "thrown");
     } else this.#inner.interrupt(error);
-    // Where nobody awaits us, an interrupt is no unhandled rejection.
+    // Where nothing awaits the call, an interrupt is no unhandled rejection.
     this.markOwnHandled();
     const isStuck = final || this.#inner.holds(error);
     if (isStuck) this.#leaveSoon(error);
@@ -380,11 +380,11 @@ class Limited extends Suspension<unknown> implements Reaction, Race {
   }
 
   /**
-   * Waits no longer for a function that doesn't end within a turn of the event loop.
+   * Leaves a function that does not end within a turn of the event loop.
    */
   #leaveSoon(error: unknown): void {
-    // The second turn is for the function: a wait of it that is over may be set aside
-    // until the first, and its result is not to be lost.
+    // A second turn, as a wait of the function that is over may be deferred to the first, and
+    // its result must not be lost.
     deferToNextTurn({
       wake: () => deferToNextTurn({ wake: () => this.#leave(error) }),
     });
@@ -396,7 +396,7 @@ class Limited extends Suspension<unknown> implements Reaction, Race {
     this.#inner.unhold(error);
     this.#handBack();
     this.#inner.escalate(error);
-    // It may be somebody's promise, which lasts, and then nothing of ours ends with it.
+    // The promise may be foreign and never settle, and must not keep us alive.
     const { reactions } = this;
     if (!this.#inner.ownsSomething && reactions !== null) {
       reactions.remove(this);
@@ -406,7 +406,7 @@ class Limited extends Suspension<unknown> implements Reaction, Race {
     else this.#fail(error);
   }
 
-  /** What the function has not thrown, its greenlet throws later. */
+  /** Gives the greenlet the errors that the function has not been thrown, for its next waits. */
   #handBack(): void {
     for (const error of this.#passed ?? []) {
       if (this.#inner.holds(error)) this.#outer.hold(error);
@@ -427,9 +427,9 @@ class Limited extends Suspension<unknown> implements Reaction, Race {
 }
 
 /**
- * Closes the scope of a function that ends after `withTimeout` has let go of it. What goes on
- * there then waits as anywhere: a queue that greenlets share may start all its tasks from
- * there. When nothing can go on there, the scope is collected, and this is removed.
+ * Closes the scope of a function that ends after `withTimeout` has left it. Code that still runs
+ * there is not interrupted any more: a queue that greenlets share may start all its tasks from
+ * there. When nothing can run there, the scope is collected, and this is removed.
  */
 class LateEnd implements Reaction {
   static readonly #collected = new FinalizationRegistry<LateEnd>((end) =>

@@ -2,9 +2,8 @@
  * Many timers on one runtime timer.
  *
  * Deno's `setTimeout` costs 2–4 µs; a timer here costs a map look-up and two links.
- * Deadlines are whole milliseconds, the next that is later, so that timers that are
- * due together share a bucket, and a heap orders the buckets. Nothing is armed as long
- * as no timer is.
+ * Deadlines are rounded up to whole milliseconds, so that timers which are due together share
+ * a bucket, and a heap orders the buckets. Without timers the runtime's timer is not set.
  *
  * @module
  */
@@ -15,14 +14,14 @@ import { checkOptions, show } from "../_base/checks.ts";
 import { Heap } from "../_base/heap.ts";
 import { List, type Member } from "../_base/linked_list.ts";
 import {
-  isBusy,
+  isTurnDue,
   noteLoopTurn,
   runMicrotasks,
   settlesNow,
   wakeups,
 } from "./run_queue.ts";
 
-// Taken at import, so that neither patch() nor a fake clock set up later is seen.
+// Taken at import, so that neither patch() nor a fake clock that comes later replaces them.
 const { setTimeout, clearTimeout } = globalThis;
 const clock = performance;
 const realNow = clock.now.bind(clock);
@@ -31,18 +30,18 @@ const realNow = clock.now.bind(clock);
 export interface Clock {
   /** The time in milliseconds. */
   now(): number;
-  /** Has `callback` called at a time, in the place of what was to be called before. */
+  /** Has `callback` called at a time, in place of the callback before. */
   callAt(time: number, callback: () => void): void;
-  /** Has nothing called any more. */
+  /** Takes the callback back. */
   cancel(): void;
 }
 
-/** The clock that moves time; `null` for the runtime's. */
+/** The clock that moves time by hand; `null` for the runtime's clock. */
 let hand: Clock | null = null;
-/** How far the library's time is ahead of the runtime's, as deadlines outlive a clock. */
+/** How far the library's time is ahead of the runtime's: a clock has moved it, and is gone. */
 let ahead = 0;
 
-/** The time that all deadlines of the library are in, in milliseconds. */
+/** The library's time, in milliseconds, which all its deadlines are in. */
 export function now(): number {
   return hand === null ? realNow() + ahead : hand.now();
 }
@@ -65,33 +64,33 @@ export function useClock(next: Clock | null): void {
   if (isArmed) arm(deadline);
 }
 
-/** The longest delay that `setTimeout` takes for what it is. */
+/** The longest delay that `setTimeout` can take. */
 const LONGEST = 2 ** 31 - 1;
 
-/** How many buckets may be kept that have lost all their timers. */
+/** How many empty buckets may be kept. */
 const MOST_HOLLOW = 1000;
 
-/** What those who were told have not done yet. */
+/** The steps of bodies that a timer has woken, which come before the next timer. */
 type Owed = "nothing" | "a step" | "steps" | "a turn";
 
-/** What a timer tells when it is due. */
+/** An object that a timer tells when it is due. */
 export interface TimerTarget {
   /**
-   * Called once, from the event loop; has to be quick and not to throw.
+   * Called once, from the event loop. Has to be quick, and must not throw.
    *
-   * @returns What it leaves to be done before the next is told, if it is not the one step
-   * in which a body that was woken goes on.
+   * @returns What has to be done before the next timer is due, if that is not the one step in
+   * which a body that was woken goes on.
    */
   expired(): Owed | void;
 }
 
 /**
- * A timer that was started; {@linkcode stopTimer} takes it back. It is in the list of those
- * with the same deadline, and in none once it has fired or was stopped.
+ * A timer that was started; {@linkcode stopTimer} stops it. It is in the list of timers with
+ * the same deadline, and in none when it has fired or was stopped.
  */
 export interface Timer extends TimerTarget, Member<Timer> {}
 
-/** A timer for somebody who has others as well. */
+/** A timer that tells another object. */
 class TimerFor implements Timer {
   readonly #target: TimerTarget;
   list: List<Timer> | null = null;
@@ -107,11 +106,11 @@ class TimerFor implements Timer {
   }
 }
 
-/** The place among our timers of one of the runtime's own. */
+/** The place of one of the runtime's own timers among ours. */
 export interface QueuedWait {
-  /** Has to be called by the runtime's timer: calls `run`, now or in its turn. */
+  /** Has to be called by the runtime's timer. Calls `run`, now or in its turn. */
   proceed(run: () => void): void;
-  /** Gives it up: the runtime's timer was cleared. */
+  /** Has to be called when the runtime's timer was cleared. */
   drop(): void;
 }
 
@@ -125,13 +124,13 @@ export function takePlace(ms: number): QueuedWait {
 }
 
 /**
- * - `empty`: the runtime's timer has not called, and nothing is to be told
- * - `awaited`: likewise, and those behind have waited for it
- * - `taken`: it has called before its turn, and is told in it
+ * - `empty`: the runtime's timer has not fired
+ * - `awaited`: likewise, and the timers behind have waited a turn for it
+ * - `taken`: the runtime's timer has fired before its turn, and waits for it
  */
 type PlaceState = "empty" | "awaited" | "taken";
 
-/** Nothing is armed for it before it is taken, as the runtime calls its timer by itself. */
+/** Needs no timer of ours before it is taken, as the runtime's own one fires by itself. */
 class RuntimePlace implements QueuedWait, Timer {
   list: List<Timer> | null = null;
   previous: Timer | null = null;
@@ -152,9 +151,9 @@ class RuntimePlace implements QueuedWait, Timer {
   }
 
   proceed(run: () => void): void {
-    // An interval that is so late skips a call, as it does in the runtime.
+    // An interval that fires again before its turn skips a call, as a late one does anyway.
     if (this.isTaken) return;
-    // A clock made for tests may call it long before.
+    // A fake clock may call it long before.
     if (this.list === null || now() < this.#deadline - 1 || !this.#isPreceded) {
       this.drop();
       return run();
@@ -165,9 +164,9 @@ class RuntimePlace implements QueuedWait, Timer {
     if (this.#deadline < armed && immediate === undefined) arm(this.#deadline);
   }
 
-  /** Whether one is to be told before it, or has been and has not gone on. */
+  /** Whether a timer of ours comes before it, or has woken a body that has not gone on. */
   get #isPreceded(): boolean {
-    // Those behind wait for it and for nothing else.
+    // The timers behind have waited for it, so nothing is before it.
     if (this.#state === "awaited") return false;
     if (immediate !== undefined) return true;
     for (let timer = this as Timer; timer !== this.list!.first;) {
@@ -177,7 +176,7 @@ class RuntimePlace implements QueuedWait, Timer {
     return deadlines.someBefore(this.#deadline, isToTell);
   }
 
-  /** Whether those behind have to wait for the runtime's timer, which they do once. */
+  /** Has the timers behind wait for the runtime's timer, once. */
   awaits(): boolean {
     if (this.#state !== "empty") return false;
     this.#state = "awaited";
@@ -186,7 +185,7 @@ class RuntimePlace implements QueuedWait, Timer {
 
   expired(): "a turn" {
     places--;
-    // What it throws is the runtime's business.
+    // Called by the runtime, which handles what it throws.
     this.#immediate = setImmediate(this.#run!);
     return "a turn";
   }
@@ -199,12 +198,12 @@ class RuntimePlace implements QueuedWait, Timer {
   }
 }
 
-/** Whether it is more than a place for one of the runtime's that has not called. */
+/** Whether it is one of ours, or a place whose timer has fired. */
 function isToBeTold(timer: Timer): boolean {
   return !(timer instanceof RuntimePlace) || timer.isTaken;
 }
 
-/** Whether one is to be told at a deadline. */
+/** Whether a timer is to be told at a deadline. */
 function isToTell(deadline: number): boolean {
   const { first } = buckets.get(deadline)!;
   for (let timer = first; timer !== null; timer = timer.next) {
@@ -214,24 +213,24 @@ function isToTell(deadline: number): boolean {
 }
 
 const buckets = new Map<number, List<Timer>>();
-/** The keys of `buckets`, each once. */
+/** The keys of `buckets`. */
 const deadlines = new Heap<number>((a, b) => a - b);
 /** How many timers are started and have not fired. */
 let count = 0;
 /** How many places for the runtime's timers there are. */
 let places = 0;
-/** What the runtime timer is set to; `Infinity` when it is not, `TICKING` in its callback. */
+/** The time of the runtime's timer; `Infinity` if it is not set, `TICKING` in its callback. */
 let armed = Infinity;
 const TICKING = -Infinity;
 let runtimeTimer: ReturnType<typeof setTimeout> | undefined;
-/** Set while the event loop turns and there are more that are due. */
+/** Set while timers that are due wait for the event loop to turn. */
 let immediate: ReturnType<typeof setImmediate> | undefined;
 
 /**
  * Starts a timer.
  *
  * @param ms In how many milliseconds; `Infinity` starts none.
- * @param target Whom to tell.
+ * @param target The object to tell.
  */
 export function startTimer(ms: number, target: TimerTarget): Timer | null {
   if (ms === Infinity) return null;
@@ -243,7 +242,7 @@ export function startTimer(ms: number, target: TimerTarget): Timer | null {
 /**
  * Starts a timer that tells itself.
  *
- * @param ms In how many milliseconds; `Infinity` doesn't start it.
+ * @param ms In how many milliseconds; `Infinity` does not start it.
  */
 export function enterTimer(ms: number, timer: Timer): void {
   if (ms === Infinity) return;
@@ -254,8 +253,9 @@ export function enterTimer(ms: number, timer: Timer): void {
 }
 
 /**
- * Never now, so that what a timer starts is told in a later turn. Real time has moved on
- * since it was read, and time that is moved by hand has not: 5 ms are over there after 5.
+ * The deadline in `ms`, rounded up. It is never now, so that a timer that another one starts is
+ * told in a later turn. Real time has moved on since it was read, so a whole millisecond is
+ * added. Time that is moved by hand has not.
  */
 function deadlineIn(ms: number): number {
   const time = now();
@@ -283,12 +283,12 @@ export function countTimers(): number {
   return count;
 }
 
-/** Whether the event loop has to turn before the next timers that are due are told. */
+/** Whether timers that are due wait for the event loop to turn. */
 export function isTelling(): boolean {
   return immediate !== undefined;
 }
 
-/** Stops a timer, if it has not fired yet. */
+/** Stops a timer. Does nothing when it has fired. */
 export function stopTimer(timer: Timer | null): void {
   if (timer === null || timer.list === null) return;
   timer.list.remove(timer);
@@ -296,7 +296,7 @@ export function stopTimer(timer: Timer | null): void {
   else if (deadlines.length > 2 * (count + places) + MOST_HOLLOW) sweep();
 }
 
-/** Forgets the deadlines of which every timer was stopped: most of them, then. */
+/** Removes the empty buckets, when most are empty. */
 function sweep(): void {
   deadlines.clear();
   for (const [deadline, bucket] of buckets) {
@@ -313,17 +313,20 @@ function arm(deadline: number): void {
   runtimeTimer = setInternally(() => setTimeout(tick, ms));
 }
 
-/** Whether a timer is being set that `patch()` is to leave as it is. */
+/**
+ * Whether a timer is being set that `patch()` has to leave as it is. A variable, as other code
+ * may have wrapped the runtime's function, and passes on nothing of ours.
+ */
 let setsInternally = false;
 
-/** Whether what is being set now is to be left as it is, whatever it is to call. */
+/** Whether `patch()` has to leave the timer as it is that is being set now. */
 export function isSetInternally(): boolean {
   return setsInternally;
 }
 
 /**
- * Sets a timer that `patch()` is to leave as it is. What it is to call does not tell: others
- * may have wrapped the runtime's function, and have it call something of theirs.
+ * Sets a timer that `patch()` has to leave as it is. The callback does not tell, as other code
+ * may have wrapped the runtime's function, and pass on a callback of its own.
  */
 export function setInternally<T>(set: () => T): T {
   const before = setsInternally;
@@ -341,7 +344,7 @@ function disarmRuntime(): void {
   else clearTimeout(runtimeTimer);
 }
 
-/** Leaves nothing behind: no runtime timer that would hold the process up. */
+/** Clears everything, so that no timer of the runtime keeps the process alive. */
 function disarm(): void {
   if (armed !== TICKING && armed !== Infinity) disarmRuntime();
   if (immediate !== undefined) clearImmediate(immediate);
@@ -351,24 +354,24 @@ function disarm(): void {
   deadlines.clear();
 }
 
-/** Callbacks of timers that `patch()` is to leave as they are. */
+/** Callbacks of timers that `patch()` has to leave as they are. */
 export const internalCallbacks = new WeakSet<(...args: never[]) => unknown>([
   tick,
 ]);
 
 /**
- * Tells those that are due, in the order of their deadlines and then of their starts. When
- * the loop is late, several deadlines are due at once: one is told when the bodies have gone
- * on that the one before it has woken, who may need many steps for what they do then. Those
- * with one deadline are woken together, a step each, which spares 150 ns of 600 for each.
+ * Tells the timers that are due, in the order of their deadlines and then of their starts.
+ * When the loop is late, several deadlines are due at once. Then a timer is told when the bodies
+ * that the one before it has woken wait again, which may take many steps. Bodies of one deadline
+ * are woken together, a step each, which spares 150 ns of 600 for each.
  */
 function tick(): void {
   armed = TICKING;
   immediate = undefined;
   noteLoopTurn();
   const time = now();
-  // Those who are always ready must not keep the others from being told.
-  const wasBusy = isBusy();
+  // Bodies that are always ready must not hold up the timers for ever.
+  const wasBusy = isTurnDue();
   if (wasBusy && turnsLeft > 0) return pause(turnsLeft - 1);
   let owed: Owed = "nothing";
   let last = NaN;
@@ -384,15 +387,15 @@ function tick(): void {
       if (owed === "steps" || owed === "a step" && !isTogether) {
         if (canSettle) runMicrotasks();
         else canSettle ??= settlesNow();
-        if (!canSettle || isBusy() && (!wasBusy || owed === "steps")) {
+        if (!canSettle || isTurnDue() && (!wasBusy || owed === "steps")) {
           return pause(owed === "steps" ? MOST_TURNS : 0);
         }
         owed = "nothing";
-        // They may have stopped it.
+        // The bodies may have stopped the timer.
         continue;
       }
       if (place !== null && !place.isTaken) {
-        // The runtime is about to call it, as soon as we return.
+        // The runtime calls its timer as soon as we return.
         if (place.awaits()) return pause(0);
         place.drop();
         continue;
@@ -404,7 +407,7 @@ function tick(): void {
       if (told === "steps" || told === "a turn") owed = told;
       else if (told !== "nothing" && wakeups() !== before) owed = "a step";
     }
-    // All may have been stopped, and others started.
+    // All may have been stopped, and others started meanwhile.
     if (deadlines.first === deadline) buckets.delete(deadlines.shift());
   }
   armed = Infinity;
@@ -412,16 +415,16 @@ function tick(): void {
   else arm(deadlines.first!);
 }
 
-/** Goes on when the event loop has turned. */
+/** Goes on with {@linkcode tick} when the event loop has turned. */
 function pause(turns: number): void {
   turnsLeft = turns;
   armed = Infinity;
   immediate = setImmediate(tick);
 }
 
-/** For how many turns more those who were told may be waited for; see {@linkcode tick}. */
+/** For how many turns more the bodies that were woken are waited for; see {@linkcode tick}. */
 let turnsLeft = 0;
-/** A call that is stuck in a foreign promise is left after two turns. */
+/** A body that is stuck in a foreign promise is not waited for after two turns. */
 const MOST_TURNS = 3;
 
 /**
@@ -452,7 +455,7 @@ export function checkDuration(ms: unknown, what: string): asserts ms is number {
  * none.
  *
  * @param what For the message: what can't be done.
- * @throws {TypeError} If the options are no object, or the timeout is not a number.
+ * @throws {TypeError} If the options are not an object, or the timeout is not a number.
  * @throws {RangeError} If the timeout is `NaN`.
  */
 export function timeoutOf(

@@ -1,5 +1,5 @@
 /**
- * What errors are wrapped in: by `Promise.any`, by `using`, or by whatever sets a `cause`.
+ * Errors that wrap others, as those of `Promise.any`, of `using`, or with a `cause`.
  *
  * @module
  */
@@ -11,27 +11,27 @@ import { GreenletError } from "../greenlet.ts";
 type Is = (error: unknown) => boolean;
 
 /**
- * - `any`: of an `AggregateError`, as each of its errors has ended it
- * - `all`: of a `SuppressedError`, as the later error was thrown in spite of the earlier
- * - `cause`
+ * - `any`: an `AggregateError`, which each of its errors may stand for
+ * - `all`: a `SuppressedError`, as the later error was thrown in spite of the earlier one
+ * - `cause`: an error with a `cause`
  */
 type Kind = "any" | "all" | "cause";
 
-/** What an error wraps. */
+/** The errors that an error wraps. */
 interface Wrapping {
   readonly kind: Kind;
   readonly errors: unknown[];
 }
 
 /**
- * Looks into an error, for one that it is to be taken for: any of an `AggregateError`, the
- * `cause` of any other, or a `SuppressedError`'s, if both of its errors are such.
+ * Looks into an error for one that it stands for: any of an `AggregateError`, the `cause` of
+ * another error, or the first of a `SuppressedError`, if it stands for both.
  *
- * @param is Whether it is one that is looked for.
- * @returns What was found, in an array of one; `null` if nothing was.
+ * @param is Tells whether an error is one that is looked for.
+ * @returns The error that was found, in an array of one; `null` if none was.
  */
 export function findWrapped(error: unknown, is: Is): [unknown] | null {
-  // Nearly all are what they are.
+  // Nearly all errors wrap nothing.
   if (is(error)) return [error];
   return wraps(error) ? find(error, is, new Set()) : null;
 }
@@ -66,7 +66,7 @@ function findAmong(
   return found;
 }
 
-/** Calls `visit` with an error and with all that it wraps, each once. */
+/** Calls `visit` with an error and with each error that it wraps, once. */
 export function eachWrapped(
   error: unknown,
   visit: (error: unknown) => void,
@@ -84,10 +84,9 @@ export function eachWrapped(
 }
 
 /**
- * Whether an error consists of nothing but such as are looked for: it is one of them, or
- * wraps some and nothing else.
+ * Whether an error is one that is looked for, or wraps such errors and no others.
  *
- * @param is Whether it is one that is looked for.
+ * @param is Tells whether an error is one that is looked for.
  */
 export function consistsOf(error: unknown, is: Is): boolean {
   const seen = new Set<unknown>();
@@ -107,22 +106,22 @@ export function consistsOf(error: unknown, is: Is): boolean {
   return found;
 }
 
-/** Whether an error wraps others: by its properties, as its class may be missing. */
+/** Whether an error wraps others. By its properties, as it may be of another class. */
 function wraps(error: unknown): error is Partial<AllWrapping> {
   if (!isObject(error)) return false;
   try {
-    // What explains an interrupt of another greenlet is an error of its own.
+    // A `GreenletError` with a `cause` tells of another greenlet, and does not stand for it.
     return ("cause" in error || "errors" in error || "suppressed" in error) &&
       !(error instanceof GreenletError);
   } catch {
-    // Where that can't be read, it is none that was made to wrap.
+    // A proxy whose traps throw wraps nothing.
     return false;
   }
 }
 
 type AllWrapping = SuppressedError & AggregateError;
 
-/** What an error wraps; `null` if it wraps nothing, or was seen: it may be its own cause. */
+/** The errors that one wraps; `null` if there are none, or if it was seen before. */
 function wrappingOf(error: unknown, seen: Set<unknown>): Wrapping | null {
   if (!isObject(error) || seen.has(error)) return null;
   seen.add(error);
@@ -130,7 +129,7 @@ function wrappingOf(error: unknown, seen: Set<unknown>): Wrapping | null {
   try {
     return read(error, seen);
   } catch {
-    // A property that can't be read wraps nothing.
+    // A getter that throws wraps nothing.
     return null;
   }
 }
@@ -150,7 +149,7 @@ function read(
   return "cause" in error ? { kind: "cause", errors: [cause] } : null;
 }
 
-/** All that was thrown on the way out of nested blocks, which may be very many. */
+/** Reads the errors of nested `SuppressedError`s in a loop, as they may be very many. */
 function readSuppressed(error: SuppressedError, seen: Set<unknown>): Wrapping {
   const errors: unknown[] = [error.error];
   let { suppressed } = error;
