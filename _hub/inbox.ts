@@ -1,7 +1,7 @@
 /**
- * What is repeated on one socket, file or terminal, by whoever asks for it.
+ * Inboxes: what a repeated operation on one socket, file or terminal has brought.
  *
- * The runtime can't cancel one `read` or `accept` and tell whether it has taken something.
+ * The runtime can't cancel a `read` or an `accept` and tell whether it has taken something.
  * So an operation goes on when its caller is interrupted, and what it brings is for the
  * next caller: bytes are read into a buffer of ours, connections are kept.
  *
@@ -19,15 +19,15 @@ import { List } from "../_base/linked_list.ts";
 import { operate } from "./operation.ts";
 import { noteLoopTurn } from "./run_queue.ts";
 
-/** The most that is read by one operation, and kept for it. */
+/** How many bytes one operation reads at most. */
 const MOST_READ = 64 * 1024;
-/** The most for which memory to write from is kept. */
+/** For how many bytes at most the memory to write from is kept. */
 export const MOST_KEPT = 64 * 1024;
-/** The most that is written to a socket by one operation: `write` may write less. */
+/** How many bytes one operation writes at most: `write` may write less than it is given. */
 export const MOST_WRITTEN = 1024 * 1024;
 
-/** Those who wait for what a source brings. */
-class WaitQueue<K extends QueuedWait<K, T>, T> extends List<K> {
+/** The waits for what an inbox brings, in order. */
+class Takers<K extends QueuedWait<K, T>, T> extends List<K> {
   readonly #source: { left(): void };
 
   constructor(source: { left(): void }) {
@@ -41,19 +41,19 @@ class WaitQueue<K extends QueuedWait<K, T>, T> extends List<K> {
   }
 }
 
-/** How the owner of a source is told whether its operation keeps the process alive. */
+/** Tells the owner of an inbox whether its operation keeps the process alive. */
 export interface Hold {
   take(owner: object): void;
   release(owner: object): void;
 }
 
 /**
- * The sources that one part of `patch()` has made. Those that are not idle when the part
+ * The inboxes that one part of `patch()` has made. Those that are not empty when the part
  * is restored have to stay cooperative.
  */
 export class Inboxes {
   readonly #all = new Set<WeakRef<{ stayPatched(): void }>>();
-  /** How many there may be until we look for those whose owners are gone unclosed. */
+  /** From how many on those are looked for whose owners are gone unclosed. */
   #most = 64;
 
   add(reference: WeakRef<{ stayPatched(): void }>): void {
@@ -68,7 +68,7 @@ export class Inboxes {
     this.#all.delete(reference);
   }
 
-  /** The prototypes are about to be restored, and may be patched again later. */
+  /** Has to be called before the prototypes are restored. They may be patched again later. */
   stayPatched(): void {
     for (const source of this.#all) source.deref()?.stayPatched();
   }
@@ -80,7 +80,7 @@ export class Inboxes {
   }
 }
 
-/** Keeps the properties that are in force, when the prototype's are restored. */
+/** Gives an object properties of its own, as they are now on its prototype. */
 export function keepPatchedNames(
   owner: object,
   doors: readonly PropertyKey[],
@@ -96,18 +96,28 @@ export function keepPatchedNames(
 }
 
 /**
- * An operation that is repeated on one socket: who waits for it, and what it has brought
- * that nobody has taken.
+ * The operation of an inbox:
+ *
+ * - `idle`: none is under way
+ * - `busy`: one is under way, and something waits for what it brings
+ * - `orphaned`: one is under way that nothing waits for any more, so it does not keep the
+ *   process alive
+ */
+type OperationState = "idle" | "busy" | "orphaned";
+
+/**
+ * An operation that is repeated on one socket: the waits for it, and what it has brought
+ * that was not taken yet.
  */
 export abstract class Inbox<T, K extends QueuedWait<K, T>, R> {
-  readonly #line = new WaitQueue<K, T>(this);
+  readonly #line = new Takers<K, T>(this);
   readonly #sources: Inboxes;
   readonly #hold: Hold | null;
   readonly #reference = new WeakRef(this);
-  #busy = false;
-  #resting = false;
-  /** The error of an operation that nobody waited for any more. */
+  #state: OperationState = "idle";
+  /** The error of an operation, until it is thrown by a wait. */
   #failure: { readonly error: unknown } | null = null;
+  /** The owner was closed. No state, as the operation may go on for as long as it likes. */
   protected closed = false;
 
   constructor(sources: Inboxes, hold: Hold | null = null) {
@@ -116,63 +126,57 @@ export abstract class Inbox<T, K extends QueuedWait<K, T>, R> {
     sources.add(this.#reference);
   }
 
-  /** Whether the original method would do as well. */
-  get idle(): boolean {
-    return !this.#busy && this.#line.first === null && !this.hasResult &&
-      this.#failure === null;
+  /** What the operation does. */
+  get state(): OperationState {
+    return this.#state;
   }
 
-  /** Whether who asks is served at once. */
+  /** Whether a wait that begins now is over at once. */
   get ready(): boolean {
     return this.hasResult || this.#failure !== null;
   }
 
-  /** Whether nobody waits for the operation that is under way. */
-  get isOrphaned(): boolean {
-    return this.#busy && !this.isWaitedFor;
+  /** Whether there is nothing that the original method would not know of. */
+  get isEmpty(): boolean {
+    return this.#state === "idle" && this.#line.first === null && !this.ready;
   }
 
-  /** How many wait. */
+  /** Whether the owner is used, so that something else must not begin with it. */
+  get busy(): boolean {
+    return this.#state !== "idle";
+  }
+
+  /** How many waits there are. */
   protected get waiting(): number {
     return this.#line.length;
   }
 
-  /** Whether somebody waits who wants the process to be kept alive for it. */
+  /** Whether one of the waits is to keep the process alive. */
   protected get isWaitedFor(): boolean {
     return this.#line.first !== null;
   }
 
-  /** Whether the operation is under way. */
-  get busy(): boolean {
-    return this.#busy;
-  }
-
-  /** Whether it is, and nobody waits for it: then it doesn't keep the process alive. */
-  get isUnreffed(): boolean {
-    return this.#resting;
-  }
-
   /** Whether the owner has to keep our methods, when the prototype's are restored. */
-  protected get lasting(): boolean {
-    return !this.idle;
+  protected get mustStayPatched(): boolean {
+    return !this.isEmpty;
   }
 
-  /** Whether something was brought that nobody has taken. */
+  /** Whether something was brought that was not taken. */
   protected abstract get hasResult(): boolean;
   /** Whose operation it is. */
   protected abstract get owner(): object;
   /** The methods of the owner that know of this. */
   protected abstract get patchedNames(): readonly PropertyKey[];
-  /** Begins the operation for whoever is first in the line. */
+  /** Begins the operation for the first wait in line. */
   protected abstract begin(taker: K): Promise<R>;
   /** Keeps what the operation has brought. */
   protected abstract keep(result: R): void;
-  /** Gives what there is. */
+  /** Ends a wait with what there is. */
   protected abstract give(taker: K): void;
-  /** Gets rid of what nobody has taken. */
+  /** Gets rid of what was not taken. */
   protected abstract discard(): void;
 
-  /** The owner is about to be closed. */
+  /** Has to be called before the owner is closed. */
   close(): void {
     this.closed = true;
     this.#failure = null;
@@ -180,7 +184,7 @@ export abstract class Inbox<T, K extends QueuedWait<K, T>, R> {
     this.#sources.delete(this.#reference);
   }
 
-  /** Waits in the line; outside greenlets (`scope` is `null`) nothing interrupts it. */
+  /** Adds a wait to the line; outside greenlets (`scope` is `null`) nothing interrupts it. */
   take(taker: K, scope: Scope | null): Wait<T> {
     this.#line.add(taker);
     const wait = taker.suspend(scope);
@@ -195,26 +199,27 @@ export abstract class Inbox<T, K extends QueuedWait<K, T>, R> {
    * @returns Whether what the owner itself waits for may do so.
    */
   ref(): boolean {
-    return !this.#resting;
+    return this.#state !== "orphaned";
   }
 
   /** Its user does not want it. */
   unref(): void {}
 
-  /** Somebody is in the line who may not have been before. */
+  /** Has to be called when a wait has come. */
   protected joined(): void {
-    if (this.#resting && this.isWaitedFor) this.#wakeUp();
+    if (this.#state === "orphaned" && this.isWaitedFor) this.#adopt();
   }
 
-  /** Somebody was interrupted, and is in the line no more. */
+  /** Has to be called when a wait has left the line before its turn. */
   left(): void {
-    if (!this.#busy || this.#resting || this.isWaitedFor) return;
-    this.#resting = true;
+    if (this.#state !== "busy" || this.isWaitedFor) return;
+    this.#state = "orphaned";
     this.release();
   }
 
-  #wakeUp(): void {
-    this.#resting = false;
+  /** Has the operation keep the process alive again. */
+  #adopt(): void {
+    this.#state = "busy";
     this.retain();
   }
 
@@ -244,17 +249,17 @@ export abstract class Inbox<T, K extends QueuedWait<K, T>, R> {
 
   /** Keeps the methods of this one owner, when the prototype's are restored. */
   stayPatched(): void {
-    if (this.lasting) keepPatchedNames(this.owner, this.patchedNames);
+    if (this.mustStayPatched) keepPatchedNames(this.owner, this.patchedNames);
     else this.forget();
   }
 
-  /** Nobody tells us any more what happens to the owner. */
+  /** From now on we are not told what happens to the owner. */
   protected forget(): void {}
 
   #operate(taker: K): void {
-    if (this.#busy) return;
-    this.#busy = true;
-    // In no context, as it goes on when its caller is interrupted, who may be dead then.
+    if (this.#state !== "idle") return;
+    this.#state = "busy";
+    // In no context, as it goes on when its caller is interrupted, and may be dead then.
     current.clear(Inbox.#begin<T, K, R>, this, taker);
   }
 
@@ -289,10 +294,10 @@ export abstract class Inbox<T, K extends QueuedWait<K, T>, R> {
   };
 
   #over(): void {
-    if (this.#resting) this.#wakeUp();
-    this.#busy = false;
+    if (this.#state === "orphaned") this.#adopt();
+    this.#state = "idle";
     this.#serve();
-    // What has come before the owner was closed is for who waited, and nobody else.
+    // What has come before the owner was closed is for those waits only that were there.
     if (this.closed) this.discard();
   }
 
@@ -318,18 +323,18 @@ type Read = (this: any, buffer: Uint8Array) => Promise<number | null>;
 // deno-lint-ignore no-explicit-any -- whatever has such a method
 type Write = (this: any, data: Uint8Array) => Promise<number>;
 
-/** The bytes of what is read, in order, whoever asks for them. */
+/** The bytes of what is read, in order, for all its readers. */
 export class Bytes extends Inbox<number | null, Reader, number | null> {
   readonly #owner: object;
   readonly #read: Read;
-  /** What is read into. */
+  /** The memory that is read into. */
   #buffer = new Uint8Array(0);
-  /** What was read and not taken lies from here to there. */
+  /** The bytes that were read and not taken lie from here to there. */
   #start = 0;
   #end = 0;
-  /** Whether the stream is at its end, and nobody was told. */
+  /** Whether the end has come, and no reader was told. */
   #ended = false;
-  /** Whether the stream of the owner waits in the line. */
+  /** Whether the stream of the owner waits in the line, and whether it rests. */
   #streamWaits = false;
   #streamRests = false;
 
@@ -344,12 +349,12 @@ export class Bytes extends Inbox<number | null, Reader, number | null> {
     this.#read = read;
   }
 
-  /** Reads, whatever is kept and whoever waits. */
+  /** Reads from the owner, past what is kept and past the line. */
   protected readOn(buffer: Uint8Array): Promise<number | null> {
     return this.#read.call(this.#owner, buffer);
   }
 
-  /** Reads for the stream of the owner: nothing interrupts it, but it may rest. */
+  /** Reads for the stream of the owner: no interrupt ends it, but the stream may rest. */
   async readForStream(buffer: Uint8Array): Promise<number | null> {
     this.#streamWaits = true;
     try {
@@ -359,19 +364,19 @@ export class Bytes extends Inbox<number | null, Reader, number | null> {
     }
   }
 
-  /** Nobody waits for the stream. */
+  /** Has to be called when nothing waits for the stream any more. */
   restStream(): void {
     this.#streamRests = true;
     this.left();
   }
 
-  /** The stream is about to be read. */
+  /** Has to be called before the stream is read. */
   resumeStream(): void {
     this.#streamRests = false;
     this.joined();
   }
 
-  /** Whether nobody waits for the stream. */
+  /** Whether nothing waits for the stream. */
   protected get streamRests(): boolean {
     return this.#streamRests;
   }
@@ -381,7 +386,7 @@ export class Bytes extends Inbox<number | null, Reader, number | null> {
     return this.waiting > resting;
   }
 
-  /** How many bytes were read that nobody has taken. */
+  /** How many bytes were read and not taken. */
   get length(): number {
     return this.#end - this.#start;
   }
@@ -404,7 +409,7 @@ export class Bytes extends Inbox<number | null, Reader, number | null> {
   }
 
   protected override begin(reader: Reader): Promise<number | null> {
-    // Somewhere to read to there must be, even if its buffer was transferred meanwhile.
+    // At least one byte, even if its buffer was transferred meanwhile.
     const most = Math.min(reader.buffer.length, MOST_READ) || 1;
     if (this.#buffer.length !== most) this.#buffer = view(this.#buffer, most);
     return this.readOn(this.#buffer);
@@ -429,7 +434,7 @@ export class Bytes extends Inbox<number | null, Reader, number | null> {
   }
 }
 
-/** Copies a few bytes one by one: a view for `set` costs as much. */
+/** Copies bytes; a few one by one, as the view that `set` needs costs as much. */
 function copy(
   from: Uint8Array,
   start: number,
@@ -441,23 +446,23 @@ function copy(
 }
 
 /**
- * What is written to a connection: copies, as a write that is interrupted goes on, in its
- * place in the order, when its caller may already use the bytes for something else.
+ * The writes to a connection. What is written is copied: a write that is interrupted goes
+ * on, in its place in the order, while its caller may use the bytes for something else.
  */
 export class Writes {
   readonly #owner: object;
   readonly #write: Write;
   readonly #isLoose: boolean;
   readonly #most: number;
-  /** What is written from, if nothing else is on its way. */
+  /** The memory that is written from, by one write at a time. */
   #buffer = new Uint8Array(0);
-  /** Who waits for what is written from the buffer. */
+  /** The wait for the write from the buffer. */
   #writer: Suspension<number> | null = null;
   /** How many others are on their way. */
   #others = 0;
 
   /**
-   * @param isLoose Whether a write may wait for somebody else for ever: then it does not
+   * @param isLoose Whether a write may wait for the other side for ever: then it does not
    * keep the process alive when its caller is interrupted.
    * @param most How much is written at once at the most.
    */
@@ -548,24 +553,24 @@ class Writer extends Suspension<number> {
 }
 
 /**
- * Memory for the copies of many: an operation that is over when it returns has let go of
- * it, and what is not over is left the memory that it has.
+ * One piece of memory for the copies of many writes. An operation that is over when it
+ * returns has let go of it; to one that is not, the memory is left, and the next gets new.
  */
 export class Scratch {
   #bytes = new Uint8Array(0);
 
-  /** Copies bytes: until the next call, unless they are left to whoever has them. */
+  /** Copies bytes. The copy is valid until the next call, or for good after `leave`. */
   copy(bytes: Uint8Array): Uint8Array {
     const length = lengthOf(bytes);
     if (this.#bytes.length !== length) {
       this.#bytes = view(this.#bytes, length);
     }
-    // Those that were transferred are none.
+    // An array whose buffer was transferred has no bytes, and can't be copied.
     if (length > 0) this.#bytes.set(bytes);
     return this.#bytes;
   }
 
-  /** Leaves what was copied last to whoever has it. */
+  /** Leaves the last copy to the operation that uses it. */
   leave(): void {
     this.#bytes = new Uint8Array(0);
   }
@@ -577,14 +582,14 @@ const getLength: (this: Uint8Array) => number = Object.getOwnPropertyDescriptor(
 )!.get!;
 
 /**
- * How many bytes there are, whatever an heir of the class says: what is copied has no more,
- * and behind it lies what others have written.
+ * The length of the bytes by the class itself: a subclass may say that there are more, and
+ * behind a copy lies what others have written.
  */
 export function lengthOf(bytes: Uint8Array): number {
   return getLength.call(bytes);
 }
 
-/** The memory of `buffer` at that length, or new memory if it is too small. */
+/** The memory of `buffer` cut to a length, or new memory if it is too small. */
 function view(buffer: Uint8Array<ArrayBuffer>, length: number) {
   return buffer.buffer.byteLength < length
     ? new Uint8Array(length)

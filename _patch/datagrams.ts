@@ -158,7 +158,7 @@ function cooperativeReceive(
   return function (given) {
     const scope = interruptibleScope();
     let datagrams = datagramsOf.get(this);
-    const asBefore = scope === null && (datagrams?.idle ?? true);
+    const asBefore = scope === null && (datagrams?.isEmpty ?? true);
     const buffer = asBefore ? undefined : bufferFor(this, given);
     if (buffer === undefined) return original.call(this, given);
     const due = checkpoint(scope);

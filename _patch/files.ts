@@ -408,7 +408,7 @@ function cooperativeRead(original: Read, find: FindReads): Read {
   return function (buffer) {
     const scope = interruptibleScope();
     let reads = readsOf.get(this) ?? null;
-    const asBefore = scope === null && (reads === null || reads.idle);
+    const asBefore = scope === null && (reads === null || reads.isEmpty);
     if (asBefore || !hasRoom(buffer)) return original.call(this, buffer);
     if (reads === null && isObject(this)) reads = find(this, original);
     if (reads === null) return original.call(this, buffer);
@@ -460,7 +460,7 @@ function keptReadSync(original: ReadSync): ReadSync {
     const reads = readsOf.get(this);
     if (reads instanceof KeptBytes && hasRoom(buffer)) {
       if (reads.ready) return reads.readSync(buffer);
-      if (reads.isOrphaned) throw busy("readSync");
+      if (reads.state === "orphaned") throw busy("readSync");
     }
     checkPosition(this, "readSync");
     return original.call(this, buffer);
@@ -485,7 +485,7 @@ function keptReadable(
   return function () {
     const reads = readsOf.get(this as object);
     const stream = streamOf.get(this as object) ??
-      (reads === undefined || reads.idle
+      (reads === undefined || reads.isEmpty
         ? original.call(this)
         : readableOf(this as Partial<Disposable>, reads));
     streamOf.set(this as object, stream);
@@ -537,7 +537,7 @@ function inTurn<T>(
   scope: Scope | null,
 ): Promise<T> {
   const reads = readsOf.get(file);
-  if (reads instanceof Position && !reads.idle) {
+  if (reads instanceof Position && !reads.isEmpty) {
     return reads.take(new Other(begin), scope) as Promise<T>;
   }
   return scope === null ? begin() : operate(scope, begin());

@@ -247,9 +247,9 @@ class Events extends Inbox<
     scope: Scope | null,
     left: () => void,
   ): Wait<IteratorResult<Deno.FsEvent>> {
-    if (this.isOrphaned) (this.#watcher as Watcher).ref();
+    if (this.state === "orphaned") (this.#watcher as Watcher).ref();
     const taker = new Watching(() => {
-      if (this.isOrphaned) (this.#watcher as Watcher).unref();
+      if (this.state === "orphaned") (this.#watcher as Watcher).unref();
       left();
     });
     return this.take(taker, scope);
@@ -328,7 +328,7 @@ function nextEvent(
 ): Promise<IteratorResult<Deno.FsEvent>> {
   const scope = flowFor(watcher);
   let events = eventsOf.get(watcher);
-  const asBefore = scope === null && (events === undefined || events.idle);
+  const asBefore = scope === null && (events === undefined || events.isEmpty);
   const isOdd = typeof watcher !== "object" || watcher === null;
   if (asBefore || isOdd) return original.call(watcher);
   const due = checkpoint(scope);

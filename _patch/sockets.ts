@@ -154,14 +154,14 @@ class ConnBytes extends Bytes {
     const operations = this.#operations;
     if (operations === null) return super.ref();
     this.#keepsAlive = true;
-    if (super.busy && !this.isUnreffed) operations.ref(this.#reading);
+    if (this.state === "busy") operations.ref(this.#reading);
     if (this.#pulling && !this.streamRests) operations.ref(this.#streaming);
     return true;
   }
 
   override unref(): void {
     this.#keepsAlive = false;
-    if (super.busy) this.#operations?.unref(this.#reading);
+    if (this.state !== "idle") this.#operations?.unref(this.#reading);
     if (this.#pulling) this.#operations?.unref(this.#streaming);
   }
 
@@ -219,13 +219,13 @@ class ConnBytes extends Bytes {
     super.keep(count || null);
   }
 
-  protected override get lasting(): boolean {
-    return readableOf.has(this.owner) || super.lasting;
+  protected override get mustStayPatched(): boolean {
+    return readableOf.has(this.owner) || super.mustStayPatched;
   }
 
   /** Reads for the stream, whom nothing interrupts: without a copy if it may. */
   async pull(view: Uint8Array): Promise<number | null> {
-    if (!this.idle) return await this.readForStream(view);
+    if (!this.isEmpty) return await this.readForStream(view);
     this.#pulling = true;
     try {
       const reading = this.readOn(view);
@@ -515,7 +515,7 @@ function cooperativeAccept(
     const scope = interruptibleScope();
     let connections = connectionsOf.get(this);
     const asBefore = scope === null &&
-      (connections === undefined || connections.idle);
+      (connections === undefined || connections.isEmpty);
     if (asBefore || !isObject(this)) return original.call(this);
     const due = checkpoint(scope);
     if (due !== null) return due;
@@ -535,7 +535,7 @@ function cooperativeRead(
     const scope = interruptibleScope();
     const isOdd = !isObject(this) || !(buffer instanceof Uint8Array) ||
       buffer.length === 0;
-    if (isOdd || scope === null && (BytesOf.get(this)?.idle ?? true)) {
+    if (isOdd || scope === null && (BytesOf.get(this)?.isEmpty ?? true)) {
       return original.call(this, buffer);
     }
     const due = checkpoint(scope);
