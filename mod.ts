@@ -36,6 +36,7 @@ export * from "./queue.ts";
 export * from "./local.ts";
 export * from "./pool.ts";
 export * from "./nursery.ts";
+export * from "./socket.ts";
 export * as monkey from "./monkey.ts";
 export {
   type HttpOptions,

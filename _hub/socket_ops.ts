@@ -29,6 +29,7 @@ type Used = Pick<Internals, typeof NAMES[number]>;
 
 /** What the runtime says of a promise that is not settled, and of one that has failed. */
 const PENDING = 0;
+const FULFILLED = 1;
 const FAILED = 2;
 
 /** A number that no connection has. */
@@ -96,6 +97,14 @@ export class SocketOps {
     if (details[0] !== PENDING) return true;
     this.#ids = this.#isKnownById(operation) ? "seen" : "missing";
     return false;
+  }
+
+  /** What an operation gives that was over when it returned; else `NONE`. */
+  resultOf(operation: Promise<number>): number {
+    if (this.#ids === "seen" && this.#id in operation) return NONE;
+    const details = this.#internals.getPromiseDetails(operation);
+    if (details[0] === PENDING) this.isOver(operation);
+    return details[0] === FULFILLED ? details[1] as number : NONE;
   }
 
   /**

@@ -6,14 +6,11 @@
 
 import {
   argumentAt,
-  iterableOf,
   markHandled,
   noOptions,
   ownThen,
   then,
-  withOptions,
 } from "../_base/language.ts";
-import { Begun } from "../_hub/begun.ts";
 import {
   current,
   currentScope,
@@ -23,7 +20,8 @@ import {
 import type { Scope } from "../_hub/scope.ts";
 import { checkpoint, LazyPromise } from "../_hub/suspension.ts";
 import type { Wait } from "../_hub/suspension.ts";
-import { operate } from "../_hub/operation.ts";
+import { operate, operateLoosely } from "../_hub/operation.ts";
+import { withSignal } from "../_hub/cancelling.ts";
 import { isResolver } from "./resolver.ts";
 
 function ignore(): void {}
@@ -66,11 +64,11 @@ export function cooperateLoosely<T, F extends Asking<T>>(
     if (scope === null) return Reflect.apply(original, this, arguments);
     const due = checkpoint(scope);
     if (due !== null) return due;
-    const begun = new Begun();
-    const promise = begun.watch(() =>
-      Reflect.apply(original, this, arguments as never)
+    return operateLoosely(
+      scope,
+      () => Reflect.apply(original, this, arguments as never),
+      discard,
     );
-    return operate(scope, promise, () => begun.unref(), discard);
   } as F;
 }
 
@@ -116,23 +114,6 @@ export function cooperateRelease<F extends Asking<unknown>>(original: F): F {
     markHandled(promise);
     return checkpoint(scope) ?? operate(scope, promise);
   } as F;
-}
-
-/** Options, with a signal that cancels as well as the caller's own. */
-export function withSignal(options: unknown, ours: AbortSignal): unknown {
-  if (typeof options !== "object" || options === null) return options;
-  const theirs = (options as { signal?: unknown }).signal ?? undefined;
-  // For the runtime to complain of.
-  if (theirs !== undefined && !(theirs instanceof AbortSignal)) return options;
-  const signal = theirs === undefined ? ours : eitherOf(theirs, ours);
-  // The runtime asks once more when the result is there, and to throw would lose it.
-  signal.throwIfAborted = () => theirs?.throwIfAborted();
-  return withOptions(options, { signal });
-}
-
-/** A signal that is aborted when one of two is. */
-export function eitherOf(one: AbortSignal, other: AbortSignal): AbortSignal {
-  return AbortSignal.any(iterableOf(one, other) as AbortSignal[]);
 }
 
 /**

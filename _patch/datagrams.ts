@@ -12,6 +12,7 @@ import type { Patches } from "./patch_set.ts";
 import { patchClosing, patchHold, type Socket } from "./sockets.ts";
 import { QueuedWait } from "../_hub/wait_queue.ts";
 import { type Hold, Inbox, type Inboxes } from "../_hub/inbox.ts";
+import { hold } from "../_hub/conns.ts";
 
 /** What the types of the runtime don't tell without `--unstable-net`. */
 interface DatagramConn extends Socket {
@@ -140,7 +141,7 @@ function patchSocket(
   prototype: DatagramConn,
   sources: Inboxes,
 ): void {
-  const hold = patchHold(patches, prototype, datagramsOf);
+  patchHold(patches, prototype, datagramsOf);
   patches.replace<Receive>(
     prototype,
     "receive",

@@ -20,7 +20,7 @@ import { interruptibleScope, runDetached } from "../_hub/current.ts";
 import type { Scope } from "../_hub/scope.ts";
 import { checkpoint } from "../_hub/suspension.ts";
 import type { Wait } from "../_hub/suspension.ts";
-import { getOriginal } from "./properties.ts";
+import { getOriginal } from "../_base/properties.ts";
 import { QueuedWait } from "../_hub/wait_queue.ts";
 import { operate } from "../_hub/operation.ts";
 import { cooperate, cooperateRelease } from "./cooperate.ts";
@@ -33,7 +33,7 @@ import {
   Reader,
   Writes,
 } from "../_hub/inbox.ts";
-import { setSource } from "./streams_rest.ts";
+import { setSource } from "../_hub/stream_sources.ts";
 
 type File = Deno.FsFile;
 // deno-lint-ignore no-explicit-any -- files and the standard streams

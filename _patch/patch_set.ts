@@ -5,7 +5,7 @@
  */
 
 import { bare } from "../_base/language.ts";
-import { getOriginal, mimic, patchProperty } from "./properties.ts";
+import { getOriginal, mimic, patchProperty } from "../_base/properties.ts";
 
 // deno-lint-ignore no-explicit-any -- whatever it takes and gives
 type Method = (this: any, ...args: any[]) => any;

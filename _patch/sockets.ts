@@ -7,23 +7,30 @@
  * @module
  */
 
-import { bare, then } from "../_base/language.ts";
+import { then } from "../_base/language.ts";
 import { interruptibleScope } from "../_hub/current.ts";
 import { isInterrupt, isRecipient } from "../_hub/interrupts.ts";
 import type { Scope } from "../_hub/scope.ts";
 import { checkpoint, takenWait, type Wait } from "../_hub/suspension.ts";
-import { Begun } from "../_hub/begun.ts";
-import { getOriginal } from "./properties.ts";
-import { QueuedWait } from "../_hub/wait_queue.ts";
-import { cooperateLoosely } from "./cooperate.ts";
-import { NONE, type SocketOps, socketOpsFor } from "../_hub/socket_ops.ts";
-import type { Patches } from "./patch_set.ts";
-import { Stamp } from "../_base/stamp.ts";
-import { setSource } from "./streams_rest.ts";
 import {
-  Bytes,
+  Accepter,
+  BytesOf,
+  ConnBytes,
+  Connections,
+  connectionsOf,
+  hold,
+  OperationsOf,
+  readableBy,
+  readableOf,
+  unreffed,
+  WritesOf,
+} from "../_hub/conns.ts";
+import { getOriginal } from "../_base/properties.ts";
+import { cooperateLoosely } from "./cooperate.ts";
+import { type SocketOps, socketOpsFor } from "../_hub/socket_ops.ts";
+import type { Patches } from "./patch_set.ts";
+import {
   type Hold,
-  Inbox,
   type Inboxes,
   lengthOf,
   MOST_KEPT,
@@ -42,272 +49,15 @@ type Accepting = AsyncIterableIterator<Deno.Conn>;
 type Iterate = (this: Deno.Listener) => Accepting;
 type Readable = ReadableStream<Uint8Array<ArrayBuffer>>;
 
+/** What writes are copied to, while they are on their way. */
+const scratch = new Scratch();
+
 /** What can be closed, and told whether it keeps the process alive. */
 export interface Socket {
   close(): void;
   ref(): void;
   unref(): void;
 }
-
-/** The sockets that their user has told not to keep the process alive, under `patch()`. */
-const unreffed = new WeakSet<object>();
-
-class Accepter extends QueuedWait<Accepter, Deno.Conn> {}
-
-/** The connections of a listener, in order, whoever accepts them. */
-class Connections extends Inbox<Deno.Conn, Accepter, Deno.Conn> {
-  readonly #listener: Deno.Listener;
-  readonly #accept: Accept;
-  /** What is under way, where the listener's own `ref` and `unref` do not reach it. */
-  readonly #begun: Begun | null;
-  #conns: Deno.Conn[] = [];
-
-  constructor(
-    sources: Inboxes,
-    listener: Deno.Listener,
-    accept: Accept,
-    hold: Hold,
-  ) {
-    super(sources, hold);
-    this.#listener = listener;
-    this.#accept = accept;
-    // The runtime does not tell the `accept` of TLS.
-    this.#begun = listener.constructor.name === "TlsListener"
-      ? new Begun()
-      : null;
-  }
-
-  protected override get hasResult(): boolean {
-    return this.#conns.length > 0;
-  }
-
-  protected override get owner(): object {
-    return this.#listener;
-  }
-
-  protected override get patchedNames(): readonly PropertyKey[] {
-    return ["accept", "close", Symbol.dispose, "ref", "unref"];
-  }
-
-  protected override begin(): Promise<Deno.Conn> {
-    const accept = () => this.#accept.call(this.#listener);
-    return this.#begun === null ? accept() : this.#begun.watch(accept);
-  }
-
-  protected override release(): void {
-    if (this.#begun === null) super.release();
-    else this.#begun.unref();
-  }
-
-  protected override retain(): void {
-    if (this.#begun === null) super.retain();
-    else this.#begun.ref();
-  }
-
-  protected override keep(conn: Deno.Conn): void {
-    this.#conns.push(conn);
-  }
-
-  protected override give(accepter: Accepter): void {
-    accepter.switch(this.#conns.shift()!);
-  }
-
-  protected override discard(): void {
-    this.#conns.splice(0).forEach((conn) => conn.close());
-  }
-}
-
-/** The bytes of a connection, which may be read by its stream as well. */
-class ConnBytes extends Bytes {
-  /** How they are read, if not by the connection's own method. */
-  readonly #operations: SocketOps | null;
-  /** The operation by which we read, of which the connection then knows nothing. */
-  #reading = NONE;
-  /** That by which the stream reads by itself. */
-  #streaming = NONE;
-  /** Whether its user wants them to keep the process alive. */
-  #keepsAlive: boolean;
-  /** Whether the stream reads by itself. */
-  #pulling = false;
-
-  constructor(
-    sources: Inboxes,
-    conn: Deno.Conn,
-    read: Read,
-    hold: Hold,
-    operations: SocketOps | null,
-  ) {
-    super(sources, conn, read, hold);
-    this.#operations = operations;
-    this.#keepsAlive = !unreffed.has(conn);
-  }
-
-  protected override get patchedNames(): readonly PropertyKey[] {
-    return ["read", "readable", "close", Symbol.dispose, "ref", "unref"];
-  }
-
-  override get busy(): boolean {
-    return this.#pulling || super.busy;
-  }
-
-  override ref(): boolean {
-    const operations = this.#operations;
-    if (operations === null) return super.ref();
-    this.#keepsAlive = true;
-    if (this.state === "busy") operations.ref(this.#reading);
-    if (this.#pulling && !this.streamRests) operations.ref(this.#streaming);
-    return true;
-  }
-
-  override unref(): void {
-    this.#keepsAlive = false;
-    if (this.state !== "idle") this.#operations?.unref(this.#reading);
-    if (this.#pulling) this.#operations?.unref(this.#streaming);
-  }
-
-  protected override release(): void {
-    if (this.#operations === null) super.release();
-    else this.#operations.unref(this.#reading);
-  }
-
-  protected override retain(): void {
-    if (this.#operations === null) super.retain();
-    else if (this.#keepsAlive) this.#operations.ref(this.#reading);
-  }
-
-  protected override forget(): void {
-    if (BytesOf.get(this.owner) === this) BytesOf.delete(this.owner);
-  }
-
-  protected override begin(reader: Reader): Promise<number | null> {
-    const reading = super.begin(reader);
-    this.#reading = this.#idOf(reading);
-    return reading;
-  }
-
-  protected override readOn(buffer: Uint8Array): Promise<number | null> {
-    return this.#operations === null
-      ? super.readOn(buffer)
-      : this.#operations.read(this.owner, buffer);
-  }
-
-  /** What an operation that has begun is known by, if we have begun it. */
-  #idOf(reading: Promise<unknown>): number {
-    const operations = this.#operations;
-    if (operations === null) return NONE;
-    const id = operations.idOf(reading);
-    if (!this.#keepsAlive) operations.unref(id);
-    return id;
-  }
-
-  override restStream(): void {
-    super.restStream();
-    if (!this.#pulling) return;
-    if (this.#operations === null) super.release();
-    else this.#operations.unref(this.#streaming);
-  }
-
-  override resumeStream(): void {
-    super.resumeStream();
-    if (!this.#pulling) return;
-    if (this.#operations === null) super.retain();
-    else if (this.#keepsAlive) this.#operations.ref(this.#streaming);
-  }
-
-  protected override keep(count: number | null): void {
-    // The method has no zero, as the buffer is not empty; the operation has no `null`.
-    super.keep(count || null);
-  }
-
-  protected override get mustStayPatched(): boolean {
-    return readableOf.has(this.owner) || super.mustStayPatched;
-  }
-
-  /** Reads for the stream, whom nothing interrupts: without a copy if it may. */
-  async pull(view: Uint8Array): Promise<number | null> {
-    if (!this.isEmpty) return await this.readForStream(view);
-    this.#pulling = true;
-    try {
-      const reading = this.readOn(view);
-      this.#streaming = this.#idOf(reading);
-      if (this.streamRests) this.restStream();
-      return await reading || null;
-    } finally {
-      this.#pulling = false;
-      // For what is read next.
-      if (this.streamRests && this.#operations === null) super.retain();
-      this.left();
-    }
-  }
-
-  override left(): void {
-    // By the connection's own methods, it would not be kept alive by the stream either.
-    const isOne = this.#operations === null && this.#pulling;
-    if (!isOne || this.streamRests) super.left();
-  }
-}
-
-/**
- * What reads a connection: kept in a private field of it, which nobody sees, and which
- * takes a fifth of the time of a `WeakMap` with hundreds of them.
- */
-class BytesOf extends Stamp {
-  #bytes: ConnBytes | undefined;
-
-  static get(conn: unknown): ConnBytes | undefined {
-    return isObject(conn) && #bytes in conn ? conn.#bytes : undefined;
-  }
-
-  static set(conn: object, bytes: ConnBytes): void {
-    if (!(#bytes in conn)) new BytesOf(conn);
-    (conn as BytesOf).#bytes = bytes;
-  }
-
-  static delete(conn: unknown): void {
-    if (isObject(conn) && #bytes in conn) conn.#bytes = undefined;
-  }
-}
-
-/**
- * By which operations a connection is read and written, if not by its methods: one that has
- * come to us before anybody else got it, so that we know of each `ref` and `unref`.
- */
-class OperationsOf extends Stamp {
-  #operations: SocketOps | null = null;
-  #by: Sockets | undefined;
-
-  static get(conn: unknown, sockets: Sockets): SocketOps | null {
-    return isObject(conn) && #by in conn && conn.#by === sockets
-      ? conn.#operations
-      : null;
-  }
-
-  static set(conn: object, operations: SocketOps, sockets: Sockets): void {
-    if (!(#by in conn)) new OperationsOf(conn);
-    (conn as OperationsOf).#operations = operations;
-    (conn as OperationsOf).#by = sockets;
-  }
-}
-
-/** What writes to a connection. */
-class WritesOf extends Stamp {
-  #writes: Writes | undefined;
-
-  static get(conn: unknown): Writes | undefined {
-    return isObject(conn) && #writes in conn ? conn.#writes : undefined;
-  }
-
-  static set(conn: object, writes: Writes): void {
-    if (!(#writes in conn)) new WritesOf(conn);
-    (conn as WritesOf).#writes = writes;
-  }
-}
-
-const readableOf = new WeakMap<object, Readable>();
-const connectionsOf = new WeakMap<object, Connections>();
-
-/** What is written by operations is copied to, while it is on its way. */
-const scratch = new Scratch();
 
 /** Prototypes that a part of `patch()` has met, for the next time. */
 export class Prototypes {
@@ -400,7 +150,7 @@ function patchConn(
   sources: Inboxes,
   operationsOf: (conn: unknown) => SocketOps | null,
 ): { read: Read; write: Write } {
-  const hold = patchHold(patches, prototype, BytesOf);
+  patchHold(patches, prototype, BytesOf);
   const read: Read = getOriginal(prototype, "read");
   const write: Write = getOriginal(prototype, "write");
   const takeBytes = (conn: Deno.Conn): ConnBytes => {
@@ -446,7 +196,7 @@ function patchListener(
   sources: Inboxes,
   meet: (conn: Deno.Conn) => Deno.Conn,
 ): void {
-  const hold = patchHold(patches, prototype, connectionsOf);
+  patchHold(patches, prototype, connectionsOf);
   patches.replace<Accept>(prototype, "accept", (original) => {
     const accept: Accept = function () {
       return then(original.call(this), meet);
@@ -601,57 +351,14 @@ function cooperativeReadable(
     if (readable === undefined) {
       const native = original.call(conn);
       // One that somebody reads since before patch() has to go on.
-      readable = native.locked ? native : readableBy(conn, takeBytes);
+      readable = native.locked
+        ? native
+        : readableBy(conn, () => takeBytes(conn));
       readableOf.set(conn, readable);
       takeBytes(conn);
     }
     return readable;
   };
-}
-
-/** What the runtime's own stream of a connection is, but for how it reads. */
-function readableBy(
-  conn: Deno.Conn,
-  takeBytes: (conn: Deno.Conn) => ConnBytes,
-): Readable {
-  const source: UnderlyingByteSource = bare({
-    type: "bytes",
-    autoAllocateChunkSize: 64 * 1024,
-    async pull(controller) {
-      try {
-        const { view } = controller.byobRequest!;
-        const count = await takeBytes(conn).pull(view as Uint8Array);
-        if (count === null) {
-          conn[Symbol.dispose]();
-          controller.close();
-        }
-        controller.byobRequest!.respond(count ?? 0);
-      } catch (error) {
-        controller.error(streamError(error));
-        conn[Symbol.dispose]();
-      }
-    },
-    cancel() {
-      conn[Symbol.dispose]();
-    },
-  });
-  const readable = new ReadableStream(source);
-  setSource(readable, {
-    rest: () => takeBytes(conn).restStream(),
-    resume: () => takeBytes(conn).resumeStream(),
-  });
-  return readable;
-}
-
-/** As the runtime words it. */
-function streamError(error: unknown): unknown {
-  if (
-    error instanceof Deno.errors.BadResource &&
-    error.message === "Bad resource ID"
-  ) {
-    error.message = "The stream's underlying resource was closed or consumed";
-  }
-  return error;
 }
 
 /** What is kept for a socket whose operation goes on when its caller is interrupted. */
@@ -693,14 +400,12 @@ export function patchClosing(
 
 /**
  * Patches `ref` and `unref` such that we know what their user wants.
- *
- * @returns How to hold up the end of the process as long as somebody waits.
  */
 export function patchHold(
   patches: Patches,
   prototype: Socket,
   sources: ObservedPromise<Keeper>,
-): Hold {
+): void {
   const ref = getOriginal(prototype, "ref");
   const unref = getOriginal(prototype, "unref");
   patches.replace(prototype, "ref", () =>
@@ -714,14 +419,6 @@ export function patchHold(
       unreffed.add(this);
       sources.get(this)?.unref();
     });
-  return {
-    take(socket: Socket) {
-      if (!unreffed.has(socket)) ref.call(socket);
-    },
-    release(socket: Socket) {
-      unref.call(socket);
-    },
-  };
 }
 
 function isObject(value: unknown): value is object {

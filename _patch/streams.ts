@@ -11,9 +11,10 @@ import { bare, markHandled, noOptions, then } from "../_base/language.ts";
 import { interruptibleScope, runDetached } from "../_hub/current.ts";
 import { isInterrupt } from "../_hub/interrupts.ts";
 import { checkpoint, checkpointAtLast, takenWait } from "../_hub/suspension.ts";
-import { getOriginal } from "./properties.ts";
+import { getOriginal } from "../_base/properties.ts";
 import { operate } from "../_hub/operation.ts";
-import { cooperateObserved, withSignal } from "./cooperate.ts";
+import { withSignal } from "../_hub/cancelling.ts";
+import { cooperateObserved } from "./cooperate.ts";
 import { patchAll, type Patches } from "./patch_set.ts";
 import {
   adopt,

@@ -14,15 +14,8 @@
 
 import { property } from "../_base/language.ts";
 import { Begun } from "../_hub/begun.ts";
+import { setSource, sourceOf } from "../_hub/stream_sources.ts";
 import { get, type Queue, set, slots } from "./streams_slots.ts";
-
-/** What a stream gets its bytes by. It may keep the process alive. */
-interface StreamSource {
-  /** Has it not keep the process alive, as nobody waits for the stream. */
-  rest(): void;
-  /** Has it do so. */
-  resume(): void;
-}
 
 /** Has a stream rest, and resume when it gets another reader or writer. */
 class Rest {
@@ -78,7 +71,6 @@ class Rest {
 class Resting {
   readonly #stream: ReadableStream;
   readonly #rest: Rest;
-  source: StreamSource | null = null;
   /** The stream whose bytes it passes on. */
   upstream: ReadableStream | null = null;
   /** All streams that pass on the same, this one included. */
@@ -96,7 +88,7 @@ class Resting {
 
   rest(): void {
     if (!this.#rest.begin(() => this.resume())) return;
-    this.source?.rest();
+    sourceOf(this.#stream)?.rest();
     const { upstream } = this;
     const branches = this.branches.map(restingOf);
     if (upstream === null || branches.some(({ isWanted }) => isWanted)) return;
@@ -106,7 +98,7 @@ class Resting {
 
   resume(): void {
     if (!this.#rest.end()) return;
-    this.source?.resume();
+    sourceOf(this.#stream)?.resume();
     if (this.upstream !== null) restingOf(this.upstream).resume();
   }
 }
@@ -121,6 +113,11 @@ function restingOf(stream: ReadableStream): Resting {
   return resting;
 }
 
+/** Whether a stream has a source that we know, or another stream before it. */
+function mayRest(stream: ReadableStream): boolean {
+  return restings.has(stream) || sourceOf(stream) !== undefined;
+}
+
 /** Whether a read waits for a chunk of the stream. */
 function isAsked(stream: ReadableStream): boolean {
   const reader = get(stream, slots.reader);
@@ -131,8 +128,7 @@ function isAsked(stream: ReadableStream): boolean {
 
 /** A read of a stream was taken back, or a reader has left it. */
 export function leftAlone(stream: ReadableStream | undefined): void {
-  const resting = stream && restings.get(stream);
-  if (resting && !isAsked(stream)) resting.rest();
+  if (stream && mayRest(stream) && !isAsked(stream)) restingOf(stream).rest();
 }
 
 /** A stream is about to be read. */
@@ -140,14 +136,9 @@ export function askedAgain(stream: ReadableStream | undefined): void {
   if (stream !== undefined) restings.get(stream)?.resume();
 }
 
-/** Tells what a stream gets its bytes by. */
-export function setSource(stream: ReadableStream, source: StreamSource): void {
-  restingOf(stream).source = source;
-}
-
 /** Finds out by what a stream gets its bytes, if it is one of the runtime's own. */
 export function findSource(stream: ReadableStream): void {
-  if (restings.get(stream)?.source != null || !isBacked(stream)) return;
+  if (sourceOf(stream) !== undefined || !isBacked(stream)) return;
   const controller = get(stream, slots.controller);
   const pull = get(controller, slots.pullAlgorithm);
   // It has none when it is over.

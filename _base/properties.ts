@@ -4,7 +4,7 @@
  * @module
  */
 
-import { property } from "../_base/language.ts";
+import { property } from "./language.ts";
 
 /** What is on top of an original property: the last of `layers` is in force. */
 interface Item {
