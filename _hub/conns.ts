@@ -8,9 +8,9 @@
  * @module
  */
 
-import { bare } from "../_base/language.ts";
 import { getOriginal } from "../_base/properties.ts";
 import { Stamp } from "../_base/stamp.ts";
+import { byteStreamOf } from "./byte_streams.ts";
 import { Begun } from "./begun.ts";
 import {
   Bytes,
@@ -21,7 +21,6 @@ import {
   type Writes,
 } from "./inbox.ts";
 import { NONE, type SocketOps, socketOpsFor } from "./socket_ops.ts";
-import { setSource } from "./stream_sources.ts";
 import { QueuedWait } from "./wait_queue.ts";
 
 type Read = (this: Deno.Conn, buffer: Uint8Array) => Promise<number | null>;
@@ -152,12 +151,8 @@ export class ConnBytes extends Bytes {
   readonly #operations: SocketOps | null;
   /** The operation by which we read, of which the connection then knows nothing. */
   #reading = NONE;
-  /** That by which the stream reads by itself. */
-  #streaming = NONE;
   /** Whether its user wants them to keep the process alive. */
   #keepsAlive: boolean;
-  /** Whether the stream reads by itself. */
-  #pulling = false;
 
   constructor(
     sources: Inboxes | null,
@@ -175,23 +170,17 @@ export class ConnBytes extends Bytes {
     return ["read", "readable", "close", Symbol.dispose, "ref", "unref"];
   }
 
-  override get busy(): boolean {
-    return this.#pulling || super.busy;
-  }
-
   override ref(): boolean {
     const operations = this.#operations;
     if (operations === null) return super.ref();
     this.#keepsAlive = true;
     if (this.state === "busy") operations.ref(this.#reading);
-    if (this.#pulling && !this.streamRests) operations.ref(this.#streaming);
     return true;
   }
 
   override unref(): void {
     this.#keepsAlive = false;
     if (this.state !== "idle") this.#operations?.unref(this.#reading);
-    if (this.#pulling) this.#operations?.unref(this.#streaming);
   }
 
   protected override release(): void {
@@ -229,20 +218,6 @@ export class ConnBytes extends Bytes {
     return id;
   }
 
-  override restStream(): void {
-    super.restStream();
-    if (!this.#pulling) return;
-    if (this.#operations === null) super.release();
-    else this.#operations.unref(this.#streaming);
-  }
-
-  override resumeStream(): void {
-    super.resumeStream();
-    if (!this.#pulling) return;
-    if (this.#operations === null) super.retain();
-    else if (this.#keepsAlive) this.#operations.ref(this.#streaming);
-  }
-
   protected override keep(count: number | null): void {
     // The method has no zero, as the buffer is not empty; the operation has no `null`.
     super.keep(count || null);
@@ -250,29 +225,6 @@ export class ConnBytes extends Bytes {
 
   protected override get mustStayPatched(): boolean {
     return readableOf.has(this.owner) || super.mustStayPatched;
-  }
-
-  /** Reads for the stream, whom nothing interrupts: without a copy if it may. */
-  async pull(view: Uint8Array): Promise<number | null> {
-    if (!this.isEmpty) return await this.readForStream(view);
-    this.#pulling = true;
-    try {
-      const reading = this.readOn(view);
-      this.#streaming = this.#idOf(reading);
-      if (this.streamRests) this.restStream();
-      return await reading || null;
-    } finally {
-      this.#pulling = false;
-      // For what is read next.
-      if (this.streamRests && this.#operations === null) super.retain();
-      this.left();
-    }
-  }
-
-  override left(): void {
-    // By the connection's own methods, it would not be kept alive by the stream either.
-    const isOne = this.#operations === null && this.#pulling;
-    if (!isOne || this.streamRests) super.left();
   }
 }
 
@@ -340,33 +292,7 @@ export function readableBy(
   conn: Disposable,
   takeBytes: () => ConnBytes,
 ): Readable {
-  const source: UnderlyingByteSource = bare({
-    type: "bytes",
-    autoAllocateChunkSize: 64 * 1024,
-    async pull(controller) {
-      try {
-        const { view } = controller.byobRequest!;
-        const count = await takeBytes().pull(view as Uint8Array);
-        if (count === null) {
-          conn[Symbol.dispose]();
-          controller.close();
-        }
-        controller.byobRequest!.respond(count ?? 0);
-      } catch (error) {
-        controller.error(streamError(error));
-        conn[Symbol.dispose]();
-      }
-    },
-    cancel() {
-      conn[Symbol.dispose]();
-    },
-  });
-  const readable = new ReadableStream(source);
-  setSource(readable, {
-    rest: () => takeBytes().restStream(),
-    resume: () => takeBytes().resumeStream(),
-  });
-  return readable;
+  return byteStreamOf(takeBytes, () => conn[Symbol.dispose](), streamError);
 }
 
 /** As the runtime words it. */

@@ -22,7 +22,7 @@ import { stopTimer, type Timer } from "./timers.ts";
 import { Timeout } from "./timeout.ts";
 
 /** How many bytes one operation reads at most. */
-const MOST_READ = 64 * 1024;
+export const MOST_READ = 64 * 1024;
 /** For how many bytes at most the memory to write from is kept. */
 export const MOST_KEPT = 64 * 1024;
 /** How many bytes one operation writes at most: `write` may write less than it is given. */
@@ -365,6 +365,12 @@ QueuedWait<BytesTaker<any>, any> {
   }
 }
 
+/** One turn of a stream. */
+interface StreamTurn {
+  /** Has it leave the line if it is in it, and the stream has no reader any more. */
+  leaveUnlessRead(): void;
+}
+
 /** One `read`. */
 export class Reader extends BytesTaker<number | null> {
   readonly buffer: Uint8Array;
@@ -402,9 +408,8 @@ export class Bytes extends Inbox<any, BytesTaker<any>, number | null> {
   #end = 0;
   /** Whether the end has come, and no reader was told. */
   #ended = false;
-  /** Whether the stream of the owner waits in the line, and whether it rests. */
-  #streamWaits = false;
-  #streamRests = false;
+  /** The last turn of the stream of the owner. */
+  #puller: StreamTurn | null = null;
 
   constructor(
     sources: Inboxes | null,
@@ -422,36 +427,17 @@ export class Bytes extends Inbox<any, BytesTaker<any>, number | null> {
     return this.#read.call(this.#owner, buffer);
   }
 
-  /** Reads for the stream of the owner: no interrupt ends it, but the stream may rest. */
-  async readForStream(buffer: Uint8Array): Promise<number | null> {
-    this.#streamWaits = true;
-    try {
-      return await this.take(new Reader(buffer), null);
-    } finally {
-      this.#streamWaits = false;
-    }
+  override take<T>(taker: BytesTaker<T>, scope: Scope | null): Wait<T> {
+    if (this.#puller !== null) this.#puller.leaveUnlessRead();
+    return super.take(taker, scope);
   }
 
-  /** Has to be called when nothing waits for the stream any more. */
-  restStream(): void {
-    this.#streamRests = true;
-    this.left();
-  }
-
-  /** Has to be called before the stream is read. */
-  resumeStream(): void {
-    this.#streamRests = false;
-    this.joined();
-  }
-
-  /** Whether nothing waits for the stream. */
-  protected get streamRests(): boolean {
-    return this.#streamRests;
-  }
-
-  protected override get isWaitedFor(): boolean {
-    const resting = this.#streamWaits && this.#streamRests ? 1 : 0;
-    return this.waiting > resting;
+  /** Gives the stream of the owner its turn: no interrupt ends it, but it may leave. */
+  pull<T>(puller: BytesTaker<T> & StreamTurn): Wait<T> {
+    this.#puller = null;
+    const wait = this.take(puller, null);
+    this.#puller = puller;
+    return wait;
   }
 
   /** How many bytes were read and not taken. */
@@ -555,6 +541,17 @@ export class Bytes extends Inbox<any, BytesTaker<any>, number | null> {
       : this.#memory.slice(this.#start, this.#start + count);
     this.drop(count);
     if (isWhole) this.#memory = this.#target = new Uint8Array(0);
+    return bytes;
+  }
+
+  /** As {@linkcode Bytes.takeBytes}, with memory that may be larger: spares a copy. */
+  takeChunk(count: number): Uint8Array<ArrayBuffer> {
+    const isAll = this.#start === 0 && count === this.#end &&
+      this.state === "idle";
+    if (!isAll) return this.takeBytes(count);
+    const bytes = this.#memory.subarray(0, count);
+    this.#memory = this.#target = new Uint8Array(0);
+    this.#end = 0;
     return bytes;
   }
 

@@ -10,6 +10,8 @@ export interface StreamSource {
   rest(): void;
   /** Has it do so. */
   resume(): void;
+  /** Whether it answers what it was asked for before it had to rest. */
+  readonly answersLate: boolean;
 }
 
 const sources = new WeakMap<ReadableStream, StreamSource>();

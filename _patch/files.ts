@@ -14,6 +14,7 @@
  */
 
 import { bare, markHandled, then } from "../_base/language.ts";
+import { byteStreamOf } from "../_hub/byte_streams.ts";
 import { Begun } from "../_hub/begun.ts";
 import { detached } from "./detached.ts";
 import { interruptibleScope, runDetached } from "../_hub/current.ts";
@@ -33,7 +34,6 @@ import {
   Reader,
   Writes,
 } from "../_hub/inbox.ts";
-import { setSource } from "../_hub/stream_sources.ts";
 
 type File = Deno.FsFile;
 // deno-lint-ignore no-explicit-any -- files and the standard streams
@@ -252,10 +252,6 @@ class Position extends Inbox<unknown, Turn, Outcome> {
 
   read(buffer: Uint8Array, scope: Scope | null): Wait<number | null> {
     return this.take(new Reading(this, buffer), scope) as Wait<number | null>;
-  }
-
-  readForStream(buffer: Uint8Array): Wait<number | null> {
-    return this.read(buffer, null);
   }
 
   /** Some memory, for one read at a time. */
@@ -500,6 +496,9 @@ function readableOf(
 ): ReadableStream<Uint8Array> {
   // Standard input stays open.
   const close = () => file[Symbol.dispose]?.();
+  if (reads instanceof KeptBytes) {
+    return byteStreamOf(() => reads, close, (error) => error);
+  }
   const source: UnderlyingByteSource = bare({
     type: "bytes",
     autoAllocateChunkSize: CHUNK,
@@ -507,7 +506,7 @@ function readableOf(
       const { buffer, byteOffset, byteLength } = controller.byobRequest!.view!;
       try {
         const bytes = new Uint8Array(buffer, byteOffset, byteLength);
-        const count = await reads.readForStream(bytes);
+        const count = await reads.read(bytes, null);
         if (count === null) {
           close();
           controller.close();
@@ -520,14 +519,7 @@ function readableOf(
     },
     cancel: close,
   });
-  const stream = new ReadableStream(source);
-  if (reads instanceof KeptBytes) {
-    setSource(stream, {
-      rest: () => reads.restStream(),
-      resume: () => reads.resumeStream(),
-    });
-  }
-  return stream;
+  return new ReadableStream(source);
 }
 
 /** Does something at the position of a file, after what is under way there. */

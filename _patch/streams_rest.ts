@@ -88,7 +88,9 @@ class Resting {
 
   rest(): void {
     if (!this.#rest.begin(() => this.resume())) return;
-    sourceOf(this.#stream)?.rest();
+    const source = sourceOf(this.#stream);
+    source?.rest();
+    if (source?.answersLate === false) forgetPull(this.#stream);
     const { upstream } = this;
     const branches = this.branches.map(restingOf);
     if (upstream === null || branches.some(({ isWanted }) => isWanted)) return;
@@ -111,6 +113,18 @@ function restingOf(stream: ReadableStream): Resting {
     restings.set(stream, resting = new Resting(stream));
   }
   return resting;
+}
+
+/** Takes back what a stream asks its source for: the runtime asks for one at a time only. */
+function forgetPull(stream: ReadableStream): void {
+  const controller = get(stream, slots.controller);
+  const pulls: Queue<{ readerType: string }> | undefined = get(
+    controller,
+    slots.pendingPullIntos,
+  );
+  if (pulls?.size !== 1 || pulls.peek().readerType !== "none") return;
+  pulls.dequeue();
+  set(controller, slots.byobRequest, null);
 }
 
 /** Whether a stream has a source that we know, or another stream before it. */
@@ -147,6 +161,7 @@ export function findSource(stream: ReadableStream): void {
   setSource(stream, {
     rest: () => begun.unref(),
     resume: () => begun.ref(!isUnreffed(stream)),
+    answersLate: true,
   });
   set(controller, slots.pullAlgorithm, function (this: unknown) {
     return begun.watch(() => Reflect.apply(pull, this, arguments));
