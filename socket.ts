@@ -316,7 +316,8 @@ function socketOf<A extends Deno.Addr>(conn: Deno.Conn): Socket<A> {
  */
 export class Socket<A extends Deno.Addr = Deno.Addr> implements Deno.Conn<A> {
   readonly #conn: Deno.Conn<A>;
-  readonly #bytes: ConnBytes;
+  /** `null` when it was closed, until something is called. */
+  #inbox: ConnBytes | null;
   readonly #outbox: Outbox;
   #timeout = Infinity;
   #writable: WritableStream<Uint8Array<ArrayBufferLike>> | null = null;
@@ -331,7 +332,7 @@ export class Socket<A extends Deno.Addr = Deno.Addr> implements Deno.Conn<A> {
     checkConn(conn);
     const operations = operationsFor(conn);
     this.#conn = conn;
-    this.#bytes = takeBytes(conn, own.has(conn) ? operations : null);
+    this.#inbox = takeBytes(conn, own.has(conn) ? operations : null);
     this.#outbox = new Outbox(
       conn,
       (data) => originalOf(conn, "write").call(conn, data),
@@ -621,7 +622,13 @@ export class Socket<A extends Deno.Addr = Deno.Addr> implements Deno.Conn<A> {
 
   #closing(): void {
     BytesOf.delete(this.#conn);
-    this.#bytes.close();
+    this.#inbox?.close();
+    // What is called later finds a closed socket, and not an operation that was cancelled.
+    this.#inbox = null;
+  }
+
+  get #bytes(): ConnBytes {
+    return this.#inbox ??= takeBytes(this.#conn, null);
   }
 
   #take<T>(make: (ms: number) => BytesTaker<T>): Wait<T> {
@@ -652,6 +659,17 @@ function takeBytes(conn: Deno.Conn, operations: SocketOps | null): ConnBytes {
     BytesOf.set(conn, bytes);
   }
   return bytes;
+}
+
+/** The connections of a listener: the same ones, if `patch()` has met it. */
+function takeConnections(listener: Deno.Listener): Connections {
+  let connections = connectionsOf.get(listener);
+  if (connections === undefined) {
+    const accept = originalOf(listener, "accept");
+    connections = new Connections(null, listener, accept, hold);
+    connectionsOf.set(listener, connections);
+  }
+  return connections;
 }
 
 function writableBy(
@@ -742,7 +760,8 @@ class LoopAccepter extends Accepter {
 export class SocketListener<A extends Deno.Addr = Deno.Addr>
   implements Deno.Listener<Socket<A>, A> {
   readonly #listener: Deno.Listener<Deno.Conn, A>;
-  readonly #connections: Connections;
+  /** `null` when it was closed, and before something is called. */
+  #inbox: Connections | null = null;
   /** Whether an interrupt of a loop has closed it, which its user may do once more. */
   #isClosedByLoop = false;
 
@@ -765,9 +784,6 @@ export class SocketListener<A extends Deno.Addr = Deno.Addr>
       );
     }
     this.#listener = listener;
-    this.#connections = connectionsOf.get(listener) ??
-      new Connections(null, listener, originalOf(listener, "accept"), hold);
-    connectionsOf.set(listener, this.#connections);
   }
 
   /** The address that it listens on. */
@@ -823,8 +839,14 @@ export class SocketListener<A extends Deno.Addr = Deno.Addr>
   }
 
   #closing(): void {
-    connectionsOf.delete(this.#listener);
-    this.#connections.close();
+    const listener: object = this.#listener;
+    (this.#inbox ?? connectionsOf.get(listener))?.close();
+    connectionsOf.delete(listener);
+    this.#inbox = null;
+  }
+
+  get #connections(): Connections {
+    return this.#inbox ??= takeConnections(this.#listener);
   }
 
   /** The sockets of all connections that come, until it is closed. */

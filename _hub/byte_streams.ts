@@ -18,17 +18,17 @@ type Readable = ReadableStream<Uint8Array<ArrayBuffer>>;
 type Pulled = Uint8Array<ArrayBuffer> | "end" | "left";
 
 /** One turn of a stream. */
-export class Puller extends BytesTaker<Pulled> {
+class Puller extends BytesTaker<void> {
   readonly #stream: Readable;
   readonly #max: number;
-  readonly #left: () => void;
+  readonly #take: (pulled: Pulled) => void;
 
-  /** @param left Called when it has left the line. */
-  constructor(stream: Readable, max: number, left: () => void) {
+  /** @param take Called in its turn: later the stream may not be read any more. */
+  constructor(stream: Readable, max: number, take: (pulled: Pulled) => void) {
     super();
     this.#stream = stream;
     this.#max = max;
-    this.#left = left;
+    this.#take = take;
   }
 
   override room(): number {
@@ -39,24 +39,21 @@ export class Puller extends BytesTaker<Pulled> {
     return super.isServedBy(kept) || !this.#stream.locked;
   }
 
-  override takeFrom(kept: Bytes): Pulled {
-    if (!this.#stream.locked) {
-      this.#left();
-      return "left";
-    }
+  override takeFrom(kept: Bytes): void {
+    if (!this.#stream.locked) return this.#take("left");
     if (kept.length > 0) {
-      return kept.takeChunk(Math.min(this.#max, kept.length));
+      return this.#take(kept.takeChunk(Math.min(this.#max, kept.length)));
     }
     kept.takeEnd();
-    return "end";
+    this.#take("end");
   }
 
   /** Leaves the line, if it is in it. */
   leave(): void {
     if (this.list === null) return;
     this.list.leave(this);
-    this.#left();
-    this.switch("left");
+    this.#take("left");
+    this.switch(undefined);
   }
 
   /** Leaves the line if the stream has no reader any more. */
@@ -79,61 +76,49 @@ export function byteStreamOf(
 ): Readable {
   let controller: ReadableByteStreamController;
   let puller: Puller | null = null;
-  /** Whether a reader has left memory to be filled, for which the stream asks only once. */
+  /**
+   * Whether a reader has left memory to be filled. It hides that of the next one, for which
+   * the stream does not ask: so that one has to be found, and gets one byte first, which lets
+   * go of the memory.
+   */
   let isOwed = false;
   async function pull(): Promise<void> {
     if (puller !== null) return;
-    if (isOwed) settle();
     const view = controller.byobRequest?.view;
-    const mine = puller = new Puller(
-      stream,
-      view?.byteLength ?? MOST_READ,
-      left,
-    );
+    const max = view == null ? MOST_READ : isOwed ? 1 : view.byteLength;
+    isOwed = false;
+    puller = new Puller(stream, max, take);
     try {
-      const pulled = await findBytes().pull(mine);
-      if (pulled === "left") return;
-      if (pulled === "end") {
-        close();
-        controller.close();
-        controller.byobRequest?.respond(0);
-      } else {
-        // Which fills the memory of a reader as well.
-        controller.enqueue(pulled);
-      }
+      await findBytes().pull(puller);
     } catch (error) {
+      puller = null;
       controller.error(errorOf(error));
       close();
-    } finally {
-      if (puller === mine) puller = null;
     }
   }
-  function left(): void {
+  function take(pulled: Pulled): void {
     puller = null;
-    if (controller.byobRequest === null) return;
-    isOwed = true;
-    // The next reader with memory of its own would wait for ever, and only `patch()` tells us
-    // that the stream is read again.
-    const { getReader } = ReadableStream.prototype;
-    function value(this: unknown, options: unknown): object {
-      const reader: object = Reflect.apply(getReader, this, [options]);
-      if (reader instanceof ReadableStreamBYOBReader) resume();
-      return reader;
+    if (pulled === "left") {
+      isOwed = controller.byobRequest !== null;
+    } else if (pulled === "end") {
+      close();
+      controller.close();
+      controller.byobRequest?.respond(0);
+    } else {
+      // Which fills the memory of a reader as well.
+      controller.enqueue(pulled);
     }
-    Object.defineProperty(
-      stream,
-      "getReader",
-      property({ value, writable: true, configurable: true }),
-    );
-  }
-  function settle(): void {
-    isOwed = false;
-    Reflect.deleteProperty(stream, "getReader");
   }
   function resume(): void {
-    if (!isOwed) return;
-    if (controller.byobRequest === null) settle();
-    else pull();
+    if (isOwed && controller.byobRequest !== null) pull();
+  }
+  function getReader(this: unknown, options: unknown): object {
+    const { getReader } = ReadableStream.prototype;
+    const reader: object = Reflect.apply(getReader, this, [options]);
+    // What it asked for was for the reader before, whose read may have wanted more.
+    puller?.leave();
+    if (reader instanceof ReadableStreamBYOBReader) resume();
+    return reader;
   }
   const source: UnderlyingByteSource = bare({
     type: "bytes",
@@ -144,6 +129,11 @@ export function byteStreamOf(
     cancel: close,
   });
   const stream: Readable = new ReadableStream(source);
+  Object.defineProperty(
+    stream,
+    "getReader",
+    property({ value: getReader, writable: true, configurable: true }),
+  );
   setSource(stream, {
     rest: () => puller?.leave(),
     resume,

@@ -104,8 +104,8 @@ QueuedWait<Sender, any> {
   }
 
   protected override undo(error: unknown): void {
-    if (this.list !== null) super.undo(error);
-    else this.#outbox.leftBy(this);
+    super.undo(error);
+    this.#outbox.leftBy(this);
   }
 }
 
@@ -178,10 +178,12 @@ export class Outbox {
     return this.#add(sender, scope);
   }
 
-  /** Has to be called when the call that is served was interrupted. */
+  /** Has to be called when a call was interrupted, in its turn or before. */
   leftBy(sender: Sender): void {
-    if (!sender.isOwn && sender.task === "writeAll") sender.keepBytes();
-    this.#isOrphaned = true;
+    if (sender === this.#served) {
+      if (!sender.isOwn && sender.task === "writeAll") sender.keepBytes();
+      this.#isOrphaned = true;
+    }
     this.#hold();
   }
 

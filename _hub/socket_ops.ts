@@ -112,6 +112,7 @@ export class SocketOps {
    * is older would cost the garbage collector 50 ns.
    */
   idOf(operation: Promise<unknown>): number {
+    if (this.#ids === "unseen") this.isOver(operation);
     return this.#ids === "seen"
       ? Reflect.get(operation, this.#id) ?? NONE
       : NONE;
