@@ -1,13 +1,13 @@
 /**
- * Patches on import: {@linkcode patch} for programs that can't be edited.
+ * Calls {@linkcode patch} on import, for programs that can't be edited.
  *
  * ```sh
  * deno run --preload jsr:@gevent/gevent/auto program.ts
  * ```
  *
- * `--preload` evaluates it before the program and everything that the program imports, so
- * nothing can have been taken from a global before. Where the program is one's own, the
- * same is done by the first import of its main module:
+ * `--preload` evaluates this module before the program and its imports, so no module can have
+ * copied a function from a global before. In a program of your own, make it the first import
+ * of the main module instead:
  *
  * ```ts
  * import "@gevent/gevent/auto";
@@ -19,8 +19,8 @@
  * await greenlet.join();
  * ```
  *
- * All parts are patched, for good: what `patch()` returns elsewhere restores nothing then.
- * It is the realm that is patched: a `Worker` has to import it as well.
+ * This patches all parts, for good: disposing of what another `patch()` returns restores
+ * nothing. It patches its own realm only: import it in each `Worker` as well.
  *
  * @module
  */

@@ -1,5 +1,5 @@
 /**
- * Things that happen, and those who wait for them.
+ * Flags and results that greenlets wait for.
  *
  * ```ts
  * import { Event, spawn } from "@gevent/gevent";
@@ -56,7 +56,7 @@ class EventWait extends LinkedWait<Event, boolean> {
  */
 export class Event implements Waitable {
   #isSet = false;
-  // Of `this`, which the waits can't say.
+  // `Links<this>` is what is meant, but the waits can't name that type.
   // deno-lint-ignore no-explicit-any
   readonly #links: Links<any> = new Links(this);
 
@@ -71,8 +71,9 @@ export class Event implements Waitable {
   }
 
   /**
-   * Sets the flag. All who wait are woken, in the order in which they came, even if it is
-   * cleared at once. Not a switch point. gevent's `set`.
+   * Sets the flag and wakes all greenlets that wait, in the order in which they began to
+   * wait. They are woken even if the flag is cleared at once. Not a switch point. gevent's
+   * `set`.
    */
   set(): void {
     if (this.#isSet) return;
@@ -80,7 +81,7 @@ export class Event implements Waitable {
     this.#links.schedule();
   }
 
-  /** Clears the flag: who comes from now on has to wait. gevent's `clear`. */
+  /** Clears the flag: from now on `wait` waits. Not a switch point. gevent's `clear`. */
   clear(): void {
     this.#isSet = false;
   }
@@ -89,7 +90,7 @@ export class Event implements Waitable {
    * Waits until the flag is set. A switch point. gevent's `wait`.
    *
    * @param options How long to wait.
-   * @returns `true`; at the timeout, `false`.
+   * @returns `true` if the flag was set, `false` at the timeout.
    * @throws {TypeError | RangeError} If the timeout is not a number of milliseconds.
    */
   wait(options: JoinOptions = NO_OPTIONS): Wait<boolean> {
@@ -103,10 +104,10 @@ export class Event implements Waitable {
   }
 
   /**
-   * Has a function called once when the flag is set; soon, if it is. It is called from
-   * the hub: it must be quick, and must not wait. gevent's `rawlink`.
+   * Calls a function once when the flag is set, or soon if it is set now. The hub calls it,
+   * so it must be quick and must not wait. Not a switch point. gevent's `rawlink`.
    *
-   * @param link Gets this event; or an object that is linkable.
+   * @param link A function, called with this event; or an object with a method `linked`.
    */
   rawlink(link: Link<this>): void {
     this.#links.link(link);
@@ -114,15 +115,15 @@ export class Event implements Waitable {
   }
 
   /**
-   * Takes a link back that was not called yet. gevent's `unlink`.
+   * Removes a link that was not called yet. Not a switch point. gevent's `unlink`.
    *
-   * @param link What was linked.
+   * @param link The link.
    */
   unlink(link: Link<this>): void {
     this.#links.unlink(link);
   }
 
-  /** How many wait, or have linked. gevent's `linkcount`. */
+  /** The number of waits and links. gevent's `linkcount`. */
   linkCount(): number {
     return this.#links.length;
   }
@@ -135,8 +136,8 @@ class ReadyWait<T> extends LinkedWait<AsyncResult<T>, T | undefined> {
 }
 
 /**
- * A result that is not there yet: a value or an error, for any number of greenlets.
- * gevent's `AsyncResult`.
+ * A value or an error that is set later, for any number of greenlets to wait for. gevent's
+ * `AsyncResult`.
  *
  * @typeParam T The type of the value.
  *
@@ -152,12 +153,12 @@ class ReadyWait<T> extends LinkedWait<AsyncResult<T>, T | undefined> {
 export class AsyncResult<T = unknown> implements Waitable, Outcome<T> {
   #state: "pending" | "succeeded" | "failed" = "pending";
   #outcome: unknown = undefined;
-  // Of `this`, which the waits can't say.
+  // `Links<this>` is what is meant, but the waits can't name that type.
   // deno-lint-ignore no-explicit-any
   readonly #links: Links<any> = new Links(this);
 
   /**
-   * Sets the value. All who wait are woken. Not a switch point. gevent's `set`.
+   * Sets the value and wakes all greenlets that wait. Not a switch point. gevent's `set`.
    *
    * @param value The value.
    */
@@ -166,10 +167,10 @@ export class AsyncResult<T = unknown> implements Waitable, Outcome<T> {
   }
 
   /**
-   * Sets an error, to be thrown by {@linkcode AsyncResult.get}. Not a switch point.
-   * gevent's `set_exception`.
+   * Sets an error, which {@linkcode AsyncResult.get} throws, and wakes all greenlets that
+   * wait. Not a switch point. gevent's `set_exception`.
    *
-   * @param error The error, or the class of error of which a new one is.
+   * @param error The error, or a class of errors of which this makes one.
    */
   setException(error: unknown): void {
     this.#settle("failed", instanceOf(error));
@@ -182,9 +183,10 @@ export class AsyncResult<T = unknown> implements Waitable, Outcome<T> {
   }
 
   /**
-   * Takes over the result of a greenlet, or of whatever this was linked to.
+   * Copies the result of a greenlet, or of another source that this was linked to. Called by
+   * the source. Not a switch point.
    *
-   * @param source What has become ready.
+   * @param source The source, which is ready.
    */
   linked(source: Outcome<T>): void {
     if (source.successful()) return this.set(source.value as T);
@@ -207,33 +209,34 @@ export class AsyncResult<T = unknown> implements Waitable, Outcome<T> {
     return this.#state === "succeeded";
   }
 
-  /** The value, once there is one. */
+  /** The value; `undefined` if none is set. gevent's `value`. */
   get value(): T | undefined {
     return this.#state === "succeeded" ? this.#outcome as T : undefined;
   }
 
-  /** The error, once there is one. */
+  /** The error; `undefined` if none is set. gevent's `exception`. */
   get exception(): unknown {
     return this.#state === "failed" ? this.#outcome : undefined;
   }
 
-  /** A result can't be cancelled: `false`, as in gevent. */
+  /** Returns `false`: a result can't be cancelled. gevent's `cancel`. */
   cancel(): boolean {
     return false;
   }
 
-  /** A result can't be cancelled: `false`, as in gevent. */
+  /** Returns `false`: a result can't be cancelled. gevent's `cancelled`. */
   cancelled(): boolean {
     return false;
   }
 
   /**
-   * Waits for the value. A switch point. gevent's `get`.
+   * Waits until a value or an error is set, and returns the value. A switch point. gevent's
+   * `get`.
    *
-   * @param options Whether and how long to wait.
+   * @param options Whether to wait, and how long.
    * @returns The value.
    * @throws {unknown} The error that was set.
-   * @throws {Timeout} At the timeout; or if it is not ready and `block` is false.
+   * @throws {Timeout} At the timeout; or if nothing is set and `block` is `false`.
    * @throws {TypeError | RangeError} If the timeout is not a number of milliseconds.
    */
   get(options: GetOptions = NO_OPTIONS): Wait<T> {
@@ -253,11 +256,11 @@ export class AsyncResult<T = unknown> implements Waitable, Outcome<T> {
   }
 
   /**
-   * The value, if it is there. gevent's `get_nowait`. Not a switch point.
+   * Returns the value without waiting. Not a switch point. gevent's `get_nowait`.
    *
    * @returns The value.
    * @throws {unknown} The error that was set.
-   * @throws {Timeout} If there is nothing yet.
+   * @throws {Timeout} If nothing is set.
    */
   getNowait(): T {
     if (this.#state === "pending") throw new Timeout(0);
@@ -274,11 +277,11 @@ export class AsyncResult<T = unknown> implements Waitable, Outcome<T> {
   }
 
   /**
-   * Waits for the value or the error, and throws neither. A switch point. gevent's
-   * `wait`.
+   * Waits until a value or an error is set, and does not throw the error. A switch point.
+   * gevent's `wait`.
    *
    * @param options How long to wait.
-   * @returns The value; `undefined` after an error, or at the timeout.
+   * @returns The value; `undefined` if an error is set, or at the timeout.
    * @throws {TypeError | RangeError} If the timeout is not a number of milliseconds.
    */
   wait(options: JoinOptions = NO_OPTIONS): Wait<T | undefined> {
@@ -292,10 +295,10 @@ export class AsyncResult<T = unknown> implements Waitable, Outcome<T> {
   }
 
   /**
-   * Has a function called once when the result is there; soon, if it is. It is called
-   * from the hub: it must be quick, and must not wait. gevent's `rawlink`.
+   * Calls a function once when a value or an error is set, or soon if it is set now. The hub
+   * calls it, so it must be quick and must not wait. Not a switch point. gevent's `rawlink`.
    *
-   * @param link Gets this result; or an object that is linkable.
+   * @param link A function, called with this result; or an object with a method `linked`.
    */
   rawlink(link: Link<this>): void {
     this.#links.link(link);
@@ -303,15 +306,15 @@ export class AsyncResult<T = unknown> implements Waitable, Outcome<T> {
   }
 
   /**
-   * Takes a link back that was not called yet. gevent's `unlink`.
+   * Removes a link that was not called yet. Not a switch point. gevent's `unlink`.
    *
-   * @param link What was linked.
+   * @param link The link.
    */
   unlink(link: Link<this>): void {
     this.#links.unlink(link);
   }
 
-  /** How many wait, or have linked. gevent's `linkcount`. */
+  /** The number of waits and links. gevent's `linkcount`. */
   linkCount(): number {
     return this.#links.length;
   }

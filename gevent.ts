@@ -14,25 +14,20 @@
  * console.log(tasks.map((task) => task.value)); // ["one is done", "two is done"]
  * ```
  *
- * A body may be an async function, a generator function or a plain function, and every
- * blocking call serves the first two alike: `await sleep(1)`, `yield* sleep(1)`. Time is
- * in milliseconds.
+ * A greenlet's body may be an async function, a generator function or a plain function.
+ * Every call that waits can be used in the first two: `await sleep(1)`, `yield* sleep(1)`.
+ * Times are in milliseconds.
  *
  * @module
  */
 
 import type * as core from "./greenlet.ts";
-import { checkFunction } from "./_base/checks.ts";
+import { checkFunction, show } from "./_base/checks.ts";
 import type { List } from "./_base/linked_list.ts";
 import type { BodyResult } from "./_base/thenable.ts";
-import { current, currentScope, originOf, scopeOf } from "./_hub/current.ts";
+import { current, currentScope, scopeOf } from "./_hub/current.ts";
 import { joinAll } from "./_hub/gather.ts";
-import {
-  Greenlet,
-  leftSuspended,
-  RawGreenlet,
-  spawnQuietly,
-} from "./_hub/greenlet.ts";
+import { Greenlet, RawGreenlet, spawnQuietly } from "./_hub/greenlet.ts";
 import { killOnce } from "./_hub/kill.ts";
 import { aliveScopes, enlist, expectLife } from "./_hub/live.ts";
 import { reportUntaken } from "./_hub/reports.ts";
@@ -86,10 +81,10 @@ export {
 } from "./_hub/gather.ts";
 
 /**
- * Makes a greenlet and starts it. gevent's `spawn`.
+ * Makes a greenlet and starts it soon. gevent's `spawn`. Not a switch point.
  *
- * The body starts soon: after those that were spawned before, and never before this
- * returns. It inherits the `AsyncLocalStorage` context of the caller. Not a switch point.
+ * The body starts after this call returns, and after the bodies that were spawned before.
+ * It inherits the `AsyncLocalStorage` context of the caller.
  *
  * @typeParam A The types of the arguments.
  * @typeParam R What the function returns.
@@ -118,19 +113,23 @@ export function spawn<A extends unknown[], R>(
   ...args: A
 ): Greenlet<BodyResult<R>> {
   checkFunction(run, "spawn", "run");
-  return Greenlet.spawn(run, ...args);
+  const greenlet = new Greenlet(run, ...args);
+  greenlet.start();
+  return greenlet as Greenlet<BodyResult<R>>;
 }
 
 /**
- * Makes a greenlet that starts after a time. gevent's `spawn_later`. Not a switch point.
+ * Makes a greenlet and starts it after a delay. gevent's `spawn_later`. Not a switch point.
+ *
+ * A kill before that keeps it from starting.
  *
  * @typeParam A The types of the arguments.
  * @typeParam R What the function returns.
- * @param ms In how many milliseconds.
+ * @param ms The delay, in milliseconds.
  * @param run The body.
  * @param args Its arguments.
  * @returns The greenlet.
- * @throws {TypeError | RangeError} If `ms` is not a number of milliseconds, or `run` not
+ * @throws {TypeError | RangeError} If `ms` is not a number of milliseconds, or `run` is not
  * a function.
  *
  * @example Usage
@@ -151,14 +150,16 @@ export function spawnLater<A extends unknown[], R>(
 }
 
 /**
- * Starts a function in one of the core's greenlets, with the hub as its parent: cheaper
- * than {@linkcode spawn}, as it can't be joined, linked or asked for a result. gevent's
+ * Starts a function in one of the core's greenlets, with the hub as its parent. gevent's
  * `spawn_raw`. Not a switch point.
+ *
+ * It is cheaper than {@linkcode spawn}: such a greenlet can't be joined or linked, and has
+ * no result.
  *
  * @typeParam A The types of the arguments.
  * @param run The body.
  * @param args Its arguments.
- * @returns The greenlet; {@linkcode kill} takes it, too.
+ * @returns The greenlet. {@linkcode kill} accepts it.
  * @throws {TypeError} If `run` is not a function.
  *
  * @example Usage
@@ -177,8 +178,6 @@ export function spawnRaw<A extends unknown[]>(
   checkFunction(run, "spawn raw", "run");
   const raw = new RawGreenlet(run, getHub());
   const scope = scopeOf(raw);
-  scope.root = originOf(currentScope()).root;
-  scope.abandoned = (_, error) => raw.fail(leftSuspended(raw, error));
   expectLife();
   enlist(scope);
   startSoon(() => {
@@ -191,10 +190,72 @@ export function spawnRaw<A extends unknown[]>(
 }
 
 /**
- * Lets the others run for a time. A switch point. gevent's `sleep`, in milliseconds.
+ * Kills a greenlet when a signal aborts, or at once if it has aborted already. Not a switch
+ * point. gevent has no such call.
  *
- * @param ms How long; 0 or less to let only those go first who are ready now; `Infinity`
- * to wait for an interrupt.
+ * The greenlet is killed with a `GreenletExit` whose `cause` is the `reason` of the signal. If
+ * the reason is a `GreenletExit`, the greenlet is killed with that. So it counts as killed, and
+ * nothing is printed. When the greenlet has ended, the listener is removed from the signal.
+ *
+ * For the other direction, an interrupt that aborts a signal, see `withSignal`.
+ *
+ * @typeParam G The class of the greenlet.
+ * @param signal The signal, such as that of a `Request`.
+ * @param greenlet The greenlet.
+ * @returns The greenlet.
+ * @throws {TypeError} If `signal` is not an `AbortSignal`, or `greenlet` is not a `Greenlet`.
+ *
+ * @example Usage
+ * ```ts
+ * import { abortedBy, GreenletExit, sleep, spawn } from "@gevent/gevent";
+ *
+ * const controller = new AbortController();
+ * const work = abortedBy(controller.signal, spawn(sleep, 60_000));
+ * controller.abort("not needed any more");
+ * console.log(await work.get<GreenletExit>() instanceof GreenletExit); // true
+ * ```
+ */
+export function abortedBy<G extends Greenlet>(
+  signal: AbortSignal,
+  greenlet: G,
+): G {
+  if (!(signal instanceof AbortSignal)) {
+    throw new TypeError(
+      `Cannot bind a greenlet to a signal as it is not an AbortSignal: received ${
+        show(signal)
+      }`,
+    );
+  }
+  if (!(greenlet instanceof Greenlet)) {
+    throw new TypeError(
+      `Cannot bind a greenlet to a signal as it is not a Greenlet: received ${
+        show(greenlet)
+      }`,
+    );
+  }
+  const abort = () => {
+    const { reason } = signal;
+    const error = reason instanceof GreenletExit
+      ? reason
+      : new GreenletExit(undefined, { cause: reason });
+    greenlet.kill(error, { block: false });
+  };
+  if (greenlet.dead) return greenlet;
+  if (signal.aborted) {
+    abort();
+    return greenlet;
+  }
+  signal.addEventListener("abort", abort, { once: true });
+  greenlet.rawlink(() => signal.removeEventListener("abort", abort));
+  return greenlet;
+}
+
+/**
+ * Waits for a number of milliseconds, while other greenlets run. A switch point. gevent's
+ * `sleep`. An interrupt ends the sleep at once.
+ *
+ * @param ms How long to sleep. 0 or less lets the greenlets run that are ready now;
+ * `Infinity` waits until an interrupt.
  * @returns Nothing.
  * @throws {TypeError | RangeError} If `ms` is not a number of milliseconds.
  *
@@ -215,7 +276,7 @@ export function sleep(ms = 0): Wait<void> {
   if (ms > 0) return new Sleep(ms).suspend(scope);
   if (mustWait()) {
     const turn = new Suspension<void>();
-    // The hub has tasks that were there first, and that may still interrupt us.
+    // The hub has earlier tasks, which may still interrupt this greenlet.
     runSoon(endTurn, turn);
     return turn.suspend(scope);
   }
@@ -229,7 +290,7 @@ function endTurn(turn: Suspension<void>): void {
   turn.switch();
 }
 
-/** The wait for nothing but the time, and its timer: 50 bytes less than two objects. */
+/** A sleep. It is the wait and its timer in one object, which saves 50 bytes. */
 class Sleep extends Suspension<void> implements Timer {
   list: List<Timer> | null = null;
   previous: Timer | null = null;
@@ -259,7 +320,7 @@ class Idling extends Suspension<void> {
   #turns = 0;
 
   #look(): void {
-    // Those who are ready at the first turn of the loop have run at the second.
+    // Greenlets that were ready at the first turn of the loop have run by the second.
     if (++this.#turns === 2) this.switch();
     else this.#immediate = setImmediate(() => this.#look());
   }
@@ -270,8 +331,8 @@ class Idling extends Suspension<void> {
 }
 
 /**
- * Waits until the greenlets that are ready have run, and the event loop has looked after
- * its timers and its I/O. A switch point. gevent's `idle`.
+ * Waits until the greenlets that are ready have run and the event loop has handled the
+ * timers and I/O that are due. A switch point. gevent's `idle`.
  *
  * @returns Nothing.
  *
@@ -292,34 +353,37 @@ export function idle(): Wait<void> {
 
 let isRunning = false;
 
-/** How long whoever waits may need to end, when its grace is over, in ms. */
+/** How long a greenlet may need to end after its grace is over, in ms. */
 const LEEWAY = GRACE / 4;
 
 /**
- * Runs a function as the program's main greenlet. When it ends, the other greenlets are
- * killed, as they die with the main greenlet in gevent; when their `finally` blocks have
- * run, its result is returned. One that cleans up already is left to that.
+ * Runs a function as the program's main greenlet. A switch point.
  *
- * SIGINT (Ctrl-C) and SIGTERM kill it, and so unwind everything. When all is unwound the
- * exit code of the process is set, to 130 and 143. A second signal ends the process at
- * once. A greenlet that is stuck in a foreign promise, the main one included, is left there
- * after its grace.
+ * When the function ends, this kills all other greenlets, waits until their `finally` blocks
+ * have run, and returns the function's result. In gevent, too, greenlets die with the main
+ * greenlet. A greenlet that was killed before is not killed again: it finishes its clean-up.
  *
- * Nothing of this keeps a process alive that has nothing left to do: there it ends as it
- * does without `run`. Deno says that the promise of a top-level `await` was never resolved,
- * some seconds after the last thing has happened.
+ * SIGINT (Ctrl-C) and SIGTERM kill the function, and then the other greenlets. After that the
+ * exit code of the process is set: 130 for SIGINT, 143 for SIGTERM. A second signal ends the
+ * process at once. If a greenlet still awaits a foreign promise when its grace is over, this
+ * returns without it; the same holds for the function itself. If the operation behind that
+ * promise keeps the process alive after that, a second signal or `Deno.exit()` ends it.
  *
- * The type of the result speaks of the function's result alone, as most programs end when
- * they are killed. To look whether this one was, take the result for `unknown`, or say in
- * full what is called: `run<[], Promise<string>, GreenletExit>(main)`.
+ * `run` does not keep the process alive. If nothing is left that could end a wait, the
+ * process ends as it does without `run`: some seconds later Deno reports that the promise of
+ * a top-level `await` never resolved.
+ *
+ * The type of the result does not mention a kill, as most programs end when they are killed.
+ * To tell whether this one was, assign the result to a variable of type `unknown`, or write
+ * all type arguments: `run<[], Promise<string>, GreenletExit>(main)`.
  *
  * @typeParam A The types of the arguments.
  * @typeParam R What the function returns.
- * @typeParam K `GreenletExit`, for the type to say that the main greenlet may be killed.
+ * @typeParam K `GreenletExit`, to include a kill in the type of the result.
  * @param main The function.
  * @param args Its arguments.
- * @returns What the function gives; the `GreenletExit`, if it was killed.
- * @throws {unknown} What the function throws.
+ * @returns The function's result; the `GreenletExit`, if it was killed.
+ * @throws {unknown} The error that the function throws.
  * @throws {GreenletError} If another `run` is in progress.
  *
  * @example Usage
@@ -355,7 +419,7 @@ export async function run<
     );
   }
   const greenlet = spawnQuietly(() => main(...args));
-  // Not before, as the start may have thrown.
+  // Set after the start, which may throw.
   isRunning = true;
   const ending = new Ending(greenlet);
   let signal: EndingSignal | null = null;
@@ -363,18 +427,18 @@ export async function run<
   const listener = new SignalListener((received) => {
     signal = received;
     greenlet.kill(exit, { block: false });
-    // It may be stuck in a foreign promise.
+    // The function may await a foreign promise, which can't be ended.
     if (ending.state === "waiting") ending.limit(GRACE + LEEWAY);
   });
   try {
     try {
       await ending.get();
     } finally {
-      // Where it is stuck, it was killed before.
+      // A signal has killed the main greenlet before.
       await killTheRest(signal === null ? undefined : greenlet);
     }
     if (greenlet.dead) return await greenlet.get() as BodyResult<R>;
-    // What it may fail with by and by, nobody throws any more.
+    // This does not throw what it may fail with later: the hub reports that.
     scopeOf(greenlet).errorIsHandled = false;
     return exit as BodyResult<R>;
   } finally {
@@ -401,20 +465,24 @@ class Ending extends Suspension<void> {
   }
 }
 
-/** All that were started and are not dead, the youngest first. */
+/** Returns the greenlets that were started and are not dead, the youngest first. */
 function alive(): core.Greenlet[] {
   const rest = starters() as core.Greenlet[];
   for (const { greenlet } of aliveScopes()) rest.push(greenlet);
   return [...new Set(rest.filter((greenlet) => !greenlet.dead))];
 }
 
-/** @param stuck One that was waited for in vain. */
-/** How often those are killed that others have started while they cleaned up. */
+/** How many rounds of kills allow clean-up to start greenlets, which the next round kills. */
 const MOST_ROUNDS = 10;
 
-/** A spawn callback that has nothing start any more. */
+/** A spawn callback that kills each greenlet before it starts. */
 const refuseToStart = (greenlet: Greenlet) => killOnce([greenlet]);
 
+/**
+ * Kills all greenlets but the caller and its spawners, and waits until they have ended.
+ *
+ * @param stuck A greenlet to leave out, as it did not end in time.
+ */
 async function killTheRest(stuck?: core.Greenlet): Promise<void> {
   const spared = new Set([stuck]);
   let caller: core.Greenlet | undefined = getCurrent();
@@ -426,7 +494,7 @@ async function killTheRest(stuck?: core.Greenlet): Promise<void> {
     for (let round = 1; round < 2 * MOST_ROUNDS; round++) {
       const rest = alive().filter((greenlet) => !spared.has(greenlet));
       if (rest.length === 0) return;
-      // Else one that starts another whenever it is killed would go on for ever.
+      // Ends greenlets that start another one whenever they are killed.
       if (round === MOST_ROUNDS) Greenlet.addSpawnCallback(refuseToStart);
       for (const greenlet of rest) spared.add(greenlet);
       killOnce(rest);
@@ -435,7 +503,7 @@ async function killTheRest(stuck?: core.Greenlet): Promise<void> {
         grace = Math.max(grace, scopeOf(greenlet).graceLeft);
       }
       const joined = rest.filter((greenlet) => greenlet instanceof Greenlet);
-      // What waits has ended soon after its grace; the others can't be ended.
+      // Cooperative waits end soon after the grace; foreign ones can't be ended.
       await joinAll(joined, { timeout: grace + LEEWAY });
     }
   } finally {

@@ -1,10 +1,10 @@
 /**
- * The switch core: symmetric coroutines, as Python's
- * [greenlet](https://greenlet.readthedocs.io) has them.
+ * The switch core: symmetric coroutines, as in Python's
+ * [greenlet](https://greenlet.readthedocs.io).
  *
- * One line of control is handed from body to body by {@linkcode Greenlet.switch},
- * with values, errors and parents. There is no event loop here and nothing is
- * imported: the module runs in any JavaScript runtime.
+ * {@linkcode Greenlet.switch} hands control from one body to another, together with a value
+ * or an error. When a body ends, its parent gets control. This module needs no event loop
+ * and imports nothing: it runs in any JavaScript runtime.
  *
  * ```ts
  * import { Greenlet } from "@gevent/gevent/greenlet";
@@ -24,20 +24,20 @@
  * eat.switch("rose"); // rose eat 1, jack play 1, rose eat 2, jack play 2
  * ```
  *
- * A body may be a generator function, which can be suspended at every `yield*`,
- * or a plain function, which can't: whatever it switches to runs on top of it and
- * has to come back to it.
+ * A body may be a generator function, which can be suspended at every `yield*`. It may also
+ * be a plain function, which can't be suspended: a greenlet that it switches to runs on top
+ * of it on the JavaScript stack, and has to give control back to it.
  *
- * A greenlet belongs to its realm (main thread or Worker), as greenlet's belong to
- * their thread. A suspended body that is garbage-collected gets no
- * {@linkcode GreenletExit}: JavaScript has no hook that could run its `finally`.
+ * A greenlet belongs to its realm (main thread or Worker), as greenlet's belong to their
+ * thread. A suspended body that is garbage-collected gets no {@linkcode GreenletExit}:
+ * JavaScript has no hook that could run its `finally`.
  *
  * @module
  */
 
 /**
- * The error that ends a greenlet without being an error: when a body doesn't
- * catch it, its parent gets it as a value. greenlet's `GreenletExit`.
+ * The error that ends a greenlet without counting as a failure: if a body doesn't catch it,
+ * its parent gets it as a value. greenlet's `GreenletExit`.
  *
  * @example Usage
  * ```ts
@@ -58,15 +58,15 @@ export class GreenletExit extends Error {
 }
 
 /**
- * A mistake in the use of greenlets: the message names the greenlet and the cure.
- * greenlet's `error`.
+ * Thrown when greenlets are used wrongly. The message names the greenlet and says what to
+ * do instead. greenlet's `error`.
  *
  * @example Usage
  * ```ts
  * import { Greenlet, GreenletError } from "@gevent/gevent/greenlet";
  *
  * const sleepy = new Greenlet(function* () {
- *   yield 1; // Only a switch can be yielded, and by `yield*`
+ *   yield 1; // Only a switch can be yielded, with `yield*`
  * });
  * try {
  *   sleepy.switch();
@@ -82,27 +82,41 @@ export class GreenletError extends Error {
 }
 
 /**
- * What {@linkcode Greenlet.switch} and {@linkcode Greenlet.throw} return.
+ * The result of {@linkcode Greenlet.switch}, {@linkcode Greenlet.throw} and
+ * {@linkcode Greenlet.return}.
  *
- * Inside a generator body it is a request: `yield*` performs it, and gives what is
- * later sent to us. Anywhere else there is nothing to yield to, so the switch has
- * been performed by the time the call returns, and `value` holds what came back.
+ * Inside a generator body it is a request: `yield*` performs the switch, and returns the
+ * value that is later sent back. Anywhere else the switch is complete when the call returns,
+ * and `value` holds what was sent back.
  *
- * @typeParam T What comes back.
+ * @typeParam T The type of the value that is sent back.
+ *
+ * @example Usage
+ * ```ts
+ * import { getCurrent, Greenlet, type Switch } from "@gevent/gevent/greenlet";
+ *
+ * const main = getCurrent();
+ * const g = new Greenlet(function* () {
+ *   const sent: string = yield* main.switch<string>("ready"); // A request
+ *   return sent.toUpperCase();
+ * });
+ * const first: Switch = g.switch(); // Complete
+ * console.log(first.value, g.switch("go").value); // ready GO
+ * ```
  */
 export interface Switch<T = unknown> {
-  /** What came back; `undefined` as long as the switch is a mere request. */
+  /** The value that was sent back; `undefined` in a request. */
   readonly value: T;
-  /** Performs the request, inside a generator body; gives what comes back. */
+  /** Performs the request, with `yield*` in a generator body. Returns the value sent back. */
   [Symbol.iterator](): Iterator<Switch, T, unknown>;
 }
 
 /**
- * A function that {@linkcode setTrace} installs.
+ * A function that {@linkcode setTrace} installs, to be called at every switch.
  *
- * @param event How `target` gets control: with a value, or with an error.
- * @param origin The greenlet that gives control up.
- * @param target The greenlet that gets it. The callback runs in it.
+ * @param event `"switch"` if `target` gets a value, `"throw"` if it gets an error.
+ * @param origin The greenlet that gives up control.
+ * @param target The greenlet that gets control. The callback runs in it.
  */
 export type TraceCallback = (
   event: "switch" | "throw",
@@ -118,21 +132,21 @@ type How = "switch" | "throw" | "return";
 
 /**
  * - `pending`: not started
- * - `active`: a generator body that was started; or a plain body that now executes
- * - `blocked`: has called `switch` with nothing to yield to, and waits below us on
- *   the JavaScript stack
+ * - `active`: a generator body that has started, or a plain body that is executing
+ * - `blocked`: has called `switch` outside a generator body, and waits for control further
+ *   down on the JavaScript stack
  * - `dead`
  */
 type State = "pending" | "active" | "blocked" | "dead";
 
-/** What `yield*` goes through: its own iterator and its own iterator result. */
+/** A switch that was asked for: also its own iterator and its own iterator result. */
 class SwitchRequest<T> implements Switch<T> {
   readonly target: Greenlet;
   readonly how: How;
-  /** What is sent; given up when the switch is performed. */
+  /** The value to send; dropped when the switch is performed. */
   sent: unknown;
   value: T;
-  /** How many arguments were sent: a target that has not started wants them apart. */
+  /** The number of arguments in `sent`: a target that starts gets them one by one. */
   readonly count: number;
   done: boolean;
   #delegated = false;
@@ -153,7 +167,7 @@ class SwitchRequest<T> implements Switch<T> {
     this.done = done;
   }
 
-  /** Whether a `yield*` performs it, and no mere `yield`. */
+  /** Whether `yield*` performs the switch, and not `yield`. */
   get isDelegated(): boolean {
     return this.#delegated;
   }
@@ -164,15 +178,15 @@ class SwitchRequest<T> implements Switch<T> {
   }
 
   next(value: unknown): this {
-    // First from `yield*` itself, then with what was sent back. One object serves
-    // as request, iterator and both results: 12 ns less a switch than three.
+    // `yield*` calls this first to begin, then with the value that was sent back. One object
+    // is the request, the iterator and both results: 12 ns less a switch than three objects.
     if (this.#delegated) {
       this.done = true;
       this.value = value as T;
     } else if (!this.done) {
       if (pending !== this as unknown) throw stale(this.target);
       this.#delegated = true;
-      // V8 passes this result on as it is, JavaScriptCore only its value.
+      // `yield*` passes on the result itself in V8, but only its value in JavaScriptCore.
       this.value = this as unknown as T;
     }
     return this;
@@ -188,11 +202,11 @@ class SwitchRequest<T> implements Switch<T> {
   }
 }
 
-/** Who has control. */
+/** The greenlet that has control. */
 let current: Greenlet;
-/** The greenlet whose generator executes just now, which is to say: can yield. */
+/** The greenlet whose generator is executing, and so can yield. */
 let yielder: Greenlet | null = null;
-/** The request that the executing generator has made and not yet yielded. */
+/** The request that the executing generator has made and has not yielded yet. */
 let pending: SwitchRequest<unknown> | null = null;
 let tracer: TraceCallback | null = null;
 
@@ -231,8 +245,8 @@ function request(
 }
 
 /**
- * A body with a line of control of its own, which {@linkcode Greenlet.switch}
- * gives to it and takes from it. greenlet's `greenlet`.
+ * A function that can be suspended and resumed by {@linkcode Greenlet.switch}. greenlet's
+ * `greenlet`.
  *
  * A subclass may define `run` as a method.
  *
@@ -265,19 +279,19 @@ function request(
 export class Greenlet {
   #state: State = "pending";
   /**
-   * What `run` gives, unless the instance or its class has one of its own; `null` when it
-   * was taken. Not `#run`, as structuredClone() refuses a function, and would copy what has
-   * private fields only.
+   * The value of `run`, unless the instance or its class defines `run`; `null` after the
+   * start. Not `#run`: structuredClone() must refuse a greenlet, as it does because of the
+   * function here, and it would copy an object with private fields only.
    */
   private _run: ((...args: never[]) => unknown) | null | undefined = undefined;
   /** `null` only in main. */
   #parent: Greenlet | null;
-  /** The suspended body; `null` in a plain one, and before and after life. */
+  /** The generator; `null` for a plain body, before the start and after the end. */
   #generator: Generator | null = null;
-  /** What the messages call it. */
+  /** The name in messages. */
   #label = "";
 
-  /** The property `run`: no accessor of the class, as a subclass may have a method. */
+  /** The property `run`: not an accessor in the class, as a subclass may define a method. */
   static readonly #runProperty: PropertyDescriptor & ThisType<Greenlet> = {
     get() {
       return this._run ?? undefined;
@@ -296,7 +310,7 @@ export class Greenlet {
 
   static {
     Object.defineProperty(this.prototype, "run", Greenlet.#runProperty);
-    // Main is neither created by anybody nor ever started.
+    // The main greenlet has no creator and is never started.
     const main = new Greenlet(undefined, undefined);
     main.#parent = null;
     main.#state = "active";
@@ -306,13 +320,13 @@ export class Greenlet {
   }
 
   /**
-   * Makes a greenlet that is not started yet.
+   * Makes a greenlet and does not start it.
    *
-   * @param run The body: a generator function or a plain one. It gets the arguments
-   * of the first `switch`. May be left out where a subclass defines `run`.
-   * @param parent Who gets the body's result; by default the current greenlet.
-   * @throws {TypeError} If `run` is not a function or is an async generator function, which
-   * nothing would run, or if `parent` is not a greenlet.
+   * @param run The body: a generator function or a plain one. It is called with the arguments
+   * of the first `switch`. Leave it out if a subclass defines `run`.
+   * @param parent The greenlet that gets the body's result; by default the current one.
+   * @throws {TypeError} If `run` is not a function or is an async generator function, of which
+   * no line would run, or if `parent` is not a greenlet.
    */
   constructor(run?: (...args: never[]) => unknown, parent?: Greenlet) {
     if (run !== undefined) {
@@ -325,11 +339,12 @@ export class Greenlet {
   }
 
   /**
-   * The body. Can be set until the greenlet starts; from then on there is none, and to set
-   * it is a `TypeError`, as it is to set what can't be a body. greenlet's `run`.
+   * The body. It can be set until the greenlet starts, and is `undefined` after that.
+   * greenlet's `run`.
    *
    * @param args The arguments of the first {@linkcode Greenlet.switch}.
-   * @returns What the parent gets, or the generator that is the body.
+   * @returns The result for the parent, or the generator that is the body.
+   * @throws {TypeError} If it is set after the start, or to a value that can't be a body.
    *
    * @example Usage
    * ```ts
@@ -344,10 +359,10 @@ export class Greenlet {
   run?(...args: never[]): unknown;
 
   /**
-   * Who gets control, and the result or the error, when the body ends; `null` for
-   * main. Can be set at any time. greenlet's `parent`.
+   * The greenlet that gets control, and the result or the error, when the body ends; `null`
+   * for the main greenlet. It can be set at any time. greenlet's `parent`.
    *
-   * @throws {TypeError} If set to something that is not a greenlet, or in main.
+   * @throws {TypeError} If set to a value that is not a greenlet, or on the main greenlet.
    * @throws {RangeError} If the greenlet would become its own ancestor.
    */
   get parent(): Greenlet | null {
@@ -370,7 +385,10 @@ export class Greenlet {
     this.#parent = parent;
   }
 
-  /** Whether the body has ended, or was killed before it started. Main never is. */
+  /**
+   * Whether the body has ended, or was killed before it started. Always `false` for the main
+   * greenlet. greenlet's `dead`.
+   */
   get dead(): boolean {
     return this.#state === "dead";
   }
@@ -383,19 +401,19 @@ export class Greenlet {
   /**
    * Hands control to this greenlet. greenlet's `switch`.
    *
-   * The first switch starts the body with the arguments. A later one makes the
-   * `switch` in which the body is suspended return them: none as `undefined`, one
-   * as itself, several as an array. When the greenlet is dead, control goes to its
-   * parent instead.
+   * The first switch starts the body with the arguments. A later one resumes the body: the
+   * `switch` in which it is suspended returns the arguments, as `undefined` if there are
+   * none, as itself if there is one, and as an array if there are several. If the greenlet is
+   * dead, control goes to its parent instead.
    *
    * A switch point: in a generator body write `yield* greenlet.switch(...)`.
    *
-   * @typeParam T What comes back when somebody switches to us.
-   * @param args What is sent.
-   * @returns A request to be performed by `yield*`, in a generator body; elsewhere
-   * the switch was performed, and `value` holds what came back.
-   * @throws {GreenletError} If an earlier switch of the same body was not yielded,
-   * or the greenlet can't be resumed from here.
+   * @typeParam T The type of the value that is sent back.
+   * @param args The values to send.
+   * @returns In a generator body, a request that `yield*` performs. Elsewhere the switch is
+   * complete, and `value` holds what was sent back.
+   * @throws {GreenletError} If an earlier switch of the same body was not yielded, or if the
+   * greenlet can't be resumed from here.
    *
    * @example Usage
    * ```ts
@@ -407,7 +425,7 @@ export class Greenlet {
    */
   switch<T = unknown>(...args: unknown[]): Switch<T> {
     const count = args.length;
-    // What is not given is not looked for, as it would be found in the prototype.
+    // Does not read `args[0]` of an empty array: the prototype could have a value there.
     const value = count === 0 ? undefined : count === 1 ? args[0] : args;
     return request(this, "switch", value, count) as Switch<T>;
   }
@@ -415,16 +433,17 @@ export class Greenlet {
   /**
    * Hands control to this greenlet and throws an error there. greenlet's `throw`.
    *
-   * A greenlet that has not started is killed before its first line. What the body
-   * doesn't catch is thrown in its parent, except a {@linkcode GreenletExit}, which
-   * is returned to it.
+   * If the greenlet has not started, it is dead and its body never runs. If the body doesn't
+   * catch the error, it is thrown in the parent, except a {@linkcode GreenletExit}, which the
+   * parent gets as a value.
    *
    * A switch point: in a generator body write `yield* greenlet.throw(...)`.
    *
-   * @typeParam T What comes back when somebody switches to us.
-   * @param error What is thrown, or the class of error of which a new one is; by default
-   * a new `GreenletExit`.
-   * @returns As {@linkcode Greenlet.switch} does.
+   * @typeParam T The type of the value that is sent back.
+   * @param error The error, or a class of errors of which this makes one; by default a new
+   * `GreenletExit`.
+   * @returns See {@linkcode Greenlet.switch}.
+   * @throws {GreenletError} See {@linkcode Greenlet.switch}.
    *
    * @example Usage
    * ```ts
@@ -447,18 +466,19 @@ export class Greenlet {
   }
 
   /**
-   * Hands control to this greenlet and ends its generator body there, as an iterator's
-   * `return()` does: its `finally` blocks run, its `catch` blocks don't. greenlet has
-   * no such call, as Python's `except Exception` lets `GreenletExit` pass.
+   * Hands control to this greenlet and ends its generator body, as an iterator's `return()`
+   * does: its `finally` blocks run, its `catch` blocks don't. greenlet has no such call, as
+   * Python's `except Exception` lets `GreenletExit` pass.
    *
-   * A greenlet that has not started is dead before its first line. To main, to a plain
-   * body, which nothing can end, and to a dead greenlet it is a `switch`.
+   * If the greenlet has not started, it is dead and its body never runs. For the main
+   * greenlet, a plain body and a dead greenlet this is a `switch`.
    *
    * A switch point: in a generator body write `yield* greenlet.return(...)`.
    *
-   * @typeParam T What comes back when somebody switches to us.
-   * @param value What the body is made to return.
-   * @returns As {@linkcode Greenlet.switch} does.
+   * @typeParam T The type of the value that is sent back.
+   * @param value The value that the body returns.
+   * @returns See {@linkcode Greenlet.switch}.
+   * @throws {GreenletError} See {@linkcode Greenlet.switch}.
    *
    * @example Usage
    * ```ts
@@ -470,7 +490,7 @@ export class Greenlet {
    *     try {
    *       yield* main.switch();
    *     } catch {
-   *       // A throw() does not get past this
+   *       // Swallows every throw()
    *     }
    *   }
    * });
@@ -483,11 +503,12 @@ export class Greenlet {
   }
 
   /**
-   * Called in the greenlet when its body has ended. What this returns is sent to the
-   * parent, what it throws is thrown there.
+   * Called in the greenlet when its body has ended. A subclass may override it.
    *
-   * @param outcome What the body has returned or thrown.
-   * @param failed Whether it was thrown.
+   * @param outcome The value that the body has returned, or the error that it has thrown.
+   * @param failed Whether the body has thrown.
+   * @returns The value for the parent.
+   * @throws {unknown} The error to throw in the parent.
    */
   protected ended(outcome: unknown, failed: boolean): unknown {
     if (failed && !(outcome instanceof GreenletExit)) throw outcome;
@@ -495,7 +516,7 @@ export class Greenlet {
   }
 
   /**
-   * Takes the body away, as the greenlet starts or never will.
+   * Removes the body from the greenlet, when it starts or is killed before its start.
    *
    * @returns The body.
    */
@@ -507,19 +528,19 @@ export class Greenlet {
     return run;
   }
 
-  /** Has a `run` of the instance's or the class's own be gone: 200 ns. */
+  /** Hides a `run` that the instance or its class defines. Takes 200 ns. */
   static #hideRun(greenlet: Greenlet): void {
     if (Reflect.defineProperty(greenlet, "run", Greenlet.#runProperty)) return;
-    // An accessor of the user's own takes it as it likes.
+    // The property can't be redefined: a setter of the user decides what this does.
     greenlet.run = undefined!;
   }
 
-  /** What the messages call the body: the name of its function. */
+  /** The name of the body in messages: that of its function. */
   protected get label(): string {
     return this.#label || this.run?.name || "";
   }
 
-  /** The greenlet's class, name and state, as greenlet's `repr()` words them. */
+  /** Returns the greenlet's class, name and state, in the words of greenlet's `repr()`. */
   toString(): string {
     const { label } = this;
     const words = [this.constructor.name];
@@ -535,16 +556,16 @@ export class Greenlet {
     return `<${words.join(" ")}>`;
   }
 
-  /** What `console.log` shows in Deno: the same as `toString()`. */
+  /** Returns the text for `console.log` in Deno: the same as `toString()`. */
   [Symbol.for("Deno.customInspect")](): string {
     return this.toString();
   }
 
   /**
-   * Gives control away, and keeps the JavaScript stack until it comes back to `top`, which
-   * has it: all generator bodies are resumed from this loop.
+   * Hands control from `top`, which has it, to `target`, and returns when `top` gets control
+   * again. This loop resumes all generator bodies meanwhile.
    *
-   * Static, as a private method makes each instance larger by 8 bytes.
+   * Static, as a private method makes each instance 8 bytes larger.
    */
   static #drive(
     this: void,
@@ -557,15 +578,16 @@ export class Greenlet {
     const before = top.#state;
     top.#state = "blocked";
     let from = top;
-    // What a mistake throws back is no switch, and is not traced.
+    // The error of a mistake is thrown back without a switch, and is not traced.
     let mistake = false;
     for (;;) {
       let failed = false;
       try {
-        // Entered once a body's end and not once a switch: 6 ns less for each.
+        // This loop is inside the `try`, which is entered once for each body that ends, and
+        // not for each switch: 6 ns less a switch.
         for (;;) {
           while (target.#state === "dead") {
-            // It has returned already, and it has already exited.
+            // A dead greenlet can't return or exit again, so the parent gets a value.
             if (how === "return" || value instanceof GreenletExit) {
               how = "switch";
             }
@@ -578,8 +600,8 @@ export class Greenlet {
               ? null
               : blockedBelow(from, target, top, how, value);
             if (wrong !== null) {
-              // The switcher made the mistake. One that has died can't be told:
-              // its parent's parent is, or whoever waits for control here.
+              // `from` made the mistake, so it gets the error. If it has died, the parent
+              // of `target` gets it, or `top` if `target` is blocked.
               if (from.#state !== "dead") target = from;
               else if (target.#state === "blocked") target = top;
               else target = target.#parent!;
@@ -588,7 +610,7 @@ export class Greenlet {
               mistake = true;
               continue;
             }
-            // An accessor `run` may itself have switched, even to the target's end.
+            // A getter `run` may have switched to the target, which may have ended.
             if ((target.#state as State) === "dead") continue;
           }
           if (tracer !== null && !mistake) {
@@ -607,7 +629,7 @@ export class Greenlet {
             top.#state = before;
             current = top;
             if (how !== "throw") return value;
-            // The inner `catch` is for what bodies throw.
+            // Thrown outside the `try`, whose `catch` is for errors of bodies.
             break;
           }
 
@@ -648,8 +670,8 @@ export class Greenlet {
       } catch (error) {
         yielder = pending = null;
         failed = true;
-        // What we threw into a `yield*` over an iterator without throw(), such as an
-        // array's, the engine has replaced by a TypeError that names no greenlet.
+        // If a body delegates to an iterator without throw(), such as an array's, the engine
+        // replaces our error by a TypeError that names no greenlet.
         if (value instanceof GreenletError && error instanceof TypeError) {
           error.cause ??= value;
         }
@@ -692,10 +714,11 @@ export class Greenlet {
 }
 
 /**
- * The greenlet that has control; main, when no other has. greenlet's `getcurrent`.
+ * Returns the greenlet that has control. greenlet's `getcurrent`. Not a switch point.
  *
- * An async function that goes on after an `await` is resumed by the event loop, and
- * so runs in main: see `getCurrent` of the `hub` module for whose it is.
+ * An async function that goes on after an `await` is resumed by the event loop, and so runs
+ * in the main greenlet. `getCurrent` of the `hub` module returns the greenlet to which such a
+ * function belongs.
  *
  * @returns The current greenlet.
  *
@@ -712,12 +735,13 @@ export function getCurrent(): Greenlet {
 }
 
 /**
- * Installs a function that is called at every switch, in the greenlet that gets
- * control. greenlet's `settrace`.
+ * Installs a function that is called at every switch, in the greenlet that gets control.
+ * greenlet's `settrace`. Not a switch point.
  *
- * An error that the callback throws is thrown in the target, and removes it.
+ * If the callback throws, the error is thrown in the target of the switch, and the callback
+ * is removed.
  *
- * @param callback What to call; `null` to trace no more.
+ * @param callback The function to call; `null` to stop tracing.
  * @returns The callback that was installed before, or `null`.
  * @throws {TypeError} If `callback` is neither a function nor `null`.
  *
@@ -746,7 +770,7 @@ export function setTrace(callback: TraceCallback | null): TraceCallback | null {
 }
 
 /**
- * The installed trace callback. greenlet's `gettrace`.
+ * Returns the installed trace callback. greenlet's `gettrace`. Not a switch point.
  *
  * @returns The callback, or `null`.
  *
@@ -761,7 +785,7 @@ export function getTrace(): TraceCallback | null {
   return tracer;
 }
 
-/** Throws unless it can be a body. */
+/** Throws if `run` can't be a body. */
 function checkRun(run: unknown, what: string): void {
   if (typeof run !== "function") {
     throw new TypeError(
@@ -770,21 +794,21 @@ function checkRun(run: unknown, what: string): void {
   }
   if (isAsyncGeneratorFunction(run)) {
     throw new TypeError(
-      `Cannot ${what} as 'run' must not be an async generator function, of which nothing would run a line: received ${
+      `Cannot ${what} as 'run' must not be an async generator function, whose body would never run: received ${
         run.name || "an anonymous one"
       }`,
     );
   }
 }
 
-/** Told by its tag, which one that is bound has as well. */
+/** Checks the tag, which a bound function has as well. */
 // deno-lint-ignore ban-types
 function isAsyncGeneratorFunction(run: Function): boolean {
   return (run as { [Symbol.toStringTag]?: unknown })[Symbol.toStringTag] ===
     "AsyncGeneratorFunction";
 }
 
-/** What to throw for an error that is given by its class, as Python's may be. */
+/** Makes an error if its class is given, as in Python. */
 function instanceOf(error: unknown): unknown {
   const isClass = typeof error === "function" &&
     (error === Error || error.prototype instanceof Error);
@@ -798,15 +822,15 @@ function checkParent(parent: Greenlet): Greenlet {
   );
 }
 
-// Told by its tag and not by the function: an arrow may return what a generator
-// function made, and a bound or wrapped generator function is none itself.
+// Checks the result's tag, not the function: an arrow function may return a generator, and a
+// bound or wrapped generator function is not recognizable.
 function isGenerator(result: unknown): result is Generator {
   return typeof result === "object" && result !== null &&
     (result as Generator)[Symbol.toStringTag] === "Generator" &&
     typeof (result as Generator).next === "function";
 }
 
-/** Why a switch can't be made. */
+/** The reason why a switch can't be made. */
 interface Obstacle {
   readonly error: unknown;
 }
@@ -816,7 +840,7 @@ function noBody(target: Greenlet): Obstacle | null {
   try {
     run = target.run;
   } catch (error) {
-    // An accessor has thrown it. The greenlet has not started, and so lives on.
+    // A getter `run` has thrown. The greenlet has not started, and can still be started.
     return { error };
   }
   if (typeof run !== "function") {
@@ -829,7 +853,7 @@ function noBody(target: Greenlet): Obstacle | null {
   if (isAsyncGeneratorFunction(run)) {
     return {
       error: new TypeError(
-        `Cannot start ${target} as its 'run' is an async generator function, of which nothing would run a line`,
+        `Cannot start ${target} as its 'run' is an async generator function, whose body would never run`,
       ),
     };
   }
@@ -854,7 +878,7 @@ function blockedBelow(
 
 function stale(target: Greenlet): GreenletError {
   return new GreenletError(
-    `Cannot perform a switch to ${target} that is no longer pending: call switch() anew for each yield*`,
+    `Cannot perform a switch to ${target} that is no longer pending: call switch() again for each yield*`,
   );
 }
 

@@ -1,10 +1,10 @@
 /**
- * The event loop's side: what waits, and for whom.
+ * The hub, which runs the event loop, and the calls with which a greenlet waits.
  *
- * The {@linkcode Hub} is the core's main greenlet with the event loop beneath it: what
- * runs whenever no greenlet does. A greenlet that waits gives control to the hub, and
- * what it waits in is a {@linkcode Waiter}. {@linkcode until} makes any promise
- * cooperative.
+ * The {@linkcode Hub} is the core's main greenlet. It has control whenever no other greenlet
+ * runs. A greenlet waits with a {@linkcode Waiter}, which gives control to the hub.
+ * {@linkcode until} waits for any promise, in such a way that a kill or a timeout ends the
+ * wait.
  *
  * ```ts
  * import { spawn, until } from "@gevent/gevent";
@@ -13,7 +13,7 @@
  *   try {
  *     await until(new Promise(() => {})); // Never settles
  *   } finally {
- *     console.log("and yet it ends");
+ *     console.log("ends all the same");
  *   }
  * });
  * setTimeout(() => g.kill(), 1);
@@ -30,6 +30,7 @@ import { errorFor } from "./_hub/interrupts.ts";
 import { main, report } from "./_hub/main.ts";
 import type { Scope } from "./_hub/scope.ts";
 import {
+  checkpoint,
   isWaitIn,
   LazyPromise,
   PromiseWait,
@@ -46,16 +47,16 @@ export { type Wait } from "./_hub/suspension.ts";
 
 /** Options of {@linkcode Hub.join}. */
 export interface HubJoinOptions {
-  /** After how many milliseconds to wait no longer. @default {Infinity} */
+  /** How many milliseconds to wait at most. @default {Infinity} */
   timeout?: number;
 }
 
 /**
- * What runs whenever no greenlet does: the core's main greenlet, with the event loop
- * beneath it. There is one in each realm, and {@linkcode getHub} gives it. gevent's
+ * The greenlet that runs the event loop, whenever no other greenlet runs. It is the core's
+ * main greenlet. There is one in each realm, and {@linkcode getHub} returns it. gevent's
  * `Hub`.
  *
- * @example Errors to a log of one's own
+ * @example Write errors to your own log
  * ```ts
  * import { getHub, spawn } from "@gevent/gevent";
  *
@@ -70,12 +71,12 @@ export interface HubJoinOptions {
  */
 export class Hub extends Greenlet {
   /**
-   * Waits until all greenlets have ended, but for the one that waits. A switch point.
-   * gevent's `Hub.join`, which waits for timers and watchers as well; here those are the
-   * runtime's.
+   * Waits until all greenlets have ended, except the calling one. A switch point. gevent's
+   * `Hub.join`, which waits for timers and watchers as well; here those belong to the
+   * runtime.
    *
    * @param options How long to wait.
-   * @returns Whether all have ended; `false` at the timeout.
+   * @returns `true` if all have ended, `false` at the timeout.
    * @throws {TypeError | RangeError} If the timeout is not a number of milliseconds.
    *
    * @example Usage
@@ -95,35 +96,36 @@ export class Hub extends Greenlet {
   }
 
   /**
-   * Called once for each error that nobody takes: that of a greenlet, of a link, of an
-   * undo. Writes it to stderr, and the process goes on. May be replaced. gevent's
-   * `Hub.handle_error`.
+   * Reports an error that no other code receives: of a greenlet, of a link, or of a callback
+   * that undoes a wait. Writes it to stderr; the process goes on. You can replace this method.
+   * gevent's `Hub.handle_error`.
    *
-   * The error of a greenlet is taken by what waits for its result when it dies, or asks for
-   * it in the same turn of the event loop: `get()`, `joinAll()` with `raiseError`, a
-   * `nursery`, `apply()`, `map()`, a `linkException()`, an `AsyncResult` that is linked to
-   * it. It is reported at the end of that turn, and at the latest when the process ends, in
-   * the `AsyncLocalStorage` context that the greenlet has had, and in no greenlet. A
-   * `GreenletExit` never is, nor the `ShutDown` of a queue that a greenlet ends by.
+   * It is called once for each error. The error of a greenlet is not reported if it is
+   * received when the greenlet dies, or later in the same turn of the event loop, by one of
+   * these: `get()`, `joinAll()` with `raiseError`, a `nursery`, `apply()`, `map()`,
+   * `linkException()`, a linked `AsyncResult`. Otherwise it is reported at the end of that
+   * turn, or when the process ends. A `GreenletExit` is never reported, and neither is the
+   * `ShutDown` of a queue that ends a greenlet.
    *
-   * What a handler of your own throws, or a promise that it returns rejects with, is written
-   * to stderr together with the error that it was told of, and the process goes on.
+   * The call runs outside greenlets, in the `AsyncLocalStorage` context of the greenlet that
+   * failed. If a replacement throws, or returns a promise that rejects, both errors are
+   * written to stderr, and the process goes on.
    *
-   * @param context What has failed: a greenlet, or a callback.
-   * @param error What it has thrown.
+   * @param context The greenlet or the callback that has failed.
+   * @param error The error that it has thrown.
    */
   handleError(context: unknown, error: unknown): void {
     printError(context, error);
   }
 }
 
-// The core made main before there was a hub, and main it must remain.
+// The core has made the main greenlet already, and there can be only one: it becomes the hub.
 const hub = Object.setPrototypeOf(main, Hub.prototype) as Hub;
 
 /**
- * The hub of this realm. gevent's `get_hub`.
+ * Returns the hub of this realm. gevent's `get_hub`. Not a switch point.
  *
- * @returns The hub, which is also what `getCurrent` gives outside greenlets.
+ * @returns The hub. Outside greenlets, `getCurrent` returns it, too.
  *
  * @example Usage
  * ```ts
@@ -136,7 +138,7 @@ export function getHub(): Hub {
   return hub;
 }
 
-/** Calls what the user gave to take a wait back. */
+/** Calls the user's callback that undoes a wait, and reports its error. */
 function callUndo(
   undo: ((error: unknown) => void) | undefined,
   error: unknown,
@@ -162,13 +164,13 @@ class WaiterSuspension<T> extends Suspension<T> {
 }
 
 /**
- * One wait of one greenlet: what every blocking call is built on. gevent's `Waiter`.
+ * One wait of one greenlet. Use it to write calls that wait. gevent's `Waiter`.
  *
- * One greenlet waits in {@linkcode Waiter.get}, until somebody calls
- * {@linkcode Waiter.switch} or {@linkcode Waiter.throw}. When it is interrupted, `undo`
- * is called first, to take back what was registered.
+ * A greenlet waits in {@linkcode Waiter.get} until {@linkcode Waiter.switch} or
+ * {@linkcode Waiter.throw} is called. If the wait is interrupted, `undo` is called, so that
+ * it can remove a listener, for example.
  *
- * @typeParam T What the wait gives.
+ * @typeParam T The type of the wait's result.
  *
  * @example Usage
  * ```ts
@@ -193,7 +195,7 @@ export class Waiter<T> {
   #asked = false;
 
   /**
-   * Makes a waiter that nobody waits in yet.
+   * Makes a waiter.
    *
    * @param undo Called with the error, from the hub, when the wait is interrupted.
    * @throws {TypeError} If it is not a function.
@@ -204,10 +206,12 @@ export class Waiter<T> {
   }
 
   /**
-   * Waits. A switch point. When the value is there already, it is given at once.
+   * Waits until {@linkcode Waiter.switch} or {@linkcode Waiter.throw} is called. Returns at
+   * once if that has happened. A switch point. gevent's `get`.
    *
-   * @returns What {@linkcode Waiter.switch} is given.
-   * @throws {TypeError} If the waiter was waited in before.
+   * @returns The value that {@linkcode Waiter.switch} was called with.
+   * @throws {unknown} The error that {@linkcode Waiter.throw} was called with.
+   * @throws {TypeError} If this was called before.
    */
   get(): Wait<T> {
     if (this.#asked) {
@@ -220,20 +224,21 @@ export class Waiter<T> {
   }
 
   /**
-   * Ends the wait with a value; does nothing when it is over. The waiting greenlet goes
-   * on soon, not before this returns.
+   * Ends the wait with a value. Does nothing if the wait is over. The waiting greenlet goes
+   * on after this has returned. Not a switch point. gevent's `switch`.
    *
-   * @param value What {@linkcode Waiter.get} gives.
+   * @param value The value that {@linkcode Waiter.get} returns.
    */
   switch(value: T): void {
     this.#suspension.switch(value);
   }
 
   /**
-   * Ends the wait with an error; does nothing when it is over.
+   * Ends the wait with an error. Does nothing if the wait is over. Not a switch point.
+   * gevent's `throw`.
    *
-   * @param error What {@linkcode Waiter.get} throws, or the class of error of which it
-   * throws a new one.
+   * @param error The error that {@linkcode Waiter.get} throws, or a class of errors of which
+   * it throws a new one.
    */
   throw(error: unknown): void {
     this.#suspension.throw(instanceOf(error));
@@ -268,17 +273,20 @@ class Until<T> extends PromiseWait<T> {
 }
 
 /**
- * Waits for any promise, cooperatively: where `await promise` can't be stopped,
- * `await until(promise)` can be killed and timed out. A switch point.
+ * Waits for any promise, until it settles or the wait is interrupted. A kill or a timeout
+ * can't end `await promise`; it ends `await until(promise)` at once. A switch point. gevent
+ * has no such call.
  *
- * What the promise stands for goes on, unless `onInterrupt` ends it. When it fails after
- * an interrupt, that is no unhandled rejection.
+ * An interrupt leaves the operation behind the promise running, unless `onInterrupt` cancels
+ * it. If the promise rejects after that, this is not an unhandled rejection.
  *
- * @typeParam T What the promise gives.
+ * @typeParam T The type of the promise's value.
  * @param promise The promise.
- * @param onInterrupt Called with the error when the wait is interrupted: the place to
- * cancel the operation.
- * @returns What the promise gives.
+ * @param onInterrupt Called with the error when the wait is interrupted. Cancel the
+ * operation here.
+ * @returns The value of the promise.
+ * @throws {unknown} The error with which the promise rejects.
+ * @throws {TypeError} If `onInterrupt` is not a function.
  *
  * @example Usage
  * ```ts
@@ -303,8 +311,8 @@ export function until<T>(
     checkCallback(onInterrupt, "wait", "onInterrupt");
   }
   const scope = currentScope();
-  // A wait of ours is told of an interrupt itself, and then has taken nothing; another one
-  // around it would not hear in time that it has.
+  // A wait of this library is interrupted by itself, and then has taken nothing. A second wait
+  // around it could be interrupted after the first has taken something.
   if (promise instanceof LazyPromise) {
     const wait: Wait<T> = promise.waitIn(scope);
     if (onInterrupt === undefined) return wait;
@@ -312,4 +320,62 @@ export function until<T>(
   }
   if (onInterrupt === undefined && isWaitIn(scope, promise)) return promise;
   return new Until<T>(scope, onInterrupt).follow(promise).begin();
+}
+
+/**
+ * Calls a function with an `AbortSignal` that any interrupt aborts, and waits for its result.
+ * Use it for functions that take a signal, such as those of a client that `patch()` does not
+ * reach. A switch point. gevent has no such call.
+ *
+ * An interrupt (a kill, a `Timeout`, `throw`) ends the wait at once, and aborts the signal
+ * with the error of the interrupt as its `reason`. If the function's promise settles after
+ * that, the result is dropped, and a rejection is not an unhandled rejection. If the call ends
+ * without an interrupt, the signal is never aborted.
+ *
+ * For the other direction, a signal that kills a greenlet, see `abortedBy`.
+ *
+ * @typeParam T The type of the result.
+ * @param call The function. It is called at once, in the current greenlet. It is not called if
+ * an interrupt is due.
+ * @returns The result of the call.
+ * @throws {unknown} The error that the call throws or rejects with.
+ * @throws {TypeError} If `call` is not a function.
+ *
+ * @example Usage
+ * ```ts
+ * import { Timeout, withSignal, withTimeout } from "@gevent/gevent";
+ *
+ * // Stands for a client that takes a signal
+ * function request(signal: AbortSignal): Promise<never> {
+ *   return new Promise((_, reject) => {
+ *     signal.onabort = () => {
+ *       console.log("cancelled"); // cancelled
+ *       reject(signal.reason);
+ *     };
+ *   });
+ * }
+ *
+ * try {
+ *   await withTimeout(1, () => withSignal(request));
+ * } catch (error) {
+ *   console.log(error instanceof Timeout); // true
+ * }
+ * ```
+ */
+export function withSignal<T>(
+  call: (signal: AbortSignal) => PromiseLike<T> | T,
+): Wait<T> {
+  checkCallback(call, "call with a signal", "call");
+  const scope = currentScope();
+  const due = checkpoint(scope);
+  if (due !== null) return due;
+  const controller = new AbortController();
+  let result: PromiseLike<T> | T;
+  try {
+    result = call(controller.signal);
+  } catch (error) {
+    result = Promise.reject(error);
+  }
+  const abort = (error: unknown) => controller.abort(error);
+  return new Until<T>(scope, abort).follow(result).begin();
 }

@@ -1,5 +1,5 @@
 /**
- * Data that each greenlet has its own of.
+ * Objects whose properties are separate for each greenlet.
  *
  * ```ts
  * import { joinAll, local, sleep, spawn } from "@gevent/gevent";
@@ -17,20 +17,22 @@
  */
 
 import { bare } from "./_base/language.ts";
-import { checkCallable, show } from "./_base/checks.ts";
+import { checkCallable, isObjectOrFunction, show } from "./_base/checks.ts";
 import { currentScope, scopeOf } from "./_hub/current.ts";
 
 /**
- * Makes an object whose properties each greenlet has its own of, as has main. They are
- * gone when the greenlet ends. gevent's `local`.
+ * Makes an object whose properties are separate for each greenlet, and for the main greenlet.
+ * When a greenlet ends, its properties are dropped. Not a switch point. gevent's `local`.
  *
- * Methods are called on the local itself: what looks for private fields, as a `Map` does,
- * is to be a property of it.
+ * The result is a proxy, so it can't stand for an object with private fields, such as a
+ * `Map`. Make the `Map` a property: `local(() => ({ map: new Map() }))`.
  *
  * @typeParam T The type of the object.
- * @param init Makes a greenlet's own, when it first looks; by default an empty object.
- * @returns The object: it stands for that of the current greenlet.
- * @throws {TypeError} If `init` is not a function.
+ * @param init Makes the object of a greenlet, when the greenlet first uses it; by default an
+ * empty object.
+ * @returns A proxy for the object of the current greenlet.
+ * @throws {TypeError} If `init` is not a function. If it does not return an object, the first
+ * use in a greenlet throws.
  *
  * @example Usage
  * ```ts
@@ -46,14 +48,14 @@ export function local<T extends object>(init: () => T = () => ({} as T)): T {
   checkCallable(init, "create local", "init");
   const target = {} as T;
   const mine = (): T => {
-    // Not in a map of ours: a greenlet that is dead and kept for its result keeps nothing.
+    // Stored in the scope, so that a dead greenlet that is kept for its result keeps no locals.
     const { locals } = scopeOf(currentScope().greenlet);
     let object = locals.get(target) as T | undefined;
     if (object === undefined) {
       object = init();
-      if (!isObject(object)) {
+      if (!isObjectOrFunction(object)) {
         throw new TypeError(
-          `Cannot make what is local as init() must give an object: received ${
+          `Cannot make local object as init() must return an object: received ${
             show(object)
           }`,
         );
@@ -62,7 +64,7 @@ export function local<T extends object>(init: () => T = () => ({} as T)): T {
     }
     return object;
   };
-  // What is asked of the proxy is asked of the greenlet's own object.
+  // Passes every operation on to the greenlet's own object.
   const handler: ProxyHandler<T> = bare({
     get: (_, name) => Reflect.get(mine(), name),
     set: (_, name, value) => Reflect.set(mine(), name, value),
@@ -71,20 +73,15 @@ export function local<T extends object>(init: () => T = () => ({} as T)): T {
     ownKeys: () => Reflect.ownKeys(mine()),
     getOwnPropertyDescriptor: (_, name) => {
       const descriptor = Reflect.getOwnPropertyDescriptor(mine(), name);
-      // A proxy may not say otherwise of what its target does not have.
+      // A proxy must report this for a property that its target doesn't have.
       return descriptor && { ...descriptor, configurable: true };
     },
     defineProperty: (_, name, descriptor) =>
       Reflect.defineProperty(mine(), name, descriptor),
     getPrototypeOf: () => Reflect.getPrototypeOf(mine()),
     setPrototypeOf: (_, prototype) => Reflect.setPrototypeOf(mine(), prototype),
-    // Of one target, and so for all greenlets.
+    // Refused, as it would apply to the target that all greenlets share.
     preventExtensions: () => false,
   });
   return new Proxy(target, handler);
-}
-
-function isObject(value: unknown): value is object {
-  return typeof value === "object" && value !== null ||
-    typeof value === "function";
 }

@@ -1,8 +1,9 @@
 /**
- * gevent for Deno: greenlets on the event loop, that can be killed and timed out.
+ * gevent for Deno: tasks that can be killed and timed out.
  *
- * In JavaScript an `async` function that awaits can't be stopped. Here every task has a
- * handle: it can be killed and timed out, and its `finally` runs at once.
+ * In JavaScript an `async` function that waits at an `await` can't be stopped from outside.
+ * Here every task has a handle, a greenlet. You can kill the task or give it a time limit,
+ * and its `finally` blocks run at once.
  *
  * ```ts
  * import { sleep, spawn } from "@gevent/gevent";
@@ -15,11 +16,12 @@
  *   }
  * });
  * await sleep(1);
- * await task.kill(); // cleaned up, at once
+ * await task.kill(); // Prints "cleaned up" at once
  * ```
  *
- * The core's classes, that know no event loop, are in the namespace `greenlet`; what makes
- * other people's code cooperate is in `monkey`.
+ * The namespace `greenlet` has the core's classes, which need no event loop. The namespace
+ * `monkey` has {@linkcode patch} and its relatives, which let a kill stop code that does not
+ * use this library.
  *
  * @module
  */
@@ -32,6 +34,7 @@ export * from "./timeout.ts";
 export * from "./gevent.ts";
 export * from "./event.ts";
 export * from "./lock.ts";
+export * from "./condition.ts";
 export * from "./queue.ts";
 export * from "./local.ts";
 export * from "./pool.ts";

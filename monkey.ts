@@ -1,14 +1,14 @@
 /**
- * Makes code that never heard of gevent cooperate.
+ * Lets a kill or a timeout stop code that does not use this library.
  *
- * {@linkcode patch} replaces the runtime's own waiting functions with cooperative ones, so
- * that whatever waits in them, in a greenlet, can be killed and timed out. Outside
- * greenlets they behave as before.
+ * {@linkcode patch} replaces the runtime's own functions that wait, such as `setTimeout`,
+ * `fetch` and the methods of sockets. In a greenlet, a kill or a timeout then stops code that
+ * waits in them. Outside greenlets they behave as before.
  *
  * ```ts
  * import { patch, sleep, spawn } from "@gevent/gevent";
  *
- * // Somebody else's code
+ * // Code of another package
  * async function pause(ms: number) {
  *   try {
  *     await new Promise((resolve) => setTimeout(resolve, ms));
@@ -23,10 +23,10 @@
  * await greenlet.kill(); // cleaned up
  * ```
  *
- * What was taken from a global or an object before `patch()` stays what it was, as for
- * instance `const { fetch } = globalThis` at the top of a module: patch first. Timers are
- * patched wherever they come from. The methods of sockets are found by the first socket or
- * listener of a kind that is made under `patch()`.
+ * Patch first: if a module has copied a function before, as with
+ * `const { fetch } = globalThis`, that copy is not patched. Timers are patched even then. The
+ * methods of a socket class are patched when the first socket or listener of the class is made
+ * under `patch()`.
  *
  * @module
  */
@@ -54,40 +54,40 @@ export type { HttpOptions } from "./_patch/http.ts";
 export type { ProcessOptions } from "./_patch/process.ts";
 
 /**
- * A part of what {@linkcode patch} replaces.
+ * The name of a part of {@linkcode patch}. Each part replaces:
  *
- * - `timers`: `setTimeout`, `setInterval`, `setImmediate`, what clears them, `node:timers`
- *   and `node:timers/promises`; the callbacks of `PerformanceObserver` and of `Deno.cron`
- *   (with `--unstable-cron`) run outside greenlets
- * - `net`: `Deno.connect`, `Deno.listen`, `Deno.listenDatagram` (with `--unstable-net`), and
- *   the methods `accept`, `read`, `write`, `closeWrite`, `receive`, `send`, `close`, `ref`,
- *   `unref` and the stream `readable` of what they give; the events of `node:net`,
- *   `node:dgram` and `node:stream` are told outside greenlets, where the own functions of the
- *   streams of `node:stream` run, too
- * - `tls`: `Deno.connectTls`, `Deno.startTls`, `Deno.listenTls`, and the same of what they
- *   give, with `handshake`
- * - `fetch`: `fetch`, and the readers of the bodies of `Request`, `Response` and `Blob`
- * - `streams`: readers, writers, `pipeTo` and async iteration of streams; their own functions,
- *   such as `pull` and `write`, run as nobody's part
- * - `dns`: `Deno.resolveDns`
- * - `fs`: the asynchronous functions and methods of files, directories and watchers, and
- *   the standard streams; the events of the watchers of `node:fs` are told outside greenlets
- * - `process`: `Deno.Command`, `Deno.ChildProcess`; signals, and the events of the children
- *   of `node:child_process` and of their pipes, are told outside greenlets
- * - `http`: the handlers of `Deno.serve`, and what waits of the server
- * - `websocket`: `WebSocketStream` (with `--unstable-net`); the events of `WebSocket`,
- *   `EventSource`, `Worker`, `MessagePort`, `BroadcastChannel` and `FileReader`, those of
- *   `node:worker_threads` too, those of errors and rejections of the global object, and the
- *   messages of `Deno.Kv.listenQueue` (with `--unstable-kv`) are told outside greenlets
+ * - `timers`: `setTimeout`, `setInterval`, `setImmediate` and the functions that clear them,
+ *   `node:timers` and `node:timers/promises`. Callbacks of `PerformanceObserver` and of
+ *   `Deno.cron` (with `--unstable-cron`) run outside greenlets.
+ * - `net`: `Deno.connect`, `Deno.listen`, `Deno.listenDatagram` (with `--unstable-net`); of the
+ *   objects that these return, the methods `accept`, `read`, `write`, `closeWrite`, `receive`,
+ *   `send`, `close`, `ref`, `unref` and the stream `readable`. Listeners of events of
+ *   `node:net`, `node:dgram` and `node:stream`, and the functions of a stream of `node:stream`
+ *   itself, run outside greenlets.
+ * - `tls`: `Deno.connectTls`, `Deno.startTls`, `Deno.listenTls`; of the objects that these
+ *   return, the same methods and `handshake`.
+ * - `fetch`: `fetch`, and the methods that read the body of a `Request`, `Response` or `Blob`.
+ * - `streams`: readers, writers, `pipeTo` and async iteration of streams. The functions of a
+ *   stream itself, such as `pull` and `write`, run outside greenlets.
+ * - `dns`: `Deno.resolveDns`.
+ * - `fs`: the asynchronous functions and methods of files, directories, watchers and the
+ *   standard streams. Listeners of watchers of `node:fs` run outside greenlets.
+ * - `process`: `Deno.Command`, `Deno.ChildProcess`. Listeners of signals, and of the children
+ *   of `node:child_process` and their pipes, run outside greenlets.
+ * - `http`: the handlers of `Deno.serve`, and the methods of its server that wait.
+ * - `websocket`: `WebSocketStream` (with `--unstable-net`). Listeners of `WebSocket`,
+ *   `EventSource`, `Worker`, `MessagePort`, `BroadcastChannel`, `FileReader` and
+ *   `node:worker_threads`, of errors and rejections of the global object, and of messages of
+ *   `Deno.Kv.listenQueue` (with `--unstable-kv`) run outside greenlets.
  *
- * So a callback that a greenlet registers and the runtime calls later belongs to no greenlet,
- * or has one of its own (a timer's, a server's handler): a kill of the one that has registered
- * it does not reach it. What goes on with the call that it was given to, as in
- * `fs.readFile(path, callback)`, `queueMicrotask(callback)` or `promise.then(callback)`, is a
- * part of the greenlet, as the code after an `await` is.
+ * A callback that the runtime calls later either runs outside greenlets or has a greenlet of
+ * its own (for a timer and for a server's handler). A kill of the greenlet that registered it
+ * does not reach it. A callback that continues a call, as in `fs.readFile(path, callback)`,
+ * `queueMicrotask(callback)` or `promise.then(callback)`, belongs to the greenlet that made
+ * the call, like the code after an `await`.
  *
- * What a timer's callback throws is the runtime's business, as it is unpatched: an `error`
- * event, `uncaughtException`, or the end of the process.
+ * If a timer's callback throws, the runtime handles that as without `patch()`: by an `error`
+ * event, by `uncaughtException`, or by ending the process.
  */
 export type Part =
   | "timers"
@@ -101,7 +101,7 @@ export type Part =
   | "http"
   | "websocket";
 
-/** Options that parts have of their own. */
+/** The options of single parts. */
 export interface PartOptions {
   /** Options of the part `http`. */
   http: HttpOptions;
@@ -110,14 +110,14 @@ export interface PartOptions {
 }
 
 /**
- * Options of {@linkcode patch}: a part that is `false` is left as it is. The parts `http`
- * and `process` take options of their own as well.
+ * Options of {@linkcode patch}. `false` leaves a part unpatched. For the parts `http` and
+ * `process` the value may also be an object with options.
  */
 export type PatchOptions =
   & { [P in Exclude<Part, keyof PartOptions>]?: boolean }
   & { [P in keyof PartOptions]?: boolean | PartOptions[P] };
 
-/** What is in force of the options of parts, and their names. */
+/** The current options of each part that has options, and the names of these options. */
 const partOptions = {
   http: { inForce: httpOptions, names: ["killOnDisconnect"] },
   process: { inForce: processOptions, names: ["killChildren"] },
@@ -136,22 +136,23 @@ const parts: Record<Part, () => Disposable> = {
   websocket: patchWebsocket,
 };
 
-/** The parts that are patched, by how many, and what restores them. */
+/** The parts that are patched: the number of calls that ask for each, and how to restore it. */
 const patched = new Map<
   Part,
   { count: number; readonly restore: Disposable }
 >();
 
 /**
- * Replaces the runtime's waiting functions with cooperative ones. gevent's `patch_all`.
+ * Replaces the runtime's functions that wait, so that a kill or a timeout ends their waits.
+ * Not a switch point. gevent's `patch_all`.
  *
- * To patch twice is to patch once: a part is restored when all have been disposed of that
- * asked for it. Operations that are pending then go on. Of a part's own options the last
- * hold that are in force.
+ * It may be called more than once. A part is restored when every result that asked for it has
+ * been disposed of. Operations that are pending then go on. If several calls give options for
+ * the same part, those of the latest call that is not disposed of apply.
  *
- * @param options Which parts to leave out, and options of parts.
- * @returns What restores the originals, when it is disposed of.
- * @throws {TypeError} If there is no such part or option, or it is not a boolean.
+ * @param options The parts to leave out, and options of parts.
+ * @returns An object that restores the originals when it is disposed of.
+ * @throws {TypeError} If a part or an option does not exist, or has a value of the wrong type.
  *
  * @example Usage
  * ```ts
@@ -244,11 +245,11 @@ function checkPart(name: string, what: string): asserts name is Part {
 }
 
 /**
- * Whether a part is patched. gevent's `is_module_patched`.
+ * Returns whether a part is patched. Not a switch point. gevent's `is_module_patched`.
  *
- * @param part The part.
- * @returns Whether it is.
- * @throws {TypeError} If there is no such part.
+ * @param part The name of the part.
+ * @returns `true` if it is patched.
+ * @throws {TypeError} If the part does not exist.
  *
  * @example Usage
  * ```ts
@@ -260,20 +261,20 @@ function checkPart(name: string, what: string): asserts name is Part {
  * ```
  */
 export function isPatched(part: Part): boolean {
-  checkPart(part, "tell what is patched");
+  checkPart(part, "tell whether it is patched");
   return patched.has(part);
 }
 
 /**
- * How far a part of {@linkcode patch} reaches in this runtime.
+ * How well a part of {@linkcode patch} works in this runtime.
  *
- * - `full`: it keeps all that it promises
- * - `reduced`: the runtime's insides are not as expected, and it keeps less; see
+ * - `full`: it keeps all its promises
+ * - `reduced`: the runtime's internals are not as expected, and it promises less; see
  *   {@linkcode support}
  */
 export type Support = "full" | "reduced";
 
-/** The parts that lean on the runtime's insides, and what tries those. */
+/** The tests of the runtime's internals, for each part that uses them. */
 const probes: Partial<Record<Part, () => boolean>> = {
   timers: areTimersKnown,
   net: areSocketOpsKnown,
@@ -282,18 +283,18 @@ const probes: Partial<Record<Part, () => boolean>> = {
 };
 
 /**
- * Tells how far each part of {@linkcode patch} reaches in this runtime. gevent has none.
- * Not a switch point.
+ * Tells how well each part of {@linkcode patch} works in this runtime. Not a switch point.
+ * gevent has none.
  *
- * What leans on the runtime's insides is tried before it is used. Where it is not as
- * expected, as a new version of the runtime may have it, the part is `reduced` and `patch()`
- * does not fail:
+ * Some parts use internals of the runtime, which a new version may change. They test the
+ * internals first. If these are not as expected, the part is `reduced`, and `patch()` does not
+ * fail:
  *
- * - `timers`: those that a module has taken from `node:timers` before stay as they were
- * - `net`, `tls`: connections are read and written by their own methods, which is slower
- * - `streams`: streams stay the runtime's own, so that an interrupt comes with the next wait
+ * - `timers`: functions that a module has taken from `node:timers` before are not patched
+ * - `net`, `tls`: connections are read and written by their public methods, which is slower
+ * - `streams`: streams are not patched, so an interrupt is thrown by the next wait
  *
- * @returns The support of each part.
+ * @returns `full` or `reduced` for each part.
  *
  * @example Usage
  * ```ts

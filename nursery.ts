@@ -1,5 +1,5 @@
 /**
- * Nurseries: a block that no greenlet outlives which was spawned in it.
+ * Nurseries: blocks that end when all greenlets that were spawned in them have ended.
  *
  * ```ts
  * import { nursery, sleep } from "@gevent/gevent";
@@ -22,7 +22,7 @@ import { killOnce } from "./_hub/kill.ts";
 import { report } from "./_hub/main.ts";
 import { PatientWait } from "./_hub/patient_wait.ts";
 import { GRACE, Scope } from "./_hub/scope.ts";
-import { checkpoint, Suspension } from "./_hub/suspension.ts";
+import { checkpoint, type Settled, Suspension } from "./_hub/suspension.ts";
 import { Event } from "./event.ts";
 import { type BodyResult, Greenlet } from "./gevent.ts";
 import { GreenletError, GreenletExit } from "./greenlet.ts";
@@ -30,11 +30,12 @@ import type { Wait } from "./hub.ts";
 import type { AnyGreenlet } from "./pool.ts";
 import { withTimeout } from "./timeout.ts";
 
-/** What {@linkcode nursery} does, in a nursery's own secrets. */
+/** Runs a nursery. Set in the class, as it uses private fields. */
 let runNursery: (run: (nursery: Nursery) => unknown) => Promise<unknown>;
 
 /**
- * Where a {@linkcode nursery}'s function spawns its greenlets.
+ * Spawns the greenlets of a {@linkcode nursery}. The nursery's function gets it as its
+ * argument. gevent has none.
  *
  * @example Usage
  * ```ts
@@ -47,18 +48,18 @@ let runNursery: (run: (nursery: Nursery) => unknown) => Promise<unknown>;
  * ```
  */
 export class Nursery {
-  /** The children that have not ended. */
+  /** The greenlets of the nursery that have not ended. */
   readonly greenlets: Set<AnyGreenlet> = new Set();
   readonly #quiet = new Event();
-  /** What children, and the function, have failed with on their own. */
+  /** The errors of greenlets, and of the function, that failed by themselves. */
   readonly #errors: unknown[] = [];
-  /** What the others are killed with. */
+  /** The error with which the others are killed. */
   readonly #exit = new GreenletExit("The nursery is closed");
   #state: "open" | "closing" | "closed" = "open";
   #body: Scope | null = null;
 
   /**
-   * Spawns a greenlet that does not outlive the nursery. Not a switch point.
+   * Makes a greenlet and starts it soon. It does not outlive the nursery. Not a switch point.
    *
    * @typeParam A The types of the arguments.
    * @typeParam R What the function returns.
@@ -84,7 +85,7 @@ export class Nursery {
     greenlet.rawlink(link);
     this.greenlets.add(greenlet);
     try {
-      // What this calls may close the nursery.
+      // This calls spawn callbacks, which may close the nursery.
       greenlet.start();
     } catch (error) {
       greenlet.unlink(link);
@@ -105,12 +106,12 @@ export class Nursery {
   }
 
   #fail(error: unknown): void {
-    // That of a child whose result the function has asked for is the same.
+    // If the function called get() of a child, both fail with the same error.
     if (!this.#errors.includes(error)) this.#errors.push(error);
     this.#close();
   }
 
-  /** Kills what runs here. */
+  /** Closes the nursery to new greenlets, and kills its greenlets and its function. */
   #close(): void {
     if (this.#state !== "open") return;
     this.#state = "closing";
@@ -118,7 +119,7 @@ export class Nursery {
     killOnce(this.greenlets, this.#exit);
   }
 
-  /** Kills the function, unless it cleans up as its greenlet was killed. */
+  /** Kills the function, unless its greenlet was killed and it cleans up because of that. */
   #killBody(): void {
     const body = this.#body;
     if (body === null) return;
@@ -129,7 +130,7 @@ export class Nursery {
     if (!cleansUp) body.kill(this.#exit, GRACE);
   }
 
-  /** Kills what cleans up: our greenlet is past its own grace. */
+  /** Ends the clean-up of the greenlets, as the grace of the caller is over. */
   #end(): void {
     killOnce(this.greenlets, this.#exit, 0);
   }
@@ -144,7 +145,7 @@ export class Nursery {
       try {
         result = await withTimeout(Infinity, () => {
           const body = nursery.#body = currentScope();
-          // Past all patience it is left where it is, and waited for no longer.
+          // A function that has swallowed too many errors is not waited for any longer.
           body.abandoned = () => scope.interrupt(nursery.#exit);
           return run(nursery);
         });
@@ -160,13 +161,13 @@ export class Nursery {
       while (nursery.greenlets.size > 0) {
         nursery.#quiet.clear();
         if (interrupt !== null) {
-          // They have been killed, and end; nothing may outlive us meanwhile.
+          // The greenlets were killed and will end. Until then this call must not return.
           const wait = new ChildrenWait(
             scope,
             nursery.#quiet,
             () => nursery.#end(),
           );
-          if (scope.escalated !== null) nursery.#end();
+          if (scope.isEscalated) nursery.#end();
           await wait.suspend(scope);
           continue;
         }
@@ -183,7 +184,7 @@ export class Nursery {
         for (const error of errors) report(getCurrent(), error);
         throw interrupt.error;
       }
-      // That one of them was killed by it makes it no less ours.
+      // The caller fails with these errors, even if one of them has killed a greenlet.
       for (const error of errors) scope.markRecipient(error);
       if (errors.length === 1) throw errors[0];
       if (errors.length > 1) {
@@ -197,11 +198,11 @@ export class Nursery {
   }
 }
 
-/** A wait for children that were killed, which even the last interrupt does not end. */
+/** A wait for greenlets that were killed. No interrupt ends it. */
 class ChildrenWait extends PatientWait<void> {
   readonly #end: () => void;
 
-  /** @param end Has the children end at once. */
+  /** @param end Ends the clean-up of the greenlets. */
   constructor(scope: Scope, quiet: Event, end: () => void) {
     super(scope);
     quiet.rawlink(() => this.switch());
@@ -216,12 +217,15 @@ class ChildrenWait extends PatientWait<void> {
 }
 
 /**
- * The wait for a nursery. An interrupt is passed on to what is waited for there, and even
- * the last one does not end the wait before the children, as it would a limited call.
+ * The wait for a nursery. It passes an interrupt on to the waits inside the nursery. No
+ * interrupt ends it before the nursery's greenlets have ended; the wait for a `withTimeout`
+ * differs in that.
  */
 class Nursing extends Suspension<unknown> {
   readonly #outer: Scope;
   readonly #inner: Scope;
+  /** How it ends by the error after which its greenlet may wait no longer. */
+  #lastThrow: Settled = "thrown";
 
   constructor(outer: Scope) {
     super();
@@ -242,13 +246,13 @@ class Nursing extends Suspension<unknown> {
       this.switch(result);
     } catch (error) {
       this.#close();
-      this.endsBody &&= this.#outer.isEscalation(error);
+      const isLast = this.#outer.isEscalation(error);
       this.#outer.receiveInterrupts(error);
-      this.throw(error);
+      this.settle(isLast ? this.#lastThrow : "thrown", error);
     }
   }
 
-  /** What was not thrown in the nursery, its greenlet throws later. */
+  /** Closes the inner scope. The greenlet throws its interrupts that are still due later. */
   #close(): void {
     for (const error of this.#inner.interrupts?.held ?? []) {
       this.#outer.hold(error);
@@ -257,11 +261,11 @@ class Nursing extends Suspension<unknown> {
   }
 
   override interrupt(error: unknown, final: boolean): void {
-    // Where nobody awaits us, an interrupt is no unhandled rejection.
+    // If this wait is not awaited, the interrupt must not be an unhandled rejection.
     markHandled(this.promise!);
     if (final) {
-      this.endsBody = this.#outer.endsBody;
-      this.#inner.escalate(error, !this.endsBody);
+      this.#lastThrow = this.#outer.lastThrow;
+      this.#inner.escalate(error, this.#lastThrow === "thrown");
     } else this.#inner.interrupt(error);
   }
 
@@ -275,17 +279,17 @@ class Nursing extends Suspension<unknown> {
 }
 
 /**
- * Calls a function that spawns greenlets, and waits until it and all of them have ended. A
- * switch point. gevent has none; Trio calls it a nursery.
+ * Calls a function that spawns greenlets, and waits until the function and all of them have
+ * ended. A switch point. gevent has none; the name and the rules are Trio's.
  *
- * The first of them that fails has the others killed. Whoever kills the current greenlet
- * kills them, too. Nothing outlives the call.
+ * When one of them fails, the others are killed. An interrupt of the calling greenlet kills
+ * all of them. When this returns or throws, all have ended.
  *
  * @typeParam R What the function returns.
- * @param run The function. It runs in the current greenlet.
+ * @param run The function, called with a {@linkcode Nursery}. It runs in the current greenlet.
  * @returns The function's result.
- * @throws {unknown} The error of the one that has failed.
- * @throws {AggregateError} If several have failed on their own.
+ * @throws {unknown} The error of the function, or of the greenlet, that has failed.
+ * @throws {AggregateError} If several have failed by themselves.
  * @throws {TypeError} If `run` is not a function.
  *
  * @example Usage

@@ -1,5 +1,6 @@
 /**
- * Greenlets that belong together: groups, and pools of so many.
+ * Groups of greenlets that are joined and killed together, and pools, which limit how many
+ * run at a time.
  *
  * ```ts
  * import { Pool, sleep } from "@gevent/gevent";
@@ -48,11 +49,14 @@ import { Semaphore } from "./lock.ts";
 import { Full } from "./queue.ts";
 import { withTimeout } from "./timeout.ts";
 
-/** A greenlet, whatever it gives. */
+/** A greenlet with any type of result. */
 // deno-lint-ignore no-explicit-any
 export type AnyGreenlet = Greenlet<any>;
 
-/** What {@linkcode Pool.add} and {@linkcode Pool.start} throw that find no room. */
+/**
+ * Thrown by {@linkcode Pool.add} and {@linkcode Pool.start} if there is no room in time.
+ * gevent's `PoolFull`.
+ */
 export class PoolFull extends Full {
   static {
     this.prototype.name = "PoolFull";
@@ -70,37 +74,37 @@ export class PoolFull extends Full {
 
 /** Options of {@linkcode GroupBase.join}. */
 export interface GroupJoinOptions {
-  /** After how many milliseconds to wait no longer. @default {Infinity} */
+  /** How many milliseconds to wait at most. @default {Infinity} */
   timeout?: number;
-  /** Whether to throw the first error of a greenlet. @default {false} */
+  /** Whether to throw the error of a greenlet that has failed. @default {false} */
   raiseError?: boolean;
 }
 
 /** Options of {@linkcode Pool.add} and {@linkcode Pool.start}. */
 export interface PoolOptions {
-  /** Whether to wait if there is no room. @default {true} */
+  /** Whether to wait for room. @default {true} */
   block?: boolean;
-  /** After how many milliseconds to give up. @default {Infinity} */
+  /** How many milliseconds to wait at most. @default {Infinity} */
   timeout?: number;
 }
 
 /** Options of {@linkcode GroupBase.imap}. */
 export interface ImapOptions {
   /**
-   * How many results may be there, or in the making, that were not taken.
+   * How many calls may be in progress or have results that the loop has not taken.
    *
    * @default {Infinity}
    */
   maxsize?: number;
 }
 
-/** Greenlets of a group that a `kill` waits for. */
+/** The greenlets of a group that a call of `kill` waits for. */
 class Dying {
-  /** Those that were killed and have to end. */
+  /** The greenlets that were killed and have not ended. */
   greenlets: Set<AnyGreenlet>;
-  /** Those that these, and they themselves, have spawned in the group meanwhile. */
+  /** Greenlets that were spawned in the group meanwhile by `greenlets`, or by one of these. */
   spawned = new Set<AnyGreenlet>();
-  /** Whether those are killed before they begin. */
+  /** Whether greenlets that are spawned from now on are killed before they start. */
   isLast = false;
 
   constructor(greenlets: Iterable<AnyGreenlet>) {
@@ -109,14 +113,14 @@ class Dying {
 }
 
 /**
- * What {@linkcode Group} and {@linkcode Pool} have in common.
+ * The base class of {@linkcode Group} and {@linkcode Pool}.
  */
 export abstract class GroupBase implements AsyncDisposable {
   /** The greenlets that have not ended. gevent's `greenlets`. */
   readonly greenlets: Set<AnyGreenlet> = new Set();
   readonly #empty = new Event();
   readonly #ended = (greenlet: AnyGreenlet) => this.discard(greenlet);
-  /** Greenlets of `applyAsync` that wait for room. */
+  /** The greenlets of `applyAsync` that wait for room. */
   readonly #waiting = new Set<AnyGreenlet>();
   readonly #dying = new Set<Dying>();
   readonly #room: Room = {
@@ -126,24 +130,24 @@ export abstract class GroupBase implements AsyncDisposable {
     mappings: new Set(),
   };
 
-  /** Makes it, with no greenlets. */
+  /** Makes a group without greenlets. */
   constructor() {
     this.#empty.set();
   }
 
-  /** Waits for room for one more. */
+  /** Waits for room for another greenlet, and takes it. */
   protected abstract enter(): Wait<unknown>;
 
-  /** Takes room for one more, if there is some now. */
+  /** Takes room for another greenlet, if there is room now. Returns whether there was. */
   protected abstract tryEnter(): boolean;
 
   /** Gives room back. */
   protected abstract leave(): void;
 
   /**
-   * Takes in a greenlet for which there is room. The room is given back if that fails.
+   * Adds a greenlet for which room was taken. Gives the room back if that fails.
    *
-   * @returns Whether it was not in it before.
+   * @returns Whether the greenlet is new in the group.
    */
   protected admit(greenlet: AnyGreenlet): boolean {
     if (this.greenlets.has(greenlet)) {
@@ -162,19 +166,19 @@ export abstract class GroupBase implements AsyncDisposable {
     return true;
   }
 
-  /** Takes in a greenlet for which there is room, and starts it. */
+  /** Adds a greenlet for which room was taken, and starts it. */
   protected begin(greenlet: AnyGreenlet): void {
     const isNew = this.admit(greenlet);
     try {
       greenlet.start();
     } catch (error) {
-      // It never runs, so that nothing else would take it out.
+      // The greenlet never runs, so nothing else removes it.
       if (isNew) this.discard(greenlet);
       throw error;
     }
   }
 
-  /** What a greenlet spawns here that is being killed is killed after it. */
+  /** Notes a new greenlet for `kill`, if a greenlet that is being killed has spawned it. */
   #noteSpawned(greenlet: AnyGreenlet): void {
     const spawner = getCurrent() as AnyGreenlet;
     for (const dying of this.#dying) {
@@ -182,18 +186,18 @@ export abstract class GroupBase implements AsyncDisposable {
         continue;
       }
       dying.spawned.add(greenlet);
-      // Else one that spawns another whenever it is killed would go on for ever.
+      // Ends greenlets that spawn another one whenever they are killed.
       if (dying.isLast) killOnce([greenlet]);
     }
   }
 
-  /** How many greenlets have not ended. gevent's `len(group)`. */
+  /** The number of greenlets that have not ended. gevent's `len(group)`. */
   get size(): number {
     return this.greenlets.size;
   }
 
   /**
-   * Whether a greenlet is in it, and has not ended.
+   * Whether a greenlet is in the group and has not ended. gevent's `greenlet in group`.
    *
    * @param greenlet The greenlet.
    */
@@ -201,15 +205,16 @@ export abstract class GroupBase implements AsyncDisposable {
     return this.greenlets.has(greenlet);
   }
 
-  /** The greenlets that have not ended. */
+  /** Iterates over the greenlets that have not ended. */
   [Symbol.iterator](): IterableIterator<AnyGreenlet> {
     return this.greenlets.values();
   }
 
   /**
-   * Takes a greenlet out, whatever becomes of it. gevent's `discard`. Not a switch point.
+   * Removes a greenlet from the group, and does not end it. Not a switch point. gevent's
+   * `discard`.
    *
-   * @param greenlet The greenlet; need not be in it.
+   * @param greenlet The greenlet. Does nothing if it is not in the group.
    */
   discard(greenlet: AnyGreenlet): void {
     if (!this.greenlets.delete(greenlet)) return;
@@ -219,12 +224,13 @@ export abstract class GroupBase implements AsyncDisposable {
   }
 
   /**
-   * Waits until there is no greenlet. A switch point. gevent's `join`.
+   * Waits until the group has no greenlet. A switch point. gevent's `join`. An interrupt of
+   * the caller does not end the greenlets.
    *
    * @param options How long to wait, and whether to throw.
-   * @returns Whether there is none; `false` at the timeout.
-   * @throws {unknown} With `raiseError`, and not before all have ended or the time is over,
-   * the error of the first greenlet that is in it now and has failed.
+   * @returns `true` if the group has no greenlet, `false` at the timeout.
+   * @throws {unknown} With `raiseError`, after all have ended or at the timeout: the error of
+   * the first greenlet that has failed, of those that were in the group at the call.
    * @throws {TypeError | RangeError} If the timeout is not a number of milliseconds.
    */
   join(options: GroupJoinOptions = NO_OPTIONS): Wait<boolean> {
@@ -234,7 +240,7 @@ export abstract class GroupBase implements AsyncDisposable {
     if (!raiseError) return this.#empty.wait({ timeout });
     const greenlets = [...this.greenlets];
     return composed(async () => {
-      // Which error is thrown is known in the end: the hub is told of the others then.
+      // Until the end it is open which error is thrown. The others are then reported.
       for (const greenlet of greenlets) greenlet.rawlink(keepError);
       try {
         const isEmpty = await this.#empty.wait({ timeout });
@@ -253,20 +259,21 @@ export abstract class GroupBase implements AsyncDisposable {
   }
 
   /**
-   * Kills all greenlets and waits until they have ended, and those whom they spawn here
-   * while they clean up are killed as well. A switch point, unless `block` is false.
-   * gevent's `kill`.
+   * Kills all greenlets and waits until they have ended. A switch point, unless `block` is
+   * `false`. gevent's `kill`.
    *
-   * A greenlet that was killed before, here or elsewhere, is not thrown a second error: it
-   * cleans up within the grace that it has, or within the one that is given here, if that
-   * is shorter.
+   * Greenlets that they spawn in this group during their clean-up are killed as well. This
+   * does not wait for greenlets that others spawn here meanwhile.
    *
-   * A `map` or a loop over `imap` that is in progress begins no more calls: unless all its
-   * items were taken, it throws the error. An `applyAsync` that waits for room is killed.
-   * What others spawn here meanwhile is not waited for.
+   * A greenlet that was killed before does not get a second error. It finishes its clean-up
+   * within the grace of its kill, or within the grace given here if that is shorter.
+   *
+   * A `map` in progress and a loop over `imap` begin no more calls. They throw the error,
+   * unless they had taken all their items. An `applyAsync` that waits for room is killed.
    *
    * @param options What to throw, and how long to wait; see `killAll`.
-   * @returns Nothing, at the timeout as well: see {@linkcode GroupBase.size}.
+   * @returns Nothing, at the timeout as well. {@linkcode GroupBase.size} tells how many
+   * greenlets are left.
    * @throws {TypeError | RangeError} If a time is not a number of milliseconds.
    */
   kill(options: KillAllOptions = NO_OPTIONS): Wait<void> {
@@ -285,7 +292,7 @@ export abstract class GroupBase implements AsyncDisposable {
       this.#dying.add(dying);
       try {
         while (dying.greenlets.size > 0) {
-          // One that waits for its own end would wait for ever.
+          // The current greenlet can't wait for its own end.
           dying.greenlets.delete(getCurrent() as AnyGreenlet);
           const left = until - now();
           await joinAll(dying.greenlets, { timeout: left });
@@ -302,15 +309,17 @@ export abstract class GroupBase implements AsyncDisposable {
   }
 
   /**
-   * Kills one greenlet, if it is in it. A switch point, unless `block` is false. gevent's
-   * `killone`.
+   * Kills one greenlet and waits until it has ended. A switch point, unless `block` is
+   * `false`. gevent's `killone`.
    *
-   * One that was killed before is left to its clean-up, as by {@linkcode GroupBase.kill}.
+   * A greenlet that was killed before does not get a second error; see
+   * {@linkcode GroupBase.kill}.
    *
-   * @param greenlet The greenlet.
-   * @param error What to throw; by default a new `GreenletExit`.
+   * @param greenlet The greenlet. Does nothing if it is not in the group.
+   * @param error The error to throw; by default a new `GreenletExit`.
    * @param options See `Greenlet.kill`.
    * @returns Nothing.
+   * @throws {TypeError | RangeError} If a time is not a number of milliseconds.
    */
   killOne(
     greenlet: AnyGreenlet,
@@ -324,7 +333,7 @@ export abstract class GroupBase implements AsyncDisposable {
     checkDuration(timeout, "kill");
     if (grace !== undefined) checkDuration(grace, "kill");
     killOnce([greenlet], error, grace);
-    // One that cleans up goes on with that, where it can't wait for its own end.
+    // A greenlet that calls this for itself can't wait for its own end.
     if (!block || getCurrent() === greenlet) return DONE;
     return greenlet.join({ timeout });
   }
@@ -333,22 +342,25 @@ export abstract class GroupBase implements AsyncDisposable {
    * Calls a function in a greenlet of its own, and waits for the result. A switch point.
    * gevent's `apply`.
    *
-   * An interrupt of the caller, or a `withTimeout` around the call, kills that greenlet, and
-   * is thrown when it has ended and its place is free. gevent's lets it go on.
+   * An interrupt of the caller, or a `withTimeout` around the call, kills that greenlet. The
+   * interrupt is thrown when the greenlet has ended and its room is free. In gevent the
+   * greenlet goes on.
    *
    * @typeParam A The types of the arguments.
    * @typeParam R What the function returns.
    * @param run The function.
    * @param args Its arguments.
-   * @returns The result.
-   * @throws {unknown} What the function throws.
+   * @returns The function's result.
+   * @throws {unknown} The error that the function throws.
+   * @throws {TypeError} If `run` is not a function.
    */
   apply<A extends unknown[], R>(
     run: (...args: A) => R,
     args: A = [] as unknown[] as A,
   ): Wait<BodyResult<R>> {
     checkFunction(run, "apply", "run");
-    // One that is in it has room, which may be the last: gevent's rule.
+    // A greenlet of the group calls the function itself, as in gevent: its own room may be
+    // the last.
     if (this.has(getCurrent() as AnyGreenlet)) {
       return withTimeout(Infinity, () => run(...args)) as Wait<BodyResult<R>>;
     }
@@ -362,8 +374,8 @@ export abstract class GroupBase implements AsyncDisposable {
         return await greenlet.get();
       } catch (error) {
         if (!greenlet.dead) await endAll([greenlet]);
-        // One that is stuck elsewhere tells of its error itself; and we do of another one
-        // than what is thrown.
+        // A greenlet that has not ended reports its own error later. If it has failed with
+        // another error than the one thrown here, reports that.
         if (!greenlet.dead) scopeOf(greenlet).errorIsHandled = false;
         else if (!greenlet.successful() && greenlet.exception !== error) {
           report(greenlet, greenlet.exception);
@@ -374,16 +386,16 @@ export abstract class GroupBase implements AsyncDisposable {
   }
 
   /**
-   * Calls a function in a greenlet of its own, and waits for nothing. gevent's
-   * `apply_async`. Not a switch point.
+   * Calls a function in a greenlet of its own, and returns at once. Not a switch point.
+   * gevent's `apply_async`.
    *
    * @typeParam A The types of the arguments.
    * @typeParam R What the function returns.
    * @param run The function.
    * @param args Its arguments.
-   * @param callback Gets the result, in a greenlet of its own.
-   * @returns A greenlet whose result is the function's; it waits for room, if need be. To
-   * kill it is to kill the function's.
+   * @param callback Called with the function's result, in a greenlet of its own.
+   * @returns A greenlet with the function's result. It waits for room if there is none. A
+   * kill of it stops the function.
    * @throws {TypeError} If `run` or `callback` is not a function.
    */
   applyAsync<A extends unknown[], R>(
@@ -406,17 +418,17 @@ export abstract class GroupBase implements AsyncDisposable {
   }
 
   /**
-   * Calls a function for each item, in greenlets of their own, and waits for the results.
-   * A switch point. gevent's `map`.
+   * Calls a function for each item, each call in a greenlet of its own, and waits for all
+   * results. A switch point. gevent's `map`.
    *
-   * The items are taken no faster than there is room for their greenlets. When a call fails,
-   * no more items are taken, and the calls for later items are killed. Those for earlier
-   * items may still fail by themselves, and an error of theirs comes first: after a second
-   * they are killed, too, where gevent would wait for as long as they take.
+   * An item is taken only when there is room for its greenlet. When a call fails, no more
+   * items are taken, and the calls for later items are killed. The calls for earlier items go
+   * on for up to a second, as one of them may fail, too, and its error is the one to throw;
+   * then they are killed. gevent waits for them without limit.
    *
-   * An interrupt of the caller kills all calls. Whatever ends it, the calls have ended and
-   * the iterable has been closed when it is over. What a call that was killed fails with in
-   * its clean-up is told to the hub.
+   * An interrupt of the caller kills all calls. When this returns or throws, all calls have
+   * ended and the iterable has been closed. The errors of other calls, and those of killed
+   * calls in their clean-up, are reported to the hub.
    *
    * @typeParam T The type of the items.
    * @typeParam R What the function returns.
@@ -424,8 +436,8 @@ export abstract class GroupBase implements AsyncDisposable {
    * @param items The items: an iterable, sync or async.
    * @returns The results, in the order of the items.
    * @throws {unknown} The error of the first item, in the items' order, whose call has failed
-   * and was not killed; or that of the iterable; or what {@linkcode GroupBase.kill} has thrown,
-   * if that has ended the calls before the items have.
+   * by itself; the error of the iterable; or the error of {@linkcode GroupBase.kill}, if that
+   * was called before all items were taken.
    * @throws {TypeError} If `run` is not a function, or `items` not iterable.
    */
   map<T, R>(
@@ -439,7 +451,7 @@ export abstract class GroupBase implements AsyncDisposable {
     return new MappingWait(mapping, results).start();
   }
 
-  /** A mapping that has opened the items and does nothing more before it is run. */
+  /** Makes a mapping, which has opened the items and has to be run. */
   #mapping<T, R>(
     run: (item: T) => R,
     items: Iterable<T> | AsyncIterable<T>,
@@ -449,22 +461,22 @@ export abstract class GroupBase implements AsyncDisposable {
     const mapping = new Mapping<T, BodyResult<R>>(this.#room, run, iteration, {
       ended(index, call) {
         if (call.successful()) results[index] = call.value as BodyResult<R>;
-        else mapping.callFailed(index, call.exception);
+        else mapping.callFailed(index, call);
       },
     });
     return [mapping, results];
   }
 
   /**
-   * As {@linkcode GroupBase.map}, but waits for nothing. gevent's `map_async`. Not a switch
-   * point.
+   * Does the same as {@linkcode GroupBase.map}, but returns at once. Not a switch point.
+   * gevent's `map_async`.
    *
    * @typeParam T The type of the items.
    * @typeParam R What the function returns.
    * @param run The function.
    * @param items The items: an iterable, sync or async.
-   * @param callback Gets the results, in a greenlet of its own.
-   * @returns A greenlet whose result are the results.
+   * @param callback Called with the results, in a greenlet of its own.
+   * @returns A greenlet whose result is the array of results.
    * @throws {TypeError} If `run` or `callback` is not a function, or `items` not iterable.
    */
   mapAsync<T, R>(
@@ -478,7 +490,7 @@ export abstract class GroupBase implements AsyncDisposable {
     const greenlet = new Greenlet(() =>
       new MappingWait(mapping, results).start()
     );
-    // One that is killed before it begins has closed nothing.
+    // A greenlet that is killed before it starts has not closed the items.
     greenlet.rawlink(() => mapping.abandon(greenlet.value));
     try {
       greenlet.start();
@@ -490,26 +502,28 @@ export abstract class GroupBase implements AsyncDisposable {
   }
 
   /**
-   * Calls a function for each item, in greenlets of their own, and gives the results as
-   * they are asked for. gevent's `imap`.
+   * Calls a function for each item, each call in a greenlet of its own, and returns an
+   * iterator over the results. Not a switch point. gevent's `imap`.
    *
-   * The calls begin at once. What a call throws is thrown in its place, and what the iterable
-   * throws after the last result; then there are no more results.
+   * The calls begin at once. If a call fails, its error is thrown in place of its result. If
+   * the iterable throws, its error is thrown after the last result, and the iteration ends.
    *
-   * In whatever way a `for await` loop over the results is left, by `break`, an error or an
-   * interrupt: the calls have been killed and have ended, and the iterable has been closed,
-   * when the loop is over. An interrupt that comes meanwhile is thrown by the next wait. A
-   * call that is stuck in a promise of somebody else's is left behind after its grace.
+   * However a `for await` loop over the results ends (`break`, an error, an interrupt), the
+   * calls have been killed and have ended, and the iterable has been closed, when the loop is
+   * over. An interrupt that arrives meanwhile is thrown by the next wait. A call that awaits a
+   * foreign promise is left behind after its grace.
    *
-   * One that asks by hand, by `yield* results.next()`, calls `return()` in a `finally` block.
-   * It may ask on after the error of a call, as in gevent.
+   * If you call `yield* results.next()` yourself, call `results.return()` in a `finally`
+   * block. After the error of a call you can call `next()` again, as in gevent.
+   * An error that is not asked for is reported to the hub: when the results are closed, and,
+   * if none was asked for, when the greenlet that has called this is dead, or the process ends.
    *
    * @typeParam T The type of the items.
    * @typeParam R What the function returns.
    * @param run The function.
    * @param items The items: an iterable, sync or async.
-   * @param options How many results may be ahead of the loop.
-   * @returns The results, in the order of the items, for a `for await` loop.
+   * @param options How many calls may be ahead of the loop.
+   * @returns An iterator over the results, in the order of the items.
    * @throws {TypeError} If `run` is not a function, or `items` not iterable.
    * @throws {TypeError | RangeError} If `maxsize` is not a positive integer.
    */
@@ -522,15 +536,15 @@ export abstract class GroupBase implements AsyncDisposable {
   }
 
   /**
-   * As {@linkcode GroupBase.imap}, but in the order in which the calls end. gevent's
-   * `imap_unordered`.
+   * Does the same as {@linkcode GroupBase.imap}, but returns the results in the order in which
+   * the calls end. Not a switch point. gevent's `imap_unordered`.
    *
    * @typeParam T The type of the items.
    * @typeParam R What the function returns.
    * @param run The function.
    * @param items The items: an iterable, sync or async.
-   * @param options How many results may be ahead of the loop.
-   * @returns The results, for a `for await` loop.
+   * @param options How many calls may be ahead of the loop.
+   * @returns An iterator over the results.
    * @throws {TypeError} If `run` is not a function, or `items` not iterable.
    * @throws {TypeError | RangeError} If `maxsize` is not a positive integer.
    */
@@ -564,13 +578,13 @@ export abstract class GroupBase implements AsyncDisposable {
     );
   }
 
-  /** Joins it, at the end of an `await using` block. */
+  /** Waits until all greenlets have ended, at the end of an `await using` block. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.join();
   }
 }
 
-/** Has a callback called with a greenlet's value, once there is one. */
+/** Calls a callback with a greenlet's value, once it has one. */
 function follow<T>(
   greenlet: Greenlet<T>,
   callback: ((value: T) => unknown) | undefined,
@@ -586,23 +600,23 @@ function checkCallback(callback: unknown, what: string): void {
 }
 
 /**
- * What {@linkcode GroupBase.imap} returns: for `for await`. A generator body calls
- * `yield* results.next()`.
+ * The iterator that {@linkcode GroupBase.imap} returns, for `for await`. A generator body
+ * calls `yield* results.next()`.
  *
  * @typeParam T The type of the results.
  */
 export interface ResultIterator<T> extends AsyncIterableIterator<T> {
   /**
-   * Waits for the next result. A switch point. When it is interrupted, that ends the calls,
-   * as {@linkcode ResultIterator.return} does.
+   * Waits for the next result. A switch point. If it is interrupted, all calls are killed, as
+   * by {@linkcode ResultIterator.return}.
    */
   next(): Wait<IteratorResult<T, undefined>>;
   /**
-   * Kills the calls that have not ended and closes the iterable, and waits until that is
-   * done. A switch point. What waits for a result meanwhile gets the end.
+   * Kills the calls that have not ended, closes the iterable, and waits until that is done. A
+   * switch point. Pending calls of `next()` return `done`.
    */
   return(): Wait<IteratorResult<T, undefined>>;
-  /** Itself. */
+  /** Returns the iterator itself. */
   [Symbol.asyncIterator](): ResultIterator<T>;
 }
 
@@ -624,7 +638,8 @@ export class Group extends GroupBase {
   /**
    * Makes a group.
    *
-   * @param greenlets Those that are in it from the start.
+   * @param greenlets The first greenlets of the group.
+   * @throws {TypeError} If one of them is not a greenlet.
    */
   constructor(greenlets: Iterable<AnyGreenlet> = []) {
     super();
@@ -633,24 +648,25 @@ export class Group extends GroupBase {
     for (const greenlet of all) this.admit(greenlet);
   }
 
-  /** There is always room. */
+  /** Returns at once: a group always has room. */
   protected override enter(): Wait<unknown> {
     return checkpoint(currentScope()) ?? DONE;
   }
 
-  /** There is always room. */
+  /** Returns `true`: a group always has room. */
   protected override tryEnter(): boolean {
     return true;
   }
 
-  /** There is always room. */
+  /** Does nothing: a group always has room. */
   protected override leave(): void {}
 
   /**
-   * Takes a greenlet in, until it has ended. gevent's `add`. Not a switch point.
+   * Adds a greenlet, which stays in the group until it has ended. Not a switch point. gevent's
+   * `add`.
    *
    * @param greenlet The greenlet.
-   * @throws {TypeError} If it is none.
+   * @throws {TypeError} If it is not a greenlet.
    */
   add(greenlet: AnyGreenlet): void {
     checkGreenlet(greenlet);
@@ -658,10 +674,10 @@ export class Group extends GroupBase {
   }
 
   /**
-   * Takes a greenlet in and starts it. gevent's `start`. Not a switch point.
+   * Adds a greenlet and starts it. Not a switch point. gevent's `start`.
    *
    * @param greenlet The greenlet.
-   * @throws {TypeError} If it is none.
+   * @throws {TypeError} If it is not a greenlet.
    */
   start(greenlet: AnyGreenlet): void {
     checkGreenlet(greenlet);
@@ -669,7 +685,8 @@ export class Group extends GroupBase {
   }
 
   /**
-   * Spawns a greenlet in the group. gevent's `spawn`. Not a switch point.
+   * Makes a greenlet, adds it to the group and starts it soon. Not a switch point. gevent's
+   * `spawn`.
    *
    * @typeParam A The types of the arguments.
    * @typeParam R What the function returns.
@@ -690,7 +707,7 @@ export class Group extends GroupBase {
 }
 
 /**
- * A group of at most so many greenlets. gevent's `Pool`.
+ * A group with a limited number of greenlets. gevent's `Pool`.
  *
  * @example Usage
  * ```ts
@@ -710,7 +727,7 @@ export class Pool extends GroupBase {
   /**
    * Makes a pool.
    *
-   * @param size How many greenlets there is room for; any number, if left out.
+   * @param size How many greenlets there is room for; without limit if it is left out.
    * @throws {TypeError | RangeError} If it is not a positive integer.
    */
   constructor(size?: number | null) {
@@ -723,14 +740,14 @@ export class Pool extends GroupBase {
     this.#room = most === Infinity ? null : new Semaphore(most);
   }
 
-  /** Waits for room for one more. */
+  /** Waits for room for another greenlet, and takes it. */
   protected override enter(): Wait<unknown> {
     return this.#room?.acquire() ?? checkpoint(currentScope()) ?? DONE;
   }
 
-  /** Takes room for one more, if there is some now. */
+  /** Takes room for another greenlet, if there is room now. Returns whether there was. */
   protected override tryEnter(): boolean {
-    // Where an error is due, acquire() would throw it: this is no switch point.
+    // If an interrupt is due, acquire() would throw it, which only a switch point may do.
     if (this.full() || currentScope().interrupts !== null) return false;
     this.#room?.acquire();
     return true;
@@ -741,26 +758,28 @@ export class Pool extends GroupBase {
     this.#room?.release();
   }
 
-  /** How many greenlets there is room for, or `Infinity`. gevent's `size`. */
+  /** How many greenlets the pool has room for, or `Infinity`. gevent's `size`. */
   get maxsize(): number {
     return this.#size;
   }
 
-  /** Whether there is no room. gevent's `full`. */
+  /** Whether there is no room for another greenlet. gevent's `full`. */
   full(): boolean {
     return this.freeCount() <= 0;
   }
 
-  /** For how many more there is room. gevent's `free_count`. */
+  /** Returns how many more greenlets there is room for, or `Infinity`. gevent's `free_count`. */
   freeCount(): number {
     return this.#room?.counter ?? Infinity;
   }
 
   /**
-   * Waits until there is room. A switch point. gevent's `wait_available`.
+   * Waits until there is room, and does not take it. A switch point. gevent's
+   * `wait_available`.
    *
    * @param options How long to wait.
-   * @returns For how many there is room; none, if others were quicker or at the timeout.
+   * @returns How many greenlets there is room for. 0 at the timeout, or if other greenlets
+   * have taken the room before this one goes on.
    * @throws {TypeError | RangeError} If the timeout is not a number of milliseconds.
    */
   waitAvailable(options: JoinOptions = NO_OPTIONS): Wait<number> {
@@ -769,14 +788,15 @@ export class Pool extends GroupBase {
   }
 
   /**
-   * Takes a greenlet in, until it has ended. A switch point, if there is no room. gevent's
-   * `add`.
+   * Waits until there is room, and adds a greenlet, which stays in the pool until it has
+   * ended. A switch point. gevent's `add`. If the wait is interrupted, the greenlet is not
+   * added.
    *
    * @param greenlet The greenlet.
-   * @param options Whether and how long to wait for room.
+   * @param options Whether to wait for room, and how long.
    * @returns Nothing.
    * @throws {PoolFull} If there is no room in time.
-   * @throws {TypeError} If it is no greenlet.
+   * @throws {TypeError} If it is not a greenlet.
    */
   add(greenlet: AnyGreenlet, options: PoolOptions = NO_OPTIONS): Wait<void> {
     checkGreenlet(greenlet);
@@ -784,14 +804,14 @@ export class Pool extends GroupBase {
   }
 
   /**
-   * Takes a greenlet in and starts it. A switch point, if there is no room. gevent's
-   * `start`.
+   * Waits until there is room, adds a greenlet and starts it. A switch point. gevent's
+   * `start`. If the wait is interrupted, the greenlet does not start.
    *
    * @param greenlet The greenlet.
-   * @param options Whether and how long to wait for room.
+   * @param options Whether to wait for room, and how long.
    * @returns Nothing.
    * @throws {PoolFull} If there is no room in time.
-   * @throws {TypeError} If it is no greenlet.
+   * @throws {TypeError} If it is not a greenlet.
    */
   start(greenlet: AnyGreenlet, options: PoolOptions = NO_OPTIONS): Wait<void> {
     checkGreenlet(greenlet);
@@ -799,8 +819,8 @@ export class Pool extends GroupBase {
   }
 
   /**
-   * Spawns a greenlet when there is room for it. A switch point, if there is none. gevent's
-   * `spawn`.
+   * Waits until there is room, makes a greenlet and starts it soon. A switch point. gevent's
+   * `spawn`. If the wait is interrupted, the function is not called.
    *
    * @typeParam A The types of the arguments.
    * @typeParam R What the function returns.

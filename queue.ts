@@ -1,5 +1,5 @@
 /**
- * Queues: items handed from greenlet to greenlet.
+ * Queues, through which greenlets hand items to each other.
  *
  * ```ts
  * import { Queue, spawn } from "@gevent/gevent";
@@ -12,10 +12,12 @@
  * for await (const item of queue) console.log(item); // 1, 2, 3
  * ```
  *
- * Items come out in order, and those who wait are served in the order in which they came.
- * One who is interrupted while waiting has neither put nor got anything; an item that was
- * handed over is received. An item that is a promise is awaited by whoever awaits its
- * `get`, as JavaScript has it: put it into an object or an array, or use `yield*`.
+ * Waiting calls are served in the order in which they began. A call that is interrupted while
+ * it waits has put or taken nothing. Once a call has taken an item, it returns the item, and
+ * the next wait throws the interrupt.
+ *
+ * `await queue.get()` also awaits the item, if the item is a promise. To pass promises, wrap
+ * each in an object or an array, or use `yield*`.
  *
  * @module
  */
@@ -25,6 +27,7 @@ import { currentScope } from "./_hub/current.ts";
 import type { Scope } from "./_hub/scope.ts";
 import { checkpoint, DONE, failedWait, readyWait } from "./_hub/suspension.ts";
 import { Deque } from "./_base/deque.ts";
+import { Heap } from "./_base/heap.ts";
 import { QueuedWait } from "./_hub/wait_queue.ts";
 import { List } from "./_base/linked_list.ts";
 import { checkCallback, checkOptions, numberError } from "./_base/checks.ts";
@@ -34,7 +37,7 @@ import { Event } from "./event.ts";
 import type { Wait } from "./hub.ts";
 import type { JoinOptions } from "./gevent.ts";
 
-/** What a `get` throws that finds no item in time. Python's `queue.Empty`. */
+/** Thrown by `get` and `peek` if there is no item in time. Python's `queue.Empty`. */
 export class Empty extends Error {
   static {
     this.prototype.name = "Empty";
@@ -50,7 +53,7 @@ export class Empty extends Error {
   }
 }
 
-/** What a `put` throws that finds no room in time. Python's `queue.Full`. */
+/** Thrown by `put` if there is no room in time. Python's `queue.Full`. */
 export class Full extends Error {
   static {
     this.prototype.name = "Full";
@@ -67,8 +70,8 @@ export class Full extends Error {
 }
 
 /**
- * What `put` and `get` throw after a shutdown. A greenlet that it ends has failed, but
- * nothing is printed; see {@linkcode Queue.shutdown}. Python's `queue.ShutDown`.
+ * Thrown by `put` and `get` after {@linkcode Queue.shutdown}. If it ends a greenlet, the
+ * greenlet has failed, but nothing is printed. Python's `queue.ShutDown`.
  */
 export class ShutDown extends Error {
   static {
@@ -88,31 +91,31 @@ export class ShutDown extends Error {
 
 /** Options of `put`, `get` and `peek`. */
 export interface QueueOptions {
-  /** Whether to wait if it can't be done at once. @default {true} */
+  /** Whether to wait for an item or for room. @default {true} */
   block?: boolean;
-  /** After how many milliseconds to give up. @default {Infinity} */
+  /** How many milliseconds to wait at most. @default {Infinity} */
   timeout?: number;
 }
 
 /** Options of {@linkcode Queue.shutdown}. */
 export interface ShutdownOptions {
-  /** Whether to drop the items that are there. @default {false} */
+  /** Whether to drop the items in the queue. @default {false} */
   immediate?: boolean;
 }
 
-/** The place in line of one who waits for an item. */
+/** A wait for an item. */
 class Getter<T> extends QueuedWait<Getter<T>, unknown> {
-  /** Whether the item is left where it is. */
+  /** Whether the item stays in the queue. */
   get peeks(): boolean {
     return false;
   }
 
-  /** Gets the item. */
+  /** Ends the wait with an item. */
   take(item: T): void {
     this.switch(item);
   }
 
-  /** There are no items any more. */
+  /** Ends the wait, as the queue is shut down. */
   shutDown(): void {
     this.throw(new ShutDown());
   }
@@ -122,14 +125,14 @@ class Getter<T> extends QueuedWait<Getter<T>, unknown> {
   }
 }
 
-/** One who only looks at the item. */
+/** A wait for an item that leaves the item in the queue. */
 class Peeker<T> extends Getter<T> {
   override get peeks(): boolean {
     return true;
   }
 }
 
-/** One who waits in a `for await` loop. */
+/** A wait for an item in a `for await` loop. */
 class LoopGetter<T> extends Getter<T> {
   override take(item: T): void {
     this.switch({ done: false, value: item });
@@ -140,7 +143,7 @@ class LoopGetter<T> extends Getter<T> {
   }
 }
 
-/** The place in line of one who waits for room, with the item. */
+/** A wait for room for an item. */
 class Putter<T> extends QueuedWait<Putter<T>, void> {
   readonly item: T;
 
@@ -155,18 +158,18 @@ class Putter<T> extends QueuedWait<Putter<T>, void> {
 }
 
 /**
- * Where a queue keeps its items: what order they have is its business.
+ * Keeps the items of a queue, and decides their order.
  *
  * @typeParam T The type of the items.
  */
 export interface QueueItems<T> extends Iterable<T> {
-  /** How many there are. */
+  /** The number of items. */
   readonly length: number;
-  /** Puts one. */
+  /** Adds an item. */
   push(item: T): void;
-  /** Takes the next item. */
+  /** Removes the next item and returns it. */
   take(): T;
-  /** Looks at the next item. */
+  /** Returns the next item and leaves it there. */
   peek(): T;
 }
 
@@ -190,82 +193,41 @@ class LastInFirstOut<T> extends Deque<T> implements QueueItems<T> {
   }
 }
 
-/** What a {@linkcode Heap} holds: an item, and the how many-th it is. */
+/** An item of a {@linkcode LeastFirst}, with its number in the order of `push` calls. */
 interface Entry<T> {
   readonly item: T;
   readonly number: number;
 }
 
-function parentOf(index: number): number {
-  return (index - 1) >> 1;
-}
-
-/**
- * A binary heap; items that are equal keep the order in which they came.
- *
- * A comparison may throw. So places are found first, and nothing is moved until then.
- */
-class Heap<T> implements QueueItems<T> {
-  readonly #entries: Entry<T>[] = [];
-  readonly #compare: (a: T, b: T) => number;
+/** Items by a comparison. Those that are equal stay in the order in which they were added. */
+class LeastFirst<T> implements QueueItems<T> {
+  readonly #entries: Heap<Entry<T>>;
   #number = 0;
 
   constructor(compare: (a: T, b: T) => number) {
-    this.#compare = compare;
+    this.#entries = new Heap((a, b) =>
+      compare(a.item, b.item) || a.number - b.number
+    );
   }
 
   get length(): number {
     return this.#entries.length;
   }
 
-  #order(a: Entry<T>, b: Entry<T>): number {
-    return this.#compare(a.item, b.item) || a.number - b.number;
-  }
-
   push(item: T): void {
-    const entries = this.#entries;
-    const entry = { item, number: this.#number++ };
-    let place = entries.length;
-    while (place > 0 && this.#order(entry, entries[parentOf(place)]!) < 0) {
-      place = parentOf(place);
-    }
-    for (let i = entries.length; i > place; i = parentOf(i)) {
-      entries[i] = entries[parentOf(i)]!;
-    }
-    entries[place] = entry;
+    this.#entries.push({ item, number: this.#number++ });
   }
 
   take(): T {
-    const entries = this.#entries;
-    const last = entries.length - 1;
-    // The last one goes where there is room for it below the first, which is taken.
-    let moved = entries[last]!;
-    let place = 0;
-    for (;;) {
-      let child = 2 * place + 1;
-      if (child >= last) break;
-      const isSecond = child + 1 < last &&
-        this.#order(entries[child + 1]!, entries[child]!) < 0;
-      if (isSecond) child++;
-      if (this.#order(entries[child]!, moved) >= 0) break;
-      place = child;
-    }
-    for (let i = place; i > 0; i = parentOf(i)) {
-      [entries[i], moved] = [moved, entries[i]!];
-    }
-    const { item } = entries[0]!;
-    entries[0] = moved;
-    entries.pop();
-    return item;
+    return this.#entries.shift().item;
   }
 
   peek(): T {
-    return this.#entries[0]!.item;
+    return this.#entries.first!.item;
   }
 
   *[Symbol.iterator](): Generator<T> {
-    const entries = [...this.#entries].sort((a, b) => this.#order(a, b));
-    for (const { item } of entries) yield item;
+    for (const { item } of this.#entries.toSorted()) yield item;
   }
 }
 
@@ -275,13 +237,13 @@ function checkSize(maxsize: unknown): number {
   if (!isSize) {
     throw numberError("create queue", "maxsize", "an integer", maxsize);
   }
-  // gevent's rule, as Python's queue has it; what holds nothing is a Channel.
+  // As in gevent and in Python. A queue without room is a Channel.
   return maxsize as number > 0 ? maxsize as number : Infinity;
 }
 
 /**
- * A queue without tasks and without a shutdown. gevent's `SimpleQueue`; see
- * {@linkcode Queue}, which has both.
+ * A first-in, first-out queue without {@linkcode Queue.taskDone}, {@linkcode Queue.join} and
+ * {@linkcode Queue.shutdown}. gevent's `SimpleQueue`.
  *
  * @typeParam T The type of the items.
  *
@@ -305,9 +267,9 @@ export class SimpleQueue<T> {
   /**
    * Makes a queue.
    *
-   * @param maxsize How many items there is room for; 0 or less, or nothing, for any
-   * number.
-   * @param items Those that are there from the start.
+   * @param maxsize How many items there is room for; without limit if it is left out, or is
+   * 0 or less.
+   * @param items The first items of the queue.
    * @throws {TypeError | RangeError} If `maxsize` is not an integer.
    */
   constructor(maxsize?: number | null, items: Iterable<T> = []) {
@@ -316,12 +278,16 @@ export class SimpleQueue<T> {
     for (const item of items) this.#items.push(item);
   }
 
-  /** Makes what keeps the items. */
+  /** Makes the container for the items. A subclass may override it. */
   protected createItems(): QueueItems<T> {
     return new FirstInFirstOut();
   }
 
-  /** How many items there is room for, or `Infinity`. Can be set. gevent's `maxsize`. */
+  /**
+   * How many items there is room for, or `Infinity`. It can be set. gevent's `maxsize`.
+   *
+   * @throws {TypeError | RangeError} If it is set to a value that is not an integer.
+   */
   get maxsize(): number {
     return this.#maxsize;
   }
@@ -332,25 +298,25 @@ export class SimpleQueue<T> {
     this.#balance();
   }
 
-  /** How many items there are. gevent's `qsize`. */
+  /** Returns the number of items in the queue. gevent's `qsize`. */
   qsize(): number {
     return this.#items.length;
   }
 
-  /** Whether there are none. gevent's `empty`. */
+  /** Whether the queue has no item. gevent's `empty`. */
   empty(): boolean {
     return this.#items.length === 0;
   }
 
-  /** Whether there is no room. gevent's `full`. */
+  /** Whether the queue has no room for another item. gevent's `full`. */
   full(): boolean {
     return this.#items.length >= this.#maxsize;
   }
 
   /**
-   * Makes a queue of the same kind, with the same items. gevent's `copy`.
+   * Makes a queue of the same class, with the same items. gevent's `copy`. Not a switch point.
    *
-   * @returns The copy. Nobody waits in it.
+   * @returns The copy. Waits of the original are not copied.
    */
   copy(): this {
     const Class = this.constructor as new (
@@ -361,13 +327,15 @@ export class SimpleQueue<T> {
   }
 
   /**
-   * Puts an item. A switch point, if there is no room. gevent's `put`.
+   * Puts an item into the queue, and waits until there is room. A switch point if there is
+   * none. gevent's `put`.
    *
-   * Where there is room, the item is in the queue whatever is due: an interrupt that is held
-   * is thrown by the next wait. So a `finally` block that gives something back can't lose it.
+   * If the wait is interrupted, the item is not in the queue. If there is room, this puts the
+   * item even when an interrupt is due; the next wait throws the interrupt. So a `finally`
+   * block that gives something back to a queue can't lose it.
    *
    * @param item The item.
-   * @param options Whether and how long to wait for room.
+   * @param options Whether to wait for room, and how long.
    * @returns Nothing.
    * @throws {Full} If there is no room in time.
    * @throws {ShutDown} If the queue is shut down.
@@ -392,7 +360,8 @@ export class SimpleQueue<T> {
   }
 
   /**
-   * Puts an item, if there is room. Not a switch point. gevent's `put_nowait`.
+   * Puts an item into the queue, without waiting for room. Not a switch point. gevent's
+   * `put_nowait`.
    *
    * @param item The item.
    * @throws {Full} If there is no room.
@@ -405,9 +374,10 @@ export class SimpleQueue<T> {
   }
 
   /**
-   * Takes the next item. A switch point, if there is none. gevent's `get`.
+   * Waits until there is an item, removes it and returns it. A switch point if there is none.
+   * gevent's `get`. An interrupt leaves all items in the queue.
    *
-   * @param options Whether and how long to wait for an item.
+   * @param options Whether to wait for an item, and how long.
    * @returns The item.
    * @throws {Empty} If there is none in time.
    * @throws {ShutDown} If there is none, and the queue is shut down.
@@ -418,7 +388,8 @@ export class SimpleQueue<T> {
   }
 
   /**
-   * Takes the next item, if there is one. Not a switch point. gevent's `get_nowait`.
+   * Removes the next item and returns it, without waiting. Not a switch point. gevent's
+   * `get_nowait`.
    *
    * @returns The item.
    * @throws {Empty} If there is none.
@@ -430,10 +401,10 @@ export class SimpleQueue<T> {
   }
 
   /**
-   * Looks at the next item, and leaves it there. A switch point, if there is none.
-   * gevent's `peek`.
+   * Waits until there is an item, and returns it without removing it. A switch point if there
+   * is none. gevent's `peek`.
    *
-   * @param options Whether and how long to wait for an item.
+   * @param options Whether to wait for an item, and how long.
    * @returns The item.
    * @throws {Empty} If there is none in time.
    * @throws {ShutDown} If there is none, and the queue is shut down.
@@ -444,7 +415,8 @@ export class SimpleQueue<T> {
   }
 
   /**
-   * Looks at the next item, if there is one. Not a switch point. gevent's `peek_nowait`.
+   * Returns the next item without removing it and without waiting. Not a switch point.
+   * gevent's `peek_nowait`.
    *
    * @returns The item.
    * @throws {Empty} If there is none.
@@ -477,14 +449,14 @@ export class SimpleQueue<T> {
     return getter.limit(timeout).suspend(scope) as Wait<T>;
   }
 
-  /** Takes an item that is there, which makes room. */
+  /** Removes an item, and lets a waiting `put` use the room. */
   #take(): T {
     const item = this.#items.take();
     this.#balance();
     return item;
   }
 
-  /** Puts an item for which there is room. */
+  /** Adds an item for which there is room. */
   #accept(item: T): void {
     this.#items.push(item);
     this.accepted();
@@ -499,9 +471,7 @@ export class SimpleQueue<T> {
   /** Called for each item that was put. */
   protected accepted(): void {}
 
-  /**
-   * Restores the order of things: nobody waits for an item that is there, nor for room.
-   */
+  /** Ends every wait that can be ended: for room if there is room, for an item if there is one. */
   #balance(): void {
     for (;;) {
       if (this.#putters.first !== null && !this.full()) {
@@ -520,7 +490,7 @@ export class SimpleQueue<T> {
         try {
           item = getter.peeks ? this.#items.peek() : this.#items.take();
         } catch (error) {
-          // A comparison has failed: the wait for the item throws it, and the item stays.
+          // A comparison has thrown. The `get` throws the error, and the item stays.
           getter.throw(error);
           continue;
         }
@@ -542,7 +512,7 @@ export class SimpleQueue<T> {
           this.dropped();
         }
       } catch {
-        // A comparison has failed: the rest goes without.
+        // A comparison has thrown. Drops the other items without comparing them.
         this.#items = this.createItems();
         for (; left > 0; left--) this.dropped();
       }
@@ -558,18 +528,18 @@ export class SimpleQueue<T> {
   /** Called for each item that was dropped. */
   protected dropped(): void {}
 
-  /** How many wait to get an item. */
+  /** The number of waits for an item. gevent's `getters`. */
   get getters(): number {
     return this.#getters.length;
   }
 
-  /** How many wait to put one. */
+  /** The number of waits for room. gevent's `putters`. */
   get putters(): number {
     return this.#putters.length;
   }
 
   /**
-   * Takes items for ever, or until the shutdown, in a `for await` loop.
+   * Takes items in a `for await` loop, until the queue is shut down and empty.
    *
    * @returns The iterator. In a generator body call `yield* iterator.next()`.
    */
@@ -590,26 +560,26 @@ export class SimpleQueue<T> {
 }
 
 /**
- * What a `for await` loop over a queue goes through.
+ * The iterator of a `for await` loop over a queue or a channel.
  *
  * @typeParam T The type of the items.
  */
 export interface QueueIterator<T> extends AsyncIterableIterator<T> {
-  /** Takes the next item. A switch point. */
+  /** Waits until there is an item, and takes it. A switch point. */
   next(): Wait<IteratorResult<T, undefined>>;
   /**
-   * Takes no more items: what waits for one gets the end, and the queue keeps the item. Not
-   * a switch point.
+   * Ends the iteration. Pending calls of `next()` return `done`, and take no item. Not a
+   * switch point.
    */
   return(): Wait<IteratorResult<T, undefined>>;
-  /** Itself. */
+  /** Returns the iterator itself. */
   [Symbol.asyncIterator](): QueueIterator<T>;
 }
 
-/** What takes items in a loop, of a queue or a channel. */
+/** The iterator over a queue or a channel. */
 class Loop<T> implements QueueIterator<T> {
   readonly #take: (loop: Loop<T>) => Wait<IteratorResult<T, undefined>>;
-  /** Those that wait: nearly always one at most. */
+  /** The pending waits: nearly always one at most. */
   readonly #waiting: LoopGetter<T>[] = [];
   #isOver = false;
 
@@ -622,13 +592,13 @@ class Loop<T> implements QueueIterator<T> {
     return this.#take(this);
   }
 
-  /** Waits in a line for an item. */
+  /** Waits for an item, as the last of `getters`. */
   wait(
     getters: List<Getter<T>>,
     scope: Scope,
   ): Wait<IteratorResult<T, undefined>> {
     const waiting = this.#waiting;
-    // Those before have left their line, unless several ask at once.
+    // Earlier waits are over, unless `next()` is called several times at once.
     while (waiting.length > 0 && waiting.at(-1)!.list === null) waiting.pop();
     const getter = new LoopGetter<T>();
     waiting.push(getter);
@@ -652,10 +622,10 @@ class Loop<T> implements QueueIterator<T> {
 }
 
 /**
- * A queue, first in, first out. gevent's `Queue`, which is its `JoinableQueue`.
+ * A first-in, first-out queue. gevent's `Queue`, which is its `JoinableQueue`.
  *
- * `Queue(0)` has room for any number of items, as in gevent and in Python; what holds none
- * and hands them over is a {@linkcode Channel}.
+ * `Queue(0)` has room for any number of items, as in gevent and in Python. For a queue that
+ * keeps no items, use a {@linkcode Channel}.
  *
  * @typeParam T The type of the items.
  *
@@ -683,9 +653,9 @@ export class Queue<T> extends SimpleQueue<T> {
   /**
    * Makes a queue.
    *
-   * @param maxsize How many items there is room for; 0 or less, or nothing, for any
-   * number.
-   * @param items Those that are there from the start, as unfinished tasks.
+   * @param maxsize How many items there is room for; without limit if it is left out, or is
+   * 0 or less.
+   * @param items The first items of the queue. They count as unfinished tasks.
    * @throws {TypeError | RangeError} If `maxsize` is not an integer.
    */
   constructor(maxsize?: number | null, items: Iterable<T> = []) {
@@ -694,25 +664,28 @@ export class Queue<T> extends SimpleQueue<T> {
     if (this.#unfinished === 0) this.#finished.set();
   }
 
-  /** How many items were put for which {@linkcode Queue.taskDone} was not called. */
+  /**
+   * The number of items that were put and for which {@linkcode Queue.taskDone} was not called.
+   * gevent's `unfinished_tasks`.
+   */
   get unfinishedTasks(): number {
     return this.#unfinished;
   }
 
-  /** There is one more task. */
+  /** Counts one more task. */
   protected override accepted(): void {
     this.#unfinished++;
     this.#finished.clear();
   }
 
-  /** Its task is done with. */
+  /** Counts the task of a dropped item as done. */
   protected override dropped(): void {
-    // It may have been called too often before.
+    // taskDone() may have been called for an item that was still in the queue.
     if (this.#unfinished > 0) this.taskDone();
   }
 
   /**
-   * Says that an item that was taken is done with. gevent's `task_done`.
+   * Marks the task of one item as done. Not a switch point. gevent's `task_done`.
    *
    * @throws {RangeError} If it is called more often than items were put.
    */
@@ -726,10 +699,11 @@ export class Queue<T> extends SimpleQueue<T> {
   }
 
   /**
-   * Waits until all items are done with. A switch point. gevent's `join`.
+   * Waits until {@linkcode Queue.taskDone} was called for every item. A switch point. gevent's
+   * `join`.
    *
    * @param options How long to wait.
-   * @returns Whether they are; `false` at the timeout.
+   * @returns `true` if all tasks are done, `false` at the timeout.
    * @throws {TypeError | RangeError} If the timeout is not a number of milliseconds.
    */
   join(options: JoinOptions = NO_OPTIONS): Wait<boolean> {
@@ -737,15 +711,17 @@ export class Queue<T> extends SimpleQueue<T> {
   }
 
   /**
-   * Ends the queue: nothing can be put any more, and `get` throws when the items are
-   * gone. Loops over it end. Whoever waits to put an item gets {@linkcode ShutDown}.
-   * gevent's `shutdown`.
+   * Shuts the queue down. Not a switch point. gevent's `shutdown`.
    *
-   * A greenlet that doesn't catch the `ShutDown` ends by it, and has failed with it: `get()`
-   * of the greenlet throws it, a nursery fails with it. But the hub is not told and nothing
-   * is printed, as with a kill: a shutdown asks producers and consumers to end.
+   * From now on `put` throws {@linkcode ShutDown}. `get` and loops still take the items that
+   * are left; then `get` throws `ShutDown`, and loops end. A `put` that waits for room throws
+   * `ShutDown` now.
    *
-   * @param options Whether to drop the items, as done with.
+   * If a greenlet doesn't catch the `ShutDown`, the greenlet fails with it: its `get()` throws
+   * the error, and its nursery fails. But the error is not reported to the hub and not printed,
+   * as a shutdown asks producers and consumers to end.
+   *
+   * @param options Whether to drop the items that are left. Their tasks then count as done.
    */
   shutdown(options: ShutdownOptions = NO_OPTIONS): void {
     this.close(options.immediate ?? false);
@@ -756,7 +732,7 @@ export class Queue<T> extends SimpleQueue<T> {
 export const JoinableQueue: typeof Queue = Queue;
 
 /**
- * A queue, last in, first out. gevent's `LifoQueue`.
+ * A last-in, first-out queue. gevent's `LifoQueue`.
  *
  * @typeParam T The type of the items.
  *
@@ -769,7 +745,7 @@ export const JoinableQueue: typeof Queue = Queue;
  * ```
  */
 export class LifoQueue<T> extends Queue<T> {
-  /** Makes what keeps the items. */
+  /** Makes the container for the items. */
   protected override createItems(): QueueItems<T> {
     return new LastInFirstOut();
   }
@@ -779,16 +755,16 @@ export class LifoQueue<T> extends Queue<T> {
 export interface PriorityQueueOptions<T> {
   /** How many items there is room for. @default {Infinity} */
   maxsize?: number | null;
-  /** Those that are there from the start. @default {[]} */
+  /** The first items of the queue. @default {[]} */
   items?: Iterable<T>;
 }
 
 /**
- * A queue, the least first. gevent's `PriorityQueue`.
+ * A queue that returns the least item first. gevent's `PriorityQueue`.
  *
- * Without a comparison, numbers, strings and the like are compared by `<`, and arrays item
- * by item, as Python's tuples are: `[priority, data]`. Items that are equal come out in
- * the order in which they came.
+ * Without a `compare` function, arrays are compared item by item, as Python's tuples are:
+ * `[priority, data]`. All other items are compared with `<`. Items that are equal come out in
+ * the order in which they were put.
  *
  * @typeParam T The type of the items.
  *
@@ -808,7 +784,8 @@ export class PriorityQueue<T> extends Queue<T> {
   /**
    * Makes a queue.
    *
-   * @param compare Tells which of two items comes first, as for `Array.prototype.sort`.
+   * @param compare Compares two items, as for `Array.prototype.sort`: returns a negative number
+   * if the first argument comes out first.
    * @param options The size, and the first items.
    * @throws {TypeError} If `compare` is not a function.
    * @throws {TypeError | RangeError} If `maxsize` is not an integer.
@@ -824,15 +801,16 @@ export class PriorityQueue<T> extends Queue<T> {
     this.maxsize = options.maxsize ?? null;
   }
 
-  /** Makes what keeps the items. */
+  /** Makes the container for the items. */
   protected override createItems(): QueueItems<T> {
-    return new Heap((a, b) => this.#compare(a, b));
+    return new LeastFirst((a, b) => this.#compare(a, b));
   }
 
   /**
-   * Makes a queue of the same kind, with the same items.
+   * Makes a queue of the same class, with the same comparison and items. gevent's `copy`. Not
+   * a switch point.
    *
-   * @returns The copy. Nobody waits in it.
+   * @returns The copy. Waits of the original are not copied.
    */
   override copy(): this {
     const { maxsize } = this;
@@ -860,8 +838,8 @@ function compareOne(a: unknown, b: unknown): number {
 }
 
 /**
- * A rendezvous: a `put` waits for a `get`, and the item goes from hand to hand. gevent's
- * `Channel`.
+ * A queue that keeps no items: each `put` waits for a `get`, which takes the item directly.
+ * gevent's `Channel`.
  *
  * @typeParam T The type of the items.
  *
@@ -879,34 +857,34 @@ export class Channel<T> {
   readonly #getters: List<Getter<T>> = new List();
   readonly #putters: List<Putter<T>> = new List();
 
-  /** How many wait to put, less those that wait to get. gevent's `balance`. */
+  /** The number of waits to put, minus the number of waits to get. gevent's `balance`. */
   get balance(): number {
     return this.#putters.length - this.#getters.length;
   }
 
-  /** 0: a channel holds nothing. */
+  /** Returns 0: a channel keeps no items. gevent's `qsize`. */
   qsize(): number {
     return 0;
   }
 
-  /** `true`: a channel holds nothing. */
+  /** Returns `true`: a channel keeps no items. gevent's `empty`. */
   empty(): boolean {
     return true;
   }
 
-  /** `true`: a channel has room for nothing. */
+  /** Returns `true`: a channel has no room for items. gevent's `full`. */
   full(): boolean {
     return true;
   }
 
   /**
-   * Gives an item to one who takes it. A switch point, if nobody waits for it. gevent's
-   * `put`.
+   * Waits until a `get` takes the item. A switch point if no `get` waits now. gevent's `put`.
+   * If the wait is interrupted, no `get` takes the item.
    *
    * @param item The item.
-   * @param options Whether and how long to wait.
+   * @param options Whether to wait, and how long.
    * @returns Nothing.
-   * @throws {Full} If nobody takes it in time.
+   * @throws {Full} If no `get` takes the item in time.
    * @throws {TypeError | RangeError} If the timeout is not a number of milliseconds.
    */
   put(item: T, options: QueueOptions = NO_OPTIONS): Wait<void> {
@@ -921,29 +899,29 @@ export class Channel<T> {
     const scope = currentScope();
     const due = checkpoint(scope);
     if (due !== null) return due;
-    if (!block) return failedWait(new Full("Nobody takes it from the channel"));
+    if (!block) return failedWait(new Full("No get() waits for an item"));
     const putter = new Putter(item);
     this.#putters.add(putter);
     return putter.limit(timeout).suspend(scope);
   }
 
   /**
-   * Gives an item to one who waits for it. Not a switch point. gevent's `put_nowait`.
+   * Hands an item to a waiting `get`. Not a switch point. gevent's `put_nowait`.
    *
    * @param item The item.
-   * @throws {Full} If nobody waits.
+   * @throws {Full} If no `get` waits.
    */
   putNowait(item: T): void {
     const getter = this.#getters.shift();
-    if (getter === null) throw new Full("Nobody takes it from the channel");
+    if (getter === null) throw new Full("No get() waits for an item");
     getter.take(item);
   }
 
   /**
-   * Takes an item from one who gives it. A switch point, if nobody waits to. gevent's
-   * `get`.
+   * Waits until a `put` offers an item, and takes it. A switch point if no `put` waits now.
+   * gevent's `get`. If the wait is interrupted, it takes no item.
    *
-   * @param options Whether and how long to wait.
+   * @param options Whether to wait, and how long.
    * @returns The item.
    * @throws {Empty} If there is none in time.
    * @throws {TypeError | RangeError} If the timeout is not a number of milliseconds.
@@ -960,28 +938,27 @@ export class Channel<T> {
       putter.switch();
       return readyWait(putter.item);
     }
-    if (!block) return failedWait(new Empty("Nobody gives it to the channel"));
+    if (!block) return failedWait(new Empty("No put() offers an item"));
     const getter = new Getter<T>();
     this.#getters.add(getter);
     return getter.limit(timeout).suspend(scope) as Wait<T>;
   }
 
   /**
-   * Takes an item from one who waits to give it. Not a switch point. gevent's
-   * `get_nowait`.
+   * Takes the item of a waiting `put`. Not a switch point. gevent's `get_nowait`.
    *
    * @returns The item.
-   * @throws {Empty} If nobody waits.
+   * @throws {Empty} If no `put` waits.
    */
   getNowait(): T {
     const putter = this.#putters.shift();
-    if (putter === null) throw new Empty("Nobody gives it to the channel");
+    if (putter === null) throw new Empty("No put() offers an item");
     putter.switch();
     return putter.item;
   }
 
   /**
-   * Takes items for ever, in a `for await` loop.
+   * Takes items in a `for await` loop, which never ends by itself.
    *
    * @returns The iterator. In a generator body call `yield* iterator.next()`.
    */

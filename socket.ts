@@ -25,7 +25,7 @@
  * @module
  */
 
-import { checkOptions, numberError, show } from "./_base/checks.ts";
+import { checkOptions, isObject, numberError, show } from "./_base/checks.ts";
 import { bare, NO_OPTIONS, then } from "./_base/language.ts";
 import { getOriginal } from "./_base/properties.ts";
 import { Begun } from "./_hub/begun.ts";
@@ -1080,8 +1080,4 @@ function bytesOf(data: unknown, what: string, name: string): Uint8Array {
       show(data)
     }`,
   );
-}
-
-function isObject(value: unknown): value is object {
-  return typeof value === "object" && value !== null;
 }

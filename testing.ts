@@ -1,5 +1,5 @@
 /**
- * A clock for tests of code with greenlets: time goes by when the test says so.
+ * A clock for tests of code with greenlets. The test moves time by hand.
  *
  * ```ts
  * import { sleep, spawn } from "@gevent/gevent";
@@ -29,29 +29,28 @@ import {
   useClock,
 } from "./_hub/timers.ts";
 
-/** How many deadlines {@linkcode TestClock.runAll} goes to, if it isn't told. */
+/** The default limit of {@linkcode TestClock.runAll}. */
 const MOST_DEADLINES = 10_000;
 
 /**
- * - `ready`: moves when it is told to
- * - `moving`: goes from deadline to deadline
- * - `disposed`: moves no more
+ * - `ready`: in use, and not moving
+ * - `moving`: going from deadline to deadline
+ * - `disposed`: no longer in use
  */
 type State = "ready" | "moving" | "disposed";
 
 /**
- * A clock that moves the library's time by hand. While it is in use, these move by it and by
- * nothing else: `sleep()`, `spawnLater()`, every timeout and limit, and the grace of a kill;
- * under `patch()` also `setTimeout()` and `setInterval()`, in greenlets and outside, if they
- * are set while the clock is in use. Timers that run already when it is made keep what
- * remains of them, and so do those that are left when it is disposed of.
+ * A clock that a test moves by hand, in place of real time. gevent has none.
  *
- * Not moved: timers that aren't patched, `Date`, `performance.now()`, `AbortSignal.timeout()`
- * and all that comes from outside the process.
+ * While it is in use, it alone moves `sleep()`, `spawnLater()`, every timeout, and the grace
+ * of a kill. Under `patch()` it also moves each `setTimeout()` and `setInterval()` that is set
+ * while the clock is in use, in greenlets and outside. Timers that run when the clock is made
+ * keep their remaining time, and so do timers that are left when it is disposed of.
  *
- * gevent and greenlet have nothing like it.
+ * It does not move unpatched timers, `Date`, `performance.now()`, `AbortSignal.timeout()`, or
+ * anything from outside the process.
  *
- * @example A limit
+ * @example A time limit
  * ```ts
  * import { spawn, Timeout, until, withTimeout } from "@gevent/gevent";
  * import { TestClock } from "@gevent/gevent/testing";
@@ -66,17 +65,17 @@ type State = "ready" | "moving" | "disposed";
  * ```
  */
 export class TestClock implements Disposable {
-  /** The library's time when the clock was made: whole, as deadlines are. */
+  /** The library's time when the clock was made, as a whole number, as deadlines are. */
   readonly #base = Math.ceil(now());
   #time = 0;
   #state: State = "ready";
-  /** What the library has to be called for next. */
+  /** The next deadline, and the callback to call then. */
   #due: { time: number; callback: () => void } | null = null;
 
   /**
-   * Makes a clock and puts it in use.
+   * Makes a clock and starts to use it.
    *
-   * @throws {Error} If another one is in use.
+   * @throws {Error} If another clock is in use.
    */
   constructor() {
     if (isMovedByHand()) {
@@ -87,7 +86,7 @@ export class TestClock implements Disposable {
     const clock: Clock = {
       now: () => this.#base + this.#time,
       callAt: (time, callback) => {
-        // The runtime calls its timers in the context in which they were set.
+        // Calls it in the context in which the timer was set, as the runtime does.
         this.#due = { time, callback: AsyncResource.bind(callback) };
       },
       cancel: () => {
@@ -102,20 +101,19 @@ export class TestClock implements Disposable {
     return this.#time;
   }
 
-  /** How many timers run: sleeps, limits, and what else waits for time. */
+  /** The number of running timers: sleeps, time limits and all others. */
   get pending(): number {
     return countTimers();
   }
 
   /**
-   * Moves time on, from deadline to deadline in their order. At each one it waits until all
-   * greenlets wait again, so that a sleep that one of them begins within the span is over
-   * within it, too. Not a switch point: an interrupt of the greenlet that calls it does not
-   * stop the clock.
+   * Moves time on by a number of milliseconds. It stops at each deadline on the way until all
+   * greenlets wait again, so a sleep that begins and ends within the span ends in this call.
+   * Not a switch point: an interrupt of the calling greenlet does not stop the clock.
    *
-   * @param ms How many milliseconds, at least 0. `Infinity` is refused: see
+   * @param ms How many milliseconds: at least 0 and finite. To reach all deadlines, use
    * {@linkcode TestClock.runAll}.
-   * @throws {TypeError | RangeError} If `ms` is not a number of milliseconds.
+   * @throws {TypeError | RangeError} If `ms` is not such a number.
    * @throws {Error} If the clock is moving already, or was disposed of.
    *
    * @example Two sleeps
@@ -152,7 +150,7 @@ export class TestClock implements Disposable {
   /**
    * Moves time on to the next deadline, if there is one. Not a switch point.
    *
-   * @returns Whether there was one.
+   * @returns `true` if there was one.
    * @throws {Error} If the clock is moving already, or was disposed of.
    *
    * @example Usage
@@ -178,10 +176,10 @@ export class TestClock implements Disposable {
   /**
    * Moves time on until no timer is left. Not a switch point.
    *
-   * @param limit To how many deadlines at most.
+   * @param limit The greatest number of deadlines to reach.
    * @throws {TypeError | RangeError} If `limit` is not a positive integer.
-   * @throws {Error} If there is another deadline after the last, as with an interval; or if
-   * the clock is moving already, or was disposed of.
+   * @throws {Error} If timers are left after `limit` deadlines, as with an interval; or if the
+   * clock is moving already, or was disposed of.
    *
    * @example Usage
    * ```ts
@@ -204,15 +202,15 @@ export class TestClock implements Disposable {
         await restOfHub();
         if (this.#due === null) break;
         throw new Error(
-          `Cannot run all timers as there are more after ${limit} deadlines`,
+          `Cannot run all timers as some are left after ${limit} deadlines`,
         );
       }
     });
   }
 
   /**
-   * Gives time back to the runtime. Timers that are left go on in real time, with what
-   * remains of them. Does nothing when it was called before.
+   * Stops using the clock. Timers that are left go on in real time, with their remaining time.
+   * Does nothing if it was called before.
    */
   [Symbol.dispose](): void {
     if (this.#state === "disposed") return;
@@ -242,17 +240,17 @@ export class TestClock implements Disposable {
     }
   }
 
-  /** Waits for rest, and goes to the next deadline if it comes by `end`. */
+  /** Waits until all greenlets wait, and goes to the next deadline if it is at most `end`. */
   async #step(end: number): Promise<boolean> {
     await restOfHub();
     const due = this.#due;
     if (due === null || due.time - this.#base > end) return false;
     this.#due = null;
     this.#time = Math.max(this.#time, due.time - this.#base);
-    // From the event loop, as the runtime calls its timers.
+    // Calls the callback from the event loop, as the runtime calls its timers.
     await new Promise<void>((resolve) =>
       setImmediate(() => {
-        // It may have been taken back, or given to the runtime, before the loop has turned.
+        // Before the loop turned, the clock may have been disposed of.
         if (this.#isInUse) due.callback();
         resolve();
       })

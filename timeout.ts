@@ -1,5 +1,5 @@
 /**
- * Time limits that end what they limit.
+ * Time limits that stop the code they limit.
  *
  * ```ts
  * import { sleep, Timeout, withTimeout } from "@gevent/gevent";

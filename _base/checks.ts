@@ -9,6 +9,16 @@ export function show(value: unknown): string {
   return typeof value === "string" ? JSON.stringify(value) : String(value);
 }
 
+/** Whether it is an object, and no function. */
+export function isObject(value: unknown): value is object {
+  return typeof value === "object" && value !== null;
+}
+
+/** Whether it is an object or a function: what can have properties of its own. */
+export function isObjectOrFunction(value: unknown): value is object {
+  return isObject(value) || typeof value === "function";
+}
+
 /**
  * Checks options: what is none would be passed over in silence, such as the 5 of `join(5)`.
  *
@@ -16,7 +26,7 @@ export function show(value: unknown): string {
  * @throws {TypeError} If they are no object.
  */
 export function checkOptions(options: unknown, what: string): void {
-  if (typeof options === "object" && options !== null) return;
+  if (isObject(options)) return;
   throw new TypeError(
     `Cannot ${what} as the options must be an object: received ${
       show(options)

@@ -11,7 +11,8 @@
 const { then: original } = Promise.prototype;
 const { apply } = Reflect;
 
-function ignore(): void {}
+/** Does nothing. */
+export function ignore(): void {}
 
 /**
  * Calls back when a promise settles, as `await` would go on: by the original `then`, unless

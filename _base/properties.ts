@@ -1,12 +1,13 @@
 /**
- * Replaced properties, and what they were before.
+ * Replaces properties, and restores them.
  *
  * @module
  */
 
+import { isObjectOrFunction } from "./checks.ts";
 import { property } from "./language.ts";
 
-/** What is on top of an original property: the last of `layers` is in force. */
+/** A replaced property. It has the value of the last of `layers`. */
 interface Item {
   readonly original: PropertyDescriptor | undefined;
   readonly layers: PropertyDescriptor[];
@@ -15,16 +16,16 @@ interface Item {
 const items = new WeakMap<object, Map<PropertyKey, Item>>();
 
 /**
- * Replaces one property of an object. gevent's `patch_item`.
+ * Replaces one property of an object. Not a switch point. gevent's `patch_item`.
  *
- * Replacements of one property may be taken back in any order: what is in force is the
- * last of those that are left, or the original.
+ * Several replacements of one property may be disposed of in any order. The property has the
+ * latest value that is left, or else the original value.
  *
- * @param object Whose property it is: an object or a function, and not the namespace of a
- * module, which JavaScript makes read-only.
- * @param name The property; need not be there.
+ * @param object The object or function. A module's namespace is refused, as JavaScript makes it
+ * read-only.
+ * @param name The property. It need not exist.
  * @param value The replacement.
- * @returns What puts the original back, when it is disposed of.
+ * @returns An object that restores the original when it is disposed of.
  * @throws {TypeError} If the property can't be replaced.
  *
  * @example Usage
@@ -47,7 +48,7 @@ export function patchItem<T extends object, K extends PropertyKey>(
   return patchProperty(object, name, { value, writable: true });
 }
 
-/** Replaces one property by another, which may be an accessor. */
+/** Replaces one property with another, which may have a getter. */
 export function patchProperty(
   object: object,
   name: PropertyKey,
@@ -61,10 +62,10 @@ export function patchProperty(
     layers: [],
   };
   item.layers.push(layer);
-  if (!put(object, name, item)) {
+  if (!apply(object, name, item)) {
     item.layers.pop();
     throw new TypeError(
-      `Cannot ${what} as the property is read-only: patch an object that can be changed, as a module's namespace can't`,
+      `Cannot ${what} as the property is read-only: patch an object that can be changed, not a module's namespace`,
     );
   }
   ofObject.set(name, item);
@@ -74,14 +75,14 @@ export function patchProperty(
       const i = item.layers.indexOf(layer);
       if (i < 0) return;
       item.layers.splice(i, 1);
-      put(object, name, item);
+      apply(object, name, item);
       if (item.layers.length === 0) ofObject.delete(name);
     },
   };
 }
 
-/** Puts in force what is on top; returns whether the object has let it happen. */
-function put(object: object, name: PropertyKey, item: Item): boolean {
+/** Defines the property with its latest value. Returns whether the object has allowed that. */
+function apply(object: object, name: PropertyKey, item: Item): boolean {
   const { original, layers } = item;
   const layer = layers.at(-1);
   if (layer !== undefined) {
@@ -91,7 +92,7 @@ function put(object: object, name: PropertyKey, item: Item): boolean {
       property({
         ...layer,
         enumerable: original?.enumerable ?? layer.enumerable ?? true,
-        // A sealed object's property can be replaced, as long as it is not to be unsealed.
+        // A property of a sealed object can be replaced if it stays not configurable.
         configurable: original?.configurable ?? true,
       }),
     );
@@ -102,13 +103,12 @@ function put(object: object, name: PropertyKey, item: Item): boolean {
 }
 
 /**
- * Replaces several properties of an object. gevent's `patch_module`.
+ * Replaces several properties of an object. Not a switch point. gevent's `patch_module`.
  *
- * @param target Whose properties they are.
- * @param replacements The replacements, under the properties' names; its enumerable own
- * properties are taken.
- * @returns What puts the originals back, when it is disposed of.
- * @throws {TypeError} If a property can't be replaced; none is, then.
+ * @param target The object or function.
+ * @param replacements An object whose own enumerable properties are the replacements.
+ * @returns An object that restores the originals when it is disposed of.
+ * @throws {TypeError} If a property can't be replaced. Then none is replaced.
  *
  * @example Usage
  * ```ts
@@ -130,7 +130,7 @@ export function patchModule<T extends object>(
   const patched = new DisposableStack();
   try {
     for (const name of Reflect.ownKeys(replacements) as (keyof T)[]) {
-      // Of a module's namespace, all but the tag by which it calls itself a module.
+      // Leaves out the tag of a module's namespace.
       if (!Object.prototype.propertyIsEnumerable.call(replacements, name)) {
         continue;
       }
@@ -144,11 +144,12 @@ export function patchModule<T extends object>(
 }
 
 /**
- * What a property was before it was replaced. gevent's `get_original`.
+ * Returns the value that a property had before it was replaced. Not a switch point. gevent's
+ * `get_original`.
  *
- * @param object Whose property it is.
+ * @param object The object or function.
  * @param name The property.
- * @returns The original, or what is there if that was not replaced.
+ * @returns The original value; the current value if the property was not replaced.
  *
  * @example Usage
  * ```ts
@@ -182,21 +183,19 @@ export function getOriginal<T extends object, K extends keyof T>(
 }
 
 function checkObject(object: unknown, what: string): void {
-  const isObject = typeof object === "object" && object !== null ||
-    typeof object === "function";
-  if (!isObject) {
+  if (!isObjectOrFunction(object)) {
     throw new TypeError(
       `Cannot ${what} as it must be of an object: received ${String(object)}`,
     );
   }
 }
 
-/** Makes `replacement` look like `original` to those who ask for its properties. */
+/** Gives `replacement` the properties of `original`. */
 export function mimic<F extends (...args: never[]) => unknown>(
   replacement: F,
   original: (...args: never[]) => unknown,
 ): F {
-  // Name and length, and by a symbol what `util.promisify` makes of `setTimeout`.
+  // These are its name, its length, and the symbol for `util.promisify` of `setTimeout`.
   Reflect.ownKeys(original).forEach((name) => {
     if (name === "prototype") return;
     const descriptor = Object.getOwnPropertyDescriptor(original, name)!;

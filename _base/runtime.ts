@@ -1,10 +1,14 @@
 /**
- * Functions that the runtime keeps for itself.
+ * The one module that looks into the runtime: for functions that it keeps for itself, and
+ * for properties that it hides under symbols.
  *
- * Whoever uses one of them has another way where it is missing, and tries it first.
+ * Nothing here throws. Each use tries what was found before it relies on it, and has another
+ * way where something is missing.
  *
  * @module
  */
+
+import { isObject } from "./checks.ts";
 
 /** All values that are in force by `AsyncLocalStorage`. */
 export type Mapping =
@@ -51,4 +55,49 @@ export function findShared(): Record<string, unknown> & {
     string,
     unknown
   >;
+}
+
+/** The symbols under which an object itself has properties; none, if it is no object. */
+export function symbolsOf(object: unknown): symbol[] {
+  return isObject(object) ? Object.getOwnPropertySymbols(object) : [];
+}
+
+/**
+ * The symbol under which the runtime keeps a property of an object; `undefined` if there is
+ * none of that name.
+ */
+export function findSymbol(object: unknown, name: string): symbol | undefined {
+  return symbolsOf(object).find(({ description }) => description === name);
+}
+
+/** The lists of listeners that event targets may keep, by the type of the event. */
+export function listenerListsOf(target: object, type: string): unknown[][] {
+  return symbolsOf(target).map((symbol) =>
+    (Reflect.get(target, symbol) as Listening | null | undefined)?.listeners
+      ?.[type]
+  ).filter((list) => Array.isArray(list));
+}
+
+/** What the runtime keeps of an event target. */
+interface Listening {
+  listeners?: Record<string, unknown>;
+}
+
+/**
+ * Whether the module with which the program has begun has failed, and with this error. To
+ * import it again gives what has become of it, and runs nothing.
+ */
+export async function hasMainModuleFailed(error: unknown): Promise<boolean> {
+  const { Deno, location, WorkerGlobalScope } = globalThis as
+    & typeof globalThis
+    & { WorkerGlobalScope?: unknown };
+  const main = Deno?.mainModule ??
+    (WorkerGlobalScope === undefined ? undefined : location?.href);
+  if (main === undefined) return false;
+  try {
+    await import(main);
+    return false;
+  } catch (failure) {
+    return failure === error;
+  }
 }

@@ -8,6 +8,7 @@
  * @module
  */
 
+import { isObject } from "../_base/checks.ts";
 import { getOriginal } from "../_base/properties.ts";
 import { Stamp } from "../_base/stamp.ts";
 import { byteStreamOf } from "./byte_streams.ts";
@@ -82,11 +83,11 @@ export class Accepter extends QueuedWait<Accepter, Deno.Conn> {
   }
 }
 
-/** The connections of a listener, in order, whoever accepts them. */
+/** The connections of a listener, in order, and the waits for them. */
 export class Connections extends Inbox<Deno.Conn, Accepter, Deno.Conn> {
   readonly #listener: Deno.Listener;
   readonly #accept: Accept;
-  /** What is under way, where the listener's own `ref` and `unref` do not reach it. */
+  /** The operation in progress, if the listener's own `ref` and `unref` don't affect it. */
   readonly #begun: Begun | null;
   #conns: Deno.Conn[] = [];
 
@@ -99,7 +100,7 @@ export class Connections extends Inbox<Deno.Conn, Accepter, Deno.Conn> {
     super(sources, hold);
     this.#listener = listener;
     this.#accept = accept;
-    // The runtime does not tell the `accept` of TLS.
+    // `ref` and `unref` of a TLS listener don't affect its `accept`.
     this.#begun = listener.constructor.name === "TlsListener"
       ? new Begun()
       : null;
@@ -145,13 +146,13 @@ export class Connections extends Inbox<Deno.Conn, Accepter, Deno.Conn> {
   }
 }
 
-/** The bytes of a connection, which may be read by its stream as well. */
+/** The bytes of a connection. `read` and the stream `readable` both take them. */
 export class ConnBytes extends Bytes {
-  /** How they are read, if not by the connection's own method. */
+  /** The runtime's operations to read with; `null` to use the connection's own method. */
   readonly #operations: SocketOps | null;
-  /** The operation by which we read, of which the connection then knows nothing. */
+  /** The id of our read operation. The connection's `ref` and `unref` don't affect it. */
   #reading = NONE;
-  /** Whether its user wants them to keep the process alive. */
+  /** Whether reads keep the process alive, as set by the user with `ref` and `unref`. */
   #keepsAlive: boolean;
 
   constructor(
@@ -209,7 +210,7 @@ export class ConnBytes extends Bytes {
       : this.#operations.read(this.owner, buffer);
   }
 
-  /** What an operation that has begun is known by, if we have begun it. */
+  /** Returns the id of a read, if it is an operation that we have begun. */
   #idOf(reading: Promise<unknown>): number {
     const operations = this.#operations;
     if (operations === null) return NONE;
@@ -219,7 +220,7 @@ export class ConnBytes extends Bytes {
   }
 
   protected override keep(count: number | null): void {
-    // The method has no zero, as the buffer is not empty; the operation has no `null`.
+    // At the end the method returns `null`, and the operation returns 0.
     super.keep(count || null);
   }
 
@@ -229,8 +230,8 @@ export class ConnBytes extends Bytes {
 }
 
 /**
- * What reads a connection: kept in a private field of it, which nobody sees, and which
- * takes a fifth of the time of a `WeakMap` with hundreds of them.
+ * Keeps the bytes of a connection in a private field of the connection. This takes a fifth of
+ * the time of a `WeakMap` with hundreds of connections.
  */
 export class BytesOf extends Stamp {
   #bytes: ConnBytes | undefined;
@@ -250,8 +251,9 @@ export class BytesOf extends Stamp {
 }
 
 /**
- * By which operations a connection is read and written, if not by its methods: one that has
- * come to us before anybody else got it, so that we know of each `ref` and `unref`.
+ * Keeps the operations with which a connection is read and written, if these are not its own
+ * methods. It is set on a new connection before the program gets it, so that we see each `ref`
+ * and `unref`.
  */
 export class OperationsOf extends Stamp {
   #operations: SocketOps | null = null;
@@ -270,7 +272,7 @@ export class OperationsOf extends Stamp {
   }
 }
 
-/** What writes to a connection. */
+/** Keeps the writes of a connection. */
 export class WritesOf extends Stamp {
   #writes: Writes | undefined;
 
@@ -287,7 +289,7 @@ export class WritesOf extends Stamp {
 export const readableOf = new WeakMap<object, Readable>();
 export const connectionsOf = new WeakMap<object, Connections>();
 
-/** What the runtime's own stream of a connection is, but for how it reads. */
+/** Makes a stream of a connection. It does what the runtime's stream does, and reads our bytes. */
 export function readableBy(
   conn: Disposable,
   takeBytes: () => ConnBytes,
@@ -295,7 +297,7 @@ export function readableBy(
   return byteStreamOf(takeBytes, () => conn[Symbol.dispose](), streamError);
 }
 
-/** As the runtime words it. */
+/** Returns an error with the runtime's words. */
 function streamError(error: unknown): unknown {
   if (
     error instanceof Deno.errors.BadResource &&
@@ -304,8 +306,4 @@ function streamError(error: unknown): unknown {
     error.message = "The stream's underlying resource was closed or consumed";
   }
   return error;
-}
-
-function isObject(value: unknown): value is object {
-  return typeof value === "object" && value !== null;
 }

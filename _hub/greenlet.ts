@@ -18,10 +18,13 @@ import { Timeout } from "./timeout.ts";
 import {
   current,
   currentScope,
-  originOf,
+  forgetScopeOf,
+  knownScopeOf,
+  ownScopeOf,
   runDetached,
+  ScopedGreenlet,
   scopeOf,
-  setOwnScope,
+  spawnerOf,
 } from "./current.ts";
 import { failureFor } from "./interrupts.ts";
 import {
@@ -37,7 +40,7 @@ import { main, report } from "./main.ts";
 import { OutcomeWait } from "./outcome.ts";
 import { reportInTurn, reportUnlessTaken, takeError } from "./reports.ts";
 import { runSoon, turn, wake } from "./run_queue.ts";
-import { GRACE, type Origin, Scope } from "./scope.ts";
+import { GRACE } from "./scope.ts";
 import { startSoon } from "./start_queue.ts";
 import {
   checkpoint,
@@ -160,14 +163,11 @@ export let spawnQuietly: (run: () => unknown) => Greenlet;
  * console.log(greenlet.dead); // true
  * ```
  */
-export class Greenlet<T = unknown> extends core.Greenlet
+export class Greenlet<T = unknown> extends ScopedGreenlet
   implements Waitable, AsyncDisposable {
   // What is private and no field is static: with private methods each instance would be
   // larger by 8 bytes, of which 200,000 that are alive at once are copied twice.
   #state: State = "pending";
-  /** `null` before the body begins, and when it has ended, if nobody may ask for it. */
-  #scope: Scope | null = null;
-  readonly #origin: Origin;
   #outcome: unknown = undefined;
   // A single one is kept as it is, and `joinAll` needs no more than that: 140 bytes less.
   // Of `this`, which a type argument of the class can't say.
@@ -178,16 +178,9 @@ export class Greenlet<T = unknown> extends core.Greenlet
   readonly args: readonly unknown[];
 
   static {
-    setOwnScope(
-      (greenlet) => #scope in greenlet ? Greenlet.#flowOf(greenlet) : undefined,
-      (greenlet, error) => {
-        const own = greenlet as Greenlet;
-        Greenlet.#finish(own, leftSuspended(own, error), true);
-      },
-    );
     spawnQuietly = (run) => {
       const greenlet = new Greenlet(run);
-      Greenlet.#flowOf(greenlet).errorIsHandled = true;
+      ownScopeOf(greenlet).errorIsHandled = true;
       greenlet.start();
       return greenlet;
     };
@@ -196,7 +189,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
     fail = (error) => Greenlet.#fail(own(), error);
     begin = (greenlet) => Greenlet.#begin(greenlet);
     hasSwitched = (greenlet) =>
-      greenlet.#state === "running" && !isAwaiting(greenlet.#scope!) &&
+      greenlet.#state === "running" && !isAwaiting(ownScopeOf(greenlet)) &&
       core.getCurrent() !== greenlet;
     callLone = (greenlet) => {
       const link = greenlet.#links;
@@ -222,7 +215,6 @@ export class Greenlet<T = unknown> extends core.Greenlet
   ) {
     super(run, main);
     this.args = args.length === 0 ? NONE : args;
-    this.#origin = originOf(currentScope());
   }
 
   /**
@@ -403,7 +395,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
    * referred to. gevent's `spawning_greenlet`.
    */
   get spawningGreenlet(): core.Greenlet | undefined {
-    return this.#origin.spawner.deref();
+    return spawnerOf(this);
   }
 
   /**
@@ -427,12 +419,12 @@ export class Greenlet<T = unknown> extends core.Greenlet
    * ```
    */
   get spawnTreeLocals(): Record<PropertyKey, unknown> {
-    return Greenlet.#flowOf(this).treeLocals;
+    return ownScopeOf(this).treeLocals;
   }
 
   /** See the getter. */
   set spawnTreeLocals(locals: Record<PropertyKey, unknown>) {
-    Greenlet.#flowOf(this).treeLocals = locals;
+    ownScopeOf(this).treeLocals = locals;
   }
 
   /**
@@ -456,7 +448,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
     let abort = aborts.get(this);
     if (abort === undefined) {
       aborts.set(this, abort = new AbortController());
-      const killed = this.#scope?.killed ?? null;
+      const killed = knownScopeOf(this)?.killed ?? null;
       if (killed !== null) abort.abort(killed.error);
       // To the core, one that was killed before it started has not even started.
       else if (this.dead && !super.dead) abort.abort(this.#outcome);
@@ -485,7 +477,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
   startLater(ms: number): void {
     checkDuration(ms, "start later");
     if (!Greenlet.#schedule(this)) return;
-    enlist(Greenlet.#flowOf(this));
+    enlist(ownScopeOf(this));
     // In the order of the timers, to which it is one of those who wake.
     const due = new Promise<void>((resolve) => {
       const delay = { wake: resolve, expired: () => wake(delay) };
@@ -494,17 +486,9 @@ export class Greenlet<T = unknown> extends core.Greenlet
     then(due, () => begin(this));
   }
 
-  /** The scope, from the time on when something is to be known of it. */
-  static #flowOf(greenlet: Greenlet): Scope {
-    if (greenlet.#scope !== null) return greenlet.#scope;
-    const scope = greenlet.#scope = new Scope(greenlet);
-    scope.root = greenlet.#origin.root;
-    return scope;
-  }
-
   static #begin(greenlet: Greenlet): void {
     if (greenlet.#state !== "scheduled") return;
-    const scope = Greenlet.#flowOf(greenlet);
+    const scope = ownScopeOf(greenlet);
     enlist(scope);
     current.run(scope, enter, greenlet);
   }
@@ -552,7 +536,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
     if (this.#state === "pending") Greenlet.#schedule(this);
     if (this.#state === "scheduled") {
       this.#state = "running";
-      if (current.get() !== this.#scope) enlist(Greenlet.#flowOf(this));
+      if (current.get() !== knownScopeOf(this)) enlist(ownScopeOf(this));
     }
     return Reflect.apply(super.switch, this, args) as core.Switch<S>;
   }
@@ -560,7 +544,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
   /** Takes the body away, to begin in its own context wherever it is switched to. */
   protected override takeRun(): (...args: never[]) => unknown {
     const run = super.takeRun();
-    const scope = this.#scope;
+    const scope = knownScopeOf(this);
     if (scope === null || current.get() === scope) return run;
     return (...args) => current.run(scope, () => run.apply(this, args));
   }
@@ -582,14 +566,14 @@ export class Greenlet<T = unknown> extends core.Greenlet
     const thrown = instanceOf(error);
     if (!Greenlet.#dieBeforeStart(this, thrown) && !this.dead) {
       if (core.getCurrent() === this) throw thrown;
-      this.#scope!.interrupt(thrown);
+      ownScopeOf(this).interrupt(thrown);
     }
     return PERFORMED as core.Switch<unknown> as core.Switch<S>;
   }
 
   /** What has become of the body, in the core's eyes. */
   protected override ended(outcome: unknown, failed: boolean): void {
-    const scope = Greenlet.#flowOf(this);
+    const scope = ownScopeOf(this);
     if (failed || scope.isEscalation(outcome)) {
       return Greenlet.#fail(this, outcome);
     }
@@ -602,13 +586,13 @@ export class Greenlet<T = unknown> extends core.Greenlet
 
   /** The body has thrown. */
   static #fail(greenlet: Greenlet, error: unknown): void {
-    Greenlet.#finish(greenlet, failureFor(error, greenlet.#scope!), true);
+    Greenlet.#finish(greenlet, failureFor(error, ownScopeOf(greenlet)), true);
   }
 
   static #finish(greenlet: Greenlet, outcome: unknown, failed: boolean): void {
     if (greenlet.dead) return;
     const fails = failed && !(outcome instanceof GreenletExit);
-    const scope = greenlet.#scope;
+    const scope = knownScopeOf(greenlet);
     if (greenlet.#state !== "pending") delist(scope);
     greenlet.#state = fails ? "failed" : "succeeded";
     greenlet.#outcome = outcome;
@@ -616,7 +600,7 @@ export class Greenlet<T = unknown> extends core.Greenlet
     (greenlet as { args: readonly unknown[] }).args = NONE;
     if (scope !== null) {
       scope.close();
-      if (!scope.isKept) greenlet.#scope = null;
+      if (!scope.isKept) forgetScopeOf(greenlet);
     }
     if (greenlet.#links instanceof Links) greenlet.#links.schedule();
     else if (greenlet.#links !== null) runSoon(callLone, greenlet);
@@ -916,17 +900,6 @@ const PERFORMED: core.Switch<undefined> = {
   },
 };
 
-/** What comes of a body that is past all patience. */
-export function leftSuspended(
-  greenlet: core.Greenlet,
-  error: unknown,
-): GreenletError {
-  return new GreenletError(
-    `${greenlet} was left suspended for good as it has swallowed its kill again and again`,
-    { cause: error },
-  );
-}
-
 /** The wait for a greenlet's end. */
 class Joining extends LinkedWait<Greenlet, void> {
   override linked(): void {
@@ -942,8 +915,7 @@ class Joining extends LinkedWait<Greenlet, void> {
 type RawState = "core" | "following" | "ended";
 
 /** One of the core's greenlets, with what there is to know of its scope. */
-export class RawGreenlet extends core.Greenlet {
-  readonly #origin = originOf(currentScope());
+export class RawGreenlet extends ScopedGreenlet {
   #state: RawState = "core";
 
   override get dead(): boolean {
@@ -961,7 +933,7 @@ export class RawGreenlet extends core.Greenlet {
   }
 
   get spawningGreenlet(): core.Greenlet | undefined {
-    return this.#origin.spawner.deref();
+    return spawnerOf(this);
   }
 
   get spawnTreeLocals(): Record<PropertyKey, unknown> {
@@ -1085,7 +1057,7 @@ async function throwSoon(
   scope.kill(error, grace);
   const { throw: fail, return: end } = core.Greenlet.prototype;
   try {
-    (wait.endsBody ? end : fail).call(greenlet, error);
+    (wait.state === "returned" ? end : fail).call(greenlet, error);
   } catch (thrown) {
     report(greenlet, thrown);
   }

@@ -8,6 +8,7 @@
  */
 
 import { type Greenlet, GreenletError, GreenletExit } from "../greenlet.ts";
+import { isObject } from "../_base/checks.ts";
 import { consistsOf, eachWrapped, findWrapped } from "./wrapped.ts";
 
 /** What is interrupted: a scope, of which no more has to be known here. */
@@ -100,10 +101,6 @@ export function isRecipient(error: unknown, greenlet: Greenlet): boolean {
 
 /** What stands for another error; see {@linkcode standIn}. */
 const standIns = new WeakMap<object, unknown>();
-
-export function isObject(value: unknown): value is object {
-  return typeof value === "object" && value !== null;
-}
 
 /**
  * What a scope has to fail with that got `error` by a promise which it shares. An exit

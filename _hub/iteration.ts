@@ -7,6 +7,8 @@
  * @module
  */
 
+import { isObjectOrFunction } from "../_base/checks.ts";
+import { ignore } from "../_base/language.ts";
 import { composed } from "./composed.ts";
 import { isThenable } from "../_base/thenable.ts";
 import { getCurrent } from "./current.ts";
@@ -94,7 +96,7 @@ export class Iteration<T> {
   }
 
   #stepOf(step: Step<T>): Step<T> {
-    if (!isObject(step)) {
+    if (!isObjectOrFunction(step)) {
       throw new TypeError(
         `Cannot take from the iterator as a result must be an object: received ${
           String(step)
@@ -122,7 +124,7 @@ export class Iteration<T> {
       const closing = this.#end();
       if (!isThenable(closing)) return;
       if (!isStuck) return void await closing;
-      closing.then(undefined, () => {});
+      closing.then(undefined, ignore);
       await Promise.race([
         closing,
         new Promise<void>((resolve) => inTurns(2, resolve)),
@@ -134,7 +136,7 @@ export class Iteration<T> {
   closeSoon(): void {
     try {
       const closing = this.#end();
-      if (isThenable(closing)) closing.then(undefined, () => {});
+      if (isThenable(closing)) closing.then(undefined, ignore);
     } catch {
       // There is an error already for which it is closed.
     }
@@ -147,9 +149,4 @@ export class Iteration<T> {
     const end = iterator.return;
     return end === undefined || end === null ? undefined : end.call(iterator);
   }
-}
-
-function isObject(value: unknown): value is object {
-  return typeof value === "object" && value !== null ||
-    typeof value === "function";
 }

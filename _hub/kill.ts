@@ -67,7 +67,7 @@ export function endAll(
   const scope = currentScope();
   const ending = new Ending(scope, alive);
   const wait = ending.suspend(scope);
-  const { escalated } = scope;
+  const escalated = scope.escalateIfOverdue();
   if (escalated !== null) ending.interrupt(escalated.error, true);
   return wait;
 }
@@ -111,5 +111,5 @@ class Ending extends PatientWait<void> {
 /** Whether a greenlet that was killed is within its grace, which begins when it is told. */
 function cleansUp(greenlet: Greenlet): boolean {
   const scope = scopeOf(greenlet);
-  return !greenlet.dead && scope.isKillThrown && scope.escalated === null;
+  return !greenlet.dead && scope.isKillThrown && !scope.isEscalated;
 }

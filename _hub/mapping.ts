@@ -8,7 +8,7 @@
 import { markHandled } from "../_base/language.ts";
 import { currentScope, runIn, scopeOf } from "./current.ts";
 import { isInterrupt } from "./interrupts.ts";
-import { report } from "./main.ts";
+import { giveBackError, keepError, takeError } from "./reports.ts";
 import { GRACE, Scope } from "./scope.ts";
 import { composed } from "./composed.ts";
 import type { Iteration } from "./iteration.ts";
@@ -48,6 +48,8 @@ interface Failure {
   readonly error: unknown;
   /** The index of the item whose call has failed; `null` if it was no call. */
   readonly index: number | null;
+  /** The call that has failed, if it was one. */
+  readonly call?: object;
 }
 
 /**
@@ -75,6 +77,8 @@ export class Mapping<T, R> {
   /** What all calls were killed by. */
   #cut: Failure | null = null;
   #closing: { readonly error: unknown } | null = null;
+  /** Calls that have failed, as long as their errors may still be thrown. */
+  readonly #failed = new Set<Greenlet<R>>();
   /** Runs when a call has failed while some for earlier items run. */
   #patience: Timer | null = null;
 
@@ -92,7 +96,7 @@ export class Mapping<T, R> {
   }
 
   /** What has gone wrong, when it is over. */
-  get failure(): { readonly error: unknown } | null {
+  get failure(): Failure | null {
     return this.#failure;
   }
 
@@ -123,7 +127,7 @@ export class Mapping<T, R> {
     this.#isFed = true;
     if (!this.#items.isOver) this.#failure ??= this.#cut;
     while (!this.#items.isOver) {
-      if (scope.escalated !== null) this.#items.closeSoon();
+      if (scope.isEscalated) this.#items.closeSoon();
       else await attempt(() => this.#close());
     }
     while (this.#running.size > 0 && !this.#isStopped) {
@@ -190,8 +194,6 @@ export class Mapping<T, R> {
 
   #begin(index: number, item: T): void {
     const greenlet = new Greenlet(this.#run, item) as Greenlet<R>;
-    // Its error is thrown by what takes the results.
-    scopeOf(greenlet).errorIsHandled = true;
     this.#room.start(greenlet);
     this.#running.set(greenlet, index);
     greenlet.rawlink(this.#ended);
@@ -203,10 +205,24 @@ export class Mapping<T, R> {
     const index = this.#running.get(call)!;
     this.#running.delete(call);
     if (this.#running.size === 0) this.#drained?.switch();
-    const hasFelt = index > this.#lastWanted && scopeOf(call).isKillThrown;
-    if (!hasFelt) return this.#sink.ended(index, call);
-    // What it has failed with while it cleaned up nothing else tells of.
-    if (!call.successful()) report(call, call.exception);
+    // What it has failed with while it cleaned up nothing takes.
+    if (index > this.#lastWanted && scopeOf(call).isKillThrown) return;
+    if (!call.successful()) {
+      keepError(call);
+      this.#failed.add(call);
+    }
+    this.#sink.ended(index, call);
+  }
+
+  /** The error of a call is about to be thrown, and {@linkcode settleError} has to follow. */
+  claimError(call: object): void {
+    this.#failed.delete(call as Greenlet<R>);
+  }
+
+  /** The errors of calls are thrown nowhere: the hub is told of them. */
+  giveBackErrors(): void {
+    for (const call of this.#failed) giveBackError(call);
+    this.#failed.clear();
   }
 
   /**
@@ -245,10 +261,10 @@ export class Mapping<T, R> {
    * A call has failed. Those for later items are killed at once. One for an earlier item
    * may fail as well, and its error is then the one that counts: they are given some time.
    */
-  callFailed(index: number, error: unknown): void {
+  callFailed(index: number, call: Greenlet<R>): void {
     const before = this.#failure;
     if (before === null || before.index !== null && index < before.index) {
-      this.#failure = { error, index };
+      this.#failure = { error: call.exception, index, call };
     }
     this.stop(index);
     if (this.#running.size === 0) return;
@@ -260,6 +276,12 @@ export class Mapping<T, R> {
     this.#isFed = true;
     this.#feeding?.kill(this.#exit, GRACE);
   }
+}
+
+/** Tells whether the error of a call was thrown that was claimed. */
+export function settleError(call: object, isThrown: boolean): void {
+  if (isThrown) takeError(call);
+  giveBackError(call);
 }
 
 /** The wait for all results of a mapping, that runs in the greenlet which waits. */
@@ -291,7 +313,13 @@ export class MappingWait<T, R> extends PatientWait<R[]> {
   async #follow(): Promise<void> {
     await this.#mapping.run(false);
     this.#inner.close(this.state === "waiting" ? this.waiter : null);
-    const failure = this.#cause ?? this.#mapping.failure;
+    const { failure: ownFailure } = this.#mapping;
+    const failure = this.#cause ?? ownFailure;
+    if (failure !== null && failure === ownFailure && ownFailure.call) {
+      this.#mapping.claimError(ownFailure.call);
+      settleError(ownFailure.call, !this.isCutShort);
+    }
+    this.#mapping.giveBackErrors();
     if (failure === null) return this.switch(this.#results);
     // It may have killed the call, and is now ours.
     this.waiter.markRecipient(failure.error);

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { ignore } from "../_base/language.ts";
 import { Begun } from "./begun.ts";
 import type { Scope } from "./scope.ts";
 import { PromiseWait, type Wait } from "./suspension.ts";
@@ -64,5 +65,3 @@ export function operateLoosely<T>(
   const promise = begun.watch(begin);
   return operate(scope, promise, () => begun.unref(), discard);
 }
-
-function ignore(): void {}

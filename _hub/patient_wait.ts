@@ -6,7 +6,7 @@
 
 import { markHandled } from "../_base/language.ts";
 import type { Scope } from "./scope.ts";
-import { Suspension } from "./suspension.ts";
+import { type Settled, Suspension } from "./suspension.ts";
 import { inTurns } from "./run_queue.ts";
 
 /**
@@ -26,11 +26,16 @@ export abstract class PatientWait<T> extends Suspension<T> {
   /** What has interrupted it, and was not thrown. */
   #later: unknown[] | null = null;
   /** What it throws, however it ends: it may wait no longer. */
-  #last: { readonly error: unknown } | null = null;
+  #last: { readonly how: Settled; readonly error: unknown } | null = null;
 
   constructor(scope: Scope) {
     super();
     this.waiter = scope;
+  }
+
+  /** Whether it throws what has interrupted it, however it ends. */
+  protected get isCutShort(): boolean {
+    return this.#last !== null;
   }
 
   /** Has what is waited for end sooner. */
@@ -48,8 +53,7 @@ export abstract class PatientWait<T> extends Suspension<T> {
 
   /** Ends the wait, although what is waited for has not ended. */
   protected leaveAtLast(error: unknown): void {
-    this.endsBody = this.waiter.endsBody;
-    this.#last = { error };
+    this.#last = { how: this.waiter.lastThrow, error };
     inTurns(TURNS_AT_LAST, () => {
       if (this.state !== "waiting") return;
       this.undo(error);
@@ -66,9 +70,10 @@ export abstract class PatientWait<T> extends Suspension<T> {
     if (i >= 0) this.#later!.splice(i, 1);
   }
 
-  protected override settle(state: "given" | "thrown", value: unknown): void {
-    if (this.#last === null) super.settle(state, value);
-    else super.settle("thrown", this.#last.error);
+  override settle(state: Settled, value: unknown): void {
+    const last = this.#last;
+    if (last === null) super.settle(state, value);
+    else super.settle(last.how, last.error);
     const later = this.#later;
     if (later === null) return;
     this.#later = null;

@@ -18,7 +18,11 @@
 
 import { AsyncLocalStorage } from "node:async_hooks";
 import { setImmediate } from "../_base/immediate.ts";
-import { findShared } from "../_base/runtime.ts";
+import {
+  findShared,
+  hasMainModuleFailed,
+  listenerListsOf,
+} from "../_base/runtime.ts";
 import { afterTurn, isTurnDue } from "./run_queue.ts";
 
 /**
@@ -45,8 +49,13 @@ const standIns = new WeakMap<Promise<unknown>, Promise<unknown>>();
 /** Those for which there is a stand-in that the runtime has not told of. */
 const raising = new WeakSet<Promise<unknown>>();
 
-/** Whether an error is one of which nobody is to be told. */
-type IsExpected = (reason: unknown) => boolean;
+/** What is made of an error; all is asked in the context of the rejection. */
+export interface Judgement {
+  /** Whether promises may fail like that and nothing look. */
+  isExpected(reason: unknown): boolean;
+  /** What the program fails with whose main module has failed with an expected error. */
+  failureOfMain(reason: unknown): unknown;
+}
 type CallApart = <R>(run: () => R) => R;
 
 /**
@@ -59,14 +68,17 @@ type Verdict = Promise<unknown> | null;
 function judge(
   found: Promise<unknown>,
   reason: unknown,
-  isExpected: IsExpected,
+  judgement: Judgement,
 ): Verdict {
   const promise = standIns.get(found) ?? found;
   const isRaised = promise !== found;
-  // Handled since it was raised.
-  if (isRaised && !raising.delete(promise)) return null;
-  if (isExpected(reason)) return null;
-  if (isRaised || !isTurnDue()) return promise;
+  // Unless it was handled since it was raised.
+  if (isRaised) return raising.delete(promise) ? promise : null;
+  if (judgement.isExpected(reason)) {
+    raiseIfMainFailed(promise, reason, judgement.failureOfMain(reason));
+    return null;
+  }
+  if (!isTurnDue()) return promise;
   postponed.set(promise, {
     promise,
     reason,
@@ -76,6 +88,25 @@ function judge(
   });
   if (postponed.size === 1) afterTurn(lookSoon);
   return null;
+}
+
+/** Errors of the main module that were told of. */
+const failuresOfMain = new WeakSet<object>();
+
+/**
+ * Has the runtime tell of an expected error all the same if the main module has failed with
+ * it, by an `await` at its top level: nothing else tells that the program has ended there.
+ */
+async function raiseIfMainFailed(
+  promise: Promise<unknown>,
+  reason: unknown,
+  failure: unknown,
+): Promise<void> {
+  if (!await hasMainModuleFailed(reason)) return;
+  // The promises of calls may have failed with it as well.
+  if (failuresOfMain.has(reason as object)) return;
+  failuresOfMain.add(reason as object);
+  raise(promise, failure);
 }
 
 /** Whether a promise that is handled now was never told of. */
@@ -115,31 +146,31 @@ export function raise(promise: Promise<unknown>, reason: unknown): void {
 /**
  * Watches the rejections of this realm. To be called once.
  *
- * @param isExpected Whether nobody is to be told of an error.
+ * @param judgement What is made of their errors.
  * @param callApart Calls a function outside greenlets.
  * @param callWhereRejected Calls a function in the context of the rejection, where listeners
  * are called in another one.
  */
 export function watchRejections(
-  isExpected: IsExpected,
+  judgement: Judgement,
   callApart: CallApart,
   callWhereRejected: CallApart,
 ): void {
   if (typeof globalThis.addEventListener === "function") {
-    watchEvents(isExpected, callApart, callWhereRejected);
+    watchEvents(judgement, callApart, callWhereRejected);
   } else if (typeof globalThis.process?.emit === "function") {
-    watchProcess(globalThis.process, isExpected);
+    watchProcess(globalThis.process, judgement);
   }
 }
 
 function watchEvents(
-  isExpected: IsExpected,
+  judgement: Judgement,
   callApart: CallApart,
   callWhereRejected: CallApart,
 ): void {
   listenFirst("unhandledrejection", (event) => {
     const promise = callWhereRejected(() =>
-      judge(event.promise, event.reason, isExpected)
+      judge(event.promise, event.reason, judgement)
     );
     if (promise === null) {
       event.preventDefault();
@@ -170,19 +201,12 @@ function listenFirst(
   listener: (event: PromiseRejectionEvent) => void,
 ): void {
   globalThis.addEventListener(type, listener as (event: Event) => void);
-  for (const symbol of Object.getOwnPropertySymbols(globalThis)) {
-    const data: unknown = Reflect.get(globalThis, symbol);
-    const list: unknown = (data as Listening | null | undefined)?.listeners
-      ?.[type];
-    if (!Array.isArray(list)) continue;
-    const i = list.findIndex((entry) => entry?.callback === listener);
+  for (const list of listenerListsOf(globalThis, type)) {
+    const i = list.findIndex((entry) =>
+      (entry as { callback?: unknown } | null)?.callback === listener
+    );
     if (i > 0) list.unshift(...list.splice(i, 1));
   }
-}
-
-/** What the runtime keeps of whom an event target tells. */
-interface Listening {
-  listeners?: Record<string, unknown>;
 }
 
 /** What the runtime calls after the listeners, to have `process` tell of a rejection. */
@@ -208,12 +232,12 @@ interface Process {
   emit(name: string, ...args: unknown[]): boolean;
 }
 
-function watchProcess(process: Process, isExpected: IsExpected): void {
+function watchProcess(process: Process, judgement: Judgement): void {
   const { emit } = process;
   process.emit = function (name, ...args) {
     if (name === "unhandledRejection") {
       const [reason, found] = args as [unknown, Promise<unknown>];
-      const promise = judge(found, reason, isExpected);
+      const promise = judge(found, reason, judgement);
       if (promise === null) return true;
       args[1] = promise;
     } else if (name === "rejectionHandled") {

@@ -6,7 +6,7 @@
 
 import { markHandled } from "../_base/language.ts";
 import { currentScope, scopeOf } from "./current.ts";
-import { type Scope, ScopeOwned } from "./scope.ts";
+import { mainScope, type Scope, ScopeOwned } from "./scope.ts";
 import {
   checkpoint,
   DONE,
@@ -18,7 +18,12 @@ import {
 import { Deque } from "../_base/deque.ts";
 import type { Iteration } from "./iteration.ts";
 import { List, type Member } from "../_base/linked_list.ts";
-import { Mapping, type MappingSink, type Room } from "./mapping.ts";
+import {
+  Mapping,
+  type MappingSink,
+  type Room,
+  settleError,
+} from "./mapping.ts";
 import { PatientWait } from "./patient_wait.ts";
 import { Greenlet } from "./greenlet.ts";
 
@@ -35,6 +40,8 @@ class Taker<R> extends PatientWait<Result<R>> implements Member<Taker<R>> {
   next: Taker<R> | null = null;
   /** `null` while it waits for a result. */
   leave: Leave | null = null;
+  /** The call whose error it is to throw. */
+  #call: Greenlet<R> | null = null;
 
   constructor(results: Results<R>, scope: Scope) {
     super(scope);
@@ -55,14 +62,22 @@ class Taker<R> extends PatientWait<Result<R>> implements Member<Taker<R>> {
   }
 
   /** A call has failed, and this is where its error is thrown. */
-  fail(error: unknown): void {
+  fail(call: Greenlet<R>): void {
+    const error = call.exception;
+    this.#call = call;
     this.waiter.markRecipient(error);
     this.#results.leave(this, { error });
+  }
+
+  #settleError(isThrown: boolean): void {
+    if (this.#call !== null) settleError(this.#call, isThrown);
+    this.#call = null;
   }
 
   /** All that was begun is over. */
   left(closing: { readonly error: unknown } | null): void {
     const { leave } = this;
+    this.#settleError(!this.isCutShort);
     // An error of the clean-up never hides the one for which the loop is left.
     const failure = leave === "by return()" ? closing : leave;
     if (failure === null) this.switch({ done: true, value: undefined });
@@ -75,20 +90,21 @@ class Taker<R> extends PatientWait<Result<R>> implements Member<Taker<R>> {
 
   protected override undo(): void {
     this.list?.remove(this);
+    this.#settleError(false);
   }
 }
 
-/** Closes results when the body of a scope is dead. */
-class Closer extends ScopeOwned {
-  readonly #close: () => void;
+/** Does something with results when the body of a scope is dead. */
+class WhenDead extends ScopeOwned {
+  readonly #perform: () => void;
 
-  constructor(close: () => void) {
+  constructor(perform: () => void) {
     super();
-    this.#close = close;
+    this.#perform = perform;
   }
 
   override drop(): void {
-    this.#close();
+    this.#perform();
   }
 
   override moveTo(scope: Scope): void {
@@ -129,7 +145,12 @@ export class Results<R> implements MappingSink<R> {
   /** Whether a loop of the language takes the results, which ends by an error. */
   #isLoop = false;
   /** Closes it with the greenlet that has asked by hand, and was thrown an error. */
-  #closer: Closer | null = null;
+  #closer: WhenDead | null = null;
+
+  /** The scope of the greenlet that has made it; `null` once anything asks for results. */
+  #maker: Scope | null = scopeOf(currentScope().greenlet);
+  /** Has the hub told of errors, when that greenlet is dead. */
+  #untaken: WhenDead | null = null;
 
   readonly beforeItem?: () => Wait<unknown>;
 
@@ -163,6 +184,7 @@ export class Results<R> implements MappingSink<R> {
 
   /** Waits for the next result. */
   next(): Wait<Result<R>> {
+    this.#noteAsked();
     const scope = currentScope();
     const due = checkpoint(scope);
     if (due !== null) return this.#leaveFor(due, scope);
@@ -173,7 +195,7 @@ export class Results<R> implements MappingSink<R> {
       }
       const taker = new Taker(this, scope);
       const wait = taker.suspend(scope);
-      this.#fail(taker, call.exception);
+      this.#fail(taker, call);
       return wait;
     }
     if (this.#isOver) return this.#end(scope);
@@ -191,19 +213,39 @@ export class Results<R> implements MappingSink<R> {
     const taker = new Taker(this, scope);
     const wait = taker.suspend(scope);
     this.leave(taker, "by return()");
-    const { escalated } = scope;
+    const escalated = scope.escalateIfOverdue();
     if (escalated !== null) taker.interrupt(escalated.error, true);
     return wait;
   }
 
   [Symbol.asyncIterator](): this {
+    this.#noteAsked();
     this.#isLoop = true;
     return this;
   }
 
+  #noteAsked(): void {
+    if (this.#maker === null) return;
+    this.#maker = null;
+    this.#untaken?.list?.remove(this.#untaken);
+  }
+
+  /** A call has failed: where nothing has asked for results, nothing may ever do. */
+  #noteFailed(): void {
+    const maker = this.#maker;
+    if (maker === null || this.#untaken !== null) return;
+    const giveBack = () => this.#mapping.giveBackErrors();
+    if (maker.greenlet.dead) return giveBack();
+    // Main has no end but that of the process, where all are told.
+    if (maker === mainScope) return;
+    this.#untaken = new WhenDead(giveBack);
+    maker.owned.add(this.#untaken);
+  }
+
   /** A call has ended, and not by our kill. */
   ended(index: number, call: Greenlet<R>): void {
-    if (this.#state !== "open") return;
+    if (this.#state !== "open") return this.#mapping.giveBackErrors();
+    if (!call.successful()) this.#noteFailed();
     const early = this.#early;
     if (early === null) {
       this.#ready.push(call);
@@ -224,7 +266,7 @@ export class Results<R> implements MappingSink<R> {
       if (next.successful()) {
         taker.switch({ done: false, value: next.value as R });
       } else {
-        this.#fail(taker, next.exception);
+        this.#fail(taker, next);
       }
     }
   }
@@ -233,12 +275,15 @@ export class Results<R> implements MappingSink<R> {
    * Throws the error of a call. A `for await` loop ends by that, and does not call
    * `return()`; whoever asks by hand may ask again, but not when it has ended.
    */
-  #fail(taker: Taker<R>, error: unknown): void {
-    if (this.#isLoop) return taker.fail(error);
+  #fail(taker: Taker<R>, call: Greenlet<R>): void {
+    this.#mapping.claimError(call);
+    if (this.#isLoop) return taker.fail(call);
+    const error = call.exception;
+    settleError(call, true);
     const { waiter } = taker;
     waiter.markRecipient(error);
     taker.throw(error);
-    this.#closer ??= new Closer(() => this.#close());
+    this.#closer ??= new WhenDead(() => this.#close());
     this.#closer.moveTo(waiter);
   }
 
@@ -276,14 +321,15 @@ export class Results<R> implements MappingSink<R> {
     this.#closer?.list?.remove(this.#closer);
     while (this.#ready.length > 0) this.#ready.shift();
     this.#early?.clear();
+    this.#mapping.giveBackErrors();
     this.#mapping.stop();
   }
 
   /** An error is due: it ends the loop, too. */
   #leaveFor(due: Wait<never>, scope: Scope): Wait<Result<R>> {
     this.#close();
-    if (scope.escalated !== null) this.hasten();
-    if (this.#isOver || scope.escalated !== null) return due;
+    if (scope.isEscalated) this.hasten();
+    if (this.#isOver || scope.isEscalated) return due;
     const taker = new Taker(this, scope);
     const wait = taker.suspend(scope);
     this.leave(taker, { error: errorOf(due) });

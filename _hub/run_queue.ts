@@ -10,7 +10,7 @@
  * @module
  */
 
-import { then } from "../_base/language.ts";
+import { ignore, then } from "../_base/language.ts";
 import { setImmediate } from "../_base/immediate.ts";
 import { getCurrent } from "../greenlet.ts";
 import { findInternals } from "../_base/runtime.ts";
@@ -127,7 +127,7 @@ export function isBusy(): boolean {
  * loop calls, where {@linkcode settlesNow} has said that it works.
  */
 export const runMicrotasks: () => void = findInternals().runMicrotasks ??
-  (() => {});
+  ignore;
 
 /** Has them go on, and tells whether they have: not where a body runs. */
 export function settlesNow(): boolean {
@@ -161,7 +161,7 @@ type Task<T> = (target: T) => true | void;
 let tasks: unknown[] = [];
 /** Whether a task has woken a body that has not gone on yet; see {@linkcode noteWoken}. */
 let isBehind = false;
-let ring: () => void = () => {};
+let ring: () => void = ignore;
 /** Whether those go first who begin, as they are before the hub's tasks in line. */
 let isHeld = false;
 

@@ -10,14 +10,13 @@
  */
 
 import { membersOf, pairOf } from "../_base/language.ts";
-import { show } from "../_base/checks.ts";
+import { isObject, show } from "../_base/checks.ts";
 import { List, type Member } from "../_base/linked_list.ts";
 import type { Greenlet } from "../greenlet.ts";
 import { KEY, type Mapped } from "./async_context.ts";
 import {
   hand,
   isInterrupt,
-  isObject,
   isRecipient,
   markRecipientOf,
   noteInterruptOf,
@@ -50,15 +49,36 @@ interface Kill {
 }
 
 /**
- * - `alive`: it goes on, or may go on
- * - `abandoned`: it has swallowed its kill again and again, and is left suspended for good
- * - `ended`: what it has left behind is not interrupted by what has ended it
+ * How far the interrupts of a scope have gone:
+ *
+ * - `interrupted`: each error is thrown once
+ * - `graced`: killed, and the body may clean up until the deadline
+ * - `escalating`: every wait throws from now on, and the first throws an error that is new
+ *   to the body
+ * - `escalated`: every wait throws, and a generator body is ended
+ * - `abandoned`: the body has swallowed its kill again and again, and is left suspended for
+ *   good
+ * - `ended`: what has ended the body does not interrupt what the body has left behind
  */
-type BodyState = "alive" | "abandoned" | "ended";
+type InterruptStage =
+  | "interrupted"
+  | "graced"
+  | "escalating"
+  | "escalated"
+  | "abandoned"
+  | "ended";
 
-/** What is the matter with a scope: nearly always nothing, so it is kept apart. */
+/** The interrupts of a scope. Nearly all scopes have none, so they are kept apart. */
 class InterruptState implements TimerTarget {
   readonly scope: Scope;
+  stage: InterruptStage = "interrupted";
+  /**
+   * The error that has killed the body, or is about to; from `escalating` on, the one that
+   * every wait throws.
+   */
+  cause: { readonly error: unknown } | null = null;
+  /** The kill that has set the deadline. */
+  kill: Kill | null = null;
   /** Errors that arrived between waits: each is thrown by one cooperative call. */
   held: unknown[] = [];
   /** What was thrown last, until something cooperative is begun. */
@@ -68,24 +88,22 @@ class InterruptState implements TimerTarget {
   earlier: WeakSet<object> | null = null;
   /** The `Timeout` that has interrupted the body last. */
   limit: Error | null = null;
-  kill: Kill | null = null;
-  /** A kill that will be delivered from the hub. */
-  coming: { readonly error: unknown } | null = null;
-  /** Whether a kill was thrown into the body. */
+  /** Whether a kill was thrown into the body. No stage, as it is asked of ended ones too. */
   isKillThrown = false;
   /** Runs while a killed body waits again, until its grace is over. */
   graceTimer: Timer | null = null;
-  /** Thrown by every wait from now on. */
-  escalated: { readonly error: unknown } | null = null;
-  /** Whether the sentence is to be thrown once, before it ends a generator body. */
-  isFresh = false;
+  /** How often an escalated body was thrown its error. */
   swallowed = 0;
-  body: BodyState = "alive";
-  /** What the body was killed by that has ended. */
-  endedBy: { readonly error: unknown } | null = null;
 
   constructor(scope: Scope) {
     this.scope = scope;
+  }
+
+  /** Whether every wait throws. */
+  get insists(): boolean {
+    const { stage } = this;
+    return stage === "escalating" || stage === "escalated" ||
+      stage === "abandoned";
   }
 
   expired(): "nothing" {
@@ -156,11 +174,11 @@ export abstract class ScopeOwned implements Member<ScopeOwned> {
  * How an error is thrown that is due:
  *
  * - `once`: it was held for the next wait
- * - `by throw`, `by return`: by every wait, into a generator body as it says
+ * - `thrown`, `returned`: by every wait, into a generator body by its `throw` or `return`
  * - `abandoned`: the body has swallowed it too often, and is given up now
  * - `never`: the body was given up before
  */
-type Way = "once" | "by throw" | "by return" | "abandoned" | "never";
+type Way = "once" | "thrown" | "returned" | "abandoned" | "never";
 
 /** An error that is due. */
 export interface Due {
@@ -186,9 +204,6 @@ class Tree {
   }
 }
 
-/** Called when a body is given up, being past all patience. */
-export type Abandon = (greenlet: Greenlet, error: unknown) => void;
-
 /** What few scopes have. */
 class ColdFields {
   origin: Origin | null = null;
@@ -196,7 +211,7 @@ class ColdFields {
   treeLocals: Record<PropertyKey, unknown> | null = null;
   locals: WeakMap<object, object> | null = null;
   shielded = false;
-  abandoned: Abandon | null = null;
+  abandoned: (() => void) | null = null;
   owned: List<ScopeOwned> | null = null;
 }
 
@@ -311,7 +326,7 @@ export class Scope implements Mapped {
 
   /** For this greenlet and those that it spawns from now on. */
   set treeLocals(shared: Record<PropertyKey, unknown>) {
-    if (typeof shared !== "object" || shared === null) {
+    if (!isObject(shared)) {
       throw new TypeError(
         `Cannot set spawn tree locals as they must be an object: received ${
           show(shared)
@@ -336,8 +351,8 @@ export class Scope implements Mapped {
     coldFieldsOf(this).shielded = lasts;
   }
 
-  /** What is called instead of what ends the greenlet, when the body is given up. */
-  set abandoned(abandoned: Abandon) {
+  /** Called when the body is abandoned that runs here, and is not that of a greenlet. */
+  set abandoned(abandoned: () => void) {
     coldFieldsOf(this).abandoned = abandoned;
   }
 
@@ -387,9 +402,9 @@ export class Scope implements Mapped {
   kill(error: unknown, grace: number): void {
     const interrupts = interruptStateOf(this);
     if (grace <= 0) {
-      const isFirst = this.escalated === null &&
+      const isNew = !this.isEscalated &&
         (interrupts.kill?.error !== error || this.holds(error));
-      return this.escalate(error, isFirst);
+      return this.escalate(error, isNew);
     }
     const { kill } = interrupts;
     const deadline = this.pending === null ? Infinity : now() + grace;
@@ -398,6 +413,10 @@ export class Scope implements Mapped {
       deadline === kill.deadline && grace <= kill.grace
     ) {
       interrupts.kill = { error, grace, deadline };
+      if (!interrupts.insists) {
+        interrupts.stage = "graced";
+        interrupts.cause = interrupts.kill;
+      }
       stopTimer(interrupts.graceTimer);
       interrupts.graceTimer = null;
     }
@@ -406,15 +425,13 @@ export class Scope implements Mapped {
 
   /** What it was killed by last, if it was. */
   get killed(): { readonly error: unknown } | null {
-    const { interrupts } = this;
-    if (interrupts === null) return null;
-    return interrupts.endedBy ?? interrupts.escalated ?? interrupts.kill ??
-      interrupts.coming;
+    return this.interrupts?.cause ?? null;
   }
 
   /** Notes a kill that will be delivered from the hub. */
   expectKill(error: unknown): void {
-    interruptStateOf(this).coming = { error };
+    const interrupts = interruptStateOf(this);
+    if (interrupts.stage === "interrupted") interrupts.cause = { error };
   }
 
   /** Whether a kill was thrown into the body, and not only held for its next wait. */
@@ -424,8 +441,10 @@ export class Scope implements Mapped {
 
   /** How long a body that was killed may clean up; `null` if it was not, or is past it. */
   get grace(): number | null {
-    return this.escalated === null
-      ? this.interrupts?.kill?.grace ?? null
+    const { interrupts } = this;
+    return interrupts !== null && interrupts.stage === "graced" &&
+        !this.isEscalated
+      ? interrupts.kill!.grace
       : null;
   }
 
@@ -455,26 +474,30 @@ export class Scope implements Mapped {
   /**
    * Throws an error by what the body waits on, and by every wait it begins.
    *
-   * @param isFirst Whether the error is new to the body.
+   * @param isNew Whether the error is new to the body: then it is thrown once, before it
+   * ends a generator body.
    */
-  escalate(error: unknown, isFirst = false): void {
+  escalate(error: unknown, isNew = false): void {
     noteInterrupt(this, error);
     const interrupts = interruptStateOf(this);
     noteLast(interrupts, error);
     interrupts.held.length = 0;
-    interrupts.escalated = { error };
-    if (isFirst) interrupts.isFresh = true;
+    interrupts.cause = { error };
+    if (interrupts.stage !== "abandoned") {
+      const isUntold = isNew || interrupts.stage === "escalating";
+      interrupts.stage = isUntold ? "escalating" : "escalated";
+    }
     this.restGrace();
     if (this.pending === null) return;
     interrupts.swallowed++;
     interrupts.isKillThrown = true;
     interruptPending(this, error, true);
-    interrupts.isFresh = false;
+    noteTold(interrupts);
   }
 
-  /** Whether a generator body is not thrown the sentence any more, but ended. */
-  get endsBody(): boolean {
-    return !this.interrupts!.isFresh;
+  /** How a wait ends by the error that every wait throws. */
+  get lastThrow(): "thrown" | "returned" {
+    return this.interrupts!.stage === "escalating" ? "thrown" : "returned";
   }
 
   /**
@@ -507,13 +530,7 @@ export class Scope implements Mapped {
     interrupts.last = undefined;
     interrupts.limit = null;
     interrupts.held.length = 0;
-    if (interrupts.body === "abandoned") {
-      interrupts.escalated ??= interrupts.kill;
-    } else {
-      interrupts.endedBy = this.killed;
-      interrupts.body = "ended";
-      interrupts.escalated = null;
-    }
+    if (interrupts.stage !== "abandoned") interrupts.stage = "ended";
     interrupts.kill = null;
   }
 
@@ -557,7 +574,7 @@ export class Scope implements Mapped {
     eachWrapped(error, (one) => {
       if (
         isObject(one) && isInterrupt(one) && isRecipient(one, this.greenlet) &&
-        !this.wasInterruptedBy(one)
+        !this.wasInterruptedBy(one) && !endedSeveral.has(one)
       ) hand(one, this);
     });
   }
@@ -566,24 +583,36 @@ export class Scope implements Mapped {
   wasInterruptedBy(error: unknown): boolean {
     const { interrupts } = this;
     if (interrupts === null || error === undefined) return false;
-    return error === interrupts.last || error === interrupts.escalated?.error ||
-      error === interrupts.endedBy?.error ||
+    if (error === interrupts.last) return true;
+    const { cause, stage } = interrupts;
+    const isThrown = interrupts.insists || stage === "ended";
+    return isThrown && cause !== null && error === cause.error ||
       isObject(error) && interrupts.earlier !== null &&
         interrupts.earlier.has(error);
   }
 
-  /** What every wait throws from now on, if the body is past its grace. */
-  get escalated(): { readonly error: unknown } | null {
-    const interrupts = this.interrupts;
-    if (
-      interrupts !== null && interrupts.escalated === null &&
-      interrupts.kill !== null &&
-      now() >= interrupts.kill.deadline
-    ) {
-      interrupts.escalated = interrupts.kill;
+  /** Whether every wait throws from now on, as the body is past its grace. */
+  get isEscalated(): boolean {
+    const { interrupts } = this;
+    if (interrupts === null) return false;
+    return interrupts.insists ||
+      interrupts.stage === "graced" && now() >= interrupts.kill!.deadline;
+  }
+
+  /**
+   * Escalates a body that is past its grace, and whose timer has not told it yet: the event
+   * loop may be late, and no timer runs while the body does not wait.
+   *
+   * @returns What every wait throws from now on; `null` if the body has time left.
+   */
+  escalateIfOverdue(): { readonly error: unknown } | null {
+    const { interrupts } = this;
+    if (interrupts === null || !this.isEscalated) return null;
+    if (!interrupts.insists) {
+      interrupts.stage = "escalated";
       interrupts.held.length = 0;
     }
-    return interrupts?.escalated ?? null;
+    return interrupts.cause;
   }
 
   /**
@@ -593,16 +622,17 @@ export class Scope implements Mapped {
   get unwinding(): unknown {
     const { interrupts } = this;
     if (interrupts === null) return undefined;
-    const { kill, escalated, thrown } = interrupts;
-    if (escalated !== null) return escalated.error;
-    // Who is given no end may have caught it long ago.
+    const { kill, cause, thrown } = interrupts;
+    if (interrupts.insists) return cause!.error;
+    // A kill without a deadline may have been caught long ago.
     return kill !== null && kill.grace < Infinity ? kill.error : thrown;
   }
 
   /** Whether a generator body has ended by being ended, which is to fail. */
   isEscalation(outcome: unknown): boolean {
-    const sentence = this.interrupts?.escalated ?? null;
-    return sentence !== null && sentence.error === outcome;
+    const { interrupts } = this;
+    return interrupts !== null && interrupts.insists &&
+      interrupts.cause!.error === outcome;
   }
 
   /** The timeout that limits it, if there is one that has been thrown. */
@@ -617,17 +647,17 @@ export class Scope implements Mapped {
   takeDue(): Due | null {
     const { interrupts } = this;
     if (interrupts === null) return null;
-    const { escalated } = this;
+    const escalated = this.escalateIfOverdue();
     if (escalated !== null) {
       const { error } = escalated;
       interrupts.isKillThrown = true;
       if (++interrupts.swallowed > MAX_SWALLOWED) {
-        const isNew = interrupts.body !== "abandoned";
-        interrupts.body = "abandoned";
-        return { error, how: isNew ? "abandoned" : "never" };
+        if (interrupts.stage === "abandoned") return { error, how: "never" };
+        interrupts.stage = "abandoned";
+        return { error, how: "abandoned" };
       }
-      const how = this.endsBody ? "by return" : "by throw";
-      interrupts.isFresh = false;
+      const how = this.lastThrow;
+      noteTold(interrupts);
       return { error, how };
     }
     if (interrupts.held.length === 0) return null;
@@ -644,12 +674,11 @@ export class Scope implements Mapped {
   workGrace(): void {
     const { interrupts } = this;
     if (
-      interrupts === null || interrupts.kill === null ||
-      interrupts.escalated !== null ||
+      interrupts === null || interrupts.stage !== "graced" ||
       interrupts.graceTimer !== null || this.pending === null
     ) return;
     interrupts.graceTimer = startTimer(
-      interrupts.kill.deadline - now(),
+      interrupts.kill!.deadline - now(),
       interrupts,
     );
   }
@@ -689,6 +718,11 @@ function noteThrown(scope: Scope, error: unknown): void {
   noteLast(interrupts, error);
 }
 
+/** Notes that a body was thrown the error that every wait throws. */
+function noteTold(interrupts: InterruptState): void {
+  if (interrupts.stage === "escalating") interrupts.stage = "escalated";
+}
+
 /** Notes what has interrupted a body, beside what has before. */
 function noteLast(interrupts: InterruptState, error: unknown): void {
   const { last } = interrupts;
@@ -720,9 +754,15 @@ export function endWith(scope: Scope, error: unknown): void {
 function noteInterrupt(scope: Scope, error: unknown): void {
   if (!isObject(error)) return;
   noteInterruptOf(error, scope.greenlet);
-  // Main has no end that would tell of it: there, it is an error like any other.
-  if (scope === mainScope) hand(error, scope);
+  if (scope !== mainScope) return;
+  // Main has no end that would tell of it: there, it is an error like any other. But of
+  // several waits that it ends, one is that of the code which it is meant for.
+  if (scope.isPlain) hand(error, scope);
+  else endedSeveral.add(error);
 }
+
+/** What has interrupted main while that waited in several calls. */
+const endedSeveral = new WeakSet<object>();
 
 /** The scope of all code that is in no other. */
 export const mainScope: Scope = new Scope(main);

@@ -21,7 +21,10 @@ export function setExitCode(signal: EndingSignal): void {
 
 /** For how many milliseconds nothing has to happen, before it may be a deadlock. */
 const QUIET = 1000;
-/** For how many milliseconds nobody listens, so that the runtime can notice a deadlock. */
+/**
+ * For how many milliseconds nobody listens, so that the runtime can notice a deadlock. A
+ * signal in that time is not lost: it ends the process at once, with nothing unwound.
+ */
 const PAUSE = 1;
 
 /**

@@ -155,10 +155,7 @@ export function checkpointAtLast(scope: Scope): Wait<never> | null {
   if (how === "once") return failedWait(error);
   const wait = new Suspension<never>();
   if (how === "abandoned") abandon(scope, error);
-  if (how === "by throw" || how === "by return") {
-    wait.endsBody = how === "by return";
-    wait.throw(error);
-  }
+  if (how === "thrown" || how === "returned") wait.settle(how, error);
   // In no scope, so that past all patience nothing ends it any more.
   return wait.suspend(null);
 }
@@ -207,11 +204,17 @@ export function failedWait(error: unknown): Wait<never> {
 }
 
 /**
- * - `idle`: nobody waits yet
- * - `waiting`
- * - `given`, `thrown`: over, with a value or with an error
+ * How a suspension is over: with a value or with an error; where it is `returned`, a
+ * generator body is not thrown the error, but ended.
  */
-type SuspensionState = "idle" | "waiting" | "given" | "thrown";
+export type Settled = "given" | "thrown" | "returned";
+
+/**
+ * - `idle`: nothing waits yet
+ * - `waiting`
+ * - what it is over with
+ */
+type SuspensionState = "idle" | "waiting" | Settled;
 
 /**
  * One wait of one scope: the primitive that every blocking call is built on. A
@@ -220,10 +223,10 @@ type SuspensionState = "idle" | "waiting" | "given" | "thrown";
 export class Suspension<T> implements Pending, Sleeper, TimerTarget {
   scope: Scope | null = null;
   state: SuspensionState = "idle";
-  /** The result or the error, once there is one; until then the timer that limits it. */
+  /** The result or the error, when it is over. */
   value: unknown = undefined;
-  /** Whether a generator body is not to be thrown the error, but ended. */
-  endsBody = false;
+  /** What limits it. */
+  timer: Timer | null = null;
   promise: OwnWait | null = null;
   /** `null` once the promise is resolved. */
   #resolve: ((value: unknown) => void) | null = null;
@@ -237,7 +240,7 @@ export class Suspension<T> implements Pending, Sleeper, TimerTarget {
   protected getIn(scope: Scope): Wait<T> {
     // What was handed over already is received, and an error that is held comes with
     // the next wait.
-    const isReady = this.state !== "idle" && scope.escalated === null;
+    const isReady = this.state !== "idle" && !scope.isEscalated;
     const due = isReady ? null : checkpoint(scope);
     if (due === null) return this.suspend(scope);
     if (this.state === "idle") {
@@ -267,12 +270,12 @@ export class Suspension<T> implements Pending, Sleeper, TimerTarget {
 
   /** Ends the wait after `ms`, as `timedOut` says. */
   limit(ms: number): this {
-    this.value = startTimer(ms, this) ?? undefined;
+    this.timer = startTimer(ms, this);
     return this;
   }
 
   expired(): "steps" | void {
-    this.value = undefined;
+    this.timer = null;
     this.undo(undefined);
     this.timedOut();
   }
@@ -297,23 +300,23 @@ export class Suspension<T> implements Pending, Sleeper, TimerTarget {
 
   interrupt(error: unknown, final: boolean): void {
     if (this.state !== "waiting") return;
-    this.endsBody = final && this.scope!.endsBody;
-    // Where nobody awaits it, it is no unhandled rejection.
+    const how = final ? this.scope!.lastThrow : "thrown";
+    // Where nothing awaits it, it is no unhandled rejection.
     markHandled(this.promise!);
     // Over before the undo, which may interrupt the same scope.
-    this.settle("thrown", error);
+    this.settle(how, error);
     this.undo(error);
   }
 
   unhold(_error: unknown): void {}
 
-  protected settle(state: "given" | "thrown", value: unknown): void {
+  /** Ends the wait. Does nothing when it is over. */
+  settle(state: Settled, value: unknown): void {
     const before = this.state;
     if (before !== "idle" && before !== "waiting") return;
-    const timer = this.value as Timer | undefined;
     this.state = state;
     this.value = value;
-    if (timer !== undefined) stopTimer(timer);
+    if (this.timer !== null) stopTimer(this.timer);
     if (before === "waiting") {
       removePending(this);
       wake(this);
@@ -324,7 +327,7 @@ export class Suspension<T> implements Pending, Sleeper, TimerTarget {
     if (this.state === "given") {
       this.#resolve!(this.value);
     } else {
-      if (this.endsBody) markHandled(this.promise!);
+      if (this.state === "returned") markHandled(this.promise!);
       this.#reject();
     }
     this.#resolve = null;
@@ -540,7 +543,7 @@ async function drive(running: Greenlet, scope: Scope): Promise<void> {
     scope.awaited = DRIVEN;
     try {
       if (wait.state === "given") core.switch.call(running, wait.value);
-      else if (wait.endsBody) core.return.call(running, wait.value);
+      else if (wait.state === "returned") core.return.call(running, wait.value);
       else core.throw.call(running, wait.value);
     } catch (error) {
       // It has nobody else to take it.

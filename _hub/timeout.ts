@@ -10,7 +10,7 @@ import { current, currentScope, runIn, setScope } from "./current.ts";
 import { unwrapped } from "./interrupts.ts";
 import { main } from "./main.ts";
 import { Scope, ScopeOwned } from "./scope.ts";
-import { checkpoint, Suspension } from "./suspension.ts";
+import { checkpoint, type Settled, Suspension } from "./suspension.ts";
 import type { Wait } from "./suspension.ts";
 import { checkFunction, checkOptions, instanceOf } from "../_base/checks.ts";
 import {
@@ -263,6 +263,8 @@ class Limited extends Suspension<unknown> implements Reaction {
   #timeout: Timeout | null = null;
   /** What interrupted the greenlet while it waited for nothing but the function. */
   #passed: unknown[] | null = null;
+  /** How it ends by the error after which its greenlet may wait no longer. */
+  #lastThrow: Settled = "thrown";
 
   constructor(outer: Scope, ms: number, options: WithTimeoutOptions<unknown>) {
     super();
@@ -319,9 +321,9 @@ class Limited extends Suspension<unknown> implements Reaction {
   }
 
   #fail(error: unknown): void {
-    this.endsBody &&= this.#outer.isEscalation(error);
+    const isLast = this.#outer.isEscalation(error);
     this.#outer.receiveInterrupts(error);
-    this.settle("thrown", error);
+    this.settle(isLast ? this.#lastThrow : "thrown", error);
   }
 
   protected override get caller(): Scope {
@@ -342,8 +344,8 @@ class Limited extends Suspension<unknown> implements Reaction {
       (this.#passed ??= []).push(error);
     }
     if (final) {
-      this.endsBody = this.#outer.endsBody;
-      this.#inner.escalate(error, !this.endsBody);
+      this.#lastThrow = this.#outer.lastThrow;
+      this.#inner.escalate(error, this.#lastThrow === "thrown");
     } else this.#inner.interrupt(error);
     // Where nobody awaits us, an interrupt is no unhandled rejection.
     markHandled(this.promise!);
@@ -373,7 +375,11 @@ class Limited extends Suspension<unknown> implements Reaction {
     this.#handBack();
     this.#inner.escalate(error);
     // It may be somebody's promise, which lasts, and then nothing of ours ends with it.
-    if (!this.#inner.hasRests) this.reactions?.remove(this);
+    const { reactions } = this;
+    if (!this.#inner.hasRests && reactions !== null) {
+      reactions.remove(this);
+      reactions.add(new LateEnd(this.#inner));
+    }
     if (error === this.#timeout) this.#giveUp(error);
     else this.#fail(error);
   }
@@ -386,8 +392,7 @@ class Limited extends Suspension<unknown> implements Reaction {
   }
 
   #isHeld(error: unknown): boolean {
-    return this.#inner.interrupts?.escalated != null ||
-      this.#inner.holds(error);
+    return this.#inner.interrupts?.insists || this.#inner.holds(error);
   }
 
   #giveUp(timeout: unknown): void {
@@ -396,6 +401,33 @@ class Limited extends Suspension<unknown> implements Reaction {
     } else {
       this.#fail(timeout);
     }
+  }
+}
+
+/**
+ * Closes the scope of a function that ends after `withTimeout` has let go of it. What goes on
+ * there then waits as anywhere: a queue that greenlets share may start all its tasks from
+ * there. When nothing can go on there, the scope is collected, and this is removed.
+ */
+class LateEnd implements Reaction {
+  static readonly #collected = new FinalizationRegistry<LateEnd>((end) =>
+    end.reactions?.remove(end)
+  );
+
+  reactions: Reactions | null = null;
+  readonly #scope: WeakRef<Scope>;
+
+  constructor(scope: Scope) {
+    this.#scope = new WeakRef(scope);
+    LateEnd.#collected.register(scope, this);
+  }
+
+  fulfilled(): void {
+    this.#scope.deref()?.close();
+  }
+
+  rejected(): void {
+    this.#scope.deref()?.close();
   }
 }
 

@@ -12,6 +12,7 @@
 import { AsyncResource } from "node:async_hooks";
 import { clearImmediate, setImmediate } from "../_base/immediate.ts";
 import { show } from "../_base/checks.ts";
+import { Heap } from "../_base/heap.ts";
 import { List, type Member } from "../_base/linked_list.ts";
 import {
   isBusy,
@@ -173,7 +174,7 @@ class RuntimePlace implements QueuedWait, Timer {
       timer = timer.previous!;
       if (isToBeTold(timer)) return true;
     }
-    return isPreceded(this.#deadline, 0);
+    return deadlines.someBefore(this.#deadline, isToTell);
   }
 
   /** Whether those behind have to wait for the runtime's timer, which they do once. */
@@ -203,19 +204,18 @@ function isToBeTold(timer: Timer): boolean {
   return !(timer instanceof RuntimePlace) || timer.isTaken;
 }
 
-/** Whether one is to be told before a deadline; looks in the heap below `i`. */
-function isPreceded(deadline: number, i: number): boolean {
-  if (i >= deadlines.length || deadlines[i]! >= deadline) return false;
-  const { first } = buckets.get(deadlines[i]!)!;
+/** Whether one is to be told at a deadline. */
+function isToTell(deadline: number): boolean {
+  const { first } = buckets.get(deadline)!;
   for (let timer = first; timer !== null; timer = timer.next) {
     if (isToBeTold(timer)) return true;
   }
-  return isPreceded(deadline, 2 * i + 1) || isPreceded(deadline, 2 * i + 2);
+  return false;
 }
 
 const buckets = new Map<number, List<Timer>>();
-/** A binary heap of the keys of `buckets`, each once. */
-const deadlines: number[] = [];
+/** The keys of `buckets`, each once. */
+const deadlines = new Heap<number>((a, b) => a - b);
 /** How many timers are started and have not fired. */
 let count = 0;
 /** How many places for the runtime's timers there are. */
@@ -268,7 +268,7 @@ function enterBucket(deadline: number, timer: Timer): void {
   let bucket = buckets.get(deadline);
   if (bucket === undefined) {
     buckets.set(deadline, bucket = new List());
-    pushDeadline(deadline);
+    deadlines.push(deadline);
   }
   bucket.add(timer);
 }
@@ -298,10 +298,10 @@ export function stopTimer(timer: Timer | null): void {
 
 /** Forgets the deadlines of which every timer was stopped: most of them, then. */
 function sweep(): void {
-  deadlines.length = 0;
+  deadlines.clear();
   for (const [deadline, bucket] of buckets) {
     if (bucket.first === null) buckets.delete(deadline);
-    else pushDeadline(deadline);
+    else deadlines.push(deadline);
   }
 }
 
@@ -348,7 +348,7 @@ function disarm(): void {
   immediate = undefined;
   if (places > 0) return sweep();
   buckets.clear();
-  deadlines.length = 0;
+  deadlines.clear();
 }
 
 /** Callbacks of timers that `patch()` is to leave as they are. */
@@ -373,7 +373,7 @@ function tick(): void {
   let owed: Owed = "nothing";
   let last = NaN;
   let canSettle: boolean | null = null;
-  for (let deadline; (deadline = deadlines[0]!) <= time;) {
+  for (let deadline; (deadline = deadlines.first!) <= time;) {
     const bucket = buckets.get(deadline)!;
     while (bucket.first !== null) {
       if (owed === "a turn") return pause(0);
@@ -405,11 +405,11 @@ function tick(): void {
       else if (told !== "nothing" && wakeups() !== before) owed = "a step";
     }
     // All may have been stopped, and others started.
-    if (deadlines[0] === deadline) buckets.delete(popDeadline());
+    if (deadlines.first === deadline) buckets.delete(deadlines.shift());
   }
   armed = Infinity;
   if (count === 0) disarm();
-  else arm(deadlines[0]!);
+  else arm(deadlines.first!);
 }
 
 /** Goes on when the event loop has turned. */
@@ -423,37 +423,6 @@ function pause(turns: number): void {
 let turnsLeft = 0;
 /** A call that is stuck in a foreign promise is left after two turns. */
 const MOST_TURNS = 3;
-
-function pushDeadline(deadline: number): void {
-  let i = deadlines.length;
-  while (i > 0) {
-    const parent = (i - 1) >> 1;
-    if (deadlines[parent]! <= deadline) break;
-    deadlines[i] = deadlines[parent]!;
-    i = parent;
-  }
-  deadlines[i] = deadline;
-}
-
-function popDeadline(): number {
-  const least = deadlines[0]!;
-  const last = deadlines.pop()!;
-  const length = deadlines.length;
-  if (length === 0) return least;
-  let i = 0;
-  for (;;) {
-    let child = 2 * i + 1;
-    if (child >= length) break;
-    if (child + 1 < length && deadlines[child + 1]! < deadlines[child]!) {
-      child++;
-    }
-    if (deadlines[child]! >= last) break;
-    deadlines[i] = deadlines[child]!;
-    i = child;
-  }
-  deadlines[i] = last;
-  return least;
-}
 
 /**
  * Checks a duration.

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { isObject } from "../_base/checks.ts";
 import { GreenletError } from "../greenlet.ts";
 
 /** Tells whether an error is one that is looked for. */
@@ -165,8 +166,4 @@ function readSuppressed(error: SuppressedError, seen: Set<unknown>): Wrapping {
 
 function isSuppressed(error: object): error is SuppressedError {
   return "suppressed" in error && "error" in error;
-}
-
-function isObject(value: unknown): value is object {
-  return typeof value === "object" && value !== null;
 }

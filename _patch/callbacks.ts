@@ -1,7 +1,7 @@
 /**
- * Callbacks that a greenlet registers and that the runtime calls later, in the context of
- * whoever has registered them or has caused the call: parts of `patch()` have them called
- * outside greenlets. See `_events.ts`.
+ * Callbacks that a greenlet registers and that the runtime calls later. The runtime calls them
+ * in the context of the code that registered them or that caused the call. `patch()` makes them
+ * run outside greenlets; see `detached.ts`.
  *
  * @module
  */
@@ -24,7 +24,7 @@ const GLOBAL_EVENTS: ReadonlySet<string> = new Set([
 
 type Dispatch = (this: unknown, event: Event) => boolean;
 
-/** The runtime dispatches them in the context of what has failed. */
+/** Detaches the events of the global object, which the runtime dispatches in any context. */
 export function patchGlobalEvents(patches: Patches): void {
   if (!("dispatchEvent" in globalThis)) return;
   patches.replace<Dispatch>(globalThis, "dispatchEvent", (dispatch) => {
@@ -35,7 +35,7 @@ export function patchGlobalEvents(patches: Patches): void {
   });
 }
 
-/** What a `FileReader` reads is its own business: a kill would leave it reading for ever. */
+/** Detaches the reads of a `FileReader`: after a kill, it would read for ever. */
 export function patchFileReader(patches: Patches): void {
   if (!("FileReader" in globalThis)) return;
   for (
@@ -51,7 +51,7 @@ export function patchFileReader(patches: Patches): void {
   }
 }
 
-/** Observers are called in the context in which an entry is made that they observe. */
+/** Detaches observers, which are called in the context of the code that they observe. */
 export function patchObservers(patches: Patches): void {
   if (!("PerformanceObserver" in globalThis)) return;
   for (const name of ["mark", "measure"]) {
@@ -63,7 +63,10 @@ export function patchObservers(patches: Patches): void {
 // deno-lint-ignore no-explicit-any -- whatever it takes
 type Serve = (this: any, ...args: any[]) => Promise<void>;
 
-/** What calls handlers until it is closed: whoever waits for that can be interrupted. */
+/**
+ * Patches a function that calls handlers until it is closed: the handlers run outside
+ * greenlets, and an interrupt ends the wait for the close.
+ */
 function serving(original: Serve): Serve {
   return function () {
     const scope = interruptibleScope();
@@ -77,12 +80,12 @@ function serving(original: Serve): Serve {
   };
 }
 
-/** Patches what calls handlers of messages of a database, with `--unstable-kv`. */
+/** Patches `listenQueue` of `Deno.Kv`, with `--unstable-kv`. */
 export function patchKv(patches: Patches): void {
   if ("Kv" in Deno) patches.replace(Deno.Kv.prototype, "listenQueue", serving);
 }
 
-/** Patches what calls handlers at certain times, with `--unstable-cron`. */
+/** Patches `Deno.cron`, with `--unstable-cron`. */
 export function patchCron(patches: Patches): void {
   if ("cron" in Deno) patches.replace(Deno, "cron", serving);
 }

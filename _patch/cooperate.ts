@@ -1,11 +1,12 @@
 /**
- * Operations of the runtime as waits: what the parts of `patch()` share.
+ * Makes waits of the runtime's operations. All parts of `patch()` use this.
  *
  * @module
  */
 
 import {
   argumentAt,
+  ignore,
   markHandled,
   noOptions,
   ownThen,
@@ -24,18 +25,16 @@ import { operate, operateLoosely } from "../_hub/operation.ts";
 import { withSignal } from "../_hub/cancelling.ts";
 import { isResolver } from "./resolver.ts";
 
-function ignore(): void {}
-
-/** A function of the runtime that gives a promise. */
+/** A function of the runtime that returns a promise. */
 // deno-lint-ignore no-explicit-any -- whatever it takes
 type Asking<T> = (this: any, ...args: any[]) => Promise<T>;
 
 /**
- * The cooperative form of a function that can't be cancelled: it goes on when its caller
- * is interrupted.
+ * Makes a function cooperative that can't be cancelled. An interrupt of its caller leaves the
+ * operation running.
  *
  * @param original The function.
- * @param discard Called with a result that nobody waits for any more.
+ * @param discard Called with the result if the caller was interrupted.
  */
 export function cooperate<T, F extends Asking<T>>(
   original: F & Asking<T>,
@@ -52,8 +51,8 @@ export function cooperate<T, F extends Asking<T>>(
 }
 
 /**
- * As {@linkcode cooperate}, for a function that may wait for somebody else for ever, as the
- * opening of a pipe does: when its caller is interrupted, it does not keep the process alive.
+ * Does the same as {@linkcode cooperate}, for a function that may wait for ever, such as one
+ * that opens a pipe. After an interrupt the operation does not keep the process alive.
  */
 export function cooperateLoosely<T, F extends Asking<T>>(
   original: F & Asking<T>,
@@ -73,12 +72,12 @@ export function cooperateLoosely<T, F extends Asking<T>>(
 }
 
 /**
- * The cooperative form of a function that takes a signal among its options, by which an
- * interrupt cancels it.
+ * Makes a function cooperative that has a `signal` among its options. An interrupt of its
+ * caller aborts the signal.
  *
  * @param original The function.
- * @param at Which of its arguments the options are.
- * @param discard Called with a result that nobody waits for any more.
+ * @param at The index of the options among its arguments.
+ * @param discard Called with the result if the caller was interrupted.
  */
 export function cooperateBySignal<T, F extends Asking<T>>(
   original: F & Asking<T>,
@@ -94,15 +93,15 @@ export function cooperateBySignal<T, F extends Asking<T>>(
     while (args.length < at) args[args.length] = undefined;
     args[at] = withSignal(argumentAt(args, at) ?? noOptions(), abort.signal);
     const promise = Reflect.apply(original, this, args as never);
-    // What listens to the signal is no part of whoever interrupts.
+    // Listeners of the signal run outside greenlets, not in the one that interrupts.
     const cancel = (error: unknown) => runDetached(() => abort.abort(error));
     return operate(scope, promise, cancel, discard);
   } as F;
 }
 
 /**
- * The cooperative form of a function that gives something back, and then waits until it is
- * gone: it is given back whatever is due.
+ * Makes a function cooperative that releases something and waits until it is released. It
+ * releases it even if an interrupt is due.
  *
  * @param original The function.
  */
@@ -117,8 +116,8 @@ export function cooperateRelease<F extends Asking<unknown>>(original: F): F {
 }
 
 /**
- * A promise that an object keeps, such as `writer.closed`: a wait begins when somebody
- * awaits it, and not when it is looked at.
+ * A promise that an object keeps, such as `writer.closed`. A wait begins when the promise is
+ * awaited, not when the property is read.
  */
 class ObservedPromise<T> extends LazyPromise<T> {
   static override get [Symbol.species](): PromiseConstructor {
@@ -127,12 +126,12 @@ class ObservedPromise<T> extends LazyPromise<T> {
 
   readonly #promise: Promise<T>;
   readonly #cancel: (error: unknown) => void;
-  /** How many wait. */
+  /** The number of waits. */
   #waits = 0;
 
   constructor(promise: Promise<T>, cancel: (error: unknown) => void) {
-    // What the runtime itself does with it passes `then` by. In no context, as the
-    // promise may last.
+    // The runtime itself does not call `then` of this object. Outside greenlets, as the
+    // promise may live longer than the current one.
     super((resolve, reject) =>
       current.clear(() => void then(promise, resolve, reject))
     );
@@ -146,7 +145,7 @@ class ObservedPromise<T> extends LazyPromise<T> {
     onRejected?: ((reason: unknown) => B | PromiseLike<B>) | null,
   ): Promise<A | B> {
     const scope = interruptibleScope();
-    // As the language calls it for an `await`.
+    // Only an `await` calls this with a promise's own functions.
     if (scope === null || !isResolver(onFulfilled)) {
       return then(this.#promise, onFulfilled, onRejected);
     }
@@ -154,8 +153,8 @@ class ObservedPromise<T> extends LazyPromise<T> {
   }
 
   override finally(onFinally?: (() => void) | null): Promise<T> {
-    // What the language would give to our `then` looks as if it were for an `await`, and
-    // would be called at an interrupt.
+    // The language would call our `then` with functions that look like those of an `await`,
+    // and an interrupt would call them.
     return this.#promise.finally(onFinally);
   }
 
@@ -176,7 +175,7 @@ class ObservedPromise<T> extends LazyPromise<T> {
 const kept = new WeakMap<Promise<unknown>, ObservedPromise<unknown>>();
 
 /**
- * The getter of a promise that an object keeps, such that the promise is cooperative.
+ * Makes the getter of a kept promise return a cooperative promise.
  *
  * @param original The getter.
  * @param cancel Called with the object when the last greenlet that waits is interrupted.

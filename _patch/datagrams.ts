@@ -1,5 +1,6 @@
 /**
- * Datagrams, in the part `net` of `patch()`. The runtime has them with `--unstable-net`.
+ * Datagram sockets, in the part `net` of `patch()`. The runtime has them with
+ * `--unstable-net`.
  *
  * @module
  */
@@ -14,7 +15,7 @@ import { QueuedWait } from "../_hub/wait_queue.ts";
 import { type Hold, Inbox, type Inboxes } from "../_hub/inbox.ts";
 import { hold } from "../_hub/conns.ts";
 
-/** What the types of the runtime don't tell without `--unstable-net`. */
+/** A datagram socket. The runtime's types have it only with `--unstable-net`. */
 interface DatagramConn extends Socket {
   readonly addr: Deno.Addr;
   bufSize: number;
@@ -31,10 +32,10 @@ type Send = (
 ) => Promise<number>;
 type ListenDatagram = (options: never) => DatagramConn;
 
-/** The longest datagram that there is. */
+/** The length of the longest datagram, in bytes. */
 const LONGEST = {
   udp: 64 * 1024,
-  // As Linux is usually set up: net.core.wmem_max.
+  // The usual value of net.core.wmem_max in Linux.
   unixpacket: 208 * 1024,
 };
 
@@ -49,9 +50,9 @@ class Receiver extends QueuedWait<Receiver, Datagram> {
 }
 
 /**
- * What comes to a socket, in order, whoever receives it. It is received whole: the system
- * drops what is longer than the buffer, and whoever gets it may have a longer one than
- * whoever it was received for.
+ * The datagrams of a socket, in order, and the waits for them. Each is received whole, into a
+ * buffer of ours: the system drops what does not fit, and the `receive` that gets the datagram
+ * may have a longer buffer than the interrupted one that asked for it.
  */
 class Datagrams extends Inbox<Datagram, Receiver, Datagram> {
   readonly #socket: DatagramConn;
@@ -107,7 +108,7 @@ class Datagrams extends Inbox<Datagram, Receiver, Datagram> {
       receiver.switch([received, address]);
       this.#datagram = null;
     } catch (error) {
-      // Its buffer was transferred meanwhile.
+      // The caller's buffer was transferred meanwhile.
       receiver.throw(error);
     }
   }
@@ -172,7 +173,7 @@ function cooperativeReceive(
   };
 }
 
-/** What to receive into; nothing when the original has to complain. */
+/** Returns the buffer to receive into; `undefined` if the original has to throw. */
 function bufferFor(
   socket: DatagramConn,
   given: Uint8Array | undefined,
@@ -190,7 +191,7 @@ function cooperativeSend(original: Send): Send {
     if (scope === null) return original.call(this, data, address);
     const due = checkpoint(scope);
     if (due !== null) return due;
-    // It goes on when its caller may already use the bytes for something else.
+    // After an interrupt the send goes on, while the caller may reuse the bytes.
     const copy = data instanceof Uint8Array ? new Uint8Array(data) : data;
     const begun = new Begun();
     const sent = begun.watch(() => original.call(this, copy, address));

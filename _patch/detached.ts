@@ -1,12 +1,12 @@
 /**
- * Events that are told outside greenlets: what the parts of `patch()` share.
+ * Makes listeners of events run outside greenlets. All parts of `patch()` use this.
  *
- * What tells of events is shared, and outlives the greenlet that happened to set it up. In
- * whose scope every wait of a listener would throw, once that one was killed, and the source
- * be lost for all. In whose scope an event is told is with the runtime, and differs: it may
- * be that of who has made the source, has added its first listener, has caused the event, or
- * none. So a source is made to tell in none, where it tells, or else where it begins. The
- * contexts of other storages are as before.
+ * The source of an event, such as a socket, often outlives the greenlet that created it. If
+ * listeners ran in the scope of that greenlet, all their waits would throw once the greenlet
+ * was killed. The runtime calls them in different scopes: of the greenlet that made the source,
+ * that added the first listener, or that caused the event. So the function that emits the
+ * events, or the one that starts the source, is called outside greenlets. Other
+ * `AsyncLocalStorage` contexts stay as they were.
  *
  * @module
  */
@@ -17,44 +17,44 @@ import type { Patches } from "./patch_set.ts";
 
 // deno-lint-ignore no-explicit-any -- whatever it takes and gives
 type Method = (this: any, ...args: any[]) => any;
-type Meet = (emitter: object) => void;
+type OnEmitter = (emitter: object) => void;
 
-/** What a function does, as nobody's part: for `Patches.put`. */
+/** Makes a function run outside greenlets. For `Patches.replace`. */
 export function detached<F extends Method>(original: F): F {
-  const apart: Method = function () {
-    // To make no closure where nothing is to be done: 20 ns of the 60 of an `emit()`.
+  const replacement: Method = function () {
+    // Makes no closure if there is nothing to do: saves 20 of the 60 ns of an `emit()`.
     return interruptibleScope() === null
       ? Reflect.apply(original, this, arguments)
       : runDetached(() => Reflect.apply(original, this, arguments));
   };
-  return apart as F;
+  return replacement as F;
 }
 
-/** Who wants to know of emitters: they share a patch, as there is one for a property. */
-const meets = new Set<Meet>();
+/** The callbacks of `onEmitter`. They share one patch, as it takes one for the property. */
+const callbacks = new Set<OnEmitter>();
 
 /**
- * Calls `meet` with each emitter of `node:events` that is made. So modules of the runtime
- * are patched when they are used: to load them for all who patch would take too long.
+ * Calls `callback` with each emitter of `node:events` that is made. So a module of the runtime is
+ * patched when it is first used: to load all modules in `patch()` would take too long.
  */
-export function onEmitter(patches: Patches, meet: Meet): void {
-  meets.add(meet);
-  patches.beforeRestore(() => meets.delete(meet));
+export function onEmitter(patches: Patches, callback: OnEmitter): void {
+  callbacks.add(callback);
+  patches.beforeRestore(() => callbacks.delete(callback));
   patches.replace<Method>(EventEmitter, "init", (init) =>
     function () {
-      meets.forEach((meet) => meet(this));
+      callbacks.forEach((callback) => callback(this));
       return Reflect.apply(init, this, arguments);
     });
 }
 
 /**
- * Calls `patch` with the prototype of each of some classes of the runtime's own emitters,
- * when the first of it is made. A part may do so once.
+ * Calls `patch` with the prototype of each of the named emitter classes of the runtime, when
+ * the first instance of the class is made. Each part may call this once.
  *
- * @param patches What replaces.
+ * @param patches The patches of the part.
  * @param names The names of the classes.
- * @param mark What their prototypes have, and those of few others.
- * @param patch Patches one.
+ * @param mark A property that the prototypes of these classes have, and few others.
+ * @param patch Patches a prototype.
  */
 export function onFirstInstanceOf(
   patches: Patches,
@@ -66,7 +66,7 @@ export function onFirstInstanceOf(
     if (!(mark in emitter)) return;
     patches.onFirstInstance(emitter, mark, (prototype) => {
       const { name } = prototype.constructor;
-      // Anybody's own class may have the name as well.
+      // A class of a package may have the same name.
       const isTheRuntimes = names.includes(name) &&
         String(new Error().stack).includes(`new ${name} (ext:deno_node/`);
       if (isTheRuntimes) patch(prototype);

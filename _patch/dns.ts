@@ -12,7 +12,7 @@ import { withSignal } from "../_hub/cancelling.ts";
 import { cooperateBySignal } from "./cooperate.ts";
 import { patchAll } from "./patch_set.ts";
 
-// The overloads tell record types apart, which is of no interest here.
+// One signature for all overloads, which differ in the record type only.
 type ResolveDns = (
   this: unknown,
   query: string,
@@ -41,8 +41,8 @@ function cooperativeResolveDns(original: ResolveDns): ResolveDns {
       options ?? noOptions(),
       abort.signal,
     ) as typeof options;
-    // To be told of a signal makes the runtime wait for a name server for 2 s, where it is
-    // 15 s else. One that is so slow gets its time, and its answer can't be cancelled.
+    // With a signal the runtime waits 2 s for a name server, without one 15 s. If the server
+    // takes longer than 2 s, asks again without a signal; that query can't be cancelled.
     const asked = original.call(this, query, recordType, ours);
     const promise = then(
       asked,

@@ -1,10 +1,10 @@
 /**
  * The part `fetch` of `patch()`: `fetch`, and the bodies of requests, responses and blobs.
  *
- * The runtime collects a body by functions of its own, which can be ended only by the
- * signal of the `fetch` that the body comes by: so we keep that with the response. Where
- * there is none, as with a clone or with what a server receives, the runtime collects what
- * we pass on to it, chunk by chunk.
+ * The runtime reads a body with functions of its own. Only the signal of the `fetch` can end
+ * them, so we keep that signal with the response. A clone, or a request that a server
+ * receives, has no such signal: there the runtime reads a stream of ours, to which we pass on
+ * the chunks of the body.
  *
  * @module
  */
@@ -13,10 +13,12 @@ import {
   argumentAt,
   bare,
   canIterateArrays,
+  ignore,
   markHandled,
   noOptions,
   then,
 } from "../_base/language.ts";
+import { findSymbol } from "../_base/runtime.ts";
 import { interruptibleScope, runDetached } from "../_hub/current.ts";
 import { checkpoint } from "../_hub/suspension.ts";
 import { getOriginal } from "../_base/properties.ts";
@@ -33,7 +35,7 @@ type Read = (this: Request | Response) => Promise<unknown>;
 type Clone = (this: Request | Response) => Request | Response;
 type ReadBlob = (this: Blob) => Promise<unknown>;
 
-/** What reads a body to its end. */
+/** The methods that read a body to its end. */
 const READERS = [
   "arrayBuffer",
   "blob",
@@ -43,17 +45,17 @@ const READERS = [
   "text",
 ] as const;
 
-/** What a response came by that was fetched in a greenlet. */
+/** The request of a response that was fetched in a greenlet. */
 interface Connection {
-  /** Of the request, and then of the body. */
+  /** Aborts the request, and later the body. */
   readonly abort: AbortController;
-  /** The body as it came: a response that was cloned has another one. */
+  /** The body that was fetched: a response that was cloned has another one. */
   readonly body: ReadableStream;
 }
 
 /**
- * Where that is kept: in a private field of the response, as the entries of a `WeakMap`
- * are work for the garbage collector.
+ * Keeps the connection in a private field of the response, as the entries of a `WeakMap` are
+ * work for the garbage collector.
  */
 class ConnectionOf extends Stamp {
   #connection: Connection | undefined;
@@ -63,7 +65,7 @@ class ConnectionOf extends Stamp {
   }
 
   static set(response: object, connection: Connection): void {
-    // A `fetch` of somebody else's may give one response twice.
+    // A package's `fetch` may return the same response twice.
     if (!(#connection in response)) new ConnectionOf(response);
     (response as ConnectionOf).#connection = connection;
   }
@@ -73,7 +75,7 @@ class ConnectionOf extends Stamp {
 export function patchFetch(): Disposable {
   return patchAll((patches) => {
     patches.replace<Fetch>(globalThis, "fetch", cooperativeFetch);
-    const inner = innerOf(new Request("http://a/"), "request");
+    const inner = findSymbol(new Request("http://a/"), "request");
     for (const name of READERS) {
       const package_: Read = getOriginal(Response.prototype, name);
       for (const { prototype } of [Request, Response]) {
@@ -87,7 +89,7 @@ export function patchFetch(): Disposable {
     for (
       const [{ prototype }, symbol] of [
         [Request, inner],
-        [Response, innerOf(new Response(), "response")],
+        [Response, findSymbol(new Response(), "response")],
       ] as const
     ) {
       patches.replace<Clone>(
@@ -96,7 +98,7 @@ export function patchFetch(): Disposable {
         (clone) => symbol === undefined ? clone : passingOn(clone, symbol),
       );
     }
-    // They are in memory, and yet a loop of nothing else must not be deaf to a kill.
+    // A blob is in memory, but a kill must end a loop that only reads blobs.
     for (const name of ["arrayBuffer", "bytes", "text"]) {
       patches.replace<ReadBlob>(
         Blob.prototype,
@@ -107,14 +109,7 @@ export function patchFetch(): Disposable {
   });
 }
 
-/** Under which symbol the runtime keeps what a request or a response is. */
-function innerOf(it: object, name: string): symbol | undefined {
-  return Object.getOwnPropertySymbols(it).find(({ description }) =>
-    description === name
-  );
-}
-
-/** Tells of the two bodies of a clone that they pass on what was one body before. */
+/** Notes that the two bodies after a `clone()` pass on the chunks of the original body. */
 function passingOn(original: Clone, inner: symbol): Clone {
   return function () {
     const before = streamIn(this, inner);
@@ -128,7 +123,7 @@ function passingOn(original: Clone, inner: symbol): Clone {
   };
 }
 
-/** The body of a request or a response, if it is a stream, where streams are patched. */
+/** Returns the body of a request or a response, if it is a stream and streams are patched. */
 function streamIn(
   of: Request | Response,
   inner: symbol,
@@ -144,7 +139,7 @@ function cooperativeFetch(original: Fetch): Fetch {
     const due = checkpoint(scope);
     if (due !== null) return due;
     const abort = new AbortController();
-    // Where no signal can be given, it goes on when its caller is interrupted.
+    // If no signal can be passed, the request goes on after an interrupt.
     const promise = Reflect.apply(
       original,
       this,
@@ -166,24 +161,24 @@ function cooperativeFetch(original: Fetch): Fetch {
   };
 }
 
-/** What a `fetch` of somebody else's gives need not be a response. */
+/** Returns the body of a response. A package's `fetch` may return something else. */
 function bodyOf(response: unknown): ReadableStream | null {
   return response instanceof Response ? response.body : null;
 }
 
-/** The arguments of `fetch`, with a signal that aborts as well as the caller's own. */
+/** Returns the arguments of `fetch` with a signal that `ours` and the caller's own abort. */
 function withSignal(args: unknown[], ours: AbortSignal): unknown[] {
   const input = argumentAt(args, 0);
   const init = argumentAt(args, 1);
   const options = init ?? noOptions();
   const isOdd = typeof options !== "object" && typeof options !== "function";
-  // For the runtime to complain of.
+  // The runtime throws its own error for these.
   if (args.length === 0 || isOdd) return args;
   if (init === undefined && typeof input === "string") {
     return [input, bare({ signal: ours })];
   }
-  // The options may be of any class, another request among them: they are read by the
-  // runtime, one by one, and what they throw then is its business.
+  // The options may be of any class, for example a request. A proxy lets the runtime read each
+  // property itself, and throw what a getter throws.
   const get = (_: unknown, name: PropertyKey): unknown => {
     const value = Reflect.get(options, name);
     return name === "signal" ? either(value, input, ours) : value;
@@ -194,7 +189,7 @@ function withSignal(args: unknown[], ours: AbortSignal): unknown[] {
 function either(theirs: unknown, input: unknown, ours: AbortSignal): unknown {
   if (theirs === undefined && input instanceof Request) theirs = input.signal;
   if (theirs === undefined || theirs === null) return ours;
-  // What is no signal the runtime complains of.
+  // The runtime throws its own error if this is not a signal.
   return theirs instanceof AbortSignal ? eitherOf(theirs, ours) : theirs;
 }
 
@@ -210,7 +205,7 @@ function cooperativeRead(
     const due = checkpoint(scope);
     const body = unreadBody(prototype, this, inner);
     if (due !== null) {
-      // Whoever is killed before it can read leaves no connection behind either.
+      // An interrupt before the read closes the connection as well.
       if (body !== null) {
         then(due, undefined, (error) => cancel(body, error));
       }
@@ -218,7 +213,7 @@ function cooperativeRead(
     }
     if (body === null) return Reflect.apply(original, this, []);
     if (ConnectionOf.get(this)?.body === body) {
-      // The response has to stay alive: the runtime keeps the request's own signal by it.
+      // Refers to the response, as the runtime drops the request's signal with it.
       return operate(
         scope,
         original.call(this),
@@ -230,7 +225,7 @@ function cooperativeRead(
     const type = headers.get("content-type");
     const relay = new Relay(body);
     const passedOn = new Response(
-      // It takes nothing before it is asked.
+      // With a high-water mark of 0 it reads nothing before it is read itself.
       new ReadableStream(
         relay as unknown as UnderlyingDefaultSource,
         bare({ highWaterMark: 0 }),
@@ -245,7 +240,7 @@ function cooperativeRead(
   };
 }
 
-/** A body that has to be waited for; `null` if there is none, or none to be had. */
+/** Returns the body to read; `null` if there is none, or if it can't be read. */
 function unreadBody(
   prototype: object,
   of: Request | Response,
@@ -258,34 +253,34 @@ function unreadBody(
       Reflect.get(prototype, "bodyUsed", of);
     return isGone ? null : body;
   } catch {
-    // For the runtime to complain of.
+    // The runtime throws its own error for this.
     return null;
   }
 }
 
-/** What a request keeps under a symbol of the runtime's. */
+/** The runtime's data of a request. */
 interface Inner {
   readonly body: { readonly streamOrStatic: unknown } | null;
 }
 
 /**
- * Whether the body of a request is no stream yet, as nearly every one that a server gets:
- * then the runtime needs 1 µs for it, and we would need 15. Where the symbol has changed,
- * all of them are streams to us.
+ * Whether the body of a request is not a stream yet, as with nearly all requests that a server
+ * gets. The runtime then reads it in 1 µs; we would need 15. If the symbol has changed, every
+ * body counts as a stream.
  */
 function isWhole(of: object, inner: symbol | undefined): boolean {
   const whole = inner === undefined ? undefined : bodyIn(of, inner);
   return whole !== undefined && !(whole instanceof ReadableStream);
 }
 
-/** The body as the runtime keeps it. */
+/** Returns the body as the runtime keeps it. */
 function bodyIn(of: object, inner: symbol): unknown {
   return (of as Record<symbol, Inner | undefined>)[inner]?.body?.streamOrStatic;
 }
 
-/** Passes on what a body brings, as the source of a stream that we can end. */
+/** The source of a stream that passes on the chunks of a body, and that we can end. */
 class Relay {
-  // What it does not have is not looked for in the prototype.
+  // Set, so that they are not looked up in a prototype that a program has changed.
   readonly type = undefined;
   readonly cancel = undefined;
   readonly autoAllocateChunkSize = undefined;
@@ -313,7 +308,7 @@ class Relay {
   end(error: unknown): void {
     this.#controller.error(error);
     cancel(this.#reader, error);
-    // That of a clone ends when all of them have, which nobody may read.
+    // The body of a clone ends only with all other clones, which may never be read.
     leftAlone(this.#body);
   }
 }
@@ -322,8 +317,6 @@ function cancel(
   body: ReadableStream | ReadableStreamDefaultReader,
   error: unknown,
 ): void {
-  // What a stream of the user's does then is nobody's part, and is not interrupted.
+  // Functions of a user's stream run outside greenlets, and are not interrupted.
   markHandled(runDetached(() => getOriginal(body, "cancel").call(body, error)));
 }
-
-function ignore(): void {}

@@ -1,20 +1,21 @@
 /**
- * Open files and the standard streams: what the part `fs` of `patch()` does with them.
+ * Open files and the standard streams, in the part `fs` of `patch()`.
  *
- * The runtime can't cancel a read. So one that is interrupted goes on, and what it brings
- * is not lost: where a file has a position, that is put back, and it is as if nothing had
- * been read; what comes from a terminal or a pipe is kept for the next read.
+ * The runtime can't cancel a read. So an interrupted read goes on, and its bytes are not lost.
+ * If the file has a position, the position is put back, as if nothing had been read. Bytes of
+ * a terminal or a pipe are kept for the next read.
  *
- * The runtime does the asynchronous operations on one file one after the other, in the
- * order in which they were begun, and the synchronous ones at once, whatever else is under
- * way. It is the position that needs more: what is begun after a read has to wait until
- * that is over, as it may be interrupted and its bytes given back.
+ * The runtime does the asynchronous operations on one file one after the other, in the order
+ * in which they began, and the synchronous ones at once. That is not enough for the position:
+ * an operation that begins after a read has to wait until the read is over, as an interrupt of
+ * the read puts the position back.
  *
  * @module
  */
 
 import { bare, markHandled, then } from "../_base/language.ts";
 import { byteStreamOf } from "../_hub/byte_streams.ts";
+import { isObject } from "../_base/checks.ts";
 import { Begun } from "../_hub/begun.ts";
 import { detached } from "./detached.ts";
 import { interruptibleScope, runDetached } from "../_hub/current.ts";
@@ -48,15 +49,15 @@ type Lock = (this: File, exclusive?: boolean) => Promise<boolean | void>;
 type LockSync = (this: File, exclusive?: boolean) => boolean | void;
 type Unlock<T> = (this: File) => T;
 
-/** The most for which a file keeps memory to read into. */
+/** The size of the largest buffer that is kept for a file, in bytes. */
 const MOST_KEPT = 64 * 1024;
-/** How much a stream reads at once, as the runtime's own do. */
+/** How many bytes a stream reads at once, as the runtime's own streams do. */
 const CHUNK = 64 * 1024;
 
 const NOTHING = new Uint8Array(0);
 
-/** What has to stay patched of a file, while something is under way or kept. */
-const DOORS = [
+/** The methods of a file that stay patched while an operation is pending or bytes are kept. */
+const PATCHED_NAMES = [
   "read",
   "readSync",
   "readable",
@@ -67,7 +68,7 @@ const DOORS = [
   "close",
   Symbol.dispose,
 ];
-const DOORS_OF_LOCKS = [
+const PATCHED_NAMES_OF_LOCKS = [
   "lock",
   "lockSync",
   "tryLock",
@@ -78,13 +79,13 @@ const DOORS_OF_LOCKS = [
 
 const sources = new Inboxes();
 
-/** Who reads from what, and what is kept for them. */
+/** The reads of a file, and the bytes that are kept for them. */
 type Reads = Position | KeptBytes;
 
 const readsOf = new WeakMap<object, Reads>();
 const writesOf = new WeakMap<object, Writes>();
 const locksOf = new WeakMap<object, Locks>();
-/** The stream that each was given as its `readable`. */
+/** The stream that `readable` of each file has returned. */
 const streamOf = new WeakMap<object, ReadableStream<Uint8Array>>();
 
 /** Patches open files and the standard streams. */
@@ -143,7 +144,7 @@ export function patchFiles(patches: Patches): void {
   patches.beforeRestore(() => sources.stayPatched());
 }
 
-/** What is read from an object that was not read from before; `null` for an odd one. */
+/** Makes the reads of a file at its first read; returns `null` if it is no file. */
 type FindReads = (owner: object, read: Read) => Reads | null;
 
 function patchReads(
@@ -166,21 +167,21 @@ function patchReads(
   }
 }
 
-/** Something that is done at the position of a file, when it is its turn. */
+/** A wait for an operation at the position of a file. They run one after the other. */
 abstract class Turn extends QueuedWait<Turn, unknown> {
-  /** Does it. */
+  /** Begins the operation. */
   abstract begin(): Promise<unknown>;
 
-  /** It is over, and its caller waits for what it has brought. */
+  /** Ends the wait with the operation's result. */
   end(value: unknown): void {
     this.switch(value);
   }
 
-  /** It is over, and its caller was interrupted. */
+  /** Called with the operation's result if its caller was interrupted. */
   late(_value: unknown): void {}
 }
 
-/** What goes on when it is interrupted. */
+/** An operation that goes on after an interrupt. */
 class Other extends Turn {
   readonly begin: () => Promise<unknown>;
 
@@ -190,11 +191,11 @@ class Other extends Turn {
   }
 }
 
-/** One `read` of a file that has a position. */
+/** A `read` of a file that has a position. */
 class Reading extends Turn {
   readonly #position: Position;
   readonly #buffer: Uint8Array;
-  /** What is read into, as it goes on when its caller has left. */
+  /** The buffer to read into: the caller may reuse its own after an interrupt. */
   #bytes = NOTHING;
 
   constructor(position: Position, buffer: Uint8Array) {
@@ -210,7 +211,7 @@ class Reading extends Turn {
 
   override end(count: number | null): void {
     if (count === null) return this.switch(null);
-    // There is less room if the buffer was transferred meanwhile.
+    // The caller's buffer is shorter if it was transferred meanwhile.
     const fits = Math.min(count, this.#buffer.length);
     if (fits > 0) this.#buffer.set(this.#bytes.subarray(0, fits));
     this.late(count - fits);
@@ -224,19 +225,19 @@ class Reading extends Turn {
 
 interface Outcome {
   readonly hasFailed: boolean;
-  /** What it has brought, or the error. */
+  /** The result, or the error. */
   readonly value: unknown;
 }
 
-/** The position of a file: who does something there, one after the other. */
+/** The operations at the position of a file, one after the other. */
 class Position extends Inbox<unknown, Turn, Outcome> {
   readonly #file: object;
   readonly #read: Read;
-  /** What is under way. */
+  /** The operation in progress. */
   #turn: Turn | null = null;
-  /** What that has brought to its caller. */
+  /** Its outcome, for its caller. */
   #outcome: Outcome | null = null;
-  /** Memory to read into. */
+  /** A buffer to read into. */
   #memory = NOTHING;
 
   constructor(file: object, read: Read) {
@@ -245,7 +246,7 @@ class Position extends Inbox<unknown, Turn, Outcome> {
     this.#read = read;
   }
 
-  /** Whether something is under way for nobody, and may move the position. */
+  /** Whether an operation whose caller was interrupted may still move the position. */
   get unsettled(): boolean {
     return this.#turn !== null && this.#turn.state !== "waiting";
   }
@@ -254,7 +255,7 @@ class Position extends Inbox<unknown, Turn, Outcome> {
     return this.take(new Reading(this, buffer), scope) as Wait<number | null>;
   }
 
-  /** Some memory, for one read at a time. */
+  /** Returns a buffer, for one read at a time. */
   memory(length: number): Uint8Array<ArrayBuffer> {
     if (length > MOST_KEPT) return new Uint8Array(length);
     if (this.#memory.length < length) this.#memory = new Uint8Array(length);
@@ -265,12 +266,12 @@ class Position extends Inbox<unknown, Turn, Outcome> {
     return this.#read.call(this.#file, bytes);
   }
 
-  /** Puts the position back. */
+  /** Puts the position back by a number of bytes. */
   giveBack(count: number): void {
     try {
       move(this.#file, -count);
     } catch {
-      // Closed meanwhile.
+      // The file was closed meanwhile.
     }
   }
 
@@ -283,7 +284,7 @@ class Position extends Inbox<unknown, Turn, Outcome> {
   }
 
   protected override get patchedNames(): readonly PropertyKey[] {
-    return DOORS;
+    return PATCHED_NAMES;
   }
 
   protected override async begin(turn: Turn): Promise<Outcome> {
@@ -291,7 +292,7 @@ class Position extends Inbox<unknown, Turn, Outcome> {
     try {
       return { hasFailed: false, value: await turn.begin() };
     } catch (error) {
-      // After a close for all who wait, as the runtime ends all reads by it.
+      // After a close all waits throw, as the runtime ends all reads then.
       if (this.closed) throw error;
       return { hasFailed: true, value: error };
     }
@@ -300,7 +301,7 @@ class Position extends Inbox<unknown, Turn, Outcome> {
   protected override keep(outcome: Outcome): void {
     const turn = this.#turn!;
     this.#turn = null;
-    // Its caller is the first in the line, or has left that.
+    // The operation's wait is the first in the queue, unless it was interrupted.
     if (turn.state === "waiting") this.#outcome = outcome;
     else if (!outcome.hasFailed) turn.late(outcome.value);
   }
@@ -315,12 +316,12 @@ class Position extends Inbox<unknown, Turn, Outcome> {
   protected override discard(): void {}
 }
 
-/** The bytes of a terminal, a pipe or a device, which can't be put back. */
+/** The bytes of a terminal, a pipe or a device, which have no position to put back. */
 class KeptBytes extends Bytes {
   readonly #begun = new Begun();
 
   protected override get patchedNames(): readonly PropertyKey[] {
-    return DOORS;
+    return PATCHED_NAMES;
   }
 
   protected override readOn(buffer: Uint8Array): Promise<number | null> {
@@ -339,7 +340,7 @@ class KeptBytes extends Bytes {
     return this.take(new Reader(buffer), scope);
   }
 
-  /** Reads what is there already. */
+  /** Reads bytes that are kept. */
   readSync(buffer: Uint8Array): number | null {
     const reader = new Reader(buffer);
     markHandled(this.take(reader, null));
@@ -354,15 +355,15 @@ function readsOfFile(file: object, read: Read): Reads | null {
       ? new Position(file, read)
       : new KeptBytes(sources, file, read);
   } catch {
-    // For the original to complain of.
+    // The original throws its own error for this.
     return null;
   }
 }
 
 /**
- * Whether a file has a position, as one on a disk.
+ * Whether a file has a position, as a file on a disk has.
  *
- * @throws {TypeError} If it is no file.
+ * @throws {TypeError} If it is not a file.
  */
 function hasPosition(file: object): boolean {
   try {
@@ -374,27 +375,27 @@ function hasPosition(file: object): boolean {
   return !isDevice(file);
 }
 
-/** Whether a write may wait for somebody who reads, as that to a pipe. */
+/** Whether a write may wait for a reader, as with a pipe. */
 function mayStall(file: object): boolean {
   try {
     return !hasPosition(file);
   } catch {
-    return true; // One of the standard streams, whatever they are.
+    return true; // A standard stream, which may be anything.
   }
 }
 
-/** Whether it is one of those that let a position be set, and read on regardless. */
+/** Whether it is a device, which accepts a position and ignores it. */
 function isDevice(file: object): boolean {
   try {
     const stat = getOriginal(Deno.FsFile.prototype, "statSync");
     return stat.call(file as File).isCharDevice === true;
   } catch {
-    // That needs a permission, which may have been revoked.
+    // `statSync` needs a permission, which may have been revoked.
     return false;
   }
 }
 
-/** Moves the position of a file. */
+/** Moves the position of a file by a number of bytes. */
 function move(file: object, by: number): void {
   const seek = getOriginal(Deno.FsFile.prototype, "seekSync");
   seek.call(file as File, by, Deno.SeekMode.Current);
@@ -416,32 +417,32 @@ function cooperativeRead(original: Read, find: FindReads): Read {
 }
 
 /**
- * Has `process.stdin` read as nobody's part. It reads on for all who ever listen, and an
- * interrupt of whoever happened to be first would destroy it, and with it the process.
+ * Makes `process.stdin` read outside greenlets. It reads for all its listeners, so an interrupt
+ * of the greenlet that added the first listener must not destroy it, which ends the process.
  */
 function readingForProcess(read: Read, patches: Patches): Read {
-  let met = false;
+  let hasPatchedEvents = false;
   return function (buffer) {
     if (interruptibleScope() === null || !isAskedByProcess()) {
       return read.call(this, buffer);
     }
-    if (!met && !patches.isOver) patchEvents(patches);
-    met = true;
-    // A promise of the language, as it is awaited in the scope.
+    if (!hasPatchedEvents && !patches.isOver) patchEvents(patches);
+    hasPatchedEvents = true;
+    // An `async` function makes a native promise, which the caller's scope can await.
     return runDetached(async () => await read.call(this, buffer));
   };
 }
 
-/** Whether standard input is read for the `stdin` of `node:process`. */
+/** Whether the caller is the `stdin` of `node:process`. */
 function isAskedByProcess(): boolean {
-  // Nothing else tells. Above us are the patched function and its caller.
+  // Only the stack tells. The two frames above this one are the patched function and its caller.
   const caller = String(new Error().stack).split("\n")[3] ?? "";
   return /\b_read \(ext:deno_node\//.test(caller);
 }
 
 /**
- * Has `process.stdin`, once it reads, tell its events outside greenlets, as sockets do: it
- * outlives whoever has begun to read, in whose scope every wait of a listener would throw.
+ * Makes the listeners of `process.stdin` run outside greenlets, as those of sockets do, once
+ * it reads. It outlives the greenlet that began to read.
  */
 function patchEvents(patches: Patches): void {
   patches.replace(globalThis.process.stdin, "push", detached);
@@ -463,7 +464,7 @@ function keptReadSync(original: ReadSync): ReadSync {
   };
 }
 
-/** What can't wait fails where it would find another position than it should. */
+/** Throws if a synchronous operation would find a wrong position. */
 function checkPosition(file: unknown, what: string): void {
   const reads = readsOf.get(file as object);
   if (reads instanceof Position && reads.unsettled) throw busy(what);
@@ -471,7 +472,7 @@ function checkPosition(file: unknown, what: string): void {
 
 function busy(what: string): Error {
   return new Deno.errors.Busy(
-    `Cannot ${what} as a read is under way that was interrupted: await an asynchronous read, write or seek first`,
+    `Cannot ${what} as an interrupted read is still in progress: await an asynchronous read, write or seek first`,
   );
 }
 
@@ -489,12 +490,12 @@ function keptReadable(
   };
 }
 
-/** A stream as the runtime's own, which does not know of what is kept. */
+/** Makes the stream of a file. It does what the runtime's stream does, and reads kept bytes. */
 function readableOf(
   file: Partial<Disposable>,
   reads: Reads,
 ): ReadableStream<Uint8Array> {
-  // Standard input stays open.
+  // Standard input has no `dispose` and stays open.
   const close = () => file[Symbol.dispose]?.();
   if (reads instanceof KeptBytes) {
     return byteStreamOf(() => reads, close, (error) => error);
@@ -522,7 +523,7 @@ function readableOf(
   return new ReadableStream(source);
 }
 
-/** Does something at the position of a file, after what is under way there. */
+/** Runs an operation at the position of a file, after the operations that began before. */
 function inTurn<T>(
   file: object,
   begin: () => Promise<T>,
@@ -557,7 +558,7 @@ function cooperativeWrite(original: Write): Write {
     if (due !== null) return due;
     let writes = writesOf.get(this);
     if (writes === undefined) {
-      // Files take all that they are given, and many a program relies on that.
+      // A file takes all the bytes of a write, and programs rely on that.
       writes = new Writes(this, write, mayStall(this), Infinity);
       writesOf.set(this, writes);
     }
@@ -568,29 +569,29 @@ function cooperativeWrite(original: Write): Write {
 function closing(original: Close): Close {
   return function () {
     const reads = readsOf.get(this);
-    // Whoever comes later finds a closed file.
+    // Later calls find a closed file.
     readsOf.delete(this);
     reads?.close();
     return original.call(this);
   };
 }
 
-/** The lock of a file: one that is granted to nobody must not stay. */
+/** The lock of a file. If it is granted after its caller was interrupted, it is released. */
 class Locks {
   readonly #file: File;
   readonly #reference = new WeakRef(this);
-  /** How many ask for it. */
+  /** The number of pending requests. */
   #asking = 0;
-  /** Whether somebody has it. */
+  /** Whether a caller holds the lock. */
   #held = false;
-  /** Whether it was granted to somebody who has left. */
+  /** Whether the lock was granted to a caller that was interrupted. */
   #late = false;
 
   constructor(file: File) {
     this.#file = file;
   }
 
-  /** Somebody asks for it. */
+  /** Requests the lock. */
   ask<T>(begin: () => Promise<T>, scope: Scope | null): Promise<T> {
     let left = false;
     const begun = new Begun();
@@ -611,25 +612,25 @@ class Locks {
     });
   }
 
-  /** Somebody has got it, or has given it back. */
+  /** Notes that a caller got the lock, or released it. */
   set held(held: boolean) {
     this.#held = held;
     this.#late = false;
   }
 
-  /** Unlocks what nobody has, nor is about to have. */
+  /** Releases the lock if no caller holds it or is about to get it. */
   #giveBack(): void {
     if (!this.#late || this.#held || this.#asking > 0) return;
     this.#late = false;
     try {
       getOriginal(Deno.FsFile.prototype, "unlockSync").call(this.#file);
     } catch {
-      // Closed meanwhile, and so unlocked.
+      // The file was closed meanwhile, which releases the lock.
     }
   }
 
   stayPatched(): void {
-    keepPatchedNames(this.#file, DOORS_OF_LOCKS);
+    keepPatchedNames(this.#file, PATCHED_NAMES_OF_LOCKS);
   }
 }
 
@@ -663,8 +664,4 @@ function unlocking<T>(original: Unlock<T>): Unlock<T> {
     if (locks !== undefined) locks.held = false;
     return original.call(this);
   };
-}
-
-function isObject(value: unknown): boolean {
-  return typeof value === "object" && value !== null;
 }

@@ -5,6 +5,7 @@
  */
 
 import { argumentAt, markHandled, then } from "../_base/language.ts";
+import { findSymbol } from "../_base/runtime.ts";
 import { detached, onFirstInstanceOf } from "./detached.ts";
 import { interruptibleScope, runDetached } from "../_hub/current.ts";
 import type { Scope } from "../_hub/scope.ts";
@@ -18,7 +19,7 @@ import { cooperate, cooperateBySignal, cooperateLoosely } from "./cooperate.ts";
 import { patchAll, type Patches } from "./patch_set.ts";
 import { Inbox, Inboxes } from "../_hub/inbox.ts";
 
-/** What goes on when its caller is interrupted, and leaves nothing to be cleared away. */
+/** Functions that go on after an interrupt, and leave nothing to clean up. */
 const GO_ON = [
   "chmod",
   "chown",
@@ -34,7 +35,7 @@ const GO_ON = [
   "utime",
 ];
 
-/** The same, for what opens a file: where that is a pipe, there may be nobody behind it. */
+/** The same, for functions that open a file: if it is a pipe, they may wait for ever. */
 const OPENING = ["copyFile", "truncate"];
 
 /** Patches files; disposing of what it returns restores the originals. */
@@ -94,33 +95,33 @@ export function patchFs(): Disposable {
   });
 }
 
-/** At once: when its maker is told nothing of it, nobody else knows of it either. */
+/** Removes a file or directory at once: its caller was interrupted and does not know its path. */
 function removeQuietly(path: string): void {
   try {
     getOriginal(Deno, "removeSync")(path);
   } catch {
-    // It may be made without the permission to remove it.
+    // The program may have no permission to remove it.
   }
 }
 
-/** What reads or writes a whole file. */
+/** A function that reads or writes a whole file. */
 type Whole = (this: unknown, ...args: unknown[]) => Promise<unknown>;
 
-/** The cooperative form of what can be cancelled by a signal among its options. */
+/** Makes a function cooperative that a `signal` among its options cancels. */
 function cooperativeWhole(original: Whole, at: number): Whole {
   const bySignal = cooperateBySignal(cancellable(original, at), at);
   const goingOn = cooperate(original);
   return function (...args) {
     if (interruptibleScope() === null) return original.apply(this, args);
-    // No options at all are for the runtime to complain of.
+    // The runtime throws its own error for `null` as options.
     const isOdd = argumentAt(args, at) === null;
     return (isOdd ? goingOn : bySignal).apply(this, args);
   };
 }
 
 /**
- * Has a call close what it can be cancelled by. The runtime forgets that when it writes a
- * stream, and when it fails before it has begun, as without a permission.
+ * Makes a call close the resource by which it can be cancelled. The runtime does not close it
+ * when it writes a stream, or when the call fails before it begins, as without a permission.
  */
 function cancellable(original: Whole, at: number): Whole {
   return function (...args) {
@@ -131,18 +132,16 @@ function cancellable(original: Whole, at: number): Whole {
         close = algorithm;
       });
     }
-    // A stream that it writes is read by the runtime, whom nothing interrupts but this.
+    // The runtime reads the stream that it writes, so only this call may interrupt it.
     const promise = runDetached(() => original.apply(this, args));
     then(promise, () => close(), () => close());
     return promise;
   };
 }
 
-/** Tells of the first of the algorithms that the runtime adds to a signal of ours. */
+/** Calls `tell` with the first abort algorithm that the runtime adds to our signal. */
 function hear(signal: AbortSignal, tell: (algorithm: () => void) => void) {
-  const prototype: object = AbortSignal.prototype;
-  const symbols = Object.getOwnPropertySymbols(prototype);
-  const add = symbols.find(({ description }) => description === "[[add]]");
+  const add = findSymbol(AbortSignal.prototype, "[[add]]");
   if (add === undefined) return;
   const ours = signal as unknown as Record<symbol, unknown>;
   ours[add] = (algorithm: () => void) => {
@@ -169,8 +168,7 @@ type Entries = AsyncIterator<Deno.DirEntry>;
 
 function cooperativeNextEntry(iterator: Entries): Entries["next"] {
   const { next } = iterator;
-  // A loop that is left in its `next` does not call this itself, and the directory would
-  // stay open.
+  // If `next` throws, the loop does not call `return`, and the directory would stay open.
   const leave = () => markHandled(iterator.return!());
   return mimic(function () {
     const scope = interruptibleScope();
@@ -185,7 +183,7 @@ function cooperativeNextEntry(iterator: Entries): Entries["next"] {
 type Next = (this: Deno.FsWatcher) => Promise<IteratorResult<Deno.FsEvent>>;
 // deno-lint-ignore no-explicit-any -- whatever it takes and gives
 type Close = (this: Deno.FsWatcher, ...args: any[]) => any;
-/** What the runtime's types do not tell of. */
+/** A watcher with the methods that the runtime's types leave out. */
 type Watcher = Deno.FsWatcher & {
   return(value?: unknown): Promise<IteratorResult<Deno.FsEvent>>;
   ref(): void;
@@ -195,23 +193,23 @@ type Iterate = (this: Deno.FsWatcher) => AsyncIterableIterator<Deno.FsEvent>;
 
 const sources = new Inboxes();
 const eventsOf = new WeakMap<Deno.FsWatcher, Events>();
-/** Those whose events go to listeners, and that outlive whoever has made them. */
+/** The watchers of `node:fs`, whose events go to listeners. They outlive their creators. */
 const listenedTo = new WeakSet<Deno.FsWatcher>();
 
-/** Whether a watcher is made for the listeners of a `watch` of `node:fs`. */
+/** Whether the caller is `watch` of `node:fs`, whose events go to listeners. */
 function isAskedByListeners(): boolean {
   if (interruptibleScope() === null) return false;
-  // Nothing else tells. Above us are the patched function and its caller.
+  // Only the stack tells. The two frames above this one are the patched function and its caller.
   const caller = String(new Error().stack).split("\n")[3] ?? "";
   return /\bwatch \(ext:deno_node\//.test(caller);
 }
 
-/** Who waits for an event. */
-function flowFor(watcher: Deno.FsWatcher): Scope | null {
+/** Returns the scope that waits for an event; `null` if a listener gets it. */
+function scopeFor(watcher: Deno.FsWatcher): Scope | null {
   return listenedTo.has(watcher) ? null : interruptibleScope();
 }
 
-/** One `next` of a watcher. */
+/** A wait in `next` of a watcher. */
 class Watching extends QueuedWait<Watching, IteratorResult<Deno.FsEvent>> {
   readonly #left: () => void;
 
@@ -226,7 +224,7 @@ class Watching extends QueuedWait<Watching, IteratorResult<Deno.FsEvent>> {
   }
 }
 
-/** The events of a watcher, in order, whoever asks for them. */
+/** The events of a watcher, in order, and the waits for them. */
 class Events extends Inbox<
   IteratorResult<Deno.FsEvent>,
   Watching,
@@ -242,7 +240,7 @@ class Events extends Inbox<
     this.#next = next;
   }
 
-  /** Waits for the next one. A watcher that nobody asks does not hold up the process. */
+  /** Waits for the next event. A watcher without waits does not keep the process alive. */
   next(
     scope: Scope | null,
     left: () => void,
@@ -264,7 +262,7 @@ class Events extends Inbox<
   }
 
   protected override get patchedNames(): readonly PropertyKey[] {
-    return DOORS;
+    return PATCHED_NAMES;
   }
 
   protected override begin(): Promise<IteratorResult<Deno.FsEvent>> {
@@ -284,8 +282,8 @@ class Events extends Inbox<
   }
 }
 
-/** What has to stay patched of a watcher, while an event is awaited or kept. */
-const DOORS = [
+/** The methods of a watcher that stay patched while an event is awaited or kept. */
+const PATCHED_NAMES = [
   "next",
   "return",
   "close",
@@ -306,7 +304,7 @@ function patchWatcher(patches: Patches, prototype: object): void {
     Symbol.asyncIterator,
     (iterate) =>
       function () {
-        const scope = flowFor(this);
+        const scope = scopeFor(this);
         return scope === null
           ? iterate.call(this)
           : loop(this, original, scope);
@@ -326,7 +324,7 @@ function nextEvent(
   original: Next,
   left: () => void,
 ): Promise<IteratorResult<Deno.FsEvent>> {
-  const scope = flowFor(watcher);
+  const scope = scopeFor(watcher);
   let events = eventsOf.get(watcher);
   const asBefore = scope === null && (events === undefined || events.isEmpty);
   const isOdd = typeof watcher !== "object" || watcher === null;
@@ -343,9 +341,9 @@ function nextEvent(
 }
 
 /**
- * What a `for await` loop asks, in the place of the watcher: when that is left in its
- * `next`, the watcher is closed, as it is when the loop is left anywhere else. Whoever asks
- * under a `withTimeout` of his own is no loop, and may ask again.
+ * Makes the iterator of a `for await` loop over a watcher. An interrupt in its `next` closes the
+ * watcher, as leaving the loop elsewhere does. A call of `next` in a `withTimeout` of its own
+ * does not come from a loop, and may be repeated.
  */
 function loop(
   watcher: Deno.FsWatcher,

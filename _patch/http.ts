@@ -1,10 +1,11 @@
 /**
  * The part `http` of `patch()`: `Deno.serve`.
  *
- * Each request is handled in a greenlet of its own, that is named after it. It begins at
- * once, as the runtime's handlers do, and what it gives or throws is the server's. It is
- * nobody's child: to kill who has called `Deno.serve` does not stop the server. When its
- * client goes away it goes on, as without `patch()`, unless it is asked to end.
+ * Each request is handled in a greenlet of its own, which is named after the request. It starts
+ * at once, as the runtime's handlers do, and the server gets its result or its error. It does
+ * not belong to the greenlet that called `Deno.serve`: a kill of that one does not stop the
+ * server. When the client leaves, the handler goes on, as without `patch()`, unless
+ * `killOnDisconnect` is set.
  *
  * @module
  */
@@ -21,15 +22,15 @@ import { GreenletExit } from "../greenlet.ts";
 /** Options of the part `http` of `patch()`. */
 export interface HttpOptions {
   /**
-   * Whether a handler of `Deno.serve` is killed when its client goes away, by a
-   * `GreenletExit`. It holds for the servers that are made while it is in force.
+   * Whether a handler of `Deno.serve` is killed with a `GreenletExit` when its client leaves.
+   * This applies to servers that are made while this `patch()` lasts.
    *
    * @default {false}
    */
   killOnDisconnect?: boolean;
 }
 
-/** What was asked for, and is in force. */
+/** The current options. */
 export const httpOptions: OptionsInForce<HttpOptions> = new OptionsInForce();
 
 type Handler = (
@@ -44,14 +45,14 @@ type Serve = (
 type Upgrade = (this: unknown, request: Request, options?: unknown) => unknown;
 
 /**
- * How many microtasks a handler may take before its client is watched. To ask for
- * `request.signal` doubles what a small request costs, and by then most handlers have
- * ended that wait for nothing. But not until the event loop has turned: over HTTP/2 who
- * asks after the client has gone is not told.
+ * After how many microtasks the client of a handler is watched. Reading `request.signal`
+ * doubles the cost of a small request, and handlers that wait for nothing have mostly ended
+ * by then. It can't be later than this turn of the event loop: over HTTP/2 the signal does not
+ * abort if it is first read after the client has left.
  */
 const MICROTASKS = 10;
 
-/** Requests that became websockets: their signals tell nothing of the client. */
+/** Requests that became websockets. Their signals abort although the client is connected. */
 const upgraded = new WeakSet<Request>();
 
 /** Patches `Deno.serve`; disposing of what it returns restores the originals. */
@@ -71,10 +72,10 @@ export function patchHttp(): Disposable {
       "upgradeWebSocket",
       (upgrade) =>
         function (request) {
-          // Beforehand, as the signal is aborted meanwhile.
+          // Added before the upgrade, which aborts the signal.
           if (request instanceof Request) upgraded.add(request);
           try {
-            // The socket outlives the request, and so do the calls of its listeners.
+            // Outside greenlets, as the socket and its listeners outlive the request.
             return runDetached(() => Reflect.apply(upgrade, this, arguments));
           } catch (error) {
             upgraded.delete(request);
@@ -93,14 +94,14 @@ export function patchHttp(): Disposable {
 }
 
 /**
- * What a handler that was killed is answered with. Hono asks an error for its response,
- * where it has one, and prints it else.
+ * Makes the response of a handler that was killed. Hono calls `getResponse()` of an error if it
+ * has one, and prints the error otherwise.
  */
 function unavailable(): Response {
   return new Response(null, { status: 503 });
 }
 
-/** The arguments of `Deno.serve` with a handler of ours, if there is a handler. */
+/** Returns the arguments of `Deno.serve` with the handler replaced; `null` without a handler. */
 function withGreenlets(
   options: unknown,
   handler: unknown,
@@ -118,17 +119,16 @@ function withGreenlets(
 }
 
 /**
- * The handler that runs a handler in greenlets. It takes the request even where that does
- * not, as the greenlet is named after it, and its client may be watched: to the runtime
- * that is a microsecond.
+ * Makes a handler that runs each call in a greenlet. It always takes the request, for the
+ * greenlet's name and to watch the client; this costs the runtime a microsecond.
  *
- * @param kills Whether a handler is killed when its client goes away.
+ * @param kills Whether the greenlet is killed when the client leaves.
  */
 function inGreenlets(handler: Handler, kills: boolean): Handler {
   return (request, info) => {
     const greenlet = new Greenlet<Response>(handler, request, info);
     greenlet.name = nameOf(request);
-    // It is the server that tells of its error.
+    // The server reports the error.
     scopeOf(greenlet).errorIsHandled = true;
     greenlet.switch(request, info);
     return greenlet.dead
@@ -137,21 +137,21 @@ function inGreenlets(handler: Handler, kills: boolean): Handler {
   };
 }
 
-/** The method and the path, without what is asked for. */
+/** Returns the method and the path, without the query. */
 function nameOf({ method, url }: Request): string {
   const host = url.indexOf("://") + 3;
-  // There is none in that of CONNECT.
+  // The URL of a CONNECT request has no path.
   const start = Math.max(url.indexOf("/", host), host);
   const end = url.indexOf("?", start);
   return `${method} ${url.slice(start, end < 0 ? undefined : end)}`;
 }
 
-/** What a handler has come to that has ended. */
+/** Returns the response of a handler that has ended, or throws its error. */
 function responseOf(greenlet: Greenlet<Response>): Response {
   if (!greenlet.successful()) throw greenlet.exception;
   const { value } = greenlet;
-  // It was killed. To throw would have the server print that, for each that a run()
-  // leaves at its end.
+  // A killed handler answers 503. If it threw, the server would print an error for each handler
+  // that the end of run() kills.
   return value as unknown instanceof GreenletExit ? unavailable() : value!;
 }
 
@@ -169,7 +169,7 @@ async function responseInTheEnd(
   return responseOf(greenlet);
 }
 
-/** Kills the greenlet of a request when the client goes away. */
+/** Kills the greenlet of a request when its client leaves. */
 class Watch implements Disposable {
   readonly #greenlet: Greenlet<Response>;
   readonly #request: Request;
@@ -189,7 +189,7 @@ class Watch implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    // Unless told otherwise, the runtime aborts it after a response as well.
+    // By default the runtime aborts the signal after a response as well.
     this.#request.signal.removeEventListener("abort", this.#gone);
   }
 }
@@ -197,11 +197,11 @@ class Watch implements Disposable {
 const WARNING = "Deno.serve: request.signal aborts on successful responses";
 
 /**
- * Stops the runtime's warning of what a request's signal does, which it prints once when
- * somebody has asked for one: as it is we who do, it is not for the user.
+ * Suppresses the warning about `request.signal` that the runtime prints at its first use, if
+ * only this library has used it.
  */
 class Silence {
-  /** What prints warnings, while we are in between. */
+  /** The original `console.warn`, while ours is in its place. */
   #warn: typeof console.warn | null = null;
   #isOver = false;
   readonly #filter = (...args: unknown[]): void => {
@@ -220,7 +220,7 @@ class Silence {
   }
 
   end(): void {
-    // Somebody else may be in between by now, and calls us.
+    // Other code may have replaced console.warn meanwhile, and calls ours.
     if (console.warn !== this.#filter) return;
     console.warn = this.#warn!;
     this.#warn = null;
@@ -229,7 +229,7 @@ class Silence {
 
 const silence = new Silence();
 
-/** A server whose methods are cooperative: they are its own, and no prototype's. */
+/** Makes the methods of a server cooperative. They are own properties of each server. */
 function cooperativeServer(server: Deno.HttpServer): Deno.HttpServer {
   const { finished, shutdown } = server;
   const get = cooperateObserved(() => finished);

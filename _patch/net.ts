@@ -23,7 +23,7 @@ type Listen = (options: Deno.ListenOptions) => Deno.Listener;
 const sources = new Inboxes();
 const met = new Prototypes();
 
-/** Patches sockets; disposing of what it returns restores them. */
+/** Patches sockets; disposing of what it returns restores the originals. */
 export function patchNet(): Disposable {
   return patchAll((patches) => {
     const sockets = new Sockets(patches, sources, met);

@@ -1,11 +1,11 @@
 /**
- * The part `net` of `patch()`, for what has no waits, but events: the sockets of `node:net`
- * and `node:dgram`, and the streams of `node:stream`.
+ * The part `net` of `patch()`, for modules that have events instead of waits: `node:net`,
+ * `node:dgram` and `node:stream`.
  *
- * In whose scope a listener is called differs from event to event, and so does that of a
- * stream's own functions, such as `_read` and `_write`, which are called when the stream sees
- * fit. What opens a socket and what sets a stream going is called in none, and so all events
- * are told outside greenlets; see `_events.ts`.
+ * The runtime calls a listener in different scopes, depending on the event. The same holds for
+ * the functions of a stream itself, such as `_read` and `_write`. The methods that open a
+ * socket or start a stream are called outside greenlets here, so all listeners and functions
+ * run outside greenlets; see `detached.ts`.
  *
  * @module
  */
@@ -15,15 +15,15 @@ import { detached, onEmitter } from "./detached.ts";
 import type { Patches } from "./patch_set.ts";
 
 /** Whether a socket was made under `patch()`, so that the modules are loaded. */
-let met = false;
+let isLoaded = false;
 
 /**
- * Patches the sockets and the streams, when the first is made: to load their modules for all
- * who patch would cost 30 ms.
+ * Patches the sockets and the streams when the first one is made: to load their modules in
+ * every `patch()` would cost 30 ms.
  */
 export function patchNode(patches: Patches): void {
-  if (met) patchSockets(patches);
-  // Packages have streams of their own, which look like the runtime's.
+  if (isLoaded) patchSockets(patches);
+  // Packages have copies of the runtime's stream classes.
   const bases = new Set<StreamClass>();
   onEmitter(patches, (emitter) => {
     const base = "pipe" in emitter ? baseOf(emitter) : null;
@@ -31,15 +31,15 @@ export function patchNode(patches: Patches): void {
       bases.add(base);
       patchStreams(patches, base);
     }
-    // It may also be anybody's own emitter, and the modules are then loaded in vain.
+    // If it is an emitter of a package, the modules are loaded needlessly.
     const isSocket = "connect" in emitter || "listen" in emitter;
-    if (met || !isSocket) return;
-    met = true;
+    if (isLoaded || !isSocket) return;
+    isLoaded = true;
     patchSockets(patches);
   });
 }
 
-/** Patches the methods that keep the context for the events of their sockets. */
+/** Patches the methods whose context the runtime keeps for the events of a socket. */
 function patchSockets(patches: Patches): void {
   const { getBuiltinModule } = globalThis.process;
   const { Socket, Server } = getBuiltinModule("node:net");
@@ -50,7 +50,7 @@ function patchSockets(patches: Patches): void {
   patches.replace(Datagrams.prototype, "bind", detached);
 }
 
-/** The class of all streams, which has those of each kind as its properties. */
+/** The class `Stream`, which has the classes of each kind of stream as properties. */
 interface StreamClass {
   readonly prototype: object;
   readonly Readable?: StreamClass;
@@ -58,7 +58,7 @@ interface StreamClass {
   readonly Duplex?: StreamClass;
 }
 
-/** The class `Stream` that an emitter is of; `null` if it is of somebody else's. */
+/** Returns the class `Stream` from which an emitter inherits; `null` if there is none. */
 function baseOf(emitter: object): StreamClass | null {
   let prototype: object | null = emitter;
   while (prototype !== null) {
@@ -71,7 +71,7 @@ function baseOf(emitter: object): StreamClass | null {
   return isBase ? base : null;
 }
 
-/** What sets a stream going, or tells it something. */
+/** The methods that start a stream or pass something to it. */
 const METHODS = ["read", "resume", "write", "end", "destroy"];
 
 function patchStreams(patches: Patches, base: StreamClass): void {

@@ -1,5 +1,5 @@
 /**
- * What a part of `patch()` has replaced.
+ * Replaces functions, and restores them. Each part of `patch()` uses this.
  *
  * @module
  */
@@ -13,23 +13,24 @@ type Method = (this: any, ...args: any[]) => any;
 /** Replaces properties, until it is disposed of. */
 export class Patches implements Disposable {
   readonly #patched: DisposableStack = new DisposableStack();
-  /** The prototypes that were met. */
-  readonly #met = new Set<object>();
-  readonly #beforehand: (() => void)[] = [];
+  /** The prototypes for which `onFirstInstance` has called its callback. */
+  readonly #seen = new Set<object>();
+  readonly #beforeRestore: (() => void)[] = [];
 
-  /** Whether what was there before was restored: what was replaced may still be in use. */
+  /** Whether the originals were restored. Copies of the replacements may still be called. */
   get isOver(): boolean {
     return this.#patched.disposed;
   }
 
-  /** Calls `last` before the first of the patches is undone. */
+  /** Calls `last` before the first original is restored. */
   beforeRestore(last: () => void): void {
-    this.#beforehand.push(last);
+    this.#beforeRestore.push(last);
   }
 
   /**
-   * Replaces a function by what `wrap` makes of it, and looks like it. One that is
-   * inherited is left as it is for other heirs.
+   * Replaces a function with what `wrap` makes of it, with the name and the properties of the
+   * original. If `object` inherits the function, other objects that inherit it keep the
+   * original.
    */
   replace<F extends Method>(
     object: object,
@@ -46,8 +47,8 @@ export class Patches implements Disposable {
   }
 
   /**
-   * Replaces a class by one that is the same, but for what makes its instances: `wrap` calls
-   * what it is given.
+   * Replaces a class with a proxy that makes instances in a call of `wrap`, which has to call
+   * its argument.
    */
   replaceClass(
     object: object,
@@ -66,7 +67,7 @@ export class Patches implements Disposable {
     this.replace(original.prototype, "constructor", () => replacement);
   }
 
-  /** Replaces the getter of an accessor by what `wrap` makes of it. */
+  /** Replaces the getter of a property with what `wrap` makes of it. */
   replaceGetter<T>(
     object: object,
     name: PropertyKey,
@@ -79,10 +80,10 @@ export class Patches implements Disposable {
   }
 
   /**
-   * Calls `patch` with the prototype that has the method, if it is new to us. So are
-   * classes patched that can be reached through their instances only.
+   * Calls `patch` with the prototype of `instance` that has the method, if this is its first
+   * instance. So a class is patched that can be reached only through its instances.
    *
-   * @returns The prototype, if there is one.
+   * @returns The prototype; `null` if there is none.
    */
   onFirstInstance(
     instance: object,
@@ -93,43 +94,43 @@ export class Patches implements Disposable {
     while (prototype !== null && !Object.hasOwn(prototype, method)) {
       prototype = Object.getPrototypeOf(prototype);
     }
-    if (prototype !== null && !this.#met.has(prototype) && !this.isOver) {
-      this.#met.add(prototype);
+    if (prototype !== null && !this.#seen.has(prototype) && !this.isOver) {
+      this.#seen.add(prototype);
       patch(prototype);
     }
     return prototype;
   }
 
-  /** Restores what was there before. */
+  /** Restores the originals. */
   [Symbol.dispose](): void {
-    this.#beforehand.splice(0).forEach((last) => last());
+    this.#beforeRestore.splice(0).forEach((last) => last());
     this.#patched.dispose();
   }
 }
 
-/** Options of a part that were asked for, and are in force: of each the last holds. */
+/** The options of a part, from all calls of `patch()` that are not disposed of. */
 export class OptionsInForce<O extends object> {
   readonly #all = new Set<Partial<O>>();
 
-  /** Puts options in force, until what it returns is disposed of. */
+  /** Adds options, until the result is disposed of. */
   ask(options: O): Disposable {
     const own = { __proto__: null, ...options };
     this.#all.add(own);
     return { [Symbol.dispose]: () => void this.#all.delete(own) };
   }
 
-  /** What holds of an option, or what does unless something is said of it. */
+  /** Returns the latest value of an option, or the default value. */
   get<N extends keyof O>(
     name: N,
-    unlessSaid: NonNullable<O[N]>,
+    byDefault: NonNullable<O[N]>,
   ): NonNullable<O[N]> {
-    let value = unlessSaid;
+    let value = byDefault;
     this.#all.forEach((options) => value = options[name] ?? value);
     return value;
   }
 }
 
-/** How a property is defined that an object has, or inherits. */
+/** Returns the descriptor of a property that an object has or inherits. */
 function descriptor(object: object, name: PropertyKey): PropertyDescriptor {
   for (
     let owner: object | null = object;
@@ -142,7 +143,7 @@ function descriptor(object: object, name: PropertyKey): PropertyDescriptor {
   return {};
 }
 
-/** Makes the patches of a part; they are undone if one can't be made. */
+/** Makes the patches of a part. If one fails, the others are undone. */
 export function patchAll(make: (patches: Patches) => void): Disposable {
   const patches = new Patches();
   try {

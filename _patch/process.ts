@@ -1,12 +1,13 @@
 /**
  * The part `process` of `patch()`: child processes.
  *
- * What becomes of a child when somebody is interrupted depends on who else could reach it.
- * Nobody has a handle to the one that `command.output()` runs: any interrupt ends it. One
- * that a greenlet has spawned belongs to that greenlet, and is ended when that is killed,
- * whatever it waits on; a `Timeout` in `await child.status` leaves it alone. A greenlet
- * that ends by itself leaves its children alone, and so does any with those that were
- * spawned `detached`.
+ * Whether an interrupt ends a child depends on whether other code can reach the child.
+ *
+ * - No other code can reach the child of `command.output()`: every interrupt ends it.
+ * - A spawned child belongs to the greenlet that spawned it: a kill of the greenlet ends it,
+ *   whatever the greenlet waits for. A `Timeout` in `await child.status` leaves it alone.
+ * - A greenlet that ends by itself leaves its children alone. No kill ends a child that was
+ *   spawned with `detached`.
  *
  * @module
  */
@@ -15,7 +16,7 @@ import { allOf, bare, noOptions, property, then } from "../_base/language.ts";
 import { Begun } from "../_hub/begun.ts";
 import { detached, onFirstInstanceOf } from "./detached.ts";
 import { current, interruptibleScope } from "../_hub/current.ts";
-import type { Scope } from "../_hub/scope.ts";
+import { GRACE, type Scope } from "../_hub/scope.ts";
 import { checkpoint, type Wait } from "../_hub/suspension.ts";
 import { getOriginal, mimic } from "../_base/properties.ts";
 import { operate, Operation } from "../_hub/operation.ts";
@@ -26,8 +27,8 @@ import { Greenlet } from "../gevent.ts";
 /** Options of the part `process` of `patch()`. */
 export interface ProcessOptions {
   /**
-   * Whether an interrupt ends child processes: that of `command.output()` the one that it
-   * runs, a kill of a greenlet those that it has spawned.
+   * Whether an interrupt of `command.output()` ends its child, and a kill of a greenlet ends
+   * the children that it has spawned.
    *
    * @default {true}
    */
@@ -44,26 +45,23 @@ type NewCommand = new (
 type Output = (this: Command) => Promise<Deno.CommandOutput>;
 type Spawn = (this: Command) => Child;
 type ChildOutput = (this: Child) => Promise<Deno.CommandOutput>;
-/** `Deno.spawn` and its like: the arguments of a command, and what is done with it. */
+/** `Deno.spawn` and `Deno.spawnAndWait`, which take the arguments of a command. */
 type Run<R> = (
   command: string | URL,
   args?: string[] | Deno.CommandOptions,
   options?: Deno.CommandOptions,
 ) => R;
 
-/** How long a child may take to end that was told to, in ms: as a kill's own grace. */
-const GRACE = 1000;
-
-/** What was asked for, and is in force. */
+/** The current options. */
 export const processOptions: OptionsInForce<ProcessOptions> =
   new OptionsInForce();
 
-/** Whether children that are made now are to be ended. */
+/** Whether interrupts end children that are made now. */
 function killsChildren(): boolean {
   return processOptions.get("killChildren", true);
 }
 
-/** What commands were made of, which they don't tell. */
+/** The arguments of each command, which a command does not show. */
 const made = new WeakMap<
   Command,
   {
@@ -81,7 +79,7 @@ export function patchProcess(): Disposable {
     patches.replace<Spawn>(
       prototype,
       "spawn",
-      (spawn) => owningSpawn(spawn, (child) => meetPipes(patches, child)),
+      (spawn) => owningSpawn(spawn, (child) => patchPipes(patches, child)),
     );
     patches.replace(prototype, "output", cooperativeOutput);
     if ("spawnAndWait" in Deno) {
@@ -108,17 +106,17 @@ export function patchProcess(): Disposable {
       (output) => collector(output, { output: (it) => it }, "output", output),
     );
     patches.replace(child, Symbol.asyncDispose, cooperateRelease);
-    // What listens to signals in `node:process` goes through it as well.
+    // `node:process` adds its signal listeners with it, too.
     patches.replace(Deno, "addSignalListener", detached);
     onFirstInstanceOf(patches, ["ChildProcess"], "spawn", (prototype) => {
       patches.replace(prototype, "emit", detached);
-      // What opens the pipes
+      // The method that opens the pipes
       patches.replace(prototype, "spawn", detached);
     });
   });
 }
 
-/** The class that notes what its instances are made of. */
+/** Makes a class that records the arguments of its instances. */
 function recorded<C extends NewCommand>(original: C): C {
   const handler: ProxyHandler<C> = bare({
     construct(target, args, newTarget) {
@@ -135,10 +133,10 @@ function recorded<C extends NewCommand>(original: C): C {
   return new Proxy(original, handler);
 }
 
-function owningSpawn(original: Spawn, meet: (child: Child) => void): Spawn {
+function owningSpawn(original: Spawn, onChild: (child: Child) => void): Spawn {
   return function () {
     const child: Child = Reflect.apply(original, this, arguments);
-    meet(child);
+    onChild(child);
     const greenlet = interruptibleScope()?.greenlet;
     const isOwned = killsChildren() && !made.get(this)?.options?.detached;
     if (greenlet instanceof Greenlet && isOwned) own(greenlet, child);
@@ -146,7 +144,7 @@ function owningSpawn(original: Spawn, meet: (child: Child) => void): Spawn {
   };
 }
 
-/** Has a child end when the greenlet is killed. */
+/** Makes a kill of the greenlet end a child. */
 function own(greenlet: Greenlet, child: Child): void {
   const { signal } = greenlet;
   const killed = () => end(child);
@@ -155,19 +153,20 @@ function own(greenlet: Greenlet, child: Child): void {
   whenOver(child, ended);
 }
 
-/** Tells a child to end, and sees to it if it does not. */
+/** Sends SIGTERM to a child, and SIGKILL if it has not ended after the grace. */
 function end(child: Child): void {
   tell(child, "SIGTERM");
   const timer = getOriginal(globalThis, "setTimeout")(
     () => tell(child, "SIGKILL"),
+    // As long as the body of a greenlet that is killed.
     GRACE,
   );
-  // What holds the process up is the child, unless the user does not want that.
+  // The child keeps the process alive, unless the user has unreffed it. The timer does not.
   Deno.unrefTimer(timer);
   whenOver(child, () => getOriginal(globalThis, "clearTimeout")(timer));
 }
 
-/** Calls `ended` when a child has ended, in no context, which that would keep alive. */
+/** Calls `ended` when a child has ended. Outside greenlets, so that it keeps no scope alive. */
 function whenOver(child: Child, ended: () => void): void {
   current.clear(() => void then(statusOf(child), ended, ended));
 }
@@ -176,7 +175,7 @@ function tell(child: Child, signal: Deno.Signal): void {
   try {
     child.kill(signal);
   } catch {
-    // It has ended.
+    // The child has ended.
   }
 }
 
@@ -198,7 +197,7 @@ function cooperativeOutput(original: Output): Output {
   };
 }
 
-/** Whether the runtime is to complain of the options itself. */
+/** Whether the runtime throws its own error for the options. */
 function isOdd(options: Deno.CommandOptions): boolean {
   const { stdin, stdout, stderr, signal } = options;
   return stdin === "piped" || stdin === null || stdout === null ||
@@ -207,9 +206,8 @@ function isOdd(options: Deno.CommandOptions): boolean {
 }
 
 /**
- * Does what `output()` does, with a child that can be ended: by its handle, where the
- * original has none, and by its pipes, which the child may have left to children of its
- * own.
+ * Does what `output()` does, with a child that can be ended. The original returns no handle.
+ * The pipes are closed, too, as children of the child may have them open.
  */
 function run(
   command: string | URL,
@@ -228,7 +226,7 @@ function run(
       detached: false,
     }),
   );
-  // As `output()` does, and `spawn()` does not.
+  // `output()` does this, `spawn()` does not.
   if (signal?.aborted) tell(child, "SIGTERM");
   const kills = killsChildren();
   const abort = new AbortController();
@@ -252,7 +250,7 @@ function run(
   return operate(scope, output, () => {
     out?.forget();
     err?.forget();
-    // Nobody else has a handle to it: it goes on, and may outlive us.
+    // No other code has a handle to the child: it goes on, and may outlive the process.
     if (!kills) return child.unref();
     end(child);
     abort.abort();
@@ -264,11 +262,11 @@ function piped(name: string, bytes: Bytes | undefined): Bytes {
   throw new TypeError(`Cannot get '${name}': '${name}' is not piped`);
 }
 
-/** What comes out of a pipe. */
+/** Collects the output of a pipe. */
 class Pipe {
-  /** All of it, when it is over. */
+  /** All the output, when the pipe has ended. */
   readonly bytes: Promise<Bytes>;
-  /** What there is of it; `null` if nobody wants it any more. */
+  /** The output so far; `null` after an interrupt. */
   #chunks: Bytes[] | null = [];
 
   constructor(stream: ReadableStream<Bytes>, abort: AbortController) {
@@ -302,7 +300,7 @@ function concat(chunks: Bytes[]): Bytes {
   return all;
 }
 
-/** Does in a greenlet what the original does, by a command of which we know. */
+/** Does what the original does. In a greenlet it uses a command whose arguments are recorded. */
 function byCommand<R>(original: Run<R>, run: (command: Command) => R): Run<R> {
   return function (this: unknown, command, args, options) {
     const isTwice = Array.isArray(args) && options?.args !== undefined;
@@ -318,10 +316,10 @@ function byCommand<R>(original: Run<R>, run: (command: Command) => R): Run<R> {
   };
 }
 
-/** What the methods are that collect the same, and what they make of it. */
+/** Methods that collect the same data, each with the conversion of the data to its result. */
 type Forms<T> = { readonly [name: string]: (collected: T) => unknown };
 
-/** What the collectors of a child's pipe make of the bytes. */
+/** The methods that collect the bytes of a child's pipe. */
 const formsOfBytes: Forms<Bytes> = {
   arrayBuffer: (bytes) => bytes.buffer,
   bytes: (bytes) => bytes,
@@ -333,13 +331,13 @@ function decode(bytes: Bytes): string {
   return new TextDecoder().decode(bytes);
 }
 
-function meetPipes(patches: Patches, child: Child): void {
+function patchPipes(patches: Patches, child: Child): void {
   (["stdout", "stderr"] as const).forEach((name) => {
     let pipe: Child["stdout"];
     try {
       pipe = child[name];
     } catch {
-      return; // It is not piped.
+      return; // This stream is not piped.
     }
     patches.onFirstInstance(pipe, "bytes", (prototype) => {
       const bytes = getOriginal(prototype as typeof pipe, "bytes");
@@ -354,17 +352,17 @@ function meetPipes(patches: Patches, child: Child): void {
   });
 }
 
-// deno-lint-ignore no-explicit-any -- whatever collects something
+// deno-lint-ignore no-explicit-any -- of children and of pipes
 type Collect<T> = (this: any) => Promise<T>;
 
 /**
- * The cooperative form of a method that collects all there is, which can be done once:
- * what it was interrupted in goes on, and is for the next caller.
+ * Makes a method cooperative that collects all data, which can be done only once. After an
+ * interrupt it goes on, and the next call of such a method gets the data.
  *
  * @param original The method.
- * @param forms All methods that collect the same.
- * @param form Which of them it is.
- * @param collect Collects it.
+ * @param forms All methods that collect the same data.
+ * @param form The name of this method.
+ * @param collect Collects the data.
  */
 function collector<T, R>(
   original: Collect<R>,
@@ -384,13 +382,13 @@ function collector<T, R>(
   };
 }
 
-/** All that there is of something, which is collected once. */
+/** Data that is collected once. */
 interface Collection<T> {
   readonly owner: object;
   /** All methods that collect it. */
   readonly forms: Forms<T>;
   readonly collected: Promise<T>;
-  /** What collects it, which keeps the process alive if somebody waits. */
+  /** The operation, which keeps the process alive while a call waits. */
   readonly begun: Begun;
 }
 
@@ -404,7 +402,7 @@ function collecting<T>(
   return new Collecting(cancel, forms[form]!).follow(collected).suspend(scope);
 }
 
-/** The wait for what is collected, which those that are interrupted leave as it is. */
+/** A wait for collected data. An interrupt leaves the data to the next call. */
 class Collecting<T> extends Operation<T> {
   readonly #form: (collected: T) => unknown;
 
@@ -422,7 +420,7 @@ class Collecting<T> extends Operation<T> {
   }
 }
 
-/** Has the next call give what an interrupted one has left, patched or not. */
+/** Makes the next call return the data of an interrupted one, even after the patch has ended. */
 function leave<T>(collection: Collection<T>): void {
   const { owner, forms, collected, begun } = collection;
   begun.unref();

@@ -1,22 +1,23 @@
 /**
- * The two functions of a promise that the language has made.
+ * The `resolve` and `reject` functions of a native promise.
  *
  * @module
  */
 
+import { isObject } from "../_base/checks.ts";
 import { standIn } from "../_hub/interrupts.ts";
 
 /**
- * Makes a promise reject, by whichever of its two functions. To `resolve` we give what
- * throws when asked whether it is a thenable; to `reject` it is a reason that is the
- * error in all but identity.
+ * Rejects a promise with either of its two functions, as we can't tell which one it is. The
+ * value that is passed has a getter `then` that throws the error: `resolve` reads it, so the
+ * promise rejects with the error. For `reject` the value is the reason. It inherits from the
+ * error, and so has the error's properties and class.
  */
 export function rejectBy(
   settle: (value: unknown) => unknown,
   error: unknown,
 ): void {
-  const isObject = typeof error === "object" && error !== null;
-  const reason = Object.create(isObject ? error : null, {
+  const reason = Object.create(isObject(error) ? error : null, {
     then: {
       get() {
         throw error;
@@ -29,7 +30,7 @@ export function rejectBy(
   delete reason.then;
 }
 
-/** The source of a promise's own function; Node 20 has no `Promise.withResolvers`. */
+/** The source text of a promise's own function. Node 20 has no `Promise.withResolvers`. */
 const NATIVE = (() => {
   let source = "";
   new Promise((resolve) => {
@@ -38,7 +39,7 @@ const NATIVE = (() => {
   return source;
 })();
 
-/** Whether a function can be nothing but a promise's own. */
+/** Whether a function is the `resolve` or `reject` of a native promise. */
 export function isResolver(callback: unknown): boolean {
   return typeof callback === "function" && callback.length === 1 &&
     callback.name === "" &&

@@ -1,13 +1,14 @@
 /**
- * Connections and listeners: what the parts `net` and `tls` of `patch()` share.
+ * Connections and listeners, for the parts `net` and `tls` of `patch()`.
  *
- * Each class of the runtime is patched for itself, although `TlsConn` inherits from the
- * same class as `TcpConn`: so either part can be left out.
+ * Each class of the runtime is patched by itself, although `TlsConn` and `TcpConn` inherit
+ * from the same class. So either part can be left out.
  *
  * @module
  */
 
 import { then } from "../_base/language.ts";
+import { isObject } from "../_base/checks.ts";
 import { interruptibleScope } from "../_hub/current.ts";
 import { isInterrupt, isRecipient } from "../_hub/interrupts.ts";
 import type { Scope } from "../_hub/scope.ts";
@@ -49,33 +50,33 @@ type Accepting = AsyncIterableIterator<Deno.Conn>;
 type Iterate = (this: Deno.Listener) => Accepting;
 type Readable = ReadableStream<Uint8Array<ArrayBuffer>>;
 
-/** What writes are copied to, while they are on their way. */
+/** The memory that writes are copied to, while they are under way. */
 const scratch = new Scratch();
 
-/** What can be closed, and told whether it keeps the process alive. */
+/** An object that can be closed, and that has `ref` and `unref`. */
 export interface Socket {
   close(): void;
   ref(): void;
   unref(): void;
 }
 
-/** Prototypes that a part of `patch()` has met, for the next time. */
+/** The prototypes of sockets that a part of `patch()` has seen, for the next `patch()`. */
 export class Prototypes {
   readonly conns = new Set<object>();
   readonly listeners = new Set<object>();
-  /** What patches them now. */
+  /** The `Sockets` that patch them now. */
   sockets: Sockets | null = null;
 }
 
-/** Patches connections and listeners: each class when the first of it is met. */
+/** Patches connections and listeners: each class when its first instance is made. */
 export class Sockets {
   readonly #patches: Patches;
   readonly #sources: Inboxes;
   readonly #met: Prototypes;
-  /** What stands for the methods of each class of connections. */
+  /** The runtime's operations for each class of connections. */
   readonly #operations = new Map<object, SocketOps | null>();
 
-  /** Makes it with the sources of the part, and what it has met before. */
+  /** Makes it with the inboxes of the part, and the prototypes that the part has seen. */
   constructor(patches: Patches, sources: Inboxes, met: Prototypes) {
     this.#patches = patches;
     this.#sources = sources;
@@ -91,22 +92,22 @@ export class Sockets {
     }
   }
 
-  /** Has to be given each connection, before anybody else gets it. */
+  /** Patches the class of a new connection. Has to be called before the program gets it. */
   readonly meetConn = <C extends Deno.Conn>(conn: C): C => {
-    // It may have been asked for under another patch().
+    // The connection may have been requested under an earlier patch().
     (this.#met.sockets ?? this).#meetConn(conn);
     return conn;
   };
 
-  /** Has to be given each listener, before anybody else gets it. */
+  /** Patches the class of a new listener. Has to be called before the program gets it. */
   readonly meetListener = <L extends Deno.Listener>(listener: L): L => {
     (this.#met.sockets ?? this).#meetListener(listener);
     return listener;
   };
 
   #meetConn(conn: Deno.Conn): void {
-    // The class of the connection itself: the one in which a method is found may have
-    // heirs that are of another part.
+    // Patches the class of the connection itself. A class that it inherits from may have
+    // subclasses of another part.
     const met = this.#patches.onFirstInstance(
       conn,
       "constructor",
@@ -143,7 +144,7 @@ export class Sockets {
   }
 }
 
-/** @returns The methods by which its bytes went. */
+/** @returns The original methods that read and write. */
 function patchConn(
   patches: Patches,
   prototype: Deno.Conn,
@@ -217,15 +218,15 @@ function patchListener(
 }
 
 /**
- * Listeners that were closed as an interrupt has left the loop over them. Their user does
- * not know, and may close them once more.
+ * Listeners that were closed because an interrupt ended the loop over them. Their user may not
+ * know that, and may close them again.
  */
 const closedByLoop = new WeakSet<object>();
 
 /**
- * What a `for await` loop over a listener asks, in its place: where an interrupt ends the
- * loop in its `next`, the listener is closed, as it is where the loop is left anywhere else.
- * Whatever asks under a `withTimeout` of its own is no loop, and may ask again.
+ * Makes the iterator of a `for await` loop over a listener. An interrupt in its `next` closes
+ * the listener, as leaving the loop elsewhere does. A call of `next` in a `withTimeout` of its
+ * own does not come from a loop, and may be repeated.
  */
 function acceptLoop(
   listener: Deno.Listener,
@@ -238,7 +239,7 @@ function acceptLoop(
       listener.close();
       closedByLoop.add(listener);
     } catch {
-      // It was closed before.
+      // The listener was closed before.
     }
   };
   return {
@@ -318,7 +319,7 @@ function cooperativeWrite(
   };
 }
 
-/** Writes by the operation itself, and waits only if it is not over at once. */
+/** Writes with the runtime's operation, and waits only if it does not complete at once. */
 function writeBy(
   operations: SocketOps,
   conn: Deno.Conn,
@@ -338,8 +339,9 @@ function writeBy(
 }
 
 /**
- * The stream of a connection. It is ours whenever it is asked for, as it may be kept: the
- * runtime's own would miss the bytes that a `read` brings which is interrupted later.
+ * Makes the getter of a connection's stream. It always returns a stream of ours, as a program
+ * may keep the stream: the runtime's own stream would miss the bytes of a `read` that is
+ * interrupted later.
  */
 function cooperativeReadable(
   original: (this: unknown) => Readable,
@@ -350,7 +352,7 @@ function cooperativeReadable(
     let readable = readableOf.get(conn);
     if (readable === undefined) {
       const native = original.call(conn);
-      // One that somebody reads since before patch() has to go on.
+      // A stream that is being read since before patch() stays the runtime's own.
       readable = native.locked
         ? native
         : readableBy(conn, () => takeBytes(conn));
@@ -361,19 +363,19 @@ function cooperativeReadable(
   };
 }
 
-/** What is kept for a socket whose operation goes on when its caller is interrupted. */
+/** An operation of a socket that goes on after an interrupt. */
 interface Keeper {
   ref(): boolean;
   unref(): void;
 }
 
-/** Where each socket has something of ours. */
+/** A map from sockets to objects of ours. */
 interface ObservedPromise<T> {
   get(socket: object): T | undefined;
   delete(socket: object): unknown;
 }
 
-/** Patches `close` such that what was kept is closed, too. */
+/** Makes `close` close our inbox of the socket, too. */
 export function patchClosing(
   patches: Patches,
   prototype: object,
@@ -388,8 +390,7 @@ export function patchClosing(
         function (this: object) {
           const source = sources.get(this);
           if (closedByLoop.delete(this)) return;
-          // Whoever comes later finds a closed socket, and not an operation that was
-          // cancelled.
+          // Removed first: later calls find a closed socket, not a cancelled operation.
           sources.delete(this);
           source?.close();
           return original.call(this);
@@ -399,7 +400,7 @@ export function patchClosing(
 }
 
 /**
- * Patches `ref` and `unref` such that we know what their user wants.
+ * Makes `ref` and `unref` note what the user wants.
  */
 export function patchHold(
   patches: Patches,
@@ -421,19 +422,15 @@ export function patchHold(
     });
 }
 
-function isObject(value: unknown): value is object {
-  return typeof value === "object" && value !== null;
-}
-
-/** What a connection that is about to be handed on is still used for, if anything. */
+/** Returns the error if a connection is in use, and so can't be turned into a TLS connection. */
 export function obstacle(conn: Deno.Conn): Error | null {
   const bytes = BytesOf.get(conn);
   if (bytes?.length) {
     return new Deno.errors.InvalidData(
-      `Cannot start TLS as plain text has come that nobody has read: read the ${bytes.length} bytes first, or close the connection`,
+      `Cannot start TLS as ${bytes.length} bytes of plain text were received and not read: read them first, or close the connection`,
     );
   }
-  // The runtime would find this out only after it has taken the connection away.
+  // The runtime checks this only after it has taken the connection away.
   return bytes?.busy || WritesOf.get(conn)?.busy
     ? new Deno.errors.Busy("TCP stream is currently in use")
     : null;

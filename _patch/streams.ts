@@ -1,13 +1,14 @@
 /**
  * The part `streams` of `patch()`: streams.
  *
- * What a stream's own functions (`pull`, `write`, ...) do is no part of any greenlet, as the
- * stream has to stay whole when one is interrupted; see `_stream_flows.ts`.
+ * The functions of a stream itself (`pull`, `write`, ...) run outside greenlets, so that no
+ * interrupt breaks the stream; see `streams_scopes.ts`.
  *
  * @module
  */
 
 import { bare, markHandled, noOptions, then } from "../_base/language.ts";
+import { isObject } from "../_base/checks.ts";
 import { interruptibleScope, runDetached } from "../_hub/current.ts";
 import { isInterrupt } from "../_hub/interrupts.ts";
 import { checkpoint, checkpointAtLast, takenWait } from "../_hub/suspension.ts";
@@ -49,7 +50,7 @@ type Asking = (this: any, ...args: any[]) => Promise<any>;
 /** Patches streams; disposing of what it returns restores the originals. */
 export function patchStreams(): Disposable {
   return patchAll((patches) => {
-    // Without them nothing would be safe from loss: streams stay the runtime's own.
+    // Without the internal slots an interrupt could lose chunks, so streams are not patched.
     if (!knowStreams()) return;
     patchReading(patches);
     patchIterating(patches);
@@ -90,12 +91,12 @@ function patchMaking(patches: Patches): void {
 // deno-lint-ignore no-explicit-any -- whatever it takes
 type Making = (this: any, ...args: any[]) => object;
 
-/** Makes a stream: outside greenlets, as it has always been made. */
+/** Makes a stream: with a scope of its own in a greenlet, unchanged outside greenlets. */
 function make<T extends object>(stream: () => T): T {
   return interruptibleScope() === null ? stream() : makeWithScope(stream);
 }
 
-/** A pipe outlives whoever lays it. */
+/** Makes a method that pipes run outside greenlets: a pipe outlives the greenlet that makes it. */
 function pipeDetached(original: Making): Making {
   return function (this: ReadableStream) {
     if (interruptibleScope() === null || !(this instanceof ReadableStream)) {
@@ -129,7 +130,7 @@ function patchReading(patches: Patches): void {
   }
 }
 
-/** All iterators of streams have their methods from one object, which has no name. */
+/** Patches the iterators of streams. They all inherit from one object, which has no name. */
 function patchIterating(patches: Patches): void {
   const iterator = Object.getPrototypeOf(new ReadableStream().values());
   patches.replace<ReadMethod>(iterator, "next", cooperativeNext);
@@ -171,29 +172,29 @@ function cooperativeRead(
   };
 }
 
-/** A read of a loop: when it is interrupted, that leaves the loop. */
+/** A read of a loop. An interrupt of it ends the loop and cancels the stream. */
 class Step extends Read {
   protected override undo(error: unknown): void {
-    // The language has no `return()` for a loop whose `next()` has failed.
+    // A loop does not call `return()` if `next()` throws.
     cancel(this.reader as Reader, error);
   }
 }
 
-/** A read of a loop that leaves its stream as it is. */
+/** A read of a loop with `preventCancel`. An interrupt of it only unlocks the stream. */
 class LastingStep extends Read {
   protected override undo(): void {
     this.leaveQueue();
-    // Ends the iterator, which releases the stream.
+    // Ends the iterator, which unlocks the stream.
     this.request.closeSteps();
   }
 }
 
-/** Cancels whatever the reader has, if it still has something. */
+/** Cancels the stream of a reader, if it still has one. */
 function cancel(reader: Reader, error: unknown): void {
   const stream = streamOf(reader);
   const original = getOriginal(ReadableStreamDefaultReader.prototype, "cancel");
   markHandled(runDetached(async () => await original.call(reader, error)));
-  // What it is a branch of goes on, and may have no other one that anybody reads.
+  // If the stream is a branch, its source goes on, and perhaps no other branch is read.
   leftAlone(stream);
 }
 
@@ -214,23 +215,23 @@ function cooperativeNext(original: ReadMethod): ReadMethod {
     }
     askedAgain(streamOf(reader));
     const requests = requestsOf(reader, "readRequests")!;
-    const lasts = preventsCancel(this);
+    const isLasting = preventsCancel(this);
     if (!isFree(reader, requests)) {
-      // The runtime has it wait for the one before, and begins nothing yet.
+      // The runtime begins this read only when the one before has ended.
       return operate(
         scope,
         Reflect.apply(original, this, arguments),
-        lasts ? undefined : (error) => cancel(reader, error),
+        isLasting ? undefined : (error) => cancel(reader, error),
       );
     }
     prepare(reader, requests);
-    const kind = lasts ? LastingStep : Step;
+    const kind = isLasting ? LastingStep : Step;
     const read = beginRead(kind, reader, requests, original, this, arguments);
     return read instanceof Read ? read.suspend(scope) : takenWait(read);
   };
 }
 
-/** Leaves a loop that is about to fail and waits for nothing. */
+/** Ends a loop whose `next()` is about to throw. Does not wait. */
 function leaveLoop(iterator: Iterator, error: unknown): void {
   const prototype = Object.getPrototypeOf(iterator);
   const original = getOriginal(prototype, "return") as Asking;
@@ -244,7 +245,7 @@ function cooperativePipeTo(original: Asking): Asking {
       !(destination instanceof WritableStream) ||
       !isObject(options ?? noOptions());
     if (scope === null || isOdd) {
-      // What is odd is for the runtime to complain of.
+      // The runtime throws its own error for these arguments.
       return Reflect.apply(original, this, arguments);
     }
     const due = checkpoint(scope);
@@ -267,12 +268,12 @@ function cooperativePipeTo(original: Asking): Asking {
     sink?.resume();
     const promise = runDetached(() => original.call(this, destination, ours));
     const reader = isFree && !preventCancel ? readerOf(this) : undefined;
-    // Which leaves the stream as it is, when it was told to.
+    // With `preventCancel` the stream is left as it is.
     const left = () => leftAlone(this);
     return operate(scope, promise, (error) => {
       runDetached(() => abort.abort(error));
       then(promise, left, left);
-      // The runtime would first write what was read, for as long as that takes.
+      // The runtime would first write the chunks that it has read, without a time limit.
       if (reader !== undefined) cancel(reader, error);
       if (isSink && !preventAbort) endScopeOf(destination, error);
       sink?.leaveAll();
@@ -280,11 +281,7 @@ function cooperativePipeTo(original: Asking): Asking {
   };
 }
 
-function isObject(value: unknown): boolean {
-  return typeof value === "object" && value !== null;
-}
-
-/** What is written is written in its turn, whatever becomes of the writer. */
+/** Makes `write` cooperative. After an interrupt the chunk is still written, in its turn. */
 function cooperativeWrite(original: Asking): Asking {
   return function () {
     const scope = interruptibleScope();
@@ -300,7 +297,7 @@ function cooperativeWrite(original: Asking): Asking {
   };
 }
 
-/** Of a stream, or of its writer. */
+/** Makes `close` of a stream or of a writer cooperative. */
 function cooperativeClose(original: Asking): Asking {
   return cooperateAtLast(
     original,
@@ -308,12 +305,15 @@ function cooperativeClose(original: Asking): Asking {
   );
 }
 
-/** By `cancel()`, or at the end of a loop. */
+/** Makes `cancel` cooperative, and `return` of an iterator. */
 function cooperativeCancel(original: Asking): Asking {
   return withReason(cooperateAtLast(original));
 }
 
-/** The runtime first waits for what the stream does, for as long as that takes. */
+/**
+ * Makes `abort` cooperative. The runtime first waits for the function that the stream is
+ * running; an interrupt as the reason ends what this function waits for.
+ */
 function cooperativeAbort(original: Asking): Asking {
   const abort = cooperateAtLast(original);
   return withReason(function (reason) {
@@ -323,7 +323,7 @@ function cooperativeAbort(original: Asking): Asking {
   });
 }
 
-/** Has a stream end by the interrupt of whoever ends it and gives no reason. */
+/** Makes the interrupt of the caller the reason, if the caller gives none. */
 function withReason(end: Asking): Asking {
   return function (reason) {
     const interrupt = reason === undefined
@@ -335,7 +335,7 @@ function withReason(end: Asking): Asking {
   };
 }
 
-/** What the runtime is about to abort; `undefined` if it won't. */
+/** Returns the stream that the runtime is about to abort; `undefined` if there is none. */
 function streamToAbort(by: unknown): WritableStream | undefined {
   const isWriter = by instanceof WritableStreamDefaultWriter;
   const stream: unknown = isWriter ? get(by, slots.stream) : by;
@@ -345,10 +345,10 @@ function streamToAbort(by: unknown): WritableStream | undefined {
 }
 
 /**
- * The cooperative form of what a `finally` block calls: it is begun even if an error is
- * due, as there may be no other chance to give something back.
+ * Makes a method cooperative that `finally` blocks call. It begins even if an interrupt is due,
+ * as this may be the last chance to release something.
  *
- * @param find Finds what has to know that somebody waits for it, or waits no longer.
+ * @param find Finds the sink, which has to know of each wait and of its end.
  */
 function cooperateAtLast(
   original: Asking,

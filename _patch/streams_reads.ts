@@ -1,12 +1,12 @@
 /**
- * Reads of streams that can be taken back.
+ * Reads of streams that an interrupt can take back.
  *
- * A read for which there is no chunk yet is a request in a queue of its reader. The runtime
- * takes requests back in `releaseLock()` only, all of them, and leaves what they would have
- * got in the stream. So we put the wait itself into the queue, in the request's place: it
- * has its chunk the moment that the stream has no more of it; and when it is interrupted
- * before, it leaves the queue, by the rules of `releaseLock()`. Nothing is ever kept here:
- * the chunk is in the stream for whoever reads that next, and be it the runtime itself.
+ * A read for which there is no chunk yet is a request in a queue of its reader. The runtime can
+ * take back requests only in `releaseLock()`, and all at once; their chunks stay in the stream.
+ * So we put our wait into the queue in place of the request. When the stream hands out a chunk,
+ * the wait gets it directly. When the wait is interrupted before, it leaves the queue, by the
+ * rules of `releaseLock()`. No chunk is kept here: it stays in the stream for the next read,
+ * which may be one by the runtime itself.
  *
  * @module
  */
@@ -17,17 +17,17 @@ import { calls, giveScope } from "./streams_scopes.ts";
 import { findSource, leftAlone } from "./streams_rest.ts";
 import { get, type Queue, set, slots } from "./streams_slots.ts";
 
-/** What a read has brought. */
+/** The result of a read. */
 export type ReadResult = { value: unknown; done: boolean };
 
-/** What a stream serves a read by. */
+/** A request for a chunk. The stream calls one of its methods. */
 interface ReadRequest {
   chunkSteps(chunk: unknown): void;
   closeSteps(chunk?: unknown): void;
   errorSteps(error: unknown): void;
 }
 
-/** Memory for the source of bytes to write to, for a reader of that type. */
+/** A buffer for the source of a byte stream to write to, for a reader of a certain type. */
 interface PullInto {
   readonly buffer: ArrayBuffer;
   byteOffset: number;
@@ -39,13 +39,13 @@ interface PullInto {
   readerType: "default" | "byob" | "none";
 }
 
-/** The reads of one reader that have to wait, in order. */
+/** The reads of a reader that wait for a chunk, in order. */
 export type Requests = Queue<ReadRequest>;
 
-// deno-lint-ignore no-explicit-any -- whatever reads
+// deno-lint-ignore no-explicit-any -- readers and iterators
 export type ReadMethod = (this: any, ...args: any[]) => Promise<ReadResult>;
 
-/** Where a reader has its reads; `undefined` if it is no such reader. */
+/** Returns the waiting reads of a reader; `undefined` if it is no reader of this kind. */
 export function requestsOf(
   reader: unknown,
   kind: "readRequests" | "readIntoRequests",
@@ -53,19 +53,19 @@ export function requestsOf(
   return get(reader, slots[kind]);
 }
 
-/** The reader that an iterator reads by; `undefined` if it is no iterator of a stream. */
+/** Returns the reader of a stream's iterator; `undefined` if it is no such iterator. */
 export function readerOf(
   iterator: unknown,
 ): ReadableStreamDefaultReader | undefined {
   return get(iterator, slots.reader);
 }
 
-/** Whether an iterator leaves its stream as it is. */
+/** Whether an iterator was made with `preventCancel`. */
 export function preventsCancel(iterator: unknown): boolean {
   return get(iterator, slots.preventCancel);
 }
 
-/** Whether a `next()` of its iterator could begin at once. */
+/** Whether a `next()` of the reader's iterator can begin at once. */
 export function isFree(
   reader: ReadableStreamDefaultReader,
   requests: Requests,
@@ -73,21 +73,21 @@ export function isFree(
   if (requests.size > 0 || get(reader, slots.stream) === undefined) {
     return false;
   }
-  // The runtime may think that the last one is not over yet.
+  // The runtime may still have the last `next()` as pending.
   set(reader, slots.iteratorNext, null);
   return true;
 }
 
-/** Where the next request is to be replaced, for which reader, and by what. */
+/** The queue in which the next request is replaced, its reader, and the class to replace it. */
 let expectedIn: Requests | null = null;
 let expectedOf: object;
 let expectedKind: typeof Read;
-/** Not in a call that the stream makes meanwhile, of a function of its own. */
+/** The count of calls at that time: a function of the stream must not use the replacement. */
 let expectedBefore: number;
-/** What it was replaced by. */
+/** The read that has replaced the request. */
 let begun: Read | null = null;
 
-/** In the place of the queue's own method. */
+/** Replaces the queue's own method. */
 function enqueue(this: Requests, request: ReadRequest): unknown {
   if (expectedIn === this && calls === expectedBefore) {
     expectedIn = null;
@@ -99,7 +99,7 @@ function enqueue(this: Requests, request: ReadRequest): unknown {
 /**
  * Begins a read.
  *
- * @returns The read, if it has to wait, or the promise of what it has taken.
+ * @returns The read if it has to wait; otherwise the promise of its result.
  */
 export function beginRead(
   kind: typeof Read,
@@ -109,7 +109,7 @@ export function beginRead(
   self: unknown,
   args: ArrayLike<unknown>,
 ): Read | Promise<ReadResult> {
-  // In the call the stream may ask its source for more, which may read again.
+  // The stream may call its source, which may begin another read in this call.
   const before = begun;
   begun = null;
   expectedIn = requests;
@@ -131,12 +131,13 @@ export function beginRead(
   return read;
 }
 
-/** Whether a read has ever left what the source was asked for. */
+/** Whether an interrupted read has ever left a request at a source. */
 let hasLeft = false;
 
 /**
- * Serves the first read of any chunk by what the source was asked for by one that has gone.
- * The runtime would put that into the stream, and give it to nobody before it gets more.
+ * Lets the first default read take the buffer that an interrupted read has left at the source.
+ * The runtime would put the bytes of that buffer into the stream, and would hand them out only
+ * when more bytes come.
  */
 export function adopt(reader: unknown): void {
   if (hasLeft) adoptPull(reader);
@@ -151,22 +152,22 @@ function adoptPull(reader: unknown): void {
   pull.readerType = "default";
   pull.elementSize = pull.minimumFill = 1;
   pull.viewConstructor = Uint8Array;
-  // What the runtime would ask for in this one's place.
+  // Removes the buffers that the runtime has added for this read.
   edit(pulls, (pulls) => pulls.splice(1));
 }
 
-/** Makes reads of a reader replaceable. */
+/** Makes it possible to replace the reads of a reader. */
 export function prepare(reader: object, requests: Requests): void {
   if (requests.enqueue === enqueue) return;
   requests.enqueue = enqueue;
   const stream = streamOf(reader);
-  // It has none once it was released.
+  // A reader that was released has no stream.
   if (stream === undefined) return;
   giveScope(stream);
   findSource(stream);
 }
 
-/** The stream that a reader reads. */
+/** Returns the stream of a reader. */
 export function streamOf(reader: unknown): ReadableStream | undefined {
   return get(reader, slots.stream);
 }
@@ -175,7 +176,7 @@ export function streamOf(reader: unknown): ReadableStream | undefined {
 export class Read extends Suspension<ReadResult> implements ReadRequest {
   readonly reader: object;
   readonly #requests: Requests;
-  /** What the runtime has made for this read. */
+  /** The runtime's own request. */
   protected readonly request: ReadRequest;
 
   constructor(reader: object, requests: Requests, request: ReadRequest) {
@@ -204,7 +205,7 @@ export class Read extends Suspension<ReadResult> implements ReadRequest {
     this.leaveQueue();
   }
 
-  /** Leaves what it has asked for to others. */
+  /** Removes the read from the queue, and leaves its buffer at the source to later reads. */
   protected leaveQueue(): void {
     this.#leaveQueue();
     leftAlone(streamOf(this.reader));
@@ -221,12 +222,12 @@ export class Read extends Suspension<ReadResult> implements ReadRequest {
     const pulls = pullsOf(controller);
     if (pulls === undefined || pulls.size === 0) return;
     edit(pulls, (pulls) => {
-      // They are in the order of the requests, behind one that has none any more.
+      // The buffers are in the order of the requests, after one whose request has left.
       if (pulls[0]!.readerType === "none") place++;
       const pull = pulls[place];
       if (pull === undefined) return;
       if (pull.bytesFilled > 0) giveBack(controller, pull);
-      // The source may be writing to the first; what that gets comes into the stream.
+      // The source may be writing to the first buffer: its bytes go into the stream.
       if (place === 0) {
         pull.readerType = "none";
         hasLeft = true;
@@ -252,17 +253,17 @@ function edit<T>(queue: Queue<T>, change: (values: T[]) => void): void {
   values.forEach((value) => queue.enqueue(value));
 }
 
-// What follows is for readers of bytes that want so many: `read(view, { min })`.
+// The rest is for reads of a minimal number of bytes: `read(view, { min })`.
 
 /**
- * Puts bytes back that were too few for their reader. The runtime would keep them in the
- * pull until more come, and forget them at the end of the stream.
+ * Puts bytes back into the stream that were too few for their read. The runtime would keep them
+ * in the buffer until more come, and would lose them at the end of the stream.
  */
 function giveBack(
   controller: ReadableByteStreamController,
   pull: PullInto,
 ): void {
-  // The source has given it away, to have it written to elsewhere.
+  // The source has transferred the buffer, to write to it elsewhere.
   if (pull.buffer.detached) return;
   const { byteOffset, bytesFilled } = pull;
   const { buffer } = new Uint8Array(pull.buffer, byteOffset, bytesFilled)
@@ -276,7 +277,7 @@ function giveBack(
     .enqueue({ buffer, byteOffset: 0, byteLength: bytesFilled });
 }
 
-/** Whether there are bytes, and the source is asked for some for nobody. */
+/** Whether there are bytes, and the source has a buffer that no read waits for. */
 function hasBytesBehind(controller: ReadableByteStreamController): boolean {
   const pulls = pullsOf(controller);
   return pulls !== undefined && pulls.size > 0 &&
@@ -285,8 +286,8 @@ function hasBytesBehind(controller: ReadableByteStreamController): boolean {
 }
 
 /**
- * Whether there are bytes, and a read that waits all the same: the runtime gives what the
- * source was asked for by nobody to a read of any chunk not before it gets some more.
+ * Whether there are bytes, and yet a default read waits: the runtime hands out the bytes of a
+ * buffer without a read only when more bytes come.
  */
 function hasReadsBehind(controller: ReadableByteStreamController): boolean {
   const reader = readerOf(get(controller, slots.stream));
@@ -296,9 +297,9 @@ function hasReadsBehind(controller: ReadableByteStreamController): boolean {
 }
 
 /**
- * In the place of `close`: the source may answer by `close()` and then
- * `byobRequest.respond(0)`, by which the runtime would not stand if there are bytes; and
- * there may be a read that would never get those.
+ * Replaces `close`. The source may call `close()` and then `byobRequest.respond(0)`, for which
+ * the runtime would throw if there are bytes. And a read may wait that would never get the
+ * bytes.
  */
 function closeBehind(this: ReadableByteStreamController): void {
   const { close, enqueue } = ReadableByteStreamController.prototype;
@@ -308,7 +309,7 @@ function closeBehind(this: ReadableByteStreamController): void {
   const queue: Queue<Uint8Array<ArrayBuffer>> = get(this, slots.queue);
   const rests = Array.from({ length: queue.size }, () => queue.dequeue());
   set(this, slots.queueTotalSize, 0);
-  // Which ends what the source was asked for, and serves whoever waits by now.
+  // These calls remove the buffers at the source, and serve the reads that wait now.
   rests.forEach(({ buffer, byteOffset, byteLength }) => {
     enqueue.call(this, new Uint8Array(buffer, byteOffset, byteLength));
   });
@@ -320,8 +321,9 @@ function closeBehind(this: ReadableByteStreamController): void {
 }
 
 /**
- * Whether the source was asked for some for nobody, and is not any more: when it had given
- * too few, nobody read. The runtime asks for no others before it has those.
+ * Whether the source has a buffer that no read waits for, and is not called for it any more, as
+ * no read waited when the source had given too few bytes. The runtime calls the source for
+ * other buffers only when this one has been filled.
  */
 function isForgotten(controller: ReadableByteStreamController): boolean {
   const pulls = pullsOf(controller);
@@ -330,11 +332,11 @@ function isForgotten(controller: ReadableByteStreamController): boolean {
     get(controller, slots.byobRequest) === null;
 }
 
-/** A read that gets the bytes that are there, and does not wait for those asked before. */
+/** Makes a read take the bytes that are there, without waiting for an earlier buffer. */
 export function readBehind(original: ReadMethod): ReadMethod {
   return function (this: object, view, options) {
     const controller = controllerOf(this);
-    // It was closed by us: there are no more, however many are wanted.
+    // `closeBehind` has closed the stream: no more bytes will come, however many are wanted.
     if (controller !== undefined && Object.hasOwn(controller, "byobRequest")) {
       const size = get(controller, slots.queueTotalSize);
       const most = Math.floor(size / (view?.BYTES_PER_ELEMENT ?? 1));

@@ -1,26 +1,27 @@
 /**
- * Streams that nobody waits for.
+ * Streams at rest, which do not keep the process alive.
  *
- * A read that is taken back leaves its stream asking its source, as what comes is for the next
- * read. That is not to keep the process alive: such a stream rests, until somebody reads it.
- * Where it passes on what comes from another one, as a branch of `tee()` does and the end of
- * a `pipeThrough()`, that one rests with it.
+ * After a read was interrupted, the stream goes on calling its source, as the next chunk is for
+ * the next read. This must not keep the process alive: the stream rests until it is read again.
+ * If it passes on the chunks of another stream, as a branch of `tee()` or the end of a
+ * `pipeThrough()` does, the other stream rests, too.
  *
- * So does a stream that is written to, when nobody waits any more for what is on its way: it
- * goes on, until somebody writes, or the process ends.
+ * A writable stream rests when no call waits for its pending writes. They go on, until the next
+ * write, or until the process ends.
  *
  * @module
  */
 
 import { property } from "../_base/language.ts";
+import { findSymbol, symbolsOf } from "../_base/runtime.ts";
 import { Begun } from "../_hub/begun.ts";
 import { setSource, sourceOf } from "../_hub/stream_sources.ts";
 import { get, type Queue, set, slots } from "./streams_slots.ts";
 
-/** Has a stream rest, and resume when it gets another reader or writer. */
+/** Notes that a stream rests, and resumes it when it gets another reader or writer. */
 class Rest {
   readonly #stream: object;
-  /** Where the stream has its reader or writer. */
+  /** The slot of the stream's reader or writer. */
   readonly #slot: symbol;
   #isResting = false;
 
@@ -33,11 +34,11 @@ class Rest {
     return this.#isResting;
   }
 
-  /** Returns whether it did not rest before. */
+  /** Begins the rest. Returns `false` if the stream rests already. */
   begin(resume: () => void): boolean {
     if (this.#isResting) return false;
     this.#isResting = true;
-    // Those that the runtime itself makes, as for a pipe, are told of nowhere else.
+    // The runtime itself makes a reader or a writer for a pipe. Only this setter notices it.
     let user = get(this.#stream, this.#slot);
     this.#define({
       get: () => user,
@@ -49,7 +50,7 @@ class Rest {
     return true;
   }
 
-  /** Returns whether it rested. */
+  /** Ends the rest. Returns `false` if the stream did not rest. */
   end(): boolean {
     if (!this.#isResting) return false;
     this.#isResting = false;
@@ -67,13 +68,13 @@ class Rest {
   }
 }
 
-/** What there is to know of a stream that is read, and may rest. */
+/** A readable stream that may rest. */
 class Resting {
   readonly #stream: ReadableStream;
   readonly #rest: Rest;
-  /** The stream whose bytes it passes on. */
+  /** The stream whose chunks it passes on. */
   upstream: ReadableStream | null = null;
-  /** All streams that pass on the same, this one included. */
+  /** All streams that pass on the same chunks, including this one. */
   branches: readonly ReadableStream[] = [];
 
   constructor(stream: ReadableStream) {
@@ -81,7 +82,7 @@ class Resting {
     this.#rest = new Rest(stream, slots.reader);
   }
 
-  /** Whether somebody waits for it: one that rests may be asked by a pipe. */
+  /** Whether a read waits and must keep the process alive. A pipe may read a stream at rest. */
   get isWanted(): boolean {
     return !this.#rest.isResting && isAsked(this.#stream);
   }
@@ -140,22 +141,22 @@ function isAsked(stream: ReadableStream): boolean {
   return requests !== undefined && requests.size > 0;
 }
 
-/** A read of a stream was taken back, or a reader has left it. */
+/** Lets a stream rest, if no read waits for it any more. */
 export function leftAlone(stream: ReadableStream | undefined): void {
   if (stream && mayRest(stream) && !isAsked(stream)) restingOf(stream).rest();
 }
 
-/** A stream is about to be read. */
+/** Ends the rest of a stream that is about to be read. */
 export function askedAgain(stream: ReadableStream | undefined): void {
   if (stream !== undefined) restings.get(stream)?.resume();
 }
 
-/** Finds out by what a stream gets its bytes, if it is one of the runtime's own. */
+/** Finds the source of a stream, if it is one of the runtime's own. */
 export function findSource(stream: ReadableStream): void {
   if (sourceOf(stream) !== undefined || !isBacked(stream)) return;
   const controller = get(stream, slots.controller);
   const pull = get(controller, slots.pullAlgorithm);
-  // It has none when it is over.
+  // A stream that has ended has no source.
   if (pull === undefined) return;
   const begun = new Begun();
   setSource(stream, {
@@ -168,22 +169,21 @@ export function findSource(stream: ReadableStream): void {
   });
 }
 
-/** Whether the runtime reads a stream from a resource, or writes it to one. */
+/** Whether the runtime reads the stream from a resource, or writes it to one. */
 function isBacked(stream: object): boolean {
-  return Object.getOwnPropertySymbols(stream).some((symbol) =>
+  return symbolsOf(stream).some((symbol) =>
     symbol.description?.startsWith("[[resourceBacking") &&
     get(stream, symbol) !== null
   );
 }
 
-/** Whether its user has told the runtime that a stream need not keep the process alive. */
+/** Whether the user has told the runtime that a stream need not keep the process alive. */
 function isUnreffed(stream: object): boolean {
-  return Object.getOwnPropertySymbols(stream).some((symbol) =>
-    symbol.description === "isUnref" && get(stream, symbol) === true
-  );
+  const symbol = findSymbol(stream, "isUnref");
+  return symbol !== undefined && get(stream, symbol) === true;
 }
 
-/** Notes that streams pass on what comes from another one, whose source was found before. */
+/** Notes that streams pass on the chunks of another one, whose source was found before. */
 export function passOn(
   upstream: ReadableStream,
   branches: readonly ReadableStream[],
@@ -195,7 +195,7 @@ export function passOn(
   });
 }
 
-/** Where the runtime keeps what is on its way in a stream that is written to. */
+/** The slots for the pending writes of a writable stream. */
 class WriteSlots {
   readonly writer: symbol;
   readonly #waiting: symbol;
@@ -212,7 +212,7 @@ class WriteSlots {
       .map(find);
   }
 
-  /** The promises of those who have written or closed, and wait. */
+  /** Returns the promises of pending `write` and `close` calls. */
   promises(stream: WritableStream): unknown[] {
     const queue: Queue<{ promise: unknown }> = get(stream, this.#waiting);
     const waiting = Array.from({ length: queue.size }, () => queue.dequeue());
@@ -223,14 +223,11 @@ class WriteSlots {
   }
 }
 
-/** Finds the slots; `null` where the runtime has others. */
+/** Finds the slots; returns `null` if the runtime has other slots. */
 function findWriteSlots(stream: WritableStream): WriteSlots | null {
-  const symbols = Object.getOwnPropertySymbols(stream);
   try {
     return new WriteSlots((name) => {
-      const found = symbols.find(({ description }) =>
-        description === `[[${name}]]`
-      );
+      const found = findSymbol(stream, `[[${name}]]`);
       if (found === undefined) throw new TypeError(`There is no [[${name}]]`);
       return found;
     });
@@ -241,13 +238,13 @@ function findWriteSlots(stream: WritableStream): WriteSlots | null {
 
 let writeSlots: WriteSlots | null | undefined;
 
-/** A stream that the runtime writes to a resource. */
+/** A writable stream that the runtime writes to a resource. */
 export class Sink {
   readonly #stream: WritableStream;
   readonly #slots: WriteSlots;
   readonly #rest: Rest;
   readonly #begun = new Begun();
-  /** The promises of those who wait no longer. */
+  /** The promises of calls that were interrupted. */
   readonly #left = new WeakSet<Promise<unknown>>();
 
   constructor(stream: WritableStream, slots: WriteSlots) {
@@ -256,25 +253,25 @@ export class Sink {
     this.#rest = new Rest(stream, slots.writer);
   }
 
-  /** Has a write to the resource not keep the process alive, if nobody waits for it. */
+  /** Makes a write to the resource. It keeps the process alive only while a call waits. */
   watch<R>(write: () => R): R {
     const result = this.#begun.watchOn(write);
     this.#look();
     return result;
   }
 
-  /** Somebody is about to write, or to close. */
+  /** Ends the rest, as a call is about to write or to close. */
   resume(): void {
     if (this.#rest.end()) this.#begun.ref();
   }
 
-  /** Whoever has written, or closed, waits no longer. */
+  /** Notes that the call of `write` or `close` with this promise was interrupted. */
   leave(promise: Promise<unknown>): void {
     this.#left.add(promise);
     this.#look();
   }
 
-  /** A pipe that was alone with the stream has ended, whatever is still on its way. */
+  /** Notes that a pipe was interrupted: no call waits for the writes that are still pending. */
   leaveAll(): void {
     this.#slots.promises(this.#stream).forEach((promise) => {
       this.#left.add(promise as Promise<unknown>);
@@ -294,7 +291,7 @@ export class Sink {
 
 const sinks = new WeakMap<WritableStream, Sink>();
 
-/** What a stream is written to, if the runtime writes it to a resource. */
+/** Returns the sink of a stream; `null` if the runtime does not write it to a resource. */
 export function sinkOf(stream: WritableStream | undefined): Sink | null {
   if (stream === undefined) return null;
   const known = sinks.get(stream);

@@ -1,11 +1,11 @@
 /**
  * The scopes of streams.
  *
- * The functions of a stream's own (`pull`, `write`, `transform`, ...) are called whenever
- * the stream sees fit, which may be when it is made, in the midst of a read, or long after.
- * They are no part of the greenlet in which that happens to be: to interrupt it would break
- * the stream, and lose what is in it. So each stream has a scope for them; and when the stream
- * is over because somebody was interrupted, what they wait for ends with it.
+ * A stream calls its own functions (`pull`, `write`, `transform`, ...) when it is made, during a
+ * read, or long after. They must not belong to the greenlet that happens to run then: an
+ * interrupt of it would break the stream and lose its chunks. So each stream has a scope for
+ * its functions. When an interrupt ends the stream, this scope is interrupted, which ends the
+ * waits of the functions.
  *
  * @module
  */
@@ -20,10 +20,10 @@ type Algorithm = (this: unknown, ...args: unknown[]) => unknown;
 
 const scopes = new WeakMap<object, Scope>();
 
-/** How often a function of a stream's own was called. */
+/** How often functions of streams were called. */
 export let calls = 0;
 
-/** Makes a stream, and has its functions run in a scope of its own from the start. */
+/** Makes a stream whose functions run in a scope of its own from the start. */
 export function makeWithScope<T extends object>(make: () => T): T {
   const scope = new Scope(main);
   const stream = runIn(scope, make);
@@ -31,13 +31,13 @@ export function makeWithScope<T extends object>(make: () => T): T {
   return stream;
 }
 
-/** Has the functions of a stream run in a scope of its own from now on. */
+/** Makes the functions of a stream run in a scope of its own from now on. */
 export function giveScope(stream: object): void {
   const isStream = get(stream, slots.controller) !== undefined;
   if (isStream && !scopes.has(stream)) setScopeOf(stream, new Scope(main));
 }
 
-/** What the functions of a stream wait for ends with an error. */
+/** Ends the waits of a stream's functions with an error. */
 export function endScopeOf(stream: object, error: unknown): void {
   const scope = scopes.get(stream);
   if (scope !== undefined) endWith(scope, error);
@@ -47,7 +47,8 @@ function setScopeOf(stream: object, scope: Scope): void {
   scopes.set(stream, scope);
   const controller = get(stream, slots.controller);
   if (slots.transformAlgorithm in controller) {
-    // Its two ends have functions of the runtime's only, which call those of the whole.
+    // The readable and the writable side have functions of the runtime, which call those of the
+    // transform stream.
     const { readable, writable } = stream as TransformStream;
     scopes.set(readable, scope);
     scopes.set(writable, scope);
@@ -84,13 +85,13 @@ function setScopeOf(stream: object, scope: Scope): void {
   });
 }
 
-/** By what interrupt a stream ends; a `tee()` ends by the reasons of both branches. */
+/** Returns the interrupt in a reason. A `tee()` has the reasons of both branches, in an array. */
 function interruptIn(reason: unknown): unknown {
   if (!Array.isArray(reason)) return isInterrupt(reason) ? reason : undefined;
   return reason.map(interruptIn).find((interrupt) => interrupt !== undefined);
 }
 
-/** Replaces an algorithm, if the stream has such a one and is not over. */
+/** Replaces an algorithm, if the stream has it and has not ended. */
 function wrap(
   controller: object,
   name: symbol,

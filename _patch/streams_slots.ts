@@ -1,9 +1,11 @@
 /**
- * What the runtime keeps of streams. What their standard calls internal slots are properties
- * in Deno, under symbols of the same names.
+ * The internal slots of streams. In Deno they are properties, under symbols with the names that
+ * the standard of streams gives them.
  *
  * @module
  */
+
+import { findSymbol } from "../_base/runtime.ts";
 
 /** The runtime's queue. */
 export interface Queue<T> {
@@ -13,7 +15,7 @@ export interface Queue<T> {
   peek(): T;
 }
 
-/** Under which symbols the slots are. */
+/** The symbols of the slots. */
 class Slots {
   readonly abortAlgorithm: symbol;
   readonly byobRequest: symbol;
@@ -35,7 +37,7 @@ class Slots {
   readonly stream: symbol;
   readonly transformAlgorithm: symbol;
   readonly writeAlgorithm: symbol;
-  /** The method of the runtime's queue. */
+  /** A method of the runtime's queue. */
   readonly enqueue: Queue<unknown>["enqueue"];
 
   constructor() {
@@ -74,35 +76,33 @@ class Slots {
 }
 
 function slot(object: object, name: string): symbol {
-  const symbol = Object.getOwnPropertySymbols(object).find((symbol) =>
-    symbol.description === `[[${name}]]`
-  );
+  const symbol = findSymbol(object, `[[${name}]]`);
   if (symbol !== undefined) return symbol;
   throw new TypeError(`Cannot find [[${name}]] of the runtime's streams`);
 }
 
-/** What is in a slot; `undefined` if it is no object that has it. */
+/** Returns the value of a slot; `undefined` if the object does not have the slot. */
 // deno-lint-ignore no-explicit-any -- of the runtime
 export function get(object: unknown, slot: symbol): any {
   return (object as Record<symbol, unknown> | null | undefined)?.[slot];
 }
 
-/** Puts something into a slot. */
+/** Sets the value of a slot. */
 export function set(object: object, slot: symbol, value: unknown): void {
   (object as Record<symbol, unknown>)[slot] = value;
 }
 
-/** Set before anything is patched, as it costs 2 ms to load the runtime's streams. */
+/** The slots. Set before streams are patched, not at import: it loads the runtime's streams. */
 export let slots: Slots;
 
 /**
- * - `unknown`: nothing has asked for them
- * - `known`: the slots are where they were when this was written
- * - `strange`: they are not
+ * - `unknown`: the slots were not looked for
+ * - `known`: all slots were found
+ * - `strange`: a slot was not found
  */
 let streams: "unknown" | "known" | "strange" = "unknown";
 
-/** Looks for the slots of the runtime's streams, and tells whether they were found. */
+/** Looks for the slots of the runtime's streams. Returns whether all were found. */
 export function knowStreams(): boolean {
   if (streams === "unknown") {
     try {
@@ -115,7 +115,7 @@ export function knowStreams(): boolean {
   return streams === "known";
 }
 
-/** Whether they were looked for and found, as by the part `streams`. */
+/** Whether the slots were looked for and found. The part `streams` looks for them. */
 export function areStreamsKnown(): boolean {
   return streams === "known";
 }

@@ -1,15 +1,16 @@
 /**
  * The part `timers` of `patch()`: the timers of the language, and of `node:timers`.
  *
- * Their properties are replaced, of the global object and of the modules' default exports.
- * That doesn't reach who has taken a function before, as `import { setTimeout } from
- * "node:timers/promises"` does at the top of a module. So the method is replaced, too, by
- * which every one of those functions has the runtime make its timer.
+ * This replaces properties of the global object and of the modules' default exports. A module
+ * may have a copy of a function from before, as from `import { setTimeout } from
+ * "node:timers/promises"`. So it also replaces the runtime's method with which all these
+ * functions make their timers.
  *
  * @module
  */
 
 import { argumentAt, markHandled, property, then } from "../_base/language.ts";
+import { findSymbol } from "../_base/runtime.ts";
 import { AsyncResource } from "node:async_hooks";
 import timers, { setImmediate } from "node:timers";
 import { interruptibleScope, scopeOf } from "../_hub/current.ts";
@@ -48,7 +49,7 @@ type SetTimer = (callback: Callback, ...rest: unknown[]) => unknown;
 type ClearTimer = (timer: unknown) => void;
 type Asking = (...args: unknown[]) => Promise<unknown>;
 
-/** A pair of functions, and what tells one of their timers from the others. */
+/** A pair of functions, and how to find the key of one of their timers. */
 interface Kind {
   readonly set: "setTimeout" | "setInterval" | "setImmediate";
   readonly clear: "clearTimeout" | "clearInterval" | "clearImmediate";
@@ -58,7 +59,7 @@ interface Kind {
 const KINDS: Kind[] = [
   { set: "setTimeout", clear: "clearTimeout", keyOf: Number },
   { set: "setInterval", clear: "clearInterval", keyOf: Number },
-  // An immediate has no number.
+  // An immediate can't be converted to a number.
   {
     set: "setImmediate",
     clear: "clearImmediate",
@@ -69,7 +70,7 @@ const KINDS: Kind[] = [
 /** The waits in `new Promise((resolve) => setTimeout(resolve, ms))`, by timer. */
 const waits = new Map<unknown, TimerWait>();
 
-/** A wait that the language made: what we know of its promise is a resolver. */
+/** A wait for a promise that the program has made. We have only its `resolve` or `reject`. */
 class TimerWait implements Pending {
   scope: Scope | null = null;
   readonly #settle: Callback;
@@ -87,13 +88,13 @@ class TimerWait implements Pending {
     addPending(scope, this);
   }
 
-  /** The time is over. */
+  /** Ends the wait, as the timer has fired. */
   fire(args: unknown[]): void {
     this.forget();
     Reflect.apply(this.#settle, undefined, args);
   }
 
-  /** The timer was cleared, and the promise is left as it is. */
+  /** Ends the wait, as the timer was cleared. The promise stays pending. */
   forget(): void {
     waits.delete(this.#key);
     removePending(this);
@@ -108,33 +109,33 @@ class TimerWait implements Pending {
   unhold(): void {}
 }
 
-/** A timer that is to be set. */
+/** A timer that will be set. */
 interface Setting<T> {
-  /** Sets it, with what it is to call in its callback's place, and maybe another delay. */
+  /** Sets the timer, with another callback and perhaps another delay. */
   set(callback: Callback, ms?: number): T;
   clear(timer: T): void;
   keyOf(timer: T): unknown;
-  /** In how many milliseconds it is due; `null` for an immediate. */
+  /** The delay in milliseconds; `null` for an immediate. */
   readonly ms: number | null;
-  /** Whether it calls again and again. */
+  /** Whether it is an interval. */
   readonly repeats: boolean;
-  /** What its callback is called with. */
+  /** Returns the arguments for its callback. */
   argsOf(timer: T): unknown[];
 }
 
-/** The places among the hub's timers that some have, by timer. */
+/** The places of timers in the order of the hub's timers, by timer. */
 const places = new Map<unknown, QueuedWait>();
 
-/** There is no such timer any more. */
+/** Drops the place of a timer that was cleared or has fired. */
 function leavePlace(key: unknown): void {
   places.get(key)?.drop();
   places.delete(key);
 }
 
 /**
- * A timer that a clock moves, not the runtime: it takes one of the library's timers. The
- * runtime's is set as well, for a time that never comes, so that the user is given what the
- * runtime gives, and the test runner sees what is left.
+ * A timer that a test clock moves. It uses a timer of the library. A timer of the runtime is set
+ * as well, for a time that never comes: its object is for the program, and it lets the test
+ * runner report a timer that is left.
  */
 class HandMovedTimer<T> implements QueuedWait {
   #running: Timer | null = null;
@@ -153,7 +154,7 @@ class HandMovedTimer<T> implements QueuedWait {
   }
 
   expired(): "a turn" {
-    // What it throws is the runtime's business.
+    // Called by the runtime, which handles what the callback throws.
     setImmediate(() => this.proceed(() => this.#call()));
     return "a turn";
   }
@@ -180,7 +181,7 @@ class HandMovedTimer<T> implements QueuedWait {
   }
 }
 
-/** Sets a timer that a clock moves. */
+/** Sets a timer that a test clock moves. */
 function setByHand<T>(setting: Setting<T>, callback: Callback): T {
   const timer = setting.set(nothing, LONGEST);
   const key = setting.keyOf(timer);
@@ -189,7 +190,7 @@ function setByHand<T>(setting: Setting<T>, callback: Callback): T {
   return timer;
 }
 
-/** Has a timer be in line with the hub's, where several are due at once. */
+/** Makes a timer fire in order with the hub's timers that are due at the same time. */
 function inLine<T>(setting: Setting<T>): (callback: Callback) => T {
   const { ms, repeats, set, keyOf } = setting;
   if (ms === null) return set;
@@ -224,7 +225,7 @@ function setIn<T>(
   if (due !== null) {
     then(due, undefined, (error) => rejectBy(callback, error));
     const timer = setting.set(nothing);
-    // Not now, as its constructor may be at work.
+    // Cleared later, as the timer's constructor may be running.
     queueMicrotask(() => clear(timer));
     return timer;
   }
@@ -243,14 +244,14 @@ function nothing(): void {}
 internalCallbacks.add(nothing);
 
 /**
- * Has a callback run as a greenlet of its own, in the setter's context, as the runtime's
- * timers restore that: whoever has set it may be dead by then. Its error is the runtime's
- * business, as it is without us: it is thrown where the runtime has called, or the promise of
- * an async function is an unhandled rejection.
+ * Makes a callback run as a greenlet of its own, in the context of the code that set the timer,
+ * which the runtime restores. The greenlet that set the timer may be dead by then. The runtime
+ * handles errors, as without `patch()`: an error is thrown to the runtime, or the promise of an
+ * async callback is an unhandled rejection.
  */
 function asGreenlet(callback: Callback): Callback {
   const fire = function (this: unknown, ...args: unknown[]): void {
-    // Unless it isn't the event loop that calls us, but a clock made for tests.
+    // False if a fake clock of a test calls this, not the event loop.
     const isAtOnce = getRunning() === main;
     const run = () => {
       try {
@@ -265,7 +266,7 @@ function asGreenlet(callback: Callback): Callback {
     const scope = scopeOf(greenlet);
     scope.errorIsHandled = true;
     if (!isAtOnce) return greenlet.start();
-    // At once, as nothing can clear the timer any more.
+    // Starts at once, as it is too late to clear the timer.
     greenlet.switch();
     if (greenlet.dead && !greenlet.successful()) throw greenlet.exception;
   };
@@ -273,14 +274,14 @@ function asGreenlet(callback: Callback): Callback {
   return fire;
 }
 
-/** What a callback is to be waited for by, when it has returned. */
+/** Returns the promise of an async callback, to wait for. */
 function follow(scope: Scope, result: unknown): Promise<unknown> | undefined {
-  // The runtime ignores what is returned: who calls a `then` of somebody else's making may
-  // have it begin something.
+  // Only native promises: the runtime ignores the result of a callback, and calling the `then` of
+  // another object may start an operation.
   const isPromise = result instanceof Promise && result.constructor === Promise;
   if (!isPromise) return undefined;
   then(result, undefined, (error) => {
-    // The greenlet itself tells of what has interrupted it.
+    // The greenlet itself reports the error of an interrupt.
     if (isInterrupt(error)) scope.errorIsHandled = false;
     else raise(result, error);
   });
@@ -300,8 +301,8 @@ function cooperativeSetTimer(
 ): SetTimer {
   return function (this: unknown, callback, ...rest) {
     const scope = interruptibleScope();
-    const isApart = isSetInternally() || scope === null && !isMovedByHand();
-    if (isApart || typeof callback !== "function") {
+    const isLeftAlone = isSetInternally() || scope === null && !isMovedByHand();
+    if (isLeftAlone || typeof callback !== "function") {
       return Reflect.apply(original, this, arguments as never);
     }
     const setting: Setting<unknown> = {
@@ -325,7 +326,7 @@ function cooperativeSetTimer(
   };
 }
 
-/** The delay as the runtime takes it. */
+/** Returns the delay as the runtime converts it. */
 function delayOf(ms: unknown): number {
   const delay = Number(ms);
   return delay >= 1 && delay <= LONGEST ? Math.trunc(delay) : 1;
@@ -343,14 +344,14 @@ function cooperativeClearTimer(
   };
 }
 
-/** Patches the timers; disposing of what it returns restores them. */
+/** Patches the timers; disposing of what it returns restores the originals. */
 export function patchTimers(): Disposable {
   return patchAll((patches) => {
     const { promises } = timers;
     const timeouts = findTimeouts();
     if (timeouts === null) patchPromises(patches);
     else patchTimeouts(patches, timeouts);
-    putAsLongAsPatched(patches, promises, "setImmediate", cooperate);
+    replaceWhilePatched(patches, promises, "setImmediate", cooperate);
     patchFunctions(patches);
     patchCron(patches);
     patchObservers(patches);
@@ -362,7 +363,7 @@ export function patchTimers(): Disposable {
 }
 
 function patchFunctions(patches: Patches): void {
-  // What was the same function remains the same.
+  // If two properties have the same function, both get the same replacement.
   const made = new Map<unknown, unknown>();
   const once = <F>(original: F, make: () => F): F => {
     if (!made.has(original)) made.set(original, make());
@@ -388,10 +389,11 @@ function patchFunctions(patches: Patches): void {
 let isPatched = false;
 
 /**
- * Replaces a function of `node:timers/promises`. That module takes its exports when it is
- * loaded, and may take a replacement, for good.
+ * Replaces a function of `node:timers/promises`. That module copies its exports when it is
+ * loaded, and so may keep a replacement for good. After the patch has ended, the replacement
+ * calls the original.
  */
-function putAsLongAsPatched(
+function replaceWhilePatched(
   patches: Patches,
   object: object,
   name: string,
@@ -408,15 +410,15 @@ function putAsLongAsPatched(
   });
 }
 
-/** What we have to know of the runtime's timers to replace the making of them. */
+/** The internals with which the runtime makes timers. */
 interface Timeouts {
-  /** What they inherit from. */
+  /** The prototype of timers. */
   readonly prototype: object;
-  /** The method that makes one, when all of its properties are set. */
+  /** The method that starts a timer, when all its properties are set. */
   readonly create: symbol;
-  /** The method that ends one. */
+  /** The method that ends a timer. */
   readonly destroy: symbol;
-  /** The property by which the runtime marks its own. */
+  /** The property that marks timers of the runtime itself. */
   readonly system: symbol;
 }
 
@@ -428,26 +430,26 @@ interface Timeout {
   readonly [property: symbol]: unknown;
 }
 
-/** The longest delay that a timer takes for what it is. */
+/** The longest delay of a timer, in ms. The runtime turns a longer one into 1. */
 const LONGEST = 2 ** 31 - 1;
 
-/** Whether the runtime's timers are made as they were when this was written. */
+/** Whether the runtime makes timers in the way that we know. */
 export function areTimersKnown(): boolean {
   return findTimeouts() !== null;
 }
 
-/** Finds how the runtime makes its timers: `null` when that is not what we know. */
+/** Finds how the runtime makes timers; returns `null` if that is not the way that we know. */
 function findTimeouts(): Timeouts | null {
   const set = getOriginal(timers, "setTimeout") as SetTimer;
   const clear = getOriginal(timers, "clearTimeout") as ClearTimer;
   const timer = set(nothing, LONGEST);
   clear(timer);
   const prototype = Object.getPrototypeOf(timer);
-  const create = findSymbol(prototype, "createTimer", "function");
-  const destroy = findSymbol(prototype, "destroy", "function");
-  const system = findSymbol(timer, "system", "boolean");
+  const create = findTyped(prototype, "createTimer", "function");
+  const destroy = findTyped(prototype, "destroy", "function");
+  const system = findTyped(timer, "system", "boolean");
   if (create === null || destroy === null || system === null) return null;
-  // Do they do what their names say?
+  // Tests whether the methods do what their names say.
   const seen: unknown[] = [];
   using _ = patchAll((patches) => {
     patches.replace(prototype, create, (original) =>
@@ -472,20 +474,20 @@ function findTimeouts(): Timeouts | null {
   return isAsExpected ? { prototype, create, destroy, system } : null;
 }
 
-/** A property that is under a symbol, which nobody hands out. */
-function findSymbol(
+/** Finds the symbol of a property by its description. The runtime does not export it. */
+function findTyped(
   object: unknown,
   name: string,
   type: string,
 ): symbol | null {
-  if (typeof object !== "object" || object === null) return null;
-  return Object.getOwnPropertySymbols(object).find((symbol) =>
-    symbol.description === name &&
-    typeof Reflect.get(object, symbol) === type
-  ) ?? null;
+  const symbol = findSymbol(object, name);
+  return symbol !== undefined &&
+      typeof Reflect.get(object as object, symbol) === type
+    ? symbol
+    : null;
 }
 
-/** Patches the timers that the replaced functions don't see. */
+/** Patches timers that are made by copies of the original functions. */
 function patchTimeouts(patches: Patches, timeouts: Timeouts): void {
   const { prototype, create, destroy, system } = timeouts;
   patches.replace(prototype, create, (original) =>
@@ -496,9 +498,9 @@ function patchTimeouts(patches: Patches, timeouts: Timeouts): void {
       }
       const isOrdinary = iterating === null && !this[system];
       const scope = isOrdinary ? interruptibleScope() : null;
-      const isApart = isSetInternally() ||
+      const isLeftAlone = isSetInternally() ||
         scope === null && (this[system] || !isMovedByHand());
-      if (isApart || callback === null || internalCallbacks.has(callback)) {
+      if (isLeftAlone || callback === null || internalCallbacks.has(callback)) {
         return original.call(this);
       }
       const delay = this._idleTimeout;
@@ -528,23 +530,23 @@ function patchTimeouts(patches: Patches, timeouts: Timeouts): void {
     });
 }
 
-/** Patches what makes a promise of its own, where its timers can't be seen. */
+/** Patches the functions of `node:timers/promises`, which make their own promises. */
 function patchPromises(patches: Patches): void {
   const { promises } = timers;
   const wait = (at: number) => (original: Asking) =>
     cooperateBySignal(original, at);
-  putAsLongAsPatched(patches, promises, "setTimeout", wait(2));
+  replaceWhilePatched(patches, promises, "setTimeout", wait(2));
   patches.replace(Object.getPrototypeOf(promises.scheduler), "wait", wait(1));
 }
 
-/** The iterator of `setInterval(ms)` that is about to begin. */
+/** The iterator of `setInterval(ms)` that is being started. */
 let iterating: object | null = null;
-/** What the timers of such iterators call. */
+/** The callbacks of the timers of such iterators. */
 const ticks = new WeakMap<object, Callback>();
 
 type Next = (this: AsyncGenerator) => Promise<IteratorResult<unknown>>;
 
-/** Of the iterator of `setInterval(ms)`, which an interrupt ends. */
+/** Makes `next` of the iterator of `setInterval(ms)` cooperative. An interrupt ends the loop. */
 function cooperativeNext(original: Next): Next {
   return function () {
     const scope = interruptibleScope();
@@ -566,7 +568,7 @@ function cooperativeNext(original: Next): Next {
   };
 }
 
-/** Has it clear its timer, for which it has to go on: so it is told that time is over. */
+/** Makes the iterator clear its timer. It does so when it goes on, so its callback is called. */
 function finish(iterator: AsyncGenerator): void {
   markHandled(iterator.return(undefined));
   ticks.get(iterator)?.();

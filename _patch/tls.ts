@@ -66,8 +66,8 @@ function cooperativeStartTls(
   meet: (conn: Deno.TlsConn) => Deno.TlsConn,
 ): StartTls {
   return cooperateLoosely(function (conn) {
-    // Bytes that were read for nobody came before TLS. A client that went on would lose
-    // them, or be answered by whoever has put them in.
+    // Plain bytes that were received and not read came before TLS. To go on would lose them, or
+    // would take bytes that an attacker has inserted for those of the peer.
     const error = obstacle(conn);
     return error === null
       ? then(Reflect.apply(original, this, arguments as never), meet)

@@ -1,6 +1,6 @@
 /**
- * The part `websocket` of `patch()`: `WebSocketStream`, where Deno has it, and what tells
- * of messages by events, which it has told outside greenlets; see `_events.ts`.
+ * The part `websocket` of `patch()`: `WebSocketStream`, and classes that have events for their
+ * messages. Their listeners run outside greenlets; see `detached.ts`.
  *
  * @module
  */
@@ -14,21 +14,21 @@ import { cooperateObserved } from "./cooperate.ts";
 import { patchFileReader, patchGlobalEvents, patchKv } from "./callbacks.ts";
 import { patchAll, type Patches } from "./patch_set.ts";
 
-/** A class of sockets. `WebSocketStream` is there with `--unstable-net` only. */
+/** A class of sockets. Deno has `WebSocketStream` only with `--unstable-net`. */
 interface SocketClass {
   (...args: unknown[]): unknown;
   readonly prototype: { readonly closed: Promise<unknown> };
 }
 
-/** What ends an attempt to connect, for those that greenlets have made. */
+/** The controllers that end attempts to connect, for sockets that greenlets have made. */
 const attempts = new WeakMap<object, AbortController>();
 
-/** Patches them; disposing of what it returns restores the originals. */
+/** Patches the classes; disposing of what it returns restores the originals. */
 export function patchWebsocket(): Disposable {
   return patchAll((patches) => {
     if ("WebSocketStream" in globalThis) patchWebSocketStream(patches);
     for (const name of ["WebSocket", "EventSource"]) {
-      // They tell of their events by no method that could be patched.
+      // These classes have no method for their events that could be patched.
       if (name in globalThis) {
         patches.replaceClass(globalThis, name, runDetached);
       }
@@ -67,7 +67,7 @@ function patchWebSocketStream(patches: Patches): void {
   );
 }
 
-/** The class, such that attempts of greenlets can be ended: by a signal of ours. */
+/** Makes a class whose instances get a signal of ours, which can end an attempt to connect. */
 function abortable(original: SocketClass): SocketClass {
   const handler: ProxyHandler<SocketClass> = bare({
     construct(_target, args, newTarget): object {
@@ -91,13 +91,13 @@ function cooperativeOpened(
     const abort = attempts.get(stream as object);
     if (abort === undefined) return;
     runDetached(() => {
-      // Fails with the same error, and nobody may ask.
+      // `closed` rejects with the same error, and the program may not look at it.
       markHandled((stream as { closed: Promise<unknown> }).closed);
       abort.abort(error);
     });
   });
   return function () {
-    // Whoever waits outside greenlets is not to lose it to one that is interrupted.
+    // If code outside greenlets waits as well, an interrupt must not end the attempt.
     if (interruptibleScope() === null && typeof this === "object") {
       attempts.delete(this!);
     }

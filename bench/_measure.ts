@@ -6,21 +6,24 @@
 
 import { type Answer, Process } from "./_process.ts";
 import {
+  type Amount,
   compare,
   type PeerResult,
   type Repeats,
   type RowResult,
+  type Sample,
+  summarize,
 } from "./_results.ts";
 import type { Peer, Row } from "./_rows.ts";
 import type { Tools } from "./_tools.ts";
 
-/** Whoever takes longer for a round, in milliseconds, does one of each start. */
+/** The time of a round, in milliseconds, past which a peer does one round of each start. */
 const SLOW = 2_000;
 
-/** Whoever takes longer than this does one and no more. */
+/** The time past which a peer does one round and no more. */
 const TOO_SLOW = 15_000;
 
-/** One who does rounds, in whatever process. */
+/** A peer that does rounds, in whatever process. */
 interface Runner extends AsyncDisposable {
   round(): Promise<Answer>;
 }
@@ -130,13 +133,17 @@ async function startRunner(
   return new ClientsRunner([...command, await tested.readLine()], tested);
 }
 
-/** What a peer has to do, and has done. */
+/** The rounds that a peer has to do, and has done. */
 interface Turn {
   readonly peer: Peer;
-  readonly result: PeerResult;
-  /** What does its rounds now. */
+  /** How many operations make a round. */
+  readonly count: number;
+  readonly samples: Sample[];
+  missing?: string;
+  error?: string;
+  /** The process that does its rounds now. */
   runner: Runner | null;
-  /** Whether it does no more rounds at all. */
+  /** True if it does no more rounds at all. */
   isOver: boolean;
 }
 
@@ -166,11 +173,8 @@ export async function measure(
     }
   }
   const [base] = turns;
-  for (const { peer, result } of turns) {
-    if (peer.ratio === undefined || result.samples.length === 0) continue;
-    result.ratio = compare(amount, base!.result, result, peer.ratio);
-  }
-  return { name, title, amount, peers: turns.map(({ result }) => result) };
+  const peers = turns.map((turn) => resultOf(amount, base!, turn));
+  return { name, title, amount, peers };
 }
 
 function newTurn(
@@ -178,17 +182,34 @@ function newTurn(
   peer: Peer,
   missing: Tools["missing"],
 ): Turn {
-  const { who, name, aim } = peer;
-  const reason = missing[who] ?? (hasClients ? missing.python : undefined);
-  const result: PeerResult = {
-    who,
-    name,
+  const reason = missing[peer.who] ??
+    (hasClients ? missing.python : undefined);
+  return {
+    peer,
     count: peer.count ?? count,
     samples: [],
-    ...aim !== undefined && { aim },
     ...reason !== undefined && { missing: reason },
+    runner: null,
+    isOver: reason !== undefined,
   };
-  return { peer, result, runner: null, isOver: reason !== undefined };
+}
+
+function resultOf(amount: Amount, base: Turn, turn: Turn): PeerResult {
+  const { peer, count, missing, error } = turn;
+  const { who, name, aim } = peer;
+  const ratio = peer.ratio === undefined
+    ? null
+    : compare(amount, base, turn, peer.ratio);
+  return {
+    who,
+    name,
+    count,
+    ...summarize(turn),
+    ...aim !== undefined && { aim },
+    ...missing !== undefined && { missing },
+    ...error !== undefined && { error },
+    ...ratio !== null && { ratio },
+  };
 }
 
 /** Starts all peers of a row. */
@@ -225,7 +246,7 @@ async function warmUp(
         const answer = await runner.round();
         const now = performance.now();
         if (now - before > SLOW) {
-          turn.result.samples.push({ launch, round: 0, ...answer });
+          turn.samples.push({ launch, round: 0, ...answer });
           turn.runner = null;
           if (now - before > TOO_SLOW) turn.isOver = true;
         }
@@ -245,7 +266,7 @@ async function takeTurn(
   if (runner === null) return;
   await attempt(turn, async () => {
     const answer = await runner.round();
-    turn.result.samples.push({ launch, round, ...answer });
+    turn.samples.push({ launch, round, ...answer });
   });
 }
 
@@ -259,6 +280,6 @@ async function attempt(
   } catch (error) {
     turn.runner = null;
     turn.isOver = true;
-    turn.result.error = error instanceof Error ? error.message : String(error);
+    turn.error = error instanceof Error ? error.message : String(error);
   }
 }

@@ -7,7 +7,7 @@
 /** How long a process may take for an answer, in milliseconds. */
 const PATIENCE = 180_000;
 
-/** What a process answers: numbers by their names. */
+/** The answer of a process: numbers by their names. */
 export type Answer = Record<string, number>;
 
 /** A process that does something for each line on its input, and prints a line then. */

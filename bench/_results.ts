@@ -1,5 +1,5 @@
 /**
- * What a run of the measurements gives: the contents of `results.json`.
+ * The result of a run of the measurements: the contents of `results.json`.
  *
  * @module
  */
@@ -10,13 +10,13 @@ import type { Who } from "./_rows.ts";
 export interface Results {
   /** When it began, in UTC. */
   date: string;
-  /** Whether the sizes were those for trying things out. */
+  /** True if the sizes were those for trying things out. */
   quick: boolean;
   repeats: Repeats;
   machine: Machine;
   /** The version of everything that took part; what is missing is left out. */
   versions: Record<string, string>;
-  /** What was missing, and how to install it. */
+  /** The tools that were missing, and how to install them. */
   missing: Record<string, string>;
   rows: RowResult[];
 }
@@ -31,20 +31,20 @@ export interface Repeats {
   rounds: number;
 }
 
-/** What it ran on. */
+/** The machine that it ran on. */
 export interface Machine {
   cpu: string;
   cores: number;
   /** Bytes. */
   memory: number;
   os: string;
-  /** How many wanted a processor before the run, on an average of a minute. */
+  /** The load before the run, as an average of a minute. */
   load: number;
 }
 
 /**
- * What is measured: milliseconds by the clock, milliseconds of all processors, or
- * bytes of memory.
+ * The amount that is measured: milliseconds by the clock, milliseconds of all processors,
+ * or bytes of memory.
  */
 export type Amount = "ms" | "cpu" | "bytes" | "heap";
 
@@ -57,23 +57,34 @@ export interface RowResult {
   peers: PeerResult[];
 }
 
-/** What one peer has taken for a work. */
+/** The median of what some rounds have given, and the least and the most of it. */
+export interface Spread {
+  median: number;
+  least: number;
+  most: number;
+}
+
+/** The measurements of one peer for a work. */
 export interface PeerResult {
   who: Who;
   name: string;
   /** How many operations make a round. */
   count: number;
-  /** Why there are no samples, or no more. */
+  /** Why there are no rounds, or no more. */
   missing?: string;
   error?: string;
-  /** Each round that counts. */
-  samples: Sample[];
+  /** How many rounds count. */
+  rounds: number;
+  /** The cost of one operation, in each amount that was measured. */
+  each: Partial<Record<Amount, Spread>>;
+  /** The share of the time that the other side has run: clients, or the server of the pages. */
+  busy?: Spread;
   ratio?: RatioResult;
-  /** What the median for one operation is to be, at most. */
+  /** The largest median for one operation that is wanted. */
   aim?: number;
 }
 
-/** What a round has taken. */
+/** The measurements of a round. */
 export interface Sample {
   /** Which start of the processes it belongs to, and which round in that, from 0. */
   launch: number;
@@ -90,6 +101,12 @@ export interface Sample {
   busy?: number;
 }
 
+/** The rounds of a peer, each of so many operations. */
+export interface Rounds {
+  readonly count: number;
+  readonly samples: readonly Sample[];
+}
+
 /**
  * How the first peer of a row compares to this one.
  *
@@ -99,39 +116,46 @@ export interface Sample {
  */
 export interface Ratio {
   of: "speed" | "time" | "memory" | "growth";
-  /** What is to be reached: at least that speed, or at most that of the others. */
+  /** The aim: at least that speed, or at most that of the others. */
   aim?: number;
 }
 
 /** A ratio, formed in each turn, as neighbours in time had the same machine. */
-export interface RatioResult extends Ratio {
-  values: number[];
-}
+export interface RatioResult extends Ratio, Spread {}
 
-/**
- * What a row is about, for each operation of each sample.
- *
- * @param amount What the row measures.
- * @param peer The peer.
- */
-export function amounts(amount: Amount, peer: PeerResult): number[] {
-  return peer.samples.map((sample) => (sample[amount] ?? NaN) / peer.count);
+/** Sums up the rounds of a peer. */
+export function summarize(
+  { count, samples }: Rounds,
+): Pick<PeerResult, "rounds" | "each" | "busy"> {
+  const each: PeerResult["each"] = {};
+  for (const amount of ["ms", "cpu", "bytes", "heap"] as const) {
+    const values = samples.flatMap((sample) => sample[amount] ?? []);
+    if (values.length === 0) continue;
+    each[amount] = spread(values.map((value) => value / count));
+  }
+  const busy = samples.flatMap((sample) => sample.busy ?? []);
+  return {
+    rounds: samples.length,
+    each,
+    ...busy.length > 0 && { busy: spread(busy) },
+  };
 }
 
 /**
  * Compares the first peer of a row to another.
  *
- * @param amount What the row measures.
- * @param base The first peer.
- * @param peer The other.
+ * @param amount The amount that the row measures.
+ * @param base The rounds of the first peer.
+ * @param peer The rounds of the other.
  * @param ratio What to tell.
+ * @returns The ratio; `null` if the two have no rounds in the same turns.
  */
 export function compare(
   amount: Amount,
-  base: PeerResult,
-  peer: PeerResult,
+  base: Rounds,
+  peer: Rounds,
   ratio: Ratio,
-): RatioResult {
+): RatioResult | null {
   const values: number[] = [];
   for (const sample of peer.samples) {
     const neighbour = base.samples.find(({ launch, round }) =>
@@ -143,18 +167,25 @@ export function compare(
     const isInverse = ratio.of === "speed" || ratio.of === "growth";
     values.push(isInverse ? its / own : own / its);
   }
-  return { ...ratio, values };
+  return values.length === 0 ? null : { ...ratio, ...spread(values) };
 }
 
-/** Whether a ratio is what it is to be; `null` if there is no aim. */
-export function isReached({ of, aim, values }: RatioResult): boolean | null {
-  if (aim === undefined || values.length === 0) return null;
-  const found = median(values);
-  return of === "speed" ? found >= aim : found <= aim;
+/** Tells whether a ratio reaches its aim; `null` if there is none. */
+export function isReached({ of, aim, median }: RatioResult): boolean | null {
+  if (aim === undefined) return null;
+  return of === "speed" ? median >= aim : median <= aim;
+}
+
+function spread(values: number[]): Spread {
+  return {
+    median: median(values),
+    least: Math.min(...values),
+    most: Math.max(...values),
+  };
 }
 
 /** The one in the middle, or the mean of the two. */
-export function median(values: number[]): number {
+function median(values: number[]): number {
   const sorted = values.toSorted((a, b) => a - b);
   const middle = sorted.length >> 1;
   return sorted.length % 2 === 1

@@ -1,5 +1,5 @@
 /**
- * The works that are measured, who does them, and what is to be reached.
+ * The works that are measured, the peers that do them, and the aims.
  *
  * @module
  */
@@ -7,7 +7,7 @@
 import type { Amount, Ratio } from "./_results.ts";
 import type { Tools } from "./_tools.ts";
 
-/** Who does a work: this library, what is compared to it, and the bare language. */
+/** A peer: this library, a library that is compared to it, or the bare language. */
 export type Who =
   | "ours"
   | "gevent"
@@ -32,7 +32,7 @@ export interface Row {
   /** How often the processes are started, and for how many rounds, if not as usual. */
   launches?: number;
   rounds?: number;
-  /** Whether it needs clients, which are in Python. */
+  /** True if it needs clients, which are in Python. */
   hasClients?: boolean;
   /** Whom all peers talk to; its port is their last argument. */
   server?: string[];
@@ -40,18 +40,21 @@ export interface Row {
   peers: Peer[];
 }
 
-/** One who does a work. */
+/** A peer that does a work. */
 export interface Peer {
   who: Who;
   name: string;
   /** Does a round for every line on its input. */
   command: string[];
-  /** What is tested, if the command only talks to it; its port is the last argument. */
+  /**
+   * The server that is tested, if the command only talks to it; its port is the last
+   * argument.
+   */
   server?: string[];
   /** How many operations make a round, if not as in the row. */
   count?: number;
   ratio?: Ratio;
-  /** What the median for one operation is to be, at most. */
+  /** The largest median for one operation that is wanted. */
   aim?: number;
 }
 
@@ -109,7 +112,7 @@ const BARE_ABORT: Source = {
   name: "the bare language, an AbortController each",
 };
 
-/** What is told of a peer: how many times as fast as it we are. */
+/** The ratio to a peer: how many times as fast as it we are. */
 const FASTER: Ratio = { of: "speed" };
 
 /** How many times its time we take, which is the limit of what can be had. */
@@ -248,7 +251,7 @@ const GROWING: [Source, number][] = [
   [BARE_ABORT, 1_000_000],
 ];
 
-/** The rows, for one who has found the tools. */
+/** The rows, for a machine with these tools. */
 class Rows {
   readonly #python: string;
   readonly #quick: boolean;
@@ -258,7 +261,7 @@ class Rows {
     this.#quick = quick;
   }
 
-  /** What starts a program in `peers/`, with the permissions that it needs. */
+  /** The command that starts a program in `peers/`, with the permissions that it needs. */
   #program(file: string, ...options: string[]): string[] {
     const path = `bench/peers/${file}`;
     if (file.endsWith(".py")) return [this.#python, path];
@@ -370,7 +373,7 @@ class Rows {
     };
   }
 
-  /** What a life costs: to be spawned, fall asleep, be killed and end. */
+  /** The cost of a life: to be spawned, fall asleep, be killed and end. */
   growth({ who, name, file, ending = "" }: Source, most: number): Row {
     const numbers = this.#numbers(most);
     // All are compared to 10,000, which therefore come first.
@@ -402,7 +405,7 @@ class Rows {
     const peers: Peer[] = [];
     for (const [{ who, name, file, ending = "" }, most] of GROWING) {
       if (number > most) continue;
-      // What is garbage is no greenlet's.
+      // Garbage does not count for a greenlet.
       const program = this.#program(file, "--v8-flags=--expose-gc");
       peers.push({
         who,
@@ -482,7 +485,7 @@ class Rows {
  * All rows.
  *
  * @param tools What was found.
- * @param quick Whether the sizes are those for trying things out.
+ * @param quick True if the sizes are those for trying things out.
  */
 export function makeRows(tools: Tools, quick: boolean): Row[] {
   return new Rows(tools, quick).all();

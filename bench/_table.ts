@@ -6,12 +6,11 @@
 
 import {
   type Amount,
-  amounts,
   isReached,
-  median,
   type PeerResult,
   type RatioResult,
   type RowResult,
+  type Spread,
 } from "./_results.ts";
 
 const WORDS: Record<RatioResult["of"], [string, string]> = {
@@ -40,17 +39,17 @@ export function printRow({ name, title, amount, peers }: RowResult): void {
 }
 
 function linesOf(amount: Amount, peer: PeerResult): string[][] {
-  const { name, samples, ratio, missing, error, aim } = peer;
+  const { name, each, rounds, ratio, missing, error, aim } = peer;
   const title = name.padEnd(42);
   if (missing !== undefined) return [[title, `missing: ${missing}`]];
   const lines: string[][] = [];
-  if (samples.length > 0) {
+  const cost = each[amount];
+  if (cost !== undefined) {
     const show = amount === "bytes" ? size : duration;
-    const each = amounts(amount, peer);
-    const line = [title, summary(each, show).padEnd(32)];
-    if (ratio !== undefined) line.push(comparison(ratio));
+    const line = [title, summary(cost, rounds, show).padEnd(32)];
+    if (ratio !== undefined) line.push(comparison(ratio, rounds));
     if (aim !== undefined) {
-      const verdict = median(each) <= aim ? "reached" : "MISSED";
+      const verdict = cost.median <= aim ? "reached" : "MISSED";
       line.push(`aim: at most ${show(aim)}: ${verdict}`);
     }
     lines.push([...line, besides(amount, peer)]);
@@ -59,42 +58,38 @@ function linesOf(amount: Amount, peer: PeerResult): string[][] {
   return lines;
 }
 
-/** What is measured by the way. */
-function besides(amount: Amount, peer: PeerResult): string {
-  const { samples } = peer;
+/** The values that are measured by the way. */
+function besides(amount: Amount, { each, busy }: PeerResult): string {
   const parts: string[] = [];
-  const busy = samples.map((sample) => sample.busy);
-  if (amount === "ms" && samples[0]!.cpu !== undefined) {
-    const cpu = median(amounts("cpu", peer));
-    parts.push(`processor ${duration(cpu)}`);
+  if (amount === "ms" && each.cpu !== undefined) {
+    parts.push(`processor ${duration(each.cpu.median)}`);
   }
-  if (busy[0] !== undefined) {
-    parts.push(
-      `other side ${Math.round(median(busy as number[]) * 100)} % busy`,
-    );
+  if (busy !== undefined) {
+    parts.push(`other side ${Math.round(busy.median * 100)} % busy`);
   }
-  if (samples[0]!.heap !== undefined) {
-    parts.push(`objects ${size(median(amounts("heap", peer)))}`);
+  if (each.heap !== undefined) {
+    parts.push(`objects ${size(each.heap.median)}`);
   }
   return parts.length === 0 ? "" : `[${parts.join(", ")}]`;
 }
 
-function comparison(ratio: RatioResult): string {
-  const { of, aim, values } = ratio;
-  if (values.length === 0) return "";
+function comparison(ratio: RatioResult, rounds: number): string {
+  const { of, aim } = ratio;
   const [words, bound] = WORDS[of];
-  const text = `${summary(values, multiple)} ${words}`;
+  const text = `${summary(ratio, rounds, multiple)} ${words}`;
   if (aim === undefined) return text;
   const verdict = isReached(ratio) ? "reached" : "MISSED";
   return `${text}, aim: ${bound} ${aim}: ${verdict}`;
 }
 
 /** The median, and the least and the most. */
-function summary(values: number[], show: (value: number) => string): string {
-  const least = show(Math.min(...values));
-  const most = show(Math.max(...values));
-  const middle = show(median(values));
-  return values.length === 1 ? middle : `${middle} (${least} – ${most})`;
+function summary(
+  { median, least, most }: Spread,
+  rounds: number,
+  show: (value: number) => string,
+): string {
+  const middle = show(median);
+  return rounds === 1 ? middle : `${middle} (${show(least)} – ${show(most)})`;
 }
 
 function multiple(ratio: number): string {

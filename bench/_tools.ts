@@ -1,5 +1,5 @@
 /**
- * What the measurements need: which of it there is, and in what version.
+ * The tools that the measurements need: which of them there are, and in what version.
  *
  * @module
  */
@@ -12,7 +12,7 @@ export type Need = Who | "python";
 /** Where a Python may be that has gevent: the user's own, and Debian's. */
 const PYTHONS = ["python3", "/usr/bin/python3"];
 
-/** The packages from npm, and who imports them. */
+/** The packages from npm, and the programs that import them. */
 const PACKAGES = {
   "effect": "bench/peers/effect.ts",
   "effection": "bench/peers/effection.ts",
@@ -20,12 +20,12 @@ const PACKAGES = {
   "p-queue": "bench/peers/p_queue.ts",
 } as const;
 
-/** What was found. */
+/** The tools that were found. */
 export interface Tools {
   /** One with gevent, if that is not missing; else any. */
   python: string;
   versions: Record<string, string>;
-  /** What is missing, and how to install it. */
+  /** The tools that are missing, and how to install them. */
   missing: Partial<Record<Need, string>>;
 }
 
@@ -56,7 +56,7 @@ export async function findTools(peers: boolean): Promise<Tools> {
   return tools;
 }
 
-/** What our package calls itself, and which commit of it this is. */
+/** The name and version of our package, and its commit. */
 async function ownVersion(): Promise<string> {
   const { default: config } = await import("../deno.json", {
     with: { type: "json" },
@@ -91,7 +91,7 @@ async function findPython(
 
 /** The version of a package that a file gets from npm; `null` if it can't. */
 async function npmVersion(name: string, file: string): Promise<string | null> {
-  // Downloads it, too, so that this is no part of what is measured.
+  // Downloads it, too, so that the measurement does not include that.
   if (await output(Deno.execPath(), "cache", "-q", file) === null) return null;
   const json = await output(Deno.execPath(), "info", "--json", file);
   const { npmPackages = {} } = JSON.parse(json ?? "{}") as {
@@ -103,7 +103,7 @@ async function npmVersion(name: string, file: string): Promise<string | null> {
   return null;
 }
 
-/** What a program prints; `null` if there is no such program, or it fails. */
+/** The output of a program; `null` if there is no such program, or it fails. */
 async function output(
   program: string,
   ...args: string[]

@@ -10,13 +10,7 @@
 
 import { parse, View } from "npm:vega@^6";
 import { compile, type TopLevelSpec } from "npm:vega-lite@^6";
-import {
-  amounts,
-  median,
-  type RatioResult,
-  type Results,
-  type RowResult,
-} from "./_results.ts";
+import type { RatioResult, Results, RowResult, Spread } from "./_results.ts";
 import type { Who } from "./_rows.ts";
 
 const [source = "bench/results.json", target = "bench/results.svg"] = Deno.args;
@@ -26,7 +20,7 @@ const TEXT = "#6e7781";
 const TEXT_IN_DARK = "#9da5ae";
 const LINES = "#8c959f";
 
-/** Who is compared to us, in the order of the lanes of a row. */
+/** The peers that are compared to us, in the order of the lanes of a row. */
 const SERIES: [Who, string, color: string, shape: string][] = [
   ["gevent", "greenlet, gevent", "#2f9e6e", "circle"],
   ["effect", "effect", "#8c6bd6", "square"],
@@ -58,8 +52,9 @@ function seriesOf(who: Who): string | undefined {
 }
 
 /** How many times as fast as the peer, or as little: always better if it is more. */
-function speeds({ of, values }: RatioResult): number[] {
-  return of === "speed" ? values : values.map((value) => 1 / value);
+function speeds({ of, median, least, most }: RatioResult): Spread {
+  if (of === "speed") return { median, least, most };
+  return { median: 1 / median, least: 1 / most, most: 1 / least };
 }
 
 function pointsOf({ title, peers }: RowResult): Point[] {
@@ -67,15 +62,14 @@ function pointsOf({ title, peers }: RowResult): Point[] {
   for (const { who, ratio } of peers) {
     const series = seriesOf(who);
     if (series === undefined || ratio === undefined) continue;
-    const values = speeds(ratio);
-    if (values.length === 0) continue;
+    const { median, least, most } = speeds(ratio);
     const { of, aim } = ratio;
     points.push({
       row: title,
       series,
-      ratio: median(values),
-      least: Math.min(...values),
-      most: Math.max(...values),
+      ratio: median,
+      least,
+      most,
       aim: aim === undefined ? null : of === "speed" ? aim : 1 / aim,
     });
   }
@@ -88,11 +82,12 @@ function lives(rows: RowResult[]): Cost[] {
   for (const { name, amount, peers } of rows) {
     if (!/^growth-(?!.*-generator)/.test(name)) continue;
     for (const peer of peers) {
-      if (peer.samples.length === 0) continue;
+      const cost = peer.each[amount];
+      if (cost === undefined) continue;
       costs.push({
         series: seriesOf(peer.who) ?? OURS,
         number: Number(peer.name.replaceAll(",", "")),
-        cost: 1000 * median(amounts(amount, peer)),
+        cost: 1000 * cost.median,
       });
     }
   }
@@ -105,13 +100,12 @@ function sizes(rows: RowResult[]): Cost[] {
   for (const { name, amount, peers } of rows) {
     if (!name.startsWith("memory-")) continue;
     for (const peer of peers) {
-      if (peer.samples.length === 0 || peer.name.includes("generator")) {
-        continue;
-      }
+      const cost = peer.each[amount];
+      if (cost === undefined || peer.name.includes("generator")) continue;
       costs.push({
         series: seriesOf(peer.who) ?? OURS,
         number: peer.count,
-        cost: median(amounts(amount, peer)) / 1024,
+        cost: cost.median / 1024,
       });
     }
   }

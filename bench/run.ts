@@ -66,7 +66,7 @@ function repeats({ quick, launches, rounds }: Options): Repeats {
   };
 }
 
-/** Whether a word means a row: its whole name, or the first part. */
+/** Tells whether a word means a row: its whole name, or the first part. */
 function isNamed({ name }: Row, word: string): boolean {
   return name === word || name.startsWith(`${word}-`);
 }
@@ -128,6 +128,15 @@ function shorten(_key: string, value: unknown): unknown {
   return typeof value === "number" ? Number(value.toPrecision(6)) : value;
 }
 
+/** The results as JSON, in which a median and its spread are one line. */
+function format(results: Results): string {
+  const text = JSON.stringify(results, shorten, 2).replaceAll(
+    /\{[^{}]*"median"[^{}]*\}/g,
+    (spread) => spread.replaceAll(/\s+/g, " "),
+  );
+  return `${text}\n`;
+}
+
 async function main(): Promise<number> {
   let parsed;
   try {
@@ -176,7 +185,7 @@ async function main(): Promise<number> {
   const minutes = (performance.now() - start) / 60_000;
   console.log(`\nMeasured in ${minutes.toFixed(1)} minutes`);
   if (out !== null) {
-    await Deno.writeTextFile(out, `${JSON.stringify(results, shorten, 2)}\n`);
+    await Deno.writeTextFile(out, format(results));
   }
   return reportFailures(results.rows) ? 1 : 0;
 }

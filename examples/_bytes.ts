@@ -1,8 +1,8 @@
 /**
  * Bytes over a connection.
  *
- * TCP carries bytes, not messages: one `read` may bring half a message or several, and one
- * `write` may take only a part of what it is given.
+ * TCP carries bytes, not messages: one `read` may return half a message or several, and one
+ * `write` may send only a part of its data.
  *
  * @module
  */
@@ -17,7 +17,7 @@ export async function writeAll(
   }
 }
 
-/** Whether an error says that the other side is gone, or was never there. */
+/** Whether an error means that the connection is lost, or could not be made. */
 export function isConnectionLost(error: unknown): error is Error {
   return LOSSES.some((loss) => error instanceof loss);
 }
@@ -33,9 +33,9 @@ const LOSSES = [
 ];
 
 /**
- * Gives the connections of a listener, and passes by those that the client has reset before
- * they could be accepted: `for await` over the listener would end with the error of the
- * first of them.
+ * Iterates over the connections of a listener. Skips connections that the client has reset
+ * before they were accepted: `for await` over the listener itself would end with the error of
+ * the first of them.
  */
 export async function* connections(
   listener: Deno.TcpListener,
@@ -45,7 +45,7 @@ export async function* connections(
     try {
       conn = await listener.accept();
     } catch (error) {
-      if (error instanceof Deno.errors.BadResource) return; // It was closed
+      if (error instanceof Deno.errors.BadResource) return; // The listener was closed
       if (isConnectionLost(error)) continue;
       throw error;
     }

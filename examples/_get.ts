@@ -1,12 +1,12 @@
 /**
- * A web page, with a request that can be stopped.
+ * Gets a web page with a request that can be stopped.
  *
  * @module
  */
 
 import { until, type Wait } from "@gevent/gevent";
 
-/** Gets one page; a timeout or a kill cancels the request. */
+/** Gets a page. A timeout or a kill cancels the request. */
 export function get(url: string): Wait<Uint8Array> {
   const controller = new AbortController();
   return until(

@@ -8,9 +8,9 @@ import { writeAll } from "./_bytes.ts";
 
 const encoder = new TextEncoder();
 
-/** Gives the lines that the other side sends, until it ends its side. */
+/** Iterates over the lines that the other side sends, until it closes its side. */
 export async function* readLines(conn: Deno.Conn): AsyncGenerator<string> {
-  // It keeps the first bytes of a character whose last ones are still on their way.
+  // With `stream: true` it keeps the bytes of a character until all of them have arrived.
   const decoder = new TextDecoder();
   const buffer = new Uint8Array(4096);
   let rest = "";

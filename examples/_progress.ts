@@ -1,19 +1,19 @@
 /**
- * A line of text that tells how far a program is.
+ * A line of text that shows the progress of a program.
  *
  * @module
  */
 
 /**
- * A line of text that changes, below the lines that stay. A terminal redraws it; a pipe or
- * a file gets a line for each milestone.
+ * A line of text that changes, below lines that stay. On a terminal it is redrawn; a pipe or a
+ * file gets a line for each milestone.
  */
 export class Progress implements Disposable {
   readonly #isTerminal = Deno.stdout.isTerminal();
   readonly #encoder = new TextEncoder();
   #text = "";
 
-  /** Changes the text. What is no terminal gets it only at a milestone. */
+  /** Changes the text. If the output is not a terminal, prints it only at a milestone. */
   show(text: string, isMilestone: boolean): void {
     this.#text = text;
     if (this.#isTerminal) this.#redraw(text);

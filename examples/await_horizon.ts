@@ -1,9 +1,9 @@
 /**
- * Stops an ordinary async function that has reached an `await`.
+ * Stops an ordinary async function that waits at an `await`.
  *
- * The function waits in a promise that settles in 100 seconds, and holds something all
- * that time. Nothing in the language can stop it: `Promise.race` would only stop listening.
- * As a greenlet under `patch()` it is killed, or timed out, and its `finally` runs at once.
+ * The function awaits a promise that settles in 100 seconds, and holds a resource all that
+ * time. Nothing in the language can stop it: `Promise.race` would only ignore its result. As a
+ * greenlet under `patch()` it can be killed or timed out, and its `finally` runs at once.
  *
  *     deno run -q -P=none examples/await_horizon.ts
  */
@@ -12,7 +12,7 @@ import { patch, sleep, spawn, Timeout, withTimeout } from "@gevent/gevent";
 
 using _ = patch();
 
-/** Somebody else's code: no parameter, no signal, no library. */
+/** Takes no signal, and knows nothing of this library. */
 async function holdResource() {
   console.log("resource acquired");
   try {

@@ -3,9 +3,9 @@
  *
  *     deno run -q -P=local-net examples/bounded_crawl.ts
  *
- * The site is its own. Some of its pages are broken, and some take too long: they give their
- * place in the pool back when their time is over. A terminal redraws the progress in one
- * line; a pipe or a file gets a line for every 50 pages.
+ * The program serves the pages itself. Some are broken, and some take too long: these are
+ * stopped at the time limit, which frees their place in the pool. On a terminal the progress
+ * is redrawn in one line; a pipe or a file gets a line for every 50 pages.
  */
 
 import { GreenletExit, Pool, run, sleep, withTimeout } from "@gevent/gevent";
@@ -17,7 +17,7 @@ const AT_ONCE = 10;
 /** How long one page may take, in milliseconds. */
 const LIMIT = 250;
 
-/** What has become of one page. */
+/** The result of one page. */
 interface Outcome {
   url: string;
   bytes: number;
@@ -27,14 +27,14 @@ interface Outcome {
 let underWay = 0;
 let mostUnderWay = 0;
 
-/** Gets one page. That it fails is an outcome, and no matter of the others'. */
+/** Gets one page. A failure is returned as an outcome, so that the crawl goes on. */
 async function visit(url: string): Promise<Outcome> {
   mostUnderWay = Math.max(mostUnderWay, ++underWay);
   try {
     const { length } = await withTimeout(LIMIT, () => get(url));
     return { url, bytes: length };
   } catch (error) {
-    // Ctrl-C is no failure of the page's.
+    // A kill, such as by Ctrl-C, is not a failure of the page.
     if (error instanceof GreenletExit) throw error;
     return { url, bytes: 0, error };
   } finally {
@@ -70,7 +70,7 @@ async function crawl(urls: string[]): Promise<void> {
   console.log(`time:     ${seconds.toFixed(2)} s`);
 }
 
-/** The site: every page has a latency of its own; some fail in one way or another. */
+/** Serves the pages. Each has its own latency; some are broken, and some are too slow. */
 async function answer(request: Request): Promise<Response> {
   const page = Number(new URL(request.url).pathname.slice(1));
   if (page % 45 === 0) return new Response("broken", { status: 500 });

@@ -3,8 +3,8 @@
  *
  *     deno run -q -P=crawler examples/crawler.ts [--timeout ms] [url]...
  *
- * Without URLs it crawls a small site of its own, with one broken page. A page may take 5
- * seconds unless told otherwise; `--timeout 250` gives up the slowest one.
+ * Without URLs it crawls a small site of its own, with one broken page. By default a page may
+ * take 5 seconds; with `--timeout 250` the slowest page times out.
  */
 
 import { parseArgs } from "node:util";
@@ -25,20 +25,20 @@ async function crawl(urls: string[], timeout: number): Promise<void> {
   console.log(`run time is ${seconds.toFixed(2)} s`);
 }
 
-/** Gets one page and tells how it went: a failure is no matter of the others'. */
+/** Gets one page and prints its result. It prints a failure, so that the crawl goes on. */
 async function report(url: string, timeout: number): Promise<void> {
   console.log(`GET: ${url}`);
   try {
     const bytes = await withTimeout(timeout, () => get(url));
     console.log(`${bytes.length} bytes received from ${url}`);
   } catch (error) {
-    // Ctrl-C is no failure of the page's.
+    // A kill, such as by Ctrl-C, is not a failure of the page.
     if (error instanceof GreenletExit) throw error;
     console.log(`failed: ${url}: ${error}`);
   }
 }
 
-/** What to crawl if nothing was named: the latency of each page and its size. */
+/** The pages of its own site: the latency of each, and its size. */
 const pages: Record<string, { ms: number; bytes: number }> = {
   "/fast": { ms: 50, bytes: 1_000 },
   "/medium": { ms: 200, bytes: 20_000 },

@@ -1,8 +1,8 @@
 /**
  * Two greenlets hand control to each other, without an event loop.
  *
- * The first `switch` starts a body and brings it its arguments; a later one goes on where
- * the body has stopped. When a body ends, control goes back to whoever created it.
+ * The first `switch` starts a body with the arguments. A later one resumes the body where it
+ * was suspended. When a body ends, control goes to its parent: the greenlet that created it.
  *
  *     deno run -q -P=none examples/eat_play.ts
  */

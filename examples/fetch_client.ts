@@ -1,16 +1,17 @@
 /**
- * Stops requests that hang, in a client that knows nothing of it.
+ * Stops requests that hang, in a client that has no time limit of its own.
  *
- * The server has a page that it never begins to send, and one that it never ends. The client
- * has no limit, no signal and no library: as a greenlet under `patch()` it is timed out and
- * killed, its `finally` runs at once, and the server sees the connections close.
+ * The server never begins to send one page, and never completes another. The client has no time
+ * limit, passes no signal and knows nothing of this library. As a greenlet under `patch()` it
+ * can be timed out and killed: its `finally` runs at once, and the server sees the connection
+ * close.
  *
  *     deno run -q -P=local-net examples/fetch_client.ts
  */
 
 import { patch, sleep, spawn, Timeout, withTimeout } from "@gevent/gevent";
 
-/** Somebody else's code. */
+/** Gets a page, as code of another package would. */
 async function getPage(url: string): Promise<string> {
   try {
     const response = await fetch(url);
@@ -27,7 +28,7 @@ const pages = new Map([
   ["/half", `${head}Hel`],
 ]);
 
-/** Sends what there is of a page. */
+/** Sends as much of a page as there is. */
 async function answer(conn: Deno.Conn): Promise<void> {
   using _ = conn;
   const buffer = new Uint8Array(4096);
@@ -37,9 +38,9 @@ async function answer(conn: Deno.Conn): Promise<void> {
   const page = pages.get(path);
   if (page !== undefined) await conn.write(new TextEncoder().encode(page));
   if (path === "/whole") return;
-  // The client has said all, and what comes now is its end.
+  // The client sends no more: this read ends when it closes the connection.
   await conn.read(buffer).catch(() => {});
-  console.log(`server: nobody waits for ${path} any more`);
+  console.log(`server: the client of ${path} has closed the connection`);
 }
 
 async function serve(listener: Deno.Listener): Promise<void> {
@@ -65,5 +66,5 @@ await sleep(100);
 const start = performance.now();
 await reader.kill();
 console.log(`client: killed in ${(performance.now() - start).toFixed(1)} ms`);
-// The server learns of it by the network.
+// Gives the server time to see that the connection is closed.
 await sleep(50);

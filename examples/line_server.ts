@@ -1,12 +1,12 @@
 /**
- * A TCP server with a protocol: it answers each line in upper case, and `quit` ends the
+ * A TCP server for a protocol of lines: it answers each line in upper case, and `quit` ends the
  * conversation.
  *
  *     deno run -q -P=local-net examples/line_server.ts [host] [port]
  *
- * It listens on 127.0.0.1:8080 unless told otherwise. Talk to it with `nc 127.0.0.1 8080`.
- * However the bytes arrive, in halves of lines or in several at once, each line gets one
- * answer: see `tcp_server.ts` for a server that has no such thing.
+ * By default it listens on 127.0.0.1:8080. Talk to it with `nc 127.0.0.1 8080`. The bytes may
+ * arrive as half a line or as several lines at once: each line gets one answer. See
+ * `tcp_server.ts` for a server without lines.
  */
 
 import { patch, run, spawn } from "@gevent/gevent";
@@ -27,7 +27,7 @@ async function converse(conn: Deno.TcpConn): Promise<void> {
       await writeLine(conn, line.toUpperCase());
     }
   } catch (error) {
-    // It is the client's affair, and no error of the server's.
+    // A lost connection is not an error of the server.
     if (!isConnectionLost(error)) throw error;
   }
 }

@@ -1,8 +1,8 @@
 /**
- * What becomes of greenlets when the main one ends.
+ * Shows what happens to greenlets when the main function ends.
  *
- * `run(main)` ends when `main` does: whoever still runs is killed, and the `finally` blocks
- * have run when it returns. A `main` that joins its greenlets lets them finish.
+ * `run(main)` ends when `main` does. It kills the greenlets that still run, and returns when
+ * their `finally` blocks have run. If `main` joins its greenlets, they finish first.
  *
  *     deno run -q -P=none examples/main_ends.ts
  */

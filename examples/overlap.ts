@@ -1,8 +1,8 @@
 /**
- * Two tasks that sleep at the same time, in the way that any JavaScript code sleeps.
+ * Two tasks sleep at the same time, with plain `setTimeout`.
  *
- * `patch()` makes that plain `setTimeout` a wait of the library's, so that it can be
- * killed and timed out; `spawn` makes each task a greenlet, with a result.
+ * Under `patch()` a kill or a timeout ends such a sleep. `spawn` makes each task a greenlet,
+ * which has a result.
  *
  *     deno run -q -P=none examples/overlap.ts
  */

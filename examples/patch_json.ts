@@ -1,15 +1,15 @@
 /**
- * How monkey patching works: two functions of an object are swapped, and put back.
+ * Shows how monkey patching works: it replaces two functions of an object, and restores them.
  *
- * The code that uses the object does not change, and does not notice. `patch()` does the
- * same to the functions of the runtime that wait.
+ * The code that uses the object does not change. `patch()` replaces the runtime's functions
+ * that wait in the same way.
  *
  *     deno run -q -P=none examples/patch_json.ts
  */
 
 import { monkey } from "@gevent/gevent";
 
-/** Somebody else's code, that knows nothing of any patch. */
+/** Uses JSON, and knows nothing of the patch. */
 function useJson() {
   console.log("stringify:", JSON.stringify({ name: "rose" }));
   console.log("parse:", JSON.parse('{ "name": "jack" }'));

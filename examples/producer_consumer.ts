@@ -1,9 +1,9 @@
 /**
  * Three producers and two consumers around a queue with room for two items.
  *
- * A producer that finds the queue full waits, so that none gets ahead of the consumers.
- * When all items are put the queue is shut down: the consumers take what is left, and their
- * loops end.
+ * A producer waits while the queue is full, so it can't outrun the consumers. When all items
+ * are put, the queue is shut down: the consumers take the items that are left, and their loops
+ * end.
  *
  *     deno run -q -P=none examples/producer_consumer.ts
  */
@@ -32,7 +32,7 @@ async function consume(name: string) {
   console.log(`${name} ends after ${count} items`);
 }
 
-// It ends when all in it have ended; if one of them failed, the others would be killed.
+// Ends when all its greenlets have ended. If one failed, the others would be killed.
 await nursery(async (n) => {
   const fruits = ["apple", "banana", "cherry"];
   const producers = fruits.map((fruit) => n.spawn(produce, fruit));

@@ -1,6 +1,6 @@
 /**
- * Runs every example, each in a process of its own and with the permission set
- * of `deno.json` that it needs, and fails if one of them does.
+ * Runs every example in a process of its own, with the permission set of `deno.json` that it
+ * needs. Fails if an example fails.
  *
  * ```sh
  * deno task examples
@@ -30,10 +30,10 @@ const CLIENTS = 500;
 /** How long one example may take, in milliseconds, before it counts as stuck. */
 const LIMIT = 60_000;
 
-/** What `run()` has a process exit with that Ctrl-C has ended, as a shell expects. */
+/** The exit status that `run()` sets after Ctrl-C, as shells expect. */
 const SIGINT_STATUS = 130;
 
-/** How many lines of the server's to show: it prints one for each connection. */
+/** How many lines of the server to print: it writes one for each connection. */
 const SERVER_LINES = 3;
 
 const failures: string[] = [];
@@ -54,7 +54,7 @@ await withServer("tcp_server", async (address) => {
 heading("line_server");
 await withServer("line_server", async ([hostname, port]) => {
   using conn = await Deno.connect({ hostname, port: Number(port) });
-  // However the lines are cut, each gets one answer.
+  // Each line gets one answer, however the bytes are divided.
   for (const bytes of ["hel", "lo\nwor", "ld\nquit\n"]) {
     await conn.write(new TextEncoder().encode(bytes));
   }
@@ -93,7 +93,7 @@ async function withServer(
   try {
     server.kill("SIGINT");
   } catch (error) {
-    // It is gone already: its exit code says how.
+    // The server has ended already. Its exit code is checked below.
     if (!(error instanceof TypeError)) throw error;
   }
   const { code } = await server.status;

@@ -4,7 +4,7 @@
  *
  *     deno run -q -P=local-net examples/tcp_500_clients.ts
  *
- * The exit status is 1 if some were not served.
+ * The exit status is 1 if a client was not served.
  */
 
 import { patch, run, spawn } from "@gevent/gevent";
@@ -24,5 +24,5 @@ const allServed = await run(async () => {
   return allServed;
 });
 
-// After Ctrl-C it is the GreenletExit.
+// After Ctrl-C `allServed` is the GreenletExit.
 Deno.exitCode = allServed === true ? 0 : 1;

@@ -4,10 +4,10 @@
  *
  *     deno run -q -P=local-net examples/tcp_clients.ts [host] [port] [clients] [messages]
  *
- * Unless told otherwise 500 clients send 10 messages each to 127.0.0.1:8080. They are kind
- * to a server that has room for five connections that it has not accepted yet: few connect
- * at once, and one that gets no connection or no reply in time tries again after a pause.
- * The exit status is 1 if some were not served.
+ * By default 500 clients send 10 messages each to 127.0.0.1:8080. The server may have a backlog
+ * of only five connections, so few clients connect at the same time. A client that gets no
+ * connection or no reply in time tries again after a pause. The exit status is 1 if a client
+ * was not served.
  */
 
 import {
@@ -24,26 +24,26 @@ import {
 import { isConnectionLost, writeAll } from "./_bytes.ts";
 import { Progress } from "./_progress.ts";
 
-/** Where to connect to, how much to send, and how patient to be. */
+/** The address of the server, how much to send, and the time limits. */
 export interface Plan {
   hostname: string;
   port: number;
   clients: number;
   messages: number;
-  /** How long a connection, and each reply, may take, in milliseconds. */
+  /** The time limit for connecting and for each reply, in milliseconds. */
   limit?: number;
-  /** How long to wait before the first retry, in milliseconds; before later ones longer. */
+  /** The pause before the first retry, in milliseconds. Later pauses are longer. */
   pause?: number;
 }
 
-/** How many may be connecting: fewer than a backlog of 5 has room for. */
+/** How many clients may connect at the same time: fewer than a backlog of 5 has room for. */
 const CONNECTING = 4;
 const LIMIT = 10_000;
 const PAUSE = 100;
-/** How often in a row a client tries again and gets no reply. */
+/** How often in a row a client tries again without a reply. */
 const RETRIES = 10;
 
-/** Runs all clients at once, prints the summary, and tells whether all were served. */
+/** Runs all clients at the same time, and prints the summary. Returns whether all were served. */
 export async function runClients(plan: Plan): Promise<boolean> {
   const clients = new Clients(plan);
   await clients.run();
@@ -51,7 +51,7 @@ export async function runClients(plan: Plan): Promise<boolean> {
   return clients.allServed;
 }
 
-/** The clients, and what has become of them. */
+/** The clients and their results. */
 class Clients {
   readonly #plan: Required<Plan>;
   readonly #connecting = new Semaphore(CONNECTING);
@@ -83,7 +83,7 @@ class Clients {
     await clock.kill();
   }
 
-  /** One client: sends its messages one by one, in as many conversations as it takes. */
+  /** Runs one client: it sends its messages one by one, with a new connection after a failure. */
   readonly #client = async (name: string): Promise<void> => {
     const { messages, pause } = this.#plan;
     let replies = 0;
@@ -96,7 +96,7 @@ class Clients {
       try {
         await this.#converse(name, replies + 1, replied);
       } catch (error) {
-        // A kill, as by Ctrl-C, is no failure of the server's.
+        // A kill, such as by Ctrl-C, is not a failure of the server.
         if (error instanceof GreenletExit) throw error;
         if (!isPassing(error) || ++failures > RETRIES) {
           this.#errors.push(error);
@@ -110,15 +110,15 @@ class Clients {
     this.#tell(this.#served % Math.ceil(this.#plan.clients / 10) === 0);
   };
 
-  /** One connection, for the messages that have no reply yet. */
+  /** Opens a connection, and sends the messages that have no reply yet. */
   async #converse(
     name: string,
     first: number,
     replied: () => void,
   ): Promise<void> {
     const { hostname, port, messages, limit } = this.#plan;
-    // To be connected is not to be accepted: that is known by the first reply only, and
-    // the others wait for it.
+    // Only the first reply shows that the server has accepted the connection. Other clients
+    // wait until then.
     using connecting = await Permit.of(this.#connecting);
     using conn = await withTimeout(
       limit,
@@ -169,7 +169,7 @@ class Clients {
   }
 }
 
-/** A permit of a semaphore, which may be given back before the end of the block. */
+/** A permit of a semaphore, which can be released before the end of the block. */
 class Permit implements Disposable {
   #semaphore: Semaphore | null;
 
@@ -192,7 +192,7 @@ class Permit implements Disposable {
   }
 }
 
-/** Whether it may go better the next time. */
+/** Whether another attempt may succeed. */
 function isPassing(error: unknown): boolean {
   return error instanceof Timeout || isConnectionLost(error);
 }
@@ -204,11 +204,11 @@ async function ask(conn: Deno.Conn, message: string): Promise<void> {
   const decoder = new TextDecoder();
   const buffer = new Uint8Array(1024);
   let reply = "";
-  // It may come in parts.
+  // The reply may arrive in parts.
   while (reply.length < expected.length) {
     const count = await conn.read(buffer);
     if (count === null) {
-      throw new Deno.errors.UnexpectedEof("The server has ended its side");
+      throw new Deno.errors.UnexpectedEof("The server has closed its side");
     }
     reply += decoder.decode(buffer.subarray(0, count), { stream: true });
   }
@@ -233,6 +233,6 @@ if (import.meta.main) {
     messages: Number(messages),
   };
   const allServed = await run(runClients, plan);
-  // After Ctrl-C it is the GreenletExit.
+  // After Ctrl-C `allServed` is the GreenletExit.
   Deno.exitCode = allServed === true ? 0 : 1;
 }

@@ -1,13 +1,12 @@
 /**
- * A TCP server that answers whatever arrives, as it arrives, in upper case: a greenlet for
- * each connection.
+ * A TCP server that sends back all bytes in upper case, as they arrive. Each connection has a
+ * greenlet of its own.
  *
  *     deno run -q -P=local-net examples/tcp_server.ts [host] [port]
  *
- * It listens on 127.0.0.1:8080 unless told otherwise. Talk to it with `tcp_clients.ts`, or
- * with `nc 127.0.0.1 8080`. There are no lines and no messages, only bytes: see
- * `line_server.ts` for a protocol. Ctrl-C kills every greenlet where it waits, and their
- * `using` closes the connections.
+ * By default it listens on 127.0.0.1:8080. Talk to it with `tcp_clients.ts`, or with
+ * `nc 127.0.0.1 8080`. It knows only bytes, not lines: see `line_server.ts` for a protocol.
+ * Ctrl-C kills every greenlet where it waits, and `using` closes its connection.
  */
 
 import { patch, run, spawn } from "@gevent/gevent";
@@ -33,16 +32,16 @@ async function upperCase(
   try {
     await answer(conn);
   } catch (error) {
-    // It is the client's affair, and no error of the server's.
+    // A lost connection is not an error of the server.
     if (!isConnectionLost(error)) throw error;
-    log(`${address(conn.remoteAddr)} is gone: ${error.message}`);
+    log(`${address(conn.remoteAddr)} is lost: ${error.message}`);
   }
 }
 
 async function answer(conn: Deno.TcpConn): Promise<void> {
   conn.setNoDelay();
   const encoder = new TextEncoder();
-  // It keeps the first bytes of a character whose last ones are still on their way.
+  // With `stream: true` it keeps the bytes of a character until all of them have arrived.
   const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
   const buffer = new Uint8Array(1024);
   for (;;) {

@@ -1,11 +1,10 @@
 /**
- * Stops two packages from npm, neither of which has heard of greenlets.
+ * Stops two packages from npm, which know nothing of greenlets.
  *
- * `p-retry` calls a function again when it has failed, and waits in between; here the
- * function sleeps by `delay`. What waits by a promise of a package's own can't be stopped
- * from outside, so it is waited for in `until()`, which says how to cancel: both packages
- * take a signal. Whatever they are doing, they stop at once, and leave no timer behind that
- * would hold this program up.
+ * `p-retry` calls a function again when it has failed, after a pause. Here the function sleeps
+ * with `delay`. Each package waits for a promise that it makes itself, so the wait is wrapped in
+ * `until()`, whose callback aborts the signal that both packages take. They stop at once, and
+ * leave no timer behind that would keep this program running.
  *
  *     deno run -q -P=none examples/third_party.ts
  */
@@ -23,7 +22,7 @@ import {
 
 using _ = patch();
 
-/** Fails again and again, and takes its time. */
+/** Retries a function that always fails, and takes longer each time. */
 function poll(name: string) {
   const controller = new AbortController();
   const { signal } = controller;

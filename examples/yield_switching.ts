@@ -1,10 +1,8 @@
 /**
- * Two tasks take turns with bare generators: how one thread does two things at once,
- * before any library.
+ * Two tasks take turns on one thread, with plain generators and without a library.
  *
- * `yield` stops a function where it is, and `next()` lets it go on from there. Each task
- * can only give control back to the loop that called it; see `eat_play.ts` for tasks that
- * hand control to each other.
+ * `yield` suspends a function, and `next()` resumes it. Each task can give control only to the
+ * loop that called it. See `eat_play.ts` for tasks that hand control to each other.
  *
  *     deno run -q -P=none examples/yield_switching.ts
  */

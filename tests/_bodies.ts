@@ -1,6 +1,6 @@
 /**
- * What the tests of greenlets share: a test for both kinds of body, a place for the
- * errors that the hub is told, and scripts in a process of their own.
+ * Helpers for the tests of greenlets: a test for both kinds of body, a place for the errors
+ * that are reported to the hub, and scripts in a process of their own.
  *
  * @module
  */
@@ -32,8 +32,9 @@ export function testBoth<A extends unknown[], T>(
 }
 
 /**
- * What the hub is told while this is in use, which is so kept from stderr. To look at it is
- * as if the turn of the loop were over, at whose end errors are told that nobody has taken.
+ * Collects the errors that are reported to the hub while this is in use, and keeps them
+ * from stderr. To read them ends the turn of the loop, as it were: errors that no greenlet
+ * has taken are reported then.
  */
 export class Failures implements Disposable {
   readonly #contexts: unknown[] = [];
@@ -47,13 +48,13 @@ export class Failures implements Disposable {
     };
   }
 
-  /** What has failed. */
+  /** The contexts of the errors: greenlets, mostly. */
   get contexts(): unknown[] {
     reportUntaken();
     return this.#contexts;
   }
 
-  /** With which errors. */
+  /** The errors, in the same order. */
   get errors(): unknown[] {
     reportUntaken();
     return this.#errors;
@@ -65,7 +66,7 @@ export class Failures implements Disposable {
   }
 }
 
-/** What a script has printed, and how it has ended. */
+/** The output of a script, and its exit. */
 export interface ScriptOutput {
   out: string[];
   err: string;

@@ -58,7 +58,7 @@ function random(): number {
 interface Timer {
   readonly number: number;
   readonly callback: () => void;
-  /** How often it is to be called again, in ms; `null` for once. */
+  /** The interval at which it is called again, in ms; `null` for once. */
   readonly interval: number | null;
   due: number;
 }
@@ -79,7 +79,7 @@ class Clock {
   #immediate: ReturnType<typeof setImmediate> | null = null;
   /** How many timers were started and stopped. */
   #changes = 0;
-  /** What had been done at the last turn, and for how many turns nothing more was. */
+  /** The amount of activity at the last turn, and for how many turns it has not changed. */
   #activity = 0;
   #quietTurns = 0;
 
@@ -109,7 +109,7 @@ class Clock {
     };
   }
 
-  /** What time it is, as `performance.now()` tells it. */
+  /** The time, as `performance.now()` gives it. */
   now(): number {
     if (this.#mode === "real") return real.now() + this.#offset;
     if (this.#mode === "jumping") {
@@ -169,7 +169,7 @@ class Clock {
       number,
       callback: AsyncLocalStorage.bind(callback),
       interval: again ? after : null,
-      // What the looks have taken of a millisecond does not delay it.
+      // The part of a millisecond that looks have taken does not delay it.
       due: Math.floor(this.#time) + after,
     });
     if (this.#mode === "jumping") this.#watch();
@@ -253,7 +253,7 @@ class Clock {
       const activity = wakeups() + this.#changes;
       if (isSettling() || activity !== this.#activity) this.#quietTurns = 0;
       this.#activity = activity;
-      // Who never rests takes time as well, with every look at the clock.
+      // A program that never rests takes time as well, with every look at the clock.
       const isDue = this.#next().due <= this.#time;
       if (isDue || ++this.#quietTurns === QUIET_TURNS) {
         this.#quietTurns = 0;

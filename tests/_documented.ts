@@ -7,7 +7,7 @@
 /** The repository's root. */
 export const ROOT: URL = new URL("../", import.meta.url);
 
-/** What is no part of the library or its documentation. */
+/** Folders that hold neither the library nor its documentation. */
 const OTHERS = [
   "bench",
   "coverage",

@@ -1,5 +1,5 @@
 /**
- * Scripts of which a test wants to know how their process ends.
+ * Scripts, run to see how their process ends.
  *
  * @module
  */
@@ -8,7 +8,7 @@ import { runScript, type ScriptOutput } from "./_bodies.ts";
 
 /** How a script has ended. */
 export interface ScriptEnd extends ScriptOutput {
-  /** Whether something would have kept its process alive at its end. */
+  /** True if something would have kept its process alive at its end. */
   livesOn: boolean;
 }
 

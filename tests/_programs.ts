@@ -1,9 +1,9 @@
 /**
  * Random programs: what they are made of, how they are run, and what must hold.
  *
- * A program is data: a small system of queues, locks, events and pools, and greenlets
- * that do things to it and to each other. It is run until nothing happens any more;
- * whoever is left then is stuck, and killed. Who does something notes it down, and in the
+ * A program is data: a small system of queues, locks, events and pools, and greenlets that
+ * do things to it and to each other. It is run until nothing happens any more; a greenlet
+ * that is left then is stuck, and killed. Each greenlet notes down its actions, and in the
  * end the notes are compared.
  *
  * @module
@@ -51,7 +51,7 @@ giveBack();
 
 type Kind = "async" | "generator";
 
-/** What a greenlet is to do. */
+/** The actions of a greenlet. */
 interface Task {
   kind: Kind;
   body: Op[];
@@ -139,13 +139,13 @@ export interface Program {
   events: number;
   pools: number[];
   tasks: Task[];
-  /** How long those may clean up who are stuck in the end. */
+  /** The grace of greenlets that are stuck in the end, in ms. */
   grace: number;
   /** How often the event loop turns before time goes on. */
   turns: number;
 }
 
-/** What a program may be about. */
+/** The parts that a program may have. */
 export type Theme = "queues" | "locks" | "events" | "pools" | "nurseries";
 
 const index = fc.nat(7);
@@ -238,7 +238,7 @@ const leaves: Record<Theme | "all", Arb[]> = {
   nurseries: [],
 };
 
-/** What has bodies of its own. */
+/** Actions that run bodies of their own. */
 function nests(ops: fc.Arbitrary<Op[]>): Record<Theme | "all", Arb[]> {
   const task: fc.Arbitrary<Task> = fc.record({ kind, body: ops });
   return {
@@ -377,7 +377,7 @@ export function programs(...themes: Theme[]): fc.Arbitrary<Program> {
   });
 }
 
-/** What a program fails with on purpose. */
+/** The error with which a program fails on purpose. */
 class Planned extends Error {
   override name = "Planned";
 }
@@ -386,7 +386,7 @@ class Planned extends Error {
 interface Item {
   readonly producer: Greenlet;
   readonly number: number;
-  /** What `put` has said. */
+  /** The result of `put`. */
   put: "pending" | "done" | "refused";
   got: number;
   dropped: boolean;
@@ -399,9 +399,9 @@ class Watched implements QueueItems<Item> {
   readonly #items: QueueItems<Item>;
   queue: Queue<Item> | null = null;
   overfull = false;
-  /** Those that are there, in the order in which they came. */
+  /** The items that are there, in the order in which they came. */
   readonly #order: Item[] = [];
-  /** Whether one was taken that was not the first. */
+  /** True if an item was taken that was not the first. */
   overtaken = false;
   last: Item | null = null;
 
@@ -517,7 +517,7 @@ class QueueNotes {
 
 type AnyLock = Semaphore | RLock | Condition;
 
-/** A lock, and who holds it. */
+/** A lock and its holder. */
 class LockNotes {
   readonly kind: LockKind;
   readonly lock: AnyLock;
@@ -560,9 +560,9 @@ class PoolNotes {
   }
 }
 
-/** What was mapped, and what has come of it. */
+/** The items that were mapped, and the outcome. */
 class MapNotes {
-  /** Whether nobody wants results any more. */
+  /** True if no greenlet waits for results any more. */
   over = false;
   /** How many calls have begun since. */
   late = 0;
@@ -627,7 +627,7 @@ class Run {
   readonly nurseries: NurseryNotes[] = [];
   /** All that were ever started. */
   readonly greenlets: Greenlet[] = [];
-  /** Those of them that a user can get hold of. */
+  /** The greenlets among them that a user can refer to. */
   readonly targets: Greenlet[] = [];
   readonly swallows = new Map<unknown, number>();
   readonly broken: string[] = [];
@@ -815,7 +815,7 @@ class Run {
         const isSet = yield* on(notes.event.wait(op));
         this.check(
           !isSet || notes.sets > before,
-          "Event.wait() gave true, and nobody has set it",
+          "Event.wait() gave true, and the event was not set",
         );
         this.check(
           isSet || op.timeout !== Infinity,
@@ -897,7 +897,7 @@ class Run {
           const results: unknown[] | GreenletExit = op.how === "map"
             ? yield* on(notes.pool.map(run, items))
             : yield* on(notes.pool.mapAsync(run, items).get());
-          // One whose greenlet was killed has the exit for its result.
+          // A call whose greenlet was killed has the exit for its result.
           if (results instanceof GreenletExit) return;
           this.check(
             results.length === op.items &&
@@ -1079,7 +1079,7 @@ class Run {
     }
   }
 
-  /** What is mapped, and by what. */
+  /** The items that are mapped, and the call that maps them. */
   #mapping(notes: PoolNotes, items: number, task: Task) {
     const map = new MapNotes(items);
     this.maps.push(map);
@@ -1089,7 +1089,7 @@ class Run {
         this.check(++map.done[item]! === 1, "An item was mapped twice");
         // One may have been about to begin.
         if (map.over) map.late++;
-        this.check(map.late <= 1, "Items were mapped for nobody");
+        this.check(map.late <= 1, "Items were mapped in vain");
         return item;
       });
       return failingByCall(body()) as Promise<number>;
@@ -1097,7 +1097,10 @@ class Run {
     return { map, run, items: Array.from({ length: items }, (_, i) => i) };
   }
 
-  /** What holds whenever nothing goes on, though some may be stuck. */
+  /**
+   * Checks the rules that hold whenever nothing goes on, though some greenlets may be
+   * stuck.
+   */
   checkQuiet(): void {
     for (const { queue, kind } of this.queues) {
       if (queue instanceof Channel) continue;
@@ -1123,7 +1126,7 @@ class Run {
       } else {
         this.check(
           rlock!.locked() === holders.length > 0,
-          "An RLock is held by nobody, or not held by its holder",
+          "An RLock is not held, or not by its holder",
         );
       }
     }
@@ -1156,7 +1159,7 @@ class Run {
     }
   }
 
-  /** What holds when all have ended. */
+  /** Checks the rules that hold when all greenlets have ended. */
   checkEnd(): void {
     for (const { queue, items, kind } of this.queues) {
       const left = queue instanceof Channel ? [] : [...queue.watched];
@@ -1232,13 +1235,13 @@ function limited<T>(
   return limit === null ? call() : withTimeout(limit, call) as PromiseLike<T>;
 }
 
-/** Whether an error only says that it can't be done, or not in time. */
+/** Tells whether an error only says that a call can't be done, or not in time. */
 function isRefusal(error: unknown): boolean {
   return error instanceof Empty || error instanceof Full ||
     error instanceof ShutDown;
 }
 
-/** How a call fails that was mapped. */
+/** The error of a mapped call. */
 class CallFailed extends Planned {}
 
 /** Has a body fail with a {@linkcode CallFailed} where it fails with something planned. */
@@ -1261,7 +1264,7 @@ function failingByCall(body: Promise<unknown> | Body): Promise<unknown> | Body {
   })();
 }
 
-/** Whether a program may fail like that. */
+/** Tells whether a program may fail with an error. */
 function isPlanned(error: unknown): boolean {
   return error instanceof Planned || error instanceof Timeout ||
     error instanceof GreenletExit ||
@@ -1299,7 +1302,7 @@ function byHand(program: Program): Time {
         await turns(program.turns);
       }
       await turns(ENOUGH);
-      // What goes on after all have ended is a wait that nobody awaits.
+      // A wait that is pending after all greenlets have ended is not awaited by any.
       if (clock.armed > 0) await this.pass(over);
     },
   };
@@ -1310,7 +1313,7 @@ const inRealTime: Time = {
     for (let i = 0; i < 20 && !over(); i++) {
       await new Promise((resolve) => setTimeout(resolve, 1));
     }
-    // What has grace has a second of it; what takes many times as long never ends.
+    // A kill has a grace of one second; a program that takes many times as long never ends.
     const deadline = performance.now() + 30_000;
     while (!over() && performance.now() < deadline) {
       await new Promise((resolve) => setTimeout(resolve, 10));

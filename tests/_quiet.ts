@@ -9,8 +9,9 @@ import { setImmediate } from "node:timers";
 import { wakeups } from "../_hub/run_queue.ts";
 
 /**
- * How many turns of the event loop have to go by without a wake-up, before all that is left
- * can only wait for time. A chain of the library's takes two or three without one.
+ * How many turns of the event loop have to go by without a wake-up, before every greenlet
+ * that is left can only wait for time. A chain of wake-ups takes two or three turns without
+ * one.
  */
 export const QUIET_TURNS = 8;
 
@@ -19,7 +20,7 @@ const MOST_TURNS = 10_000;
 
 let settling = 0;
 
-/** Whether a test waits for quiet, and the clock has to wait for the test. */
+/** True while a test waits for quiet, and the clock has to wait for the test. */
 export function isSettling(): boolean {
   return settling > 0;
 }

@@ -1,6 +1,6 @@
 /**
- * What the tests of the doors of `patch()` share: random numbers, time, and calls that are
- * interrupted before they can be over.
+ * Helpers for the tests of the doors of `patch()`: random numbers, time, and calls that are
+ * interrupted before they can end.
  *
  * @module
  */
@@ -33,19 +33,37 @@ export function test(name: string, body: () => Promise<void>): void {
   });
 }
 
-/** A test that is told the seed of its random numbers, and tells it when it fails. */
-export function testRandomly(
-  name: string,
-  body: (next: () => number) => Promise<void>,
-): void {
-  test(name, async () => {
-    const seed = Number(Deno.env.get("SEED") ?? Date.now() % 1_000_000);
+/**
+ * Runs a function with random numbers: of the seed that `SEED` in the environment gives, or of
+ * each seed that once failed, and of a new one.
+ *
+ * @param run The function. If it fails, the error names the seed.
+ * @param failed Seeds that once failed: a fault that is mended adds its seed.
+ */
+export async function withSeeds(
+  run: (next: () => number) => Promise<void>,
+  failed: readonly number[] = [],
+): Promise<void> {
+  const given = Deno.env.get("SEED");
+  const seeds = given === undefined
+    ? [...failed, Date.now() % 1_000_000]
+    : [Number(given)];
+  for (const seed of seeds) {
     try {
-      await body(random(seed));
+      await run(random(seed));
     } catch (error) {
       throw new Error(`Failed with SEED=${seed}`, { cause: error });
     }
-  });
+  }
+}
+
+/** A test with random numbers; see {@linkcode withSeeds}. */
+export function testRandomly(
+  name: string,
+  body: (next: () => number) => Promise<void>,
+  failed: readonly number[] = [],
+): void {
+  test(name, () => withSeeds(body, failed));
 }
 
 /** Outside greenlets, where the runtime's own timers are in force. */
@@ -54,8 +72,8 @@ export function tick(ms = 0): Promise<void> {
 }
 
 /**
- * Calls something in a greenlet that is killed while the call has just begun: before
- * anything can be over that it has begun.
+ * Calls a function in a greenlet that is killed when the call has just begun, before
+ * anything that it has begun can end.
  */
 export async function inVain(run: () => unknown): Promise<void> {
   const greenlet = spawn(async () => {
@@ -68,7 +86,7 @@ export async function inVain(run: () => unknown): Promise<void> {
   assertInstanceOf(greenlet.value, GreenletExit);
 }
 
-/** What comes of a call: how it ends, at once or later, with what. */
+/** Describes the outcome of a call: when it ends, in which way, and with which value. */
 export async function outcome(call: () => unknown): Promise<unknown[]> {
   let result: unknown;
   try {

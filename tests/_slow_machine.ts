@@ -87,7 +87,8 @@ globalThis.queueMicrotask = (callback) => {
   });
 };
 
-// Before anybody imports it; what others have imported is changed as well.
+// Runs before any other import; functions that other modules import later are changed as
+// well.
 const timers = createRequire(import.meta.url)("node:timers");
 const { setImmediate } = timers;
 timers.setImmediate = function (callback: Callback, ...args: unknown[]) {

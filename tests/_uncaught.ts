@@ -4,7 +4,10 @@
  * @module
  */
 
-/** What the process is told of while this is in use, which keeps it alive. */
+/**
+ * Collects the errors and rejections that reach the process while this is in use, and keeps
+ * it alive.
+ */
 export class Uncaught implements Disposable {
   readonly errors: unknown[] = [];
   readonly rejections: [unknown, unknown][] = [];
@@ -30,7 +33,7 @@ export class Uncaught implements Disposable {
     this.#next = Promise.withResolvers();
   }
 
-  /** Waits until so many were told of. */
+  /** Waits until there are so many of them. */
   async until(count: number): Promise<void> {
     while (this.errors.length + this.rejections.length < count) {
       await this.#next.promise;

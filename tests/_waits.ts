@@ -1,6 +1,6 @@
 /**
- * How tests wait for what they must not race with: for turns of the event loop, for a
- * condition, for interrupts. None of it depends on how fast the machine is.
+ * Waits for tests: for turns of the event loop, for a condition, for interrupts. None of it
+ * depends on how fast the machine is.
  *
  * @module
  */
@@ -25,10 +25,10 @@ export async function turns(count = 1): Promise<void> {
 /** How many turns go by before {@linkcode when} looks less often. */
 const EAGER_TURNS = 20;
 
-/** How long to wait for what never comes, in ms: longer than any machine takes. */
+/** The limit of a wait that may never end, in ms: longer than any machine takes. */
 export const PATIENCE = 120_000;
 
-/** Lets some time go by, for others who need the core. */
+/** Lets some time go by, for other processes that need the core. */
 function pause(): Promise<void> {
   return outside(() => new Promise((resolve) => setTimeout(resolve, 1)));
 }
@@ -57,7 +57,7 @@ export class Gate {
   }
 }
 
-/** Counts interrupts, for a peer that has to be slower than they are. */
+/** Counts interrupts, for a peer that has to be slower than these. */
 export class Interrupts {
   count = 0;
   #patient = 0;
@@ -69,7 +69,9 @@ export class Interrupts {
     this.#wake();
   }
 
-  /** Waits for so many more; for a moment only if something runs that nothing interrupts. */
+  /**
+   * Waits for so many more; only for a moment while a call runs that is not interrupted.
+   */
   async more(count: number): Promise<void> {
     if (count <= 0) return;
     if (this.#patient > 0) {
@@ -82,7 +84,7 @@ export class Interrupts {
     );
   }
 
-  /** Runs what nothing interrupts. */
+  /** Runs a function that is not interrupted. */
   async patiently<T>(run: () => Promise<T>): Promise<T> {
     this.#patient++;
     this.#wake();
@@ -146,9 +148,11 @@ export class Operations implements Disposable {
     });
   }
 
-  /** Waits until all are over that were begun, and what comes of them has happened. */
+  /**
+   * Waits until all operations that were begun have ended, and their callbacks have run.
+   */
   async over(): Promise<void> {
-    // What comes of one may begin another.
+    // A callback of one operation may begin another.
     do {
       await when(() => this.#pending === 0);
       await turns(2);

@@ -37,7 +37,7 @@ async function run(
   }
 }
 
-/** Somebody else's module, which takes its functions when it is loaded. */
+/** A foreign module, which takes its functions when it is loaded. */
 const PAUSES = `
   import { setImmediate as turn, setTimeout as wait } from "node:timers/promises";
   const { setImmediate, setTimeout } = globalThis;
@@ -91,7 +91,7 @@ Deno.test("auto.ts patches when it is the first import of all", async () => {
   assertEquals(output, { out: STOPPED, err: "", code: 0 });
 });
 
-Deno.test("auto.ts imported after another module patches what that has not taken", async () => {
+Deno.test("auto.ts imported after another module patches the functions which that module has not taken", async () => {
   const files = {
     "main.ts": `import "./pauses.ts"; import "AUTO";${MAIN}`,
     "pauses.ts": PAUSES,
@@ -99,7 +99,7 @@ Deno.test("auto.ts imported after another module patches what that has not taken
   const output = await run(files, ["run", "-q"]);
   const out = STOPPED.flatMap((line) =>
     /^(immediate|promised)/.test(line)
-      // What has no other door than the function itself stays what it was.
+      // A function that can be reached by its name only stays as it was.
       ? [line.replace("cleaned up", "over"), line]
       : [line]
   );
@@ -130,7 +130,7 @@ Deno.test("auto.ts patches once, however often and in whatever way it is loaded"
   }
 });
 
-Deno.test("auto.ts leaves a program alone that has no greenlets", async () => {
+Deno.test("auto.ts leaves a program without greenlets alone", async () => {
   const files = {
     "main.ts": `
       let fired = 0;

@@ -41,7 +41,10 @@ function* examples(markdown: string): Generator<Example> {
   }
 }
 
-/** Empties the lines of a module that are not in a doc comment, and strips those that are. */
+/**
+ * Empties the lines of a module that are not in a doc comment, and strips the markers of
+ * the others.
+ */
 function docComments(source: string): string {
   let inside = false;
   return source.split("\n").map((line) => {

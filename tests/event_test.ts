@@ -53,31 +53,35 @@ Deno.test("Event.isSet() tells whether it is set, as ready() does", () => {
   assertFalse(event.ready());
 });
 
-testBoth("Event.wait() waits until it is set, and then no more", {
-  async async(event: Event, log: unknown[]) {
-    log.push(await event.wait());
-    log.push(await event.wait());
+testBoth(
+  "Event.wait() waits until the event is set, and then returns at once",
+  {
+    async async(event: Event, log: unknown[]) {
+      log.push(await event.wait());
+      log.push(await event.wait());
+    },
+    *generator(event: Event, log: unknown[]) {
+      log.push(yield* event.wait());
+      log.push(yield* event.wait());
+    },
   },
-  *generator(event: Event, log: unknown[]) {
-    log.push(yield* event.wait());
-    log.push(yield* event.wait());
+  async (body) => {
+    const event = new Event();
+    for (let round = 0; round < 2; round++) {
+      const log: unknown[] = [];
+      const five = Array.from({ length: 5 }, () => spawn(body, event, log));
+      await settle();
+      assertEquals(log, []);
+      assertEquals(event.linkCount(), 5);
+      event.set();
+      assertEquals(log, []);
+      await joinAll(five);
+      assertEquals(log, Array(10).fill(true));
+      assertEquals(event.linkCount(), 0);
+      event.clear();
+    }
   },
-}, async (body) => {
-  const event = new Event();
-  for (let round = 0; round < 2; round++) {
-    const log: unknown[] = [];
-    const five = Array.from({ length: 5 }, () => spawn(body, event, log));
-    await settle();
-    assertEquals(log, []);
-    assertEquals(event.linkCount(), 5);
-    event.set();
-    assertEquals(log, []);
-    await joinAll(five);
-    assertEquals(log, Array(10).fill(true));
-    assertEquals(event.linkCount(), 0);
-    event.clear();
-  }
-});
+);
 
 Deno.test("Event.wait() waits in main", async () => {
   const event = new Event();
@@ -112,7 +116,7 @@ Deno.test("Event.wait() gives false at the timeout in main", async () => {
   assertEquals(await new Event().wait({ timeout: 1 }), false);
 });
 
-testBoth("Event.set() wakes all in the order in which they came", {
+testBoth("Event.set() wakes all waiters in the order in which they came", {
   async async(event: Event, log: number[], i: number) {
     await event.wait();
     log.push(i);
@@ -132,7 +136,7 @@ testBoth("Event.set() wakes all in the order in which they came", {
 });
 
 for (const count of [1, 100, 1000]) {
-  testBoth(`Event.set() and clear() at once wake those who wait: ${count}`, {
+  testBoth(`Event.set() and clear() at once wake the waiters: ${count}`, {
     async async(event: Event) {
       return [await event.wait(), event.isSet()];
     },
@@ -164,7 +168,7 @@ Deno.test("Event.set() and clear() at once wake main", async () => {
   assert(await waiting);
 });
 
-Deno.test("Event.set() wakes no one twice, nor those who came after clear()", async () => {
+Deno.test("Event.set() wakes no waiter twice, and none that came after clear()", async () => {
   const event = new Event();
   const first = event.wait();
   event.set();
@@ -174,7 +178,7 @@ Deno.test("Event.set() wakes no one twice, nor those who came after clear()", as
   assertEquals(await second, false);
 });
 
-Deno.test("Event.wait() of one that is set does not wait for those who are woken", async () => {
+Deno.test("Event.wait() of a set event does not wait for the waiters that are woken", async () => {
   const event = new Event();
   const log: number[] = [];
   const body = async (i: number) => {
@@ -189,7 +193,7 @@ Deno.test("Event.wait() of one that is set does not wait for those who are woken
   assertEquals(log, [3, 1, 2]);
 });
 
-Deno.test("Event.clear() after a set() in a link is heeded by wait()", async () => {
+Deno.test("Event.clear() after a set() in a link makes wait() wait", async () => {
   const event = new Event();
   await spawn(async () => {
     const setter = spawn(() => event.set());
@@ -203,7 +207,7 @@ Deno.test("Event.clear() after a set() in a link is heeded by wait()", async () 
 });
 
 testBoth(
-  "Event.wait() that is interrupted leaves no link, the others their turn",
+  "Event.wait() that is interrupted leaves no link, and the other waiters their turn",
   {
     async async(event: Event) {
       return await event.wait({ timeout: FOREVER });
@@ -253,7 +257,7 @@ testBoth("Event.wait() is interrupted by a Timeout around it", {
 });
 
 testBoth(
-  "Event.wait() that was set before the kill is over, and the kill comes after",
+  "Event.wait() of an event that was set before the kill returns, and the kill is thrown next",
   {
     async async(event: Event, log: unknown[]) {
       log.push(await event.wait());
@@ -305,7 +309,7 @@ Deno.test("Event.rawlink() calls once, soon and from the hub, in order", async (
   assertEquals(log.length, 3);
 });
 
-Deno.test("Event.rawlink() of one that is set calls soon, and not before it returns", async () => {
+Deno.test("Event.rawlink() of a set event calls the link soon, and not before it returns", async () => {
   const event = new Event();
   event.set();
   const log: string[] = [];
@@ -386,7 +390,7 @@ Deno.test("Event.rawlink() keeps the others from the error of a link", async () 
   assertStrictEquals(failures.contexts[0], bad);
 });
 
-Deno.test("Event and AsyncResult refuse what is no link, and no time", () => {
+Deno.test("Event and AsyncResult refuse a bad link and a bad time", () => {
   for (const object of [new Event(), new AsyncResult()]) {
     for (const link of [null, undefined, 1, {}, "link"]) {
       assertThrows(() => object.rawlink(link as never), TypeError, "link");
@@ -465,7 +469,7 @@ Deno.test("AsyncResult.set() again replaces what was set", async () => {
 });
 
 testBoth(
-  "AsyncResult.get() gives all the value, in the order in which they came",
+  "AsyncResult.get() gives all waiters the value, in the order in which they came",
   {
     async async(result: AsyncResult<string>, log: unknown[], i: number) {
       log.push([i, await result.get()]);
@@ -521,7 +525,7 @@ Deno.test("AsyncResult.get() waits in main for a value and for an error", async 
   assertStrictEquals(await assertRejects(() => failed.get()), ERROR);
 });
 
-Deno.test("AsyncResult.get() that nobody awaits is no unhandled rejection when it is set", async () => {
+Deno.test("AsyncResult.get() that is not awaited causes no unhandled rejection when an error is set", async () => {
   const result = new AsyncResult();
   result.setException(ERROR);
   result.get();
@@ -675,7 +679,7 @@ Deno.test("AsyncResult is filled by a greenlet that is killed, and by another re
   assertStrictEquals(await copy.get(), exit);
 });
 
-Deno.test("AsyncResult hands an error over that another may throw, too", async () => {
+Deno.test("AsyncResult hands an error over that others may throw, too", async () => {
   using _ = new Failures();
   const result = new AsyncResult();
   const error = new Error("expected");
@@ -688,7 +692,7 @@ Deno.test("AsyncResult hands an error over that another may throw, too", async (
   assertStrictEquals(g.exception, error);
 });
 
-testBoth("AsyncResult hands another's own Timeout over as it is", {
+testBoth("AsyncResult hands the Timeout of another greenlet over as it is", {
   async async(result: AsyncResult) {
     await result.get();
   },
@@ -768,7 +772,7 @@ testBoth("wait() waits for events, results, semaphores and greenlets", {
   assertEquals(semaphore.counter, 1);
 });
 
-Deno.test("wait() gives so many as are asked for, and leaves the others no link", async () => {
+Deno.test("wait() with a count gives that number of objects, and leaves no link in the others", async () => {
   for (const count of [0, 1, 2, 10]) {
     const events = Array.from({ length: 5 }, () => new Event());
     const results = Array.from({ length: 5 }, () => new AsyncResult());
@@ -789,7 +793,7 @@ Deno.test("wait() gives so many as are asked for, and leaves the others no link"
   }
 });
 
-Deno.test("wait() gives at the timeout what is ready, and leaves no link", async () => {
+Deno.test("wait() gives the objects that are ready at the timeout, and leaves no link", async () => {
   const [set, unset] = [new Event(), new Event()];
   const [result, taken] = [new AsyncResult(), new Semaphore(0)];
   set.set();

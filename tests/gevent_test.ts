@@ -57,7 +57,7 @@ const FOREVER = 60_000;
 /** Long enough for a busy machine, and nothing next to `FOREVER`. */
 const AT_ONCE = 10_000;
 
-/** How the state of a greenlet is told. */
+/** The properties that tell the state of a greenlet. */
 function stateOf(g: Greenlet) {
   return {
     started: g.started,
@@ -83,7 +83,7 @@ const SCHEDULED = { ...PENDING, started: true };
 const RUNNING = { ...SCHEDULED, active: true };
 const DEAD = { ...PENDING, dead: true, ready: true };
 
-/** An event, as long as there are no events: whom it tells, it tells once. */
+/** A small event of our own: it calls each link once. */
 class Signal implements Waitable {
   readonly links = new Set<(source: Signal) => unknown>();
 
@@ -466,7 +466,7 @@ testBoth("Greenlet.switch() starts the body at once, in its own context", {
   }
 });
 
-Deno.test("Greenlet.switch() of an async body that fails later is told to the hub once", async () => {
+Deno.test("Greenlet.switch() to an async body that fails later reports the error to the hub once", async () => {
   using failures = new Failures();
   const error = new Error("expected");
   const g = new Greenlet(async () => {
@@ -488,7 +488,7 @@ Deno.test("Greenlet.switch() from a generator body starts an async body, and the
     return yield* child.switch();
   });
   assertStrictEquals(await child.get(), child);
-  // What has switched away is resumed by a switch alone
+  // A greenlet that has switched away is resumed by a switch alone
   assertFalse(g.dead);
   g.switch("back");
   assertEquals(await g.get(), "back");
@@ -542,7 +542,7 @@ testBoth("Greenlet.throw() throws in what the body waits on", {
   assertStrictEquals(await g.get(), error);
 });
 
-Deno.test("Greenlet.throw() keeps one from starting that has not", async () => {
+Deno.test("Greenlet.throw() keeps a greenlet that has not started from starting", async () => {
   const log: string[] = [];
   const bodies = [() => log.push("one"), () => log.push("two")];
   const greenlets: Greenlet[] = bodies.map((body) => spawn(body));
@@ -557,7 +557,7 @@ Deno.test("Greenlet.throw() keeps one from starting that has not", async () => {
   }
 });
 
-Deno.test("Greenlet.throw() to a dead one does nothing", async () => {
+Deno.test("Greenlet.throw() to a dead greenlet does nothing", async () => {
   const g = spawn(() => 1);
   await g.join();
   g.throw(new Error("too late"));
@@ -565,7 +565,7 @@ Deno.test("Greenlet.throw() to a dead one does nothing", async () => {
   assertEquals(g.value, 1);
 });
 
-Deno.test("Greenlet.throw() of oneself throws there and then, in a generator body and in a plain one", async () => {
+Deno.test("Greenlet.throw() into the current greenlet throws there and then, in a generator body and in a plain one", async () => {
   using failures = new Failures();
   const error = new Error("expected");
   const greenlets: Greenlet[] = [
@@ -587,7 +587,7 @@ Deno.test("Greenlet.throw() of oneself throws there and then, in a generator bod
   assertEquals(failures.errors, [error, error, error]);
 });
 
-Deno.test("Greenlet.throw() of oneself throws at the next wait, in an async body", async () => {
+Deno.test("Greenlet.throw() into the current greenlet throws at the next wait, in an async body", async () => {
   using _failures = new Failures();
   const log: string[] = [];
   const error = new Error("expected");
@@ -701,7 +701,7 @@ testBoth("Greenlet.join() does not throw the error of the greenlet", {
   assertEquals(await spawn(body, g).get(), "joined");
 });
 
-Deno.test("Greenlet.join() of a dead one, at once or with a timeout of 0, is over", async () => {
+Deno.test("Greenlet.join() of a dead greenlet returns at once, with a timeout of 0 as well", async () => {
   const g = spawn(() => 1);
   await g.join({ timeout: 0 });
   await g.join();
@@ -710,7 +710,7 @@ Deno.test("Greenlet.join() of a dead one, at once or with a timeout of 0, is ove
   assert(g.dead);
 });
 
-Deno.test("Greenlet.join() wakes those who join in the order of the calls", async () => {
+Deno.test("Greenlet.join() wakes the joiners in the order of their calls", async () => {
   const log: number[] = [];
   const g = spawn(sleep, 1);
   const numbers = Array.from({ length: 100 }, (_, n) => n);
@@ -832,7 +832,7 @@ Deno.test("Greenlet.get() without block throws a Timeout unless it is ready", as
   assertEquals(await g.get({ block: false }), 1);
 });
 
-Deno.test("Greenlet.get() gives the GreenletExit of a killed one", async () => {
+Deno.test("Greenlet.get() gives the GreenletExit of a killed greenlet", async () => {
   const exit = new GreenletExit();
   const g = spawn(sleep, FOREVER);
   const getting = g.get();
@@ -841,7 +841,7 @@ Deno.test("Greenlet.get() gives the GreenletExit of a killed one", async () => {
   assertStrictEquals(await g.get(), exit);
 });
 
-Deno.test("Greenlet.get() of one that ended by its own Timeout makes no Timeout of the caller", async () => {
+Deno.test("Greenlet.get() of a greenlet that ended by its own Timeout interrupts no limit of the caller", async () => {
   using failures = new Failures();
   const g = spawn(async () => {
     using _timeout = Timeout.start(1);
@@ -975,7 +975,7 @@ Deno.test("Greenlet.rawlink() calls the link in the hub", async () => {
   await sleep(0);
   assertEquals(log.length, 1);
   assertStrictEquals(log[0], getHub());
-  // As well when linked from within some greenlet, after the end
+  // Also when linked from within a greenlet, after the end
   await spawn(() => g.rawlink(() => log.push(getCurrent()))).join();
   await settle();
   assertEquals(log.length, 2);
@@ -1106,7 +1106,7 @@ for (const method of ["link", "rawlink"] as const) {
   });
 }
 
-Deno.test("Greenlet.link() and the others refuse what can't be called", async () => {
+Deno.test("Greenlet.link() and the others refuse anything that can't be called", async () => {
   const g = spawn(() => 1);
   for (
     const method of ["link", "linkValue", "linkException", "rawlink"] as const
@@ -1138,7 +1138,7 @@ Deno.test("Greenlet.spawningGreenlet is the greenlet that made it", async () => 
 });
 
 testBoth(
-  "Greenlet.spawnTreeLocals are those of the spawner, and of nobody else",
+  "Greenlet.spawnTreeLocals are those of the spawner, and of no other greenlet",
   {
     async: async () => {
       await sleep(0);
@@ -1207,7 +1207,7 @@ Deno.test("Greenlet.signal is aborted by kill() with its error, and by nothing e
 });
 
 testBoth(
-  "Greenlet.signal is aborted when it is first asked for after the kill",
+  "Greenlet.signal is aborted when it is first read after the kill",
   {
     async: async () => {
       try {
@@ -1257,7 +1257,7 @@ Deno.test("Greenlet[Symbol.asyncDispose]() joins at the end of the block", async
   await assertRejects(() => greenlets[1]!.get(), Error, "expected");
 });
 
-Deno.test("Greenlet[Symbol.asyncDispose]() lets through what is thrown in the block", async () => {
+Deno.test("Greenlet[Symbol.asyncDispose]() lets an error of the block through", async () => {
   let g: Greenlet | undefined;
   await assertRejects(
     async () => {
@@ -1292,7 +1292,7 @@ Deno.test("Greenlet[Symbol.asyncDispose]() calls the join() of a subclass", asyn
   assert(g!.dead);
 });
 
-Deno.test("Greenlet.addSpawnCallback() has it called at each start, Greenlet.removeSpawnCallback() no more", async () => {
+Deno.test("Greenlet.addSpawnCallback() adds a callback for each start, and Greenlet.removeSpawnCallback() removes it", async () => {
   const log: Greenlet[] = [];
   const callback = (g: Greenlet) => void log.push(g);
   Greenlet.addSpawnCallback(callback);
@@ -1324,7 +1324,7 @@ Deno.test("Greenlet.addSpawnCallback() has it called at each start, Greenlet.rem
   );
 });
 
-Deno.test("Greenlet.addSpawnCallback() with one that throws keeps the greenlet from being started", async () => {
+Deno.test("Greenlet.addSpawnCallback() with a callback that throws keeps the greenlet from being started", async () => {
   const callback = () => {
     throw new Error("expected");
   };
@@ -1338,14 +1338,14 @@ Deno.test("Greenlet.addSpawnCallback() with one that throws keeps the greenlet f
     Greenlet.removeSpawnCallback(callback);
   }
   assertEquals(stateOf(g), PENDING);
-  // Nobody waits for what never starts
+  // No join waits for a greenlet that never starts
   assert(await getHub().join({ timeout: AT_ONCE }));
   g.start();
   await g.join();
   assertEquals(log, ["ran"]);
 });
 
-Deno.test("Greenlet.addSpawnCallback() with one that kills the greenlet keeps it from starting", async () => {
+Deno.test("Greenlet.addSpawnCallback() with a callback that kills the greenlet keeps it from starting", async () => {
   const log: string[] = [];
   const callback = (g: Greenlet) => void g.kill();
   Greenlet.addSpawnCallback(callback);
@@ -1387,7 +1387,7 @@ Deno.test("Greenlet.name is different for each unless it is set", () => {
 
 const storage = new AsyncLocalStorage<string>();
 
-/** All that a body can ask for who it is. */
+/** Every way in which a body can ask for the current greenlet. */
 function whoAmI() {
   return { greenlet: getCurrent(), request: storage.getStore() };
 }
@@ -1763,7 +1763,7 @@ const STATES: Record<string, (g: Greenlet) => unknown> = {
 
 for (const [state, prepare] of Object.entries(STATES)) {
   for (const how of ["Greenlet.kill()", "kill()", "killAll()"]) {
-    testBoth(`${how} ends for good one that is ${state}`, {
+    testBoth(`${how} ends a greenlet for good that is ${state}`, {
       async: async (log: string[]) => {
         await sleep(FOREVER);
         log.push("not here");
@@ -1808,7 +1808,7 @@ for (const [state, prepare] of Object.entries(STATES)) {
   }
 }
 
-Deno.test("kill() keeps those from starting that were just spawned", async () => {
+Deno.test("kill() keeps greenlets that were just spawned from starting", async () => {
   const log: string[] = [];
   const one = spawn(() => log.push("one"));
   const two = spawn(() => log.push("two"));
@@ -1822,7 +1822,7 @@ Deno.test("kill() keeps those from starting that were just spawned", async () =>
   }
 });
 
-testBoth("kill() ends one that spawnRaw() has started", {
+testBoth("kill() ends a greenlet that spawnRaw() has started", {
   async: async (log: string[]) => {
     try {
       await sleep(FOREVER);
@@ -1859,38 +1859,42 @@ testBoth("kill() ends one that spawnRaw() has started", {
   }
 });
 
-testBoth("kill() leaves one of spawnRaw() suspended that swallows everything", {
-  async: async () => {
-    for (;;) {
-      try {
-        await sleep(FOREVER);
-      } catch {
-        continue;
+testBoth(
+  "kill() leaves a greenlet of spawnRaw() that swallows everything suspended",
+  {
+    async: async () => {
+      for (;;) {
+        try {
+          await sleep(FOREVER);
+        } catch {
+          continue;
+        }
       }
-    }
-  },
-  generator: function* (): Generator<unknown, never> {
-    for (;;) {
-      try {
-        yield* sleep(FOREVER);
-      } finally {
-        // deno-lint-ignore no-unsafe-finally
-        continue;
+    },
+    generator: function* (): Generator<unknown, never> {
+      for (;;) {
+        try {
+          yield* sleep(FOREVER);
+        } finally {
+          // deno-lint-ignore no-unsafe-finally
+          continue;
+        }
       }
-    }
+    },
   },
-}, async (body) => {
-  using failures = new Failures();
-  const raw = spawnRaw(body);
-  await sleep(0);
-  await kill(raw, undefined, { grace: 1 });
-  assert(await getHub().join({ timeout: AT_ONCE }));
-  assert(raw.dead);
-  assertEquals(failures.errors.length, 1);
-  assertStringIncludes(String(failures.errors[0]), "left suspended for good");
-});
+  async (body) => {
+    using failures = new Failures();
+    const raw = spawnRaw(body);
+    await sleep(0);
+    await kill(raw, undefined, { grace: 1 });
+    assert(await getHub().join({ timeout: AT_ONCE }));
+    assert(raw.dead);
+    assertEquals(failures.errors.length, 1);
+    assertStringIncludes(String(failures.errors[0]), "left suspended for good");
+  },
+);
 
-Deno.test("kill() ends one of the core's that waits", async () => {
+Deno.test("kill() ends a core greenlet that waits somewhere", async () => {
   const log: string[] = [];
   const raw = new core.Greenlet(function* () {
     try {
@@ -1925,7 +1929,7 @@ Deno.test("kill() ends one of the core's that waits", async () => {
   assertEquals(log, ["finally"]);
 });
 
-Deno.test("kill() ends one of the core's from the hub: what it begins then is not the killer's", async () => {
+Deno.test("kill() from the hub ends a core greenlet: the calls that it begins then are not the killer's", async () => {
   using failures = new Failures();
   const { handleError } = getHub();
   const current: unknown[] = [];
@@ -1978,7 +1982,7 @@ for (const [name, wait] of Object.entries(SWITCHED)) {
     "spawnRaw()": spawnRaw,
   };
   for (const [kind, make] of Object.entries(kinds)) {
-    Deno.test(`kill() ends one of ${kind} that ${name}`, async () => {
+    Deno.test(`kill() ends a greenlet of ${kind} that ${name}`, async () => {
       using failures = new Failures();
       const log: string[] = [];
       const g = make(function* () {
@@ -2001,7 +2005,7 @@ for (const [name, wait] of Object.entries(SWITCHED)) {
       if (g instanceof Greenlet) assertInstanceOf(g.value, GreenletExit);
     });
 
-    Deno.test(`kill() insists on one of ${kind} that ${name}`, async () => {
+    Deno.test(`kill() insists on a greenlet of ${kind} that ${name}`, async () => {
       using failures = new Failures();
       for (const grace of [0, 5]) {
         const log: string[] = [];
@@ -2031,7 +2035,7 @@ for (const [name, wait] of Object.entries(SWITCHED)) {
   }
 }
 
-Deno.test("kill() ends one that has switched to its killer", async () => {
+Deno.test("kill() ends a greenlet that has switched to its killer", async () => {
   for (const make of [spawn, spawnRaw]) {
     const log: string[] = [];
     const g: core.Greenlet = make(function* () {
@@ -2052,7 +2056,7 @@ Deno.test("kill() ends one that has switched to its killer", async () => {
   }
 });
 
-Deno.test("kill() of one that has switched, and that another switches to before it is thrown, is thrown by its next wait", async () => {
+Deno.test("kill() of a greenlet that has switched away is thrown by its next wait when another greenlet switches to it first", async () => {
   const log: unknown[] = [];
   const g = spawn(function* () {
     log.push(yield* getHub().switch());
@@ -2066,7 +2070,7 @@ Deno.test("kill() of one that has switched, and that another switches to before 
   assertInstanceOf(g.value, GreenletExit);
 });
 
-testBoth("kill() keeps one of spawnRaw() from starting", {
+testBoth("kill() keeps a greenlet of spawnRaw() from starting", {
   async: async (log: string[]) => {
     log.push("not here");
     await sleep(1);
@@ -2091,7 +2095,7 @@ testBoth("kill() keeps one of spawnRaw() from starting", {
   assertStrictEquals(failures.contexts[0], failed);
 });
 
-Deno.test("kill() and killAll() refuse what is no greenlet, and the hub", () => {
+Deno.test("kill() and killAll() refuse the hub and anything but a greenlet", () => {
   for (const wrong of [undefined, null, 5, {}]) {
     const message = `received ${wrong}`;
     assertThrows(() => kill(wrong as never), TypeError, message);
@@ -2166,7 +2170,7 @@ Deno.test("killAll() throws a Timeout at the timeout", async () => {
   await g.join();
 });
 
-Deno.test("killAll() of none, and of dead ones, is over at once", async () => {
+Deno.test("killAll() of no greenlets, and of dead ones, returns at once", async () => {
   await killAll([]);
   const g = spawn(() => 1);
   await g.join();
@@ -2176,7 +2180,7 @@ Deno.test("killAll() of none, and of dead ones, is over at once", async () => {
 
 // --- spawnRaw
 
-testBoth("spawnRaw() starts one of the core's greenlets soon", {
+testBoth("spawnRaw() starts a core greenlet soon", {
   async: async (log: unknown[], ...args: unknown[]) => {
     log.push(getCurrent(), args);
     await sleep(1);
@@ -2257,7 +2261,7 @@ testBoth("sleep() ends in the order of the times", {
   assertEquals(log, [1, 2, 3, 7, 10, 15, 20, 30]);
 });
 
-testBoth("sleep() of 0 lets all others go first that are ready", {
+testBoth("sleep(0) lets all other greenlets that are ready go first", {
   async: async (log: string[], name: string) => {
     log.push(`${name}A`);
     await sleep(0);
@@ -2295,7 +2299,7 @@ testBoth("sleep() without end is ended by a kill", {
   assert(g.dead);
 });
 
-testBoth("sleep() of 0 in a circle lets timers go on", {
+testBoth("sleep(0) in a circle of greenlets lets timers go on", {
   async: async (state: { over: boolean }) => {
     while (!state.over) await sleep(0);
   },
@@ -2315,7 +2319,7 @@ testBoth("sleep() of 0 in a circle lets timers go on", {
   assertEquals(ticks, 3);
 });
 
-Deno.test("sleep() refuses what is no number of milliseconds", () => {
+Deno.test("sleep() refuses anything but a number of milliseconds", () => {
   assertThrows(() => sleep("1" as never), TypeError, 'received "1"');
   assertThrows(() => sleep(null as never), TypeError, "received null");
   assertThrows(() => sleep(NaN), RangeError, "received NaN");
@@ -2373,7 +2377,7 @@ testBoth("joinAll() waits for all, and gives them in the order of their ends", {
   assertEquals((await joinAll(new Set([slow, quick]))).length, 2);
 });
 
-testBoth("joinAll() gives at the timeout what has ended", {
+testBoth("joinAll() gives the greenlets that have ended at the timeout", {
   async: async (greenlets: Greenlet[]) => {
     const start = performance.now();
     const ended = await joinAll(greenlets, { timeout: 10 });
@@ -2457,7 +2461,7 @@ Deno.test("joinAll() with raiseError throws nothing if nothing fails", async () 
   assertEquals(greenlets.map((g) => g.value), [1, 2, 3]);
 });
 
-Deno.test("joinAll() with a count returns once so many have ended, failed or not", async () => {
+Deno.test("joinAll() with a count returns when that number of greenlets have ended, failed or not", async () => {
   using _failures = new Failures();
   const sleeper = spawn(sleep, FOREVER);
   const failing: Greenlet = spawn(() => {
@@ -2472,7 +2476,7 @@ Deno.test("joinAll() with a count returns once so many have ended, failed or not
   assertEquals((await joinAll([sleeper], { count: 9 })).length, 1);
 });
 
-Deno.test("joinAll() of none is over at once", async () => {
+Deno.test("joinAll() of no greenlets returns at once", async () => {
   assertEquals(await joinAll([]), []);
   assertEquals(await joinAll([], { timeout: FOREVER }), []);
 });
@@ -2491,7 +2495,7 @@ Deno.test("joinAll(), wait() and iwait() leave no links behind", async () => {
   assertEquals([one, two, three].map((s) => s.links.size), [0, 0, 0]);
 });
 
-Deno.test("joinAll(), wait() and iwait() refuse what they can't wait for", () => {
+Deno.test("joinAll(), wait() and iwait() refuse objects that they can't wait for", () => {
   for (
     const call of [joinAll, wait, iwait] as ((...args: unknown[]) => unknown)[]
   ) {
@@ -2582,7 +2586,7 @@ Deno.test("iwait() is an iterator itself, for generator bodies", async () => {
   assertEquals(two.links.size, 0);
 });
 
-Deno.test("iwait() keeps what became ready before it was asked for", async () => {
+Deno.test("iwait() keeps an object that became ready before next() was called", async () => {
   const greenlets = [1, 2, 3].map((n) => spawn(() => n));
   const ready = iwait(greenlets);
   await joinAll(greenlets);
@@ -2609,7 +2613,7 @@ Deno.test("iwait() ends at the timeout, which runs from the call", async () => {
   assertEquals(await late.next(), { done: true, value: undefined });
 });
 
-Deno.test("iwait() ends after as many as are counted", async () => {
+Deno.test("iwait() with a count ends after that number of objects", async () => {
   const signals = [new Signal(), new Signal(), new Signal()];
   for (const signal of signals) spawn(() => signal.set());
   const seen: Signal[] = [];
@@ -2618,7 +2622,7 @@ Deno.test("iwait() ends after as many as are counted", async () => {
   assertEquals(signals.map((signal) => signal.links.size), [0, 0, 0]);
 });
 
-Deno.test("iwait() that is left early gives up the others", async () => {
+Deno.test("iwait() that is left early takes back its links to the others", async () => {
   const [one, two] = [new Signal(), new Signal()];
   spawn(() => one.set());
   for await (const signal of iwait([one, two], { timeout: FOREVER })) {
@@ -2791,7 +2795,7 @@ testBoth(
   },
 );
 
-Deno.test("run() tells the hub of the errors of others than main", async () => {
+Deno.test("run() reports the errors of greenlets other than main to the hub", async () => {
   using failures = new Failures();
   const error = new Error("child");
   await run(async () => {
@@ -2812,7 +2816,7 @@ Deno.test("run() in a run() is refused", async () => {
   assertEquals(await run(() => 1), 1);
 });
 
-Deno.test("run() refuses what is no function", async () => {
+Deno.test("run() refuses anything but a function", async () => {
   await assertRejects(() => run(5 as never), TypeError, "received 5");
   assertEquals(await run(() => 1), 1);
 });
@@ -2827,7 +2831,7 @@ Deno.test("run() gives the GreenletExit if main was killed", async () => {
   assertStrictEquals(result, exit);
 });
 
-Deno.test("run() in a greenlet spares those who wait for it", async () => {
+Deno.test("run() in a greenlet spares the greenlets that wait for it", async () => {
   const outer = spawn(async () => {
     const inner = spawn(() => run(() => "result"));
     return await inner.get();
@@ -2905,7 +2909,7 @@ Deno.test("The process ends at once after the last greenlet", async () => {
 
 // --- Bad input
 
-Deno.test("spawn() and its kin refuse what is no function", () => {
+Deno.test("spawn() and its like refuse anything but a function", () => {
   assertThrows(() => spawn(1 as never), TypeError, "received 1");
   assertThrows(() => spawnRaw(1 as never), TypeError, "received 1");
   assertThrows(() => spawnLater(1, 1 as never), TypeError, "received 1");
@@ -2923,7 +2927,7 @@ Deno.test("spawn() and its kin refuse what is no function", () => {
   );
 });
 
-Deno.test("Greenlet refuses times that are no number of milliseconds", async () => {
+Deno.test("Greenlet refuses times that are not a number of milliseconds", async () => {
   const g = new Greenlet(() => 1);
   for (
     const call of [
@@ -2957,7 +2961,7 @@ Deno.test("spawn() of several starts the others when a tracer fails in the first
       if (target === getHub()) throw new Error("the tracer's");
     });
     for (let i = 0; i < 3; i++) spawn(() => seen.push(i));
-    // The others begin, and the rejection is told, some turns of the loop later
+    // The others begin, and the rejection is reported, some turns of the loop later
     for (let i = 0; i < 20; i++) await idle();
     gevent.greenlet.setTrace(before);
     console.log(JSON.stringify(seen));
@@ -2991,7 +2995,7 @@ Deno.test("spawn() keeps the order of spawns and wake-ups, and each spawner's co
   ]);
 });
 
-Deno.test("spawn() begins all in their turn, however many, before those who are woken or told meanwhile", async () => {
+Deno.test("spawn() begins all bodies in their turn, however many, before the greenlets that are woken meanwhile", async () => {
   const order: (number | string)[] = [];
   const gate = new Waiter<void>();
   const waiting = spawn(async () => {
@@ -3021,7 +3025,7 @@ Deno.test("spawn() begins all in their turn, however many, before those who are 
   await waiting.join();
 });
 
-Deno.test("spawn() begins all that were spawned together before a link of the first is called", async () => {
+Deno.test("spawn() begins all greenlets that were spawned together before a link of the first is called", async () => {
   const order: string[] = [];
   const greenlets = Array.from({ length: 300 }, (_, i) =>
     spawn(() => {
@@ -3032,7 +3036,7 @@ Deno.test("spawn() begins all that were spawned together before a link of the fi
   assertEquals(order, ["begin 0", "begin 299", "link of 0"]);
 });
 
-Deno.test("run() kills those who have not begun, and joins count them as alive", async () => {
+Deno.test("run() kills greenlets that have not begun, and joins count them as alive", async () => {
   let begun = 0;
   await run(() => {
     for (let i = 0; i < 200; i++) spawn(() => begun++);
@@ -3066,7 +3070,7 @@ Deno.test("iwait() leaves no links behind when it ends by its timeout", async ()
   await g.kill();
 });
 
-Deno.test("Greenlet.kill(), throw(), kill() and killAll() take the class of an error for a new one", async () => {
+Deno.test("Greenlet.kill(), throw(), kill() and killAll() make a new error of a class that they are given", async () => {
   using _failures = new Failures();
   class Own extends Error {}
   const ends: ((g: Greenlet, error: unknown) => unknown)[] = [
@@ -3089,7 +3093,7 @@ Deno.test("Greenlet.kill(), throw(), kill() and killAll() take the class of an e
   }
 });
 
-Deno.test("What takes options refuses what is no object, and does not wait for ever", async () => {
+Deno.test("Each function that takes options refuses anything but an object, and does not wait for ever", async () => {
   const greenlet = spawn(() => {});
   const calls: Record<string, (options: never) => unknown> = {
     "Greenlet.join": (options) => greenlet.join(options),

@@ -344,7 +344,7 @@ Deno.test("Switch.value is what yield* gives where the switch has been performed
   assertEquals(notABody().next(), { done: true, value: "performed" });
 });
 
-// Who is current
+// The current greenlet
 
 Deno.test("getCurrent() is the greenlet that has control", () => {
   const seen: Greenlet[] = [];
@@ -390,7 +390,7 @@ Deno.test("Greenlet sends the result of its body to its parent", () => {
   for (const g of [plain, generator, silent]) assert(g.dead);
 });
 
-Deno.test("Greenlet sends its result to its parent, whoever has switched to it last", () => {
+Deno.test("Greenlet sends its result to its parent, whichever greenlet has switched to it last", () => {
   const seen: unknown[] = [];
   const parent = new Greenlet(function* () {
     seen.push(yield* main.switch("parent waits"));
@@ -406,7 +406,7 @@ Deno.test("Greenlet sends its result to its parent, whoever has switched to it l
   assert(child.dead && parent.dead && other.active);
 });
 
-Deno.test("Greenlet throws what its body does not catch in its parent", () => {
+Deno.test("Greenlet throws an error that its body does not catch in its parent", () => {
   const error = new SomeError();
   const seen: unknown[] = [];
   const parent = new Greenlet(function* () {
@@ -425,7 +425,7 @@ Deno.test("Greenlet throws what its body does not catch in its parent", () => {
   assert(child.dead);
 });
 
-Deno.test("Greenlet throws what nobody catches in main at last", () => {
+Deno.test("Greenlet throws an error that no parent catches in main at last", () => {
   const error = new SomeError();
   const outer = new Greenlet(function* () {
     yield* middle.switch();
@@ -451,7 +451,7 @@ Deno.test("Greenlet returns an uncaught GreenletExit to its parent", () => {
   }
 });
 
-Deno.test("Greenlet gives a thrown value that is no Error to its parent as it is", () => {
+Deno.test("Greenlet gives a thrown value that is not an Error to its parent as it is", () => {
   for (const thrown of ["text", 0, undefined, null, Symbol.iterator]) {
     const g = new Greenlet(() => {
       throw thrown;
@@ -715,7 +715,7 @@ Deno.test("Greenlet.throw() throws in the switch in which the body is suspended"
   assertStrictEquals(g.switch().value, "end");
 });
 
-Deno.test("Greenlet.throw() throws in the parent what the body does not catch", () => {
+Deno.test("Greenlet.throw() throws an error that the body does not catch in the parent", () => {
   const g = echo("ok");
   g.switch();
   const error = new SomeError();
@@ -979,13 +979,13 @@ Deno.test("Greenlet.parent can be set by the body itself", () => {
   assertStrictEquals(g.switch().value, "in the parent: its own doing");
 });
 
-Deno.test("Greenlet.parent can be a dead greenlet, whose parent then counts", () => {
+Deno.test("Greenlet.parent can be a dead greenlet, and the parent of that is used then", () => {
   const dead = new Greenlet(() => {});
   dead.switch();
   assertStrictEquals(new Greenlet(() => "up", dead).switch().value, "up");
 });
 
-Deno.test("Greenlet.parent refuses what is not a greenlet", () => {
+Deno.test("Greenlet.parent refuses anything but a greenlet", () => {
   const g = new Greenlet(function* () {
     yield* main.switch();
   });
@@ -1079,7 +1079,7 @@ Deno.test("Greenlet.run is the body, and is gone once that has started", () => {
   assertStrictEquals(main.run, undefined);
 });
 
-Deno.test("Greenlet.run is gone from one that was killed before its start", () => {
+Deno.test("Greenlet.run is gone from a greenlet that was killed before its start", () => {
   const g = new Greenlet(() => {});
   g.throw();
   assertStrictEquals(g.run, undefined);
@@ -1110,7 +1110,7 @@ Deno.test("Greenlet refuses a run that is not a function", () => {
   }
 });
 
-Deno.test("Greenlet without run can't be started, and can be once it has one", () => {
+Deno.test("Greenlet without run can't be started until it has one", () => {
   const g = new Greenlet();
   const noRun =
     "Cannot start <Greenlet pending> as it has no 'run': pass a function to its constructor or define run() in its class";
@@ -1213,7 +1213,7 @@ Deno.test("Greenlet can be subclassed, as its main instance can", () => {
   assertStrictEquals(new Sub(() => 1).switch().value, 1);
 });
 
-Deno.test("Greenlet takes properties of the user's own", () => {
+Deno.test("Greenlet can be given properties by the user", () => {
   const g = new Greenlet(function* () {
     Object.assign(getCurrent(), { test: 42 });
     yield* main.switch();
@@ -1323,7 +1323,7 @@ Deno.test("Greenlet.switch() in a plain body waits on the stack for what comes b
   assert(generator.active);
 });
 
-Deno.test("Greenlet.switch() nests plain bodies, each back in the one that started it", () => {
+Deno.test("Greenlet.switch() nests plain bodies, each of which returns to the body that started it", () => {
   const body = (depth: number): string =>
     depth === 0
       ? "bottom"
@@ -1452,7 +1452,7 @@ Deno.test("Greenlet survives plain bodies nested until the stack is full", () =>
 const FORGOTTEN =
   "was never performed: write `yield*` before switch() and throw()";
 
-Deno.test("Greenlet.switch() without yield*, before another, says so and leaves all usable", () => {
+Deno.test("Greenlet.switch() without yield*, before another, throws an error that says so, and leaves all greenlets usable", () => {
   const [forgotten, reached] = [echo(), echo()];
   const g = new Greenlet(function* careless() {
     forgotten.switch("forgotten");
@@ -1591,7 +1591,7 @@ Deno.test("Greenlet.switch() taken apart by an iteration says that it was never 
   }
 });
 
-Deno.test("Greenlet.switch() with yield instead of yield* says so and leaves all usable", () => {
+Deno.test("Greenlet.switch() with yield instead of yield* throws an error that says so, and leaves all greenlets usable", () => {
   const target = echo();
   const g = new Greenlet(function* careless() {
     try {
@@ -1612,7 +1612,7 @@ Deno.test("Greenlet.switch() with yield instead of yield* says so and leaves all
   assertStrictEquals(target.switch("later").value, "later");
 });
 
-Deno.test("Greenlet refuses a foreign thing that its body yields, by name, and goes on", () => {
+Deno.test("Greenlet refuses a foreign object that its body yields, names it, and goes on", () => {
   const things: [unknown, string, string?][] = [
     [undefined, "undefined"],
     [1, "1"],
@@ -1647,7 +1647,7 @@ Deno.test("Greenlet refuses a foreign thing that its body yields, by name, and g
   }
 });
 
-Deno.test("Greenlet throws what its body yields by mistake and does not catch in the parent", () => {
+Deno.test("Greenlet throws the error of a mistaken yield that its body does not catch in the parent", () => {
   const careless = new Greenlet(function* () {
     yield 1;
   });
@@ -1689,7 +1689,7 @@ Deno.test("Switch can't be performed twice", () => {
   assertStrictEquals(
     error.message,
     "Cannot perform a switch to <Greenlet suspended active started main> " +
-      "that is no longer pending: call switch() anew for each yield*",
+      "that is no longer pending: call switch() again for each yield*",
   );
   assertStrictEquals(target.switch().value, "reached");
 });
@@ -1736,7 +1736,7 @@ Deno.test("Switch can't be performed once it was given up, nor in another greenl
   assertStrictEquals(target.switch("later").value, "later");
 });
 
-Deno.test("Greenlet.switch() to a plain body blocked below says so and leaves all usable", () => {
+Deno.test("Greenlet.switch() to a plain body blocked below throws an error that says so, and leaves all greenlets usable", () => {
   const seen: unknown[] = [];
   const below: Greenlet = new Greenlet(function below() {
     const result = top.switch().value;
@@ -1781,7 +1781,7 @@ Deno.test("Greenlet.throw() to a plain body blocked below keeps the error as the
   assertStrictEquals(plain.switch().value, "goes on");
 });
 
-Deno.test("Greenlet.switch() by a generator body to one blocked below throws in that body", () => {
+Deno.test("Greenlet.switch() by a generator body to a body blocked below throws in the generator body", () => {
   const plain: Greenlet = new Greenlet(function plain() {
     return ["plain got", generator.switch().value];
   });
@@ -1833,7 +1833,7 @@ Deno.test("Greenlet that dies with its parent blocked below tells the plain body
   }
 });
 
-Deno.test("Greenlet body that resumes its own generator fails as the language has it", () => {
+Deno.test("Greenlet body that resumes its own generator fails with the language's error", () => {
   function* body(): Generator<Switch, string, unknown> {
     assertThrows(() => generator.next(), TypeError, "already running");
     return `goes on with ${yield* main.switch("suspended")}`;
@@ -1892,7 +1892,7 @@ Deno.test("Greenlet.toString() tells main apart, current and suspended", () => {
   );
 });
 
-Deno.test("Greenlet.toString() of the dead has no word of life", () => {
+Deno.test("Greenlet.toString() of a dead greenlet says neither current nor active", () => {
   const ran = new Greenlet(() => {});
   ran.switch();
   const killed = new Greenlet(() => {});
@@ -1973,7 +1973,7 @@ Deno.test("setTrace() tells of switches between generator bodies, and of an exit
   ]);
 });
 
-Deno.test("setTrace() tells of the greenlet that gets control, not of the dead on the way", () => {
+Deno.test("setTrace() tells of the greenlet that gets control, not of dead ones on the way", () => {
   const parent = echo();
   parent.switch();
   const child = new Greenlet(() => {}, parent);
@@ -1989,7 +1989,7 @@ Deno.test("setTrace() tells of the greenlet that gets control, not of the dead o
   ]);
 });
 
-Deno.test("setTrace() tells of the start and the end of one killed before its first line", () => {
+Deno.test("setTrace() tells of the start and the end of a greenlet killed before its first line", () => {
   const exited = new Greenlet(() => {});
   const failed = new Greenlet(() => {});
   const returned = new Greenlet(() => {});
@@ -2007,7 +2007,7 @@ Deno.test("setTrace() tells of the start and the end of one killed before its fi
   ]);
 });
 
-Deno.test("setTrace() tells of plain bodies, and of a switch to oneself", () => {
+Deno.test("setTrace() tells of plain bodies, and of a switch to the current greenlet", () => {
   const outer: Greenlet = new Greenlet(() => {
     outer.switch();
     inner.parent = outer;
@@ -2027,7 +2027,7 @@ Deno.test("setTrace() tells of plain bodies, and of a switch to oneself", () => 
   ]);
 });
 
-Deno.test("setTrace() does not tell of mistakes: nobody gets control by them", () => {
+Deno.test("setTrace() does not tell of mistakes, as they hand over no control", () => {
   const careless: Greenlet = new Greenlet(function* () {
     try {
       yield 1;
@@ -2093,7 +2093,7 @@ Deno.test("setTrace() throws an error of the callback in the target, and removes
   assertEquals(caught, [error, null]);
 });
 
-Deno.test("setTrace() gives main what the target does not catch of the callback's error", () => {
+Deno.test("setTrace() gives main an error of the callback that the target does not catch", () => {
   const g = new Greenlet(function* () {
     yield* main.switch();
   });
@@ -2146,7 +2146,7 @@ Deno.test("setTrace() throws the callback's error in main when main is the targe
   assert(g.dead);
 });
 
-Deno.test("setTrace() gives back the callback before, and refuses what is none", () => {
+Deno.test("setTrace() gives back the callback before, and refuses anything but a function", () => {
   const first = () => {};
   const second = () => {};
   assertStrictEquals(setTrace(first), null);
@@ -2246,7 +2246,7 @@ Deno.test("Greenlet.switch() in a trace callback runs others before the target g
   ]);
 });
 
-Deno.test("Greenlet.switch() in a trace callback does not lose what is on its way", () => {
+Deno.test("Greenlet.switch() in a trace callback does not lose the value that is on its way", () => {
   const seen: unknown[] = [];
   const g2 = echo();
   const g1 = new Greenlet(function* (...args: unknown[]) {
@@ -2321,7 +2321,7 @@ Deno.test("Greenlet.switch() in a trace callback leaves a suspended target as it
 
 // Generators made of greenlets: what Python's programs did before they had them
 
-/** A greenlet that gives values to whoever iterates over it, by `give()`. */
+/** A greenlet that gives values to the code that iterates over it, by `give()`. */
 class Giver<T> extends Greenlet {
   child: Giver<T> | null = null;
 
@@ -2355,7 +2355,9 @@ class Giver<T> extends Greenlet {
   }
 }
 
-/** Gives a value to whoever asks the current giver, or the giver `level` - 1 above. */
+/**
+ * Gives a value to the consumer of the current giver, or of the giver `level` - 1 above.
+ */
 function* give<T>(value: T, level = 1): Generator<Switch, unknown, unknown> {
   let target = getCurrent();
   for (; level > 0; level--) {
@@ -2468,7 +2470,7 @@ Deno.test("Greenlet makes a generator of permutations, and two of them in step",
   ]);
 });
 
-Deno.test("Greenlet makes a generator whose values can't be given from outside", () => {
+Deno.test("Greenlet makes a generator that refuses values from outside", () => {
   assertThrows(() => give(10).next(), SomeError, "No giver gives this");
 });
 
@@ -2532,17 +2534,17 @@ function randomNumbers(seed: number): (below: number) => number {
 type Sending = "switch" | "throw" | "return";
 type Kind = "main" | "generator" | "plain" | "without run";
 
-/** How the model foresees that control arrives. */
+/** The way in which control arrives, as the model foresees it. */
 interface Arrival {
   at: number;
   how: Sending;
-  /** What is sent: the arguments, when `how` is "switch". */
+  /** The value that is sent: the arguments, when `how` is "switch". */
   sent: unknown;
-  /** Whether the library makes the error, of which only the class is foreseen. */
+  /** True if the library makes the error: only its class is foreseen. */
   mistake: boolean;
 }
 
-/** What the model stands for an error with that the library makes. */
+/** Stands for an error that the library makes. */
 const MISTAKES = { noRun: TypeError, blocked: GreenletError } as const;
 
 /** A random program. All its greenlets, main too, do at random what `live()` can do. */
@@ -2553,7 +2555,7 @@ class Program {
   readonly #kinds: Kind[] = ["main"];
   readonly #states: ("pending" | "active" | "dead")[] = ["active"];
   readonly #parents: number[] = [-1];
-  /** Who waits on the JavaScript stack, from below to the top. */
+  /** The greenlets that wait on the JavaScript stack, from below to the top. */
   readonly #stack: number[] = [];
   #running = 0;
   #expected: Arrival | null = null;
@@ -2671,7 +2673,7 @@ class Program {
         }
       }
       if (this.#states[to] === "pending" && how !== "switch") {
-        // It dies before its first line, and nobody sees it but the tracer.
+        // It dies before its first line, and only the tracer sees it.
         this.#states[to] = "dead";
         this.#note("killed unstarted");
         if (how === "return" || sent instanceof GreenletExit) sent = [sent];
@@ -2749,7 +2751,7 @@ class Program {
     });
   }
 
-  /** What each body does, of whatever kind: in a plain one nothing is yielded. */
+  /** The steps of each body, of whatever kind: a plain one yields nothing. */
   *#live(id: number): Generator<unknown, unknown, unknown> {
     const generator = this.#kinds[id] === "generator";
     while (this.#stepsLeft-- > 0) {
@@ -2850,7 +2852,7 @@ class Program {
     );
   }
 
-  /** Makes a mistake that throws here and hands control to nobody. */
+  /** Makes a mistake that throws here and hands control to no greenlet. */
   *#blunder(id: number): Generator<unknown, void, unknown> {
     const target = this.#greenlets[this.#any()]!;
     try {

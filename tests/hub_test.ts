@@ -107,7 +107,7 @@ testBoth("Hub.join() is ended by a kill", {
   await g.kill();
 });
 
-Deno.test("Hub.join() is over at once if there are none, as often as one likes", async () => {
+Deno.test("Hub.join() without greenlets returns at once, however often it is called", async () => {
   for (let i = 0; i < 3; i++) {
     assertStrictEquals(await getHub().join(), true);
     assertStrictEquals(await getHub().join({ timeout: 0 }), true);
@@ -116,14 +116,14 @@ Deno.test("Hub.join() is over at once if there are none, as often as one likes",
   }
 });
 
-Deno.test("Hub.join() refuses what is no number of milliseconds", () => {
+Deno.test("Hub.join() refuses anything but a number of milliseconds", () => {
   const join = (timeout: unknown) =>
     getHub().join({ timeout: timeout as number });
   assertThrows(() => join("5"), TypeError, 'received "5"');
   assertThrows(() => join(NaN), RangeError, "received NaN");
 });
 
-/** What is written to stderr by `console.error` while this is in use. */
+/** Collects what `console.error` prints while this is in use. */
 class Stderr implements Disposable {
   readonly lines: unknown[][] = [];
   readonly #error = console.error;
@@ -168,7 +168,7 @@ testBoth(
   },
 );
 
-Deno.test("Hub.handleError() prints nothing of a GreenletExit", async () => {
+Deno.test("Hub.handleError() prints nothing for a GreenletExit", async () => {
   using stderr = new Stderr();
   for (
     const body of [
@@ -390,7 +390,7 @@ Deno.test("Waiter.get() twice throws a TypeError", async () => {
   assertThrows(() => waiter.get(), TypeError, "Cannot wait twice");
 });
 
-Deno.test("Waiters wake those who wait in the order of the switches", async () => {
+Deno.test("Waiters wake their greenlets in the order of the switches", async () => {
   const waiters = Array.from({ length: 100 }, () => new Waiter<void>());
   const log: number[] = [];
   const greenlets = waiters.map((waiter, n) =>
@@ -425,7 +425,7 @@ Deno.test("Wait is a native promise", async () => {
   assertEquals(await Promise.all(race), ["slow", "quick"]);
 });
 
-Deno.test("Wait has begun when the call returns, waited on or not", async () => {
+Deno.test("Wait has begun when the call returns, awaited or not", async () => {
   const g = spawn(async () => {
     const start = performance.now();
     const wait = sleep(20);
@@ -441,11 +441,11 @@ Deno.test("Wait has begun when the call returns, waited on or not", async () => 
   });
   await sleep(0);
   await h.kill();
-  // What nobody waited on was undone all the same
+  // A wait that was not awaited was undone all the same
   assert(undone);
 });
 
-Deno.test("Wait may be delegated to after it is over, and more than once", async () => {
+Deno.test("Wait may be delegated to after it has ended, and more than once", async () => {
   const g = spawn(function* () {
     const wait = sleep(1);
     yield* sleep(5);
@@ -457,7 +457,7 @@ Deno.test("Wait may be delegated to after it is over, and more than once", async
   assertEquals(await g.get(), 14);
 });
 
-Deno.test("Wait that is delegated to where no generator body runs throws a GreenletError", async () => {
+Deno.test("Wait that is delegated to outside a generator body throws a GreenletError", async () => {
   const wait: Wait<void> = sleep(1);
   const error = assertThrows(
     () => wait[Symbol.iterator]().next(),
@@ -550,7 +550,7 @@ testBoth("until() is ended by a kill, and calls onInterrupt with the error", {
   assertStrictEquals(g.value as unknown, exit);
   assertEquals(log.length, 1);
   assertStrictEquals(log[0], exit);
-  // Which is no unhandled rejection
+  // This causes no unhandled rejection
   reject(new Error("too late"));
   await settle();
   assertEquals(log.length, 1);
@@ -615,7 +615,7 @@ Deno.test("until() of a promise that another greenlet's exit has failed is a fai
 });
 
 testBoth(
-  "until() throws what tells of another greenlet's exit, where it is caught as well",
+  "until() throws the error that tells of another greenlet's exit where it is caught as well",
   {
     async: async (promise: Promise<unknown>) => {
       try {
@@ -646,7 +646,7 @@ testBoth(
   },
 );
 
-Deno.test("until() refuses an onInterrupt that is no function", () => {
+Deno.test("until() refuses an onInterrupt that is not a function", () => {
   for (const wrong of [null, 5, "f", {}]) {
     assertThrows(
       () => until(Promise.resolve(), wrong as never),
@@ -661,11 +661,11 @@ Deno.test("until() refuses an onInterrupt that is no function", () => {
   }
 });
 
-// --- Who is current
+// --- The current greenlet
 
 const storage = new AsyncLocalStorage<string>();
 
-Deno.test("getCurrent() is the hub where the event loop calls", async () => {
+Deno.test("getCurrent() is the hub in callbacks of the event loop", async () => {
   clock.useRealTime();
   const seen: unknown[] = [];
   await new Promise<void>((resolve) =>
@@ -676,7 +676,7 @@ Deno.test("getCurrent() is the hub where the event loop calls", async () => {
   for (const one of seen) assertStrictEquals(one, getHub());
 });
 
-Deno.test("getCurrent() is the greenlet's in what it hands to the runtime, even after its end", async () => {
+Deno.test("getCurrent() is the greenlet in callbacks that it hands to the runtime, even after its end", async () => {
   clock.useRealTime();
   const { promise, resolve } = Promise.withResolvers<unknown>();
   const g = spawn(() => void setTimeout(() => resolve(getCurrent()), 5));
@@ -685,7 +685,7 @@ Deno.test("getCurrent() is the greenlet's in what it hands to the runtime, even 
 });
 
 testBoth(
-  "getCurrent() and an AsyncLocalStorage are told apart among many that take turns",
+  "getCurrent() and an AsyncLocalStorage are right in each of many greenlets that take turns",
   {
     async: async (n: number) => {
       for (let i = 0; i < 20; i++) {
@@ -717,7 +717,7 @@ testBoth(
   },
 );
 
-Deno.test("getCurrent() is one of the core's in its waits, and in async functions that it calls", async () => {
+Deno.test("getCurrent() is the core greenlet in its waits, and in async functions that it calls", async () => {
   const seen: unknown[] = [];
   const look = () => seen.push(getCurrent());
   const raw = new core.Greenlet(function* () {
@@ -793,7 +793,7 @@ testBoth("getCurrent() and an AsyncLocalStorage are right after an interrupt", {
 // --- Fairness
 
 testBoth(
-  "The hub lets timers and the event loop go on while two switch through each other for ever",
+  "The hub lets timers and the event loop go on while two greenlets switch through each other for ever",
   {
     async: async (state: { over: boolean; waiters: Waiter<void>[] }) => {
       while (!state.over) {

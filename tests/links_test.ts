@@ -18,7 +18,7 @@ async function pages(): Promise<string[]> {
   return found;
 }
 
-/** How a forge names the anchor of a heading. */
+/** Makes the anchor of a heading as a forge does. */
 function anchorOf(heading: string): string {
   return heading.toLowerCase().replaceAll(/[^\p{L}\p{N}\s_-]/gu, "")
     .trim().replaceAll(/\s/g, "-");

@@ -60,7 +60,7 @@ testBoth("local() is each greenlet's own, across its waits", {
   assertEquals(mine.name, "main");
 });
 
-testBoth("local() is not inherited by those who are spawned", {
+testBoth("local() is not inherited by spawned greenlets", {
   async async(mine: Mine): Promise<unknown> {
     mine.name = "parent";
     const child = spawn(() => mine.name);
@@ -155,7 +155,7 @@ testBoth("local() is there in the finally of a killed body", {
   assertEquals(log, ["own"]);
 });
 
-Deno.test("local() is the own of the core's greenlets, too", async () => {
+Deno.test("local() is each core greenlet's own, too", async () => {
   const mine = local<Mine>();
   mine.name = "main";
   const seen: unknown[] = [];
@@ -178,7 +178,7 @@ Deno.test("local() is the own of the core's greenlets, too", async () => {
   assertEquals(seen, [undefined, "core", undefined, "raw"]);
 });
 
-Deno.test("local() begins with what init makes, once for each greenlet that looks", async () => {
+Deno.test("local() begins with the object that init makes, once for each greenlet that looks", async () => {
   const makers: unknown[] = [];
   const mine = local(() => {
     makers.push(getCurrent());
@@ -211,7 +211,7 @@ Deno.test("local() calls init again where it has thrown", () => {
   assertEquals(mine.calls, 2);
 });
 
-Deno.test("local() refuses an init that is no function", () => {
+Deno.test("local() refuses an init that is not a function", () => {
   for (const init of [null, 1, "foo", {}]) {
     assertThrows(() => local(init as never), TypeError, "must be a function");
   }
@@ -241,13 +241,13 @@ Deno.test("local() can be looked through like any object", async () => {
   assertEquals(elsewhere, [[], false, {}, undefined]);
 });
 
-Deno.test("local() forgets what is deleted, in one greenlet", async () => {
+Deno.test("local() forgets a deleted property, in one greenlet", async () => {
   const mine = local<Mine>(() => ({ name: "first" }));
   await spawn(() => {
     delete mine.name;
     assertEquals(mine.name, undefined);
     assertFalse("name" in mine);
-    // What is not there can be deleted, as in JavaScript.
+    // A missing property can be deleted, as in JavaScript.
     assert(delete mine.count);
   }).get();
   assertEquals(mine.name, "first");
@@ -299,7 +299,7 @@ Deno.test("local() keeps two of them apart", () => {
   assertEquals([a.name, b.name], ["same", "other"]);
 });
 
-Deno.test("local() is copied by spread: the copy is nobody's", async () => {
+Deno.test("local() is copied by spread: the copy belongs to no greenlet", async () => {
   const mine = local<{ obj: { echo: string }; path: string }>();
   mine.obj = { echo: "test" };
   mine.path = "123";
@@ -336,7 +336,7 @@ Deno.test("local() has the prototype of the own object, which can be set", async
   assertEquals(await spawn(() => mine.hello).get(), undefined);
 });
 
-Deno.test("local() can't be frozen for all", async () => {
+Deno.test("local() can't be frozen for all greenlets", async () => {
   const mine = local<Mine>();
   mine.name = "main";
   assertThrows(() => Object.freeze(mine), TypeError);
@@ -369,7 +369,7 @@ async function runWithGc(body: string): Promise<string[]> {
   return out;
 }
 
-Deno.test("local() frees what a greenlet had when that is gone", async () => {
+Deno.test("local() frees the properties of a greenlet when that is gone", async () => {
   const out = await runWithGc(`
     const mine = local(() => ({ sentinel: { big: 1 } }));
     const references = [];
@@ -394,7 +394,7 @@ Deno.test("local() frees what a greenlet had when that is gone", async () => {
   assertEquals(out, ["true,true,true", "true"]);
 });
 
-Deno.test("local() frees what a greenlet had that is dead and still referred to", async () => {
+Deno.test("local() frees the properties of a dead greenlet that is still referred to", async () => {
   const out = await runWithGc(`
     const mine = local(() => ({ sentinel: {} }));
     const references = [];
@@ -409,7 +409,7 @@ Deno.test("local() frees what a greenlet had that is dead and still referred to"
   assertEquals(out, ["5", "true"]);
 });
 
-Deno.test("local() that nobody refers to is freed while its greenlet runs", async () => {
+Deno.test("local() without a reference to it is freed while its greenlet runs", async () => {
   const out = await runWithGc(`
     await spawn(async () => {
       const references = [];

@@ -38,7 +38,10 @@ clock.inEachTest();
 
 /** Long enough never to be over, short enough for a test that fails. */
 const FOREVER = 60_000;
-/** Without insisting: what is not thrown at once never is, and the test hangs. */
+/**
+ * Kills without insisting: an error that is not thrown at once never is, and the test
+ * hangs.
+ */
 const ONCE = { grace: Infinity };
 
 interface AnyLock extends Disposable {
@@ -76,7 +79,7 @@ async function hold(lock: AnyLock): Promise<() => Promise<void>> {
 // --- All locks
 
 for (const [name, make] of Object.entries(LOCKS)) {
-  Deno.test(`${name}.acquire() gives itself, and release() gives it back`, async () => {
+  Deno.test(`${name}.acquire() gives the object itself, and release() releases it`, async () => {
     const lock = make();
     assertFalse(lock.locked());
     for (let i = 0; i < 2; i++) {
@@ -101,27 +104,31 @@ for (const [name, make] of Object.entries(LOCKS)) {
     assertFalse(lock.locked());
   });
 
-  testBoth(`${name}.acquire() gives null at the timeout, and leaves the line`, {
-    async async(lock: AnyLock, timeout: number) {
-      return await lock.acquire({ timeout });
+  testBoth(
+    `${name}.acquire() gives null at the timeout, and leaves the queue of waiters`,
+    {
+      async async(lock: AnyLock, timeout: number) {
+        return await lock.acquire({ timeout });
+      },
+      *generator(lock: AnyLock, timeout: number) {
+        return yield* lock.acquire({ timeout });
+      },
     },
-    *generator(lock: AnyLock, timeout: number) {
-      return yield* lock.acquire({ timeout });
+    async (body) => {
+      const lock = make();
+      const release = await hold(lock);
+      for (const timeout of [-1, 0, 5]) {
+        const start = performance.now();
+        assertEquals(await spawn(body, lock, timeout).get(), null);
+        assertGreaterOrEqual(performance.now() - start, timeout);
+      }
+      await release();
+      assertFalse(lock.locked());
+      assertStrictEquals<unknown>(await spawn(body, lock, 0).get(), lock);
     },
-  }, async (body) => {
-    const lock = make();
-    const release = await hold(lock);
-    for (const timeout of [-1, 0, 5]) {
-      const start = performance.now();
-      assertEquals(await spawn(body, lock, timeout).get(), null);
-      assertGreaterOrEqual(performance.now() - start, timeout);
-    }
-    await release();
-    assertFalse(lock.locked());
-    assertStrictEquals<unknown>(await spawn(body, lock, 0).get(), lock);
-  });
+  );
 
-  testBoth(`${name}.acquire() gives it to those in line in their order`, {
+  testBoth(`${name}.acquire() serves waiters in their order`, {
     async async(lock: AnyLock, log: number[], i: number) {
       using _ = await lock.acquire();
       log.push(i);
@@ -148,7 +155,7 @@ for (const [name, make] of Object.entries(LOCKS)) {
   });
 
   testBoth(
-    `${name} is not overtaken by one who releases and asks again at once`,
+    `${name} is not overtaken by a greenlet that releases it and asks again at once`,
     {
       async async(lock: AnyLock, log: string[], name: string) {
         for (let i = 0; i < 3; i++) {
@@ -179,7 +186,7 @@ for (const [name, make] of Object.entries(LOCKS)) {
     },
   );
 
-  Deno.test(`${name} is not had by one who asks between its release and the wake-up`, async () => {
+  Deno.test(`${name} is not given to a greenlet that asks between its release and the wake-up`, async () => {
     const lock = make();
     const log: string[] = [];
     const first = spawn(async () => {
@@ -249,7 +256,7 @@ for (const [name, make] of Object.entries(LOCKS)) {
   };
 
   testBoth(
-    `${name}: one that is killed in line holds nothing, and the next gets it`,
+    `${name}: a waiter that is killed holds nothing, and the next gets it`,
     holder,
     async (body) => {
       const lock = make();
@@ -267,35 +274,39 @@ for (const [name, make] of Object.entries(LOCKS)) {
     },
   );
 
-  testBoth(`${name}: one that is killed before it asks takes nothing`, {
-    async async(lock: AnyLock, log: string[]) {
-      (getCurrent() as Greenlet).kill(undefined, { block: false, ...ONCE });
-      try {
-        using _ = await lock.acquire();
-        log.push("holds");
-      } finally {
-        log.push("finally");
-      }
+  testBoth(
+    `${name}: a greenlet that is killed before acquire() takes nothing`,
+    {
+      async async(lock: AnyLock, log: string[]) {
+        (getCurrent() as Greenlet).kill(undefined, { block: false, ...ONCE });
+        try {
+          using _ = await lock.acquire();
+          log.push("holds");
+        } finally {
+          log.push("finally");
+        }
+      },
+      *generator(lock: AnyLock, log: string[]) {
+        (getCurrent() as Greenlet).kill(undefined, { block: false, ...ONCE });
+        try {
+          using _ = yield* lock.acquire();
+          log.push("holds");
+        } finally {
+          log.push("finally");
+        }
+      },
     },
-    *generator(lock: AnyLock, log: string[]) {
-      (getCurrent() as Greenlet).kill(undefined, { block: false, ...ONCE });
-      try {
-        using _ = yield* lock.acquire();
-        log.push("holds");
-      } finally {
-        log.push("finally");
-      }
+    async (body) => {
+      const lock = make();
+      const log: string[] = [];
+      await spawn(body, lock, log).get();
+      assertEquals(log, ["finally"]);
+      assertFalse(lock.locked());
     },
-  }, async (body) => {
-    const lock = make();
-    const log: string[] = [];
-    await spawn(body, lock, log).get();
-    assertEquals(log, ["finally"]);
-    assertFalse(lock.locked());
-  });
+  );
 
   testBoth(
-    `${name}: one that is killed once it was given holds it until its using`,
+    `${name}: a greenlet that is killed when it was given the lock holds it until its using`,
     holder,
     async (body) => {
       const lock = make();
@@ -325,7 +336,7 @@ for (const [name, make] of Object.entries(LOCKS)) {
   );
 
   testBoth(
-    `${name}: one that is killed in the turn before the release is passed by`,
+    `${name}: a waiter that is killed in the turn before the release is passed by`,
     holder,
     async (body) => {
       const lock = make();
@@ -346,7 +357,7 @@ for (const [name, make] of Object.entries(LOCKS)) {
   );
 
   testBoth(
-    `${name}: one that is killed while it holds it gives it to the next`,
+    `${name}: a holder that is killed gives it to the next`,
     holder,
     async (body) => {
       const lock = make();
@@ -367,7 +378,7 @@ for (const [name, make] of Object.entries(LOCKS)) {
     },
   );
 
-  testBoth(`${name}: one that is timed out in line holds nothing`, {
+  testBoth(`${name}: a waiter that is timed out holds nothing`, {
     async async(lock: AnyLock) {
       using timeout = Timeout.start(1);
       try {
@@ -394,7 +405,7 @@ for (const [name, make] of Object.entries(LOCKS)) {
     assertFalse(lock.locked());
   });
 
-  Deno.test(`${name}: one that is limited in line holds nothing`, async () => {
+  Deno.test(`${name}: a waiter that withTimeout() ends holds nothing`, async () => {
     const lock = make();
     const release = await hold(lock);
     const late = await withTimeout(1, () => lock.acquire(), { value: "late" });
@@ -403,35 +414,45 @@ for (const [name, make] of Object.entries(LOCKS)) {
     assertFalse(lock.locked());
   });
 
-  testBoth(`${name} is conserved, whoever is killed or timed out and when`, {
-    async async(lock: AnyLock, ms: number) {
-      using _timeout = Timeout.start(ms + 1, { error: new GreenletExit() });
-      for (let i = 0; i < 5; i++) {
-        using mine = await lock.acquire({ timeout: 3 });
-        if (mine !== null) await sleep(i % 2);
-      }
+  testBoth(
+    `${name} is conserved, whichever greenlet is killed or timed out and when`,
+    {
+      async async(lock: AnyLock, ms: number) {
+        using _timeout = Timeout.start(ms + 1, { error: new GreenletExit() });
+        for (let i = 0; i < 5; i++) {
+          using mine = await lock.acquire({ timeout: 3 });
+          if (mine !== null) await sleep(i % 2);
+        }
+      },
+      *generator(lock: AnyLock, ms: number) {
+        using _timeout = Timeout.start(ms + 1, { error: new GreenletExit() });
+        for (let i = 0; i < 5; i++) {
+          using mine = yield* lock.acquire({ timeout: 3 });
+          if (mine !== null) yield* sleep(i % 2);
+        }
+      },
     },
-    *generator(lock: AnyLock, ms: number) {
-      using _timeout = Timeout.start(ms + 1, { error: new GreenletExit() });
-      for (let i = 0; i < 5; i++) {
-        using mine = yield* lock.acquire({ timeout: 3 });
-        if (mine !== null) yield* sleep(i % 2);
+    async (body) => {
+      const lock = make();
+      const all = Array.from(
+        { length: 60 },
+        (_, i) => spawn(body, lock, i % 9),
+      );
+      for (let i = 0; i < all.length; i += 2) {
+        if (i % 8 === 0) await sleep(1);
+        all[i]!.kill(undefined, { block: false });
       }
+      await joinAll(all);
+      assertFalse(lock.locked());
+      assertStrictEquals<unknown>(
+        await lock.acquire({ blocking: false }),
+        lock,
+      );
+      lock.release();
     },
-  }, async (body) => {
-    const lock = make();
-    const all = Array.from({ length: 60 }, (_, i) => spawn(body, lock, i % 9));
-    for (let i = 0; i < all.length; i += 2) {
-      if (i % 8 === 0) await sleep(1);
-      all[i]!.kill(undefined, { block: false });
-    }
-    await joinAll(all);
-    assertFalse(lock.locked());
-    assertStrictEquals<unknown>(await lock.acquire({ blocking: false }), lock);
-    lock.release();
-  });
+  );
 
-  Deno.test(`${name}.acquire() refuses what is no time`, async () => {
+  Deno.test(`${name}.acquire() refuses a bad time`, async () => {
     const lock = make();
     for (const timeout of ["1", null, {}, 1n]) {
       assertThrows(
@@ -445,28 +466,32 @@ for (const [name, make] of Object.entries(LOCKS)) {
     await sleep();
   });
 
-  testBoth(`${name}.acquire() of 1,000 killed at once leaves the line empty`, {
-    async async(lock: AnyLock) {
-      using _ = await lock.acquire();
+  testBoth(
+    `${name}.acquire() of 1,000 killed at once leaves the queue of waiters empty`,
+    {
+      async async(lock: AnyLock) {
+        using _ = await lock.acquire();
+      },
+      *generator(lock: AnyLock) {
+        using _ = yield* lock.acquire();
+      },
     },
-    *generator(lock: AnyLock) {
-      using _ = yield* lock.acquire();
+    async (body) => {
+      const lock = make();
+      const release = await hold(lock);
+      const all = Array.from({ length: 1000 }, () => spawn(body, lock));
+      await settle();
+      await killAll(all);
+      await release();
+      assertFalse(lock.locked());
     },
-  }, async (body) => {
-    const lock = make();
-    const release = await hold(lock);
-    const all = Array.from({ length: 1000 }, () => spawn(body, lock));
-    await settle();
-    await killAll(all);
-    await release();
-    assertFalse(lock.locked());
-  });
+  );
 }
 
 // --- Semaphore, BoundedSemaphore
 
 for (const [name, Type] of Object.entries(SEMAPHORES)) {
-  Deno.test(`${name} has so many permits, by default 1`, async () => {
+  Deno.test(`${name} has the number of permits that it is given, by default 1`, async () => {
     assertEquals(new Type().counter, 1);
     const two = new Type(2);
     await two.acquire();
@@ -483,7 +508,7 @@ for (const [name, Type] of Object.entries(SEMAPHORES)) {
     assertEquals(new Type(0).counter, 0);
   });
 
-  Deno.test(`${name} refuses what is no number of permits`, () => {
+  Deno.test(`${name} refuses anything but a number of permits`, () => {
     for (const value of [-1, -(2 ** 53), 0.5, NaN, Infinity]) {
       assertThrows(() => new Type(value), RangeError, `received ${value}`);
     }
@@ -497,7 +522,7 @@ for (const [name, Type] of Object.entries(SEMAPHORES)) {
   });
 
   testBoth(
-    `${name} gives each permit once, and those that come back to the next`,
+    `${name} gives each permit once, and a released one to the next waiter`,
     {
       async async(semaphore: Semaphore, log: number[], phase: { n: number }) {
         await semaphore.acquire();
@@ -544,7 +569,7 @@ for (const [name, Type] of Object.entries(SEMAPHORES)) {
     },
   );
 
-  Deno.test(`${name}.acquire() without blocking gives what there is, and no more`, async () => {
+  Deno.test(`${name}.acquire() without blocking gives the permits there are, and no more`, async () => {
     const semaphore = new Type(4);
     await semaphore.acquire();
     const five = Array.from({ length: 5 }, () =>
@@ -604,7 +629,7 @@ for (const [name, Type] of Object.entries(SEMAPHORES)) {
     assertEquals(semaphore.linkCount(), 0);
   });
 
-  Deno.test(`${name}.wait() gives 0 at the timeout, or if others were quicker`, async () => {
+  Deno.test(`${name}.wait() gives 0 at the timeout, or if other greenlets were quicker`, async () => {
     const semaphore = new Type(1);
     await semaphore.acquire();
     assertEquals(await semaphore.wait({ timeout: 1 }), 0);
@@ -674,7 +699,7 @@ for (const [name, Type] of Object.entries(SEMAPHORES)) {
   });
 }
 
-Deno.test("Semaphore.release() without an acquire() makes one more", async () => {
+Deno.test("Semaphore.release() without an acquire() adds a permit", async () => {
   const semaphore = new Semaphore(1);
   assertEquals(semaphore.release(), 2);
   await semaphore.acquire();
@@ -694,7 +719,7 @@ Deno.test("Semaphore.release() twice calls the links of both times", async () =>
   assertEquals(log, ["a", "b"]);
 });
 
-Deno.test("Semaphore.release() gives a permit to one in line, and to no link", async () => {
+Deno.test("Semaphore.release() gives a permit to a waiter, and to no link", async () => {
   const semaphore = new Semaphore(0);
   const log: string[] = [];
   semaphore.rawlink(() => log.push("link"));
@@ -708,7 +733,7 @@ Deno.test("Semaphore.release() gives a permit to one in line, and to no link", a
   assertEquals(log, ["link"]);
 });
 
-Deno.test("Semaphore is fair to one who comes between two that pass it on", async () => {
+Deno.test("Semaphore is fair to a greenlet that comes between two that pass it on", async () => {
   const semaphore = new Semaphore();
   let done = false;
   let turns = 0;
@@ -734,12 +759,12 @@ Deno.test("Semaphore is fair to one who comes between two that pass it on", asyn
 });
 
 for (const Type of [BoundedSemaphore, Lock]) {
-  Deno.test(`${Type.name}.release() refuses more than there were`, async () => {
+  Deno.test(`${Type.name}.release() refuses more permits than there were`, async () => {
     const semaphore = new Type();
     assertThrows(
       () => semaphore.release(),
       RangeError,
-      "Cannot release as all permits are there: 1 of 1",
+      "Cannot release as no permit is taken: 1 of 1 are free",
     );
     await semaphore.acquire();
     semaphore.release();
@@ -748,7 +773,7 @@ for (const Type of [BoundedSemaphore, Lock]) {
   });
 }
 
-Deno.test("BoundedSemaphore.release() is right with others in line", async () => {
+Deno.test("BoundedSemaphore.release() counts right with waiters", async () => {
   const semaphore = new BoundedSemaphore(2);
   await semaphore.acquire();
   await semaphore.acquire();
@@ -762,7 +787,7 @@ Deno.test("BoundedSemaphore.release() is right with others in line", async () =>
 
 // --- Lock
 
-testBoth("Lock.acquire() again waits for a release, by whomever", {
+testBoth("Lock.acquire() again waits for a release, by any greenlet", {
   async async(lock: Lock, log: string[]) {
     await lock.acquire();
     log.push("once");
@@ -799,7 +824,7 @@ Deno.test("Lock can be acquired after a timeout of another", async () => {
 
 // --- DummySemaphore
 
-Deno.test("DummySemaphore never makes anybody wait", async () => {
+Deno.test("DummySemaphore makes no greenlet wait", async () => {
   const dummy = new DummySemaphore();
   {
     using mine = await dummy.acquire();
@@ -831,7 +856,7 @@ Deno.test("DummySemaphore.acquire() throws a kill that is held", async () => {
 
 // --- RLock
 
-testBoth("RLock.acquire() again by the same greenlet is had at once", {
+testBoth("RLock.acquire() again by the same greenlet returns at once", {
   async async(lock: RLock, log: unknown[]) {
     using _outer = await lock.acquire();
     for (let i = 0; i < 3; i++) {
@@ -875,11 +900,11 @@ Deno.test("RLock is released as often as it was acquired", async () => {
   lock.release();
   assertEquals(await other.get(), true);
   assertFalse(lock.locked());
-  assertThrows(() => lock.release(), RangeError, "nobody does");
+  assertThrows(() => lock.release(), RangeError, "it is free");
 });
 
 testBoth(
-  "RLock.acquire() begun twice by one greenlet in line is granted twice, when it is its turn",
+  "RLock.acquire() begun twice by one waiting greenlet is granted twice, in its turn",
   {
     async async(lock: RLock, log: string[]) {
       const waits = [lock.acquire(), lock.acquire(), lock.acquire()];
@@ -933,7 +958,7 @@ testBoth(
   },
 );
 
-Deno.test("RLock.acquire() begun twice by one greenlet is granted once, if the other is over", async () => {
+Deno.test("RLock.acquire() begun twice by one greenlet is granted once, if the other call has ended", async () => {
   const lock = new RLock();
   const release = await hold(lock);
   const over = new Event();
@@ -953,7 +978,7 @@ Deno.test("RLock.acquire() begun twice by one greenlet is granted once, if the o
   assertFalse(lock.locked());
 });
 
-Deno.test("RLock.acquire() begun twice does not overtake with the second, when the first is over", async () => {
+Deno.test("RLock.acquire() begun twice does not overtake others with the second, when the first has ended", async () => {
   const lock = new RLock();
   const release = await hold(lock);
   const log: string[] = [];
@@ -978,7 +1003,7 @@ Deno.test("RLock.acquire() begun twice does not overtake with the second, when t
   assertEquals(log, ["other", "second"]);
 });
 
-Deno.test("RLock.acquire() begun twice by a greenlet that is killed leaves the line to the others", async () => {
+Deno.test("RLock.acquire() begun twice by a greenlet that is killed leaves the queue to the others", async () => {
   const lock = new RLock();
   const release = await hold(lock);
   const twice = spawn(() => Promise.all([lock.acquire(), lock.acquire()]));
@@ -1015,9 +1040,9 @@ Deno.test("RLock.acquire() begun often by many greenlets is granted to one after
   assertFalse(lock.locked());
 });
 
-Deno.test("RLock.release() is refused to all but its owner", async () => {
+Deno.test("RLock.release() is refused to every greenlet but its owner", async () => {
   const lock = new RLock();
-  assertThrows(() => lock.release(), RangeError, "nobody does");
+  assertThrows(() => lock.release(), RangeError, "it is free");
   const release = await hold(lock);
   const error = assertThrows(() => lock.release(), RangeError);
   assertStringIncludes(error.message, "main");
@@ -1104,7 +1129,7 @@ Deno.test("Condition.acquire() acquires its lock", async () => {
   assertFalse(lock.locked());
 });
 
-Deno.test("Condition refuses what is no lock", () => {
+Deno.test("Condition refuses anything but a lock", () => {
   for (const lock of [null, {}, 1, new Semaphore(), new DummySemaphore()]) {
     assertThrows(
       () => new Condition(lock as never),
@@ -1152,7 +1177,7 @@ for (const [name, make] of Object.entries(CONDITIONS)) {
   });
 
   testBoth(
-    `Condition.notify() of ${name} wakes so many, in order, when the lock is free`,
+    `Condition.notify() of ${name} wakes the number of waiters that it is given, in order, when the lock is free`,
     {
       async async(condition: Condition, log: string[], i: number) {
         using _ = await condition.acquire();
@@ -1220,7 +1245,7 @@ for (const [name, make] of Object.entries(CONDITIONS)) {
       await joinAll(five);
       for (const g of five) assertEquals(g.value, [false, true]);
       assertFalse(lock.locked());
-      // Nobody is left to be notified.
+      // No greenlet is left to be notified.
       const last = spawn(body, condition, lock, FOREVER);
       await settle();
       await condition.acquire();
@@ -1256,7 +1281,7 @@ for (const [name, make] of Object.entries(CONDITIONS)) {
     assertFalse(lock.locked());
   });
 
-  Deno.test(`Condition.wait() of ${name} that is notified in time is so at the timeout`, async () => {
+  Deno.test(`Condition.wait() of ${name} that is notified in time gives true at the timeout`, async () => {
     const [condition, lock] = make();
     const release = await hold(lock);
     const g = spawn(async () => {
@@ -1305,7 +1330,7 @@ for (const [name, make] of Object.entries(CONDITIONS)) {
   });
 
   testBoth(
-    `Condition.waitFor() of ${name} gives at the timeout what the predicate says`,
+    `Condition.waitFor() of ${name} gives the predicate's result at the timeout`,
     {
       async async(condition: Condition, predicate: () => unknown) {
         using _ = await condition.acquire();
@@ -1327,7 +1352,7 @@ for (const [name, make] of Object.entries(CONDITIONS)) {
     },
   );
 
-  Deno.test(`Condition.waitFor() of ${name} is over when the time is while it gets the lock`, async () => {
+  Deno.test(`Condition.waitFor() of ${name} ends when its time is over while it waits for the lock`, async () => {
     const [condition, lock] = make();
     const g = spawn(async () => {
       using _ = await condition.acquire();
@@ -1342,7 +1367,7 @@ for (const [name, make] of Object.entries(CONDITIONS)) {
     assertFalse(lock.locked());
   });
 
-  Deno.test(`Condition.waitFor() of ${name} looks with the lock, and as its greenlet`, async () => {
+  Deno.test(`Condition.waitFor() of ${name} calls the predicate with the lock held, in the greenlet that waits`, async () => {
     const [condition, lock] = make();
     const mine = local<{ limit?: number }>();
     const seen: unknown[] = [];
@@ -1368,7 +1393,7 @@ for (const [name, make] of Object.entries(CONDITIONS)) {
   });
 
   testBoth(
-    `Condition.waitFor() of ${name} throws what the predicate throws, with the lock`,
+    `Condition.waitFor() of ${name} throws the predicate's error, with the lock held`,
     {
       async async(condition: Condition, lock: Lock | RLock, from: number) {
         using _ = await condition.acquire();
@@ -1415,12 +1440,12 @@ for (const [name, make] of Object.entries(CONDITIONS)) {
       "throws into": (g) => g.throw(new GreenletExit()),
     } as Record<string, (g: Greenlet<unknown>) => void>)
   ) {
-    // What holds at the first look needs no wait.
+    // A condition that holds at the first look needs no wait.
     for (
       const [look, holds] of [[1, false], [2, true], [2, false]] as const
     ) {
       testBoth(
-        `Condition.waitFor() of ${name} throws, with the lock, when its predicate ${how} its own greenlet at look ${look} and gives ${holds}`,
+        `Condition.waitFor() of ${name} throws, with the lock, when its predicate ${how} its own greenlet in call ${look} and gives ${holds}`,
         {
           async async(
             condition: Condition,
@@ -1468,7 +1493,7 @@ for (const [name, make] of Object.entries(CONDITIONS)) {
           assertInstanceOf(g.value, GreenletExit);
           assertEquals(looks, look);
           assertFalse(lock.locked());
-          // It is no more in line.
+          // It does not wait any more.
           const next = spawn(async () => {
             using _ = await condition.acquire();
             return await condition.wait({ timeout: 5000 });
@@ -1550,7 +1575,7 @@ for (const [name, make] of Object.entries(CONDITIONS)) {
       assertEquals(log, ["GreenletExit", true]);
       assertInstanceOf(g.value, GreenletExit);
       assertFalse(lock.locked());
-      // It is no more in line.
+      // It does not wait any more.
       const next = spawn(body, condition, lock, log);
       await settle();
       await condition.acquire();
@@ -1644,7 +1669,8 @@ for (const [name, make] of Object.entries(CONDITIONS)) {
         await settle();
         await condition.acquire();
         condition.notify();
-        // Also when it is left to one who is killed, and when one is killed twice.
+        // Also when it is left to a greenlet that is killed, and when a greenlet is killed
+        // twice.
         for (const i of [0, 1, 0]) {
           all[i]!.kill(undefined, { block: false, grace });
         }
@@ -1662,7 +1688,7 @@ for (const [name, make] of Object.entries(CONDITIONS)) {
   }
 
   for (const holds of [true, false]) {
-    Deno.test(`Condition.waitFor() of ${name} that is killed when it has looked, and seen ${holds}, leaves to the next only what it has not taken`, async () => {
+    Deno.test(`Condition.waitFor() of ${name} that is killed after its predicate gave ${holds} leaves the notification to the next unless it has used it`, async () => {
       const [condition, lock] = make();
       const log: unknown[] = [];
       let looks = 0;
@@ -1822,7 +1848,7 @@ for (const [name, make] of Object.entries(CONDITIONS)) {
       try {
         yield* condition.wait();
       } catch (error) {
-        // There is no further wait, but it is thrown the error once.
+        // There is no further wait, and the error is thrown once.
         log.push(String(error));
         throw error;
       } finally {
@@ -1857,7 +1883,7 @@ for (const [name, make] of Object.entries(CONDITIONS)) {
 }
 
 testBoth(
-  "Condition.wait() gives all of an RLock away, and gets all of it back",
+  "Condition.wait() releases each level of an RLock, and acquires each again",
   {
     async async(condition: Condition) {
       using _outer = await condition.acquire();
@@ -1884,7 +1910,7 @@ testBoth(
   },
 );
 
-Deno.test("Condition.wait() begun often by one greenlet gets the lock back as often, when all are notified", async () => {
+Deno.test("Condition.wait() begun several times by one greenlet acquires the lock as often, when all are notified", async () => {
   const lock = new RLock();
   const condition = new Condition(lock);
   const often = spawn(async () => {
@@ -1909,7 +1935,7 @@ Deno.test("Condition.wait() begun often by one greenlet gets the lock back as of
 });
 
 for (const [name, make] of Object.entries(CONDITIONS)) {
-  Deno.test(`Condition.notifyAll() of ${name} wakes a great many, who all go on waiting`, async () => {
+  Deno.test(`Condition.notifyAll() of ${name} wakes a great many waiters, which all wait again`, async () => {
     const [condition, lock] = make();
     const done: number[] = [];
     let mayEnd = false;
@@ -1933,7 +1959,7 @@ for (const [name, make] of Object.entries(CONDITIONS)) {
 }
 
 for (const notifiesFirst of [true, false]) {
-  Deno.test(`Condition.waitFor() that goes on waiting takes nothing of what its greenlet acquires ${notifiesFirst ? "after" : "before"} the notification`, async () => {
+  Deno.test(`Condition.waitFor() that goes on waiting takes none of the levels that its greenlet acquires ${notifiesFirst ? "after" : "before"} the notification`, async () => {
     const lock = new RLock();
     const condition = new Condition(lock);
     const go = new Event();

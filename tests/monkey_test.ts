@@ -388,7 +388,7 @@ Deno.test("patchItem() refuses what is read-only, and says so", () => {
   }
 });
 
-Deno.test("patchItem() refuses what is no object", () => {
+Deno.test("patchItem() refuses anything but an object", () => {
   for (const value of [null, undefined, 1, "text", true, Symbol("s")]) {
     const error = assertThrows(
       () => patchItem(value as never, "name", 1 as never),
@@ -506,7 +506,7 @@ Deno.test("patch() stacks with patchItem() of the same property", () => {
   assertStrictEquals(globalThis.setTimeout, setTimeout);
 });
 
-Deno.test("patch() refuses options that are none, before it patches anything", () => {
+Deno.test("patch() refuses anything but an object as options, before it patches anything", () => {
   for (const options of [null, true, "timers", 1]) {
     assertThrows(
       () => patch(options as never),

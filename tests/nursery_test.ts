@@ -113,7 +113,7 @@ Deno.test("nursery() without children, or with a plain function, returns its res
   assertEquals(n.greenlets.size, 0);
 });
 
-Deno.test("nursery() refuses what is no function", () => {
+Deno.test("nursery() refuses anything but a function", () => {
   assertThrows(() => nursery(1 as never), TypeError, "'run'");
 });
 
@@ -240,7 +240,7 @@ testBoth(
     });
     await caller.get();
     await settle();
-    // What is thrown is not printed, too.
+    // An error that is thrown is not printed as well.
     assertEquals(failures.errors, []);
   },
 );
@@ -272,7 +272,7 @@ Deno.test("nursery() throws the error of the function, which ends the children",
   assertEquals(failures.errors, []);
 });
 
-Deno.test("nursery() throws what is no Error as it is", async () => {
+Deno.test("nursery() throws a value that is not an Error as it is", async () => {
   for (const thrown of [undefined, null, 0, "text"]) {
     let caught: unknown = "nothing";
     try {
@@ -319,7 +319,7 @@ Deno.test("nursery() throws an AggregateError when several have failed on their 
   assertEquals(failures.errors, []);
 });
 
-Deno.test("nursery() takes a child that was killed for no failure", async () => {
+Deno.test("nursery() does not take a killed child for a failure", async () => {
   const result = await nursery(async (n) => {
     const child = n.spawn(sleep, FOREVER);
     n.spawn(sleep, 3);
@@ -449,7 +449,7 @@ Deno.test("nursery() that is killed twice, while children clean up, outlives the
   }
 });
 
-Deno.test("nursery() whose children outstay their grace outlives them", async () => {
+Deno.test("nursery() whose children clean up beyond their grace outlives them", async () => {
   const children = new Children();
   const g = spawn(() =>
     nursery((n) => {
@@ -474,7 +474,7 @@ Deno.test("nursery() that is killed before its function begins spawns nothing", 
   assertFalse(begun);
 });
 
-Deno.test("nursery() that is killed tells of what its children fail with", async () => {
+Deno.test("nursery() that is killed reports the errors of its children", async () => {
   using failures = new Failures();
   const error = new Error("Clean-up");
   const g = spawn(() =>
@@ -634,7 +634,7 @@ Deno.test("nursery() in main throws a child's error, and leaves main as it was",
   await sleep(1);
 });
 
-Deno.test("nursery() whose child fails when the function has just ended leaves nothing due", async () => {
+Deno.test("nursery() whose child fails when the function has just ended leaves no error due", async () => {
   const g = spawn(async () => {
     for (let i = 0; i < 20; i++) {
       const error = await assertRejects(() =>
@@ -655,7 +655,7 @@ Deno.test("nursery() whose child fails when the function has just ended leaves n
   assertEquals(await g.get(), "went on");
 });
 
-Deno.test("nursery() gives back what the children hold, when it is killed", async () => {
+Deno.test("nursery() that is killed gives back the permits that its children hold", async () => {
   const lock = new Lock();
   const g = spawn(() =>
     nursery((n) => {
@@ -674,7 +674,7 @@ Deno.test("nursery() gives back what the children hold, when it is killed", asyn
   assertEquals(lock.linkCount(), 0);
 });
 
-Deno.test("nursery() leaves nobody alive, whatever is killed and whenever", async () => {
+Deno.test("nursery() leaves no greenlet alive, whatever is killed and whenever", async () => {
   using _failures = new Failures();
   let seed = 11;
   const random = (n: number) => {

@@ -44,7 +44,7 @@ const FOREVER = 1e9;
 /** A spawn callback that throws, as long as it is in use. */
 class Refusal implements Disposable {
   readonly error = new Error("Not now");
-  /** Which of the next starts it refuses. */
+  /** The numbers of the starts that it refuses. */
   readonly #which: (i: number) => boolean;
   #seen = 0;
   readonly #callback = () => {
@@ -206,7 +206,7 @@ for (const [name, make] of mappers) {
     });
   }
 
-  Deno.test(`${name} refuses what is no function, or has none, and gives the place back`, async () => {
+  Deno.test(`${name} refuses anything but a function, and a greenlet without one, and gives the place back`, async () => {
     const group = make();
     const wrong = undefined as unknown as () => void;
     for (let i = 0; i < 3; i++) {
@@ -272,7 +272,7 @@ for (const [name, make] of mappers) {
     }
   });
 
-  Deno.test(`${name}.kill() is over although greenlets start others for ever`, async () => {
+  Deno.test(`${name}.kill() ends although greenlets start others for ever`, async () => {
     const group = make();
     let spawned = 0;
     const again = async () => {
@@ -291,7 +291,7 @@ for (const [name, make] of mappers) {
     assert(spawned <= 3);
   });
 
-  Deno.test(`${name}.kill() is over although others spawn in it for ever`, async () => {
+  Deno.test(`${name}.kill() ends although others spawn in it for ever`, async () => {
     const group = make();
     let spawned = 0;
     const spawner = spawn(async () => {
@@ -399,7 +399,7 @@ Deno.test("Greenlet.link() whose greenlet a spawn callback refuses leaves the ot
 
 // --- Several at once
 
-Deno.test("killAll() looks at all greenlets before it kills one", async () => {
+Deno.test("killAll() checks all greenlets before it kills one", async () => {
   const a = spawn(sleep, FOREVER);
   const b = spawn(sleep, FOREVER);
   await settle();
@@ -417,7 +417,7 @@ Deno.test("killAll() looks at all greenlets before it kills one", async () => {
   await killAll([a, b]);
 });
 
-Deno.test("killAll() kills a greenlet once that it is given twice", async () => {
+Deno.test("killAll() kills a greenlet that it is given twice once", async () => {
   const errors: unknown[] = [];
   const g = spawn(async () => {
     for (let i = 0; i < 2; i++) {
@@ -447,7 +447,7 @@ Deno.test("killAll() kills the others when one can't be linked to or refuses", a
   await settle();
 });
 
-Deno.test("joinAll(), wait() and iwait() look at all objects before they link to one, and take back all links when one refuses", async () => {
+Deno.test("joinAll(), wait() and iwait() check all objects before they link to one, and take back all links when one refuses", async () => {
   const event = new Event();
   const unlinkable = new Unlinkable(() => {});
   for (const call of [joinAll, wait, iwait]) {
@@ -462,7 +462,7 @@ Deno.test("joinAll(), wait() and iwait() look at all objects before they link to
   }
 });
 
-Deno.test("new Group() looks at all greenlets before it takes one in", async () => {
+Deno.test("new Group() checks all greenlets before it takes one in", async () => {
   let links = 0;
   class Counted extends Greenlet {
     override rawlink(link: never): void {
@@ -487,7 +487,7 @@ testBoth("iwait() in a loop that an interrupt leaves takes its links back", {
   },
   generator: function* (events: Event[], log: string[]) {
     try {
-      // What asks by hand closes by itself.
+      // A caller of next() closes the iterator itself.
       using ready = iwait(events);
       for (;;) if ((yield* ready.next()).done) return;
     } finally {
@@ -507,7 +507,7 @@ testBoth("iwait() in a loop that an interrupt leaves takes its links back", {
   }
 });
 
-Deno.test("iwait() gives nothing any more when it was left", async () => {
+Deno.test("iwait() gives no more objects when it was left", async () => {
   const events = [new Event(), new Event()];
   for (const event of events) event.set();
   const ready = iwait(events);
@@ -531,7 +531,7 @@ function comparison(): { fails: boolean; compare: typeof compare } {
   return it;
 }
 
-Deno.test("PriorityQueue is as before when a comparison throws in put() or get()", async () => {
+Deno.test("PriorityQueue is unchanged when a comparison throws in put() or get()", async () => {
   const it = comparison();
   const queue = new PriorityQueue(it.compare, { items: [4, 2, 3, 1] });
   it.fails = true;
@@ -553,7 +553,7 @@ Deno.test("PriorityQueue is as before when a comparison throws in put() or get()
 });
 
 testBoth(
-  "PriorityQueue.put() that waits throws what a comparison throws, and the next is served",
+  "PriorityQueue.put() that waits throws the error of a comparison, and the next is served",
   {
     async: async (queue: PriorityQueue<number>, item: number) =>
       await queue.put(item),
@@ -579,7 +579,7 @@ testBoth(
   },
 );
 
-Deno.test("PriorityQueue.shutdown() drops all items and tells all that wait although a comparison throws", async () => {
+Deno.test("PriorityQueue.shutdown() drops all items and wakes all waiters although a comparison throws", async () => {
   using _failures = new Failures();
   const it = comparison();
   const queue = new PriorityQueue(it.compare, { maxsize: 3, items: [3, 2, 1] });
@@ -606,7 +606,7 @@ Deno.test("Queue.shutdown() drops all items although taskDone() was called too o
 });
 
 testBoth(
-  "Queue.get() that waits throws what its store throws, and the item stays",
+  "Queue.get() that waits throws the error of its store, and the item stays",
   {
     async: async (queue: Queue<number>) => await queue.get(),
     generator: function* (queue: Queue<number>) {
@@ -644,7 +644,7 @@ testBoth(
 // --- put() with room
 
 testBoth(
-  "Queue.put() with room puts whatever is due, and the next wait throws it",
+  "Queue.put() with room puts although an error is due, and the next wait throws it",
   {
     async: async (put: () => Promise<void>, log: unknown[]) => {
       try {
@@ -700,7 +700,7 @@ function flowInterrupt(g: Greenlet<unknown>): void {
   g.kill(undefined, { block: false, grace: Infinity });
 }
 
-Deno.test("Channel.put() to one that waits gives it whatever is due", async () => {
+Deno.test("Channel.put() to a waiting getter hands over although an error is due", async () => {
   const channel = new Channel<number>();
   const taker = spawn(() => channel.get());
   await settle();
@@ -748,7 +748,7 @@ Deno.test("Condition.waitFor() holds the lock when its predicate throws, and the
   }
 });
 
-Deno.test("Condition keeps its line when the lock refuses to be given away", async () => {
+Deno.test("Condition keeps its waiters when the lock can't be released", async () => {
   class Stubborn extends Lock {
     refuses = false;
     override release(): number {
@@ -780,7 +780,7 @@ Deno.test("Semaphore keeps its permits when acquire() is given wrong options", (
   }
 });
 
-Deno.test("AsyncResult is set by the next source when one throws as it is asked", async () => {
+Deno.test("AsyncResult is set by its next source when reading the first one throws", async () => {
   using failures = new Failures();
   const result = new AsyncResult<number>();
   const event = new Event();
@@ -798,7 +798,7 @@ Deno.test("AsyncResult is set by the next source when one throws as it is asked"
   assertEquals(failures.errors.map(String), ["Error: Odd"]);
 });
 
-Deno.test("local() asks its init again when that throws or gives no object", () => {
+Deno.test("local() calls its init again when that throws or gives no object", () => {
   let calls = 0;
   const mine = local<{ name: string }>(() => {
     if (++calls === 1) throw new Error("Boom");

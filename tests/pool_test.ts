@@ -154,7 +154,7 @@ for (const [name, make] of mappers) {
     assertEquals(group.size, 0);
   });
 
-  Deno.test(`${name}.spawn() gives the body its arguments, and has it be current`, async () => {
+  Deno.test(`${name}.spawn() gives the body its arguments, and makes it current`, async () => {
     const group = make();
     const body = function* (a: number, b: string) {
       yield* sleep(0);
@@ -168,13 +168,13 @@ for (const [name, make] of mappers) {
     assertStrictEquals(current, g);
   });
 
-  Deno.test(`${name}.spawn() refuses what is no function`, () => {
+  Deno.test(`${name}.spawn() refuses anything but a function`, () => {
     const group = make();
     assertThrows(() => group.spawn(1 as unknown as () => void), TypeError);
     assertEquals(group.size, 0);
   });
 
-  Deno.test(`${name}.spawn() tells of a failure once, as spawn() does`, async () => {
+  Deno.test(`${name}.spawn() reports a failure once, as spawn() does`, async () => {
     using failures = new Failures();
     const group = make();
     const g = await group.spawn(() => {
@@ -186,7 +186,7 @@ for (const [name, make] of mappers) {
     assertEquals(failures.contexts, [g]);
   });
 
-  Deno.test(`${name}.add() takes in what runs already, once`, async () => {
+  Deno.test(`${name}.add() takes in a greenlet that runs already, once`, async () => {
     const group = make();
     const g = spawn(sleep, FOREVER);
     await group.add(g);
@@ -209,7 +209,7 @@ for (const [name, make] of mappers) {
     if (group instanceof Pool) assertEquals(group.freeCount(), 3);
   });
 
-  Deno.test(`${name}.add() and start() refuse what is no greenlet`, () => {
+  Deno.test(`${name}.add() and start() refuse anything but a greenlet`, () => {
     const group = make();
     for (const wrong of [1, null, () => {}]) {
       assertThrows(() => group.add(wrong as never), TypeError, "a greenlet");
@@ -241,31 +241,35 @@ for (const [name, make] of mappers) {
     if (group instanceof Pool) assertEquals(group.freeCount(), 3);
   });
 
-  testBoth(`${name}.join() waits until all have ended, later ones included`, {
-    async: async (group: Mapper) => await group.join(),
-    generator: function* (group: Mapper) {
-      return yield* group.join();
+  testBoth(
+    `${name}.join() waits until all have ended, greenlets of later spawns included`,
+    {
+      async: async (group: Mapper) => await group.join(),
+      generator: function* (group: Mapper) {
+        return yield* group.join();
+      },
     },
-  }, async (body) => {
-    const group = make();
-    const order: string[] = [];
-    await group.spawn(async () => {
-      await sleep(2);
+    async (body) => {
+      const group = make();
+      const order: string[] = [];
       await group.spawn(async () => {
         await sleep(2);
-        order.push("late");
+        await group.spawn(async () => {
+          await sleep(2);
+          order.push("late");
+        });
+        order.push("first");
       });
-      order.push("first");
-    });
-    const joiner = spawn(body, group);
-    joiner.rawlink(() => order.push("joined"));
-    assertEquals(await joiner.get(), true);
-    await settle();
-    assertEquals(order, ["first", "late", "joined"]);
-    assertEquals(group.size, 0);
-  });
+      const joiner = spawn(body, group);
+      joiner.rawlink(() => order.push("joined"));
+      assertEquals(await joiner.get(), true);
+      await settle();
+      assertEquals(order, ["first", "late", "joined"]);
+      assertEquals(group.size, 0);
+    },
+  );
 
-  Deno.test(`${name}.join() of none returns true at once`, async () => {
+  Deno.test(`${name}.join() without greenlets returns true at once`, async () => {
     assertEquals(await make().join(), true);
     assertEquals(await make().join({ raiseError: true }), true);
     assertEquals(await make().join({ timeout: 0 }), true);
@@ -295,11 +299,11 @@ for (const [name, make] of mappers) {
     });
   }
 
-  Deno.test(`${name}.join() refuses a timeout that is no time`, () => {
+  Deno.test(`${name}.join() refuses a timeout that is not a time`, () => {
     assertThrows(() => make().join({ timeout: NaN }), RangeError);
   });
 
-  Deno.test(`${name}.join() throws the error of one of them with raiseError`, async () => {
+  Deno.test(`${name}.join() throws the error of a greenlet with raiseError`, async () => {
     using _failures = new Failures();
     const group = make();
     await group.spawn(sleep, 1);
@@ -315,7 +319,7 @@ for (const [name, make] of mappers) {
     assertEquals(await group.join(), true);
   });
 
-  testBoth(`${name}.kill() kills all, and waits for what they clean up`, {
+  testBoth(`${name}.kill() kills all, and waits for their clean-up`, {
     async: async (group: Mapper) => await group.kill(),
     generator: function* (group: Mapper) {
       yield* group.kill();
@@ -379,7 +383,7 @@ for (const [name, make] of mappers) {
     await g.join();
   });
 
-  Deno.test(`${name}.kill() has those that have not started never start`, async () => {
+  Deno.test(`${name}.kill() stops greenlets that have not started from starting`, async () => {
     const group = make();
     let started = false;
     await group.add(
@@ -393,7 +397,7 @@ for (const [name, make] of mappers) {
     assertEquals(group.size, 0);
   });
 
-  Deno.test(`${name}.killOne() kills the one, if it is in it`, async () => {
+  Deno.test(`${name}.killOne() kills the greenlet, if it is in the group`, async () => {
     const group = make();
     const one = await group.spawn(sleep, FOREVER);
     const two = await group.spawn(sleep, FOREVER);
@@ -451,7 +455,7 @@ for (const [name, make] of mappers) {
     assertEquals(group.size, 0);
   });
 
-  Deno.test(`${name}.apply() throws what the function throws, which is not printed, too`, async () => {
+  Deno.test(`${name}.apply() throws the function's error, which is not printed as well`, async () => {
     using failures = new Failures();
     const group = make();
     const error = new Error("Boom");
@@ -466,7 +470,7 @@ for (const [name, make] of mappers) {
     assertEquals(failures.errors, []);
   });
 
-  Deno.test(`${name}.apply() that is interrupted kills its greenlet, and tells of what fails in its clean-up`, async () => {
+  Deno.test(`${name}.apply() that is interrupted kills its greenlet, and reports an error of its clean-up`, async () => {
     using failures = new Failures();
     const group = make();
     const error = new Error("Clean-up");
@@ -489,7 +493,7 @@ for (const [name, make] of mappers) {
     assertEquals([group.size, failures.errors], [0, [error]]);
   });
 
-  Deno.test(`${name}.apply() that is interrupted as its greenlet fails tells of that at most once`, async () => {
+  Deno.test(`${name}.apply() that is interrupted as its greenlet fails reports the error at most once`, async () => {
     let told = 0;
     for (let turns = 0; turns < 10; turns++) {
       using failures = new Failures();
@@ -545,7 +549,7 @@ for (const [name, make] of mappers) {
     assertEquals(failures.errors, []);
   });
 
-  Deno.test(`${name}.applyAsync() tells of an error of the callback`, async () => {
+  Deno.test(`${name}.applyAsync() reports an error of the callback`, async () => {
     using failures = new Failures();
     const g = make().applyAsync(() => 1, [], () => {
       throw new Error("Callback");
@@ -623,7 +627,7 @@ for (const [name, make] of mappers) {
     assertEquals(args, [["a"], ["b"]]);
   });
 
-  Deno.test(`${name}.map() and its like refuse what is no function, and what is not iterable`, () => {
+  Deno.test(`${name}.map() and its like refuse anything but a function and an iterable`, () => {
     const group = make();
     const wrong = 1 as never;
     for (
@@ -638,7 +642,7 @@ for (const [name, make] of mappers) {
     ) assertThrows(call, TypeError, "Cannot map");
   });
 
-  Deno.test(`${name}.map() throws what a call throws, kills the others, and closes the iterator`, async () => {
+  Deno.test(`${name}.map() throws the error of a call, kills the others, and closes the iterator`, async () => {
     using failures = new Failures();
     const group = make();
     const source = new Source();
@@ -677,7 +681,7 @@ for (const [name, make] of mappers) {
       Error,
       "Boom 0",
     );
-    // What the iterable is not asked for any more, it keeps.
+    // The iterable keeps items that are not taken any more.
     await settle();
     assertEquals(queue.getters, 0);
   });
@@ -776,7 +780,7 @@ for (const [name, make] of mappers) {
     assertEquals(closed, 0);
   });
 
-  Deno.test(`${name}.map() takes an async iterable of thenables that are no promises`, async () => {
+  Deno.test(`${name}.map() takes an async iterable of thenables that are not promises`, async () => {
     let i = 0;
     const items: AsyncIterable<number> = {
       [Symbol.asyncIterator]: () => ({
@@ -908,7 +912,7 @@ for (const [name, make] of mappers) {
       );
     });
 
-    Deno.test(`${name}.${method}() throws what a call throws in its place, and goes on where it is asked by hand`, async () => {
+    Deno.test(`${name}.${method}() throws the error of a call in its place, and goes on when next() is called again`, async () => {
       using failures = new Failures();
       const results = new Pool(1)[method]((x: number) => {
         if (x === 0) throw new RangeError("Zero");
@@ -1018,7 +1022,7 @@ for (const [name, make] of mappers) {
       });
     }
 
-    Deno.test(`${name}.${method}() that was ended gives nothing any more`, async () => {
+    Deno.test(`${name}.${method}() that was ended gives no more results`, async () => {
       const group = make();
       const results = group[method](square, range(10));
       assertEquals((await results.next()).done, false);
@@ -1056,7 +1060,7 @@ for (const [name, make] of mappers) {
       }
     });
 
-    Deno.test(`${name}.${method}() refuses a maxsize that is no positive integer`, () => {
+    Deno.test(`${name}.${method}() refuses a maxsize that is not a positive integer`, () => {
       for (const maxsize of [0, -1, 1.5, NaN]) {
         assertThrows(
           () => make()[method](square, [], { maxsize }),
@@ -1066,7 +1070,7 @@ for (const [name, make] of mappers) {
       }
     });
 
-    Deno.test(`${name}.${method}() may be taken from by several`, async () => {
+    Deno.test(`${name}.${method}() may be shared by several consumers`, async () => {
       const results = make()[method](square, range(30));
       const takers = range(3).map(() => spawn(() => collect(results)));
       await joinAll(takers, { raiseError: true });
@@ -1152,7 +1156,7 @@ Deno.test("Group.spawn() gives the greenlet, and not a wait for it", async () =>
   assertEquals(await g.get(), 1);
 });
 
-Deno.test("Group.kill() kills greenlets of subclasses, and those that fail", async () => {
+Deno.test("Group.kill() kills greenlets of subclasses, and greenlets that fail", async () => {
   using failures = new Failures();
   class Special<T> extends Greenlet<T> {}
   const failing = Special.spawn(() => {
@@ -1166,7 +1170,7 @@ Deno.test("Group.kill() kills greenlets of subclasses, and those that fail", asy
   assertEquals(failures.errors.length, 1);
 });
 
-Deno.test("Group.kill() insists with those that swallow it, where gevent's fires once", async () => {
+Deno.test("Group.kill() insists with greenlets that swallow it, where gevent's throws once", async () => {
   using _failures = new Failures();
   const group = new Group();
   let shots = 0;
@@ -1186,7 +1190,7 @@ Deno.test("Group.kill() insists with those that swallow it, where gevent's fires
   assertEquals(group.size, 0);
 });
 
-Deno.test("Group.kill() kills those as well that are spawned while others clean up, and each once", async () => {
+Deno.test("Group.kill() kills greenlets that are spawned while others clean up, too, and each once", async () => {
   const group = new Group();
   let cleaned = 0;
   let late: Greenlet | undefined;
@@ -1226,7 +1230,7 @@ Deno.test("Group.kill() called in the group kills the caller, too", async () => 
   assertInstanceOf(other.value, GreenletExit);
 });
 
-Deno.test("Members refuse at the call what is no function, and what are no items", () => {
+Deno.test("Group methods refuse at the call anything but a function and an iterable", () => {
   for (const group of [new Group(), new Pool(1), new Pool()]) {
     for (const wrong of [5, "f", null, {}] as never[]) {
       assertThrows(() => group.mapAsync(wrong, [1]), TypeError, "'run'");
@@ -1285,7 +1289,7 @@ for (const [name, size] of sizes) {
   });
 }
 
-Deno.test("Pool takes items no faster than there is room for their greenlets", async () => {
+Deno.test("Pool takes items only when there is room for their greenlets", async () => {
   for (
     const call of [
       (pool: Pool, items: AsyncIterable<number> | Iterable<number>) =>
@@ -1304,7 +1308,7 @@ Deno.test("Pool takes items no faster than there is room for their greenlets", a
       const other = await pool.spawn(sleep, FOREVER);
       const mapper = spawn(() => call(pool, items) as Promise<unknown>);
       await settle();
-      // At most the one whose greenlet is next.
+      // At most the item whose greenlet is next.
       assert(source.taken <= 1);
       await mapper.kill();
       await killAll([blocker, other]);
@@ -1351,7 +1355,7 @@ testBoth("Pool.spawn() that was killed while it waited spawns nothing", {
   assertEquals([pool.size, pool.freeCount()], [0, 1]);
 });
 
-Deno.test("Pool.spawn() lets those who wait in, in the order in which they came", async () => {
+Deno.test("Pool.spawn() lets waiting spawners in, in the order in which they came", async () => {
   const pool = new Pool(1);
   const order: number[] = [];
   const spawners = range(5).map((i) =>
@@ -1432,7 +1436,7 @@ Deno.test("Pool.add() and start() throw PoolFull without block, and at their tim
   assertEquals([pool.freeCount(), pool.size], [1, 0]);
 });
 
-Deno.test("Pool.add() of one greenlet by two who wait takes one slot", async () => {
+Deno.test("Pool.add() of one greenlet by two waiting greenlets takes one slot", async () => {
   const pool = new Pool(2);
   const blockers = [
     await pool.spawn(sleep, FOREVER),
@@ -1449,7 +1453,7 @@ Deno.test("Pool.add() of one greenlet by two who wait takes one slot", async () 
   assertEquals(pool.freeCount(), 2);
 });
 
-Deno.test("Pool.freeCount() and full() tell for how many there is room", async () => {
+Deno.test("Pool.freeCount() and full() tell for how many greenlets there is room", async () => {
   const pool = new Pool(2);
   assertEquals([pool.freeCount(), pool.full(), pool.maxsize], [2, false, 2]);
   const first = await pool.spawn((x: number) => x, 1);
@@ -1472,7 +1476,7 @@ Deno.test("Pool.freeCount() and full() tell for how many there is room", async (
   await unlimited.join();
 });
 
-Deno.test("Pool.freeCount() is restored after an error that is told to the hub", async () => {
+Deno.test("Pool.freeCount() is restored after an error that is reported to the hub", async () => {
   using _failures = new Failures();
   const pool = new Pool(1);
   const g = await pool.spawn(() => {
@@ -1513,7 +1517,7 @@ Deno.test("Pool.waitAvailable() returns 0 at its timeout", async () => {
   assertEquals(await new Pool().waitAvailable(), Infinity);
 });
 
-Deno.test("Pool refuses a size that is no positive integer", () => {
+Deno.test("Pool refuses a size that is not a positive integer", () => {
   for (const size of [0, -1, 1.5, NaN]) {
     assertThrows(() => new Pool(size), RangeError, "'size'");
   }

@@ -8,6 +8,8 @@
  * - `GEVENT_PROPERTY_SEED`: where they begin; what a failure prints as `seed`
  * - `GEVENT_PROPERTY_PATH`: goes to one failure at once; what it prints as `path`
  *
+ * A fault that they have found is kept as a test of its own, at the end.
+ *
  * @module
  */
 
@@ -63,18 +65,19 @@ async function hold(
   );
 }
 
-Deno.test("Queue loses no item, whoever is killed", (t) => hold(t, ["queues"]));
+Deno.test("Queue loses no item, whichever greenlet is killed", (t) =>
+  hold(t, ["queues"]));
 
-Deno.test("Semaphore loses no permit, and Lock has one owner, whoever is killed", (t) =>
+Deno.test("Semaphore loses no permit, and Lock has one owner, whichever greenlet is killed", (t) =>
   hold(t, ["locks"]));
 
-Deno.test("Event wakes all who wait, and keeps none", (t) =>
+Deno.test("Event wakes all waiters, and keeps none", (t) =>
   hold(t, ["events"]));
 
-Deno.test("Pool runs so many, each item once, and nothing for nobody", (t) =>
+Deno.test("Pool runs no more than its size, each item once, and no item in vain", (t) =>
   hold(t, ["pools"]));
 
-Deno.test("nursery() is outlived by no greenlet, whoever is killed", (t) =>
+Deno.test("nursery() is outlived by no greenlet, whichever greenlet is killed", (t) =>
   hold(t, ["nurseries"]));
 
 const everything: Theme[] = [
@@ -85,13 +88,13 @@ const everything: Theme[] = [
   "nurseries",
 ];
 
-Deno.test("Greenlet: all that is random holds together", (t) =>
+Deno.test("Greenlet: all kinds of random programs keep all rules", (t) =>
   hold(t, everything));
 
 Deno.test("Greenlet: all that is random holds in real time", (t) =>
   hold(t, everything, (program) => runProgram(program, false), 15));
 
-Deno.test("Condition.wait() that is over without the lock releases no other's", async () => {
+Deno.test("Condition.wait() that ends without the lock releases no lock of another greenlet", async () => {
   const lock = new Lock();
   const condition = new Condition(lock);
   const { promise, resolve } = Promise.withResolvers<void>();
@@ -114,7 +117,7 @@ Deno.test("Condition.wait() that is over without the lock releases no other's", 
   assert(!lock.locked());
 });
 
-Deno.test("Pool.imap() ends for one who was killed before it asks", async () => {
+Deno.test("Pool.imap() ends for a greenlet that was killed before it calls next()", async () => {
   const pool = new Pool(1);
   const { promise, resolve } = Promise.withResolvers<void>();
   const consumer = spawn(async () => {
@@ -129,7 +132,7 @@ Deno.test("Pool.imap() ends for one who was killed before it asks", async () => 
   assert(await pool.join({ timeout: 10_000 }));
 });
 
-Deno.test("Pool.map() throws the error by which its call was killed", async () => {
+Deno.test("Pool.map() throws the error by which a call of it was killed", async () => {
   const pool = new Pool(1);
   const mapping = spawn(async () => {
     await assertRejects(() => pool.map(sleep, [60_000]), RangeError, "no");

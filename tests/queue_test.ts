@@ -57,7 +57,7 @@ const joinable = holders.slice(1) as [
   (maxsize?: number) => Queue<number>,
 ][];
 
-/** What gets and puts items, full from the start. */
+/** Each class with its calls, full from the start. */
 type Line = Pick<SimpleQueue<number>, "put" | "get"> & {
   getNowait(): number;
   putNowait(item: number): void;
@@ -65,13 +65,13 @@ type Line = Pick<SimpleQueue<number>, "put" | "get"> & {
   empty(): boolean;
 };
 
-/** Each class, in which one who gets has to wait. */
+/** Each class, in a state in which a getter has to wait. */
 const empties: [string, () => Line][] = [
   ...holders.map(([name, make]): [string, () => Line] => [name, () => make(1)]),
   ["Channel", () => new Channel<number>()],
 ];
 
-/** Each class, in which one who puts has to wait. */
+/** Each class, in a state in which a putter has to wait. */
 const fulls: [string, () => Line][] = [
   ...holders.map(([name, make]): [string, () => Line] => [name, () => {
     const queue = make(1);
@@ -140,12 +140,12 @@ for (const [name, make] of empties) {
     assertThrows(() => line.getNowait(), Empty);
   });
 
-  Deno.test(`${name}.get() with a timeout that is over throws Empty`, async () => {
+  Deno.test(`${name}.get() with a negative timeout throws Empty`, async () => {
     await assertRejects(() => make().get({ timeout: 0 }), Empty);
     await assertRejects(() => make().get({ timeout: -1 }), Empty);
   });
 
-  Deno.test(`${name}.get() refuses a timeout that is no time`, () => {
+  Deno.test(`${name}.get() refuses a timeout that is not a time`, () => {
     const line = make();
     assertThrows(() => line.get({ timeout: NaN }), RangeError);
     assertThrows(
@@ -181,7 +181,7 @@ for (const [name, make] of empties) {
     assertEquals(await getter.get(), 9);
   });
 
-  Deno.test(`${name}.get() serves those who wait in the order in which they came`, async () => {
+  Deno.test(`${name}.get() serves waiters in the order in which they came`, async () => {
     const line = make();
     const served: string[] = [];
     const getters = ["a", "b", "c", "d"].map((who) =>
@@ -317,7 +317,7 @@ for (const [name, make] of fulls) {
     assertEquals(line.getNowait(), 2);
   });
 
-  Deno.test(`${name}.put() that nobody awaits is no unhandled rejection when it is killed`, async () => {
+  Deno.test(`${name}.put() that is not awaited causes no unhandled rejection when it is killed`, async () => {
     const line = make();
     const putter = spawn(async () => {
       line.put(2);
@@ -341,14 +341,14 @@ for (const [name, make] of holders) {
     assertEquals(drain(queue), [2]);
   });
 
-  Deno.test(`${name}.getNowait() gets what is there, from main as well`, () => {
+  Deno.test(`${name}.getNowait() gets an item that is there, from main as well`, () => {
     const queue = make(1);
     queue.putNowait(4);
     assertEquals(queue.getNowait(), 4);
     assertThrows(() => queue.getNowait(), Empty, "The queue is empty");
   });
 
-  Deno.test(`${name}.putNowait() wakes one who waits to get`, async () => {
+  Deno.test(`${name}.putNowait() wakes a waiting getter`, async () => {
     const queue = make();
     const getter = spawn(() => queue.get());
     await settle();
@@ -360,7 +360,7 @@ for (const [name, make] of holders) {
     assertEquals(await getter.get(), 10);
   });
 
-  Deno.test(`${name}.getNowait() lets in the item of one who waits to put`, async () => {
+  Deno.test(`${name}.getNowait() lets in the item of a waiting putter`, async () => {
     const queue = make(1);
     queue.putNowait(4);
     const putter = spawn(() => queue.put(5));
@@ -405,7 +405,7 @@ for (const [name, make] of holders) {
     assertEquals(make(3).maxsize, 3);
   });
 
-  Deno.test(`${name} refuses a maxsize that is no integer`, () => {
+  Deno.test(`${name} refuses a maxsize that is not an integer`, () => {
     for (const maxsize of [1.5, NaN, -Infinity, "1" as never]) {
       const Wrong = typeof maxsize === "number" ? RangeError : TypeError;
       assertThrows(() => make(maxsize), Wrong, "'maxsize'");
@@ -415,7 +415,7 @@ for (const [name, make] of holders) {
     }
   });
 
-  Deno.test(`${name}.maxsize when it grows lets in those who wait to put`, async () => {
+  Deno.test(`${name}.maxsize when it grows lets in the items of waiting putters`, async () => {
     const queue = make(1);
     queue.putNowait(1);
     const putters = [2, 3, 4].map((item) => spawn(() => queue.put(item)));
@@ -470,7 +470,7 @@ for (const [name, make] of holders) {
     assertThrows(() => queue.peekNowait(), Empty);
   });
 
-  Deno.test(`${name}.peek() in line before a get() sees the item that this one takes`, async () => {
+  Deno.test(`${name}.peek() that waits before a get() sees the item that the get() takes`, async () => {
     const queue = make();
     const peeker = spawn(() => queue.peek());
     const getter = spawn(() => queue.get());
@@ -484,7 +484,7 @@ for (const [name, make] of holders) {
     assertEquals(queue.qsize(), 1);
   });
 
-  Deno.test(`${name}.copy() has the same items and room, and a life of its own`, async () => {
+  Deno.test(`${name}.copy() has the same items and room, and is independent`, async () => {
     const queue = make(3);
     for (const item of [3, 1, 2]) queue.putNowait(item);
     const putter = spawn(() => queue.put(4));
@@ -499,7 +499,7 @@ for (const [name, make] of holders) {
     assertEquals(drain(queue), items);
   });
 
-  Deno.test(`${name} keeps to its size, whoever puts and gets`, async () => {
+  Deno.test(`${name} keeps to its size, however many greenlets put and get`, async () => {
     const queue = make(3);
     let most = 0;
     const got: number[] = [];
@@ -529,7 +529,7 @@ for (const [name, make] of holders) {
     );
   });
 
-  Deno.test(`${name} loops with for await, and what is left of it keeps the rest`, async () => {
+  Deno.test(`${name} is looped over with for await, and keeps the rest when the loop is left`, async () => {
     const queue = make();
     for (const item of [1, 2, 3]) queue.putNowait(item);
     const got: number[] = [];
@@ -566,7 +566,7 @@ Deno.test("Queue(0) has room for any number of items", async () => {
   assertEquals(queue.qsize(), 1000);
 });
 
-Deno.test("Queue.put() of one goes on while there is room, and no further", async () => {
+Deno.test("Queue.put() of one greenlet goes on while there is room, and no further", async () => {
   const queue = new Queue<string>(2);
   const put: string[] = [];
   const putter = spawn(async () => {
@@ -583,7 +583,7 @@ Deno.test("Queue.put() of one goes on while there is room, and no further", asyn
   assertEquals(drain(queue), ["b", "c"]);
 });
 
-Deno.test("Queue.put() lets those who wait in, in the order in which they came", async () => {
+Deno.test("Queue.put() lets waiting putters in, in the order in which they came", async () => {
   const queue = new Queue<number>(1);
   queue.putNowait(0);
   for (const item of [1, 2, 3]) spawn(() => queue.put(item));
@@ -593,13 +593,13 @@ Deno.test("Queue.put() lets those who wait in, in the order in which they came",
   assertEquals(got, [0, 1, 2, 3]);
 });
 
-Deno.test("Queue.put() does not overtake those who wait to put", async () => {
+Deno.test("Queue.put() does not overtake waiting putters", async () => {
   const queue = new Queue<number>(1);
   queue.putNowait(0);
   const first = spawn(() => queue.put(1));
   await settle();
   assertEquals(queue.getNowait(), 0);
-  // The room that there was is the first one's, who has not run since.
+  // The room that there was belongs to the first putter, which has not run since.
   assertThrows(() => queue.putNowait(2), Full);
   await first.join();
   assertEquals(drain(queue), [1]);
@@ -634,7 +634,7 @@ Deno.test("Queue.get() that was timed out leaves the item to a later get", async
   assertEquals(await queue.get(), "sent");
 });
 
-Deno.test("Queue.get() gets what was put by one who is dead", async () => {
+Deno.test("Queue.get() gets the item of a putter that is dead", async () => {
   const queue = new Queue<string>();
   const sender = spawn(() => queue.put("sent"));
   await sender.join();
@@ -656,7 +656,7 @@ Deno.test("Queue.get() that has an item does not wait for anything else", async 
   assertEquals(order, ["got", "slept"]);
 });
 
-Deno.test("Queue.get() of a killed greenlet throws the kill, though an item is there", async () => {
+Deno.test("Queue.get() of a killed greenlet throws the kill although an item is there", async () => {
   const queue = new Queue<number>(null, [1]);
   const g = spawn(async () => {
     await until(Promise.resolve());
@@ -752,7 +752,7 @@ Deno.test("Queue.get() awaits an item that is a promise where it is awaited", as
   assertEquals(await queue.getNowait(), 2);
 });
 
-Deno.test("Queue may be extended with an order of its own", async () => {
+Deno.test("Queue may be subclassed with an order of its own", async () => {
   const counts = { push: 0, take: 0 };
   class Counted<T> extends Queue<T> {
     protected override createItems() {
@@ -784,7 +784,7 @@ Deno.test("Queue may be extended with an order of its own", async () => {
   assertEquals(drain(copy), ["ho"]);
 });
 
-Deno.test("Queue whose items can't be put stays as it was", async () => {
+Deno.test("Queue whose items can't be stored stays as it was", async () => {
   let fails = false;
   class Failing extends Queue<number> {
     protected override createItems() {
@@ -862,7 +862,7 @@ Deno.test("SimpleQueue has neither tasks nor a shutdown", () => {
 });
 
 for (const block of [true, false]) {
-  Deno.test(`SimpleQueue hands many items from many to many, ${block ? "waiting" : "without"} block`, async () => {
+  Deno.test(`SimpleQueue hands many items from many putters to many getters, ${block ? "waiting" : "without"} block`, async () => {
     const queue = new SimpleQueue<number | null>();
     const [producers, consumers, each] = [10, 10, 50];
     const results = Array.from({ length: consumers }, (): number[] => []);
@@ -899,7 +899,7 @@ for (const block of [true, false]) {
     );
     for (const own of results) {
       for (let p = 0; p < producers; p++) {
-        // What one gets of another comes in that one's order.
+        // Items of one putter come to a getter in the putter's order.
         const items = own.filter((item) => Math.floor(item / each) === p);
         assertEquals(items, items.toSorted((a, b) => a - b));
       }
@@ -995,7 +995,7 @@ Deno.test("PriorityQueue.copy() has the same order, and the comparison", () => {
   assertEquals(drain(queue), [3, 2, 1]);
 });
 
-Deno.test("PriorityQueue refuses a comparison that is no function", () => {
+Deno.test("PriorityQueue refuses a comparison that is not a function", () => {
   assertThrows(
     () => new PriorityQueue(1 as unknown as () => number),
     TypeError,
@@ -1073,7 +1073,7 @@ Deno.test("Channel holds nothing, and is empty and full", async () => {
   assertEquals(state(), [0, true, true]);
 });
 
-Deno.test("Channel.balance tells who waits, and how many", async () => {
+Deno.test("Channel.balance tells how many getters or putters wait", async () => {
   const channel = new Channel<number>();
   assertEquals(channel.balance, 0);
   const putters = [1, 2].map((item) => spawn(() => channel.put(item)));
@@ -1122,9 +1122,9 @@ Deno.test("Channel hands items over one by one, in order", async () => {
   await giver.join();
 });
 
-Deno.test("Channel.putNowait() gives to one who waits, else throws Full", async () => {
+Deno.test("Channel.putNowait() gives to a waiting getter, or throws Full", async () => {
   const channel = new Channel<number>();
-  assertThrows(() => channel.putNowait(1), Full, "Nobody takes it");
+  assertThrows(() => channel.putNowait(1), Full, "No get() waits");
   const getter = spawn(() => channel.get());
   await settle();
   channel.putNowait(10);
@@ -1237,7 +1237,7 @@ testBoth("Queue.join() returns false at its timeout", {
   assertEquals(await spawn(body, queue).get(), true);
 });
 
-Deno.test("Queue.copy() has the tasks of its items, not of those that were taken", () => {
+Deno.test("Queue.copy() has the tasks of its items, not of items that were taken", () => {
   const queue = new Queue<number>(null, [1, 2, 3]);
   queue.getNowait();
   assertEquals(queue.unfinishedTasks, 3);
@@ -1282,7 +1282,7 @@ for (const [name, make] of joinable) {
       assert(queue.empty());
     });
 
-    testBoth(`${name}.${how} wakes those who wait to get`, {
+    testBoth(`${name}.${how} wakes waiting getters`, {
       async: async (queue: Queue<number>) => {
         await assertRejects(() => queue.get(), ShutDown);
         return "shut down";
@@ -1308,7 +1308,7 @@ for (const [name, make] of joinable) {
       await peeker.get();
     });
 
-    Deno.test(`${name}.${how} wakes those who wait to put, whose items are not put`, async () => {
+    Deno.test(`${name}.${how} wakes waiting putters, whose items are not put`, async () => {
       const queue = make(2);
       queue.putNowait(1);
       queue.putNowait(2);
@@ -1390,7 +1390,7 @@ for (const [name, make] of joinable) {
   });
 }
 
-Deno.test("Queue.shutdown() lets an item that was handed over be received", async () => {
+Deno.test("Queue.shutdown() does not take back an item that was handed over", async () => {
   const queue = new Queue<number>();
   const getter = spawn(() => queue.get());
   await settle();
@@ -1399,7 +1399,7 @@ Deno.test("Queue.shutdown() lets an item that was handed over be received", asyn
   assertEquals(await getter.get(), 1);
 });
 
-Deno.test("Queue.shutdown() among many that put and get loses nothing that was put", async () => {
+Deno.test("Queue.shutdown() among many getters and putters loses no item that was put", async () => {
   for (const immediate of [false, true]) {
     const queue = new Queue<number>(4);
     const put: number[] = [];
@@ -1458,7 +1458,7 @@ Deno.test("Empty, Full and ShutDown are Errors with names", () => {
   }
 });
 
-Deno.test("Queue.get() of a greenlet that fails with Empty tells of it like any failure", async () => {
+Deno.test("Queue.get() that throws Empty fails its greenlet, and is reported like any failure", async () => {
   using failures = new Failures();
   const g: Greenlet<number> = spawn(() =>
     new Queue<number>().get({ block: false })

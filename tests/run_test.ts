@@ -194,7 +194,7 @@ Deno.test("run() that no signal has ended leaves the exit code as it is", async 
 const DEADLOCKS: Record<string, string> = {
   "in a foreign promise": "await new Promise(() => {});",
   "in a wait": "await new Event().wait();",
-  "that others are in, too":
+  "of several greenlets":
     "await Promise.all([1, 2].map(() => spawn(() => new Event().wait()).join()));",
   "that comes later": "await sleep(5); await new Event().wait();",
 };
@@ -217,7 +217,7 @@ for (const [name, deadlock] of Object.entries(DEADLOCKS)) {
   });
 }
 
-Deno.test("run() that nobody awaits holds up no process", async () => {
+Deno.test("run() that is not awaited does not keep the process alive", async () => {
   const { out, err, code } = await runScript(
     `
     run(async () => {
@@ -276,7 +276,7 @@ Deno.test("run() with a foreign operation pending is not taken for a deadlock", 
   assertEquals([out, err, code], [["accepted"], "", 0]);
 });
 
-testBoth("run() leaves those to their clean-up that were killed before", {
+testBoth("run() leaves greenlets that were killed before to their clean-up", {
   async async(log: unknown[], gate: Event) {
     try {
       await sleep(FOREVER);
@@ -324,7 +324,7 @@ testBoth("run() leaves those to their clean-up that were killed before", {
   assertEquals(log[1], "cleaned up");
 });
 
-Deno.test("run() tells the hub of all errors before it returns", async () => {
+Deno.test("run() reports all errors to the hub before it returns", async () => {
   const errors: unknown[] = [];
   const hub = getHub();
   const { handleError } = hub;

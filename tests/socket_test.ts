@@ -40,7 +40,7 @@ import {
   tls,
   type Transport,
   unix,
-} from "./_sockets.ts";
+} from "./patch/socket_suite.ts";
 import { inParallel, runToEnd } from "./_processes.ts";
 import { Interrupts, turns, when } from "./_waits.ts";
 
@@ -807,8 +807,9 @@ testRandomly(
             sent.add(i);
           }) as Greenlet;
           if (next() < 0.5) await turns(Math.floor(next() * 3));
-          if (next() < 0.5) await greenlet.kill();
-          else if (next() < 0.5) await greenlet.join();
+          const fate = next();
+          if (fate < 0.5) await greenlet.kill();
+          else if (fate < 0.75) await greenlet.join();
           // Then its caller has it again.
           if (greenlet.dead) message.fill(0);
         }

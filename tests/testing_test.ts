@@ -208,7 +208,7 @@ testBoth(
   },
 );
 
-Deno.test("TestClock.advance() starts what spawnLater() has scheduled", async () => {
+Deno.test("TestClock.advance() starts greenlets that spawnLater() has scheduled", async () => {
   using clock = new TestClock();
   const g = spawnLater(HOUR, () => clock.now);
   await clock.advance(HOUR - 1);
@@ -291,13 +291,13 @@ Deno.test("TestClock.advance() moves patched timers outside greenlets", async ()
   assertEquals(clock.pending, 0);
 });
 
-Deno.test("TestClock leaves timers alone that are not patched", async () => {
+Deno.test("TestClock leaves timers that are not patched alone", async () => {
   using clock = new TestClock();
   await new Promise((resolve) => setTimeout(resolve, 1));
   assertEquals(clock.now, 0);
 });
 
-Deno.test("TestClock gives what is left back to real time", async () => {
+Deno.test("TestClock gives timers that are left back to real time", async () => {
   const clock = new TestClock();
   const g = spawn(sleep, HOUR);
   await clock.advance(HOUR - 1);
@@ -309,7 +309,7 @@ Deno.test("TestClock gives what is left back to real time", async () => {
   await sleep(1);
 });
 
-Deno.test("TestClock keeps what remains of timers that run already", async () => {
+Deno.test("TestClock keeps the remaining time of timers that run already", async () => {
   const g = spawn(sleep, HOUR);
   await sleep(0);
   using clock = new TestClock();
@@ -339,7 +339,7 @@ Deno.test("TestClock refuses a second one at a time", () => {
   using _next = new TestClock();
 });
 
-Deno.test("TestClock.advance() refuses what is no span of time", async () => {
+Deno.test("TestClock.advance() refuses anything but a span of time", async () => {
   using clock = new TestClock();
   for (const ms of ["5", null, undefined, 5n]) {
     await assertRejects(() => clock.advance(ms as never), TypeError);
@@ -404,7 +404,7 @@ Deno.test("TestClock.advance() ends though a greenlet starts limits of 0 ms agai
   await g.kill();
 });
 
-Deno.test("TestClock.advance() wakes those of one deadline in the order of their starts", async () => {
+Deno.test("TestClock.advance() wakes sleepers of one deadline in the order of their starts", async () => {
   using clock = new TestClock();
   const log: number[] = [];
   for (let i = 0; i < 20; i++) {
@@ -420,7 +420,7 @@ Deno.test("TestClock.advance() wakes those of one deadline in the order of their
   assertEquals(log, [...order, ...order]);
 });
 
-Deno.test("A kill's grace is told by the library's clock, not by a replaced performance.now()", async () => {
+Deno.test("A kill's grace is measured by the library's clock, not by a replaced performance.now()", async () => {
   let isClean = false;
   const g = spawn(async () => {
     try {

@@ -114,34 +114,38 @@ testBoth(
   },
 );
 
-testBoth("Timeout.start() gives one that is closed at the end of its block", {
-  async: async () => {
-    let kept: Timeout;
-    {
-      using timeout = Timeout.start(30);
-      assert(timeout.pending);
-      await sleep(1);
-      kept = timeout;
-    }
-    assertFalse(kept.pending);
-    await sleep(40);
-    return "done";
+testBoth(
+  "Timeout.start() gives a Timeout that is closed at the end of its block",
+  {
+    async: async () => {
+      let kept: Timeout;
+      {
+        using timeout = Timeout.start(30);
+        assert(timeout.pending);
+        await sleep(1);
+        kept = timeout;
+      }
+      assertFalse(kept.pending);
+      await sleep(40);
+      return "done";
+    },
+    generator: function* () {
+      let kept: Timeout;
+      {
+        using timeout = Timeout.start(30);
+        assert(timeout.pending);
+        yield* sleep(1);
+        kept = timeout;
+      }
+      assertFalse(kept.pending);
+      yield* sleep(40);
+      return "done";
+    },
   },
-  generator: function* () {
-    let kept: Timeout;
-    {
-      using timeout = Timeout.start(30);
-      assert(timeout.pending);
-      yield* sleep(1);
-      kept = timeout;
-    }
-    assertFalse(kept.pending);
-    yield* sleep(40);
-    return "done";
+  async (body) => {
+    assertEquals(await spawn(body).get(), "done");
   },
-}, async (body) => {
-  assertEquals(await spawn(body).get(), "done");
-});
+);
 
 testBoth(
   "Timeout.start() throws in each kind of wait, and in whatever is called",
@@ -211,7 +215,7 @@ testBoth(
   },
 );
 
-testBoth("Timeout that is over between waits is thrown by the next one", {
+testBoth("Timeout that ends between waits is thrown by the next wait", {
   async: async () => {
     using timeout = Timeout.start(1);
     await new Promise((resolve) => setTimeout(resolve, 10));
@@ -292,7 +296,7 @@ for (const close of ["close", "cancel"] as const) {
   });
 
   testBoth(
-    `Timeout.${close}() takes back what is over and was not thrown yet`,
+    `Timeout.${close}() takes back a Timeout that has ended and was not thrown yet`,
     {
       async: async () => {
         // Both are over in the same turn: the sleep first, so that it keeps its result
@@ -326,7 +330,7 @@ for (const close of ["close", "cancel"] as const) {
   );
 }
 
-Deno.test("Timeout.close() takes back what is over while a foreign promise was awaited", async () => {
+Deno.test("Timeout.close() takes back a Timeout that has ended while a foreign promise was awaited", async () => {
   const g = spawn(async () => {
     {
       using timeout = Timeout.start(1);
@@ -368,7 +372,7 @@ for (const [name, call] of Object.entries(INNER)) {
     assert(g.successful());
   });
 
-  Deno.test(`Timeout.close() takes back what the function of ${name} holds that nobody awaits yet`, async () => {
+  Deno.test(`Timeout.close() takes back a Timeout that the function of ${name} holds and has not thrown yet`, async () => {
     const log: unknown[] = [];
     const g = spawn(async () => {
       const over = await timersOver();
@@ -389,7 +393,7 @@ for (const [name, call] of Object.entries(INNER)) {
   });
 }
 
-testBoth("Timeout throws the error of the caller's own, whatever it is", {
+testBoth("Timeout throws the caller's own error, whatever it is", {
   async: async (error: unknown) => {
     using _timeout = Timeout.start(1, { error });
     try {
@@ -413,7 +417,7 @@ testBoth("Timeout throws the error of the caller's own, whatever it is", {
 });
 
 testBoth(
-  "Timeout that nobody catches ends the greenlet, which is told to the hub",
+  "Timeout that is not caught ends the greenlet, which is reported to the hub",
   {
     async: async () => {
       using _timeout = Timeout.start(1);
@@ -531,7 +535,7 @@ testBoth("Timeout without a time is never thrown", {
   }
 });
 
-testBoth("Timeout of 0 and less is over at once", {
+testBoth("Timeout of 0 or less ends at once", {
   async: async (ms: number) => {
     using timeout = Timeout.start(ms);
     try {
@@ -603,7 +607,7 @@ Deno.test("Timeout.start() outside greenlets throws in what main waits on", asyn
   assertStrictEquals(error, timeout);
 });
 
-Deno.test("Timeout that is over in main between its waits is thrown by the next, and no more", async () => {
+Deno.test("Timeout that ends in main between its waits is thrown by the next wait only", async () => {
   {
     using timeout = Timeout.start(1);
     await new Promise((resolve) => setTimeout(resolve, 10));
@@ -613,7 +617,7 @@ Deno.test("Timeout that is over in main between its waits is thrown by the next,
   await sleep(1);
 });
 
-Deno.test("Timeout refuses what is no number of milliseconds", () => {
+Deno.test("Timeout refuses anything but a number of milliseconds", () => {
   for (
     const call of [
       (ms: unknown) => new Timeout(ms as number),
@@ -713,7 +717,7 @@ testBoth("withTimeout() throws what the function throws", {
   assertEquals(await spawn(body, new Error("own")).get(), [true, true, true]);
 });
 
-/** What is limited: it sleeps, and cleans up. */
+/** The limited function: it sleeps, and cleans up. */
 const LIMITED: Record<string, (log: string[]) => () => unknown> = {
   "async function": (log) => async () => {
     try {
@@ -1029,7 +1033,7 @@ testBoth(
 );
 
 testBoth(
-  "withTimeout() leaves what goes on too late the Timeout from each wait, and suspends it after ten",
+  "withTimeout() throws the Timeout in each wait of a function that goes on too late, and suspends it after ten",
   {
     async: async (log: unknown[]) => {
       try {
@@ -1100,7 +1104,7 @@ Deno.test("withTimeout() with a value does not end the process by what its funct
   assertEquals([err, code], ["", 0]);
 });
 
-Deno.test("withTimeout() without a value ends the process in main if nobody takes the Timeout", async () => {
+Deno.test("withTimeout() without a value ends the process in main if the Timeout is not caught", async () => {
   const { out, err, code } = await runScript(`
     setTimeout(() => console.log("went on"), 60_000);
     void (async () => await withTimeout(5, () => sleep(60_000)))();
@@ -1130,7 +1134,7 @@ Deno.test("withTimeout() leaves what goes on too late in a foreign promise the T
 });
 
 testBoth(
-  "withTimeout() does not reach what its function has left behind that ended by the Timeout",
+  "withTimeout() does not reach the calls that a function which ended by the Timeout has left behind",
   {
     async: async (log: unknown[], foreign: Promise<void>) => {
       leaveBehind(log, foreign);
@@ -1173,7 +1177,7 @@ async function leaveBehind(log: unknown[], foreign: Promise<void>) {
   }
 }
 
-Deno.test("withTimeout() is no unhandled rejection when a function fails too late", async () => {
+Deno.test("withTimeout() causes no unhandled rejection when a function fails too late", async () => {
   const foreign = Promise.withResolvers<void>();
   await assertRejects(() => withTimeout(1, () => foreign.promise), Timeout);
   foreign.reject(new Error("too late"));
@@ -1278,7 +1282,7 @@ Deno.test("withTimeout() lets go of a child that its function was joining", asyn
   await child.kill();
 });
 
-Deno.test("withTimeout() that throws to one who shares its promise is told from that one's own", async () => {
+Deno.test("withTimeout() that throws in a greenlet that shares its promise is told from that greenlet's own", async () => {
   using failures = new Failures();
   const shared = Promise.withResolvers<unknown>();
   const other = spawn(async () => {
@@ -1296,7 +1300,7 @@ Deno.test("withTimeout() that throws to one who shares its promise is told from 
   assertEquals(failures.errors, [other.exception]);
 });
 
-Deno.test("withTimeout() refuses what is no time and what is no function", () => {
+Deno.test("withTimeout() refuses a bad time, and anything but a function", () => {
   assertThrows(() => withTimeout("5" as never, () => {}), TypeError, '"5"');
   assertThrows(() => withTimeout(NaN, () => {}), RangeError, "received NaN");
   for (const run of [undefined, null, 5, {}]) {

@@ -1,4 +1,10 @@
-import { assertEquals, assertMatch, assertThrows } from "@std/assert";
+import {
+  assertEquals,
+  assertMatch,
+  assertRejects,
+  assertThrows,
+} from "@std/assert";
+import { random, withSeeds } from "./_random.ts";
 import {
   failureReport,
   parseArgs,
@@ -31,7 +37,7 @@ Deno.test("parseOutput() reads the counts of the summary", () => {
   assertEquals(tests, text.split("\n").slice(0, 3).join("\n"));
 });
 
-Deno.test("parseOutput() reads the names and the errors of what failed", () => {
+Deno.test("parseOutput() reads the names and the errors of failed tests", () => {
   const text = [
     "running 2 tests from ./a_test.ts",
     "A fails ... FAILED (1ms)",
@@ -81,7 +87,7 @@ Deno.test("parseOutput() counts a file without a summary, or with a wrong status
   assertEquals([outcome.passed, outcome.failed], [2, 1]);
 });
 
-Deno.test("parseArgs() takes what exists for files, and the rest for flags and their values", () => {
+Deno.test("parseArgs() takes paths that exist for files, and the rest for flags and their values", () => {
   const file = "tests/tools_test.ts";
   assertEquals(
     parseArgs(["--filter", "Queue.get() waits", file, "--seed=5"]),
@@ -104,7 +110,7 @@ Deno.test("testFiles() finds this file", () => {
   assertEquals(testFiles().includes("tests/tools_test.ts"), true);
 });
 
-Deno.test("runSuite() runs each file, and tells of what fails and of wrong types", async () => {
+Deno.test("runSuite() runs each file, and reports failures and wrong types", async () => {
   const folder = await Deno.makeTempDir();
   try {
     const files = {
@@ -133,5 +139,28 @@ Deno.test("runSuite() runs each file, and tells of what fails and of wrong types
     assertMatch(printed.join("\n"), /A passes \.\.\. ok/);
   } finally {
     await Deno.remove(folder, { recursive: true });
+  }
+});
+
+Deno.test("withSeeds() runs the seeds that once failed, then a new one, and names the one that fails", async () => {
+  const first: number[] = [];
+  const run = (next: () => number): Promise<void> => {
+    first.push(next());
+    return Promise.resolve();
+  };
+  const given = Deno.env.get("SEED");
+  try {
+    Deno.env.delete("SEED");
+    await withSeeds(run, [1, 2]);
+    assertEquals(first.length, 3);
+    assertEquals(first.slice(0, 2), [random(1)(), random(2)()]);
+    const fail = () => Promise.reject(new Error("no"));
+    await assertRejects(() => withSeeds(fail, [7]), Error, "SEED=7");
+    Deno.env.set("SEED", "3");
+    await withSeeds(run, [1, 2]);
+    assertEquals(first.slice(3), [random(3)()]);
+  } finally {
+    if (given === undefined) Deno.env.delete("SEED");
+    else Deno.env.set("SEED", given);
   }
 });

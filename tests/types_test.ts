@@ -1,5 +1,5 @@
 /**
- * What the types say: checked when the file is compiled, so that there is little to run.
+ * Checks the types when the file is compiled, so that there is little to run.
  *
  * @module
  */
@@ -15,11 +15,11 @@ import {
   type Wait,
 } from "../mod.ts";
 
-/** Whether two types are the same. */
+/** True if two types are the same. */
 type Same<A, B> = (<T>() => T extends A ? 1 : 2) extends
   (<T>() => T extends B ? 1 : 2) ? true : false;
 
-/** Compiles only if it is told the truth. */
+/** Compiles only if the type is `true`. */
 function assertType<_ extends true>(): void {}
 
 const count = () => 42;
@@ -34,7 +34,7 @@ Deno.test("Greenlet.get() has the type of the body's result", async () => {
   assertType<Same<typeof results[0], Wait<number>>>();
   assertType<Same<typeof results[1], Wait<number>>>();
   assertType<Same<typeof results[2], Wait<number>>>();
-  // What is wanted elsewhere does not change it.
+  // A type that is wanted at another call does not change it.
   const wanted: Promise<number> = spawn(count).get();
   assertEquals([await wanted, ...await Promise.all(results)], [42, 42, 42, 42]);
 });
@@ -53,7 +53,7 @@ Deno.test("Greenlet.get() has the type of a kill as well where it is asked for",
   await timed;
 });
 
-Deno.test("Greenlet of a result is one of a result or a kill", async () => {
+Deno.test("Greenlet<T> can be used as a Greenlet<T | GreenletExit>", async () => {
   const g: Greenlet<number | GreenletExit> = spawn(count);
   const result = await g.get();
   assertType<Same<typeof result, number | GreenletExit>>();

@@ -1,34 +1,105 @@
 /**
- * UPSTREAM.md names the tests that show what greenlet's and gevent's own suites
- * ask for. Here each of those names is looked up among the tests there are.
+ * greenlet's and gevent's own test suites are the checklist of behaviour. `upstream/` holds
+ * their test files as data, and here the data is checked.
+ *
+ * `upstream/files.json` lists the files of each project. A file that does not apply has the
+ * reason there; any other has `"cases"`, and a file of its own, as
+ * `upstream/gevent/test__queue.json`. That lists each test method in upstream's order, with
+ * what answers it here:
+ *
+ * - the exact name of a test
+ * - a note: the reason why the case does not apply in JavaScript, or what differs
+ * - several of these, in the order in which they are read
+ *
+ * A test that is run with an async body and with a generator body may be named without the
+ * `, async body` and `, generator body` that end the names of the two.
+ *
+ * No test is copied: ours are written anew, from what upstream's assert.
+ *
+ * @module
  */
 
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { pathToFileURL } from "node:url";
 import { testFiles } from "../tools/_suite.ts";
 
-/** A test that UPSTREAM.md names, and the line where it does. */
-interface Citation {
-  name: string;
-  line: number;
+/** A remark beside the names of tests, or in their place. */
+interface Note {
+  note: string;
 }
 
-/**
- * Finds the tests that a text names: each code span with a space in it, in the
- * second column of a table.
- */
-function* citations(text: string): Generator<Citation> {
-  for (const [index, line] of text.split("\n").entries()) {
-    if (!line.startsWith("|")) continue;
-    const cells = line.split(/(?<!\\)\|/);
-    // An empty string before the first bar and another after the last.
-    if (cells.length !== 4) {
-      throw new SyntaxError(
-        `Cannot read line ${index + 1} as a row of two cells: ${line.trim()}`,
-      );
+/** The name of a test, or a note. */
+type Answer = string | Note;
+
+/** A test file of upstream. */
+interface UpstreamFile {
+  /** Where it comes from, if its name does not tell. */
+  about?: string;
+  /** The answer to each of its test methods. */
+  cases: Record<string, Answer | Answer[]>;
+}
+
+/** The test files of a project. */
+interface Project {
+  /** The address of the folder. */
+  from: string;
+  /** Why a file does not apply, or `"cases"`. */
+  files: Record<string, string>;
+}
+
+const FOLDER = new URL("upstream/", import.meta.url);
+
+function read(path: string): unknown {
+  return JSON.parse(Deno.readTextFileSync(new URL(path, FOLDER)));
+}
+
+const projects = read("files.json") as Record<string, Project>;
+
+/** The paths in `upstream/` of the files that should be there, as `files.json` tells. */
+function listed(): string[] {
+  return Object.entries(projects).flatMap(([project, { files }]) =>
+    Object.entries(files)
+      .filter(([, answer]) => answer === "cases")
+      .map(([name]) => `${project}/${name.replace(/\.py$/, ".json")}`)
+  ).sort();
+}
+
+/** The paths in `upstream/` of the files that are there. */
+function present(): string[] {
+  return [...Deno.readDirSync(FOLDER)]
+    .filter(({ isDirectory }) => isDirectory)
+    .flatMap(({ name: folder }) =>
+      [...Deno.readDirSync(new URL(folder, FOLDER))]
+        .map(({ name }) => `${folder}/${name}`)
+    ).sort();
+}
+
+/** Finds the tests that a file names, each with the case that it answers. */
+function* citations(
+  { cases }: UpstreamFile,
+): Generator<[upstreamCase: string, test: string]> {
+  for (const [upstreamCase, answer] of Object.entries(cases)) {
+    for (const one of [answer].flat()) {
+      if (typeof one === "string") yield [upstreamCase, one];
     }
-    for (const [, name] of cells[2]!.matchAll(/`([^`]+)`/g)) {
-      if (name!.includes(" ")) yield { name: name!, line: index + 1 };
+  }
+}
+
+/** Throws if a file is not of the form that {@linkcode UpstreamFile} tells. */
+function check(file: unknown): asserts file is UpstreamFile {
+  const isText = (value: unknown): boolean =>
+    typeof value === "string" && value.trim() !== "";
+  const { about, cases, ...others } = file as UpstreamFile;
+  assertEquals(others, {}, "a file has other properties");
+  if (about !== undefined) assert(isText(about), "about is no text");
+  assert(Object.keys(cases).length > 0, "a file has no cases");
+  for (const [upstreamCase, answer] of Object.entries(cases)) {
+    const answers = [answer].flat();
+    assert(answers.length > 0, `${upstreamCase} has no answer`);
+    for (const one of answers) {
+      const isNote = typeof one === "object" && one !== null &&
+        Object.keys(one).join() === "note" && isText(one.note);
+      assert(isText(one) || isNote, `${upstreamCase} has no right answer`);
     }
   }
 }
@@ -91,42 +162,59 @@ async function testNames(): Promise<Set<string>> {
   return names;
 }
 
-Deno.test("UPSTREAM.md names only tests that exist", async () => {
-  const text = await Deno.readTextFile(
-    new URL("UPSTREAM.md", import.meta.url),
-  );
+Deno.test("The upstream files that files.json lists with cases are the ones that are there", () => {
+  assertEquals(present(), listed());
+  for (const project of ["greenlet", "gevent"]) {
+    assert(Object.keys(projects[project]!.files).length > 10, project);
+  }
+});
+
+Deno.test("Each upstream case has the name of a test, or the reason why it does not apply", () => {
+  for (const path of present()) check(read(path));
+});
+
+Deno.test("The tests that upstream cases name exist", async () => {
   const names = await testNames();
-  const cited = [...citations(text)];
-  assert(cited.length > 500, `Found only ${cited.length} names`);
-  const missing = cited
-    .filter(({ name }) => !exists(name, names))
-    .map(({ name, line }) => `UPSTREAM.md:${line}: ${name}`);
+  let count = 0;
+  const missing: string[] = [];
+  for (const path of present()) {
+    for (const [upstreamCase, test] of citations(read(path) as UpstreamFile)) {
+      count++;
+      if (!exists(test, names)) {
+        missing.push(`${path}: ${upstreamCase}: ${test}`);
+      }
+    }
+  }
   assertEquals(missing, []);
+  assert(count > 500, `Found only ${count} names`);
 });
 
-Deno.test("UPSTREAM.md holds no marker of a merge conflict", async () => {
-  const text = await Deno.readTextFile(
-    new URL("UPSTREAM.md", import.meta.url),
-  );
-  assertEquals(text.match(/<{7}|={7}|>{7}/g) ?? [], []);
-});
-
-Deno.test("citations() reads the code spans with a space in the second column", () => {
-  const table = [
-    "`Not.in() a table`",
-    "| upstream | here |",
-    "| --- | --- |",
-    "| `a b` | `A.b() does c`; `A.b() does d`. As `A.c()` |",
-    "| `e` | Does not apply |",
-  ].join("\n");
-  assertEquals([...citations(table)], [
-    { name: "A.b() does c", line: 4 },
-    { name: "A.b() does d", line: 4 },
+Deno.test("citations() gives the names of tests, and no notes", () => {
+  const file: UpstreamFile = {
+    cases: {
+      one: "A.b() does c",
+      two: [{ note: "Here it differs" }, "A.b() does d", "A.b() does e"],
+      three: { note: "Does not apply" },
+    },
+  };
+  assertEquals([...citations(file)], [
+    ["one", "A.b() does c"],
+    ["two", "A.b() does d"],
+    ["two", "A.b() does e"],
   ]);
+});
+
+Deno.test("check() refuses a case without an answer", () => {
+  check({ cases: { one: "A.b() does c" } });
+  const wrong = ["", [], [""], { note: " " }, { name: "A" }, null, 1];
+  for (const answer of wrong) {
+    assertThrows(() => check({ cases: { one: answer } }), Error, "one has");
+  }
+  assertThrows(() => check({ cases: {} }), Error, "no cases");
   assertThrows(
-    () => [...citations("| `a` | `A.b() does c` | `A.b() does d` |")],
-    SyntaxError,
-    "line 1",
+    () => check({ cases: { one: "A" }, case: {} }),
+    Error,
+    "other properties",
   );
 });
 

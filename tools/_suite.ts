@@ -10,19 +10,19 @@
 
 import { documented } from "../tests/_documented.ts";
 
-/** How a run went: of a file, or of the whole suite. */
+/** The outcome of a run: of a file, or of the whole suite. */
 export interface Outcome {
   passed: number;
   failed: number;
   ignored: number;
   filtered: number;
-  /** What failed, by the name of the test or of the file. */
+  /** The names of the tests or files that failed. */
   failures: string[];
   /** The errors in full. */
   errors: string[];
 }
 
-/** What a suite is run with. */
+/** The options of a run. */
 export interface SuiteOptions {
   /** Flags for `deno test`. */
   flags?: string[];

@@ -33,7 +33,7 @@ const LAYERS: readonly (readonly string[])[] = [
   ["mod.ts"],
 ];
 
-/** What imports another module, and re-exports of it; types count as well. */
+/** Matches imports of another module, and re-exports of it; types count as well. */
 const IMPORT = /^(?:import|export)\b[^;]*?\bfrom "(\.[^"]+)"/gms;
 
 const root = new URL("../", import.meta.url);

@@ -1,5 +1,5 @@
 /**
- * What the servers in TypeScript share, so that they differ in one thing only.
+ * Code of all servers in TypeScript, so that they differ in one thing only.
  *
  * @module
  */

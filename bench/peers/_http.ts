@@ -1,5 +1,5 @@
 /**
- * What the HTTP servers in TypeScript share, so that they differ in one thing only.
+ * Code of all HTTP servers in TypeScript, so that they differ in one thing only.
  *
  * @module
  */

@@ -1,5 +1,5 @@
 /**
- * What the fetching peers in TypeScript share with each other and with `pages.ts`.
+ * Code of all fetching peers in TypeScript, and of `pages.ts`.
  *
  * @module
  */
@@ -12,7 +12,7 @@ const FILLING = "<p>Nothing of interest.</p>\n".repeat(360);
 const ORIGIN = `http://127.0.0.1:${Deno.args.at(-1)}`;
 
 /**
- * What a page says.
+ * The text of a page.
  *
  * @param name Its name: a number, or nothing.
  */

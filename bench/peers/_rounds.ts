@@ -1,6 +1,6 @@
 /**
- * What the peers in TypeScript share: the protocol with `bench/run.ts`, and what makes the
- * works the same for all.
+ * Code of all peers in TypeScript: the protocol with `bench/run.ts`, and all that makes the
+ * works the same for each.
  *
  * @module
  */
@@ -20,7 +20,7 @@ export const PERMITS = 10;
 /** How many greenlets hand a number on. */
 export const CHAIN = 1_000;
 
-/** How many wait for each event. */
+/** How many greenlets wait for each event. */
 export const WAITERS = 10_000;
 
 /** How many timeouts run at any time. */
@@ -32,7 +32,7 @@ export const LONG = 86_400_000;
 /** The longest of the sleeps that are slept to their end, in milliseconds. */
 export const LONGEST_SLEEP = 1_000;
 
-/** What a round has taken. */
+/** The measurements of a round. */
 export interface Measured {
   /** Milliseconds by the clock. */
   ms?: number;
@@ -64,7 +64,7 @@ export class Clock {
     this.#cpu = cpuTime() - this.#cpuStart;
   }
 
-  /** What was measured. */
+  /** The result of a measurement. */
   get measured(): Measured {
     this.stop();
     return { ms: this.#ms!, cpu: this.#cpu };
@@ -117,7 +117,7 @@ export function sleepTimes(count: number): number[] {
 export class Scales {
   readonly #before = memory();
 
-  /** What was added since this was made. */
+  /** The memory that was added since this was made. */
   get measured(): Measured {
     const { rss, heapUsed } = memory();
     return {
@@ -127,7 +127,7 @@ export class Scales {
   }
 }
 
-/** How much memory the process has, without what is garbage. */
+/** The memory of the process, without garbage. */
 function memory(): Deno.MemoryUsage {
   const { gc } = globalThis as { gc?: () => void };
   if (gc === undefined) {

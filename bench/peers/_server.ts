@@ -1,5 +1,5 @@
 /**
- * What the servers in TypeScript share: the protocol with `bench/run.ts`.
+ * Code of all servers in TypeScript: the protocol with `bench/run.ts`.
  *
  * @module
  */

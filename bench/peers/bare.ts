@@ -22,7 +22,7 @@ import {
   WORKERS,
 } from "./_rounds.ts";
 
-/** A body that yields whom to resume next, and is sent a number. */
+/** A body that yields the body to resume next, and is sent a number. */
 type Body<T = void> = Generator<Body<T>, number, T>;
 
 function* switchTo(find: () => Body, count: number): Body {
@@ -32,7 +32,7 @@ function* switchTo(find: () => Body, count: number): Body {
   return i;
 }
 
-/** Resumes whom each body yields, until one returns. */
+/** Resumes the body that each body yields, until one returns. */
 function trampoline(body: Body): number {
   let result = body.next();
   while (!result.done) result = result.value.next();
@@ -47,7 +47,7 @@ function switching(count: number, clock: Clock): void {
   check(ones + trampoline(two), count, "switches");
 }
 
-/** A body that is sent a number, and yields whom to send the next one to. */
+/** A body that is sent a number, and yields the body to send the next one to. */
 type Link = Generator<Link | null, number, number>;
 
 let handed = 0;
@@ -116,7 +116,9 @@ async function sleeping(number: number, count: number): Promise<void> {
   check(counts.reduce((a, b) => a + b), count, "turns");
 }
 
-/** Room for one item: a promise each for who waits for the room, and for the item. */
+/**
+ * Room for one item: a promise for the task that waits for the room, and one for the item.
+ */
 class Slot {
   #item: number | undefined;
   #filled: PromiseWithResolvers<void> | null = null;
@@ -194,10 +196,10 @@ async function broadcast(count: number, clock: Clock): Promise<void> {
   }
   clock.stop();
   await Promise.all(waiters);
-  check(woken, count + WAITERS, "how often somebody has arrived");
+  check(woken, count + WAITERS, "how often a waiter was woken");
 }
 
-/** Permits, and what resolves a promise for each who waits for one. */
+/** Permits, and the function that resolves the promise of each waiter. */
 class Permits {
   #free: number;
   readonly #waiting: (() => void)[] = [];
@@ -221,7 +223,7 @@ class Permits {
   }
 }
 
-/** How many hold the semaphore, and the most that ever have. */
+/** How many tasks hold the semaphore, and the most that ever have. */
 class Holders {
   now = 0;
   most = 0;
@@ -260,7 +262,7 @@ async function contention(count: number): Promise<void> {
   check(holders.most, PERMITS, "the most that have held the semaphore");
 }
 
-// As most functions that are mapped: async, whether it waits or not.
+// Like most functions that are mapped: async, whether it waits or not.
 // deno-lint-ignore require-await
 async function same(item: number): Promise<number> {
   return item;
@@ -357,7 +359,7 @@ function sleepUntilAborted(ms: number, signal: AbortSignal): Promise<void> {
   });
 }
 
-/** How many sleep. */
+/** How many tasks sleep. */
 let asleep = 0;
 
 async function sleepLong(signal: AbortSignal): Promise<void> {

@@ -111,7 +111,7 @@ async function broadcast(count: number, clock: Clock): Promise<void> {
     clock.stop();
     yield* Fiber.joinAll(waiters);
   }));
-  check(woken, count + WAITERS, "how often somebody has arrived");
+  check(woken, count + WAITERS, "how often a waiter was woken");
 }
 
 async function contention(count: number): Promise<void> {
@@ -186,7 +186,7 @@ async function limits(count: number): Promise<void> {
   check(calls, count, "calls");
 }
 
-/** How many sleep. */
+/** How many tasks sleep. */
 let asleep = 0;
 
 const sleepLong = Effect.suspend(() => {

@@ -114,7 +114,7 @@ async function broadcast(count: number, clock: Clock): Promise<void> {
     clock.stop();
     yield* joinAll(waiters);
   });
-  check(woken, count + WAITERS, "how often somebody has arrived");
+  check(woken, count + WAITERS, "how often a waiter was woken");
 }
 
 async function sleeps(count: number, clock: Clock): Promise<void> {
@@ -137,7 +137,7 @@ async function sleeps(count: number, clock: Clock): Promise<void> {
   check(slept.filter((ms, i) => ms < times[i]! - 1).length, 0, "early ones");
 }
 
-/** How many sleep. */
+/** How many tasks sleep. */
 let asleep = 0;
 
 function* sleepLong(begun: () => void): Operation<void> {

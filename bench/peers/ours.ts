@@ -209,10 +209,10 @@ async function broadcast(count: number, clock: Clock): Promise<void> {
   }
   clock.stop();
   await joinAll(waiters);
-  check(woken, count + WAITERS, "how often somebody has arrived");
+  check(woken, count + WAITERS, "how often a waiter was woken");
 }
 
-/** How many hold the semaphore, and the most that ever have. */
+/** How many tasks hold the semaphore, and the most that ever have. */
 class Holders {
   now = 0;
   most = 0;
@@ -244,7 +244,7 @@ async function contention(count: number): Promise<void> {
   check(holders.most, PERMITS, "the most that have held the semaphore");
 }
 
-// As most functions that are mapped: async, whether it waits or not.
+// Like most functions that are mapped: async, whether it waits or not.
 // deno-lint-ignore require-await
 async function same(item: number): Promise<number> {
   return item;
@@ -307,7 +307,7 @@ async function limits(count: number): Promise<void> {
   check(await inGreenlets(WORKERS, caller, count / WORKERS), count, "calls");
 }
 
-/** How many sleep. */
+/** How many tasks sleep. */
 let asleep = 0;
 
 async function sleepLong(): Promise<void> {

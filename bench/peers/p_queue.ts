@@ -13,7 +13,7 @@ import {
   WORKERS,
 } from "./_rounds.ts";
 
-// As most functions that are mapped: async, whether it waits or not.
+// Like most functions that are mapped: async, whether it waits or not.
 // deno-lint-ignore require-await
 async function same(item: number): Promise<number> {
   return item;

@@ -17,7 +17,7 @@ import {
 // deno-lint-ignore no-explicit-any
 type AbstractConstructor<T> = abstract new (...args: any[]) => T;
 
-/** What every assertion here throws. */
+/** The error of every assertion here. */
 export class AssertionError extends Error {
   constructor(message: string, options?: ErrorOptions) {
     super(message, options);

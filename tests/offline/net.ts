@@ -10,7 +10,7 @@ export interface GetAvailablePortOptions {
   preferredPort?: number;
 }
 
-/** Returns a TCP port that nobody listens on. */
+/** Returns a TCP port that is not in use. */
 export function getAvailablePort(options?: GetAvailablePortOptions): number {
   if (options?.preferredPort) {
     try {

@@ -51,7 +51,7 @@ const greenlets = bodies.map((body, n) => spawn(body, n));
 await joinAll(greenlets);
 print(greenlets.map((greenlet) => greenlet.value));
 
-// Who is current, across a promise of somebody else's.
+// The current greenlet, across a foreign promise.
 const me = spawn(async () => {
   await new Promise((resolve) => setTimeout(resolve, 1));
   return getCurrent() === me;
@@ -102,7 +102,8 @@ await stubborn.kill(undefined, { grace: 5 });
 print(stubborn.dead);
 getHub().handleError = handleError;
 
-// What the language, or a compiler in its place, throws when clean-up fails as well.
+// The error that the language, or a compiler in its place, throws when clean-up fails as
+// well.
 const suppressed = spawn(async () => {
   try {
     await sleep(FOREVER);
