@@ -18,7 +18,7 @@ import { QueuedWait } from "./wait_queue.ts";
 import { List } from "../_base/linked_list.ts";
 import { operate } from "./operation.ts";
 import { noteLoopTurn } from "./run_queue.ts";
-import { stopTimer, type Timer } from "./timers.ts";
+import { stopTimer } from "./timers.ts";
 import { Timeout } from "./timeout.ts";
 
 /** How many bytes one operation reads at most. */
@@ -356,7 +356,7 @@ QueuedWait<BytesTaker<any>, any> {
   /** Counts the time anew, as something has come. */
   restartTime(): void {
     if (this.#ms === Infinity) return;
-    stopTimer(this.value as Timer);
+    stopTimer(this.timer);
     this.limit(this.#ms);
   }
 

@@ -18,7 +18,7 @@ import type { Scope } from "./scope.ts";
 import { NONE, type SocketOps } from "./socket_ops.ts";
 import { DONE, Suspension, takenWait, type Wait } from "./suspension.ts";
 import { Timeout } from "./timeout.ts";
-import { stopTimer, type Timer } from "./timers.ts";
+import { stopTimer } from "./timers.ts";
 import { QueuedWait } from "./wait_queue.ts";
 
 type Write = (data: Uint8Array) => Promise<number>;
@@ -95,7 +95,7 @@ QueuedWait<Sender, any> {
   /** Counts the time anew, as something was written. */
   restartTime(): void {
     if (this.#ms === Infinity || this.state !== "waiting") return;
-    stopTimer(this.value as Timer);
+    stopTimer(this.timer);
     this.limit(this.#ms);
   }
 
