@@ -920,6 +920,20 @@ test("A Timeout of a socket leaves nothing behind", async () => {
   assertEquals(code, 0);
 });
 
+testEach(
+  "A Socket is read by one greenlet while another writes to it",
+  async ({ socket, peer }) => {
+    const other = new Socket(peer);
+    const reading = waiting(() => socket.recvExactly(MUCH));
+    const sending = spawn(() => socket.sendAll(new Uint8Array(MUCH).fill(1)));
+    const answering = spawn(() => other.sendAll(new Uint8Array(MUCH).fill(2)));
+    const got = await other.recvExactly(MUCH);
+    assert(got.every((byte) => byte === 1));
+    assert((await reading.get() as Uint8Array).every((byte) => byte === 2));
+    await joinAll([sending, answering], { raiseError: true });
+  },
+);
+
 // Closing
 
 testEach(
