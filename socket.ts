@@ -951,7 +951,7 @@ export type ListenOptions =
  * @throws {TypeError} If they are no object.
  *
  * @example Usage
- * ```ts no-eval
+ * ```ts ignore
  * import { connectTls } from "@gevent/gevent";
  *
  * using socket = await connectTls({ hostname: "example.com", port: 443 });
@@ -1023,7 +1023,7 @@ export function listen(options: ListenOptions): SocketListener {
  * @throws {Deno.errors.AddrInUse} If something listens there.
  *
  * @example Usage
- * ```ts no-eval
+ * ```ts ignore
  * import { listenTls } from "@gevent/gevent";
  *
  * using listener = listenTls({
