@@ -255,7 +255,9 @@ for (const [name, make] of mappers) {
       const gate = new Event();
       await group.spawn(() => gate.wait());
       const error = new Error("Boom");
-      await group.spawn(() => {
+      const isJoined = new Event();
+      await group.spawn(async () => {
+        await isJoined.wait();
         throw error;
       });
       const joiner = generator
@@ -264,6 +266,9 @@ for (const [name, make] of mappers) {
         })
         : spawn(async () => await group.join({ raiseError: true }));
       await settle();
+      isJoined.set();
+      await settle();
+      assertEquals(group.size, 1);
       assertFalse(joiner.dead);
       gate.set();
       await joiner.join();
