@@ -753,11 +753,10 @@ const others: Record<string, { first: string; again: string }> = {
       await leave(() => reader.read());
       reader.releaseLock();`,
     again: `
-      // The stream has asked first.
-      const reading = file.read(buffer());
-      reading.catch(() => {});
-      const { value } = await file.readable.getReader().read();
-      return new TextDecoder().decode(value);`,
+      // The stream that is not read any more has left the line.
+      const bytes = buffer();
+      const count = await file.read(bytes);
+      return new TextDecoder().decode(bytes.subarray(0, count));`,
   },
   "child.output()": {
     first: `

@@ -393,8 +393,8 @@ Deno.test("patch() finds the sockets of node:net when the first of them is made"
   const { out, err } = await runScript(`
     const net = await import("node:net");
     const { EventEmitter } = await import("node:events");
-    const { connect } = net.Socket.prototype;
-    const isPatched = () => net.Socket.prototype.connect !== connect;
+    const { connect: original } = net.Socket.prototype;
+    const isPatched = () => net.Socket.prototype.connect !== original;
     const told = [];
     {
       using _ = patch();
