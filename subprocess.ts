@@ -21,6 +21,7 @@
  * @module
  */
 
+import { after } from "./_base/after.ts";
 import { allOf, NO_OPTIONS, then } from "./_base/language.ts";
 import { checkOptions, show } from "./_base/checks.ts";
 import {
@@ -33,7 +34,6 @@ import {
   statusOf,
 } from "./_hub/child.ts";
 import { currentScope, runDetached } from "./_hub/current.ts";
-import { inTurns } from "./_hub/run_queue.ts";
 import type { Scope } from "./_hub/scope.ts";
 import { checkpoint, Suspension } from "./_hub/suspension.ts";
 import { checkDuration } from "./_hub/timers.ts";
@@ -365,12 +365,19 @@ function begin<R>(
     new ProgramWait(program, scope, check, form).begin() as Wait<R>;
 }
 
+/**
+ * For how many milliseconds after its time is over a program may still be read, and end: the
+ * call throws then at the latest.
+ */
+const LINGER = 50;
+
 /** The wait for the end of a program. */
 class ProgramWait extends Suspension<unknown> {
   readonly #program: Program;
   readonly #owner: Scope;
   readonly #check: boolean;
   readonly #form: (completed: Completed<Output>) => unknown;
+  /** `null` if it could not be started. */
   #running: RunningProgram | null = null;
 
   constructor(
@@ -406,7 +413,8 @@ class ProgramWait extends Suspension<unknown> {
   }
 
   #ended(completed: Completed<Output>): void {
-    this.#running = null;
+    // Its time was over before.
+    if (this.#running!.isEnded) return;
     if (completed.success || !this.#check) {
       return this.switch(this.#form(completed));
     }
@@ -418,25 +426,31 @@ class ProgramWait extends Suspension<unknown> {
     return this.#owner;
   }
 
-  /** Where the loop was held up, what was printed in time is read only now. */
+  /** What has come in time is read first, where the loop was held up. */
   override expired(): void {
     this.value = undefined;
-    inTurns(2, () => {
+    const running = this.#running!;
+    running.end();
+    const timedOut = () => {
       if (this.state !== "waiting") return;
       const { command, args, timeout } = this.#program;
-      const [stdout, stderr] = this.#running!.stop();
-      this.#running = null;
+      const [stdout, stderr] = running.close();
       this.throw(new TimeoutExpired(timeout, command, args, stdout, stderr));
+    };
+    // Most programs end at once, and then nothing of them is left when this throws.
+    runDetached(() => {
+      void then(running.completed, timedOut, timedOut);
+      after(LINGER, timedOut);
     });
   }
 
   protected override undo(error: unknown): void {
-    const printed = this.#running?.stop();
-    this.#running = null;
-    if (printed === undefined || !(error instanceof Timeout)) return;
-    const [stdout, stderr] = printed;
+    if (this.#running === null) return;
+    this.#running.end();
+    const [stdout, stderr] = this.#running.close();
     // One that ends several calls has what the first of them has printed.
-    if (!("stdout" in error)) Object.assign(error, { stdout, stderr });
+    if (!(error instanceof Timeout) || "stdout" in error) return;
+    Object.assign(error, { stdout, stderr });
   }
 }
 
@@ -450,6 +464,8 @@ class RunningProgram {
   readonly #stderr: OutputPipe;
   /** Ends it when the process exits: Ctrl-C on a terminal does not reach it. */
   readonly #exit = () => signalChild(this.#child, "SIGTERM", this.#isGroup);
+  /** Whether it was told to end. */
+  isEnded = false;
   /** How it has ended, when it has. */
   readonly completed: Promise<Completed<Output>>;
 
@@ -487,19 +503,26 @@ class RunningProgram {
     };
   }
 
-  /** Ends it, and gives what it has printed so far. */
-  stop(): [stdout: Output, stderr: Output] {
+  /** Has it end. */
+  end(): void {
+    if (this.isEnded) return;
+    this.isEnded = true;
+    atEnd.delete(this.#exit);
+    const { grace } = this.#program;
+    runDetached(() =>
+      endChild(this.#child, { grace, group: this.#isGroup, holds: false })
+    );
+  }
+
+  /** Waits for nothing more of it, and gives what it has printed so far. */
+  close(): [stdout: Output, stderr: Output] {
     const printed = [this.#stdout, this.#stderr].map((pipe) => {
       const bytes = pipe.read();
       pipe.forget();
       return this.#program.form(bytes);
     });
-    runDetached(() => {
-      atEnd.delete(this.#exit);
-      const { grace } = this.#program;
-      endChild(this.#child, { grace, group: this.#isGroup, holds: false });
-      this.#abort.abort();
-    });
+    runDetached(() => this.#abort.abort());
+    this.#child.unref();
     return printed as [Output, Output];
   }
 }

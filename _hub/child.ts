@@ -7,11 +7,9 @@
  * @module
  */
 
+import { after } from "../_base/after.ts";
 import { bare, membersOf, then } from "../_base/language.ts";
 import { current, runDetached } from "./current.ts";
-
-// Taken at import, as a clock or `patch()` may take their place.
-const { setTimeout, clearTimeout } = globalThis;
 
 /** Bytes that are in memory of their own. */
 export type Bytes = Uint8Array<ArrayBuffer>;
@@ -22,7 +20,7 @@ export interface ChildEnding {
   readonly grace: number;
   /** Whether the processes that it has started are ended as well: it leads a group. */
   readonly group: boolean;
-  /** Whether the process waits until the child has ended. */
+  /** Whether the process is not to end within the grace, which would be over then. */
   readonly holds: boolean;
 }
 
@@ -78,27 +76,24 @@ export function endChild(
   { grace, group, holds }: ChildEnding,
 ): void {
   signalChild(child, "SIGTERM", group);
-  if (!holds) child.unref();
   if (grace === Infinity) return;
+  let isOver = false;
+  const over = () => {
+    isOver = true;
+    if (!holds) atEnd.delete(kill);
+  };
   const kill = () => {
+    if (isOver) return;
     over();
     signalChild(child, "SIGKILL", group);
   };
   // The child keeps the process alive for as long as the user wants it to.
-  const timer = setTimeout(kill, Math.min(grace, LONGEST));
-  Deno.unrefTimer(timer);
-  const over = () => {
-    clearTimeout(timer);
-    if (!holds) atEnd.delete(kill);
-  };
+  current.clear(after, grace, kill);
   if (!holds) atEnd.add(kill);
   whenEnded(child, () => {
     if (!group || !hasGroup(child.pid)) over();
   });
 }
-
-/** The longest delay that `setTimeout` takes for what it is. */
-const LONGEST = 2 ** 31 - 1;
 
 /** Calls `ended` when a child has ended, in no context, which that would keep alive. */
 export function whenEnded(child: Deno.ChildProcess, ended: () => void): void {

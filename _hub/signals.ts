@@ -6,6 +6,7 @@
  */
 
 import { show } from "../_base/checks.ts";
+import { after } from "../_base/after.ts";
 import { hasTimers } from "./timers.ts";
 import { wakeups } from "./run_queue.ts";
 
