@@ -67,6 +67,18 @@ export interface RunOptions {
 }
 
 /**
+ * What the output of a program is by the options: a string with `text: true`, else bytes.
+ *
+ * @typeParam O The options.
+ */
+export type OutputOf<O> = O extends { text: infer T }
+  ? T extends true ? string : Uint8Array<ArrayBuffer>
+  : O extends { text?: infer T } ? unknown extends T ? Uint8Array<ArrayBuffer>
+    : T extends true ? string
+    : Uint8Array<ArrayBuffer>
+  : Uint8Array<ArrayBuffer>;
+
+/**
  * How a program has ended, and what it has printed. Python's `CompletedProcess`.
  *
  * @typeParam T What its output is: bytes, or a string.
@@ -206,6 +218,7 @@ export class TimeoutExpired<T = Uint8Array<ArrayBuffer> | string>
  * A program that can't be started, or must not be, makes the call fail with the runtime's own
  * error: `Deno.errors.NotFound`, `Deno.errors.NotCapable`.
  *
+ * @typeParam O The options, which tell what the output is.
  * @param command The program: a name that is looked for in `PATH`, a path, or a `file:` URL.
  * @param args Its arguments.
  * @param options What it reads, how long it may run, and what its output is to be.
@@ -226,26 +239,11 @@ export class TimeoutExpired<T = Uint8Array<ArrayBuffer> | string>
  * console.log(success, stdout.split("\n")); // true [ "9", "10", "" ]
  * ```
  */
-export function run(
-  command: string | URL,
-  args: readonly string[] | undefined,
-  options: RunOptions & { text: true },
-): Wait<Completed<string>>;
-export function run(
-  command: string | URL,
-  args?: readonly string[],
-  options?: RunOptions & { text?: false },
-): Wait<Completed>;
-export function run(
-  command: string | URL,
-  args?: readonly string[],
-  options?: RunOptions,
-): Wait<Completed | Completed<string>>;
-export function run(
+export function run<O extends RunOptions = { text?: false }>(
   command: string | URL,
   args: readonly string[] = [],
-  options: RunOptions = NO_OPTIONS,
-): Wait<Completed | Completed<string>> {
+  options: O = NO_OPTIONS as O,
+): Wait<Completed<OutputOf<O>>> {
   const program = new Program(command, args, options);
   return begin(program, options.check ?? false, (completed) => completed);
 }
@@ -254,6 +252,7 @@ export function run(
  * Runs a program and gives what it has printed to its standard output. A switch point, as
  * {@linkcode run} is. gevent's `subprocess.check_output`.
  *
+ * @typeParam O The options, which tell what the output is.
  * @param command The program.
  * @param args Its arguments.
  * @param options What it reads, how long it may run, and what its output is to be.
@@ -270,26 +269,13 @@ export function run(
  * console.log(await subprocess.checkOutput("echo", ["hello"], { text: true }));
  * ```
  */
-export function checkOutput(
-  command: string | URL,
-  args: readonly string[] | undefined,
-  options: Omit<RunOptions, "check"> & { text: true },
-): Wait<string>;
-export function checkOutput(
-  command: string | URL,
-  args?: readonly string[],
-  options?: Omit<RunOptions, "check"> & { text?: false },
-): Wait<Uint8Array<ArrayBuffer>>;
-export function checkOutput(
-  command: string | URL,
-  args?: readonly string[],
-  options?: Omit<RunOptions, "check">,
-): Wait<Uint8Array<ArrayBuffer> | string>;
-export function checkOutput(
+export function checkOutput<
+  O extends Omit<RunOptions, "check"> = { text?: false },
+>(
   command: string | URL,
   args: readonly string[] = [],
-  options: Omit<RunOptions, "check"> = NO_OPTIONS,
-): Wait<Uint8Array<ArrayBuffer> | string> {
+  options: O = NO_OPTIONS as O,
+): Wait<OutputOf<O>> {
   const program = new Program(command, args, options);
   return begin(program, true, (completed) => completed.stdout);
 }
