@@ -375,7 +375,7 @@ export class ThreadPool implements AsyncDisposable {
       );
     }
     const call = new Call(this.#interrupted, scope, name);
-    const list = args.flatMap(takeMoved);
+    const list = movedOf(args);
     const worker = this.#findWorker(module);
     // One that is ready takes a copy by itself.
     if (worker?.state === "idle" && this.#start.copies) {
@@ -727,6 +727,11 @@ class PoolWorker implements WorkerEvents {
     }
     this.#died(this);
   }
+}
+
+/** What is to be moved along with arguments. */
+function movedOf(args: readonly unknown[]): readonly Transferable[] {
+  return args.every(isPlain) ? NOTHING : args.flatMap(takeMoved);
 }
 
 /** What is sent of arguments, which may change until then. */

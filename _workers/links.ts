@@ -103,7 +103,8 @@ class ThreadLink implements WorkerLink {
   }
 
   send(request: Request, moved: readonly Transferable[]): void {
-    this.#worker.postMessage(request, moved as Transferable[]);
+    if (moved.length === 0) this.#worker.postMessage(request);
+    else this.#worker.postMessage(request, [...moved]);
   }
 
   hold(holds: boolean): void {
