@@ -124,9 +124,11 @@ const holdThread = findWorkerRef();
 /** A child of `node:child_process`, as far as it is used. */
 interface Child {
   readonly pid?: number;
+  readonly connected: boolean;
   readonly channel?: { ref(): void; unref(): void } | null;
   send(message: unknown, sent: (error: Error | null) => void): boolean;
   kill(signal: string): boolean;
+  disconnect(): void;
   ref(): void;
   unref(): void;
   // deno-lint-ignore no-explicit-any -- whatever the event is told with
@@ -196,7 +198,8 @@ class ProcessLink implements WorkerLink {
     atEnd.add(this.#atEnd);
     const over = () => {
       atEnd.delete(this.#atEnd);
-      resolve();
+      if (this.#isDisconnected) resolve();
+      else after(LAST_WORDS, resolve);
     };
     child.on("message", (message) => {
       if (!this.#isOver && isAnswer(message)) events.told(message);
@@ -215,6 +218,7 @@ class ProcessLink implements WorkerLink {
     });
     child.on("disconnect", () => {
       this.#isDisconnected = true;
+      if (this.#end !== null) resolve();
       if (this.#end !== null) return this.#die(this.#end);
       // It ends, or else its function has closed the channel.
       after(LAST_WORDS, () => this.#kill());
@@ -250,6 +254,7 @@ class ProcessLink implements WorkerLink {
     if (this.#isOver) return;
     this.#isOver = true;
     this.#kill();
+    if (this.#child.connected) this.#child.disconnect();
   }
 
   #kill(): void {

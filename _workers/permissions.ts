@@ -80,16 +80,28 @@ function wrong(name: string, kind: string, value: unknown): TypeError {
   );
 }
 
-/** The flags of the runtime that give permissions, and no more than those. */
+/**
+ * The flags of the runtime that give permissions, and no more than those. What is not given is
+ * denied by name: a program that `node:child_process` starts as `deno run` without any such
+ * flag gets `-A`. Nothing is denied of `import`, which is needed to load what is imported.
+ */
 export function permissionFlags(permissions: PermissionFlags): string[] {
-  if (permissions === "none") return [];
   return NAMES.flatMap((name) => {
-    const extent = permissions === "inherit" ? "inherit" : permissions[name];
-    if (extent === true) return `--allow-${name}`;
-    if (extent === "inherit") return hasAll(name) ? `--allow-${name}` : [];
-    if (!extent || extent.length === 0) return [];
-    return `--allow-${name}=${extent.join(",")}`;
+    const flag = flagOf(name, extentOf(permissions, name));
+    return flag ?? (name === "import" ? [] : `--deny-${name}`);
   });
+}
+
+function extentOf(permissions: PermissionFlags, name: Name): Extent {
+  if (permissions === "none") return false;
+  return permissions === "inherit" ? "inherit" : permissions[name] ?? false;
+}
+
+function flagOf(name: Name, extent: Extent): string | null {
+  if (extent === "inherit") extent = hasAll(name);
+  if (extent === true) return `--allow-${name}`;
+  if (extent === false || extent.length === 0) return null;
+  return `--allow-${name}=${extent.join(",")}`;
 }
 
 /**

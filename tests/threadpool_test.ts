@@ -705,8 +705,7 @@ Deno.test("ThreadPool does not keep a program alive that has no calls", async ()
     const { out, code } = await runScript(`
       const pool = new ThreadPool(2, { isolate: "${isolate}" });
       console.log(await pool.apply(() => 1));
-      const wait = pool.apply(() => new Promise((r) => setTimeout(r, 100, 2)));
-      wait.then(console.log);
+      pool.apply(() => new Promise((r) => setTimeout(r, 100, 2))).then(console.log);
     `);
     assertEquals([out, code], [["1", "2"], 0]);
   }
