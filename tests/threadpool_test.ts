@@ -435,14 +435,16 @@ for (const name of ["compute", "wait"] as const) {
       using mark = new Mark();
       const wait = work[name](mark.path);
       const pid = await mark.written();
-      const next = work.double(4);
+      // In main the Timeout would be for it as well.
+      const next = spawn(() => work.double(4));
+      await sleep(0);
       assertEquals([pool.busy, pool.waiting], [1, 1]);
       await assertRejects(async () => {
         using _ = Timeout.start(1);
         await wait;
       }, Timeout);
       await ended(pid);
-      assertEquals(await next, 8);
+      assertEquals(await next.get(), 8);
     },
   );
 }
