@@ -429,7 +429,7 @@ export class ThreadPool implements AsyncDisposable {
     } catch (error) {
       this.#workers.delete(worker);
       worker.state = "ended";
-      call.fail(error);
+      call.throw(error);
     }
   }
 
@@ -542,7 +542,7 @@ export class ThreadPool implements AsyncDisposable {
     for (const call of calls) {
       const { name } = call;
       call.worker = null;
-      call.fail(
+      call.throw(
         new PoolClosed(`Cannot finish '${name}' as its pool was killed`),
       );
       markHandled(call.promise!);
@@ -590,10 +590,6 @@ class Call extends QueuedWait<Call, unknown> {
   protected override undo(error: unknown): void {
     super.undo(error);
     this.#interrupted(this);
-  }
-
-  fail(error: unknown): void {
-    this.throw(error);
   }
 }
 
@@ -706,10 +702,11 @@ class PoolWorker implements WorkerEvents {
     }
     const { call } = this;
     if (this.state !== "busy" || call === null) return;
+    if (answer[0] !== "value" && answer[0] !== "error") return;
     this.state = "idle";
     this.call = call.worker = null;
     if (answer[0] === "value") call.switch(answer[1]);
-    else if (answer[0] === "error") call.fail(unpackError(answer[1]));
+    else call.throw(unpackError(answer[1]));
     this.#freed(this);
   }
 
@@ -719,7 +716,7 @@ class PoolWorker implements WorkerEvents {
     this.call = null;
     if (call !== null) {
       call.worker = null;
-      call.fail(
+      call.throw(
         new WorkerDied(`Cannot finish '${call.name}' as its worker ${how}`, {
           cause,
         }),
