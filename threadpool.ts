@@ -711,16 +711,20 @@ class PoolWorker implements WorkerEvents {
   }
 
   died(how: string, cause?: unknown): void {
+    const name = this.call?.name ?? "nothing";
+    const options = cause === undefined ? {} : { cause };
+    this.failed(
+      new WorkerDied(`Cannot finish '${name}' as its worker ${how}`, options),
+    );
+  }
+
+  failed(error: unknown): void {
     if (this.state === "ended") return;
     const { call } = this;
     this.call = null;
     if (call !== null) {
       call.worker = null;
-      call.throw(
-        new WorkerDied(`Cannot finish '${call.name}' as its worker ${how}`, {
-          cause,
-        }),
-      );
+      call.throw(error);
     }
     this.#died(this);
   }

@@ -16,6 +16,8 @@ export interface WorkerEvents {
   told(answer: Answer): void;
   /** It has ended, by itself; said as what follows "as its worker". */
   died(how: string, cause?: unknown): void;
+  /** It could not be started. */
+  failed(error: unknown): void;
 }
 
 /** A worker, as its pool sees it. */
@@ -205,8 +207,12 @@ class ProcessLink implements WorkerLink {
       if (!this.#isOver && isAnswer(message)) events.told(message);
     });
     child.on("error", (error: Error) => {
-      if (child.pid === undefined) over();
-      this.#die(`could not be started: ${error.message}`, error);
+      if (child.pid !== undefined) {
+        return this.#die(`has failed: ${error.message}`, error);
+      }
+      this.#isOver = this.#isDisconnected = true;
+      over();
+      events.failed(error);
     });
     child.on("exit", (code: number | null, signal: string | null) => {
       over();
@@ -240,7 +246,8 @@ class ProcessLink implements WorkerLink {
   }
 
   hold(holds: boolean): void {
-    const { channel } = this.#child;
+    const { channel, pid } = this.#child;
+    if (pid === undefined) return;
     if (holds) {
       this.#child.ref();
       channel?.ref();

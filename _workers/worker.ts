@@ -5,6 +5,7 @@
  */
 
 import { spawn } from "../gevent.ts";
+import { GreenletError } from "../greenlet.ts";
 import { isThenable } from "../_base/thenable.ts";
 import { isPlain, packError } from "./errors.ts";
 import {
@@ -152,7 +153,14 @@ class Calls {
   }
 
   #fail(error: unknown): void {
-    this.#send(["error", packError(error)], NOTHING);
+    let packed;
+    try {
+      packed = packError(error);
+    } catch (thrown) {
+      // Its properties may be getters, which may throw.
+      packed = packError(unreadable(thrown));
+    }
+    this.#send(["error", packed], NOTHING);
   }
 
   async #find(module: string, name: string): Promise<Function> {
@@ -177,6 +185,12 @@ class Calls {
     }
     return compiled;
   }
+}
+
+function unreadable(thrown: unknown): GreenletError {
+  return new GreenletError("A worker has thrown an error that can't be read", {
+    cause: thrown,
+  });
 }
 
 /** Whether it is the body of a generator function, which nothing has begun to run. */

@@ -87,6 +87,12 @@ export function fail(how: string): never {
       throw { a: [1] };
     case "function":
       throw () => {};
+    case "unreadable":
+      throw Object.defineProperty(new Error(), "message", {
+        get() {
+          throw new Error("no");
+        },
+      });
     case "property":
       throw Object.assign(new Error("x"), { sent: 1, unsent: () => {} });
     default:

@@ -15,6 +15,7 @@ import {
   PoolClosed,
   sleep,
   spawn,
+  subprocess,
   ThreadPool,
   Timeout,
   transfer,
@@ -295,6 +296,8 @@ testEach(
     assertEquals(await fail("value"), { a: [1] } as unknown);
     const unsent = await fail("function");
     assertInstanceOf(unsent, GreenletError);
+    const unreadable = await fail("unreadable");
+    assertInstanceOf(unreadable, GreenletError);
     const property = await fail("property") as { sent: unknown };
     assertEquals(Object.entries(property), [["sent", 1]]);
   },
@@ -689,6 +692,30 @@ test(
     assertEquals(await work.allowed(), ["read", "write", "net", "env", "run"]);
   },
 );
+
+Deno.test("ThreadPool passes on the runtime's error if it must not start a process", async () => {
+  const library = new URL("../mod.ts", import.meta.url).href;
+  const input = `import { ThreadPool } from ${JSON.stringify(library)};
+    await using pool = new ThreadPool(1);
+    for (let i = 0; i < 2; i++) {
+      const told = await pool.apply(() => 1).catch((error) => error.name);
+      console.log(told, pool.busy, pool.waiting);
+    }`;
+  for (
+    const [flags, expected] of [
+      [[], "NotCapable"],
+      [["--allow-env"], "NotCapable"],
+      [["--allow-run", "--allow-env"], "1"],
+    ] as const
+  ) {
+    const printed = await subprocess.checkOutput(
+      Deno.execPath(),
+      ["run", "-q", "--no-prompt", ...flags, "-"],
+      { input, text: true },
+    );
+    assertEquals(printed, `${expected} 0 0\n`.repeat(2));
+  }
+});
 
 Deno.test("ThreadPool's workers print to the program's own output", async () => {
   for (const isolate of KINDS) {
