@@ -48,7 +48,6 @@ import type { Scope } from "./_hub/scope.ts";
 import { checkpoint, DONE, failedWait, Suspension } from "./_hub/suspension.ts";
 import { checkDuration } from "./_hub/timers.ts";
 import { QueuedWait } from "./_hub/wait_queue.ts";
-import { isPlain, unpackError } from "./_workers/errors.ts";
 import {
   processes,
   type StartWorker,
@@ -63,7 +62,9 @@ import {
   type Request,
   takeMoved,
 } from "./_workers/messages.ts";
+import { isPlain } from "./_workers/pack.ts";
 import { checkPermissions } from "./_workers/permissions.ts";
+import { unpackError } from "./_workers/unpack.ts";
 import type { JoinOptions } from "./gevent.ts";
 import { GreenletError } from "./greenlet.ts";
 import type { Wait } from "./hub.ts";

@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { SentError } from "./errors.ts";
+import type { SentError } from "./pack.ts";
 
 /** What a worker is to do. */
 export type Request = readonly [
