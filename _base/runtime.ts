@@ -123,3 +123,27 @@ export function callerOf(above: number): string {
     }
   }
 }
+
+/**
+ * What says of a `Worker` whether it keeps the process alive; `undefined` where the runtime
+ * has no such thing, and each does so until it is ended.
+ */
+export function findWorkerRef():
+  | ((worker: object, holds: boolean) => void)
+  | undefined {
+  const prototype: object | undefined = globalThis.Worker?.prototype;
+  if (prototype === undefined) return undefined;
+  const names = Object.getOwnPropertySymbols(prototype)
+    .filter((symbol) => !symbol.description);
+  const ref = names.length === 1
+    ? Reflect.get(prototype, names[0]!)
+    : undefined;
+  if (typeof ref !== "function" || ref.length !== 1) return undefined;
+  return (worker, holds) => {
+    try {
+      Reflect.apply(ref, worker, [holds]);
+    } catch {
+      // A runtime that has changed it: the worker keeps the process alive then.
+    }
+  };
+}

@@ -5,6 +5,7 @@
  * @module
  */
 
+import { after } from "../_base/after.ts";
 import { show } from "../_base/checks.ts";
 import { hasTimers } from "./timers.ts";
 import { wakeups } from "./run_queue.ts";
@@ -193,13 +194,4 @@ export class SignalListener implements Disposable {
     this.#isOver = true;
     this.#pause();
   }
-}
-
-/** Memory that never changes, to wait for with a time limit. */
-const cell = new Int32Array(new SharedArrayBuffer(4));
-
-/** Calls back after a time, without a timer that the runtime would wait for. */
-function after(ms: number, callback: () => void): void {
-  const { value } = Atomics.waitAsync(cell, 0, 0, ms);
-  if (typeof value !== "string") value.then(callback);
 }

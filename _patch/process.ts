@@ -14,8 +14,16 @@
 
 import { allOf, bare, noOptions, property, then } from "../_base/language.ts";
 import { Begun } from "../_hub/begun.ts";
+import {
+  type Bytes,
+  endChild,
+  OutputPipe,
+  signalChild,
+  statusOf,
+  whenEnded,
+} from "../_hub/child.ts";
 import { detached, onFirstInstanceOf } from "./detached.ts";
-import { current, interruptibleScope } from "../_hub/current.ts";
+import { interruptibleScope } from "../_hub/current.ts";
 import { GRACE, type Scope } from "../_hub/scope.ts";
 import { checkpoint, type Wait } from "../_hub/suspension.ts";
 import { getOriginal, mimic } from "../_base/properties.ts";
@@ -37,7 +45,6 @@ export interface ProcessOptions {
 
 type Command = Deno.Command;
 type Child = Deno.ChildProcess;
-type Bytes = Uint8Array<ArrayBuffer>;
 type NewCommand = new (
   command: string | URL,
   options?: Deno.CommandOptions,
@@ -150,37 +157,14 @@ function own(greenlet: Greenlet, child: Child): void {
   const killed = () => end(child);
   signal.addEventListener("abort", killed, bare({ once: true }));
   const ended = () => signal.removeEventListener("abort", killed);
-  whenOver(child, ended);
+  whenEnded(child, ended);
 }
 
 /** Sends SIGTERM to a child, and SIGKILL if it has not ended after the grace. */
 function end(child: Child): void {
-  tell(child, "SIGTERM");
-  const timer = getOriginal(globalThis, "setTimeout")(
-    () => tell(child, "SIGKILL"),
-    // As long as the body of a greenlet that is killed.
-    GRACE,
-  );
-  // The child keeps the process alive, unless the user has unreffed it. The timer does not.
-  Deno.unrefTimer(timer);
-  whenOver(child, () => getOriginal(globalThis, "clearTimeout")(timer));
-}
-
-/** Calls `ended` when a child has ended. Outside greenlets, so that it keeps no scope alive. */
-function whenOver(child: Child, ended: () => void): void {
-  current.clear(() => void then(statusOf(child), ended, ended));
-}
-
-function tell(child: Child, signal: Deno.Signal): void {
-  try {
-    child.kill(signal);
-  } catch {
-    // The child has ended.
-  }
-}
-
-function statusOf(child: Child): Promise<Deno.CommandStatus> {
-  return getOriginal(child, "status");
+  // As long as the body of a greenlet that is killed. The child keeps the process alive,
+  // unless the user has unreffed it.
+  endChild(child, { grace: GRACE, group: false, holds: true });
 }
 
 function cooperativeOutput(original: Output): Output {
@@ -227,11 +211,11 @@ function run(
     }),
   );
   // `output()` does this, `spawn()` does not.
-  if (signal?.aborted) tell(child, "SIGTERM");
+  if (signal?.aborted) signalChild(child, "SIGTERM", false);
   const kills = killsChildren();
   const abort = new AbortController();
-  const out = stdout === "piped" ? new Pipe(child.stdout, abort) : null;
-  const err = stderr === "piped" ? new Pipe(child.stderr, abort) : null;
+  const out = stdout === "piped" ? new OutputPipe(child.stdout, abort) : null;
+  const err = stderr === "piped" ? new OutputPipe(child.stderr, abort) : null;
   const collected = allOf([statusOf(child), out?.bytes, err?.bytes]);
   const output = then(collected, (results) => {
     const { success, code, signal } = results[0] as Deno.CommandStatus;
@@ -260,44 +244,6 @@ function run(
 function piped(name: string, bytes: Bytes | undefined): Bytes {
   if (bytes !== undefined) return bytes;
   throw new TypeError(`Cannot get '${name}': '${name}' is not piped`);
-}
-
-/** Collects the output of a pipe. */
-class Pipe {
-  /** All the output, when the pipe has ended. */
-  readonly bytes: Promise<Bytes>;
-  /** The output so far; `null` after an interrupt. */
-  #chunks: Bytes[] | null = [];
-
-  constructor(stream: ReadableStream<Bytes>, abort: AbortController) {
-    const sink = new WritableStream<Bytes>(
-      bare({
-        write: (chunk: Bytes) => void this.#chunks?.push(chunk),
-      }),
-    );
-    const piped = getOriginal(ReadableStream.prototype, "pipeTo").call(
-      stream,
-      sink,
-      bare({ signal: abort.signal }),
-    );
-    this.bytes = then(piped, () => concat(this.#chunks ?? []));
-  }
-
-  forget(): void {
-    this.#chunks = null;
-  }
-}
-
-function concat(chunks: Bytes[]): Bytes {
-  let length = 0;
-  chunks.forEach((chunk) => length += chunk.length);
-  const all = new Uint8Array(length);
-  let offset = 0;
-  chunks.forEach((chunk) => {
-    all.set(chunk, offset);
-    offset += chunk.length;
-  });
-  return all;
 }
 
 /** Does what the original does. In a greenlet it uses a command whose arguments are recorded. */

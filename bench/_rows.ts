@@ -340,6 +340,49 @@ class Rows {
     return { ...this.works(works), server: this.#program("pages.ts") };
   }
 
+  /** Calls of a function on another core. */
+  calls(): Row {
+    const count = this.#size(10_000);
+    const peer = (who: Who, name: string, file: string, work = "calls") => ({
+      who,
+      name,
+      command: [
+        Deno.execPath(),
+        "run",
+        "-q",
+        "--allow-read",
+        "--allow-run",
+        "--allow-env",
+        `bench/peers/${file}`,
+        work,
+        `${count}`,
+      ],
+    });
+    return {
+      name: "calls",
+      title: "call of a function in a worker, and its answer",
+      count,
+      amount: "ms",
+      mode: "rounds",
+      peers: [
+        peer("ours", "ThreadPool, a thread", "calls_ours.ts"),
+        {
+          ...peer(
+            "ours",
+            "ThreadPool, a process",
+            "calls_ours.ts",
+            "calls-process",
+          ),
+          ratio: FASTER,
+        },
+        {
+          ...peer("bare", "postMessage", "calls_bare.ts"),
+          ratio: atMost(1.25),
+        },
+      ],
+    };
+  }
+
   imports(): Row {
     const python = (code: string) => [this.#python, "-c", code];
     const deno = (file: string) => this.#program(`import_${file}.ts`);
@@ -487,6 +530,7 @@ class Rows {
         [{ ...P_LIMIT, file: "fetch_p_limit.ts" }, FASTER],
         [{ ...BARE, name: "plain Deno", file: "fetch_plain.ts" }, SLOWER],
       ]),
+      this.calls(),
       this.imports(),
       ...GROWING.map(([source, most]) => this.growth(source, most)),
       ...this.#numbers(1_000_000).map((number) => this.memory(number)),

@@ -26,6 +26,7 @@ const EXAMPLES = [
   ["tcp_server_socket", "local-net"],
   ["tcp_proxy", "local-net"],
   ["chat_server", "local-net"],
+  ["hash_tree", "hash-tree"],
 ] as const;
 
 const CLIENTS = 500;

@@ -27,6 +27,7 @@ const LAYERS: readonly (readonly string[])[] = [
     "testing.ts",
   ],
   ["inspect.ts", "monitor.ts", "trace.ts"],
+  ["_workers/"],
   ["threadpool.ts", "subprocess.ts", "signal.ts"],
   ["http.ts", "server.ts", "socket.ts", "backdoor.ts"],
   ["_patch/"],

@@ -1,0 +1,274 @@
+/**
+ * A pool's side of its workers: how each is started, told something, and ended.
+ *
+ * @module
+ */
+
+import { after } from "../_base/after.ts";
+import { atEnd, canEndGroups, signalGroup } from "../_hub/child.ts";
+import { findWorkerRef } from "../_base/runtime.ts";
+import { type Answer, dataUrl, isAnswer, type Request } from "./messages.ts";
+import { type PermissionFlags, permissionFlags } from "./permissions.ts";
+
+/** What becomes of a worker. */
+export interface WorkerEvents {
+  /** It has told something. */
+  told(answer: Answer): void;
+  /** It has ended, by itself; said as what follows "as its worker". */
+  died(how: string, cause?: unknown): void;
+  /** It could not be started. */
+  failed(error: unknown): void;
+}
+
+/** A worker, as its pool sees it. */
+export interface WorkerLink {
+  /** Sends what it is to do; of what is moved nothing is left here. */
+  send(request: Request, moved: readonly Transferable[]): void;
+  /** Whether the process is kept alive by it. */
+  hold(holds: boolean): void;
+  /** Ends it, whatever it does. */
+  end(): void;
+  /** Settled when it has ended. */
+  readonly ended: Promise<void>;
+}
+
+/** What starts workers. */
+export interface StartWorker {
+  /** Whether what is sent is copied by that, and refused at once if it can't be. */
+  readonly copies: boolean;
+  link(modules: readonly string[], events: WorkerEvents): WorkerLink;
+}
+
+/**
+ * The code of a worker's main module. It names the modules of the user's, so that they are
+ * loaded without permission to read, as those of any program.
+ */
+function mainModule(
+  serve: string,
+  modules: readonly string[],
+  ...rest: number[]
+): string {
+  const own = JSON.stringify(import.meta.resolve("./worker.ts"));
+  const imports = modules.map((module) => {
+    const address = JSON.stringify(module);
+    return `${address}: () => import(${address})`;
+  });
+  const args = [`{ ${imports.join(", ")} }`, ...rest].join(", ");
+  return dataUrl(`import { ${serve} } from ${own}; ${serve}(${args});`);
+}
+
+/** What starts threads. */
+export function threads(permissions: PermissionFlags): StartWorker {
+  return {
+    copies: true,
+    link: (modules, events) => new ThreadLink(modules, permissions, events),
+  };
+}
+
+class ThreadLink implements WorkerLink {
+  readonly #worker: Worker;
+  readonly #events: WorkerEvents;
+  #isOver = false;
+  #holds = true;
+  readonly ended = Promise.resolve();
+
+  constructor(
+    modules: readonly string[],
+    permissions: PermissionFlags,
+    events: WorkerEvents,
+  ) {
+    this.#events = events;
+    const deno = permissions === "inherit" ? {} : { deno: { permissions } };
+    const worker = new Worker(
+      mainModule("serveThread", modules),
+      { type: "module", ...deno } as WorkerOptions,
+    );
+    this.#worker = worker;
+    worker.onmessage = ({ data }) => this.#take(data);
+    worker.onmessageerror = () => this.#die("has sent what can't be read");
+    worker.onerror = (event) => {
+      event.preventDefault();
+      this.#die(`has failed: ${event.message}`, event.error);
+    };
+  }
+
+  #take(message: unknown): void {
+    if (this.#isOver || !isAnswer(message)) return;
+    if (message[0] !== "exit") return this.#events.told(message);
+    this.#die(`has exited with code ${message[1]}`);
+  }
+
+  #die(how: string, cause?: unknown): void {
+    if (this.#isOver) return;
+    this.end();
+    this.#events.died(how, cause ?? undefined);
+  }
+
+  send(request: Request, moved: readonly Transferable[]): void {
+    if (moved.length === 0) this.#worker.postMessage(request);
+    else this.#worker.postMessage(request, [...moved]);
+  }
+
+  hold(holds: boolean): void {
+    if (this.#holds === holds) return;
+    this.#holds = holds;
+    holdThread?.(this.#worker, holds);
+  }
+
+  end(): void {
+    this.#isOver = true;
+    this.#worker.terminate();
+  }
+}
+
+const holdThread = findWorkerRef();
+
+/** A child of `node:child_process`, as far as it is used. */
+interface Child {
+  readonly pid?: number;
+  readonly connected: boolean;
+  readonly channel?: { ref(): void; unref(): void } | null;
+  send(message: unknown, sent: (error: Error | null) => void): boolean;
+  kill(signal: string): boolean;
+  disconnect(): void;
+  ref(): void;
+  unref(): void;
+  // deno-lint-ignore no-explicit-any -- whatever the event is told with
+  on(event: string, listener: (...args: any[]) => void): void;
+}
+
+interface ChildProcessModule {
+  spawn(command: string, args: string[], options: object): Child;
+}
+
+function findChildProcess(): ChildProcessModule {
+  const { process } = globalThis as unknown as {
+    process: { getBuiltinModule(name: string): ChildProcessModule };
+  };
+  return process.getBuiltinModule("node:child_process");
+}
+
+/** What starts processes. */
+export function processes(permissions: PermissionFlags): StartWorker {
+  return {
+    // A channel that has failed once is of no more use.
+    copies: false,
+    link: (modules, events) => new ProcessLink(modules, permissions, events),
+  };
+}
+
+/**
+ * How long to wait for what a process has said at last, when it has ended, in milliseconds:
+ * its channel tells of its own end, unless something holds it open.
+ */
+const LAST_WORDS = 1000;
+
+class ProcessLink implements WorkerLink {
+  readonly #child: Child;
+  readonly #isGroup = canEndGroups();
+  readonly #events: WorkerEvents;
+  readonly #atEnd = () => this.#kill();
+  #isOver = false;
+  /** How it has ended, until its channel has as well. */
+  #end: string | null = null;
+  #isDisconnected = false;
+  readonly ended: Promise<void>;
+
+  constructor(
+    modules: readonly string[],
+    permissions: PermissionFlags,
+    events: WorkerEvents,
+  ) {
+    this.#events = events;
+    const main = mainModule("serveProcess", modules, Deno.pid);
+    const isEnvOpen =
+      Deno.permissions.querySync({ name: "env" }).state === "granted";
+    const child = this.#child = findChildProcess().spawn(
+      Deno.execPath(),
+      ["run", "-q", "--no-prompt", ...permissionFlags(permissions), main],
+      {
+        stdio: ["ignore", "inherit", "inherit", "ipc"],
+        serialization: "advanced",
+        // Out of reach of Ctrl-C, as it is the parent that decides.
+        detached: true,
+        // What may not be read can't be handed on.
+        ...!isEnvOpen && { env: {} },
+      },
+    );
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.ended = promise;
+    atEnd.add(this.#atEnd);
+    const over = () => {
+      atEnd.delete(this.#atEnd);
+      if (this.#isDisconnected) resolve();
+      else after(LAST_WORDS, resolve);
+    };
+    child.on("message", (message) => {
+      if (!this.#isOver && isAnswer(message)) events.told(message);
+    });
+    child.on("error", (error: Error) => {
+      if (child.pid !== undefined) {
+        return this.#die(`has failed: ${error.message}`, error);
+      }
+      this.#isOver = this.#isDisconnected = true;
+      over();
+      events.failed(error);
+    });
+    child.on("exit", (code: number | null, signal: string | null) => {
+      over();
+      this.#end = signal === null
+        ? `has exited with code ${code}`
+        : `was ended by ${signal}`;
+      if (this.#isDisconnected) return this.#die(this.#end);
+      after(LAST_WORDS, () => this.#die(this.#end!));
+    });
+    child.on("disconnect", () => {
+      this.#isDisconnected = true;
+      if (this.#end !== null) resolve();
+      if (this.#end !== null) return this.#die(this.#end);
+      // It ends, or else its function has closed the channel.
+      after(LAST_WORDS, () => this.#kill());
+    });
+  }
+
+  #die(how: string, cause?: unknown): void {
+    if (this.#isOver) return;
+    this.end();
+    this.#events.died(how, cause);
+  }
+
+  send(request: Request): void {
+    this.#child.send(request, (error) => {
+      if (error !== null) {
+        this.#die(`could not be sent the call: ${error.message}`, error);
+      }
+    });
+  }
+
+  hold(holds: boolean): void {
+    const { channel, pid } = this.#child;
+    if (pid === undefined) return;
+    if (holds) {
+      this.#child.ref();
+      channel?.ref();
+    } else {
+      this.#child.unref();
+      channel?.unref();
+    }
+  }
+
+  end(): void {
+    if (this.#isOver) return;
+    this.#isOver = true;
+    this.#kill();
+    if (this.#child.connected) this.#child.disconnect();
+  }
+
+  #kill(): void {
+    const { pid } = this.#child;
+    if (pid === undefined || this.#end !== null) return;
+    if (!this.#isGroup || !signalGroup(pid, "SIGKILL")) {
+      this.#child.kill("SIGKILL");
+    }
+  }
+}

@@ -1,0 +1,95 @@
+/**
+ * Errors as they come from a worker: of their class, with their message and stack.
+ *
+ * @module
+ */
+
+import { GreenletError, GreenletExit } from "../greenlet.ts";
+import { Empty, Full, ShutDown } from "../queue.ts";
+import { Timeout } from "../timeout.ts";
+import type { SentError } from "./pack.ts";
+
+/** Makes the error again that was packed. */
+export function unpackError(sent: SentError): unknown {
+  if (sent.kind === "value") return sent.value;
+  const { name, message, stack, properties } = sent;
+  const error = makeError(sent);
+  Object.assign(error, properties);
+  // Where the class does not say so, as for one that has set it itself.
+  if (error.name !== name) define(error, "name", name);
+  if (error.message !== message) define(error, "message", message);
+  if (stack !== undefined) define(error, "stack", stack);
+  if (sent.cause !== undefined) {
+    define(error, "cause", unpackError(sent.cause));
+  }
+  if (sent.errors !== undefined) {
+    define(error, "errors", sent.errors.map(unpackError));
+  }
+  return error;
+}
+
+function define(error: Error, name: string, value: unknown): void {
+  Object.defineProperty(error, name, {
+    value,
+    writable: true,
+    enumerable: false,
+    configurable: true,
+  });
+}
+
+type SentObject = Extract<SentError, { kind: "error" }>;
+type ErrorClass = new (message?: string) => Error;
+
+function makeError({ classes, message, name, properties }: SentObject): Error {
+  if (classes[0] === "DOMException") return new DOMException(message, name);
+  const known = classes.findIndex((one) => findClass(one) !== undefined);
+  const base = known < 0 ? Error : findClass(classes[known]!)!;
+  // It has private fields, which nothing but its constructor makes.
+  if (base === Timeout) {
+    const { ms } = properties;
+    const timeout = new Timeout(typeof ms === "number" ? ms : Infinity);
+    if (known > 0) {
+      Object.setPrototypeOf(timeout, classNamed(classes[0]!, base).prototype);
+    }
+    return timeout;
+  }
+  const made = known > 0 ? classNamed(classes[0]!, base) : base;
+  // As `Error` makes it, whatever the constructor of the class wants.
+  return Reflect.construct(Error, [message], made);
+}
+
+/** The library's own classes of errors. */
+const OWN: Record<string, unknown> = {
+  __proto__: null,
+  GreenletError,
+  GreenletExit,
+  Timeout,
+  Empty,
+  Full,
+  ShutDown,
+};
+
+/** The class of errors of a name that both sides have. */
+function findClass(name: string): ErrorClass | undefined {
+  const found = OWN[name] ??
+    (Object.hasOwn(Deno.errors, name)
+      ? Reflect.get(Deno.errors, name)
+      : null) ??
+    Reflect.get(globalThis, name);
+  const isError = found === Error ||
+    typeof found === "function" && found.prototype instanceof Error;
+  return isError ? found as ErrorClass : undefined;
+}
+
+/** Classes that stand for those which only the other side has. */
+const standIns = new Map<string, ErrorClass>();
+
+function classNamed(name: string, base: ErrorClass): ErrorClass {
+  const key = `${name} ${base.name}`;
+  let made = standIns.get(key);
+  if (made === undefined) {
+    made = { [name]: class extends base {} }[name]!;
+    standIns.set(key, made);
+  }
+  return made;
+}

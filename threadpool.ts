@@ -1,0 +1,773 @@
+/**
+ * Functions on other cores: what computes for long holds up nothing here, and can be stopped.
+ *
+ * ```ts
+ * import { ThreadPool } from "@gevent/gevent";
+ *
+ * await using pool = new ThreadPool(2);
+ * const sum = await pool.apply((n: number) => {
+ *   let sum = 0;
+ *   for (let i = 1; i <= n; i++) sum += i;
+ *   return sum;
+ * }, 1_000_000);
+ * console.log(sum); // 500000500000
+ * ```
+ *
+ * A module's functions are called through {@linkcode ThreadPool.import}, each of which gives
+ * a `Wait` here, so that `new Pool(100).map(work.hash, files)` and everything else composes.
+ *
+ * What computes reaches no `await`, and so no kill and no `Timeout` reach it, where it runs.
+ * Here they do: a call that is interrupted while it runs is stopped for good, as its worker is
+ * ended and replaced. For that a worker is a **process** unless you ask for threads. On Deno
+ * 2.9 a thread that computes can't be stopped: after `terminate()` it goes on and uses its
+ * core, and the program can't end before it has.
+ *
+ * @module
+ */
+
+import { after } from "./_base/after.ts";
+import { List } from "./_base/linked_list.ts";
+import {
+  allOf,
+  markHandled,
+  membersOf,
+  NO_OPTIONS,
+  then,
+} from "./_base/language.ts";
+import {
+  checkFunction,
+  checkOptions,
+  numberError,
+  show,
+} from "./_base/checks.ts";
+import type { BodyResult } from "./_base/thenable.ts";
+import { currentScope, runDetached } from "./_hub/current.ts";
+import { noteLoopTurn } from "./_hub/run_queue.ts";
+import { operate } from "./_hub/operation.ts";
+import type { Scope } from "./_hub/scope.ts";
+import { checkpoint, DONE, failedWait, Suspension } from "./_hub/suspension.ts";
+import { checkDuration } from "./_hub/timers.ts";
+import { QueuedWait } from "./_hub/wait_queue.ts";
+import {
+  processes,
+  type StartWorker,
+  threads,
+  type WorkerEvents,
+  type WorkerLink,
+} from "./_workers/links.ts";
+import {
+  type Answer,
+  markMoved,
+  NOTHING,
+  type Request,
+  takeMoved,
+} from "./_workers/messages.ts";
+import { isPlain } from "./_workers/pack.ts";
+import { checkPermissions } from "./_workers/permissions.ts";
+import { unpackError } from "./_workers/unpack.ts";
+import type { JoinOptions } from "./gevent.ts";
+import { GreenletError } from "./greenlet.ts";
+import type { Wait } from "./hub.ts";
+
+/** Options of a {@linkcode ThreadPool}. */
+export interface ThreadPoolOptions {
+  /**
+   * What a worker is:
+   *
+   * - `"process"`: can be stopped whatever it does, may have narrower permissions, and takes
+   *   nothing else along when it runs out of memory. The program needs `--allow-run` and
+   *   `--allow-env`.
+   * - `"thread"`: starts several times as fast and takes less memory. One that computes can't
+   *   be stopped: its call throws at once, but the thread goes on until its function returns,
+   *   and so does the program. The program needs permission to read the modules. Narrower
+   *   `permissions` need `--unstable-worker-options`, without which Deno ends the program.
+   *
+   * @default {"process"}
+   */
+  isolate?: "process" | "thread";
+  /**
+   * What workers may do: never more than is said here.
+   *
+   * - `"inherit"`: what the program may. Of processes this holds for permissions that the
+   *   program has without exception: the runtime does not tell of what the others are a part.
+   * - `"none"`
+   * - an object of the runtime's shape, such as `{ read: ["data"], net: true }`: what it does
+   *   not name is not allowed.
+   *
+   * @default {"inherit"}
+   */
+  permissions?: Deno.PermissionOptions;
+}
+
+/**
+ * The functions of a module, as a pool calls them.
+ *
+ * @typeParam M The type of the module.
+ */
+export type Imported<M> = {
+  readonly [
+    K in keyof M as M[K] extends (...args: never[]) => unknown ? K : never
+  ]: M[K] extends (...args: infer A) => infer R
+    ? (...args: A) => Wait<BodyResult<R>>
+    : never;
+};
+
+/**
+ * A call was left by a pool that was killed, or is refused by it. That nothing awaits it is
+ * no unhandled rejection.
+ */
+export class PoolClosed extends GreenletError {
+  static {
+    this.prototype.name = "PoolClosed";
+  }
+}
+
+/**
+ * A call has failed as its worker has ended: it has called `Deno.exit`, has run out of memory,
+ * or an error in it was caught by nothing.
+ */
+export class WorkerDied extends GreenletError {
+  static {
+    this.prototype.name = "WorkerDied";
+  }
+}
+
+/**
+ * Has objects moved, and not copied, when a value is sent: as an argument or as the result of
+ * a function that a {@linkcode ThreadPool} calls. They can't be used here any more then.
+ *
+ * Into another process they are copied all the same, and can't be used here either.
+ *
+ * @param value An argument, or a result, as a whole.
+ * @param list What is in it and is to be moved, such as the `buffer` of an array of bytes.
+ * @returns The value.
+ * @throws {TypeError} If the value is no object, or the list no array.
+ *
+ * @example Usage
+ * ```ts
+ * import { ThreadPool, transfer } from "@gevent/gevent";
+ *
+ * await using pool = new ThreadPool(1);
+ * const data = new Uint8Array(1_000_000);
+ * const length = await pool.apply(
+ *   (data: Uint8Array) => data.length,
+ *   transfer(data, [data.buffer]),
+ * );
+ * console.log(length, data.length); // 1000000 0
+ * ```
+ */
+export function transfer<T extends object>(
+  value: T,
+  list: readonly Transferable[],
+): T {
+  if (typeof value !== "object" || value === null) {
+    throw new TypeError(
+      `Cannot transfer as 'value' must be an object: received ${show(value)}`,
+    );
+  }
+  if (!Array.isArray(list)) {
+    throw new TypeError(
+      `Cannot transfer as 'list' must be an array: received ${show(list)}`,
+    );
+  }
+  markMoved(value, [...list]);
+  return value;
+}
+
+/**
+ * Workers, each of which calls one function at a time, on other cores. gevent's `ThreadPool`.
+ *
+ * A worker starts when there is a call for it, and stays. Arguments and results are copied as
+ * by `structuredClone`, at the call; {@linkcode transfer} moves them. Into another process go
+ * the values of the language only, and no `SharedArrayBuffer`, no `Blob`.
+ *
+ * **An interrupt** of a call that waits for a worker takes it back: it has done nothing. One
+ * of a call that runs ends the worker, with all processes that this has started, and the next
+ * call gets a new one. The call throws at once in either case. A call that was answered before
+ * the interrupt keeps its result.
+ *
+ * **An error** comes back with its class, message and stack, its properties and its `cause`.
+ * A class that only the worker has is stood in for by one of the same name.
+ *
+ * **Inside a worker** the library works as anywhere: a function may be async or a generator, and
+ * what it has begun and left goes on, as long as the worker lives.
+ * Processes write to the program's own output; they read nothing from its input.
+ *
+ * Workers that have nothing to do do not keep the program alive. They end with it, whatever
+ * ends it, and so do processes that compute, within a moment; on Windows when they come to
+ * rest.
+ *
+ * @example The functions of a module
+ * ```ts ignore
+ * // work.ts
+ * export function hash(data: Uint8Array): string { … }
+ *
+ * // main.ts
+ * import { Pool, ThreadPool } from "@gevent/gevent";
+ *
+ * await using pool = new ThreadPool();
+ * const work = pool.import<typeof import("./work.ts")>(
+ *   import.meta.resolve("./work.ts"),
+ * );
+ * const hashes = await new Pool(100).map(work.hash, files);
+ * ```
+ */
+export class ThreadPool implements AsyncDisposable {
+  /** How many workers there may be. */
+  readonly size: number;
+  readonly #start: StartWorker;
+  readonly #waiting = new List<Call>();
+  readonly #workers = new Set<PoolWorker>();
+  /** Workers that were told to end, and have not. */
+  readonly #ending = new Set<WorkerLink>();
+  /** What was imported: a worker can load what was when it was started. */
+  readonly #modules = new Set<string>();
+  readonly #joiners = new Set<JoinWait>();
+  #state: "open" | "closed" = "open";
+
+  /**
+   * Makes a pool, and starts nothing.
+   *
+   * @param size How many workers there may be. @default {the number of cores}
+   * @param options What they are, and what they may do.
+   * @throws {TypeError | RangeError} If the size is not a positive integer, or an option is
+   * of the wrong kind.
+   */
+  constructor(
+    size: number = navigator.hardwareConcurrency,
+    options: ThreadPoolOptions = NO_OPTIONS,
+  ) {
+    if (!Number.isSafeInteger(size) || size < 1) {
+      throw numberError(
+        "create thread pool",
+        "size",
+        "a positive integer",
+        size,
+      );
+    }
+    checkOptions(options, "create thread pool");
+    const { isolate = "process" } = options;
+    const permissions = checkPermissions(options.permissions);
+    if (isolate !== "process" && isolate !== "thread") {
+      throw new TypeError(
+        `Cannot create thread pool as 'isolate' must be "process" or "thread": received ${
+          show(isolate)
+        }`,
+      );
+    }
+    this.size = size;
+    this.#start = isolate === "thread"
+      ? threads(permissions)
+      : processes(permissions);
+  }
+
+  /** How many calls have a worker. */
+  get busy(): number {
+    let busy = 0;
+    for (const worker of this.#workers) if (worker.call !== null) busy++;
+    return busy;
+  }
+
+  /** How many calls wait for a worker. */
+  get waiting(): number {
+    return this.#waiting.length;
+  }
+
+  /**
+   * Gives the functions of a module. Not a switch point, and loads nothing: a worker does,
+   * when the first of them is called.
+   *
+   * Each function is a switch point and gives a `Wait`. It throws at the call if an argument
+   * can't be cloned. If the module can't be loaded, or has no such function, the call fails.
+   *
+   * @typeParam M The type of the module: `typeof import("./work.ts")`.
+   * @param url The address of the module, as `import.meta.resolve("./work.ts")` gives it.
+   * @returns An object with a function for each of the module's.
+   * @throws {TypeError} If it is no absolute address.
+   *
+   * @example Usage
+   * ```ts
+   * import { ThreadPool } from "@gevent/gevent";
+   *
+   * const code = "export const double = (x) => 2 * x;";
+   * interface Work {
+   *   double(x: number): number;
+   * }
+   *
+   * await using pool = new ThreadPool(1);
+   * const work = pool.import<Work>(`data:text/javascript,${code}`);
+   * console.log(await work.double(21)); // 42
+   * ```
+   */
+  import<M>(url: string | URL): Imported<M> {
+    const module = checkUrl(url);
+    this.#modules.add(module);
+    const functions = new Map<string, unknown>();
+    const call = (name: string, args: unknown[]) =>
+      this.#call(module, name, name, args);
+    return new Proxy(Object.create(null), {
+      get(_target, name) {
+        // With a `then` it would be taken for a promise.
+        if (typeof name !== "string" || name === "then") return undefined;
+        let found = functions.get(name);
+        if (found === undefined) {
+          found = { [name]: (...args: unknown[]) => call(name, args) }[name];
+          functions.set(name, found);
+        }
+        return found;
+      },
+      set: () => false,
+    });
+  }
+
+  /**
+   * Calls a function in a worker. A switch point. gevent's `ThreadPool.apply`.
+   *
+   * The function is sent as its own code. So it must be self-contained: of what is around it,
+   * variables and imports, it finds nothing there.
+   *
+   * @typeParam A The types of the arguments.
+   * @typeParam R What the function returns.
+   * @param f The function: async, generator or plain.
+   * @param args Its arguments, which are cloned.
+   * @returns What comes of it.
+   * @throws {TypeError} At the call, if it is no function that can be sent.
+   * @throws {DOMException} At the call, if an argument can't be cloned.
+   * @throws {PoolClosed} If the pool was killed.
+   * @throws {WorkerDied} If its worker has ended.
+   *
+   * @example Usage
+   * ```ts
+   * import { ThreadPool } from "@gevent/gevent";
+   *
+   * await using pool = new ThreadPool(1);
+   * console.log(await pool.apply((a: number, b: number) => a ** b, 2, 10)); // 1024
+   * ```
+   */
+  apply<A extends unknown[], R>(
+    f: (...args: A) => R,
+    ...args: A
+  ): Wait<BodyResult<R>> {
+    checkFunction(f, "call in a worker", "f");
+    const code = Function.prototype.toString.call(f);
+    if (/\{\s*\[native code\]\s*\}\s*$/.test(code)) {
+      throw new TypeError(
+        `Cannot call in a worker as 'f' must have code that can be sent: received ${
+          f.name || "a native function"
+        }, which is native or bound`,
+      );
+    }
+    const name = f.name || "a function";
+    return this.#call(null, code, name, args) as Wait<BodyResult<R>>;
+  }
+
+  #call(
+    module: string | null,
+    code: string,
+    name: string,
+    args: unknown[],
+  ): Wait<unknown> {
+    const scope = currentScope();
+    const due = checkpoint(scope);
+    if (due !== null) return due;
+    if (this.#state === "closed") {
+      return failedWait(
+        new PoolClosed(`Cannot call '${name}' as its pool was killed`),
+      );
+    }
+    const call = new Call(this.#interrupted, scope, name);
+    const list = movedOf(args);
+    const worker = this.#findWorker(module);
+    // One that is ready takes a copy by itself.
+    if (worker?.state === "idle" && this.#start.copies) {
+      call.request = ["call", module, code, args];
+      call.moved = list;
+      try {
+        worker.give(call);
+      } catch (error) {
+        throw uncloneable(error, name);
+      }
+      return call.suspend(scope);
+    }
+    const [copy, moved] = copyOf(args, list, name);
+    call.request = ["call", module, code, copy];
+    call.moved = moved;
+    if (worker !== null) worker.give(call);
+    else this.#wait(call);
+    return call.suspend(scope);
+  }
+
+  /** Finds a worker that has nothing to do and can load a module. */
+  #findWorker(module: string | null): PoolWorker | null {
+    for (const worker of this.#workers) {
+      if (worker.call === null && worker.knows(module)) return worker;
+    }
+    return null;
+  }
+
+  /** Has a call done by a new worker, or when there is one for it. */
+  #wait(call: Call): void {
+    if (this.#workers.size >= this.size) {
+      // What was imported since it was started it can't load.
+      const idle = [...this.#workers].find((worker) => worker.call === null);
+      if (idle === undefined) return this.#waiting.add(call);
+      this.#drop(idle);
+    }
+    this.#startFor(call);
+  }
+
+  #startFor(call: Call): void {
+    const worker = new PoolWorker(
+      new Set(this.#modules),
+      this.#freed,
+      this.#died,
+    );
+    this.#workers.add(worker);
+    worker.call = call;
+    call.worker = worker;
+    try {
+      runDetached(() => worker.start(this.#start));
+    } catch (error) {
+      this.#workers.delete(worker);
+      worker.state = "ended";
+      call.throw(error);
+    }
+  }
+
+  /** Ends a worker. */
+  #drop(worker: PoolWorker): void {
+    this.#workers.delete(worker);
+    const { link } = worker;
+    worker.state = "ended";
+    if (link === null) return;
+    link.end();
+    link.hold(false);
+    this.#ending.add(link);
+    void then(link.ended, () => this.#ending.delete(link));
+  }
+
+  /** A worker has nothing to do any more. */
+  readonly #freed = (worker: PoolWorker): void => {
+    const call = this.#waiting.shift();
+    if (call === null) worker.rest();
+    else if (worker.knows(call.request![1])) worker.give(call);
+    else {
+      this.#drop(worker);
+      this.#startFor(call);
+    }
+    this.#look();
+  };
+
+  /** A worker has ended by itself. */
+  readonly #died = (worker: PoolWorker): void => {
+    this.#drop(worker);
+    this.#next();
+    this.#look();
+  };
+
+  /** Starts a worker for the next call, in the place of one that has ended. */
+  #next(): void {
+    if (this.#workers.size >= this.size) return;
+    const call = this.#waiting.shift();
+    if (call !== null) this.#startFor(call);
+  }
+
+  /** A call was interrupted that waits, or runs. */
+  readonly #interrupted = (call: Call): void => {
+    const { worker } = call;
+    call.worker = null;
+    if (worker !== null && worker.state !== "ended") {
+      worker.call = null;
+      // It was not told of the call yet: it is there for the next.
+      if (worker.state === "starting") this.#freed(worker);
+      else {
+        this.#drop(worker);
+        this.#next();
+      }
+    }
+    this.#look();
+  };
+
+  /** Tells those that wait for the end of all calls. */
+  #look(): void {
+    if (this.#joiners.size === 0 || this.busy + this.waiting > 0) return;
+    for (const joiner of this.#joiners) joiner.switch(true);
+    this.#joiners.clear();
+  }
+
+  /**
+   * Waits until no call runs or waits. A switch point. gevent's `ThreadPool.join`.
+   *
+   * @param options How long to wait.
+   * @returns Whether there is none; `false` at the timeout.
+   * @throws {TypeError | RangeError} If the timeout is not a number of milliseconds.
+   *
+   * @example Usage
+   * ```ts
+   * import { ThreadPool } from "@gevent/gevent";
+   *
+   * await using pool = new ThreadPool(1);
+   * pool.apply(() => {});
+   * console.log(await pool.join(), pool.busy); // true 0
+   * ```
+   */
+  join(options: JoinOptions = NO_OPTIONS): Wait<boolean> {
+    checkOptions(options, "join thread pool");
+    const { timeout = Infinity } = options;
+    checkDuration(timeout, "join thread pool");
+    const joiner = new JoinWait(this.#joiners);
+    this.#joiners.add(joiner);
+    joiner.limit(timeout);
+    this.#look();
+    return joiner.get();
+  }
+
+  /**
+   * Ends all workers, and waits until they have ended. A switch point; what it does it has
+   * done when it returns. gevent's `ThreadPool.kill`.
+   *
+   * All calls that run or wait throw {@linkcode PoolClosed}, and so do those that are made
+   * from now on.
+   *
+   * @returns Nothing.
+   */
+  kill(): Wait<void> {
+    this.#state = "closed";
+    const calls: Call[] = [];
+    for (const worker of this.#workers) {
+      if (worker.call !== null) calls.push(worker.call);
+      worker.call = null;
+      this.#drop(worker);
+    }
+    for (let call; (call = this.#waiting.shift()) !== null;) calls.push(call);
+    for (const call of calls) {
+      const { name } = call;
+      call.worker = null;
+      call.throw(
+        new PoolClosed(`Cannot finish '${name}' as its pool was killed`),
+      );
+      markHandled(call.promise!);
+    }
+    this.#look();
+    const links = membersOf(this.#ending);
+    links.forEach((link) => link.hold(true));
+    const ended = allOf([DONE, ...links.map((link) => link.ended)]);
+    const scope: Scope = currentScope();
+    return checkpoint(scope) ?? operate(scope, then(ended, () => {}));
+  }
+
+  /** Kills the pool at the end of an `await using` block; see {@linkcode ThreadPool.kill}. */
+  [Symbol.asyncDispose](): Wait<void> {
+    return this.kill();
+  }
+}
+
+/** The wait for what a worker does. */
+class Call extends QueuedWait<Call, unknown> {
+  readonly #interrupted: (call: Call) => void;
+  readonly #owner: Scope;
+  readonly name: string;
+  /** What is to be done, until a worker was told. */
+  request: Request | null = null;
+  moved: readonly Transferable[] = NOTHING;
+  /** Which worker it has. */
+  worker: PoolWorker | null = null;
+
+  constructor(
+    interrupted: (call: Call) => void,
+    scope: Scope,
+    name: string,
+  ) {
+    super();
+    this.#interrupted = interrupted;
+    this.#owner = scope;
+    this.name = name;
+  }
+
+  protected override get caller(): Scope {
+    return this.#owner;
+  }
+
+  protected override undo(error: unknown): void {
+    super.undo(error);
+    this.#interrupted(this);
+  }
+}
+
+/** The wait for the end of all calls. */
+class JoinWait extends Suspension<boolean> {
+  readonly #joiners: Set<JoinWait>;
+
+  constructor(joiners: Set<JoinWait>) {
+    super();
+    this.#joiners = joiners;
+  }
+
+  protected override undo(): void {
+    this.#joiners.delete(this);
+  }
+
+  protected override timedOut(): void {
+    this.switch(false);
+  }
+}
+
+/** For how many milliseconds a worker has nothing to do before the program may end. */
+const REST = 10;
+
+/**
+ * - `starting`: has not told yet that it is ready
+ * - `idle`
+ * - `busy`: was told of its call
+ * - `ended`: is to have ended
+ */
+type PoolWorkerState = "starting" | "idle" | "busy" | "ended";
+
+/** A worker, and its call. */
+class PoolWorker implements WorkerEvents {
+  readonly #modules: ReadonlySet<string>;
+  readonly #freed: (worker: PoolWorker) => void;
+  readonly #died: (worker: PoolWorker) => void;
+  /** Whether the program is kept alive by it. */
+  #isHeld = true;
+  /** Whether it is to be looked at whether it still has nothing to do. */
+  #isResting = false;
+  state: PoolWorkerState = "starting";
+  call: Call | null = null;
+  link: WorkerLink | null = null;
+
+  constructor(
+    modules: ReadonlySet<string>,
+    freed: (worker: PoolWorker) => void,
+    died: (worker: PoolWorker) => void,
+  ) {
+    this.#modules = modules;
+    this.#freed = freed;
+    this.#died = died;
+  }
+
+  start(start: StartWorker): void {
+    this.link = start.link([...this.#modules], this);
+  }
+
+  /** Whether it can load a module. */
+  knows(module: string | null): boolean {
+    return module === null || this.#modules.has(module);
+  }
+
+  /** Gives it a call, of which it is told when it is ready. */
+  give(call: Call): void {
+    if (this.state === "idle") this.#tell(call);
+    else this.#hold(true);
+    this.call = call;
+    call.worker = this;
+  }
+
+  #tell(call: Call): void {
+    const { request, moved } = call;
+    const link = this.link!;
+    // Throws if it can't be cloned, and then it is not told.
+    link.send(request!, moved);
+    this.state = "busy";
+    call.request = null;
+    call.moved = NOTHING;
+    this.#hold(true);
+  }
+
+  /** Has nothing to do. To say so to the runtime each time would double what a call takes. */
+  rest(): void {
+    if (this.#isResting) return;
+    this.#isResting = true;
+    after(REST, () => {
+      this.#isResting = false;
+      if (this.state !== "ended" && this.call === null) this.#hold(false);
+    });
+  }
+
+  #hold(holds: boolean): void {
+    if (this.#isHeld === holds) return;
+    this.#isHeld = holds;
+    this.link!.hold(holds);
+  }
+
+  told(answer: Answer): void {
+    if (this.state === "ended") return;
+    // The event loop has called us: the greenlet that waits is to go on in this turn.
+    noteLoopTurn();
+    if (answer[0] === "ready") {
+      if (this.state !== "starting") return;
+      this.state = "idle";
+      if (this.call === null) this.rest();
+      else this.#tell(this.call);
+      return;
+    }
+    const { call } = this;
+    if (this.state !== "busy" || call === null) return;
+    if (answer[0] !== "value" && answer[0] !== "error") return;
+    this.state = "idle";
+    this.call = call.worker = null;
+    if (answer[0] === "value") call.switch(answer[1]);
+    else call.throw(unpackError(answer[1]));
+    this.#freed(this);
+  }
+
+  died(how: string, cause?: unknown): void {
+    const name = this.call?.name ?? "nothing";
+    const options = cause === undefined ? {} : { cause };
+    this.failed(
+      new WorkerDied(`Cannot finish '${name}' as its worker ${how}`, options),
+    );
+  }
+
+  failed(error: unknown): void {
+    if (this.state === "ended") return;
+    const { call } = this;
+    this.call = null;
+    if (call !== null) {
+      call.worker = null;
+      call.throw(error);
+    }
+    this.#died(this);
+  }
+}
+
+/** What is to be moved along with arguments. */
+function movedOf(args: readonly unknown[]): readonly Transferable[] {
+  return args.every(isPlain) ? NOTHING : args.flatMap(takeMoved);
+}
+
+/** What is sent of arguments, which may change until then. */
+function copyOf(
+  args: readonly unknown[],
+  list: readonly Transferable[],
+  name: string,
+): [args: readonly unknown[], moved: readonly Transferable[]] {
+  if (args.every(isPlain)) return [args, NOTHING];
+  try {
+    return structuredClone([args, list], { transfer: [...list] }) as [
+      unknown[],
+      Transferable[],
+    ];
+  } catch (error) {
+    throw uncloneable(error, name);
+  }
+}
+
+function uncloneable(error: unknown, name: string): DOMException {
+  return new DOMException(
+    `Cannot call '${name}' as its arguments can't be cloned: ${
+      (error as Error).message
+    }`,
+    "DataCloneError",
+  );
+}
+
+function checkUrl(url: string | URL): string {
+  if (url instanceof URL) return url.href;
+  if (typeof url === "string" && URL.canParse(url)) return new URL(url).href;
+  throw new TypeError(
+    `Cannot import as 'url' must be an absolute address, as import.meta.resolve() gives it: received ${
+      show(url)
+    }`,
+  );
+}
