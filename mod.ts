@@ -41,6 +41,7 @@ export * from "./pool.ts";
 export * from "./nursery.ts";
 export * from "./select.ts";
 export * from "./signal.ts";
+export * from "./socket.ts";
 export * as monkey from "./monkey.ts";
 export {
   type HttpOptions,

@@ -50,7 +50,7 @@ import { areTimersKnown, patchTimers } from "./_patch/timers.ts";
 import { patchTls } from "./_patch/tls.ts";
 import { patchWebsocket } from "./_patch/websocket.ts";
 
-export { getOriginal, patchItem, patchModule } from "./_patch/properties.ts";
+export { getOriginal, patchItem, patchModule } from "./_base/properties.ts";
 export type { HttpOptions } from "./_patch/http.ts";
 export type { ProcessOptions } from "./_patch/process.ts";
 

@@ -18,9 +18,11 @@ import { QueuedWait } from "./wait_queue.ts";
 import { List } from "../_base/linked_list.ts";
 import { operate } from "./operation.ts";
 import { noteLoopTurn } from "./run_queue.ts";
+import { stopTimer } from "./timers.ts";
+import { Timeout } from "./timeout.ts";
 
 /** How many bytes one operation reads at most. */
-const MOST_READ = 64 * 1024;
+export const MOST_READ = 64 * 1024;
 /** For how many bytes at most the memory to write from is kept. */
 export const MOST_KEPT = 64 * 1024;
 /** How many bytes one operation writes at most: `write` may write less than it is given. */
@@ -111,7 +113,7 @@ type OperationState = "idle" | "busy" | "orphaned";
  */
 export abstract class Inbox<T, K extends QueuedWait<K, T>, R> {
   readonly #line = new Takers<K, T>(this);
-  readonly #sources: Inboxes;
+  readonly #sources: Inboxes | null;
   readonly #hold: Hold | null;
   readonly #reference = new WeakRef(this);
   #state: OperationState = "idle";
@@ -120,10 +122,11 @@ export abstract class Inbox<T, K extends QueuedWait<K, T>, R> {
   /** The owner was closed. No state, as the operation may go on for as long as it likes. */
   protected closed = false;
 
-  constructor(sources: Inboxes, hold: Hold | null = null) {
+  /** @param sources Those of the part of `patch()` that has made it, if one has. */
+  constructor(sources: Inboxes | null, hold: Hold | null = null) {
     this.#sources = sources;
     this.#hold = hold;
-    sources.add(this.#reference);
+    sources?.add(this.#reference);
   }
 
   /** The state of the operation. */
@@ -144,6 +147,11 @@ export abstract class Inbox<T, K extends QueuedWait<K, T>, R> {
   /** Whether the owner is used, so that something else must not begin with it. */
   get busy(): boolean {
     return this.#state !== "idle";
+  }
+
+  /** The wait whose turn it is. */
+  protected get firstInLine(): K | null {
+    return this.#line.first;
   }
 
   /** How many waits there are. */
@@ -171,6 +179,10 @@ export abstract class Inbox<T, K extends QueuedWait<K, T>, R> {
   protected abstract begin(taker: K): Promise<R>;
   /** Keeps what the operation has brought. */
   protected abstract keep(result: R): void;
+  /** Whether there is enough for a wait. */
+  protected isServed(_taker: K): boolean {
+    return this.hasResult;
+  }
   /** Ends a wait with what there is. */
   protected abstract give(taker: K): void;
   /** Gets rid of what was not taken. */
@@ -181,7 +193,7 @@ export abstract class Inbox<T, K extends QueuedWait<K, T>, R> {
     this.closed = true;
     this.#failure = null;
     this.discard();
-    this.#sources.delete(this.#reference);
+    this.#sources?.delete(this.#reference);
   }
 
   /** Adds a wait to the line; outside greenlets (`scope` is `null`) nothing interrupts it. */
@@ -236,11 +248,13 @@ export abstract class Inbox<T, K extends QueuedWait<K, T>, R> {
   #serve(): void {
     for (let taker = this.#line.first; taker; taker = this.#line.first) {
       const failure = this.#failure;
-      if (!this.hasResult && failure === null) return this.#operate(taker);
-      this.#line.remove(taker);
-      if (failure === null) {
+      if (this.isServed(taker)) {
+        this.#line.remove(taker);
         this.give(taker);
+      } else if (failure === null) {
+        return this.#operate(taker);
       } else {
+        this.#line.remove(taker);
         this.#failure = null;
         taker.throw(failure.error);
       }
@@ -308,13 +322,70 @@ export abstract class Inbox<T, K extends QueuedWait<K, T>, R> {
   }
 }
 
+/**
+ * A wait for bytes that are kept in an inbox. As long as they are too few for it, they stay
+ * there, and more are read; so an interrupt has nothing to give back.
+ */
+export abstract class BytesTaker<T> extends // Waits of all kinds are in one line, whatever they give.
+// deno-lint-ignore no-explicit-any
+QueuedWait<BytesTaker<any>, any> {
+  readonly #ms: number;
+
+  /** @param ms For how long to wait for something to come, each time. */
+  constructor(ms = Infinity) {
+    super();
+    this.#ms = ms;
+  }
+
+  /** How many bytes to read at most, if those are too few that are kept. */
+  abstract room(kept: Bytes): number;
+
+  /** Whether it can take from what is kept. */
+  isServedBy(kept: Bytes): boolean {
+    return kept.length > 0 || kept.ended;
+  }
+
+  /** Takes from what is kept. */
+  abstract takeFrom(kept: Bytes): T;
+
+  /** Begins to count the time. */
+  startTime(): this {
+    return this.#ms === Infinity ? this : this.limit(this.#ms);
+  }
+
+  /** Counts the time anew, as something has come. */
+  restartTime(): void {
+    if (this.#ms === Infinity) return;
+    stopTimer(this.timer);
+    this.limit(this.#ms);
+  }
+
+  protected override timedOut(): void {
+    this.throw(new Timeout(this.#ms));
+  }
+}
+
+/** One turn of a stream. */
+interface StreamTurn {
+  /** Has it leave the line if it is in it, and the stream has no reader any more. */
+  leaveUnlessRead(): void;
+}
+
 /** One `read`. */
-export class Reader extends QueuedWait<Reader, number | null> {
+export class Reader extends BytesTaker<number | null> {
   readonly buffer: Uint8Array;
 
-  constructor(buffer: Uint8Array) {
-    super();
+  constructor(buffer: Uint8Array, ms?: number) {
+    super(ms);
     this.buffer = buffer;
+  }
+
+  override room(): number {
+    return this.buffer.length;
+  }
+
+  override takeFrom(kept: Bytes): number | null {
+    return kept.length > 0 ? kept.copyTo(this.buffer) : kept.takeEnd();
   }
 }
 
@@ -324,22 +395,24 @@ type Read = (this: any, buffer: Uint8Array) => Promise<number | null>;
 type Write = (this: any, data: Uint8Array) => Promise<number>;
 
 /** The bytes of what is read, in order, for all its readers. */
-export class Bytes extends Inbox<number | null, Reader, number | null> {
+// deno-lint-ignore no-explicit-any -- its waits give different things
+export class Bytes extends Inbox<any, BytesTaker<any>, number | null> {
   readonly #owner: object;
   readonly #read: Read;
-  /** The memory that is read into. */
-  #buffer = new Uint8Array(0);
+  /** The memory that bytes are kept in. */
+  #memory = new Uint8Array(0);
+  /** The part of the memory that the last operation has read into. */
+  #target = this.#memory;
   /** The bytes that were read and not taken lie from here to there. */
   #start = 0;
   #end = 0;
   /** Whether the end has come, and no reader was told. */
   #ended = false;
-  /** Whether the stream of the owner waits in the line, and whether it rests. */
-  #streamWaits = false;
-  #streamRests = false;
+  /** The last turn of the stream of the owner. */
+  #puller: StreamTurn | null = null;
 
   constructor(
-    sources: Inboxes,
+    sources: Inboxes | null,
     owner: object,
     read: Read,
     hold: Hold | null = null,
@@ -354,41 +427,27 @@ export class Bytes extends Inbox<number | null, Reader, number | null> {
     return this.#read.call(this.#owner, buffer);
   }
 
-  /** Reads for the stream of the owner: no interrupt ends it, but the stream may rest. */
-  async readForStream(buffer: Uint8Array): Promise<number | null> {
-    this.#streamWaits = true;
-    try {
-      return await this.take(new Reader(buffer), null);
-    } finally {
-      this.#streamWaits = false;
-    }
+  override take<T>(taker: BytesTaker<T>, scope: Scope | null): Wait<T> {
+    if (this.#puller !== null) this.#puller.leaveUnlessRead();
+    return super.take(taker, scope);
   }
 
-  /** Has to be called when nothing waits for the stream any more. */
-  restStream(): void {
-    this.#streamRests = true;
-    this.left();
-  }
-
-  /** Has to be called before the stream is read. */
-  resumeStream(): void {
-    this.#streamRests = false;
-    this.joined();
-  }
-
-  /** Whether nothing waits for the stream. */
-  protected get streamRests(): boolean {
-    return this.#streamRests;
-  }
-
-  protected override get isWaitedFor(): boolean {
-    const resting = this.#streamWaits && this.#streamRests ? 1 : 0;
-    return this.waiting > resting;
+  /** Gives the stream of the owner its turn: no interrupt ends it, but it may leave. */
+  pull<T>(puller: BytesTaker<T> & StreamTurn): Wait<T> {
+    this.#puller = null;
+    const wait = this.take(puller, null);
+    this.#puller = puller;
+    return wait;
   }
 
   /** How many bytes were read and not taken. */
   get length(): number {
     return this.#end - this.#start;
+  }
+
+  /** Whether nothing comes behind those that are kept. */
+  get ended(): boolean {
+    return this.#ended;
   }
 
   protected override get hasResult(): boolean {
@@ -408,29 +467,138 @@ export class Bytes extends Inbox<number | null, Reader, number | null> {
     this.#ended = false;
   }
 
-  protected override begin(reader: Reader): Promise<number | null> {
+  protected override begin(taker: BytesTaker<unknown>): Promise<number | null> {
+    const room = taker.room(this);
     // At least one byte, even if its buffer was transferred meanwhile.
-    const most = Math.min(reader.buffer.length, MOST_READ) || 1;
-    if (this.#buffer.length !== most) this.#buffer = view(this.#buffer, most);
-    return this.readOn(this.#buffer);
+    const most = Math.min(room, MOST_READ) || 1;
+    if (this.#start < this.#end) {
+      this.#target = this.#makeRoom(most, room);
+    } else {
+      this.#start = this.#end = 0;
+      if (this.#memory.length < most) this.#memory = new Uint8Array(most);
+      const isThere = this.#target.length === most &&
+        this.#target.byteOffset === 0 &&
+        this.#target.buffer === this.#memory.buffer;
+      if (!isThere) this.#target = this.#memory.subarray(0, most);
+    }
+    return this.readOn(this.#target);
+  }
+
+  /** Makes room behind what is kept, in memory that grows up to what will be needed. */
+  #makeRoom(most: number, room: number): Uint8Array<ArrayBuffer> {
+    const { length } = this;
+    const size = this.#memory.length;
+    if (this.#end + most > size) {
+      let memory = this.#memory;
+      if (length + most > size / 2) {
+        const needed = Math.min(2 * size, length + room);
+        memory = new Uint8Array(Math.max(needed, length + most));
+      }
+      memory.set(this.#memory.subarray(this.#start, this.#end));
+      this.#memory = memory;
+      this.#start = 0;
+      this.#end = length;
+    }
+    return this.#memory.subarray(this.#end, this.#end + most);
   }
 
   protected override keep(count: number | null): void {
-    this.#start = 0;
-    this.#end = count ?? 0;
-    this.#ended = count === null;
+    if (count === null) {
+      this.#ended = true;
+    } else {
+      this.#end += count;
+      this.firstInLine?.restartTime();
+    }
   }
 
-  protected override give(reader: Reader): void {
-    if (this.#ended) {
-      this.#ended = false;
-      return reader.switch(null);
+  protected override isServed(taker: BytesTaker<unknown>): boolean {
+    return taker.isServedBy(this);
+  }
+
+  protected override give(taker: BytesTaker<unknown>): void {
+    try {
+      taker.switch(taker.takeFrom(this));
+    } catch (error) {
+      taker.throw(error);
     }
+  }
+
+  /** Takes as many bytes as there are, and as there is room for. */
+  copyTo(buffer: Uint8Array): number {
     const start = this.#start;
-    const end = Math.min(start + reader.buffer.length, this.#end);
-    copy(this.#buffer, start, end, reader.buffer);
+    const end = Math.min(start + buffer.length, this.#end);
+    copy(this.#memory, start, end, buffer);
     this.#start = end;
-    reader.switch(end - start);
+    return end - start;
+  }
+
+  /** Takes so many bytes, into memory of their own. */
+  takeBytes(count: number): Uint8Array<ArrayBuffer> {
+    const isWhole = count === this.#memory.length && this.state === "idle";
+    // Memory that is full is given away, and not copied.
+    const bytes = isWhole
+      ? this.#memory
+      : this.#memory.slice(this.#start, this.#start + count);
+    this.drop(count);
+    if (isWhole) this.#memory = this.#target = new Uint8Array(0);
+    return bytes;
+  }
+
+  /** As {@linkcode Bytes.takeBytes}, with memory that may be larger: spares a copy. */
+  takeChunk(count: number): Uint8Array<ArrayBuffer> {
+    const isAll = this.#start === 0 && count === this.#end &&
+      this.state === "idle";
+    if (!isAll) return this.takeBytes(count);
+    const bytes = this.#memory.subarray(0, count);
+    this.#memory = this.#target = new Uint8Array(0);
+    this.#end = 0;
+    return bytes;
+  }
+
+  /** Looks at the first bytes: as they are now, and not later. */
+  peek(count: number): Uint8Array<ArrayBuffer> {
+    return this.#memory.subarray(this.#start, this.#start + count);
+  }
+
+  /** Lets go of the first bytes. */
+  drop(count: number): void {
+    this.#start += count;
+    const isEmpty = this.#start === this.#end && this.state === "idle";
+    if (!isEmpty || this.#memory.length <= MOST_READ) return;
+    // It was made for what was larger than most.
+    this.#memory = this.#target = new Uint8Array(0);
+    this.#start = this.#end = 0;
+  }
+
+  /** Tells a reader of the end. */
+  takeEnd(): null {
+    this.#ended = false;
+    return null;
+  }
+
+  /** Looks at one of the kept bytes. */
+  at(index: number): number | undefined {
+    return index >= 0 && index < this.length
+      ? this.#memory[this.#start + index]
+      : undefined;
+  }
+
+  /**
+   * Looks for bytes in those that are kept.
+   *
+   * @param from Where they begin at the earliest.
+   * @returns Where they begin, or -1.
+   */
+  indexOf(sought: Uint8Array, from: number): number {
+    const kept = this.#memory.subarray(this.#start, this.#end);
+    const last = kept.length - sought.length;
+    for (let at = from;; at++) {
+      at = kept.indexOf(sought[0]!, at);
+      if (at < 0 || at > last) return -1;
+      let i = 1;
+      while (i < sought.length && kept[at + i] === sought[i]) i++;
+      if (i === sought.length) return at;
+    }
   }
 }
 

@@ -5,6 +5,7 @@
  */
 
 import { ignore } from "../_base/language.ts";
+import { Begun } from "./begun.ts";
 import type { Scope } from "./scope.ts";
 import { PromiseWait, type Wait } from "./suspension.ts";
 
@@ -51,4 +52,20 @@ export function operate<T>(
   discard: ((value: T) => void) | null = null,
 ): Wait<T> {
   return new Operation(cancel, discard).follow(promise).suspend(scope);
+}
+
+/**
+ * As {@linkcode operate}, for what may wait for the other side for ever, as a handshake does:
+ * when its caller is interrupted, it goes on, but does not keep the process alive.
+ *
+ * @param begin Begins the operation.
+ */
+export function operateLoosely<T>(
+  scope: Scope,
+  begin: () => Promise<T>,
+  discard: ((value: T) => void) | null = null,
+): Wait<T> {
+  const begun = new Begun();
+  const promise = begun.watch(begin);
+  return operate(scope, promise, () => begun.unref(), discard);
 }

@@ -29,6 +29,7 @@ type Used = Pick<Internals, typeof NAMES[number]>;
 
 /** The states of a promise, as the runtime gives them. */
 const PENDING = 0;
+const FULFILLED = 1;
 const FAILED = 2;
 
 /** A number that no connection has. */
@@ -98,11 +99,20 @@ export class SocketOps {
     return false;
   }
 
+  /** What an operation gives that was over when it returned; else `NONE`. */
+  resultOf(operation: Promise<number>): number {
+    if (this.#ids === "seen" && this.#id in operation) return NONE;
+    const details = this.#internals.getPromiseDetails(operation);
+    if (details[0] === PENDING) this.isOver(operation);
+    return details[0] === FULFILLED ? details[1] as number : NONE;
+  }
+
   /**
    * The id of an operation that is not over. To keep its promise in an older object would cost
    * the garbage collector 50 ns.
    */
   idOf(operation: Promise<unknown>): number {
+    if (this.#ids === "unseen") this.isOver(operation);
     return this.#ids === "seen"
       ? Reflect.get(operation, this.#id) ?? NONE
       : NONE;

@@ -7,14 +7,11 @@
 import {
   argumentAt,
   ignore,
-  iterableOf,
   markHandled,
   noOptions,
   ownThen,
   then,
-  withOptions,
 } from "../_base/language.ts";
-import { Begun } from "../_hub/begun.ts";
 import {
   current,
   currentScope,
@@ -24,7 +21,8 @@ import {
 import type { Scope } from "../_hub/scope.ts";
 import { checkpoint, LazyPromise } from "../_hub/suspension.ts";
 import type { Wait } from "../_hub/suspension.ts";
-import { operate } from "../_hub/operation.ts";
+import { operate, operateLoosely } from "../_hub/operation.ts";
+import { withSignal } from "../_hub/cancelling.ts";
 import { isResolver } from "./resolver.ts";
 
 /** A function of the runtime that returns a promise. */
@@ -65,11 +63,11 @@ export function cooperateLoosely<T, F extends Asking<T>>(
     if (scope === null) return Reflect.apply(original, this, arguments);
     const due = checkpoint(scope);
     if (due !== null) return due;
-    const begun = new Begun();
-    const promise = begun.watch(() =>
-      Reflect.apply(original, this, arguments as never)
+    return operateLoosely(
+      scope,
+      () => Reflect.apply(original, this, arguments as never),
+      discard,
     );
-    return operate(scope, promise, () => begun.unref(), discard);
   } as F;
 }
 
@@ -115,23 +113,6 @@ export function cooperateRelease<F extends Asking<unknown>>(original: F): F {
     markHandled(promise);
     return checkpoint(scope) ?? operate(scope, promise);
   } as F;
-}
-
-/** Returns options whose signal is aborted by `ours` and by the caller's own signal. */
-export function withSignal(options: unknown, ours: AbortSignal): unknown {
-  if (typeof options !== "object" || options === null) return options;
-  const theirs = (options as { signal?: unknown }).signal ?? undefined;
-  // The runtime throws its own error for this.
-  if (theirs !== undefined && !(theirs instanceof AbortSignal)) return options;
-  const signal = theirs === undefined ? ours : eitherOf(theirs, ours);
-  // The runtime calls this again when it has the result. To throw then would lose the result.
-  signal.throwIfAborted = () => theirs?.throwIfAborted();
-  return withOptions(options, { signal });
-}
-
-/** Returns a signal that is aborted when one of two signals is. */
-export function eitherOf(one: AbortSignal, other: AbortSignal): AbortSignal {
-  return AbortSignal.any(iterableOf(one, other) as AbortSignal[]);
 }
 
 /**

@@ -13,6 +13,7 @@ import type { Patches } from "./patch_set.ts";
 import { patchClosing, patchHold, type Socket } from "./sockets.ts";
 import { QueuedWait } from "../_hub/wait_queue.ts";
 import { type Hold, Inbox, type Inboxes } from "../_hub/inbox.ts";
+import { hold } from "../_hub/conns.ts";
 
 /** A datagram socket. The runtime's types have it only with `--unstable-net`. */
 interface DatagramConn extends Socket {
@@ -141,7 +142,7 @@ function patchSocket(
   prototype: DatagramConn,
   sources: Inboxes,
 ): void {
-  const hold = patchHold(patches, prototype, datagramsOf);
+  patchHold(patches, prototype, datagramsOf);
   patches.replace<Receive>(
     prototype,
     "receive",

@@ -8,7 +8,8 @@ import { noOptions, then } from "../_base/language.ts";
 import { interruptibleScope } from "../_hub/current.ts";
 import { checkpoint } from "../_hub/suspension.ts";
 import { operate } from "../_hub/operation.ts";
-import { cooperateBySignal, withSignal } from "./cooperate.ts";
+import { withSignal } from "../_hub/cancelling.ts";
+import { cooperateBySignal } from "./cooperate.ts";
 import { patchAll } from "./patch_set.ts";
 
 // One signature for all overloads, which differ in the record type only.

@@ -21,9 +21,10 @@ import {
 import { findSymbol } from "../_base/runtime.ts";
 import { interruptibleScope, runDetached } from "../_hub/current.ts";
 import { checkpoint } from "../_hub/suspension.ts";
-import { getOriginal } from "./properties.ts";
+import { getOriginal } from "../_base/properties.ts";
 import { operate } from "../_hub/operation.ts";
-import { cooperate, eitherOf } from "./cooperate.ts";
+import { eitherOf } from "../_hub/cancelling.ts";
+import { cooperate } from "./cooperate.ts";
 import { patchAll } from "./patch_set.ts";
 import { Stamp } from "../_base/stamp.ts";
 import { findSource, leftAlone, passOn } from "./streams_rest.ts";

@@ -14,6 +14,7 @@
  */
 
 import { bare, markHandled, then } from "../_base/language.ts";
+import { byteStreamOf } from "../_hub/byte_streams.ts";
 import { isObject } from "../_base/checks.ts";
 import { callerOf } from "../_base/runtime.ts";
 import { Begun } from "../_hub/begun.ts";
@@ -22,7 +23,7 @@ import { interruptibleScope, runDetached } from "../_hub/current.ts";
 import type { Scope } from "../_hub/scope.ts";
 import { checkpoint } from "../_hub/suspension.ts";
 import type { Wait } from "../_hub/suspension.ts";
-import { getOriginal } from "./properties.ts";
+import { getOriginal } from "../_base/properties.ts";
 import { QueuedWait } from "../_hub/wait_queue.ts";
 import { operate } from "../_hub/operation.ts";
 import { cooperate, cooperateRelease } from "./cooperate.ts";
@@ -35,7 +36,6 @@ import {
   Reader,
   Writes,
 } from "../_hub/inbox.ts";
-import { setSource } from "./streams_rest.ts";
 
 type File = Deno.FsFile;
 // deno-lint-ignore no-explicit-any -- files and the standard streams
@@ -254,10 +254,6 @@ class Position extends Inbox<unknown, Turn, Outcome> {
 
   read(buffer: Uint8Array, scope: Scope | null): Wait<number | null> {
     return this.take(new Reading(this, buffer), scope) as Wait<number | null>;
-  }
-
-  readForStream(buffer: Uint8Array): Wait<number | null> {
-    return this.read(buffer, null);
   }
 
   /** Returns a buffer, for one read at a time. */
@@ -501,6 +497,9 @@ function readableOf(
 ): ReadableStream<Uint8Array> {
   // Standard input has no `dispose` and stays open.
   const close = () => file[Symbol.dispose]?.();
+  if (reads instanceof KeptBytes) {
+    return byteStreamOf(() => reads, close, (error) => error);
+  }
   const source: UnderlyingByteSource = bare({
     type: "bytes",
     autoAllocateChunkSize: CHUNK,
@@ -508,7 +507,7 @@ function readableOf(
       const { buffer, byteOffset, byteLength } = controller.byobRequest!.view!;
       try {
         const bytes = new Uint8Array(buffer, byteOffset, byteLength);
-        const count = await reads.readForStream(bytes);
+        const count = await reads.read(bytes, null);
         if (count === null) {
           close();
           controller.close();
@@ -521,14 +520,7 @@ function readableOf(
     },
     cancel: close,
   });
-  const stream = new ReadableStream(source);
-  if (reads instanceof KeptBytes) {
-    setSource(stream, {
-      rest: () => reads.restStream(),
-      resume: () => reads.resumeStream(),
-    });
-  }
-  return stream;
+  return new ReadableStream(source);
 }
 
 /** Runs an operation at the position of a file, after the operations that began before. */

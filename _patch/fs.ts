@@ -12,7 +12,7 @@ import type { Scope } from "../_hub/scope.ts";
 import { checkpoint } from "../_hub/suspension.ts";
 import type { Wait } from "../_hub/suspension.ts";
 import { patchFiles } from "./files.ts";
-import { getOriginal, mimic } from "./properties.ts";
+import { getOriginal, mimic } from "../_base/properties.ts";
 import { QueuedWait } from "../_hub/wait_queue.ts";
 import { leaveBy, operateStep } from "./leaving.ts";
 import { cooperate, cooperateBySignal, cooperateLoosely } from "./cooperate.ts";

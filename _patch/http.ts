@@ -12,7 +12,7 @@
 
 import { property } from "../_base/language.ts";
 import { runDetached, scopeOf } from "../_hub/current.ts";
-import { mimic, patchProperty } from "./properties.ts";
+import { mimic, patchProperty } from "../_base/properties.ts";
 import { killOnce } from "../_hub/kill.ts";
 import { cooperateObserved, cooperateRelease } from "./cooperate.ts";
 import { OptionsInForce, patchAll } from "./patch_set.ts";

@@ -8,8 +8,7 @@ import { then } from "../_base/language.ts";
 import { patchDatagrams } from "./datagrams.ts";
 import { interruptibleScope } from "../_hub/current.ts";
 import { checkpoint } from "../_hub/suspension.ts";
-import { operate } from "../_hub/operation.ts";
-import { withSignal } from "./cooperate.ts";
+import { connectIn } from "../_hub/cancelling.ts";
 import { patchNode } from "./net_node.ts";
 import { patchAll } from "./patch_set.ts";
 import { Prototypes, Sockets } from "./sockets.ts";
@@ -59,17 +58,11 @@ function cooperativeConnect(
     }
     const due = checkpoint(scope);
     if (due !== null) return due;
-    const abort = new AbortController();
-    const connecting = original.call(
-      this,
-      withSignal(options, abort.signal) as typeof options,
-    );
-    const promise = then(connecting, meet);
-    return operate(
+    return connectIn(
       scope,
-      promise,
-      (error) => abort.abort(error),
-      (conn) => conn.close(),
+      (options) => original.call(this, options),
+      options,
+      meet,
     );
   };
 }

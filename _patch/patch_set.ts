@@ -6,7 +6,7 @@
 
 import { Disposals } from "../_base/disposals.ts";
 import { bare } from "../_base/language.ts";
-import { getOriginal, mimic, patchProperty } from "./properties.ts";
+import { getOriginal, mimic, patchProperty } from "../_base/properties.ts";
 
 // deno-lint-ignore no-explicit-any -- whatever it takes and gives
 type Method = (this: any, ...args: any[]) => any;

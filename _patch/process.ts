@@ -18,7 +18,7 @@ import { detached, onFirstInstanceOf } from "./detached.ts";
 import { current, interruptibleScope } from "../_hub/current.ts";
 import { GRACE, type Scope } from "../_hub/scope.ts";
 import { checkpoint, type Wait } from "../_hub/suspension.ts";
-import { getOriginal, mimic } from "./properties.ts";
+import { getOriginal, mimic } from "../_base/properties.ts";
 import { operate, Operation } from "../_hub/operation.ts";
 import { cooperateObserved, cooperateRelease } from "./cooperate.ts";
 import { OptionsInForce, patchAll, type Patches } from "./patch_set.ts";

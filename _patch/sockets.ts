@@ -7,24 +7,31 @@
  * @module
  */
 
-import { bare, then } from "../_base/language.ts";
+import { then } from "../_base/language.ts";
 import { isObject } from "../_base/checks.ts";
 import { interruptibleScope } from "../_hub/current.ts";
 import { isInterrupt, isRecipient } from "../_hub/interrupts.ts";
 import type { Scope } from "../_hub/scope.ts";
 import { checkpoint, takenWait, type Wait } from "../_hub/suspension.ts";
-import { Begun } from "../_hub/begun.ts";
-import { getOriginal } from "./properties.ts";
-import { QueuedWait } from "../_hub/wait_queue.ts";
-import { cooperateLoosely } from "./cooperate.ts";
-import { NONE, type SocketOps, socketOpsFor } from "../_hub/socket_ops.ts";
-import type { Patches } from "./patch_set.ts";
-import { Stamp } from "../_base/stamp.ts";
-import { setSource } from "./streams_rest.ts";
 import {
-  Bytes,
+  Accepter,
+  BytesOf,
+  ConnBytes,
+  Connections,
+  connectionsOf,
+  hold,
+  OperationsOf,
+  readableBy,
+  readableOf,
+  unreffed,
+  WritesOf,
+} from "../_hub/conns.ts";
+import { getOriginal } from "../_base/properties.ts";
+import { cooperateLoosely } from "./cooperate.ts";
+import { type SocketOps, socketOpsFor } from "../_hub/socket_ops.ts";
+import type { Patches } from "./patch_set.ts";
+import {
   type Hold,
-  Inbox,
   type Inboxes,
   lengthOf,
   MOST_KEPT,
@@ -43,273 +50,15 @@ type Accepting = AsyncIterableIterator<Deno.Conn>;
 type Iterate = (this: Deno.Listener) => Accepting;
 type Readable = ReadableStream<Uint8Array<ArrayBuffer>>;
 
+/** The memory that writes are copied to, while they are under way. */
+const scratch = new Scratch();
+
 /** An object that can be closed, and that has `ref` and `unref`. */
 export interface Socket {
   close(): void;
   ref(): void;
   unref(): void;
 }
-
-/** The sockets whose user has called `unref` under `patch()`. */
-const unreffed = new WeakSet<object>();
-
-class Accepter extends QueuedWait<Accepter, Deno.Conn> {}
-
-/** The connections of a listener, in order, and the waits for them. */
-class Connections extends Inbox<Deno.Conn, Accepter, Deno.Conn> {
-  readonly #listener: Deno.Listener;
-  readonly #accept: Accept;
-  /** The operation in progress, if the listener's own `ref` and `unref` don't affect it. */
-  readonly #begun: Begun | null;
-  #conns: Deno.Conn[] = [];
-
-  constructor(
-    sources: Inboxes,
-    listener: Deno.Listener,
-    accept: Accept,
-    hold: Hold,
-  ) {
-    super(sources, hold);
-    this.#listener = listener;
-    this.#accept = accept;
-    // `ref` and `unref` of a TLS listener don't affect its `accept`.
-    this.#begun = listener.constructor.name === "TlsListener"
-      ? new Begun()
-      : null;
-  }
-
-  protected override get hasResult(): boolean {
-    return this.#conns.length > 0;
-  }
-
-  protected override get owner(): object {
-    return this.#listener;
-  }
-
-  protected override get patchedNames(): readonly PropertyKey[] {
-    return ["accept", "close", Symbol.dispose, "ref", "unref"];
-  }
-
-  protected override begin(): Promise<Deno.Conn> {
-    const accept = () => this.#accept.call(this.#listener);
-    return this.#begun === null ? accept() : this.#begun.watch(accept);
-  }
-
-  protected override release(): void {
-    if (this.#begun === null) super.release();
-    else this.#begun.unref();
-  }
-
-  protected override retain(): void {
-    if (this.#begun === null) super.retain();
-    else this.#begun.ref();
-  }
-
-  protected override keep(conn: Deno.Conn): void {
-    this.#conns.push(conn);
-  }
-
-  protected override give(accepter: Accepter): void {
-    accepter.switch(this.#conns.shift()!);
-  }
-
-  protected override discard(): void {
-    this.#conns.splice(0).forEach((conn) => conn.close());
-  }
-}
-
-/** The bytes of a connection. `read` and the stream `readable` both take them. */
-class ConnBytes extends Bytes {
-  /** The runtime's operations to read with; `null` to use the connection's own method. */
-  readonly #operations: SocketOps | null;
-  /** The id of our read operation. The connection's `ref` and `unref` don't affect it. */
-  #reading = NONE;
-  /** The id of the stream's own read operation. */
-  #streaming = NONE;
-  /** Whether reads keep the process alive, as set by the user with `ref` and `unref`. */
-  #keepsAlive: boolean;
-  /** Whether the stream reads by itself, without a `read` of the connection. */
-  #pulling = false;
-
-  constructor(
-    sources: Inboxes,
-    conn: Deno.Conn,
-    read: Read,
-    hold: Hold,
-    operations: SocketOps | null,
-  ) {
-    super(sources, conn, read, hold);
-    this.#operations = operations;
-    this.#keepsAlive = !unreffed.has(conn);
-  }
-
-  protected override get patchedNames(): readonly PropertyKey[] {
-    return ["read", "readable", "close", Symbol.dispose, "ref", "unref"];
-  }
-
-  override get busy(): boolean {
-    return this.#pulling || super.busy;
-  }
-
-  override ref(): boolean {
-    const operations = this.#operations;
-    if (operations === null) return super.ref();
-    this.#keepsAlive = true;
-    if (this.state === "busy") operations.ref(this.#reading);
-    if (this.#pulling && !this.streamRests) operations.ref(this.#streaming);
-    return true;
-  }
-
-  override unref(): void {
-    this.#keepsAlive = false;
-    if (this.state !== "idle") this.#operations?.unref(this.#reading);
-    if (this.#pulling) this.#operations?.unref(this.#streaming);
-  }
-
-  protected override release(): void {
-    if (this.#operations === null) super.release();
-    else this.#operations.unref(this.#reading);
-  }
-
-  protected override retain(): void {
-    if (this.#operations === null) super.retain();
-    else if (this.#keepsAlive) this.#operations.ref(this.#reading);
-  }
-
-  protected override forget(): void {
-    if (BytesOf.get(this.owner) === this) BytesOf.delete(this.owner);
-  }
-
-  protected override begin(reader: Reader): Promise<number | null> {
-    const reading = super.begin(reader);
-    this.#reading = this.#idOf(reading);
-    return reading;
-  }
-
-  protected override readOn(buffer: Uint8Array): Promise<number | null> {
-    return this.#operations === null
-      ? super.readOn(buffer)
-      : this.#operations.read(this.owner, buffer);
-  }
-
-  /** Returns the id of a read, if it is an operation that we have begun. */
-  #idOf(reading: Promise<unknown>): number {
-    const operations = this.#operations;
-    if (operations === null) return NONE;
-    const id = operations.idOf(reading);
-    if (!this.#keepsAlive) operations.unref(id);
-    return id;
-  }
-
-  override restStream(): void {
-    super.restStream();
-    if (!this.#pulling) return;
-    if (this.#operations === null) super.release();
-    else this.#operations.unref(this.#streaming);
-  }
-
-  override resumeStream(): void {
-    super.resumeStream();
-    if (!this.#pulling) return;
-    if (this.#operations === null) super.retain();
-    else if (this.#keepsAlive) this.#operations.ref(this.#streaming);
-  }
-
-  protected override keep(count: number | null): void {
-    // At the end the method returns `null`, and the operation returns 0.
-    super.keep(count || null);
-  }
-
-  protected override get mustStayPatched(): boolean {
-    return readableOf.has(this.owner) || super.mustStayPatched;
-  }
-
-  /** Reads for the stream. No interrupt reaches this read, so it needs no copy if it is alone. */
-  async pull(view: Uint8Array): Promise<number | null> {
-    if (!this.isEmpty) return await this.readForStream(view);
-    this.#pulling = true;
-    try {
-      const reading = this.readOn(view);
-      this.#streaming = this.#idOf(reading);
-      if (this.streamRests) this.restStream();
-      return await reading || null;
-    } finally {
-      this.#pulling = false;
-      // Keeps the process alive for the next read.
-      if (this.streamRests && this.#operations === null) super.retain();
-      this.left();
-    }
-  }
-
-  override left(): void {
-    // The connection's own `unref` would affect the stream's read as well.
-    const isOne = this.#operations === null && this.#pulling;
-    if (!isOne || this.streamRests) super.left();
-  }
-}
-
-/**
- * Keeps the bytes of a connection in a private field of the connection. This takes a fifth of
- * the time of a `WeakMap` with hundreds of connections.
- */
-class BytesOf extends Stamp {
-  #bytes: ConnBytes | undefined;
-
-  static get(conn: unknown): ConnBytes | undefined {
-    return isObject(conn) && #bytes in conn ? conn.#bytes : undefined;
-  }
-
-  static set(conn: object, bytes: ConnBytes): void {
-    if (!(#bytes in conn)) new BytesOf(conn);
-    (conn as BytesOf).#bytes = bytes;
-  }
-
-  static delete(conn: unknown): void {
-    if (isObject(conn) && #bytes in conn) conn.#bytes = undefined;
-  }
-}
-
-/**
- * Keeps the operations with which a connection is read and written, if these are not its own
- * methods. It is set on a new connection before the program gets it, so that we see each `ref`
- * and `unref`.
- */
-class OperationsOf extends Stamp {
-  #operations: SocketOps | null = null;
-  #by: Sockets | undefined;
-
-  static get(conn: unknown, sockets: Sockets): SocketOps | null {
-    return isObject(conn) && #by in conn && conn.#by === sockets
-      ? conn.#operations
-      : null;
-  }
-
-  static set(conn: object, operations: SocketOps, sockets: Sockets): void {
-    if (!(#by in conn)) new OperationsOf(conn);
-    (conn as OperationsOf).#operations = operations;
-    (conn as OperationsOf).#by = sockets;
-  }
-}
-
-/** Keeps the writes of a connection. */
-class WritesOf extends Stamp {
-  #writes: Writes | undefined;
-
-  static get(conn: unknown): Writes | undefined {
-    return isObject(conn) && #writes in conn ? conn.#writes : undefined;
-  }
-
-  static set(conn: object, writes: Writes): void {
-    if (!(#writes in conn)) new WritesOf(conn);
-    (conn as WritesOf).#writes = writes;
-  }
-}
-
-const readableOf = new WeakMap<object, Readable>();
-const connectionsOf = new WeakMap<object, Connections>();
-
-/** Memory for copies of the data that operations are writing. */
-const scratch = new Scratch();
 
 /** The prototypes of sockets that a part of `patch()` has seen, for the next `patch()`. */
 export class Prototypes {
@@ -402,7 +151,7 @@ function patchConn(
   sources: Inboxes,
   operationsOf: (conn: unknown) => SocketOps | null,
 ): { read: Read; write: Write } {
-  const hold = patchHold(patches, prototype, BytesOf);
+  patchHold(patches, prototype, BytesOf);
   const read: Read = getOriginal(prototype, "read");
   const write: Write = getOriginal(prototype, "write");
   const takeBytes = (conn: Deno.Conn): ConnBytes => {
@@ -448,7 +197,7 @@ function patchListener(
   sources: Inboxes,
   meet: (conn: Deno.Conn) => Deno.Conn,
 ): void {
-  const hold = patchHold(patches, prototype, connectionsOf);
+  patchHold(patches, prototype, connectionsOf);
   patches.replace<Accept>(prototype, "accept", (original) => {
     const accept: Accept = function () {
       return then(original.call(this), meet);
@@ -604,57 +353,14 @@ function cooperativeReadable(
     if (readable === undefined) {
       const native = original.call(conn);
       // A stream that is being read since before patch() stays the runtime's own.
-      readable = native.locked ? native : readableBy(conn, takeBytes);
+      readable = native.locked
+        ? native
+        : readableBy(conn, () => takeBytes(conn));
       readableOf.set(conn, readable);
       takeBytes(conn);
     }
     return readable;
   };
-}
-
-/** Makes a stream of a connection. It does what the runtime's stream does, and reads our bytes. */
-function readableBy(
-  conn: Deno.Conn,
-  takeBytes: (conn: Deno.Conn) => ConnBytes,
-): Readable {
-  const source: UnderlyingByteSource = bare({
-    type: "bytes",
-    autoAllocateChunkSize: 64 * 1024,
-    async pull(controller) {
-      try {
-        const { view } = controller.byobRequest!;
-        const count = await takeBytes(conn).pull(view as Uint8Array);
-        if (count === null) {
-          conn[Symbol.dispose]();
-          controller.close();
-        }
-        controller.byobRequest!.respond(count ?? 0);
-      } catch (error) {
-        controller.error(streamError(error));
-        conn[Symbol.dispose]();
-      }
-    },
-    cancel() {
-      conn[Symbol.dispose]();
-    },
-  });
-  const readable = new ReadableStream(source);
-  setSource(readable, {
-    rest: () => takeBytes(conn).restStream(),
-    resume: () => takeBytes(conn).resumeStream(),
-  });
-  return readable;
-}
-
-/** Returns an error with the runtime's words. */
-function streamError(error: unknown): unknown {
-  if (
-    error instanceof Deno.errors.BadResource &&
-    error.message === "Bad resource ID"
-  ) {
-    error.message = "The stream's underlying resource was closed or consumed";
-  }
-  return error;
 }
 
 /** An operation of a socket that goes on after an interrupt. */
@@ -695,14 +401,12 @@ export function patchClosing(
 
 /**
  * Makes `ref` and `unref` note what the user wants.
- *
- * @returns A function that keeps the process alive while a call waits.
  */
 export function patchHold(
   patches: Patches,
   prototype: Socket,
   sources: InboxOf<Keeper>,
-): Hold {
+): void {
   const ref = getOriginal(prototype, "ref");
   const unref = getOriginal(prototype, "unref");
   patches.replace(prototype, "ref", () =>
@@ -716,14 +420,6 @@ export function patchHold(
       unreffed.add(this);
       sources.get(this)?.unref();
     });
-  return {
-    take(socket: Socket) {
-      if (!unreffed.has(socket)) ref.call(socket);
-    },
-    release(socket: Socket) {
-      unref.call(socket);
-    },
-  };
 }
 
 /** Returns the error if a connection is in use, and so can't be turned into a TLS connection. */

@@ -17,10 +17,11 @@ import {
   DONE,
   takenWait,
 } from "../_hub/suspension.ts";
-import { getOriginal } from "./properties.ts";
+import { getOriginal } from "../_base/properties.ts";
 import { operate } from "../_hub/operation.ts";
 import { leaveBy, leaveWhenClosed, operateStep } from "./leaving.ts";
-import { cooperateObserved, withSignal } from "./cooperate.ts";
+import { withSignal } from "../_hub/cancelling.ts";
+import { cooperateObserved } from "./cooperate.ts";
 import { patchAll, type Patches } from "./patch_set.ts";
 import {
   adopt,

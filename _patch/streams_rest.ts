@@ -15,15 +15,8 @@
 import { property } from "../_base/language.ts";
 import { findSymbol, symbolsOf } from "../_base/runtime.ts";
 import { Begun } from "../_hub/begun.ts";
+import { setSource, sourceOf } from "../_hub/stream_sources.ts";
 import { get, type Queue, set, slots } from "./streams_slots.ts";
-
-/** The source of a stream, which may keep the process alive. */
-interface StreamSource {
-  /** Lets the process end although the source waits for bytes. */
-  rest(): void;
-  /** Lets the source keep the process alive. */
-  resume(): void;
-}
 
 /** Notes that a stream rests, and resumes it when it gets another reader or writer. */
 class Rest {
@@ -79,7 +72,6 @@ class Rest {
 class Resting {
   readonly #stream: ReadableStream;
   readonly #rest: Rest;
-  source: StreamSource | null = null;
   /** The stream whose chunks it passes on. */
   upstream: ReadableStream | null = null;
   /** All streams that pass on the same chunks, including this one. */
@@ -97,7 +89,9 @@ class Resting {
 
   rest(): void {
     if (!this.#rest.begin(() => this.resume())) return;
-    this.source?.rest();
+    const source = sourceOf(this.#stream);
+    source?.rest();
+    if (source?.answersLate === false) forgetPull(this.#stream);
     const { upstream } = this;
     const branches = this.branches.map(restingOf);
     if (upstream === null || branches.some(({ isWanted }) => isWanted)) return;
@@ -107,7 +101,7 @@ class Resting {
 
   resume(): void {
     if (!this.#rest.end()) return;
-    this.source?.resume();
+    sourceOf(this.#stream)?.resume();
     if (this.upstream !== null) restingOf(this.upstream).resume();
   }
 }
@@ -122,6 +116,23 @@ function restingOf(stream: ReadableStream): Resting {
   return resting;
 }
 
+/** Takes back what a stream asks its source for: the runtime asks for one at a time only. */
+function forgetPull(stream: ReadableStream): void {
+  const controller = get(stream, slots.controller);
+  const pulls: Queue<{ readerType: string }> | undefined = get(
+    controller,
+    slots.pendingPullIntos,
+  );
+  if (pulls?.size !== 1 || pulls.peek().readerType !== "none") return;
+  pulls.dequeue();
+  set(controller, slots.byobRequest, null);
+}
+
+/** Whether a stream has a source that we know, or another stream before it. */
+function mayRest(stream: ReadableStream): boolean {
+  return restings.has(stream) || sourceOf(stream) !== undefined;
+}
+
 /** Whether a read waits for a chunk of the stream. */
 function isAsked(stream: ReadableStream): boolean {
   const reader = get(stream, slots.reader);
@@ -132,8 +143,7 @@ function isAsked(stream: ReadableStream): boolean {
 
 /** Lets a stream rest, if no read waits for it any more. */
 export function leftAlone(stream: ReadableStream | undefined): void {
-  const resting = stream && restings.get(stream);
-  if (resting && !isAsked(stream)) resting.rest();
+  if (stream && mayRest(stream) && !isAsked(stream)) restingOf(stream).rest();
 }
 
 /** Ends the rest of a stream that is about to be read. */
@@ -141,14 +151,9 @@ export function askedAgain(stream: ReadableStream | undefined): void {
   if (stream !== undefined) restings.get(stream)?.resume();
 }
 
-/** Sets the source of a stream. */
-export function setSource(stream: ReadableStream, source: StreamSource): void {
-  restingOf(stream).source = source;
-}
-
 /** Finds the source of a stream, if it is one of the runtime's own. */
 export function findSource(stream: ReadableStream): void {
-  if (restings.get(stream)?.source != null || !isBacked(stream)) return;
+  if (sourceOf(stream) !== undefined || !isBacked(stream)) return;
   const controller = get(stream, slots.controller);
   const pull = get(controller, slots.pullAlgorithm);
   // A stream that has ended has no source.
@@ -157,6 +162,7 @@ export function findSource(stream: ReadableStream): void {
   setSource(stream, {
     rest: () => begun.unref(),
     resume: () => begun.ref(!isUnreffed(stream)),
+    answersLate: true,
   });
   set(controller, slots.pullAlgorithm, function (this: unknown) {
     return begun.watch(() => Reflect.apply(pull, this, arguments));

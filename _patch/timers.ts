@@ -24,7 +24,7 @@ import {
 } from "../_hub/scope.ts";
 import { checkpoint } from "../_hub/suspension.ts";
 import { getCurrent as getRunning, GreenletExit } from "../greenlet.ts";
-import { getOriginal } from "./properties.ts";
+import { getOriginal } from "../_base/properties.ts";
 import { operate } from "../_hub/operation.ts";
 import { cooperate, cooperateBySignal } from "./cooperate.ts";
 import { patchCron, patchObservers } from "./callbacks.ts";

@@ -8,8 +8,9 @@
 import { argumentAt, bare, markHandled, noOptions } from "../_base/language.ts";
 import { detached, onFirstInstanceOf } from "./detached.ts";
 import { interruptibleScope, runDetached } from "../_hub/current.ts";
-import { getOriginal } from "./properties.ts";
-import { cooperateObserved, withSignal } from "./cooperate.ts";
+import { getOriginal } from "../_base/properties.ts";
+import { withSignal } from "../_hub/cancelling.ts";
+import { cooperateObserved } from "./cooperate.ts";
 import { patchFileReader, patchGlobalEvents, patchKv } from "./callbacks.ts";
 import { patchAll, type Patches } from "./patch_set.ts";
 

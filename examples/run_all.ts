@@ -23,6 +23,9 @@ const EXAMPLES = [
   ["bounded_crawl", "local-net"],
   ["fetch_client", "local-net"],
   ["tcp_500_clients", "local-net"],
+  ["tcp_server_socket", "local-net"],
+  ["tcp_proxy", "local-net"],
+  ["chat_server", "local-net"],
 ] as const;
 
 const CLIENTS = 500;

@@ -73,12 +73,6 @@ export function bytesIn(stream: ReadableStream): number {
   return slotOf(controller, "queueTotalSize") + filled;
 }
 
-/** Tells whether the end of a stream has come, with or without bytes before it. */
-export function hasEnd(stream: ReadableStream): boolean {
-  return slotOf(stream, "state") === "closed" ||
-    slotOf(slotOf(stream, "controller"), "closeRequested");
-}
-
 /** Waits for some interrupts, if there are any to come; and then for a moment, or for none. */
 export async function dawdle(
   next: () => number,

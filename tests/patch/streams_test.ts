@@ -22,14 +22,8 @@ import {
 } from "../../mod.ts";
 import { settle, testBoth } from "../_bodies.ts";
 import { test, testRandomly, tick } from "../_random.ts";
-import {
-  bytesIn,
-  dawdle,
-  hasEnd,
-  pieces,
-  Received,
-  sources,
-} from "./_streams.ts";
+import { readIsOver } from "./socket_suite.ts";
+import { bytesIn, dawdle, pieces, Received, sources } from "./_streams.ts";
 import { Gate, Interrupts, when } from "../_waits.ts";
 
 /** Longer than any test. */
@@ -627,11 +621,11 @@ test("ReadableStreamDefaultReader.read() of a socket that is interrupted leaves 
   let reader = conn.readable.getReader();
   for (let i = 0; i < 3; i++) await inVain(() => reader.read());
   await peer.write(bytes(1, 2, 3));
-  await when(() => bytesIn(conn.readable) === 3);
+  await readIsOver(conn);
   assertEquals((await inGreenlet(() => reader.read())).value, bytes(1, 2, 3));
   await inVain(() => reader.read());
   await peer.write(bytes(4, 5));
-  await when(() => bytesIn(conn.readable) === 2);
+  await readIsOver(conn);
   reader.releaseLock();
   const view = conn.readable.getReader({ mode: "byob" });
   assertEquals((await view.read(bytes(0))).value, bytes(4));
@@ -640,8 +634,9 @@ test("ReadableStreamDefaultReader.read() of a socket that is interrupted leaves 
   assertEquals((await reader.read()).value, bytes(5));
   await inVain(() => reader.read());
   await peer.closeWrite();
-  await reader.closed;
+  await readIsOver(conn);
   assertEquals((await inGreenlet(() => reader.read())).done, true);
+  await reader.closed;
 });
 
 test("ReadableStreamDefaultReader.read() does not interrupt the stream's source", async () => {
@@ -900,7 +895,7 @@ test("ReadableStreamBYOBReader.read() that had too few bytes gives them back eve
         ? inGreenlet(() => way(pair.conn.readable))
         : null;
       await pair.peer.closeWrite();
-      await when(() => hasEnd(pair.conn.readable));
+      await readIsOver(pair.conn);
       const got = await (reading ?? way(pair.conn.readable));
       assertEquals(got, [1, 2, 3], name);
     }
@@ -962,7 +957,7 @@ test("ReadableStreamBYOBReader.read() that is interrupted leaves the bytes to a 
   const byob = pair.conn.readable.getReader({ mode: "byob" });
   await inVain(() => byob.read(new Uint8Array(10)));
   await pair.peer.write(bytes(1, 2));
-  await when(() => bytesIn(pair.conn.readable) === 2);
+  await readIsOver(pair.conn);
   byob.releaseLock();
   const reader = pair.conn.readable.getReader();
   assertEquals((await inGreenlet(() => reader.read())).value, bytes(1, 2));

@@ -4,9 +4,9 @@
  * @module
  */
 
-import { isObjectOrFunction } from "../_base/checks.ts";
-import { Disposals } from "../_base/disposals.ts";
-import { property } from "../_base/language.ts";
+import { isObjectOrFunction } from "./checks.ts";
+import { Disposals } from "./disposals.ts";
+import { property } from "./language.ts";
 
 /** A replaced property. It has the value of the last of `layers`. */
 interface Item {

@@ -1,0 +1,49 @@
+/**
+ * Signals by which an interrupt cancels what the runtime does.
+ *
+ * @module
+ */
+
+import { iterableOf, then, withOptions } from "../_base/language.ts";
+import { operate } from "./operation.ts";
+import type { Scope } from "./scope.ts";
+import type { Wait } from "./suspension.ts";
+
+/** Options, with a signal that cancels as well as the caller's own. */
+export function withSignal(options: unknown, ours: AbortSignal): unknown {
+  if (typeof options !== "object" || options === null) return options;
+  const theirs = (options as { signal?: unknown }).signal ?? undefined;
+  // For the runtime to complain of.
+  if (theirs !== undefined && !(theirs instanceof AbortSignal)) return options;
+  const signal = theirs === undefined ? ours : eitherOf(theirs, ours);
+  // The runtime asks once more when the result is there, and to throw would lose it.
+  signal.throwIfAborted = () => theirs?.throwIfAborted();
+  return withOptions(options, { signal });
+}
+
+/** A signal that is aborted when one of two is. */
+export function eitherOf(one: AbortSignal, other: AbortSignal): AbortSignal {
+  return AbortSignal.any(iterableOf(one, other) as AbortSignal[]);
+}
+
+/**
+ * Connects, such that an interrupt cancels it. One that is made nevertheless is closed.
+ *
+ * @param connect Connects with these options.
+ * @param made Called with the connection before anything else has it.
+ */
+export function connectIn<C extends Deno.Conn>(
+  scope: Scope,
+  connect: (options: Deno.ConnectOptions) => Promise<Deno.Conn>,
+  options: object,
+  made: (conn: Deno.Conn) => C,
+): Wait<C> {
+  const abort = new AbortController();
+  const given = withSignal(options, abort.signal) as Deno.ConnectOptions;
+  return operate(
+    scope,
+    then(connect(given), made),
+    (error) => abort.abort(error),
+    (conn) => conn.close(),
+  );
+}

@@ -1,0 +1,301 @@
+/**
+ * Outboxes: what is written to one connection, in order.
+ *
+ * One operation of the runtime may write less than it is given. So what has to be written
+ * whole takes several, and whatever else is to be written waits until it is over. What has
+ * begun goes on when its caller is interrupted: half a message would spoil all that follow.
+ *
+ * @module
+ */
+
+import { then } from "../_base/language.ts";
+import { List } from "../_base/linked_list.ts";
+import { Begun } from "./begun.ts";
+import { current } from "./current.ts";
+import { lengthOf, MOST_KEPT, MOST_WRITTEN, Scratch } from "./inbox.ts";
+import { noteLoopTurn, spendBudget } from "./run_queue.ts";
+import type { Scope } from "./scope.ts";
+import { NONE, type SocketOps } from "./socket_ops.ts";
+import { DONE, Suspension, takenWait, type Wait } from "./suspension.ts";
+import { Timeout } from "./timeout.ts";
+import { stopTimer } from "./timers.ts";
+import { QueuedWait } from "./wait_queue.ts";
+
+type Write = (data: Uint8Array) => Promise<number>;
+type CloseWrite = () => Promise<void>;
+
+/** What to do with bytes: to write some of them, or all; or to end all writing. */
+type Task = "write" | "writeAll" | "closeWrite";
+
+const NOTHING = new Uint8Array(0);
+
+/** What is written is copied to, while it is on its way. */
+const scratch = new Scratch();
+
+/** One call that writes, as long as it has to wait. */
+class Sender extends // Waits of all kinds are in one line, whatever they give.
+// deno-lint-ignore no-explicit-any
+QueuedWait<Sender, any> {
+  readonly task: Task;
+  readonly #outbox: Outbox;
+  readonly #ms: number;
+  /** The bytes to write, but for those that it need not have any more. */
+  bytes: Uint8Array;
+  /** Whether the bytes are in memory that the caller does not have. */
+  isOwn: boolean;
+  /** How many there are to write, and how many were written. */
+  readonly length: number;
+  sent = 0;
+
+  constructor(
+    outbox: Outbox,
+    task: Task,
+    bytes: Uint8Array,
+    isOwn: boolean,
+    ms: number,
+  ) {
+    super();
+    this.#outbox = outbox;
+    this.task = task;
+    this.bytes = bytes;
+    this.isOwn = isOwn;
+    this.length = lengthOf(bytes);
+    this.#ms = ms;
+  }
+
+  /**
+   * Where those begin that were not written.
+   *
+   * @throws {TypeError} If the caller has given the memory away.
+   */
+  get from(): number {
+    const length = lengthOf(this.bytes);
+    if (length < this.length - this.sent) {
+      throw new TypeError(
+        "Cannot write on as the buffer of the bytes was transferred",
+      );
+    }
+    return this.sent - (this.length - length);
+  }
+
+  /** Copies those that were not written: its caller may change the memory from now on. */
+  keepBytes(): void {
+    const isThere = lengthOf(this.bytes) === this.length;
+    this.bytes = isThere
+      ? Uint8Array.prototype.slice.call(this.bytes, this.sent)
+      : NOTHING;
+    this.isOwn = true;
+  }
+
+  /** Begins to count the time. */
+  startTime(): this {
+    return this.#ms === Infinity ? this : this.limit(this.#ms);
+  }
+
+  /** Counts the time anew, as something was written. */
+  restartTime(): void {
+    if (this.#ms === Infinity || this.state !== "waiting") return;
+    stopTimer(this.timer);
+    this.limit(this.#ms);
+  }
+
+  protected override timedOut(): void {
+    this.throw(new Timeout(this.#ms));
+  }
+
+  protected override undo(error: unknown): void {
+    super.undo(error);
+    this.#outbox.leftBy(this);
+  }
+}
+
+/** The writes to one connection, each served whole, in the order of the calls. */
+export class Outbox {
+  readonly #owner: object;
+  readonly #write: Write;
+  readonly #closeWrite: CloseWrite;
+  readonly #operations: SocketOps | null;
+  readonly #line = new List<Sender>();
+  /** The call that is being served. */
+  #served: Sender | null = null;
+  /** Whether it was interrupted. */
+  #isOrphaned = false;
+  /** The operation that is under way for it. */
+  #operation = NONE;
+  #begun: Begun | null = null;
+
+  /** @param operations By which to write, in place of `write`. */
+  constructor(
+    owner: object,
+    write: Write,
+    closeWrite: CloseWrite,
+    operations: SocketOps | null,
+  ) {
+    this.#owner = owner;
+    this.#write = write;
+    this.#closeWrite = closeWrite;
+    this.#operations = operations;
+  }
+
+  /** Writes some of the bytes. The scope has to be past its checkpoint. */
+  write(data: Uint8Array, ms: number, scope: Scope | null): Wait<number> {
+    const operations = this.#operations;
+    if (this.#served !== null || operations === null) {
+      return this.#add(new Sender(this, "write", data, false, ms), scope);
+    }
+    const written = operations.write(this.#owner, this.#copyOf(data, 0, false));
+    if (operations.isOver(written)) return takenWait(written);
+    const sender = new Sender(this, "write", data, false, ms);
+    return this.#serveWith(sender, written, scope);
+  }
+
+  /** Writes all bytes. */
+  writeAll(
+    data: Uint8Array,
+    isOwn: boolean,
+    ms: number,
+    scope: Scope | null,
+  ): Wait<void> {
+    const operations = this.#operations;
+    if (this.#served !== null || operations === null) {
+      return this.#add(new Sender(this, "writeAll", data, isOwn, ms), scope);
+    }
+    // Nearly always the first operation is over when it returns, and has written all: in an
+    // echo server that spares a wait.
+    const written = operations.write(
+      this.#owner,
+      this.#copyOf(data, 0, isOwn),
+    );
+    const count = operations.resultOf(written);
+    if (count === lengthOf(data)) return doneWait();
+    const sender = new Sender(this, "writeAll", data, isOwn, ms);
+    return this.#serveWith(sender, written, scope);
+  }
+
+  /** Ends all writing, behind what was written before. */
+  closeWrite(ms: number, scope: Scope | null): Wait<void> {
+    const sender = new Sender(this, "closeWrite", NOTHING, true, ms);
+    return this.#add(sender, scope);
+  }
+
+  /** Has to be called when a call was interrupted, in its turn or before. */
+  leftBy(sender: Sender): void {
+    if (sender === this.#served) {
+      if (!sender.isOwn && sender.task === "writeAll") sender.keepBytes();
+      this.#isOrphaned = true;
+    }
+    this.#hold();
+  }
+
+  #add<T>(sender: Sender, scope: Scope | null): Wait<T> {
+    const wait: Wait<T> = sender.startTime().suspend(scope);
+    this.#line.add(sender);
+    if (this.#served === null) this.#serveNext();
+    else this.#hold();
+    return wait;
+  }
+
+  #serveWith<T>(
+    sender: Sender,
+    operation: Promise<number>,
+    scope: Scope | null,
+  ): Wait<T> {
+    this.#served = sender;
+    this.#isOrphaned = false;
+    const wait: Wait<T> = sender.startTime().suspend(scope);
+    this.#follow(operation);
+    return wait;
+  }
+
+  #serveNext(): void {
+    const sender = this.#served = this.#line.shift();
+    this.#isOrphaned = false;
+    // In no context, as it goes on when its caller is interrupted, and may be dead then.
+    if (sender !== null) current.clear(() => this.#begin(sender));
+  }
+
+  #begin(sender: Sender): void {
+    let operation: Promise<number | void>;
+    try {
+      operation = this.#operate(sender);
+    } catch (error) {
+      operation = Promise.reject(error);
+    }
+    this.#follow(operation);
+  }
+
+  #operate(sender: Sender): Promise<number | void> {
+    if (sender.task === "closeWrite") return this.#watch(this.#closeWrite);
+    const chunk = this.#copyOf(sender.bytes, sender.from, sender.isOwn);
+    return this.#operations?.write(this.#owner, chunk) ??
+      this.#watch(() => this.#write(chunk));
+  }
+
+  #watch<T>(begin: () => Promise<T>): Promise<T> {
+    this.#begun = new Begun();
+    return this.#begun.watch(begin);
+  }
+
+  /** What one operation writes: a copy, unless the caller does not have the bytes. */
+  #copyOf(bytes: Uint8Array, from: number, isOwn: boolean): Uint8Array {
+    const to = Math.min(lengthOf(bytes), from + MOST_WRITTEN);
+    if (isOwn) return bytes.subarray(from, to);
+    if (to - from > MOST_KEPT) {
+      return Uint8Array.prototype.slice.call(bytes, from, to);
+    }
+    const isPart = from > 0 || to < lengthOf(bytes);
+    return scratch.copy(isPart ? bytes.subarray(from, to) : bytes);
+  }
+
+  #follow(operation: Promise<number | void>): void {
+    this.#operation = this.#operations?.idOf(operation) ?? NONE;
+    scratch.leave();
+    this.#hold();
+    then(operation, this.#written, this.#failed);
+  }
+
+  /** Has the operation keep the process alive, or not. */
+  #hold(): void {
+    const isWaitedFor = !this.#isOrphaned || this.#line.first !== null;
+    if (isWaitedFor) {
+      this.#operations?.ref(this.#operation);
+      this.#begun?.ref();
+    } else {
+      this.#operations?.unref(this.#operation);
+      this.#begun?.unref();
+    }
+  }
+
+  readonly #written = (count: number | void): void => {
+    noteLoopTurn();
+    const sender = this.#served!;
+    sender.sent += count ?? 0;
+    if (sender.task === "writeAll" && sender.sent < sender.length) {
+      sender.restartTime();
+      return current.clear(() => this.#begin(sender));
+    }
+    this.#over();
+    sender.switch(sender.task === "write" ? count : undefined);
+    this.#serveNext();
+  };
+
+  readonly #failed = (error: unknown): void => {
+    const sender = this.#served!;
+    this.#over();
+    sender.throw(error);
+    this.#serveNext();
+  };
+
+  #over(): void {
+    this.#operation = NONE;
+    this.#begun = null;
+  }
+}
+
+/** The wait for what was over at once, but for the turns of others. */
+function doneWait(): Wait<void> {
+  if (spendBudget()) return DONE;
+  const wait = new Suspension<void>();
+  wait.switch();
+  return wait.suspend(null);
+}

@@ -1,0 +1,27 @@
+/**
+ * By what streams of ours get their bytes.
+ *
+ * @module
+ */
+
+/** What a stream gets its bytes by. It may keep the process alive. */
+export interface StreamSource {
+  /** Has it not keep the process alive, as nothing waits for the stream. */
+  rest(): void;
+  /** Has it do so. */
+  resume(): void;
+  /** Whether it answers what it was asked for before it had to rest. */
+  readonly answersLate: boolean;
+}
+
+const sources = new WeakMap<ReadableStream, StreamSource>();
+
+/** Tells what a stream gets its bytes by. */
+export function setSource(stream: ReadableStream, source: StreamSource): void {
+  sources.set(stream, source);
+}
+
+/** What a stream gets its bytes by, if we were told. */
+export function sourceOf(stream: ReadableStream): StreamSource | undefined {
+  return sources.get(stream);
+}

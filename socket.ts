@@ -1,0 +1,1083 @@
+/**
+ * Sockets with what protocols are written with: so many bytes, up to a delimiter, lines.
+ *
+ * They wait cooperatively by themselves, with or without `patch()`. An interrupt loses
+ * nothing: what has come stays for the next call.
+ *
+ * ```ts
+ * import { connect, listen, spawn } from "@gevent/gevent";
+ *
+ * using listener = listen({ hostname: "127.0.0.1", port: 0 });
+ * const server = spawn(async () => {
+ *   using socket = await listener.accept();
+ *   for await (const line of socket.lines()) {
+ *     await socket.sendAll(`${line.toUpperCase()}\n`);
+ *   }
+ * });
+ *
+ * using socket = await connect(listener.addr as Deno.NetAddr);
+ * await socket.sendAll("hello\n");
+ * console.log(new TextDecoder().decode(await socket.recvUntil("\n"))); // HELLO
+ * socket.close();
+ * await server.join();
+ * ```
+ *
+ * @module
+ */
+
+import { checkOptions, isObject, numberError, show } from "./_base/checks.ts";
+import { bare, NO_OPTIONS, then } from "./_base/language.ts";
+import { getOriginal } from "./_base/properties.ts";
+import { Begun } from "./_hub/begun.ts";
+import { connectIn } from "./_hub/cancelling.ts";
+import {
+  Accepter,
+  BytesOf,
+  ConnBytes,
+  Connections,
+  connectionsOf,
+  hold,
+  operationsFor,
+  originalOf,
+  readableBy,
+  readableOf,
+  unreffed,
+} from "./_hub/conns.ts";
+import { currentScope } from "./_hub/current.ts";
+import { type Bytes, BytesTaker, lengthOf, Reader } from "./_hub/inbox.ts";
+import { operateLoosely } from "./_hub/operation.ts";
+import { Outbox } from "./_hub/outbox.ts";
+import type { Scope } from "./_hub/scope.ts";
+import type { SocketOps } from "./_hub/socket_ops.ts";
+import {
+  checkpoint,
+  PromiseWait,
+  readyWait,
+  type Wait,
+} from "./_hub/suspension.ts";
+import { checkDuration } from "./_hub/timers.ts";
+import { Timeout } from "./timeout.ts";
+
+/** How many bytes are received at most, unless it is said. */
+const MOST = 65536;
+
+const CR = 13;
+const NEWLINE: Uint8Array = Uint8Array.of(10);
+
+const encoder = new TextEncoder();
+/** A byte order mark is a character like any other, as a line may begin with one. */
+const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
+
+/** Options of {@linkcode Socket.recvUntil} and {@linkcode Socket.lines}. */
+export interface RecvOptions {
+  /**
+   * How many bytes there may be at most: with the delimiter, but without the end of a line.
+   *
+   * @default {65536}
+   */
+  max?: number;
+}
+
+/** The lines of a socket: what {@linkcode Socket.lines} gives. */
+export interface SocketLines extends AsyncIterableIterator<string, undefined> {
+  /** Waits for the next line. A switch point, for `await` and `yield*`. */
+  next(): Wait<IteratorResult<string, undefined>>;
+  /** Ends the iteration; the socket stays open, and what was not given stays in it. */
+  return(): Wait<IteratorResult<string, undefined>>;
+  /** The same lines. */
+  [Symbol.asyncIterator](): SocketLines;
+}
+
+/** One `recv`. */
+class Receiver extends BytesTaker<Uint8Array<ArrayBuffer>> {
+  readonly #max: number;
+
+  constructor(max: number, ms: number) {
+    super(ms);
+    this.#max = max;
+  }
+
+  override room(): number {
+    return this.#max;
+  }
+
+  override takeFrom(kept: Bytes): Uint8Array<ArrayBuffer> {
+    if (kept.length > 0) {
+      return kept.takeBytes(Math.min(this.#max, kept.length));
+    }
+    kept.takeEnd();
+    return new Uint8Array(0);
+  }
+}
+
+/** One `recvExactly`. */
+class ExactReceiver extends BytesTaker<Uint8Array<ArrayBuffer>> {
+  readonly #count: number;
+
+  constructor(count: number, ms: number) {
+    super(ms);
+    this.#count = count;
+  }
+
+  override room(kept: Bytes): number {
+    return this.#count - kept.length;
+  }
+
+  override isServedBy(kept: Bytes): boolean {
+    return kept.length >= this.#count || kept.ended;
+  }
+
+  override takeFrom(kept: Bytes): Uint8Array<ArrayBuffer> {
+    if (kept.length >= this.#count) return kept.takeBytes(this.#count);
+    throw new Deno.errors.UnexpectedEof(
+      `Cannot receive ${this.#count} bytes as the connection has ended after ${kept.length}`,
+    );
+  }
+}
+
+/** One `recvUntil`. */
+class UntilReceiver extends BytesTaker<Uint8Array<ArrayBuffer>> {
+  readonly #delimiter: Uint8Array;
+  readonly #max: number;
+  /** How many bytes hold no delimiter. */
+  #searched = 0;
+  /** Where it ends, if it was found. */
+  #end = 0;
+
+  constructor(delimiter: Uint8Array, max: number, ms: number) {
+    super(ms);
+    this.#delimiter = delimiter;
+    this.#max = max;
+  }
+
+  override room(kept: Bytes): number {
+    return this.#max - kept.length;
+  }
+
+  override isServedBy(kept: Bytes): boolean {
+    const { length } = this.#delimiter;
+    // Its first bytes may have come before.
+    const from = Math.max(0, this.#searched - length + 1);
+    const at = kept.indexOf(this.#delimiter, from);
+    if (at >= 0) this.#end = at + length;
+    this.#searched = kept.length;
+    return at >= 0 || kept.length >= this.#max || kept.ended;
+  }
+
+  override takeFrom(kept: Bytes): Uint8Array<ArrayBuffer> {
+    const isFound = this.#end > 0;
+    if (isFound && this.#end <= this.#max) return kept.takeBytes(this.#end);
+    const what = "Cannot receive until the delimiter as";
+    if (isFound || kept.length >= this.#max) {
+      throw new RangeError(
+        `${what} it does not end within 'max' bytes, which is ${this.#max}`,
+      );
+    }
+    throw new Deno.errors.UnexpectedEof(
+      `${what} the connection has ended after ${kept.length} bytes without it`,
+    );
+  }
+}
+
+/** One step of `lines`. */
+class LineReceiver extends BytesTaker<IteratorResult<string, undefined>> {
+  readonly #max: number;
+  /** How many bytes hold no end of a line. */
+  #searched = 0;
+  /** Where the end of the line is, or -1. */
+  #at = -1;
+
+  constructor(max: number, ms: number) {
+    super(ms);
+    this.#max = max;
+  }
+
+  override room(kept: Bytes): number {
+    return this.#max + 2 - kept.length;
+  }
+
+  override isServedBy(kept: Bytes): boolean {
+    this.#at = kept.indexOf(NEWLINE, this.#searched);
+    this.#searched = kept.length;
+    return this.#at >= 0 || kept.ended || this.#isTooLong(kept);
+  }
+
+  /** Whether the line is, wherever its end comes. */
+  #isTooLong(kept: Bytes): boolean {
+    const more = kept.length - this.#max;
+    return more > 1 || more === 1 && kept.at(this.#max) !== CR;
+  }
+
+  override takeFrom(kept: Bytes): IteratorResult<string, undefined> {
+    const at = this.#at;
+    const length = at < 0 ? kept.length : kept.at(at - 1) === CR ? at - 1 : at;
+    if (length > this.#max) {
+      throw new RangeError(
+        `Cannot receive the line as it is longer than 'max' bytes, which is ${this.#max}`,
+      );
+    }
+    if (at < 0 && length === 0) return { done: true, value: undefined };
+    const value = decoder.decode(kept.peek(length));
+    kept.drop(at < 0 ? length : at + 1);
+    return { done: false, value };
+  }
+}
+
+/** The lines of a socket. */
+class Lines implements SocketLines {
+  readonly #next: () => Wait<IteratorResult<string, undefined>>;
+  #isOver = false;
+
+  constructor(next: () => Wait<IteratorResult<string, undefined>>) {
+    this.#next = next;
+  }
+
+  next(): Wait<IteratorResult<string, undefined>> {
+    return this.#isOver ? this.return() : this.#next();
+  }
+
+  return(): Wait<IteratorResult<string, undefined>> {
+    this.#isOver = true;
+    return readyWait({ done: true, value: undefined });
+  }
+
+  [Symbol.asyncIterator](): this {
+    return this;
+  }
+}
+
+/** The wait for a TLS handshake, which goes on when it is interrupted. */
+class HandshakeWait extends PromiseWait<Deno.TlsHandshakeInfo> {
+  readonly #begun = new Begun();
+  readonly #ms: number;
+
+  constructor(ms: number) {
+    super();
+    this.#ms = ms;
+  }
+
+  begin(
+    handshake: () => Promise<Deno.TlsHandshakeInfo>,
+    scope: Scope,
+  ): Wait<Deno.TlsHandshakeInfo> {
+    this.follow(this.#begun.watch(handshake));
+    return this.limit(this.#ms).suspend(scope);
+  }
+
+  protected override undo(error: unknown): void {
+    super.undo(error);
+    this.#begun.unref();
+  }
+
+  protected override timedOut(): void {
+    this.throw(new Timeout(this.#ms));
+  }
+}
+
+/** Connections that came to us first: nothing else tells them to `ref` or `unref`. */
+const own = new WeakSet<Deno.Conn>();
+
+/** Makes the socket of a connection that came to us first. */
+function socketOf<A extends Deno.Addr>(conn: Deno.Conn): Socket<A> {
+  own.add(conn);
+  return new Socket(conn as Deno.Conn<A>);
+}
+
+/**
+ * One end of a connection: a `Deno.Conn` whose calls are waits, with what protocols are
+ * written with. gevent's `socket.socket`.
+ *
+ * All calls that wait are switch points, and take `yield*` as well as `await`. An interrupt
+ * of one that reads loses nothing: what has come stays for the next call of whatever kind.
+ * Those of several greenlets take turns: each is served whole, in the order of the calls.
+ * That holds for what is written, too: a call that has begun to write goes on when it is
+ * interrupted, so that its bytes are sent before later ones; one that waits for its turn
+ * leaves the line, and writes nothing.
+ *
+ * When the socket is closed, what waits gets the runtime's own error, `Deno.errors.BadResource`
+ * or `Deno.errors.Interrupted`.
+ *
+ * @typeParam A The kind of its addresses.
+ *
+ * @example Usage
+ * ```ts
+ * import { connect, listen } from "@gevent/gevent";
+ *
+ * using listener = listen({ hostname: "127.0.0.1", port: 0 });
+ * using client = await connect({ hostname: "127.0.0.1", port: listener.addr.port });
+ * using server = await listener.accept();
+ * await client.sendAll("two\nlines\n");
+ * for await (const line of server.lines()) {
+ *   console.log(line); // two
+ *   break;
+ * }
+ * console.log(await server.recv()); // [108, 105, 110, 101, 115, 10]
+ * ```
+ */
+export class Socket<A extends Deno.Addr = Deno.Addr> implements Deno.Conn<A> {
+  readonly #conn: Deno.Conn<A>;
+  /** `null` when it was closed, until something is called. */
+  #inbox: ConnBytes | null;
+  readonly #outbox: Outbox;
+  #timeout = Infinity;
+  #writable: WritableStream<Uint8Array<ArrayBufferLike>> | null = null;
+
+  /**
+   * Makes the socket of a connection, which is to be used through it alone from now on.
+   *
+   * @param conn A connection of the runtime, or whatever is like one.
+   * @throws {TypeError} If it is none, or a `Socket` already.
+   */
+  constructor(conn: Deno.Conn<A>) {
+    checkConn(conn);
+    const operations = operationsFor(conn);
+    this.#conn = conn;
+    this.#inbox = takeBytes(conn, own.has(conn) ? operations : null);
+    this.#outbox = new Outbox(
+      conn,
+      (data) => originalOf(conn, "write").call(conn, data),
+      () => originalOf(conn, "closeWrite").call(conn),
+      operations,
+    );
+  }
+
+  /**
+   * For how many milliseconds each single wait of this socket lasts at most: until something
+   * has come, until something could be written. After that it throws a {@linkcode Timeout}.
+   * A call that waits several times, as `recvExactly` does for bytes that come one by one, is
+   * limited as a whole by `withTimeout`. Holds for calls that begin later, and not for the
+   * streams. gevent's `settimeout`, in milliseconds.
+   *
+   * @default {Infinity}
+   */
+  get timeout(): number {
+    return this.#timeout;
+  }
+
+  /** See the getter. */
+  set timeout(ms: number) {
+    checkDuration(ms, "set the timeout of the socket");
+    this.#timeout = ms;
+  }
+
+  /** The address of this end. gevent's `getsockname`. */
+  get localAddr(): A {
+    return this.#conn.localAddr;
+  }
+
+  /** The address of the other end. gevent's `getpeername`. */
+  get remoteAddr(): A {
+    return this.#conn.remoteAddr;
+  }
+
+  /**
+   * Receives what is there, or waits for something to come. A switch point. gevent's `recv`.
+   *
+   * @param max How many bytes to receive at most.
+   * @returns The bytes, in memory of their own; none at the end.
+   * @throws {TypeError | RangeError} If `max` is not a positive integer.
+   */
+  recv(max: number = MOST): Wait<Uint8Array<ArrayBuffer>> {
+    checkMax(max, "receive");
+    return this.#take((ms) => new Receiver(max, ms));
+  }
+
+  /**
+   * Receives so many bytes. A switch point. gevent has none; `asyncio`'s `readexactly`.
+   *
+   * @param count How many.
+   * @returns The bytes, in memory of their own.
+   * @throws {Deno.errors.UnexpectedEof} If the peer ends before; `recv` gives those that
+   * have come.
+   * @throws {TypeError | RangeError} If `count` is not a non-negative integer.
+   */
+  recvExactly(count: number): Wait<Uint8Array<ArrayBuffer>> {
+    if (!Number.isSafeInteger(count) || count < 0) {
+      throw numberError(
+        "receive exactly",
+        "count",
+        "a non-negative integer",
+        count,
+      );
+    }
+    return this.#take((ms) => new ExactReceiver(count, ms));
+  }
+
+  /**
+   * Receives up to a delimiter, and with it. A switch point. gevent has none; `asyncio`'s
+   * `readuntil`.
+   *
+   * @param delimiter A string, which is encoded as UTF-8, or bytes; not empty.
+   * @param options How many bytes there may be.
+   * @returns The bytes, in memory of their own.
+   * @throws {RangeError} If there are more than `max`; they stay for the next call.
+   * @throws {Deno.errors.UnexpectedEof} If the peer ends before; `recv` gives those that
+   * have come.
+   * @throws {TypeError | RangeError} If the delimiter is neither or empty, or `max` is not a
+   * positive integer or less than the delimiter's length.
+   */
+  recvUntil(
+    delimiter: string | Uint8Array,
+    options: RecvOptions = NO_OPTIONS,
+  ): Wait<Uint8Array<ArrayBuffer>> {
+    const what = "receive until the delimiter";
+    const sought = bytesOf(delimiter, what, "delimiter").slice();
+    const max = maxOf(options, what);
+    if (sought.length === 0 || sought.length > max) {
+      throw new RangeError(
+        sought.length === 0
+          ? `Cannot ${what} as it must not be empty`
+          : `Cannot ${what} as 'max' must not be less than its length, which is ${sought.length}: received ${max}`,
+      );
+    }
+    return this.#take((ms) => new UntilReceiver(sought, max, ms));
+  }
+
+  /**
+   * The lines that come, as text, without their ends `\n` or `\r\n`. gevent's `makefile`.
+   *
+   * Each step is a switch point. A last line without an end is given as well. What is no
+   * UTF-8 becomes U+FFFD, as a browser shows it: a protocol that has to refuse it uses
+   * {@linkcode Socket.recvUntil}. Leaving the loop leaves the socket open, and what was not
+   * given stays in it for the next call of whatever kind.
+   *
+   * @param options How many bytes there may be in a line, without its end.
+   * @returns The lines, once: an async iterable whose `next()` can be waited on by `yield*`.
+   * It throws a `RangeError` at a line that has more than `max` bytes, which stay for the
+   * next call.
+   * @throws {TypeError | RangeError} If `max` is not a positive integer.
+   */
+  lines(options: RecvOptions = NO_OPTIONS): SocketLines {
+    const max = maxOf(options, "receive lines");
+    return new Lines(() => this.#take((ms) => new LineReceiver(max, ms)));
+  }
+
+  /**
+   * Reads into a buffer what is there, or waits for something to come. A switch point.
+   * `Deno.Conn`'s `read`, and gevent's `recv_into`.
+   *
+   * @param buffer Where to read to; not written to when it is interrupted.
+   * @returns How many bytes were read; `null` at the end.
+   * @throws {TypeError} If it is no `Uint8Array`.
+   */
+  read(buffer: Uint8Array): Wait<number | null> {
+    if (!(buffer instanceof Uint8Array)) {
+      throw new TypeError(
+        `Cannot read as the buffer must be a Uint8Array: received ${
+          show(buffer)
+        }`,
+      );
+    }
+    if (lengthOf(buffer) === 0) {
+      return checkpoint(currentScope()) ?? readyWait<number | null>(0);
+    }
+    return this.#take((ms) => new Reader(buffer, ms));
+  }
+
+  /**
+   * Writes bytes: as many as there is room for, but at least one. A switch point.
+   * `Deno.Conn`'s `write`, and gevent's `send`.
+   *
+   * @param data The bytes.
+   * @returns How many were written.
+   * @throws {TypeError} If it is no `Uint8Array`.
+   */
+  write(data: Uint8Array): Wait<number> {
+    if (typeof data === "string") {
+      throw new TypeError(
+        `Cannot write as the data must be a Uint8Array: received ${
+          show(data)
+        }; sendAll() takes strings`,
+      );
+    }
+    const bytes = bytesOf(data, "write", "data");
+    const scope = currentScope();
+    return checkpoint(scope) ??
+      this.#outbox.write(bytes, this.#timeout, scope);
+  }
+
+  /**
+   * Sends all bytes. A switch point. gevent's `sendall`.
+   *
+   * When it is interrupted after it has begun, the rest is sent all the same, before whatever
+   * is written later, though it does not keep the process alive. When it still waits for its
+   * turn, nothing is sent.
+   *
+   * @param data Bytes, which must not be changed until it is over, or a string, which is
+   * encoded as UTF-8.
+   * @returns When all is written: the system has it, and may still have to send it.
+   * @throws {TypeError} If it is neither.
+   */
+  sendAll(data: string | Uint8Array): Wait<void> {
+    const bytes = bytesOf(data, "send", "data");
+    const scope = currentScope();
+    return checkpoint(scope) ??
+      this.#outbox.writeAll(
+        bytes,
+        typeof data === "string",
+        this.#timeout,
+        scope,
+      );
+  }
+
+  /**
+   * Ends what is written, behind all that was written before: the peer reads to the end, and
+   * can still be read. A switch point. gevent's `shutdown(SHUT_WR)`.
+   *
+   * @returns When it is done.
+   */
+  closeWrite(): Wait<void> {
+    const scope = currentScope();
+    return checkpoint(scope) ?? this.#outbox.closeWrite(this.#timeout, scope);
+  }
+
+  /**
+   * Waits for the TLS handshake, which the first that reads or writes makes otherwise. A
+   * switch point. One that is interrupted goes on. gevent's `do_handshake`.
+   *
+   * @returns What was agreed on.
+   * @throws {TypeError} If it is no connection of TLS.
+   */
+  handshake(): Wait<Deno.TlsHandshakeInfo> {
+    const conn = this.#conn as Deno.Conn as Deno.TlsConn;
+    const handshake = this.#method(conn, "handshake", "TLS");
+    const scope = currentScope();
+    return checkpoint(scope) ??
+      new HandshakeWait(this.#timeout).begin(() => handshake.call(conn), scope);
+  }
+
+  /**
+   * Has each piece sent at once, or waits a little for more to send with it. gevent's
+   * `setsockopt(TCP_NODELAY)`.
+   *
+   * @param noDelay Whether to send at once.
+   * @throws {TypeError} If it is no connection of TCP.
+   */
+  setNoDelay(noDelay = true): void {
+    const conn = this.#conn as Deno.Conn as Deno.TcpConn;
+    this.#method(conn, "setNoDelay", "TCP").call(conn, noDelay);
+  }
+
+  /**
+   * Has the system ask now and then whether the peer is still there. gevent's
+   * `setsockopt(SO_KEEPALIVE)`.
+   *
+   * @param keepAlive Whether to ask.
+   * @throws {TypeError} If it is no connection of TCP.
+   */
+  setKeepAlive(keepAlive = true): void {
+    const conn = this.#conn as Deno.Conn as Deno.TcpConn;
+    this.#method(conn, "setKeepAlive", "TCP").call(conn, keepAlive);
+  }
+
+  /**
+   * What comes, as a stream; always the same one. It takes turns with the other calls. As
+   * that of a `Deno.Conn`, it closes the socket at its end, and when it is cancelled.
+   */
+  get readable(): ReadableStream<Uint8Array<ArrayBuffer>> {
+    let readable = readableOf.get(this.#conn);
+    if (readable === undefined) {
+      readable = readableBy(this, () => this.#bytes);
+      readableOf.set(this.#conn, readable);
+    }
+    return readable;
+  }
+
+  /**
+   * What is written, as a stream; always the same one. It takes turns with the other calls. As
+   * that of a `Deno.Conn`, it closes the socket when it is closed or aborted.
+   */
+  get writable(): WritableStream<Uint8Array<ArrayBufferLike>> {
+    return this.#writable ??= writableBy(this, this.#outbox);
+  }
+
+  /** Has what waits for this socket keep the process alive, as it does from the start. */
+  ref(): void {
+    unreffed.delete(this.#conn);
+    if (this.#bytes.ref()) originalOf(this.#conn, "ref").call(this.#conn);
+  }
+
+  /** Has it not do so. */
+  unref(): void {
+    originalOf(this.#conn, "unref").call(this.#conn);
+    unreffed.add(this.#conn);
+    this.#bytes.unref();
+  }
+
+  /**
+   * Closes the socket. What waits gets the runtime's own error, as whatever is called later.
+   *
+   * @throws {Deno.errors.BadResource} If it is closed already.
+   */
+  close(): void {
+    this.#closing();
+    originalOf(this.#conn, "close").call(this.#conn);
+  }
+
+  /** Closes the socket, if it is open. */
+  [Symbol.dispose](): void {
+    this.#closing();
+    originalOf(this.#conn, Symbol.dispose).call(this.#conn);
+  }
+
+  #closing(): void {
+    BytesOf.delete(this.#conn);
+    this.#inbox?.close();
+    // What is called later finds a closed socket, and not an operation that was cancelled.
+    this.#inbox = null;
+  }
+
+  get #bytes(): ConnBytes {
+    return this.#inbox ??= takeBytes(this.#conn, null);
+  }
+
+  #take<T>(make: (ms: number) => BytesTaker<T>): Wait<T> {
+    const scope = currentScope();
+    return checkpoint(scope) ??
+      this.#bytes.take(make(this.#timeout).startTime(), scope);
+  }
+
+  #method<C extends Deno.Conn, K extends keyof C & string>(
+    conn: C,
+    name: K,
+    kind: string,
+  ): C[K] {
+    const method = originalOf(conn, name);
+    if (typeof method === "function") return method;
+    throw new TypeError(
+      `Cannot call ${name}() as the socket must be one of ${kind}: received one of ${this.localAddr?.transport}`,
+    );
+  }
+}
+
+/** The bytes of a connection: the same ones, if `patch()` has met it. */
+function takeBytes(conn: Deno.Conn, operations: SocketOps | null): ConnBytes {
+  let bytes = BytesOf.get(conn);
+  if (bytes === undefined) {
+    const read = originalOf(conn, "read");
+    bytes = new ConnBytes(null, conn, read, hold, operations);
+    BytesOf.set(conn, bytes);
+  }
+  return bytes;
+}
+
+/** The connections of a listener: the same ones, if `patch()` has met it. */
+function takeConnections(listener: Deno.Listener): Connections {
+  let connections = connectionsOf.get(listener);
+  if (connections === undefined) {
+    const accept = originalOf(listener, "accept");
+    connections = new Connections(null, listener, accept, hold);
+    connectionsOf.set(listener, connections);
+  }
+  return connections;
+}
+
+function writableBy(
+  socket: Socket,
+  outbox: Outbox,
+): WritableStream<Uint8Array<ArrayBufferLike>> {
+  const close = () => socket[Symbol.dispose]();
+  const sink: UnderlyingSink<Uint8Array<ArrayBufferLike>> = bare({
+    async write(chunk) {
+      try {
+        const bytes = bytesOf(chunk, "write", "chunk");
+        await outbox.writeAll(bytes, false, Infinity, null);
+      } catch (error) {
+        close();
+        throw error;
+      }
+    },
+    close,
+    abort: close,
+  });
+  return new WritableStream(sink);
+}
+
+/** A socket that comes from a listener. */
+class SocketAccepter extends Accepter {
+  override accepted(conn: Deno.Conn): void {
+    this.switch(socketOf(conn) as unknown as Deno.Conn);
+  }
+}
+
+/** One step of a loop over a listener. */
+class LoopAccepter extends Accepter {
+  readonly #leave: () => void;
+
+  /** @param leave Called when an interrupt has ended the loop. */
+  constructor(leave: () => void) {
+    super();
+    this.#leave = leave;
+  }
+
+  override accepted(conn: Deno.Conn): void {
+    this.#answer({ done: false, value: socketOf(conn) });
+  }
+
+  override throw(error: unknown): void {
+    const isClosed = error instanceof Deno.errors.BadResource ||
+      error instanceof Deno.errors.Interrupted;
+    if (isClosed) this.#answer({ done: true, value: undefined });
+    else super.throw(error);
+  }
+
+  #answer(result: IteratorResult<Socket, undefined>): void {
+    this.switch(result as unknown as Deno.Conn);
+  }
+
+  protected override undo(error: unknown): void {
+    super.undo(error);
+    this.#leave();
+  }
+}
+
+/**
+ * What {@linkcode listen} and {@linkcode listenTls} give: a `Deno.Listener` of sockets.
+ *
+ * A connection that comes after an `accept()` was interrupted is for the next one. Leaving a
+ * loop over it closes it, as that over a `Deno.Listener` does, also by an interrupt.
+ *
+ * @typeParam A The kind of its address.
+ *
+ * @example Usage
+ * ```ts
+ * import { connect, listen, spawn } from "@gevent/gevent";
+ *
+ * using listener = listen({ hostname: "127.0.0.1", port: 0 });
+ * const server = spawn(async () => {
+ *   for await (const socket of listener) {
+ *     spawn(async () => {
+ *       using _ = socket;
+ *       await socket.sendAll("bye\n");
+ *     });
+ *   }
+ * });
+ * using client = await connect({ hostname: "127.0.0.1", port: listener.addr.port });
+ * for await (const line of client.lines()) console.log(line); // bye
+ * await server.kill();
+ * ```
+ */
+export class SocketListener<A extends Deno.Addr = Deno.Addr>
+  implements Deno.Listener<Socket<A>, A> {
+  readonly #listener: Deno.Listener<Deno.Conn, A>;
+  /** `null` when it was closed, and before something is called. */
+  #inbox: Connections | null = null;
+  /** Whether an interrupt of a loop has closed it, which its user may do once more. */
+  #isClosedByLoop = false;
+
+  /**
+   * Makes the listener of sockets of a `Deno.Listener`, which is to be used through it alone
+   * from now on.
+   *
+   * @param listener A listener of the runtime, or whatever is like one.
+   * @throws {TypeError} If it is none.
+   */
+  constructor(listener: Deno.Listener<Deno.Conn, A>) {
+    const isListener = isObject(listener) &&
+      typeof listener.accept === "function" &&
+      !(listener instanceof SocketListener);
+    if (!isListener) {
+      throw new TypeError(
+        `Cannot create a listener of sockets as it must be of a Deno.Listener: received ${
+          show(listener)
+        }`,
+      );
+    }
+    this.#listener = listener;
+  }
+
+  /** The address that it listens on. */
+  get addr(): A {
+    return this.#listener.addr;
+  }
+
+  /**
+   * Waits for a connection. A switch point. gevent's `accept`.
+   *
+   * @returns Its socket; `remoteAddr` is where it comes from.
+   */
+  accept(): Wait<Socket<A>> {
+    const scope = currentScope();
+    const wait = checkpoint(scope) ??
+      this.#connections.take(new SocketAccepter(), scope);
+    return wait as Wait<unknown> as Wait<Socket<A>>;
+  }
+
+  /** Has what waits for a connection keep the process alive, as it does from the start. */
+  ref(): void {
+    unreffed.delete(this.#listener);
+    if (this.#connections.ref()) {
+      originalOf(this.#listener, "ref").call(this.#listener);
+    }
+  }
+
+  /** Has it not do so. */
+  unref(): void {
+    originalOf(this.#listener, "unref").call(this.#listener);
+    unreffed.add(this.#listener);
+    this.#connections.unref();
+  }
+
+  /**
+   * Closes the listener. What waits gets the runtime's own error; a loop ends.
+   *
+   * @throws {Deno.errors.BadResource} If it is closed already.
+   */
+  close(): void {
+    if (this.#isClosedByLoop) {
+      this.#isClosedByLoop = false;
+      return;
+    }
+    this.#closing();
+    originalOf(this.#listener, "close").call(this.#listener);
+  }
+
+  /** Closes the listener, if it is open. */
+  [Symbol.dispose](): void {
+    this.#closing();
+    originalOf(this.#listener, Symbol.dispose).call(this.#listener);
+  }
+
+  #closing(): void {
+    const listener: object = this.#listener;
+    (this.#inbox ?? connectionsOf.get(listener))?.close();
+    connectionsOf.delete(listener);
+    this.#inbox = null;
+  }
+
+  get #connections(): Connections {
+    return this.#inbox ??= takeConnections(this.#listener);
+  }
+
+  /** The sockets of all connections that come, until it is closed. */
+  [Symbol.asyncIterator](): AsyncIterableIterator<Socket<A>> {
+    const loop = currentScope();
+    const end: IteratorResult<never, undefined> = {
+      done: true,
+      value: undefined,
+    };
+    return {
+      next: (): Wait<IteratorResult<Socket<A>>> => {
+        const scope = currentScope();
+        // What asks under a `withTimeout` of its own is no loop, and may ask again.
+        const leave = scope === loop ? () => this.#leaveLoop() : () => {};
+        const due = checkpoint(scope);
+        if (due !== null) leave();
+        const wait = due ??
+          this.#connections.take(new LoopAccepter(leave), scope);
+        return wait as Wait<unknown> as Wait<IteratorResult<Socket<A>>>;
+      },
+      return: () => {
+        this.close();
+        return readyWait(end);
+      },
+      [Symbol.asyncIterator]() {
+        return this;
+      },
+    };
+  }
+
+  #leaveLoop(): void {
+    try {
+      this.close();
+      this.#isClosedByLoop = true;
+    } catch {
+      // It was closed before.
+    }
+  }
+}
+
+/**
+ * Connects. A switch point: an interrupt cancels it. gevent's `create_connection`.
+ *
+ * @param options As those of `Deno.connect`.
+ * @returns The socket.
+ * @throws {TypeError} If they are no object.
+ *
+ * @example Usage
+ * ```ts
+ * import { connect, listen } from "@gevent/gevent";
+ *
+ * using listener = listen({ hostname: "127.0.0.1", port: 0 });
+ * using socket = await connect({ hostname: "127.0.0.1", port: listener.addr.port });
+ * console.log(socket.remoteAddr.port === listener.addr.port); // true
+ * ```
+ */
+export function connect(
+  options: Deno.ConnectOptions,
+): Wait<Socket<Deno.NetAddr>>;
+/** Connects to a Unix socket. */
+export function connect(
+  options: Deno.UnixConnectOptions,
+): Wait<Socket<Deno.UnixAddr>>;
+/** Connects to a socket of a virtual machine. */
+export function connect(
+  options: Deno.VsockConnectOptions,
+): Wait<Socket<Deno.VsockAddr>>;
+/** Connects to whatever it is. */
+export function connect(options: ConnectOptions): Wait<Socket>;
+export function connect(options: ConnectOptions): Wait<Socket> {
+  checkOptions(options, "connect");
+  const scope = currentScope();
+  const original = getOriginal(Deno, "connect");
+  return checkpoint(scope) ??
+    connectIn(
+      scope,
+      original as (options: Deno.ConnectOptions) => Promise<Deno.Conn>,
+      options,
+      socketOf,
+    );
+}
+
+/** Where to connect to: what `Deno.connect` takes. */
+export type ConnectOptions =
+  | Deno.ConnectOptions
+  | Deno.UnixConnectOptions
+  | Deno.VsockConnectOptions;
+
+/** Where to listen: what `Deno.listen` takes. */
+export type ListenOptions =
+  | Deno.TcpListenOptions & { transport?: "tcp" }
+  | Deno.UnixListenOptions & { transport: "unix" }
+  | Deno.VsockListenOptions & { transport: "vsock" };
+
+/**
+ * Connects by TLS. A switch point: a connection that is made after an interrupt is closed.
+ * The handshake is made by the first that reads or writes, or by `handshake()`. gevent's
+ * `ssl.wrap_socket` of a socket that is connected.
+ *
+ * @param options As those of `Deno.connectTls`.
+ * @returns The socket.
+ * @throws {TypeError} If they are no object.
+ *
+ * @example Usage
+ * ```ts ignore
+ * import { connectTls } from "@gevent/gevent";
+ *
+ * using socket = await connectTls({ hostname: "example.com", port: 443 });
+ * await socket.handshake();
+ * ```
+ */
+export function connectTls(
+  options: Deno.ConnectTlsOptions | ConnectTlsWithCertOptions,
+): Wait<Socket<Deno.NetAddr>> {
+  checkOptions(options, "connect by TLS");
+  const scope = currentScope();
+  const original = getOriginal(Deno, "connectTls");
+  return checkpoint(scope) ??
+    operateLoosely(
+      scope,
+      () => then(original(options), socketOf<Deno.NetAddr>),
+      (socket) => socket.close(),
+    );
+}
+
+/** Options of {@linkcode connectTls} with a certificate of the client's own. */
+export type ConnectTlsWithCertOptions =
+  & Deno.ConnectTlsOptions
+  & Deno.TlsCertifiedKeyPem;
+
+/**
+ * Listens. Not a switch point. gevent's `create_server`, and `bind` with `listen`.
+ *
+ * @param options As those of `Deno.listen`.
+ * @returns The listener.
+ * @throws {TypeError} If they are no object.
+ * @throws {Deno.errors.AddrInUse} If something listens there.
+ *
+ * @example Usage
+ * ```ts
+ * import { listen } from "@gevent/gevent";
+ *
+ * using listener = listen({ hostname: "127.0.0.1", port: 0 });
+ * console.log(listener.addr.port > 0); // true
+ * ```
+ */
+export function listen(
+  options: Deno.TcpListenOptions & { transport?: "tcp" },
+): SocketListener<Deno.NetAddr>;
+/** Listens on a Unix socket. */
+export function listen(
+  options: Deno.UnixListenOptions & { transport: "unix" },
+): SocketListener<Deno.UnixAddr>;
+/** Listens on a socket of a virtual machine. */
+export function listen(
+  options: Deno.VsockListenOptions & { transport: "vsock" },
+): SocketListener<Deno.VsockAddr>;
+/** Listens on whatever it is. */
+export function listen(options: ListenOptions): SocketListener;
+export function listen(options: ListenOptions): SocketListener {
+  checkOptions(options, "listen");
+  const original = getOriginal(Deno, "listen") as (
+    options: ListenOptions,
+  ) => Deno.Listener;
+  return new SocketListener(original(options));
+}
+
+/**
+ * Listens for TLS. Not a switch point. gevent's `ssl.wrap_socket` of a socket that listens.
+ *
+ * @param options As those of `Deno.listenTls`.
+ * @returns The listener.
+ * @throws {TypeError} If they are no object.
+ * @throws {Deno.errors.AddrInUse} If something listens there.
+ *
+ * @example Usage
+ * ```ts ignore
+ * import { listenTls } from "@gevent/gevent";
+ *
+ * using listener = listenTls({
+ *   port: 443,
+ *   cert: Deno.readTextFileSync("cert.pem"),
+ *   key: Deno.readTextFileSync("key.pem"),
+ * });
+ * ```
+ */
+export function listenTls(
+  options: Deno.ListenTlsOptions & Deno.TlsCertifiedKeyPem,
+): SocketListener<Deno.NetAddr> {
+  checkOptions(options, "listen for TLS");
+  return new SocketListener(getOriginal(Deno, "listenTls")(options));
+}
+
+function checkConn(conn: unknown): void {
+  const isConn = isObject(conn) &&
+    ["read", "write", "close"].every((name) =>
+      typeof (conn as Record<string, unknown>)[name] === "function"
+    );
+  if (isConn && !(conn instanceof Socket)) return;
+  throw new TypeError(
+    isConn
+      ? "Cannot create a socket as its connection must not be a Socket already"
+      : `Cannot create a socket as it must be of a Deno.Conn: received ${
+        show(conn)
+      }`,
+  );
+}
+
+function maxOf(options: RecvOptions, what: string): number {
+  checkOptions(options, what);
+  const { max = MOST } = options;
+  checkMax(max, what);
+  return max;
+}
+
+function checkMax(max: number, what: string): void {
+  if (max === Infinity || Number.isSafeInteger(max) && max > 0) return;
+  throw numberError(what, "max", "a positive integer", max);
+}
+
+/** Bytes as they are, in a plain array, or a string as UTF-8. */
+function bytesOf(data: unknown, what: string, name: string): Uint8Array {
+  if (typeof data === "string") return encoder.encode(data);
+  if (data instanceof Uint8Array) {
+    return data.constructor === Uint8Array
+      ? data
+      : new Uint8Array(data.buffer, data.byteOffset, lengthOf(data));
+  }
+  throw new TypeError(
+    `Cannot ${what} as '${name}' must be a string or a Uint8Array: received ${
+      show(data)
+    }`,
+  );
+}
