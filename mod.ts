@@ -42,6 +42,8 @@ export * from "./nursery.ts";
 export * from "./select.ts";
 export * from "./signal.ts";
 export * from "./socket.ts";
+export * from "./server.ts";
+export * from "./http.ts";
 export * as monkey from "./monkey.ts";
 export {
   type HttpOptions,
