@@ -20,8 +20,9 @@
  */
 
 import { checkAddress } from "./_base/addresses.ts";
-import { checkFunction, show } from "./_base/checks.ts";
+import { checkFunction, isObject, show } from "./_base/checks.ts";
 import { markHandled, NO_OPTIONS, then } from "./_base/language.ts";
+import { AT_ONCE, BodyStream, Pieces, told } from "./_base/body_stream.ts";
 import { bodyOf, STREAM } from "./_base/response_body.ts";
 import { isGenerator, isThenable } from "./_base/thenable.ts";
 import { Begun } from "./_hub/begun.ts";
@@ -127,12 +128,6 @@ type Serve = (
 
 /** For how many seconds one comes back at the earliest that was rejected. */
 const RETRY_AFTER = "1";
-
-/**
- * Of a body that is there as a whole, how many bytes are sent when the runtime has them: they
- * fit into the buffers of the system. Of a longer one we learn by sending it in such pieces.
- */
-const AT_ONCE = 64 * 1024;
 
 /** How long what was killed may take to end until it is left behind, in ms. */
 const STUCK_AFTER = GRACE + GRACE / 4;
@@ -423,9 +418,6 @@ function giveExitsResponses(): void {
     configurable: true,
   });
 }
-
-/** Errors of bodies, which are their handler's: the runtime tells of them as well. */
-const told = new WeakSet<object>();
 
 function onError(error: unknown): Response {
   if (!isObject(error) || !told.has(error)) report("HttpServer", error);
@@ -833,96 +825,6 @@ class Exchange implements TimerTarget {
   }
 }
 
-/** What a body is read by. */
-interface BodyReader {
-  read(): Promise<{ done: boolean; value?: Uint8Array | undefined }>;
-  cancel(reason: unknown): Promise<unknown>;
-}
-
-/** A body that is there as a whole, in pieces. */
-class Pieces implements BodyReader {
-  readonly #bytes: Uint8Array;
-  #at = 0;
-
-  constructor(bytes: Uint8Array) {
-    this.#bytes = bytes;
-  }
-
-  read(): Promise<{ done: boolean; value: Uint8Array }> {
-    const value = this.#bytes.subarray(this.#at, this.#at + AT_ONCE);
-    this.#at += value.length;
-    return Promise.resolve({ done: value.length === 0, value });
-  }
-
-  cancel(): Promise<void> {
-    return Promise.resolve();
-  }
-}
-
-/** Hands a body on to the runtime, and tells what becomes of it. */
-class BodyStream implements UnderlyingDefaultSource<Uint8Array> {
-  readonly #reader: BodyReader;
-  readonly #gone: () => void;
-  readonly #over = Promise.withResolvers<void>();
-  #controller: ReadableStreamDefaultController<Uint8Array> | null = null;
-  #isCut = false;
-  /** How many bytes were handed on. */
-  bytes = 0;
-
-  /** @param gone Called when the client has gone. */
-  constructor(reader: BodyReader, gone: () => void) {
-    this.#reader = reader;
-    this.#gone = gone;
-    markHandled(this.#over.promise);
-  }
-
-  /** Settles when the body was sent, or has failed. */
-  get over(): Promise<void> {
-    return this.#over.promise;
-  }
-
-  /** To be called when the runtime has sent it. */
-  readonly sent = (): void => this.#over.resolve();
-
-  start(controller: ReadableStreamDefaultController<Uint8Array>): void {
-    this.#controller = controller;
-  }
-
-  async pull(
-    controller: ReadableStreamDefaultController<Uint8Array>,
-  ): Promise<void> {
-    try {
-      const { done, value } = await this.#reader.read();
-      if (this.#isCut) return;
-      if (done) return controller.close();
-      if (!(value instanceof Uint8Array)) throw notBytes(value);
-      this.bytes += value.byteLength;
-      controller.enqueue(value);
-    } catch (error) {
-      if (this.#isCut) return;
-      this.#isCut = true;
-      if (isObject(error)) told.add(error);
-      this.#over.reject(error);
-      controller.error(error);
-    }
-  }
-
-  /** The runtime can't send it any more. */
-  cancel(): void {
-    this.#gone();
-  }
-
-  /** Ends it before its end: the client must not take it for the whole. */
-  cut(error: unknown): void {
-    if (this.#isCut) return;
-    this.#isCut = true;
-    markHandled(Promise.resolve(this.#reader.cancel(error)));
-    const reason = new Error("The response was cut off", { cause: error });
-    told.add(reason);
-    this.#controller?.error(reason);
-  }
-}
-
 function isUpgrade(request: Request): boolean {
   try {
     return request.headers.has("upgrade");
@@ -930,10 +832,6 @@ function isUpgrade(request: Request): boolean {
     // It has been upgraded, and is closed.
     return true;
   }
-}
-
-function isObject(value: unknown): value is object {
-  return typeof value === "object" && value !== null;
 }
 
 /** How many bytes a body has that is there as a whole. */
@@ -945,14 +843,6 @@ function lengthOf(body: string | Uint8Array | typeof STREAM | null): number {
 function notAResponse(value: unknown): TypeError {
   return new TypeError(
     `Cannot answer the request as the handler must give a Response: received ${
-      show(value)
-    }`,
-  );
-}
-
-function notBytes(value: unknown): TypeError {
-  return new TypeError(
-    `Cannot send the body as its chunks must be of Uint8Array: received ${
       show(value)
     }`,
   );
