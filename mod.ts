@@ -44,6 +44,8 @@ export * from "./signal.ts";
 export * from "./socket.ts";
 export * from "./threadpool.ts";
 export * as subprocess from "./subprocess.ts";
+export * from "./server.ts";
+export * from "./http.ts";
 export * as monkey from "./monkey.ts";
 export {
   type HttpOptions,

@@ -19,3 +19,11 @@ export function isThenable(result: unknown): result is PromiseLike<unknown> {
     typeof (result as PromiseLike<unknown> | null | undefined)?.then ===
       "function";
 }
+
+/** Whether it is the object of a generator function, to be delegated to. */
+export function isGenerator(
+  result: unknown,
+): result is Generator<unknown, unknown, unknown> {
+  const { next, throw: fail } = (result ?? {}) as Partial<Generator>;
+  return typeof next === "function" && typeof fail === "function";
+}

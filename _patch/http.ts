@@ -15,6 +15,12 @@ import { runDetached, scopeOf } from "../_hub/current.ts";
 import { mimic, patchProperty } from "../_base/properties.ts";
 import { killOnce } from "../_hub/kill.ts";
 import { cooperateObserved, cooperateRelease } from "./cooperate.ts";
+import {
+  ClientWatch,
+  MICROTASKS,
+  requestName,
+  silence,
+} from "../_hub/requests.ts";
 import { OptionsInForce, patchAll } from "./patch_set.ts";
 import { Greenlet } from "../gevent.ts";
 import { GreenletExit } from "../greenlet.ts";
@@ -43,14 +49,6 @@ type Serve = (
   handler?: unknown,
 ) => Deno.HttpServer;
 type Upgrade = (this: unknown, request: Request, options?: unknown) => unknown;
-
-/**
- * After how many microtasks the client of a handler is watched. Reading `request.signal`
- * doubles the cost of a small request, and handlers that wait for nothing have mostly ended
- * by then. It can't be later than this turn of the event loop: over HTTP/2 the signal does not
- * abort if it is first read after the client has left.
- */
-const MICROTASKS = 10;
 
 /** Requests that became websockets. Their signals abort although the client is connected. */
 const upgraded = new WeakSet<Request>();
@@ -127,7 +125,7 @@ function withGreenlets(
 function inGreenlets(handler: Handler, kills: boolean): Handler {
   return (request, info) => {
     const greenlet = new Greenlet<Response>(handler, request, info);
-    greenlet.name = nameOf(request);
+    greenlet.name = requestName(request);
     // The server reports the error.
     scopeOf(greenlet).errorIsHandled = true;
     greenlet.switch(request, info);
@@ -135,15 +133,6 @@ function inGreenlets(handler: Handler, kills: boolean): Handler {
       ? responseOf(greenlet)
       : responseInTheEnd(greenlet, kills ? request : null);
   };
-}
-
-/** Returns the method and the path, without the query. */
-function nameOf({ method, url }: Request): string {
-  const host = url.indexOf("://") + 3;
-  // The URL of a CONNECT request has no path.
-  const start = Math.max(url.indexOf("/", host), host);
-  const end = url.indexOf("?", start);
-  return `${method} ${url.slice(start, end < 0 ? undefined : end)}`;
 }
 
 /** Returns the response of a handler that has ended, or throws its error. */
@@ -164,74 +153,22 @@ async function responseInTheEnd(
     await null;
     if (greenlet.dead) return responseOf(greenlet);
   }
-  const watch = request && new Watch(greenlet, request);
+  const watched = request && watch(greenlet, request);
   try {
     await new Promise<void>((resolve) => greenlet.rawlink(() => resolve()));
     return responseOf(greenlet);
   } finally {
-    watch?.[Symbol.dispose]();
+    watched?.[Symbol.dispose]();
   }
 }
 
 /** Kills the greenlet of a request when its client leaves. */
-class Watch implements Disposable {
-  readonly #greenlet: Greenlet<Response>;
-  readonly #request: Request;
-  readonly #gone = () => this.#kill();
-
-  constructor(greenlet: Greenlet<Response>, request: Request) {
-    this.#greenlet = greenlet;
-    this.#request = request;
-    silence.begin();
-    request.signal.addEventListener("abort", this.#gone);
-    if (request.signal.aborted) this.#kill();
-  }
-
-  #kill(): void {
-    if (upgraded.has(this.#request)) return;
-    killOnce([this.#greenlet], new GreenletExit("The client has gone away"));
-  }
-
-  [Symbol.dispose](): void {
-    // By default the runtime aborts the signal after a response as well.
-    this.#request.signal.removeEventListener("abort", this.#gone);
-  }
+function watch(greenlet: Greenlet<Response>, request: Request): Disposable {
+  return new ClientWatch(request, () => {
+    if (upgraded.has(request)) return;
+    killOnce([greenlet], new GreenletExit("The client has gone away"));
+  });
 }
-
-const WARNING = "Deno.serve: request.signal aborts on successful responses";
-
-/**
- * Suppresses the warning about `request.signal` that the runtime prints at its first use, if
- * only this library has used it.
- */
-class Silence {
-  /** The original `console.warn`, while ours is in its place. */
-  #warn: typeof console.warn | null = null;
-  #isOver = false;
-  readonly #filter = (...args: unknown[]): void => {
-    const first = args[0];
-    const isIt = !this.#isOver && typeof first === "string" &&
-      first.startsWith(WARNING);
-    if (!isIt) return this.#warn!.apply(console, args);
-    this.#isOver = true;
-    this.end();
-  };
-
-  begin(): void {
-    if (this.#isOver || this.#warn !== null) return;
-    this.#warn = console.warn;
-    console.warn = mimic(this.#filter, this.#warn);
-  }
-
-  end(): void {
-    // Other code may have replaced console.warn meanwhile, and calls ours.
-    if (console.warn !== this.#filter) return;
-    console.warn = this.#warn!;
-    this.#warn = null;
-  }
-}
-
-const silence = new Silence();
 
 /** Makes the methods of a server cooperative. They are own properties of each server. */
 function cooperativeServer(server: Deno.HttpServer): Deno.HttpServer {

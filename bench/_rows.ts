@@ -310,11 +310,12 @@ class Rows {
     size: number,
     clients: number,
     peers: [Source, Ratio?][],
+    protocol: string = name,
   ): Row {
     const count = this.#size(size);
     const command = [
       ...this.#program("clients.py"),
-      name,
+      protocol,
       `${count}`,
       `${clients}`,
     ];
@@ -505,6 +506,36 @@ class Rows {
         [{ ...GEVENT, file: "http_gevent.py" }, FASTER],
         [{ ...BARE, name: "plain Deno", file: "http_plain.ts" }, SLOWER],
       ]),
+      this.clients(
+        "stream-server",
+        "message of 500 TCP clients, echoed by a StreamServer",
+        40_000,
+        500,
+        [
+          [{ ...OURS, name: "@gevent/gevent", file: "echo_server.ts" }],
+          [{ ...GEVENT, file: "echo_gevent.py" }, atLeast(1.4)],
+          [
+            { ...BARE, name: "plain Deno", file: "echo_plain.ts" },
+            atLeast(0.95),
+          ],
+        ],
+        "echo",
+      ),
+      this.clients(
+        "http-server",
+        "HTTP request, 100 clients of an HttpServer",
+        20_000,
+        100,
+        [
+          [{ ...OURS, name: "@gevent/gevent", file: "http_server.ts" }],
+          [{ ...GEVENT, file: "http_gevent.py" }, atLeast(5)],
+          [
+            { ...BARE, name: "plain Deno", file: "http_plain.ts" },
+            atLeast(0.95),
+          ],
+        ],
+        "http",
+      ),
       this.fetches("fetch", "fetch of a short page, 100 at once", 5_000, [
         [{
           ...OURS,

@@ -23,6 +23,8 @@ const EXAMPLES = [
   ["bounded_crawl", "local-net"],
   ["fetch_client", "local-net"],
   ["tcp_500_clients", "local-net"],
+  ["http_service", "examples"],
+  ["websocket_hub", "local-net"],
   ["tcp_server_socket", "local-net"],
   ["tcp_proxy", "local-net"],
   ["chat_server", "local-net"],

@@ -1,0 +1,106 @@
+/**
+ * Where servers listen.
+ *
+ * @module
+ */
+
+import { numberError, show } from "./checks.ts";
+
+/** Where a TCP server listens: as for `Deno.listen`. */
+export interface TcpAddress {
+  /** What it is. @default {"tcp"} */
+  transport?: "tcp";
+  /** Which addresses of this machine. @default {"0.0.0.0"} */
+  hostname?: string;
+  /** The port: 0 for any that is free. */
+  port: number;
+  /** Whether other processes may listen to the port as well. @default {false} */
+  reusePort?: boolean;
+  /** How many connections the system keeps until they are accepted. */
+  tcpBacklog?: number;
+}
+
+/** Where a server for Unix sockets listens: as for `Deno.listen`. */
+export interface UnixAddress {
+  /** What it is. */
+  transport: "unix";
+  /** The path of the socket, which must not exist. */
+  path: string;
+}
+
+/** Where a server listens. */
+export type ServerAddress = TcpAddress | UnixAddress;
+
+/** Where a server for datagrams listens. */
+export interface UdpAddress {
+  /** What it is. @default {"udp"} */
+  transport?: "udp";
+  /** An IP address of this machine, or `localhost`. @default {"0.0.0.0"} */
+  hostname?: string;
+  /** The port: 0 for any that is free. */
+  port: number;
+}
+
+/** An address as the runtime gives it, or as a server is given it. */
+export type AnyAddress = ServerAddress | UdpAddress | Deno.Addr;
+
+/** How an address is written: `127.0.0.1:80`, `[::1]:80`, a path. */
+export function addressName(address: AnyAddress): string {
+  if ("path" in address) return `unix:${address.path}`;
+  const { hostname = "0.0.0.0", port } = address as TcpAddress;
+  return hostname.includes(":")
+    ? `[${hostname}]:${port}`
+    : `${hostname}:${port}`;
+}
+
+/**
+ * Checks where a server is to listen: the runtime would take a wrong port for another one.
+ *
+ * @param what For the message: what can't be done.
+ * @param transports Which there may be; the first is that of one that has none.
+ * @throws {TypeError | RangeError} If it is no address.
+ */
+export function checkAddress(
+  address: unknown,
+  what: string,
+  transports: readonly string[] = ["tcp", "unix"],
+): void {
+  checkOptionsOf(address, what);
+  const { transport, hostname, port, path } = address as Record<
+    string,
+    unknown
+  >;
+  const kind = transport ?? transports[0]!;
+  if (!transports.includes(kind as string)) {
+    throw new TypeError(
+      `Cannot ${what} as 'transport' must be ${
+        transports.map(show).join(" or ")
+      }: received ${show(transport)}`,
+    );
+  }
+  if (kind === "unix") {
+    if (typeof path === "string" && path !== "") return;
+    throw numberError(what, "path", "a path", path);
+  }
+  if (hostname !== undefined && typeof hostname !== "string") {
+    throw new TypeError(
+      `Cannot ${what} as 'hostname' must be a string: received ${
+        show(hostname)
+      }`,
+    );
+  }
+  if (
+    !Number.isInteger(port) || (port as number) < 0 || (port as number) > 65535
+  ) {
+    throw numberError(what, "port", "an integer from 0 to 65535", port);
+  }
+}
+
+function checkOptionsOf(address: unknown, what: string): void {
+  if (typeof address === "object" && address !== null) return;
+  throw new TypeError(
+    `Cannot ${what} as the address must be an object such as { port: 80 }: received ${
+      show(address)
+    }`,
+  );
+}

@@ -1,0 +1,79 @@
+/**
+ * What a response has for a body, told without taking it.
+ *
+ * To ask a response for its `body` makes a stream of bytes that are there as a whole, which
+ * the runtime then sends in chunks. So its own fields are looked into; where they are not as
+ * expected, every body is taken for a stream.
+ *
+ * @module
+ */
+
+/** What is there as a whole. */
+type Whole = string | Uint8Array;
+
+/** Stands for a stream. */
+export const STREAM: unique symbol = Symbol("stream");
+
+interface Fields {
+  readonly inner: symbol;
+  readonly fast: symbol | undefined;
+}
+
+/** Where a response keeps its body; `null` where that is not known. */
+let fields: Fields | null | undefined;
+
+function findFields(): Fields | null {
+  const sample = new Response("x");
+  const symbols = Object.getOwnPropertySymbols(sample);
+  const find = (description: string) =>
+    symbols.find((symbol) => symbol.description === description);
+  const inner = find("response");
+  if (inner === undefined) return null;
+  const found = { inner, fast: find("serve fast body") };
+  return isExpected(found) ? found : null;
+}
+
+/** Whether bodies of each kind are known for what they are. */
+function isExpected(found: Fields): boolean {
+  try {
+    const stream = new Response(new ReadableStream({ type: "bytes" }));
+    return lookInto(new Response("x"), found) === "x" &&
+      lookInto(new Response(new Uint8Array(2)), found) instanceof Uint8Array &&
+      lookInto(new Response("x", { headers: { a: "b" } }), found) === "x" &&
+      lookInto(new Response(null), found) === null &&
+      lookInto(stream, found) === STREAM;
+  } catch {
+    return false;
+  }
+}
+
+function lookInto(
+  response: Response,
+  { inner, fast }: Fields,
+): Whole | typeof STREAM | null {
+  const own = response as unknown as Record<symbol, unknown>;
+  const { body } = own[inner] as { body: unknown };
+  if (body === null) {
+    const whole = fast === undefined ? null : own[fast];
+    return whole as Whole | null ?? null;
+  }
+  const { streamOrStatic } = body as { streamOrStatic: unknown };
+  if (streamOrStatic instanceof ReadableStream) return STREAM;
+  const whole = (streamOrStatic as { body: unknown }).body;
+  if (typeof whole === "string" || whole instanceof Uint8Array) return whole;
+  throw new TypeError("Unexpected body");
+}
+
+/**
+ * The body of a response that is there as a whole: text or bytes; {@linkcode STREAM} if it is
+ * a stream, or may be; `null` if there is none.
+ */
+export function bodyOf(response: Response): Whole | typeof STREAM | null {
+  if (fields === undefined) fields = findFields();
+  try {
+    if (fields !== null) return lookInto(response, fields);
+  } catch {
+    // It is none of the runtime's own.
+  }
+  return response.body === null ? null : STREAM;
+}

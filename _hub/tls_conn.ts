@@ -1,0 +1,247 @@
+/**
+ * The server's end of TLS over a connection, by `node:tls`.
+ *
+ * A handshake of the runtime's own `TlsConn` can't be ended: its file stays open as long as the
+ * peer likes, whatever is closed. Here the connection beneath is ours to close.
+ *
+ * @module
+ */
+
+import type { Duplex } from "node:stream";
+import type { SecureContextOptions, TLSSocket } from "node:tls";
+import process from "node:process";
+import { markHandled } from "../_base/language.ts";
+import { runDetached } from "./current.ts";
+import { startTimer, stopTimer } from "./timers.ts";
+
+/** What `node:tls` takes for a server: `cert` and `key` in PEM format, and more. */
+export type TlsOptions = SecureContextOptions & {
+  /** The certificate, and those between it and the root, in PEM format. */
+  cert: string;
+  /** Its key, in PEM format. */
+  key: string;
+  /** The protocols that are offered, the preferred first. */
+  alpnProtocols?: string[];
+};
+
+/** How many bytes are read at once. */
+const MOST_READ = 64 * 1024;
+/** How long a peer may take for the last bytes when it is closed, in ms. */
+const CLOSING = 1000;
+
+/** A certificate and its key, checked. */
+export class TlsIdentity {
+  readonly #options: Record<string, unknown>;
+
+  /** @throws {Error} What `node:crypto` throws if one is none, or they don't go together. */
+  constructor({ alpnProtocols, ...options }: TlsOptions) {
+    checkPair(options.cert, options.key, options.passphrase);
+    const secureContext = process.getBuiltinModule("node:tls")
+      .createSecureContext(options);
+    this.#options = {
+      ...options,
+      secureContext,
+      ...alpnProtocols && { ALPNProtocols: alpnProtocols },
+    };
+  }
+
+  /** Begins TLS as the server of a connection. */
+  wrap(conn: Deno.Conn): ServerTlsConn {
+    const { TLSSocket } = process.getBuiltinModule("node:tls");
+    const options = { ...this.#options, isServer: true, allowHalfOpen: true };
+    const tls = new TLSSocket(duplexOf(conn) as never, options);
+    return new ServerTlsConn(conn, tls);
+  }
+}
+
+/** The runtime would find out when the first client comes. */
+function checkPair(cert: string, key: string, passphrase?: string): void {
+  const { createPrivateKey, X509Certificate } = process.getBuiltinModule(
+    "node:crypto",
+  );
+  const isPair = new X509Certificate(cert).checkPrivateKey(
+    createPrivateKey(passphrase === undefined ? key : { key, passphrase }),
+  );
+  if (isPair) return;
+  throw new TypeError(
+    "Cannot use the certificate as 'key' is not its key",
+  );
+}
+
+/** A connection as the streams of Node have them. */
+function duplexOf(conn: Deno.Conn): Duplex {
+  const { Duplex } = process.getBuiltinModule("node:stream");
+  return new Duplex({
+    allowHalfOpen: true,
+    read() {
+      const buffer = new Uint8Array(MOST_READ);
+      // No greenlet's part, whichever happens to ask: others read after it.
+      runDetached(() => conn.read(buffer)).then(
+        (count) =>
+          void this.push(count === null ? null : buffer.subarray(0, count)),
+        (error) => void this.destroy(error),
+      );
+    },
+    write(chunk: Uint8Array, _encoding, done) {
+      writeAll(conn, chunk).then(() => done(), done);
+    },
+    final(done) {
+      runDetached(() => conn.closeWrite()).then(() => done(), done);
+    },
+    destroy(error, done) {
+      conn[Symbol.dispose]();
+      done(error);
+    },
+  });
+}
+
+async function writeAll(conn: Deno.Conn, bytes: Uint8Array): Promise<void> {
+  for (let at = 0; at < bytes.length;) {
+    at += await runDetached(() => conn.write(bytes.subarray(at)));
+  }
+}
+
+/** A connection of TLS, at the server's end. */
+export class ServerTlsConn implements Deno.Conn {
+  readonly #conn: Deno.Conn;
+  readonly #tls: TLSSocket;
+  readonly #handshake = Promise.withResolvers<Deno.TlsHandshakeInfo>();
+  readonly localAddr: Deno.Addr;
+  readonly remoteAddr: Deno.Addr;
+  /** What was read and not taken. */
+  #rest: Uint8Array | null = null;
+  #isEnded = false;
+  #failure: Error | null = null;
+  #isClosed = false;
+  /** Wakes what waits for something to read. */
+  #wake: (() => void) | null = null;
+
+  constructor(conn: Deno.Conn, tls: TLSSocket) {
+    this.#conn = conn;
+    this.#tls = tls;
+    this.localAddr = conn.localAddr;
+    this.remoteAddr = conn.remoteAddr;
+    markHandled(this.#handshake.promise);
+    const wake = () => {
+      this.#wake?.();
+      this.#wake = null;
+    };
+    tls.on("secure", () => {
+      this.#handshake.resolve({ alpnProtocol: tls.alpnProtocol || null });
+    });
+    tls.on("readable", wake);
+    tls.on("end", () => {
+      this.#isEnded = true;
+      wake();
+    });
+    tls.on("error", (error: Error) => {
+      this.#failure = error;
+      this.#handshake.reject(error);
+      wake();
+    });
+    tls.on("close", () => {
+      this.#isEnded = true;
+      this.#handshake.reject(
+        this.#failure ??
+          new Deno.errors.UnexpectedEof(
+            "The peer has left before the TLS handshake was over",
+          ),
+      );
+      wake();
+    });
+  }
+
+  /** Waits for the handshake. */
+  handshake(): Promise<Deno.TlsHandshakeInfo> {
+    return this.#handshake.promise;
+  }
+
+  async read(buffer: Uint8Array): Promise<number | null> {
+    for (;;) {
+      if (this.#isClosed) throw badResource();
+      const chunk: Uint8Array | null = this.#rest ?? this.#tls.read();
+      if (chunk !== null) {
+        const count = Math.min(buffer.length, chunk.length);
+        buffer.set(chunk.subarray(0, count));
+        this.#rest = count < chunk.length ? chunk.subarray(count) : null;
+        return count;
+      }
+      if (this.#failure !== null) throw this.#failure;
+      if (this.#isEnded) return null;
+      await new Promise<void>((resolve) => {
+        this.#wake = resolve;
+      });
+    }
+  }
+
+  write(data: Uint8Array): Promise<number> {
+    if (this.#isClosed) return Promise.reject(badResource());
+    const copy = data.slice();
+    return new Promise((resolve, reject) => {
+      this.#tls.write(copy, (error) => {
+        if (error) reject(this.#isClosed ? badResource() : error);
+        else resolve(copy.length);
+      });
+    });
+  }
+
+  closeWrite(): Promise<void> {
+    return new Promise((resolve) => this.#tls.end(() => resolve()));
+  }
+
+  /** Closes it: what was written is sent, and that this is the end, if the peer takes it. */
+  close(): void {
+    if (this.#isClosed) throw badResource();
+    this[Symbol.dispose]();
+  }
+
+  [Symbol.dispose](): void {
+    if (this.#isClosed) return;
+    this.#isClosed = true;
+    this.#wake?.();
+    this.#wake = null;
+    const tls = this.#tls;
+    const isBusy = tls.writableLength > 0 || tls.destroyed ||
+      this.#failure !== null;
+    if (isBusy) return this.abort();
+    const timer = startTimer(CLOSING, { expired: () => this.abort() });
+    tls.end(() => {
+      stopTimer(timer);
+      this.abort();
+    });
+  }
+
+  /** Closes it at once, whatever is under way. */
+  abort(): void {
+    this.#isClosed = true;
+    this.#tls.destroy();
+    this.#conn[Symbol.dispose]();
+  }
+
+  ref(): void {
+    this.#conn.ref();
+  }
+
+  unref(): void {
+    this.#conn.unref();
+  }
+
+  get readable(): never {
+    throw notHere("readable");
+  }
+
+  get writable(): never {
+    throw notHere("writable");
+  }
+}
+
+/** They are asked of the `Socket` above, which has its own. */
+function notHere(name: string): TypeError {
+  return new TypeError(
+    `Cannot give ${name} of a connection that a Socket uses`,
+  );
+}
+
+function badResource(): Error {
+  return new Deno.errors.BadResource("The connection is closed");
+}

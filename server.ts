@@ -1,0 +1,922 @@
+/**
+ * Servers: a greenlet for each connection, or for each datagram.
+ *
+ * ```ts
+ * import { connect, StreamServer } from "@gevent/gevent";
+ *
+ * await using server = new StreamServer(
+ *   { hostname: "127.0.0.1", port: 0 },
+ *   async (socket) => {
+ *     await socket.sendAll("hello\n"); // And the socket is closed
+ *   },
+ * );
+ * server.start();
+ *
+ * using socket = await connect(server.address as Deno.NetAddr);
+ * console.log(new TextDecoder().decode(await socket.recv())); // hello
+ * ```
+ *
+ * Time is in milliseconds. A handler may be an async function, a generator function or a
+ * plain function.
+ *
+ * @module
+ */
+
+import type { RemoteInfo, Socket as UdpSocket } from "node:dgram";
+import process from "node:process";
+import { NO_OPTIONS, then } from "./_base/language.ts";
+import {
+  addressName,
+  type AnyAddress,
+  checkAddress,
+  type ServerAddress,
+  type TcpAddress,
+  type UdpAddress,
+  type UnixAddress,
+} from "./_base/addresses.ts";
+import {
+  checkFunction,
+  checkOptions,
+  numberError,
+  show,
+} from "./_base/checks.ts";
+import { currentScope, getCurrent, runDetached } from "./_hub/current.ts";
+import { endAll, killOnce } from "./_hub/kill.ts";
+import { report } from "./_hub/main.ts";
+import { GRACE } from "./_hub/scope.ts";
+import { composed } from "./_hub/composed.ts";
+import {
+  type ServerTlsConn,
+  TlsIdentity,
+  type TlsOptions,
+} from "./_hub/tls_conn.ts";
+import { getOriginal } from "./_base/properties.ts";
+import { isGenerator } from "./_base/thenable.ts";
+import { checkpoint } from "./_hub/suspension.ts";
+import { checkDuration, now } from "./_hub/timers.ts";
+import { Event } from "./event.ts";
+import { Greenlet, joinAll, sleep, spawn } from "./gevent.ts";
+import { GreenletError } from "./greenlet.ts";
+import { until, type Wait } from "./hub.ts";
+
+import { type AnyGreenlet, Group, Pool } from "./pool.ts";
+import { listen, Socket, SocketListener } from "./socket.ts";
+import { withTimeout } from "./timeout.ts";
+
+export type { TlsOptions };
+export type { AnyAddress, ServerAddress, TcpAddress, UdpAddress, UnixAddress };
+
+/** Options of every server. */
+export interface ServerOptions {
+  /**
+   * How many handlers may run at once, or the pool that they run in, which may be shared. A
+   * server takes no more than there is room for.
+   *
+   * @default {Infinity}
+   */
+  pool?: number | Pool;
+  /** For how many milliseconds to wait when accepting fails, as for want of file descriptors. @default {10} */
+  minDelay?: number;
+  /** For how many at most, when it fails again and again: each wait is twice as long. @default {1000} */
+  maxDelay?: number;
+  /** For how many milliseconds `stop()` waits for handlers before it kills them. @default {1000} */
+  stopTimeout?: number;
+}
+
+/** Options of {@linkcode BaseServer.stop}. */
+export interface StopOptions {
+  /** After how many milliseconds to kill what still runs. @default {the server's `stopTimeout`} */
+  timeout?: number;
+}
+
+/**
+ * - `idle`: made, not started
+ * - `started`
+ * - `closed`: listens no more
+ */
+type State = "idle" | "started" | "closed";
+
+/** How long what was killed may take to end until it is left behind, in ms. */
+const STUCK_AFTER = GRACE + GRACE / 4;
+
+/**
+ * What all servers have in common: to start, to stop, and the greenlets that serve. gevent's
+ * `BaseServer`.
+ *
+ * A subclass says in `open` how to listen and in `shut` how to end that, and has its handlers
+ * run by `serve`.
+ */
+export abstract class BaseServer implements AsyncDisposable {
+  /** The pool that limits how many there are; `null` if nothing does. */
+  readonly pool: Pool | null;
+  /** The delays of {@linkcode ServerOptions}. */
+  protected readonly delays: { readonly min: number; readonly max: number };
+  readonly #connections = new Group();
+  readonly #stopTimeout: number;
+  readonly #asked: AnyAddress;
+  #bound: Deno.Addr | null = null;
+  #state: State = "idle";
+  #acceptor: Greenlet | null = null;
+  readonly #ended = new Event();
+  /** The greenlets of `stop()` that have not ended. */
+  readonly #stopping = new Set<Greenlet>();
+
+  /**
+   * Makes a server that does not listen yet.
+   *
+   * @param address Where it is to listen.
+   * @param options How many handlers may run at once, and other limits.
+   * @throws {TypeError | RangeError} If the address or an option is none.
+   */
+  protected constructor(
+    address: AnyAddress,
+    options: ServerOptions = NO_OPTIONS,
+  ) {
+    checkOptions(options, "create server");
+    const { pool, minDelay = 10, maxDelay = 1000, stopTimeout = 1000 } =
+      options;
+    checkDuration(minDelay, "create server");
+    checkDuration(maxDelay, "create server");
+    checkDuration(stopTimeout, "create server");
+    this.#asked = address;
+    this.pool = poolOf(pool);
+    this.delays = { min: minDelay, max: Math.max(minDelay, maxDelay) };
+    this.#stopTimeout = stopTimeout;
+  }
+
+  /** The greenlets that serve a connection, a request or a datagram. */
+  get connections(): Group {
+    return this.#connections;
+  }
+
+  /** Whether it was started, and not closed. gevent's `started`. */
+  get started(): boolean {
+    return this.#state === "started";
+  }
+
+  /** Whether it was closed: it never listens again. gevent's `closed`. */
+  get closed(): boolean {
+    return this.#state === "closed";
+  }
+
+  /**
+   * Where it listens: once it was started, with the port that the system has given. gevent's
+   * `address`.
+   */
+  get address(): AnyAddress {
+    return this.#bound ?? this.#asked;
+  }
+
+  /** Begins to listen, and gives where; throws the runtime's error if it can't. */
+  protected abstract open(): Deno.Addr;
+
+  /** Listens no more: what has not been accepted is closed. */
+  protected abstract shut(): void;
+
+  /** Closes what it was given to listen by, if it was never started. */
+  protected closeUnstarted(): void {}
+
+  /** What is left of greenlets that have not ended although they were killed. */
+  protected abandon(_greenlet: AnyGreenlet): void {}
+
+  /**
+   * Begins to listen, and to serve. Does nothing when it was started before. gevent's
+   * `start`. Not a switch point: the first connection is accepted after this returns.
+   *
+   * A server that is started keeps the process alive.
+   *
+   * @throws {Error} The runtime's error, if it can't listen there: `Deno.errors.AddrInUse`
+   * where another one does.
+   * @throws {GreenletError} If it is closed.
+   */
+  start(): void {
+    if (this.#state === "started") return;
+    if (this.#state === "closed") {
+      throw new GreenletError(
+        `Cannot start ${this} as it is closed: make a new server`,
+      );
+    }
+    // It belongs to nothing that has happened to start it.
+    runDetached(() => {
+      this.#bound = this.open();
+      this.#state = "started";
+      // It ends with the greenlets, as at the end of `run`.
+      const life = spawn(() => this.#ended.wait());
+      life.name = String(this);
+      life.rawlink(() => this.close());
+    });
+  }
+
+  /**
+   * Starts it, unless it is, and waits until it is closed; then stops it, unless that is
+   * under way, and waits for that, too. A switch point. gevent's `serve_forever`.
+   *
+   * What interrupts the wait stops the server, and is thrown when it has stopped, or when the
+   * grace of the kill is over.
+   *
+   * @returns Nothing.
+   * @throws {Error} What {@linkcode BaseServer.start} throws.
+   */
+  serveForever(): Wait<void> {
+    this.start();
+    return composed(async () => {
+      try {
+        await this.#ended.wait();
+      } finally {
+        this.close();
+        if (this.#stopping.size > 0) await joinAll([...this.#stopping]);
+        else await this.stop();
+      }
+    });
+  }
+
+  /**
+   * Listens no more. What is served is served to its end; connections that were not accepted
+   * are closed. gevent's `close`. Not a switch point.
+   */
+  close(): void {
+    const before = this.#state;
+    this.#state = "closed";
+    if (before === "closed") return;
+    try {
+      if (before === "started") this.shut();
+      else this.closeUnstarted();
+    } finally {
+      this.#ended.set();
+      const acceptor = this.#acceptor;
+      // It may wait for room, or for its next attempt.
+      if (acceptor !== null && getCurrent() !== acceptor) killOnce([acceptor]);
+    }
+  }
+
+  /**
+   * Closes it, waits for the handlers that run, and kills those that still do at the timeout.
+   * A switch point. gevent's `stop`.
+   *
+   * It ends in time: a handler that is stuck in a promise that nothing settles is left behind
+   * after its grace, and its connection is closed. A handler that calls it does not wait for
+   * itself. An interrupt of the caller kills the handlers at once and is thrown.
+   *
+   * @param options How long to wait.
+   * @returns Nothing.
+   * @throws {TypeError | RangeError} If the timeout is not a number of milliseconds.
+   */
+  stop(options: StopOptions = NO_OPTIONS): Wait<void> {
+    checkOptions(options, "stop the server");
+    const { timeout = this.#stopTimeout } = options;
+    checkDuration(timeout, "stop the server");
+    const caller = getCurrent();
+    this.close();
+    const deadline = now() + timeout;
+    // In a greenlet of its own, as it goes on when its caller is interrupted.
+    const stopping = runDetached(() => {
+      return spawn(() => this.#end(deadline, caller as AnyGreenlet));
+    });
+    stopping.name = `stop of ${this}`;
+    this.#stopping.add(stopping);
+    const ended = new Promise<void>((resolve) => {
+      stopping.rawlink(() => {
+        this.#stopping.delete(stopping);
+        resolve();
+      });
+    });
+    return until(ended, () => this.#hurry(stopping));
+  }
+
+  /** Stops it, at the end of an `await using` block. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.stop();
+  }
+
+  async #end(deadline: number, caller: AnyGreenlet): Promise<void> {
+    try {
+      await this.drain(deadline, caller);
+    } finally {
+      try {
+        await this.#killTheRest(caller);
+      } finally {
+        await this.finish(caller);
+      }
+    }
+  }
+
+  /** Called when all has ended, or was killed. */
+  protected async finish(_caller: AnyGreenlet): Promise<void> {}
+
+  /** The caller of a stop does not wait any longer. */
+  #hurry(stopping: Greenlet): void {
+    killOnce([stopping], undefined, 2 * STUCK_AFTER);
+  }
+
+  /**
+   * Waits until nothing is served any more, or the time is over.
+   *
+   * @param deadline When the time is over, by the clock of the library.
+   * @param caller What is not waited for.
+   */
+  protected async drain(deadline: number, caller: AnyGreenlet): Promise<void> {
+    for (;;) {
+      const rest = this.#others(caller);
+      const timeout = deadline - now();
+      if (rest.length === 0 || timeout <= 0) return;
+      await joinAll(rest, { timeout });
+    }
+  }
+
+  async #killTheRest(caller: AnyGreenlet): Promise<void> {
+    const rest = this.#others(caller);
+    for (const greenlet of rest) this.kill(greenlet);
+    try {
+      await endAll(rest);
+    } finally {
+      for (const greenlet of rest) {
+        if (greenlet.dead) continue;
+        this.abandon(greenlet);
+        this.connections.discard(greenlet);
+        this.pool?.discard(greenlet);
+      }
+    }
+  }
+
+  /** Kills what still serves when the time of a stop is over. */
+  protected kill(greenlet: AnyGreenlet): void {
+    killOnce([greenlet]);
+  }
+
+  /**
+   * Accepts connections one after the other, as long as there is room and the server is
+   * started, and has a greenlet serve each.
+   *
+   * @param accept Accepts one.
+   * @param make Makes its greenlet.
+   */
+  protected accept<C extends Disposable>(
+    accept: () => Promise<C>,
+    make: (connection: C) => AnyGreenlet,
+  ): void {
+    const acceptor = spawn(() => this.#acceptAll(accept, make));
+    acceptor.name = `accept of ${this.constructor.name}`;
+    this.#acceptor = acceptor;
+    acceptor.rawlink(() => this.close());
+  }
+
+  async #acceptAll<C extends Disposable>(
+    accept: () => Promise<C>,
+    make: (connection: C) => AnyGreenlet,
+  ): Promise<void> {
+    const { min, max } = this.delays;
+    let delay = min;
+    while (this.started) {
+      if (this.pool?.full()) await this.pool.waitAvailable();
+      const accepted = await acceptOne(accept);
+      if (!this.started) {
+        if ("connection" in accepted) accepted.connection[Symbol.dispose]();
+        return;
+      }
+      if ("connection" in accepted) {
+        const { connection } = accepted;
+        try {
+          await this.serve(make(connection));
+          delay = min;
+          continue;
+        } catch (error) {
+          connection[Symbol.dispose]();
+          if (!this.started) throw error;
+          report(this, error);
+        }
+      } else {
+        report(this, accepted.error);
+        // Something else has closed the listener.
+        if (accepted.error instanceof Deno.errors.BadResource) return;
+      }
+      await sleep(delay);
+      delay = Math.min(2 * delay, max);
+    }
+  }
+
+  /** Has a greenlet serve: now, or when there is room in the pool. */
+  protected async serve(greenlet: AnyGreenlet): Promise<void> {
+    this.connections.add(greenlet);
+    try {
+      if (this.pool === null) greenlet.start();
+      else await this.pool.start(greenlet);
+    } catch (error) {
+      this.connections.discard(greenlet);
+      throw error;
+    }
+  }
+
+  #others(caller: AnyGreenlet): AnyGreenlet[] {
+    return [...this.connections].filter((greenlet) => greenlet !== caller);
+  }
+
+  /** The class, and where it listens. */
+  toString(): string {
+    return `<${this.constructor.name} ${addressName(this.address)}>`;
+  }
+}
+
+/** What comes of an accept: the connection, or why there is none. */
+type Accepted<C> = { readonly connection: C } | { readonly error: unknown };
+
+/** Accepts once. When it is interrupted, the connection that comes is closed. */
+function acceptOne<C extends Disposable>(
+  accept: () => Promise<C>,
+): Wait<Accepted<C>> {
+  let isLeft = false;
+  const accepting = then(
+    accept(),
+    (connection): Accepted<C> => {
+      if (isLeft) connection[Symbol.dispose]();
+      return { connection };
+    },
+    (error): Accepted<C> => ({ error }),
+  );
+  return until(accepting, () => {
+    isLeft = true;
+  });
+}
+
+function poolOf(pool: unknown): Pool | null {
+  if (pool === undefined || pool === Infinity) return null;
+  if (pool instanceof Pool) return pool;
+  if (Number.isInteger(pool) && pool as number > 0) {
+    return new Pool(pool as number);
+  }
+  throw numberError(
+    "create server",
+    "pool",
+    "a positive integer or a Pool",
+    pool,
+  );
+}
+
+/** What {@linkcode StreamServer} calls for each connection. */
+export type ConnectionHandler = (socket: Socket, address: Deno.Addr) => unknown;
+
+/** Options of {@linkcode StreamServer}. */
+export interface StreamServerOptions extends ServerOptions {
+  /**
+   * The certificate and the key, in PEM format, and what else `node:tls` takes: the
+   * connections are of TLS. The handshake is made in the greenlet of the connection, before
+   * the handler is called.
+   */
+  tls?: TlsOptions;
+  /**
+   * For how many milliseconds the handshake may last: after that the connection is closed.
+   *
+   * @default {10000}
+   */
+  handshakeTimeout?: number;
+}
+
+/** The greenlet of a connection, which knows what to close. */
+class ConnectionGreenlet extends Greenlet {
+  static {
+    // To be seen as what it is to its user.
+    Object.defineProperty(this, "name", { value: "Greenlet" });
+  }
+
+  /** What is closed when it has ended, or is left behind. */
+  readonly connection: Disposable;
+  readonly #handle: ConnectionHandler;
+
+  constructor(
+    connection: Disposable,
+    handle: ConnectionHandler,
+    run: (...args: never[]) => unknown,
+    ...args: unknown[]
+  ) {
+    super(run as (...args: unknown[]) => unknown, ...args);
+    this.connection = connection;
+    this.#handle = handle;
+    this.rawlink(closeConnection);
+  }
+
+  protected override get label(): string {
+    return this.#handle.name;
+  }
+}
+
+function closeConnection(greenlet: unknown): void {
+  (greenlet as ConnectionGreenlet).connection[Symbol.dispose]();
+}
+
+/**
+ * A server for TCP, Unix sockets and TLS: a greenlet for each connection, which is named after
+ * the peer. gevent's `StreamServer`.
+ *
+ * The socket is closed when the greenlet has ended, in whatever way: when the handler returns
+ * or fails, when it is killed, be it before it begins. A handler's error is reported to the
+ * hub with the greenlet, and ends nothing else.
+ *
+ * With a `pool`, it accepts only while there is room; those that come meanwhile wait in the
+ * system. When accepting fails, as for want of file descriptors, the hub is told, and the
+ * server tries again after the delays of {@linkcode ServerOptions}.
+ *
+ * Nothing is assumed of the peer: one that sends nothing holds its place until its handler
+ * gives up. `socket.timeout` limits each wait.
+ *
+ * @example An echo server
+ * ```ts
+ * import { connect, StreamServer } from "@gevent/gevent";
+ *
+ * await using server = new StreamServer(
+ *   { hostname: "127.0.0.1", port: 0 },
+ *   async (socket) => {
+ *     for await (const line of socket.lines()) await socket.sendAll(`${line}\n`);
+ *   },
+ *   { pool: 1000 },
+ * );
+ * server.start();
+ *
+ * using socket = await connect(server.address as Deno.NetAddr);
+ * await socket.sendAll("hello\n");
+ * console.log(new TextDecoder().decode(await socket.recvUntil("\n"))); // hello
+ * ```
+ */
+export class StreamServer extends BaseServer {
+  readonly #handle: ConnectionHandler;
+  readonly #given: ServerAddress | SocketListener | Deno.Listener;
+  readonly #tls: TlsIdentity | null;
+  readonly #handshakeTimeout: number;
+  #listener: Disposable | null = null;
+
+  /**
+   * Makes a server that does not listen yet.
+   *
+   * @param address Where it is to listen, or a listener of the runtime or of `listen()`, which
+   * is to be used through the server alone, and is closed with it.
+   * @param handle Called in a greenlet of its own with the socket of each connection and the
+   * address of the peer.
+   * @param options How many connections may be served at once, TLS, and other limits.
+   * @throws {TypeError | RangeError} If the address or an option is none, or `handle` not a
+   * function.
+   * @throws {Error} What `node:tls` throws, if the certificate is none.
+   */
+  constructor(
+    address: ServerAddress | SocketListener | Deno.Listener,
+    handle: ConnectionHandler,
+    options: StreamServerOptions = NO_OPTIONS,
+  ) {
+    const isOpen = isListener(address);
+    if (!isOpen) checkAddress(address, "create stream server");
+    checkFunction(handle, "create stream server", "handle");
+    super(isOpen ? address.addr : { ...address }, options);
+    const { tls, handshakeTimeout = 10_000 } = options;
+    checkDuration(handshakeTimeout, "create stream server");
+    if (tls !== undefined) checkTls(tls, "create stream server");
+    if (
+      tls !== undefined && isOpen && address.constructor.name !== "Listener"
+    ) {
+      throw new TypeError(
+        "Cannot create stream server as 'tls' needs an address, or a listener of Deno.listen()",
+      );
+    }
+    this.#given = address;
+    this.#handle = handle;
+    this.#tls = tls === undefined ? null : new TlsIdentity(tls);
+    this.#handshakeTimeout = handshakeTimeout;
+  }
+
+  /** Begins to listen. */
+  protected override open(): Deno.Addr {
+    return this.#tls === null ? this.#openPlain() : this.#openTls(this.#tls);
+  }
+
+  #openPlain(): Deno.Addr {
+    const given = this.#given;
+    const listener = given instanceof SocketListener
+      ? given
+      : isListener(given)
+      ? new SocketListener(given)
+      : listen(given as TcpAddress);
+    this.#listener = listener;
+    this.accept(
+      () => listener.accept() as Wait<Socket>,
+      (socket) => {
+        const address = socket.remoteAddr;
+        const handle = this.#handle;
+        return this.#name(
+          new ConnectionGreenlet(socket, handle, handle, socket, address),
+          address,
+        );
+      },
+    );
+    return listener.addr;
+  }
+
+  #openTls(identity: TlsIdentity): Deno.Addr {
+    const given = this.#given as ServerAddress | Deno.Listener;
+    const original = getOriginal(Deno, "listen");
+    const listener = isListener(given) ? given : original(given as TcpAddress);
+    this.#listener = listener;
+    const isGenerator = isGeneratorFunction(this.#handle);
+    this.accept(
+      () => runDetached(() => listener.accept()) as Promise<Deno.Conn>,
+      (raw) => {
+        const conn = identity.wrap(raw);
+        const run = isGenerator ? this.#delegate : this.#serveTls;
+        return this.#name(
+          new ConnectionGreenlet(conn, this.#handle, run, this, conn),
+          conn.remoteAddr,
+        );
+      },
+    );
+    return listener.addr;
+  }
+
+  #name(greenlet: ConnectionGreenlet, peer: Deno.Addr): ConnectionGreenlet {
+    // That of a Unix socket has no path.
+    const isKnown = "hostname" in peer || "path" in peer && peer.path !== null;
+    greenlet.name = addressName(isKnown ? peer : this.address);
+    return greenlet;
+  }
+
+  // Generator and async bodies of the same: a handshake, then the handler.
+
+  async #serveTls(server: StreamServer, conn: ServerTlsConn): Promise<void> {
+    if (!await server.#shakeHands(conn)) return;
+    const socket = new Socket(conn);
+    const result = server.#handle(socket, conn.remoteAddr);
+    if (isGenerator(result)) await withTimeout(Infinity, () => result);
+    else await result;
+  }
+
+  *#delegate(server: StreamServer, conn: ServerTlsConn): Generator {
+    if (!(yield* server.#shakeHands(conn))) return;
+    const socket = new Socket(conn);
+    yield* server.#handle(socket, conn.remoteAddr) as Generator;
+  }
+
+  /** @returns Whether there is a peer that goes on. */
+  #shakeHands(conn: ServerTlsConn): Wait<boolean> {
+    return composed(async () => {
+      try {
+        await withTimeout(
+          this.#handshakeTimeout,
+          () => until(conn.handshake(), () => conn.abort()),
+        );
+        return true;
+      } catch (error) {
+        conn.abort();
+        // One that has left is no error of anybody's.
+        if (error instanceof Deno.errors.UnexpectedEof) return false;
+        throw error;
+      }
+    });
+  }
+
+  /** Listens no more. */
+  protected override shut(): void {
+    this.#listener?.[Symbol.dispose]();
+  }
+
+  /** Closes the listener that it was given. */
+  protected override closeUnstarted(): void {
+    if (isListener(this.#given)) this.#given[Symbol.dispose]();
+  }
+
+  /** Closes the connection of a handler that is stuck. */
+  protected override abandon(greenlet: AnyGreenlet): void {
+    if (greenlet instanceof ConnectionGreenlet) closeConnection(greenlet);
+  }
+}
+
+function isListener(
+  value: unknown,
+): value is SocketListener | Deno.Listener {
+  return typeof (value as Partial<Deno.Listener> | null)?.accept === "function";
+}
+
+function isGeneratorFunction(value: unknown): boolean {
+  return Object.prototype.toString.call(value) === "[object GeneratorFunction]";
+}
+
+function checkTls(tls: unknown, what: string): void {
+  const { cert, key } = (tls ?? {}) as Record<string, unknown>;
+  if (cert !== undefined && key !== undefined) return;
+  throw new TypeError(
+    `Cannot ${what} as 'tls' must have 'cert' and 'key' in PEM format: received ${
+      show(tls)
+    }`,
+  );
+}
+
+/** One datagram, and where it came from. */
+interface Datagram {
+  readonly data: Uint8Array;
+  readonly address: Deno.NetAddr;
+}
+
+/** How many bytes of datagrams wait for room: as many as Linux keeps for a socket. */
+const MOST_WAITING = 212_992;
+
+/** What {@linkcode DatagramServer} calls for each datagram. */
+export type DatagramHandler = (
+  data: Uint8Array,
+  address: Deno.NetAddr,
+) => unknown;
+
+/**
+ * A server for UDP: a greenlet for each datagram. gevent's `DatagramServer`.
+ *
+ * Datagrams that come while there is no room in the pool wait, up to 208 KiB of them; what
+ * comes then is dropped, as the system would drop it.
+ *
+ * It stands on `node:dgram`, and needs no flag of Deno's.
+ *
+ * @example Usage
+ * ```ts
+ * import { DatagramServer, Queue } from "@gevent/gevent";
+ *
+ * const heard = new Queue<string>();
+ * const options = { hostname: "127.0.0.1", port: 0 };
+ * await using server = new DatagramServer(options, (data) => {
+ *   heard.put(new TextDecoder().decode(data));
+ * });
+ * server.start();
+ * await server.sendTo("hello", server.address as Deno.NetAddr); // To itself
+ * console.log(await heard.get()); // hello
+ * ```
+ */
+export class DatagramServer extends BaseServer {
+  readonly #handle: DatagramHandler;
+  readonly #hostname: string;
+  readonly #port: number;
+  #socket: UdpSocket | null = null;
+  #waiting: Datagram[] = [];
+  #waitingBytes = 0;
+  #feeder: Greenlet | null = null;
+
+  /**
+   * Makes a server that does not listen yet.
+   *
+   * @param address Where it is to listen.
+   * @param handle Called in a greenlet of its own with the bytes of each datagram and the
+   * address of its sender, by which the greenlet is named.
+   * @param options How many handlers may run at once, and other limits.
+   * @throws {TypeError | RangeError} If the address or an option is none, or `handle` not a
+   * function.
+   */
+  constructor(
+    address: UdpAddress,
+    handle: DatagramHandler,
+    options: ServerOptions = NO_OPTIONS,
+  ) {
+    checkAddress(address, "create datagram server", ["udp"]);
+    checkFunction(handle, "create datagram server", "handle");
+    const hostname = numericHost(address.hostname ?? "0.0.0.0");
+    super({ ...address }, options);
+    this.#handle = handle;
+    this.#hostname = hostname;
+    this.#port = address.port;
+  }
+
+  /** Begins to listen. */
+  protected override open(): Deno.Addr {
+    const dgram = process.getBuiltinModule("node:dgram");
+    const isIPv6 = this.#hostname.includes(":");
+    const family = isIPv6 ? 6 : 4;
+    let failure: Error | null = null;
+    const socket = dgram.createSocket({
+      type: `udp${family}`,
+      // Calls back at once, so that the socket is bound, or is not, when bind() returns.
+      lookup: (host, _options, found) => found(null, host, family),
+    });
+    const note = (error: Error) => {
+      failure = error;
+    };
+    socket.on("error", note);
+    socket.bind({ port: this.#port, address: this.#hostname, exclusive: true });
+    if (failure !== null) {
+      socket.close();
+      throw runtimeError(failure);
+    }
+    socket.off("error", note);
+    socket.on("error", (error) => report(this, error));
+    socket.on("message", (data, from) => this.#received(data, from));
+    this.#socket = socket;
+    const { address, port } = socket.address();
+    return { transport: "udp", hostname: address, port };
+  }
+
+  /** Listens no more. */
+  protected override shut(): void {
+    this.#socket?.close();
+    this.#socket = null;
+    this.#waiting = [];
+    this.#waitingBytes = 0;
+    if (this.#feeder !== null) killOnce([this.#feeder]);
+  }
+
+  /**
+   * Sends a datagram. A switch point. gevent's `sendto`.
+   *
+   * An interrupt does not take it back: it has been handed to the system by then.
+   *
+   * @param data The bytes, or text for its UTF-8; a copy is sent.
+   * @param address Where to.
+   * @returns How many bytes were sent.
+   * @throws {GreenletError} If the server is not started.
+   * @throws {Error} The runtime's error, as for a datagram that is too long.
+   */
+  sendTo(
+    data: string | Uint8Array,
+    address: Deno.NetAddr | UdpAddress,
+  ): Wait<number> {
+    checkAddress(address, "send datagram", ["udp"]);
+    if (typeof data !== "string" && !(data instanceof Uint8Array)) {
+      throw new TypeError(
+        `Cannot send datagram as it must be a string or a Uint8Array: received ${
+          show(data)
+        }`,
+      );
+    }
+    const socket = this.#socket;
+    if (socket === null) {
+      throw new GreenletError(
+        `Cannot send datagram as ${this} is not started`,
+      );
+    }
+    const due = checkpoint(currentScope());
+    if (due !== null) return due;
+    const copy = typeof data === "string"
+      ? new TextEncoder().encode(data)
+      : new Uint8Array(data);
+    const { hostname = "127.0.0.1", port } = address;
+    const sent = Promise.withResolvers<number>();
+    socket.send(copy, port, hostname, (error: Error | null, count: number) => {
+      if (error === null) sent.resolve(count);
+      else sent.reject(runtimeError(error));
+    });
+    return until(sent.promise);
+  }
+
+  #received(bytes: Uint8Array, from: RemoteInfo): void {
+    const address: Deno.NetAddr = {
+      transport: "udp",
+      hostname: from.address,
+      port: from.port,
+    };
+    const datagram = { data: new Uint8Array(bytes), address };
+    if (this.pool === null) return this.#begin(datagram);
+    if (this.#waitingBytes + bytes.length > MOST_WAITING) return;
+    this.#waitingBytes += bytes.length;
+    this.#waiting.push(datagram);
+    this.#feeder ??= runDetached(() => spawn(() => this.#feed()));
+  }
+
+  #begin(datagram: Datagram): void {
+    then(this.#serve(datagram), undefined, (error) => report(this, error));
+  }
+
+  #serve({ data, address }: Datagram): Promise<void> {
+    const greenlet = runDetached(() =>
+      new Greenlet(this.#handle, data, address)
+    );
+    greenlet.name = addressName(address);
+    return this.serve(greenlet);
+  }
+
+  /** Begins what waits, as room is made for it. */
+  async #feed(): Promise<void> {
+    try {
+      for (;;) {
+        const datagram = this.#waiting.shift();
+        if (datagram === undefined) return;
+        this.#waitingBytes -= datagram.data.length;
+        await this.#serve(datagram);
+      }
+    } finally {
+      this.#feeder = null;
+    }
+  }
+}
+
+/** The address that a host stands for where nothing may be looked up. */
+function numericHost(hostname: string): string {
+  if (hostname === "localhost") return "127.0.0.1";
+  if (isIP(hostname)) return hostname;
+  throw new TypeError(
+    `Cannot create datagram server as 'hostname' must be an IP address or localhost: received ${
+      show(hostname)
+    }`,
+  );
+}
+
+function isIP(hostname: string): boolean {
+  return process.getBuiltinModule("node:net").isIP(hostname) !== 0;
+}
+
+/** The runtime's own class for an error that a module of Node's has thrown. */
+function runtimeError(error: Error & { code?: string }): Error {
+  const { errors } = Deno;
+  const classes: Record<string, new (message: string) => Error> = {
+    EADDRINUSE: errors.AddrInUse,
+    EADDRNOTAVAIL: errors.AddrNotAvailable,
+    EACCES: errors.PermissionDenied,
+  };
+  const own = classes[error.code ?? ""];
+  return own === undefined ? error : new own(error.message);
+}
