@@ -890,7 +890,7 @@ export class SocketListener<A extends Deno.Addr = Deno.Addr>
 /**
  * Connects. A switch point: an interrupt cancels it. gevent's `create_connection`.
  *
- * @param options As those of `Deno.connect`.
+ * @param options As those of `Deno.connect`, or the address of a listener.
  * @returns The socket.
  * @throws {TypeError} If they are no object.
  *
@@ -904,7 +904,7 @@ export class SocketListener<A extends Deno.Addr = Deno.Addr>
  * ```
  */
 export function connect(
-  options: Deno.ConnectOptions,
+  options: Deno.ConnectOptions | Deno.NetAddr,
 ): Wait<Socket<Deno.NetAddr>>;
 /** Connects to a Unix socket. */
 export function connect(
@@ -929,9 +929,10 @@ export function connect(options: ConnectOptions): Wait<Socket> {
     );
 }
 
-/** Where to connect to: what `Deno.connect` takes. */
+/** Where to connect to: what `Deno.connect` takes, or the address of a listener. */
 export type ConnectOptions =
   | Deno.ConnectOptions
+  | Deno.NetAddr
   | Deno.UnixConnectOptions
   | Deno.VsockConnectOptions;
 
