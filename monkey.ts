@@ -38,6 +38,8 @@ import { patchFetch } from "./_patch/fetch.ts";
 import { patchFs } from "./_patch/fs.ts";
 import { type HttpOptions, httpOptions, patchHttp } from "./_patch/http.ts";
 import { patchNet } from "./_patch/net.ts";
+import { areChannelsKnown } from "./_patch/channels.ts";
+import { patchNodeModules } from "./_patch/node.ts";
 import {
   patchProcess,
   type ProcessOptions,
@@ -80,6 +82,9 @@ export type { ProcessOptions } from "./_patch/process.ts";
  *   `EventSource`, `Worker`, `MessagePort`, `BroadcastChannel`, `FileReader` and
  *   `node:worker_threads`, of errors and rejections of the global object, and of messages of
  *   `Deno.Kv.listenQueue` (with `--unstable-kv`) run outside greenlets.
+ * - `node`: nothing; it listens to `node:diagnostics_channel`. A request of `node:http` or
+ *   `node:https` belongs to the greenlet that makes it, and so do those of packages that are
+ *   built on it. Sockets of `node:net` belong to no greenlet, as a pool may own them.
  *
  * A callback that the runtime calls later either runs outside greenlets or has a greenlet of
  * its own (for a timer and for a server's handler). A kill of the greenlet that registered it
@@ -100,7 +105,8 @@ export type Part =
   | "fs"
   | "process"
   | "http"
-  | "websocket";
+  | "websocket"
+  | "node";
 
 /** The options of single parts. */
 export interface PartOptions {
@@ -135,6 +141,7 @@ const parts: Record<Part, () => Disposable> = {
   process: patchProcess,
   http: patchHttp,
   websocket: patchWebsocket,
+  node: patchNodeModules,
 };
 
 /** The parts that are patched: the number of calls that ask for each, and how to restore it. */
@@ -286,6 +293,7 @@ const probes: Partial<Record<Part, () => boolean>> = {
   net: areSocketOpsKnown,
   tls: areSocketOpsKnown,
   streams: knowStreams,
+  node: areChannelsKnown,
 };
 
 /**
@@ -299,6 +307,7 @@ const probes: Partial<Record<Part, () => boolean>> = {
  * - `timers`: functions that a module has taken from `node:timers` before are not patched
  * - `net`, `tls`: connections are read and written by their public methods, which is slower
  * - `streams`: streams are not patched, so an interrupt is thrown by the next wait
+ * - `node`: the runtime has no `node:diagnostics_channel`, so requests belong to no greenlet
  *
  * @returns `full` or `reduced` for each part.
  *

@@ -1,0 +1,37 @@
+/**
+ * Channels of `node:diagnostics_channel`.
+ *
+ * @module
+ */
+
+type Listener = (message: unknown) => void;
+
+/** What is used of `node:diagnostics_channel`. */
+interface Channels {
+  subscribe(channel: string, listener: Listener): void;
+  unsubscribe(channel: string, listener: Listener): boolean;
+}
+
+/** The module; `null` in a runtime that has none. To load it at import would take 5 ms. */
+function channels(): Channels | null {
+  return globalThis.process?.getBuiltinModule?.("node:diagnostics_channel") ??
+    null;
+}
+
+/** Whether the runtime has channels. */
+export function areChannelsKnown(): boolean {
+  return typeof channels()?.subscribe === "function";
+}
+
+/** Calls `tell` with the messages of a channel, until the stack is disposed of. */
+export function listen<M>(
+  stack: DisposableStack,
+  channel: string,
+  tell: (message: M) => void,
+): void {
+  if (!areChannelsKnown()) return;
+  const { subscribe, unsubscribe } = channels()!;
+  const listener = (message: unknown) => tell(message as M);
+  subscribe(channel, listener);
+  stack.defer(() => void unsubscribe(channel, listener));
+}

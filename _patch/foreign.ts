@@ -1,0 +1,160 @@
+/**
+ * Operations of packages and of `node:` modules that belong to a greenlet.
+ *
+ * The greenlet awaits a promise of the package, of which this library knows nothing. But it
+ * knows the operation beneath, such as a request. An interrupt of the greenlet ends the
+ * operation with its error, and the package rejects its promise with that error or with one
+ * that has it as its `cause`. So the interrupt counts as delivered, as if it had ended a wait
+ * of this library.
+ *
+ * @module
+ */
+
+import { AsyncLocalStorage } from "node:async_hooks";
+import { ignore, then } from "../_base/language.ts";
+import { interruptibleScope, runDetached } from "../_hub/current.ts";
+import { report } from "../_hub/main.ts";
+import { addPending, type Pending, removePending } from "../_hub/scope.ts";
+import type { Scope } from "../_hub/scope.ts";
+import { checkpoint } from "../_hub/suspension.ts";
+
+/** How an operation is ended. */
+export interface Ending {
+  /** Ends it with the error of an interrupt. Called outside greenlets. */
+  end(error: unknown): void;
+
+  /**
+   * Ends it in such a way that the promise of the package never settles: the body has
+   * swallowed its kill again and again. Called outside greenlets.
+   */
+  silence(): void;
+}
+
+/**
+ * - `waiting`: an interrupt of the scope ends it
+ * - `resting`: no code waits for it now, and an interrupt does not reach it
+ * - `over`
+ */
+type State = "waiting" | "resting" | "over";
+
+/** An operation that belongs to a scope. */
+export class ForeignOperation implements Pending {
+  scope: Scope | null = null;
+  #state: State = "resting";
+  /** The scope that the operation belongs to. */
+  #owner: Scope;
+  readonly #ending: Ending;
+
+  constructor(owner: Scope, ending: Ending) {
+    this.#owner = owner;
+    this.#ending = ending;
+    this.wait(owner);
+  }
+
+  get isResting(): boolean {
+    return this.#state === "resting";
+  }
+
+  /**
+   * Code waits for it, of the given scope, or else of the scope that it belongs to. If an
+   * interrupt is due in the scope, it ends the operation.
+   */
+  wait(scope: Scope | null = null): void {
+    if (this.#state !== "resting") return;
+    if (scope !== null) this.#owner = scope;
+    this.#state = "waiting";
+    const due = checkpoint(this.#owner);
+    if (due === null) return addPending(this.#owner, this);
+    this.#state = "over";
+    if (this.#owner.interrupts?.stage === "abandoned") {
+      return this.#call(() => this.#ending.silence());
+    }
+    // Later, as the constructor of the operation may be running.
+    then(due, undefined, (error) => this.#end(error));
+  }
+
+  /** No code waits for it. */
+  rest(): void {
+    if (this.#state !== "waiting") return;
+    this.#state = "resting";
+    removePending(this);
+  }
+
+  /** It has ended by itself, and lets go of the greenlet. */
+  over(): void {
+    if (this.#state === "over") return;
+    this.#state = "over";
+    removePending(this);
+  }
+
+  /** Calls a listener of the operation: what it begins belongs to the same scope. */
+  tell<R>(call: () => R): R {
+    return requester.run(this.#owner, call);
+  }
+
+  interrupt(error: unknown): void {
+    if (this.#state !== "waiting") return;
+    this.over();
+    this.#end(error);
+  }
+
+  unhold(_error: unknown): void {}
+
+  #end(error: unknown): void {
+    this.#call(() => this.#ending.end(error));
+  }
+
+  #call(end: () => void): void {
+    try {
+      runDetached(end);
+    } catch (error) {
+      report(this.#owner.greenlet, error);
+    }
+  }
+}
+
+/**
+ * The scope that has made an operation, in its listeners and in what they begin: `patch()`
+ * calls listeners outside greenlets, and a redirect, for example, makes the next request there.
+ */
+const requester = new AsyncLocalStorage<Scope>();
+
+/** The scope that an operation belongs to that is made now; `null` if there is none. */
+export function owningScope(): Scope | null {
+  return interruptibleScope() ?? requester.getStore() ?? null;
+}
+
+/** An emitter of `node:events`, as far as it is used here. */
+export interface Emitter {
+  emit(event: string | symbol, ...args: unknown[]): boolean;
+  on(event: string, listener: (...args: never[]) => void): unknown;
+  listenerCount(event: string): number;
+}
+
+// deno-lint-ignore no-explicit-any -- whatever it takes and gives
+type Method = (this: any, ...args: any[]) => any;
+
+/** Gives an instance a method of its own, which calls the one that it has. */
+export function override(
+  instance: object,
+  name: string,
+  wrap: (original: Method) => Method,
+): void {
+  const original: Method = Reflect.get(instance, name);
+  Object.defineProperty(instance, name, {
+    value: wrap(original),
+    writable: true,
+    enumerable: false,
+    configurable: true,
+  });
+}
+
+/** Has an emitter emit nothing any more. */
+export function mute(emitter: Emitter): void {
+  override(emitter, "emit", () => () => false);
+}
+
+/** Keeps an `error` event from ending the process where the program has no listener. */
+export function tolerateErrors(emitter: Emitter): void {
+  emitter.on("error", ignore);
+}

@@ -1,0 +1,19 @@
+/**
+ * The part `node` of `patch()`: what a greenlet does with `node:` modules, and with packages
+ * that are built on them.
+ *
+ * The modules tell of each operation in a channel of `node:diagnostics_channel`, in the context
+ * of the code that makes it. So no module is loaded that the program does not use, and
+ * functions that a module has taken before are reached as well.
+ *
+ * @module
+ */
+
+import { watchRequests } from "./node_http.ts";
+
+/** Patches the modules; disposing of what it returns restores them. */
+export function patchNodeModules(): Disposable {
+  const stack = new DisposableStack();
+  watchRequests(stack);
+  return stack;
+}
