@@ -20,8 +20,18 @@ import { checkpoint } from "../_hub/suspension.ts";
 
 /** How an operation is ended. */
 export interface Ending {
-  /** Ends it with the error of an interrupt. Called outside greenlets. */
-  end(error: unknown): void;
+  /**
+   * Whether an interrupt that is no kill leaves it alone if the greenlet waits in a call of
+   * this library.
+   */
+  readonly isLeftAlone?: boolean;
+
+  /**
+   * Ends it with the error of an interrupt. Called outside greenlets.
+   *
+   * @returns Whether code is told of the error.
+   */
+  end(error: unknown): boolean;
 
   /**
    * Ends it in such a way that the promise of the package never settles: the body has
@@ -70,7 +80,9 @@ export class ForeignOperation implements Pending {
       return this.#call(() => this.#ending.silence());
     }
     // Later, as the constructor of the operation may be running.
-    then(due, undefined, (error) => this.#end(error));
+    then(due, undefined, (error) => {
+      if (!this.#end(error)) this.#owner.hold(error);
+    });
   }
 
   /** No code waits for it. */
@@ -92,19 +104,28 @@ export class ForeignOperation implements Pending {
     return requester.run(this.#owner, call);
   }
 
-  interrupt(error: unknown): void {
+  interrupt(error: unknown, final: boolean): void {
     if (this.#state !== "waiting") return;
+    const owner = this.#owner;
+    const isAlone = owner.pending === this;
+    const isKill = final || owner.killed?.error === error;
+    if (this.#ending.isLeftAlone && !isAlone && !isKill) return;
     this.over();
-    this.#end(error);
+    const isTold = this.#end(error);
+    // Else the interrupt would be lost.
+    if (isAlone && !isTold && !final) owner.hold(error);
   }
 
   unhold(_error: unknown): void {}
 
-  #end(error: unknown): void {
-    this.#call(() => this.#ending.end(error));
+  /** Returns whether code is told of the error. */
+  #end(error: unknown): boolean {
+    let isTold = false;
+    this.#call(() => isTold = this.#ending.end(error));
+    return isTold;
   }
 
-  #call(end: () => void): void {
+  #call(end: () => unknown): void {
     try {
       runDetached(end);
     } catch (error) {

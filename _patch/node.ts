@@ -9,11 +9,15 @@
  * @module
  */
 
+import { watchChildren } from "./node_children.ts";
 import { watchRequests } from "./node_http.ts";
+import { watchUndici } from "./node_undici.ts";
 
 /** Patches the modules; disposing of what it returns restores them. */
 export function patchNodeModules(): Disposable {
   const stack = new DisposableStack();
   watchRequests(stack);
+  watchUndici(stack);
+  watchChildren(stack);
   return stack;
 }

@@ -12,6 +12,7 @@ import { setImmediate } from "../_base/immediate.ts";
 import { listen } from "./channels.ts";
 import {
   type Emitter,
+  type Ending,
   ForeignOperation,
   mute,
   override,
@@ -64,7 +65,7 @@ const LAST_EVENTS_OF_RESPONSE: ReadonlySet<unknown> = new Set([
   "error",
 ]);
 
-class OwnedRequest {
+class OwnedRequest implements Ending {
   readonly #request: Request;
   #response: Response | null = null;
   readonly #operation: ForeignOperation;
@@ -83,15 +84,17 @@ class OwnedRequest {
     });
   }
 
-  end(error: unknown): void {
+  end(error: unknown): boolean {
     const request = this.#request;
     const response = this.#response;
+    const isTold = request.listenerCount("error") > 0 ||
+      (response?.listenerCount("error") ?? 0) > 0;
     tolerateErrors(request);
     request.destroy(error);
     // The connection that its agent opens for it is closed then. It would go to the pool, and
     // the runtime leaves listeners on it.
     if (!request.socket) request.agent = undefined;
-    if (response === null) return;
+    if (response === null) return isTold;
     // The runtime would have it fail with "aborted".
     override(
       response,
@@ -103,6 +106,7 @@ class OwnedRequest {
     setImmediate(() => {
       if (!response.readableEnded) response.destroy();
     });
+    return isTold;
   }
 
   silence(): void {

@@ -64,7 +64,7 @@ export const processOptions: OptionsInForce<ProcessOptions> =
   new OptionsInForce();
 
 /** Whether interrupts end children that are made now. */
-function killsChildren(): boolean {
+export function killsChildren(): boolean {
   return processOptions.get("killChildren", true);
 }
 

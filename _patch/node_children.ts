@@ -1,0 +1,123 @@
+/**
+ * Children of `node:child_process`, for the part `node` of `patch()`.
+ *
+ * - A child of `exec` or `execFile` is ended by every interrupt of its greenlet, as that of
+ *   `command.output()` of `Deno` is.
+ * - A child of `spawn` or `fork` is ended by a kill of its greenlet. Another interrupt leaves it
+ *   alone if the greenlet waits in a call of this library; else it is the child that the
+ *   greenlet waits for, and the interrupt ends it.
+ * - A greenlet that ends by itself leaves its children alone. No interrupt ends a child that
+ *   was spawned with `detached`.
+ *
+ * The child is ended as by an aborted `signal` of `node:child_process`: it gets SIGTERM, and its
+ * `error` event tells of the interrupt at once. A second later it gets SIGKILL.
+ *
+ * @module
+ */
+
+import { listen } from "./channels.ts";
+import {
+  type Emitter,
+  type Ending,
+  ForeignOperation,
+  mute,
+  override,
+  owningScope,
+} from "./foreign.ts";
+import { GRACE, type Scope } from "../_hub/scope.ts";
+import { getOriginal } from "./properties.ts";
+import { killsChildren } from "./process.ts";
+
+/** `child_process.ChildProcess`, as far as it is used here. */
+interface Child extends Emitter {
+  killed: boolean;
+  kill(signal: string): boolean;
+  once(event: string, listener: () => void): unknown;
+}
+
+/** Makes each child belong to the greenlet that makes it, until the stack is disposed of. */
+export function watchChildren(stack: DisposableStack): void {
+  /** The children that are made, and not spawned yet. */
+  const made = new WeakMap<Child, OwnedChild>();
+  listen<{ process: Child }>(stack, "child_process", ({ process }) => {
+    const scope = owningScope();
+    if (scope === null || !killsChildren()) return;
+    made.set(process, new OwnedChild(process, scope, isExecuted()));
+  });
+  listen<{ process: Child; options: { detached?: boolean } }>(
+    stack,
+    "tracing:child_process.spawn:start",
+    ({ process, options }) => {
+      if (!options?.detached) made.get(process)?.begin();
+    },
+  );
+}
+
+/** Whether `exec` or `execFile` makes the child: only the stack tells. */
+function isExecuted(): boolean {
+  return /\bexecFile \((?:ext:deno_node\/|node:)/.test(
+    String(new Error().stack),
+  );
+}
+
+class OwnedChild implements Ending {
+  readonly isLeftAlone: boolean;
+  readonly #child: Child;
+  readonly #scope: Scope;
+  #hasExited = false;
+
+  constructor(child: Child, scope: Scope, isExecuted: boolean) {
+    this.#child = child;
+    this.#scope = scope;
+    this.isLeftAlone = !isExecuted;
+  }
+
+  begin(): void {
+    const operation = new ForeignOperation(this.#scope, this);
+    const child = this.#child;
+    override(child, "emit", (emit) => (...args: unknown[]) => {
+      const [event] = args;
+      if (event === "exit") this.#hasExited = true;
+      // After `exit`, a child of the child may still have its pipes open.
+      if (event === "close" || event === "error") operation.over();
+      return operation.tell(() => Reflect.apply(emit, child, args));
+    });
+  }
+
+  end(error: unknown): boolean {
+    const child = this.#child;
+    this.#kill();
+    const isHeard = child.listenerCount("error") > 0;
+    // As by an aborted signal. The caller of `execFile` adds properties to this error.
+    if (isHeard) child.emit("error", interrupted(error));
+    return isHeard;
+  }
+
+  silence(): void {
+    this.#kill();
+    mute(this.#child);
+  }
+
+  #kill(): void {
+    const child = this.#child;
+    if (this.#hasExited) return;
+    child.kill("SIGTERM");
+    const timer = getOriginal(globalThis, "setTimeout")(
+      () => {
+        // The runtime sends no second signal (2.9.6).
+        child.killed = false;
+        child.kill("SIGKILL");
+      },
+      GRACE,
+    );
+    Deno.unrefTimer(timer);
+    child.once("exit", () => getOriginal(globalThis, "clearTimeout")(timer));
+  }
+}
+
+/** The error by which `node:child_process` tells that a signal was aborted. */
+function interrupted(cause: unknown): Error {
+  const error = new Error("The operation was aborted", { cause });
+  error.name = "AbortError";
+  return Object.assign(error, { code: "ABORT_ERR" });
+}

@@ -1,0 +1,58 @@
+/**
+ * Requests of the package `undici`, for the part `node` of `patch()`.
+ *
+ * A request belongs to the greenlet that makes it, until its response has arrived in full.
+ *
+ * @module
+ */
+
+import { listen } from "./channels.ts";
+import { type Ending, ForeignOperation, owningScope } from "./foreign.ts";
+
+/** A request of undici, as far as it is used here. */
+interface Request {
+  /** Ends the request and closes its connection; missing before it has a connection. */
+  abort?: ((error: unknown) => void) | null;
+  /** Tells the request that it has failed: its client makes no attempt then. */
+  onError(error: unknown): void;
+}
+
+/** Makes each request belong to the greenlet that makes it, until the stack is disposed of. */
+export function watchUndici(stack: DisposableStack): void {
+  const operations = new WeakMap<Request, ForeignOperation>();
+  listen<{ request: Request }>(
+    stack,
+    "undici:request:create",
+    ({ request }) => {
+      const scope = owningScope();
+      if (scope === null) return;
+      const ending = new RequestEnding(request);
+      operations.set(request, new ForeignOperation(scope, ending));
+    },
+  );
+  const over = ({ request }: { request: Request }) =>
+    operations.get(request)?.over();
+  // `trailers` tells of the end of each response, with and without trailers.
+  listen(stack, "undici:request:trailers", over);
+  listen(stack, "undici:request:error", over);
+}
+
+class RequestEnding implements Ending {
+  readonly #request: Request;
+
+  constructor(request: Request) {
+    this.#request = request;
+  }
+
+  end(error: unknown): boolean {
+    const request = this.#request;
+    if (request.abort) request.abort(error);
+    else request.onError(error);
+    return true;
+  }
+
+  silence(): void {
+    // The client skips a request that has failed; its handler is not told.
+    Object.assign(this.#request, { aborted: true });
+  }
+}
