@@ -82,9 +82,9 @@ export type { ProcessOptions } from "./_patch/process.ts";
  *   `EventSource`, `Worker`, `MessagePort`, `BroadcastChannel`, `FileReader` and
  *   `node:worker_threads`, of errors and rejections of the global object, and of messages of
  *   `Deno.Kv.listenQueue` (with `--unstable-kv`) run outside greenlets.
- * - `node`: nothing; it listens to `node:diagnostics_channel`. A request of `node:http` or
- *   `node:https` belongs to the greenlet that makes it, and so do those of packages that are
- *   built on it. Sockets of `node:net` belong to no greenlet, as a pool may own them.
+ * - `node`: nothing; it listens to `node:diagnostics_channel`. A request of `node:http`,
+ *   `node:https` or undici, and a child of `node:child_process`, belong to the greenlet that
+ *   makes them. Sockets of `node:net` belong to no greenlet, as a pool may own them.
  *
  * A callback that the runtime calls later either runs outside greenlets or has a greenlet of
  * its own (for a timer and for a server's handler). A kill of the greenlet that registered it

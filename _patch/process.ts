@@ -36,7 +36,7 @@ import { Greenlet } from "../gevent.ts";
 export interface ProcessOptions {
   /**
    * Whether an interrupt of `command.output()` ends its child, and a kill of a greenlet ends
-   * the children that it has spawned.
+   * the children that it has spawned. The part `node` asks for it as well.
    *
    * @default {true}
    */
