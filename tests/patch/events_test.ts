@@ -327,7 +327,8 @@ const told: Record<string, Told> = {
 for (const [name, { setUp, cause, end: letGo }] of Object.entries(told)) {
   for (const end of ["was killed", "is killed then"]) {
     Deno.test(`${name} tells of events outside greenlets, when the greenlet that has set it up ${end}`, async () => {
-      using _ = patch();
+      // The children are to outlive their greenlet.
+      using _ = patch({ process: { killChildren: false } });
       // A listener of signals does not keep the process alive.
       const awake = setInterval(() => {}, 1000);
       const heard = new Heard();
