@@ -25,7 +25,7 @@ import {
   owningScope,
 } from "./foreign.ts";
 import { GRACE, type Scope } from "../_hub/scope.ts";
-import { getOriginal } from "./properties.ts";
+import { getOriginal } from "../_base/properties.ts";
 import { killsChildren } from "./process.ts";
 
 /** `child_process.ChildProcess`, as far as it is used here. */
