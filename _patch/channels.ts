@@ -4,6 +4,8 @@
  * @module
  */
 
+import type { Disposals } from "../_base/disposals.ts";
+
 type Listener = (message: unknown) => void;
 
 /** What is used of `node:diagnostics_channel`. */
@@ -23,9 +25,9 @@ export function areChannelsKnown(): boolean {
   return typeof channels()?.subscribe === "function";
 }
 
-/** Calls `tell` with the messages of a channel, until the stack is disposed of. */
+/** Calls `tell` with the messages of a channel, until the disposals are disposed of. */
 export function listen<M>(
-  stack: DisposableStack,
+  disposals: Disposals,
   channel: string,
   tell: (message: M) => void,
 ): void {
@@ -33,5 +35,7 @@ export function listen<M>(
   const { subscribe, unsubscribe } = channels()!;
   const listener = (message: unknown) => tell(message as M);
   subscribe(channel, listener);
-  stack.defer(() => void unsubscribe(channel, listener));
+  disposals.use({
+    [Symbol.dispose]: () => void unsubscribe(channel, listener),
+  });
 }

@@ -9,15 +9,16 @@
  * @module
  */
 
+import { Disposals } from "../_base/disposals.ts";
 import { watchChildren } from "./node_children.ts";
 import { watchRequests } from "./node_http.ts";
 import { watchUndici } from "./node_undici.ts";
 
 /** Patches the modules; disposing of what it returns restores them. */
 export function patchNodeModules(): Disposable {
-  const stack = new DisposableStack();
-  watchRequests(stack);
-  watchUndici(stack);
-  watchChildren(stack);
-  return stack;
+  const disposals = new Disposals();
+  watchRequests(disposals);
+  watchUndici(disposals);
+  watchChildren(disposals);
+  return disposals;
 }

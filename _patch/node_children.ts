@@ -15,6 +15,7 @@
  * @module
  */
 
+import type { Disposals } from "../_base/disposals.ts";
 import { listen } from "./channels.ts";
 import {
   type Emitter,
@@ -36,16 +37,16 @@ interface Child extends Emitter {
 }
 
 /** Makes each child belong to the greenlet that makes it, until the stack is disposed of. */
-export function watchChildren(stack: DisposableStack): void {
+export function watchChildren(disposals: Disposals): void {
   /** The children that are made, and not spawned yet. */
   const made = new WeakMap<Child, OwnedChild>();
-  listen<{ process: Child }>(stack, "child_process", ({ process }) => {
+  listen<{ process: Child }>(disposals, "child_process", ({ process }) => {
     const scope = owningScope();
     if (scope === null || !killsChildren()) return;
     made.set(process, new OwnedChild(process, scope, isExecuted()));
   });
   listen<{ process: Child; options: { detached?: boolean } }>(
-    stack,
+    disposals,
     "tracing:child_process.spawn:start",
     ({ process, options }) => {
       if (!options?.detached) made.get(process)?.begin();

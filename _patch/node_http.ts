@@ -8,6 +8,7 @@
  * @module
  */
 
+import type { Disposals } from "../_base/disposals.ts";
 import { setImmediate } from "../_base/immediate.ts";
 import { listen } from "./channels.ts";
 import {
@@ -39,9 +40,9 @@ interface Response extends Emitter {
 }
 
 /** Makes each request belong to the greenlet that makes it, until the stack is disposed of. */
-export function watchRequests(stack: DisposableStack): void {
+export function watchRequests(disposals: Disposals): void {
   listen<{ request: Request }>(
-    stack,
+    disposals,
     "http.client.request.created",
     ({ request }) => {
       const scope = owningScope();

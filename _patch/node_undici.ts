@@ -6,6 +6,7 @@
  * @module
  */
 
+import type { Disposals } from "../_base/disposals.ts";
 import { listen } from "./channels.ts";
 import { type Ending, ForeignOperation, owningScope } from "./foreign.ts";
 
@@ -18,10 +19,10 @@ interface Request {
 }
 
 /** Makes each request belong to the greenlet that makes it, until the stack is disposed of. */
-export function watchUndici(stack: DisposableStack): void {
+export function watchUndici(disposals: Disposals): void {
   const operations = new WeakMap<Request, ForeignOperation>();
   listen<{ request: Request }>(
-    stack,
+    disposals,
     "undici:request:create",
     ({ request }) => {
       const scope = owningScope();
@@ -33,8 +34,8 @@ export function watchUndici(stack: DisposableStack): void {
   const over = ({ request }: { request: Request }) =>
     operations.get(request)?.over();
   // `trailers` tells of the end of each response, with and without trailers.
-  listen(stack, "undici:request:trailers", over);
-  listen(stack, "undici:request:error", over);
+  listen(disposals, "undici:request:trailers", over);
+  listen(disposals, "undici:request:error", over);
 }
 
 class RequestEnding implements Ending {

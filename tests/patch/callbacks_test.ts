@@ -897,7 +897,7 @@ const registrations: Record<string, Registration> = {
 for (const [name, it] of Object.entries(registrations)) {
   for (const when of ["was killed", "is killed then"]) {
     Deno.test(`${name} calls its callback outside the greenlet that has registered it, when that ${when}`, async () => {
-      using _ = patch();
+      using _ = patch({ process: { killChildren: false } });
       using failures = new Failures();
       using told = it.isTold ? null : new Uncaught();
       // Not all that is registered keeps the process alive.
