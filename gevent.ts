@@ -275,7 +275,7 @@ export function sleep(ms = 0): Wait<void> {
   if (due !== null) return due;
   if (ms > 0) return new Sleep(ms).suspend(scope);
   if (hasTasks()) {
-    const turn = new Suspension<void>();
+    const turn = new Turn();
     // The hub has earlier tasks, which may still interrupt this greenlet.
     runSoon(endTurn, turn);
     return turn.suspend(scope);
@@ -290,6 +290,13 @@ function endTurn(turn: Suspension<void>): void {
   turn.switch();
 }
 
+/** A `sleep(0)`. */
+class Turn extends Suspension<void> {
+  override describe(): string {
+    return "sleep(0)";
+  }
+}
+
 /** A sleep. It is the wait and its timer in one object, which saves 50 bytes. */
 class Sleep extends Suspension<void> implements Timer {
   list: List<Timer> | null = null;
@@ -298,7 +305,13 @@ class Sleep extends Suspension<void> implements Timer {
 
   constructor(ms: number) {
     super();
+    // For `describe`. The field is free until the sleep is over.
+    this.value = ms;
     enterTimer(ms, this);
+  }
+
+  override describe(): string {
+    return `sleep(${this.value})`;
   }
 
   override expired(): void {
@@ -327,6 +340,10 @@ class Idling extends Suspension<void> {
 
   protected override undo(): void {
     clearImmediate(this.#immediate);
+  }
+
+  override describe(): string {
+    return "idle()";
   }
 }
 
@@ -463,6 +480,14 @@ class Ending extends Suspension<void> {
 
   protected override undo(): void {
     this.#main.unlink(this.#link);
+  }
+
+  override describe(): string {
+    return `run(), of ${this.#main}`;
+  }
+
+  override get blockers(): readonly core.Greenlet[] {
+    return [this.#main];
   }
 }
 

@@ -268,6 +268,17 @@ class Selection extends PatientWait<unknown> implements Race {
     this.#all = all;
   }
 
+  override describe(): string {
+    const texts = this.#all.map((one) =>
+      one instanceof Suspension
+        ? one.describe()
+        : one instanceof Greenlet
+        ? `join of ${one}`
+        : FOREIGN
+    );
+    return `select of ${several(texts, "waits")}`;
+  }
+
   start(): Wait<unknown> {
     if (this.#ms !== null) this.limit(this.#ms);
     // First of all, as an alternative may interrupt its own greenlet.

@@ -33,7 +33,7 @@ class Takers<K extends QueuedWait<K, T>, T> extends List<K> {
   readonly #source: { left(): void };
 
   constructor(source: { left(): void }) {
-    super();
+    super(source);
     this.#source = source;
   }
 

@@ -71,6 +71,10 @@ class AllEndedWait extends Suspension<boolean> {
     watchers.delete(this);
   }
 
+  override describe(): string {
+    return "Hub.join()";
+  }
+
   protected override timedOut(): void {
     this.switch(false);
   }
