@@ -56,6 +56,7 @@ import {
 } from "./_hub/suspension.ts";
 import { Timeout } from "./_hub/timeout.ts";
 import { checkDuration } from "./_hub/timers.ts";
+import { FOREIGN, several } from "./_hub/waits.ts";
 import { findWrapped } from "./_hub/wrapped.ts";
 import type { Wait } from "./hub.ts";
 

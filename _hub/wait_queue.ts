@@ -7,7 +7,7 @@
 import type { List, Member } from "../_base/linked_list.ts";
 import type { Greenlet } from "../greenlet.ts";
 import { Suspension } from "./suspension.ts";
-import { blockersFor } from "./waits.ts";
+import { blockersFor, callOf } from "./waits.ts";
 
 /** A wait that stands in a line, and leaves it when it is interrupted. */
 export abstract class QueuedWait<P extends QueuedWait<P, T>, T>
@@ -19,6 +19,15 @@ export abstract class QueuedWait<P extends QueuedWait<P, T>, T>
 
   protected override undo(_error: unknown): void {
     this.list?.leave(this as unknown as P);
+  }
+
+  override describe(): string {
+    return callOf(this.list?.owner, this.call);
+  }
+
+  /** What the call does, as `read` or `get()`. */
+  protected get call(): string {
+    return "wait";
   }
 
   override get blockers(): readonly Greenlet[] {
