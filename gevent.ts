@@ -29,7 +29,8 @@ import { current, currentScope, scopeOf } from "./_hub/current.ts";
 import { joinAll } from "./_hub/gather.ts";
 import { Greenlet, RawGreenlet, spawnUnreported } from "./_hub/greenlet.ts";
 import { killOnce } from "./_hub/kill.ts";
-import { aliveScopes, enlist, expectLife } from "./_hub/live.ts";
+import { aliveGreenlets, enlist, expectLife } from "./_hub/live.ts";
+import { startSoon } from "./_hub/start_queue.ts";
 import { reportUntaken } from "./_hub/reports.ts";
 import { hasTasks, runSoon, spendBudget } from "./_hub/run_queue.ts";
 import { GRACE } from "./_hub/scope.ts";
@@ -38,7 +39,6 @@ import {
   setExitCode,
   SignalListener,
 } from "./_hub/signals.ts";
-import { starters, startSoon } from "./_hub/start_queue.ts";
 import {
   checkpoint,
   LeanWait,
@@ -491,13 +491,6 @@ class Ending extends Suspension<void> {
   }
 }
 
-/** Returns the greenlets that were started and are not dead, the youngest first. */
-function alive(): core.Greenlet[] {
-  const rest = starters() as core.Greenlet[];
-  for (const { greenlet } of aliveScopes()) rest.push(greenlet);
-  return [...new Set(rest.filter((greenlet) => !greenlet.dead))];
-}
-
 /** How many rounds of kills allow clean-up to start greenlets, which the next round kills. */
 const MOST_ROUNDS = 10;
 
@@ -518,7 +511,7 @@ async function killTheRest(stuck?: core.Greenlet): Promise<void> {
   }
   try {
     for (let round = 1; round < 2 * MOST_ROUNDS; round++) {
-      const rest = alive().filter((greenlet) => !spared.has(greenlet));
+      const rest = aliveGreenlets().filter((greenlet) => !spared.has(greenlet));
       if (rest.length === 0) return;
       // Ends greenlets that start another one whenever they are killed.
       if (round === MOST_ROUNDS) Greenlet.addSpawnCallback(refuseToStart);

@@ -1,9 +1,10 @@
-import { assertEquals } from "@std/assert";
+import { assertEquals, assertMatch } from "@std/assert";
 import {
   AsyncResult,
   Channel,
   Condition,
   Event,
+  formatRunInfo,
   getCurrent,
   getHub,
   type Greenlet,
@@ -152,4 +153,49 @@ Deno.test("Greenlet.waitsIn is null unless the greenlet waits", async () => {
   const killed = spawn(sleep, 1000);
   await killed.kill();
   assertEquals(killed.waitsIn, null);
+});
+
+Deno.test("formatRunInfo() shows who has spawned whom, and folds equal greenlets", async () => {
+  const event = new Event();
+  const parent = spawn(async () => {
+    for (let i = 0; i < 500; i++) spawn(() => event.wait());
+    await event.wait();
+  });
+  parent.name = "parent";
+  await idle();
+  // Greenlets of other tests that wait for foreign promises may be there as well.
+  const lines = formatRunInfo().split("\n");
+  assertEquals(lines[0], "main runs");
+  const at = lines.findIndex((line) => line.includes('"parent"'));
+  assertMatch(lines[at]!, /^.─ <Greenlet "parent"> waits in Event.wait\(\)$/);
+  assertMatch(
+    lines[at + 1]!,
+    /^. {2}└─ <Greenlet "Greenlet-\d+"> waits in Event.wait\(\) × 500$/,
+  );
+  event.set();
+  await parent.join();
+});
+
+Deno.test("formatRunInfo() marks greenlets that wait for each other", async () => {
+  const [a, b] = [new RLock(), new RLock()];
+  const take = async (one: RLock, other: RLock) => {
+    using _one = await one.acquire();
+    await sleep(0);
+    using _other = await other.acquire();
+  };
+  const pair = [spawn(take, a, b), spawn(take, b, a)] as const;
+  pair[0].name = "rose";
+  pair[1].name = "jack";
+  const behind = spawn(() => pair[0].join());
+  const free = spawn(sleep, 99_999);
+  await idle();
+  const text = formatRunInfo();
+  assertMatch(
+    text,
+    /"rose": take> waits in RLock.acquire\(\), held by <Greenlet "jack": take> \(deadlock\)/,
+  );
+  assertMatch(text, /"jack": take> .* \(deadlock\)/);
+  assertMatch(text, /join of <Greenlet "rose": take> \(deadlock\)/);
+  assertMatch(text, /waits in sleep\(99999\)$/m);
+  await killAll([...pair, behind, free]);
 });
