@@ -36,7 +36,9 @@ import {
 import type { Scope } from "./_hub/scope.ts";
 import { checkpoint, readyWait, type Settled } from "./_hub/suspension.ts";
 import { timeoutOf } from "./_hub/timers.ts";
+import { callOf, NO_BLOCKERS } from "./_hub/waits.ts";
 import { QueuedWait } from "./_hub/wait_queue.ts";
+import type { Greenlet as CoreGreenlet } from "./greenlet.ts";
 import { getCurrent, type Wait } from "./hub.ts";
 import type { JoinOptions } from "./gevent.ts";
 import { type AcquireOptions, Lock, RLock } from "./lock.ts";
@@ -87,6 +89,16 @@ class Notified extends QueuedWait<Notified, boolean> {
   notify(): void {
     this.undo(undefined);
     this.#reclaim("given", true);
+  }
+
+  override describe(): string {
+    return this.#reclaimer === null
+      ? callOf(this.#line.owner, "wait()")
+      : `${callOf(this.#line.owner, "wait()")}: ${this.#reclaimer.describe()}`;
+  }
+
+  override get blockers(): readonly CoreGreenlet[] {
+    return this.#reclaimer?.blockers ?? NO_BLOCKERS;
   }
 
   protected override timedOut(): void {
@@ -192,7 +204,7 @@ class Notified extends QueuedWait<Notified, boolean> {
  */
 export class Condition implements Disposable {
   readonly #lock: Lock | RLock;
-  readonly #line: List<Notified> = new List();
+  readonly #line: List<Notified> = new List(this);
 
   /**
    * Makes a condition.

@@ -24,6 +24,7 @@ import { type Outcome, OutcomeWait } from "./_hub/outcome.ts";
 import { instanceOf } from "./_base/checks.ts";
 import { takeError } from "./_hub/reports.ts";
 import { timeoutOf } from "./_hub/timers.ts";
+import { callOf } from "./_hub/waits.ts";
 import type { Wait } from "./hub.ts";
 import { Timeout } from "./timeout.ts";
 import type { GetOptions, JoinOptions, Waitable } from "./gevent.ts";
@@ -31,6 +32,10 @@ import type { GetOptions, JoinOptions, Waitable } from "./gevent.ts";
 export type { Outcome };
 
 class EventWait extends LinkedWait<Event, boolean> {
+  override describe(): string {
+    return callOf(this.source, "wait()");
+  }
+
   override linked(): void {
     this.switch(true);
   }
@@ -129,6 +134,10 @@ export class Event implements Waitable {
 }
 
 class ReadyWait<T> extends LinkedWait<AsyncResult<T>, T | undefined> {
+  override describe(): string {
+    return callOf(this.source, "wait()");
+  }
+
   override linked(source: AsyncResult<T>): void {
     this.switch(source.value);
   }

@@ -29,7 +29,8 @@ import { current, currentScope, scopeOf } from "./_hub/current.ts";
 import { joinAll } from "./_hub/gather.ts";
 import { Greenlet, RawGreenlet, spawnUnreported } from "./_hub/greenlet.ts";
 import { killOnce } from "./_hub/kill.ts";
-import { aliveScopes, enlist, expectLife } from "./_hub/live.ts";
+import { aliveGreenlets, enlist, expectLife } from "./_hub/live.ts";
+import { startSoon } from "./_hub/start_queue.ts";
 import { reportUntaken } from "./_hub/reports.ts";
 import { hasTasks, runSoon, spendBudget } from "./_hub/run_queue.ts";
 import { GRACE } from "./_hub/scope.ts";
@@ -38,7 +39,6 @@ import {
   setExitCode,
   SignalListener,
 } from "./_hub/signals.ts";
-import { starters, startSoon } from "./_hub/start_queue.ts";
 import {
   checkpoint,
   LeanWait,
@@ -275,7 +275,7 @@ export function sleep(ms = 0): Wait<void> {
   if (due !== null) return due;
   if (ms > 0) return new Sleep(ms).suspend(scope);
   if (hasTasks()) {
-    const turn = new Suspension<void>();
+    const turn = new Turn();
     // The hub has earlier tasks, which may still interrupt this greenlet.
     runSoon(endTurn, turn);
     return turn.suspend(scope);
@@ -290,6 +290,13 @@ function endTurn(turn: Suspension<void>): void {
   turn.switch();
 }
 
+/** A `sleep(0)`. */
+class Turn extends Suspension<void> {
+  override describe(): string {
+    return "sleep(0)";
+  }
+}
+
 /** A sleep. It is the wait and its timer in one object, which saves 50 bytes. */
 class Sleep extends Suspension<void> implements Timer {
   list: List<Timer> | null = null;
@@ -298,7 +305,13 @@ class Sleep extends Suspension<void> implements Timer {
 
   constructor(ms: number) {
     super();
+    // For `describe`. The field is free until the sleep is over.
+    this.value = ms;
     enterTimer(ms, this);
+  }
+
+  override describe(): string {
+    return `sleep(${this.value})`;
   }
 
   override expired(): void {
@@ -327,6 +340,10 @@ class Idling extends Suspension<void> {
 
   protected override undo(): void {
     clearImmediate(this.#immediate);
+  }
+
+  override describe(): string {
+    return "idle()";
   }
 }
 
@@ -464,13 +481,14 @@ class Ending extends Suspension<void> {
   protected override undo(): void {
     this.#main.unlink(this.#link);
   }
-}
 
-/** Returns the greenlets that were started and are not dead, the youngest first. */
-function alive(): core.Greenlet[] {
-  const rest = starters() as core.Greenlet[];
-  for (const { greenlet } of aliveScopes()) rest.push(greenlet);
-  return [...new Set(rest.filter((greenlet) => !greenlet.dead))];
+  override describe(): string {
+    return `run(), of ${this.#main}`;
+  }
+
+  override get blockers(): readonly core.Greenlet[] {
+    return [this.#main];
+  }
 }
 
 /** How many rounds of kills allow clean-up to start greenlets, which the next round kills. */
@@ -493,7 +511,7 @@ async function killTheRest(stuck?: core.Greenlet): Promise<void> {
   }
   try {
     for (let round = 1; round < 2 * MOST_ROUNDS; round++) {
-      const rest = alive().filter((greenlet) => !spared.has(greenlet));
+      const rest = aliveGreenlets().filter((greenlet) => !spared.has(greenlet));
       if (rest.length === 0) return;
       // Ends greenlets that start another one whenever they are killed.
       if (round === MOST_ROUNDS) Greenlet.addSpawnCallback(refuseToStart);

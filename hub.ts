@@ -163,6 +163,10 @@ class WaiterSuspension<T> extends Suspension<T> {
   protected override undo(error: unknown): void {
     callUndo(this.#undo, error);
   }
+
+  override describe(): string {
+    return "Waiter.get()";
+  }
 }
 
 /**

@@ -37,6 +37,7 @@ import {
 import { List } from "./_base/linked_list.ts";
 import { numberError } from "./_base/checks.ts";
 import { timeoutOf } from "./_hub/timers.ts";
+import { BLOCKERS, callOf, NO_BLOCKERS } from "./_hub/waits.ts";
 import { getCurrent, type Wait } from "./hub.ts";
 import type { JoinOptions, Waitable } from "./gevent.ts";
 import type { Greenlet as CoreGreenlet } from "./greenlet.ts";
@@ -50,6 +51,10 @@ export interface AcquireOptions {
 }
 
 class Available extends LinkedWait<Semaphore, number> {
+  override describe(): string {
+    return callOf(this.source, "wait()");
+  }
+
   override linked(source: Semaphore): void {
     this.switch(source.counter);
   }
@@ -78,7 +83,9 @@ class Available extends LinkedWait<Semaphore, number> {
  */
 export class Semaphore implements Waitable, Disposable {
   #counter: number;
-  readonly #line: List<Acquirer<this>> = new List();
+  readonly #line: List<Acquirer<this>> = new List(this);
+  /** The greenlet that has taken the last permit. */
+  #taker: CoreGreenlet | null = null;
 
   // The type should be `Links<this>`, which the waits can't name.
   // deno-lint-ignore no-explicit-any
@@ -133,11 +140,11 @@ export class Semaphore implements Waitable, Disposable {
     const due = checkpoint(scope);
     if (due !== null) return due;
     if (this.#counter > 0) {
-      this.#counter--;
+      if (--this.#counter === 0) this.#taker = scope.greenlet;
       return readyWait(this);
     }
     if (!blocking) return readyWait(null);
-    const acquirer = new Acquirer<this>();
+    const acquirer = new Acquirer<this>(scope.greenlet);
     this.#line.add(acquirer);
     return acquirer.limit(timeout).suspend(scope);
   }
@@ -151,9 +158,11 @@ export class Semaphore implements Waitable, Disposable {
   release(): number {
     const acquirer = this.#line.shift();
     if (acquirer !== null) {
+      this.#taker = acquirer.greenlet;
       acquirer.switch(this);
     } else {
       this.#counter++;
+      this.#taker = null;
       this.#links.schedule();
     }
     return this.#counter;
@@ -208,11 +217,23 @@ export class Semaphore implements Waitable, Disposable {
    */
   [RECLAIM](reclaimer: Reclaimer): void {
     if (this.#counter > 0) {
-      this.#counter--;
+      if (--this.#counter === 0) this.#taker = reclaimer.greenlet;
       reclaimer.switch();
     } else {
       this.#line.add(reclaimer as Acquirer<unknown> as Acquirer<this>);
     }
+  }
+
+  /**
+   * Returns the greenlet that a waiting call of `acquire` waits for.
+   *
+   * @ignore
+   */
+  [BLOCKERS](): readonly CoreGreenlet[] {
+    // One that can be taken several times may be released by any greenlet that has taken it.
+    return this instanceof Lock && this.#taker !== null
+      ? [this.#taker]
+      : NO_BLOCKERS;
   }
 
   /** Releases a permit, at the end of a `using` block. */
@@ -420,7 +441,7 @@ class OwnersLine extends List<Acquirer<RLock>> {
 export class RLock implements Disposable {
   #owner: CoreGreenlet | null = null;
   #depth = 0;
-  readonly #line = new OwnersLine();
+  readonly #line = new OwnersLine(this);
   #forfeits: Forfeits | null = null;
 
   /** Whether the lock is held. */
@@ -494,6 +515,15 @@ export class RLock implements Disposable {
   /** Releases the lock once, at the end of a `using` block. */
   [Symbol.dispose](): void {
     this.release();
+  }
+
+  /**
+   * Returns the greenlet that a waiting call of `acquire` waits for.
+   *
+   * @ignore
+   */
+  [BLOCKERS](): readonly CoreGreenlet[] {
+    return this.#owner === null ? NO_BLOCKERS : [this.#owner];
   }
 
   /**

@@ -41,6 +41,7 @@ export * from "./pool.ts";
 export * from "./nursery.ts";
 export * from "./select.ts";
 export * from "./signal.ts";
+export * from "./inspect.ts";
 export * from "./socket.ts";
 export * from "./threadpool.ts";
 export * as subprocess from "./subprocess.ts";

@@ -22,12 +22,43 @@ import { report } from "./_hub/main.ts";
 import { PatientWait } from "./_hub/patient_wait.ts";
 import { GRACE, Scope } from "./_hub/scope.ts";
 import { checkpoint, type Settled, Suspension } from "./_hub/suspension.ts";
+import {
+  BLOCKERS,
+  blockersFor,
+  blockersOf,
+  CALL,
+  callOf,
+  describeInner,
+  several,
+} from "./_hub/waits.ts";
 import { Event } from "./event.ts";
 import { type BodyResult, Greenlet } from "./gevent.ts";
-import { GreenletError, GreenletExit } from "./greenlet.ts";
+import {
+  type Greenlet as CoreGreenlet,
+  GreenletError,
+  GreenletExit,
+} from "./greenlet.ts";
 import type { Wait } from "./hub.ts";
 import type { AnyGreenlet } from "./pool.ts";
 import { withTimeout } from "./timeout.ts";
+
+/** Is set while a nursery has no greenlets. */
+class Drained extends Event {
+  readonly #nursery: Nursery;
+
+  constructor(nursery: Nursery) {
+    super();
+    this.#nursery = nursery;
+  }
+
+  [CALL](): string {
+    return `nursery(), for ${several(this.#nursery.greenlets)}`;
+  }
+
+  [BLOCKERS](): readonly CoreGreenlet[] {
+    return [...this.#nursery.greenlets];
+  }
+}
 
 /** Runs a nursery. Set in the class, as it uses private fields. */
 let runNursery: (run: (nursery: Nursery) => unknown) => Promise<unknown>;
@@ -49,7 +80,7 @@ let runNursery: (run: (nursery: Nursery) => unknown) => Promise<unknown>;
 export class Nursery {
   /** The greenlets of the nursery that have not ended. */
   readonly greenlets: Set<AnyGreenlet> = new Set();
-  readonly #drained = new Event();
+  readonly #drained = new Drained(this);
   /** The errors of greenlets, and of the function, that failed by themselves. */
   readonly #errors: unknown[] = [];
   /** The error with which the others are killed. */
@@ -199,11 +230,13 @@ export class Nursery {
 
 /** A wait for greenlets that were killed. No interrupt ends it. */
 class ChildrenWait extends PatientWait<void> {
+  readonly #drained: Event;
   readonly #end: () => void;
 
   /** @param end Ends the clean-up of the greenlets. */
   constructor(scope: Scope, drained: Event, end: () => void) {
     super(scope);
+    this.#drained = drained;
     drained.rawlink(() => this.switch());
     this.#end = end;
   }
@@ -213,6 +246,14 @@ class ChildrenWait extends PatientWait<void> {
   }
 
   protected override leaveAtLast(): void {}
+
+  override describe(): string {
+    return callOf(this.#drained, "wait()");
+  }
+
+  override get blockers(): readonly CoreGreenlet[] {
+    return blockersFor(this.#drained);
+  }
 }
 
 /**
@@ -270,6 +311,14 @@ class Nursing extends Suspension<unknown> {
 
   override unhold(error: unknown): void {
     this.#inner.unhold(error);
+  }
+
+  override describe(): string {
+    return describeInner(this.#inner);
+  }
+
+  override get blockers(): readonly CoreGreenlet[] {
+    return blockersOf(this.#inner);
   }
 
   protected override get caller(): Scope {

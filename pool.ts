@@ -33,6 +33,7 @@ import { giveBackError, keepError, takeError } from "./_hub/reports.ts";
 import { Results } from "./_hub/results.ts";
 import { checkpoint, DONE, readyWait } from "./_hub/suspension.ts";
 import { checkDuration, now, timeoutOf } from "./_hub/timers.ts";
+import { BLOCKERS, CALL, callOf, classOf, several } from "./_hub/waits.ts";
 import { Event } from "./event.ts";
 import {
   type BodyResult,
@@ -43,7 +44,7 @@ import {
   type KillOptions,
   spawn,
 } from "./gevent.ts";
-import { GreenletExit } from "./greenlet.ts";
+import { type Greenlet as CoreGreenlet, GreenletExit } from "./greenlet.ts";
 import type { Wait } from "./hub.ts";
 import { Semaphore } from "./lock.ts";
 import { Full } from "./queue.ts";
@@ -112,6 +113,41 @@ export interface ImapOptions {
   maxsize?: number;
 }
 
+/** Is set while a group has no greenlets. */
+class Emptied extends Event {
+  readonly #group: GroupBase;
+
+  constructor(group: GroupBase) {
+    super();
+    this.#group = group;
+  }
+
+  [CALL](): string {
+    return `${callOf(this.#group, "join()")}, for ${
+      several(this.#group.greenlets)
+    }`;
+  }
+
+  [BLOCKERS](): readonly CoreGreenlet[] {
+    return [...this.#group.greenlets];
+  }
+}
+
+/** The room of a pool. */
+class PoolRoom extends Semaphore {
+  readonly #pool: Pool;
+
+  constructor(pool: Pool, size: number) {
+    super(size);
+    this.#pool = pool;
+  }
+
+  [CALL](): string {
+    const { greenlets } = this.#pool;
+    return `room in a ${classOf(this.#pool)} of ${greenlets.size} greenlets`;
+  }
+}
+
 /** The greenlets of a group that a call of `kill` waits for. */
 class Dying {
   /** The greenlets that were killed and have not ended. */
@@ -149,7 +185,7 @@ class Dying {
 export abstract class GroupBase implements AsyncDisposable {
   /** The greenlets that have not ended. gevent's `greenlets`. */
   readonly greenlets: Set<AnyGreenlet> = new Set();
-  readonly #empty = new Event();
+  readonly #empty = new Emptied(this);
   readonly #ended = (greenlet: AnyGreenlet) => this.discard(greenlet);
   /** The greenlets of `applyAsync` that wait for room. */
   readonly #waiting = new Set<AnyGreenlet>();
@@ -764,7 +800,7 @@ export class Pool extends GroupBase {
       throw numberError("create pool", "size", "a positive integer", size);
     }
     this.#size = most;
-    this.#room = most === Infinity ? null : new Semaphore(most);
+    this.#room = most === Infinity ? null : new PoolRoom(this, most);
   }
 
   /** Waits for room for another greenlet, and takes it. */

@@ -33,6 +33,7 @@ import { List } from "./_base/linked_list.ts";
 import { checkCallback, numberError } from "./_base/checks.ts";
 import { addEnding } from "./_hub/print.ts";
 import { timeoutOf } from "./_hub/timers.ts";
+import { CALL, callOf, classOf } from "./_hub/waits.ts";
 import { Event } from "./event.ts";
 import type { Wait } from "./hub.ts";
 import type { JoinOptions } from "./gevent.ts";
@@ -163,6 +164,10 @@ class Getter<T> extends QueuedWait<Getter<T>, unknown> {
   protected override timedOut(): void {
     this.throw(new Empty());
   }
+
+  override describe(): string {
+    return callOf(this.list?.owner, this.peeks ? "peek()" : "get()");
+  }
 }
 
 /** A wait for an item that leaves the item in the queue. */
@@ -181,6 +186,24 @@ class LoopGetter<T> extends Getter<T> {
   override shutDown(): void {
     this.switch({ done: true, value: undefined });
   }
+
+  override describe(): string {
+    return `for await of ${classOf(this.list?.owner)}`;
+  }
+}
+
+/** Is set while all tasks of a queue are done. */
+class AllDone extends Event {
+  readonly #queue: object;
+
+  constructor(queue: object) {
+    super();
+    this.#queue = queue;
+  }
+
+  [CALL](): string {
+    return callOf(this.#queue, "join()");
+  }
 }
 
 /** A wait for room for an item. */
@@ -194,6 +217,10 @@ class Putter<T> extends QueuedWait<Putter<T>, void> {
 
   protected override timedOut(): void {
     this.throw(new Full());
+  }
+
+  override describe(): string {
+    return callOf(this.list?.owner, "put()");
   }
 }
 
@@ -300,8 +327,8 @@ function checkSize(maxsize: unknown): number {
 export class SimpleQueue<T> {
   #maxsize: number;
   #items: QueueItems<T>;
-  readonly #getters: List<Getter<T>> = new List();
-  readonly #putters: List<Putter<T>> = new List();
+  readonly #getters: List<Getter<T>> = new List(this);
+  readonly #putters: List<Putter<T>> = new List(this);
   #isShutDown = false;
 
   /**
@@ -686,7 +713,7 @@ class Loop<T> implements QueueIterator<T> {
  */
 export class Queue<T> extends SimpleQueue<T> {
   #unfinished: number;
-  readonly #finished = new Event();
+  readonly #finished = new AllDone(this);
 
   /**
    * Makes a queue.
@@ -901,8 +928,8 @@ function compareOne(a: unknown, b: unknown): number {
  * ```
  */
 export class Channel<T> {
-  readonly #getters: List<Getter<T>> = new List();
-  readonly #putters: List<Putter<T>> = new List();
+  readonly #getters: List<Getter<T>> = new List(this);
+  readonly #putters: List<Putter<T>> = new List(this);
 
   /** The number of waits to put, minus the number of waits to get. gevent's `balance`. */
   get balance(): number {

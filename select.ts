@@ -56,6 +56,7 @@ import {
 } from "./_hub/suspension.ts";
 import { Timeout } from "./_hub/timeout.ts";
 import { checkDuration } from "./_hub/timers.ts";
+import { FOREIGN, several } from "./_hub/waits.ts";
 import { findWrapped } from "./_hub/wrapped.ts";
 import type { Wait } from "./hub.ts";
 
@@ -266,6 +267,17 @@ class Selection extends PatientWait<unknown> implements Race {
     this.#keys = keys;
     this.#ms = ms === Infinity ? null : ms;
     this.#all = all;
+  }
+
+  override describe(): string {
+    const texts = this.#all.map((one) =>
+      one instanceof Suspension
+        ? one.describe()
+        : one instanceof Greenlet
+        ? `join of ${one}`
+        : FOREIGN
+    );
+    return `select of ${several(texts, "waits")}`;
   }
 
   start(): Wait<unknown> {

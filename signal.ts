@@ -147,6 +147,10 @@ class NextSignal extends QueuedWait<NextSignal, Step> {
     this.#isLoop = isLoop;
   }
 
+  override describe(): string {
+    return "the next of signals()";
+  }
+
   protected override undo(error: unknown): void {
     super.undo(error);
     // The language does not call return() then.

@@ -21,6 +21,12 @@ export interface Member<M extends Member<M>> {
 export class List<M extends Member<M>> {
   first: M | null = null;
   length = 0;
+  /** What the members wait for, where they are waits. */
+  readonly owner: object | null;
+
+  constructor(owner: object | null = null) {
+    this.owner = owner;
+  }
 
   /** The member that has come last. */
   get last(): M | null {

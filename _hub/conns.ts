@@ -77,6 +77,10 @@ export const hold: Hold = {
 
 /** One `accept`. */
 export class Accepter extends QueuedWait<Accepter, Deno.Conn> {
+  protected override get call(): string {
+    return "accept";
+  }
+
   /** Takes a connection. */
   accepted(conn: Deno.Conn): void {
     this.switch(conn);

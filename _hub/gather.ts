@@ -30,6 +30,7 @@ import {
   type Wait,
 } from "./suspension.ts";
 import { checkDuration, now, timeoutOf } from "./timers.ts";
+import { classOf, NO_BLOCKERS, several } from "./waits.ts";
 
 /** Options of {@linkcode killAll}. */
 export interface KillAllOptions extends KillOptions {
@@ -83,6 +84,27 @@ class Waiting<S extends Waitable> extends Suspension<S[]> {
     }
   }
 
+  override describe(): string {
+    const left = this.#left;
+    const few = this.#count < this.#objects.length
+      ? `${this.#count - this.#done.length} of `
+      : "";
+    return left.every((object) => object instanceof Greenlet)
+      ? `join of ${few}${several(left)}`
+      : `wait for ${few}${several(left.map(titleOf))}`;
+  }
+
+  override get blockers(): readonly core.Greenlet[] {
+    // If some are enough, it is open which ones.
+    if (this.#count < this.#objects.length) return NO_BLOCKERS;
+    return this.#left.filter((object) => object instanceof Greenlet);
+  }
+
+  get #left(): S[] {
+    const done = new Set(this.#done);
+    return this.#objects.filter((object) => !done.has(object));
+  }
+
   protected override get caller(): Scope {
     return this.#scope;
   }
@@ -105,6 +127,13 @@ class Waiting<S extends Waitable> extends Suspension<S[]> {
   protected override timedOut(): void {
     this.switch(this.#done);
   }
+}
+
+/** A short name of what is waited for. */
+function titleOf(object: unknown): string {
+  return object instanceof Greenlet
+    ? String(object)
+    : classOf(object as object);
 }
 
 function endInTime(wait: { end(): void }): void {
@@ -271,6 +300,10 @@ class Arriving<S extends Waitable>
     this.#arrivals.forget(this);
     // The language does not call return() then.
     if (error !== undefined && this.#isLoop) this.#arrivals.leave();
+  }
+
+  override describe(): string {
+    return "the next of iwait()";
   }
 
   /** Ends the wait in its turn, after objects that are ready and are about to tell it. */
@@ -496,6 +529,14 @@ class KillingAll extends Suspension<void> {
 
   protected override undo(): void {
     for (const greenlet of this.#greenlets) greenlet.unlink(this.#link);
+  }
+
+  override describe(): string {
+    return `killAll() of ${several(this.blockers)}`;
+  }
+
+  override get blockers(): readonly core.Greenlet[] {
+    return this.#greenlets.filter((greenlet) => !greenlet.dead);
   }
 
   protected override timedOut(): void {

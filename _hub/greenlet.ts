@@ -58,6 +58,7 @@ import {
   timeoutOf,
   type Timer,
 } from "./timers.ts";
+import { describeGreenlet } from "./waits.ts";
 
 /** Options of {@linkcode Greenlet.join}. */
 export interface JoinOptions {
@@ -401,6 +402,34 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
    */
   get spawningGreenlet(): core.Greenlet | undefined {
     return spawnerOf(this);
+  }
+
+  /**
+   * What the greenlet waits in, in words: `Queue.get()`, `sleep(10000)`,
+   * `RLock.acquire(), held by <Greenlet "Greenlet-1">`. `null` for a greenlet that has not
+   * begun, that runs or is about to go on, or that has ended. gevent has no such property.
+   *
+   * `a foreign promise` is one that this library knows nothing of: an interrupt can't end that
+   * wait. The text is for people and may change in any version; it is made when you ask for it.
+   *
+   * @example Usage
+   * ```ts
+   * import { sleep, spawn } from "@gevent/gevent";
+   *
+   * const greenlet = spawn(sleep, 100_000);
+   * console.log(greenlet.waitsIn); // null
+   * await sleep(1);
+   * console.log(greenlet.waitsIn); // sleep(100000)
+   * greenlet.kill();
+   * ```
+   */
+  get waitsIn(): string | null {
+    if (!this.active || currentScope().greenlet === this) return null;
+    return describeGreenlet(
+      this,
+      knownScopeOf(this),
+      this.#state === "following",
+    );
   }
 
   /**
@@ -905,6 +934,10 @@ const PERFORMED: core.Switch<undefined> = {
 
 /** The wait for a greenlet's end. */
 class Joining extends LinkedWait<Greenlet, void> {
+  override describe(): string {
+    return `join of ${this.source}`;
+  }
+
   override linked(): void {
     this.switch();
   }
@@ -933,6 +966,16 @@ export class RawGreenlet extends ScopedGreenlet {
   get waits(): boolean {
     return this.#state === "following" || !super.active ||
       isAwaiting(scopeOf(this));
+  }
+
+  /** See {@linkcode Greenlet.waitsIn}. */
+  get waitsIn(): string | null {
+    if (!this.active || currentScope().greenlet === this) return null;
+    return describeGreenlet(
+      this,
+      knownScopeOf(this),
+      this.#state === "following",
+    );
   }
 
   get spawningGreenlet(): core.Greenlet | undefined {

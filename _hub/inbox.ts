@@ -20,6 +20,7 @@ import { operate } from "./operation.ts";
 import { noteLoopTurn } from "./run_queue.ts";
 import { stopTimer } from "./timers.ts";
 import { Timeout } from "./timeout.ts";
+import { CALL, classOf } from "./waits.ts";
 
 /** How many bytes one operation reads at most. */
 export const MOST_READ = 64 * 1024;
@@ -28,12 +29,22 @@ export const MOST_KEPT = 64 * 1024;
 /** How many bytes one operation writes at most: `write` may write less than it is given. */
 export const MOST_WRITTEN = 1024 * 1024;
 
+/** The address of a connection or a listener, or the class of something else. */
+function titleOf(owner: object): string {
+  const { remoteAddr, addr } = owner as Record<string, Partial<Deno.NetAddr>>;
+  const { hostname, port, path } = (remoteAddr ?? addr ?? {}) as {
+    [name: string]: unknown;
+  };
+  if (port !== undefined) return `${hostname}:${port}`;
+  return path === undefined || path === null ? classOf(owner) : String(path);
+}
+
 /** The waits for what an inbox brings, in order. */
 class Takers<K extends QueuedWait<K, T>, T> extends List<K> {
   readonly #source: { left(): void };
 
   constructor(source: { left(): void }) {
-    super();
+    super(source);
     this.#source = source;
   }
 
@@ -173,6 +184,12 @@ export abstract class Inbox<T, K extends QueuedWait<K, T>, R> {
   protected abstract get hasResult(): boolean;
   /** The socket, file or terminal. */
   protected abstract get owner(): object;
+
+  /** Names a call with what it is a call of, such as `read of 127.0.0.1:80`. */
+  [CALL](call: string): string {
+    return `${call} of ${titleOf(this.owner)}`;
+  }
+
   /** The methods of the owner that know of this. */
   protected abstract get patchedNames(): readonly PropertyKey[];
   /** Begins the operation for the first wait in line. */
@@ -330,6 +347,10 @@ export abstract class BytesTaker<T> extends // Waits of all kinds are in one lin
 // deno-lint-ignore no-explicit-any
 QueuedWait<BytesTaker<any>, any> {
   readonly #ms: number;
+
+  protected override get call(): string {
+    return "read";
+  }
 
   /** @param ms For how long to wait for something to come, each time. */
   constructor(ms = Infinity) {
@@ -713,6 +734,10 @@ class Writer extends Suspension<number> {
   constructor(begun: Begun | null) {
     super();
     this.#begun = begun;
+  }
+
+  override describe(): string {
+    return "write";
   }
 
   protected override undo(): void {

@@ -16,6 +16,7 @@ import { linkAll, waking } from "./links.ts";
 import { PatientWait } from "./patient_wait.ts";
 import { type Greenlet as OwnGreenlet, kill } from "./greenlet.ts";
 import { type Greenlet, GreenletExit } from "../greenlet.ts";
+import { several } from "./waits.ts";
 
 /**
  * Kills greenlets, and waits for nothing. One that was killed before, by any call, gets no
@@ -105,6 +106,14 @@ class Ending extends PatientWait<void> {
 
   protected override undo(): void {
     for (const greenlet of this.#greenlets) greenlet.unlink(this.#link);
+  }
+
+  override describe(): string {
+    return `the end of ${several(this.blockers)}, killed`;
+  }
+
+  override get blockers(): readonly Greenlet[] {
+    return this.#greenlets.filter((greenlet) => !greenlet.dead);
   }
 }
 

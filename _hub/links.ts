@@ -5,10 +5,12 @@
  */
 
 import { checkCallback, checkFunction } from "../_base/checks.ts";
+import type { Greenlet } from "../greenlet.ts";
 import { Suspension } from "./suspension.ts";
 import { reportInTurn } from "./reports.ts";
 import { List, type Member } from "../_base/linked_list.ts";
 import { mustWait, noteWoken, runSoon, wakeups } from "./run_queue.ts";
+import { blockersFor } from "./waits.ts";
 
 /** A link: a function, or an object with `linked()`. */
 export type Link<S> = ((source: S) => unknown) | {
@@ -39,15 +41,13 @@ export class LinkNode<S> implements Member<LinkNode<S>> {
 
 /** Links, in the order in which they are added and called. */
 export class Links<S> extends List<LinkNode<S>> {
-  readonly #source: S;
   /** The last link to call when the hub comes to it. */
   #due: LinkNode<S> | null = null;
   #scheduled = false;
 
   /** @param source The object that links are called with. */
   constructor(source: S) {
-    super();
-    this.#source = source;
+    super(source as object);
   }
 
   /**
@@ -99,7 +99,7 @@ export class Links<S> extends List<LinkNode<S>> {
       const { link, call } = this.first!;
       if (isTooEarly(link)) return true;
       this.shift();
-      callLink(link, call, this.#source);
+      callLink(link, call, this.owner as S);
     }
     this.#scheduled = false;
   }
@@ -206,5 +206,14 @@ export abstract class LinkedWait<S, T> extends Suspension<T> {
 
   protected override undo(): void {
     this.#node.drop();
+  }
+
+  override get blockers(): readonly Greenlet[] {
+    return blockersFor(this.source as object | null);
+  }
+
+  /** What it waits for; `null` when it is over. */
+  protected get source(): S | null {
+    return this.#node.list?.owner as S ?? null;
   }
 }

@@ -4,8 +4,10 @@
  * @module
  */
 
+import type { Greenlet } from "../greenlet.ts";
 import { getCurrent, scopeOf } from "./current.ts";
 import type { Scope } from "./scope.ts";
+import { starters } from "./start_queue.ts";
 import { Suspension, type Wait } from "./suspension.ts";
 
 let first: Scope | null = null;
@@ -47,6 +49,13 @@ export function* aliveScopes(): Generator<Scope> {
   }
 }
 
+/** Returns the greenlets that were started and are not dead, the youngest first. */
+export function aliveGreenlets(): Greenlet[] {
+  const all = starters() as Greenlet[];
+  for (const { greenlet } of aliveScopes()) all.push(greenlet);
+  return [...new Set(all.filter((greenlet) => !greenlet.dead))];
+}
+
 function isAlive(scope: Scope): boolean {
   return scope === first || scope.previousAlive !== null;
 }
@@ -69,6 +78,10 @@ class AllEndedWait extends Suspension<boolean> {
 
   protected override undo(): void {
     watchers.delete(this);
+  }
+
+  override describe(): string {
+    return "Hub.join()";
   }
 
   protected override timedOut(): void {

@@ -16,8 +16,9 @@ import { PatientWait } from "./patient_wait.ts";
 import { startTimer, stopTimer, type Timer } from "./timers.ts";
 import { spendBudget, turn } from "./run_queue.ts";
 import { Greenlet } from "./greenlet.ts";
-import { GreenletExit } from "../greenlet.ts";
+import { type Greenlet as CoreGreenlet, GreenletExit } from "../greenlet.ts";
 import { Suspension, type Wait } from "./suspension.ts";
+import { blockersOf, describeInner, several } from "./waits.ts";
 
 /** After how many items to look whether the event loop has to turn. */
 const LOOK_EVERY = 256;
@@ -64,7 +65,7 @@ export class Mapping<T, R> {
   readonly #running = new Map<Greenlet<R>, number>();
   readonly #ended = (call: Greenlet<R>) => this.#callEnded(call);
   /** The wait until no call runs, or all were killed. */
-  #drained: Suspension<void> | null = null;
+  #drained: Draining | null = null;
   /** The error that calls, and the taking of items, are killed with. */
   readonly #exit = new GreenletExit("The results are not wanted any more");
   /** The scope in which items are taken, while they are. */
@@ -130,7 +131,7 @@ export class Mapping<T, R> {
       else await attempt(() => this.#close());
     }
     while (this.#running.size > 0 && !this.#isStopped) {
-      this.#drained = new Suspension<void>();
+      this.#drained = new Draining(this.#running);
       await attempt(() => this.#drained!.get());
     }
     stopTimer(this.#patience);
@@ -283,6 +284,24 @@ export function settleError(call: object, isThrown: boolean): void {
   giveBackError(call);
 }
 
+/** The wait for the calls of a mapping that run. */
+class Draining extends Suspension<void> {
+  readonly #running: ReadonlyMap<Greenlet<unknown>, number>;
+
+  constructor(running: ReadonlyMap<Greenlet<unknown>, number>) {
+    super();
+    this.#running = running;
+  }
+
+  override describe(): string {
+    return `the calls of map(): ${several(this.#running.keys())}`;
+  }
+
+  override get blockers(): readonly Greenlet<unknown>[] {
+    return [...this.#running.keys()];
+  }
+}
+
 /** The wait for all results of a mapping, which runs in the greenlet that waits. */
 export class MappingWait<T, R> extends PatientWait<R[]> {
   readonly #mapping: Mapping<T, R>;
@@ -333,6 +352,14 @@ export class MappingWait<T, R> extends PatientWait<R[]> {
     if (isFirst) this.#cause = { error };
     this.#mapping.stop();
     if (!isFirst || final) super.interrupt(error, final);
+  }
+
+  override describe(): string {
+    return describeInner(this.#inner);
+  }
+
+  override get blockers(): readonly CoreGreenlet[] {
+    return blockersOf(this.#inner);
   }
 
   protected override hasten(): void {

@@ -11,14 +11,17 @@ import { PromiseWait, type Wait } from "./suspension.ts";
 
 /** The wait for an operation whose result is for its caller only. */
 export class Operation<T> extends PromiseWait<T> {
+  readonly #name: string;
   readonly #cancel: (error: unknown) => void;
   readonly #discard: ((value: T) => void) | null;
 
   constructor(
     cancel: (error: unknown) => void,
     discard: ((value: T) => void) | null = null,
+    name = "",
   ) {
     super();
+    this.#name = name;
     this.#cancel = cancel;
     this.#discard = discard;
   }
@@ -30,6 +33,12 @@ export class Operation<T> extends PromiseWait<T> {
 
   override get callsBack(): boolean {
     return true;
+  }
+
+  override describe(): string {
+    return this.#name === ""
+      ? "an operation of the runtime"
+      : `${this.#name}()`;
   }
 
   protected override undo(error: unknown): void {
@@ -44,14 +53,16 @@ export class Operation<T> extends PromiseWait<T> {
  *
  * @param cancel Called when the wait is interrupted.
  * @param discard Called with the result, when it comes after the interrupt.
+ * @param name The name of the function that has begun it.
  */
 export function operate<T>(
   scope: Scope,
   promise: Promise<T>,
   cancel: (error: unknown) => void = ignore,
   discard: ((value: T) => void) | null = null,
+  name = "",
 ): Wait<T> {
-  return new Operation(cancel, discard).follow(promise).suspend(scope);
+  return new Operation(cancel, discard, name).follow(promise).suspend(scope);
 }
 
 /**

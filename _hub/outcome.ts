@@ -6,8 +6,10 @@
 
 import type { Scope } from "./scope.ts";
 import { LinkedWait, type Links } from "./links.ts";
+import { ScopedGreenlet } from "./current.ts";
 import { takeError } from "./reports.ts";
 import { Timeout } from "./timeout.ts";
+import { callOf } from "./waits.ts";
 
 /**
  * Something that has ended, with a value or with an error.
@@ -41,6 +43,13 @@ export class OutcomeWait<T> extends LinkedWait<Outcome<T>, T> {
     takeError(source);
     this.#scope.markRecipient(source.exception);
     this.throw(source.exception);
+  }
+
+  override describe(): string {
+    const { source } = this;
+    return source instanceof ScopedGreenlet
+      ? `get of ${source}`
+      : callOf(source, "get()");
   }
 
   protected override get caller(): Scope {

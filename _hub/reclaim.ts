@@ -7,10 +7,11 @@
 import type { Greenlet } from "../greenlet.ts";
 import { getCurrent } from "./current.ts";
 import { QueuedWait } from "./wait_queue.ts";
+import { callOf } from "./waits.ts";
 
 /** A wait for a lock. */
 export class Acquirer<L> extends QueuedWait<Acquirer<L>, L | null> {
-  /** The greenlet that will hold the lock; `null` for a semaphore. */
+  /** The greenlet that will hold the lock; `null` if that does not matter. */
   readonly greenlet: Greenlet | null;
   /** How often the greenlet will have to release it. */
   readonly depth: number;
@@ -23,6 +24,13 @@ export class Acquirer<L> extends QueuedWait<Acquirer<L>, L | null> {
 
   protected override timedOut(): void {
     this.switch(null);
+  }
+
+  override describe(): string {
+    const call = callOf(this.list?.owner, "acquire()");
+    const [holder] = this.blockers;
+    if (holder === undefined) return call;
+    return `${call}, held by ${holder}${holder.dead ? ", which is dead" : ""}`;
   }
 }
 

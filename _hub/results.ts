@@ -30,6 +30,13 @@ import { Greenlet } from "./greenlet.ts";
 
 type Result<R> = IteratorResult<R, undefined>;
 
+/** The wait of the greenlet that makes results for one of them to be taken. */
+class Ahead extends Suspension<void> {
+  override describe(): string {
+    return "imap(), for a result to be taken";
+  }
+}
+
 /** The reason for which a taker waits for the end. */
 type Leave = { readonly error: unknown } | "by return()";
 
@@ -65,6 +72,10 @@ class Taker<R> extends PatientWait<Result<R>> implements Member<Taker<R>> {
       if (!final) return;
     }
     super.interrupt(error, final);
+  }
+
+  override describe(): string {
+    return this.leave === null ? "the next of imap()" : "the end of imap()";
   }
 
   /** Throws the error of a call, when everything has ended. */
@@ -136,7 +147,7 @@ export class Results<R> implements MappingSink<R> {
   /** How many more results may be made, before one is taken. */
   #ahead: number;
   /** The wait of the greenlet that takes the items, until a result is taken. */
-  #waiting: Suspension<void> | null = null;
+  #waiting: Ahead | null = null;
   /** Waits for a result. */
   readonly #takers = new List<Taker<R>>();
   /** Waits for the end. */
@@ -313,7 +324,7 @@ export class Results<R> implements MappingSink<R> {
     const due = checkpoint(scope);
     if (due !== null) return due;
     if (this.#ahead <= 0) {
-      return (this.#waiting = new Suspension()).suspend(scope);
+      return (this.#waiting = new Ahead()).suspend(scope);
     }
     this.#ahead--;
     return DONE;

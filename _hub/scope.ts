@@ -128,6 +128,12 @@ export interface Pending {
 
   /** Takes back an error that it was interrupted by, and that was not thrown yet. */
   unhold(error: unknown): void;
+
+  /** Says what is waited in, such as `Queue.get()`. Called when a person asks. */
+  describe(): string;
+
+  /** The greenlets each of which has to go on before the wait can end, where that is known. */
+  readonly blockers: readonly Greenlet[];
 }
 
 /** Adds a wait to what an interrupt of the scope ends. */

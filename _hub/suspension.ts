@@ -31,6 +31,7 @@ import {
   type Timer,
   type TimerTarget,
 } from "./timers.ts";
+import { FOREIGN, NO_BLOCKERS } from "./waits.ts";
 
 /**
  * The result of every blocking call: a native promise, for `await` in an async body, that a
@@ -417,6 +418,14 @@ export class Suspension<T> implements Pending, Sleeper, TimerTarget {
 
   unhold(_error: unknown): void {}
 
+  describe(): string {
+    return "a wait";
+  }
+
+  get blockers(): readonly Greenlet[] {
+    return NO_BLOCKERS;
+  }
+
   /** Ends the wait. Does nothing when it is over. */
   settle(state: Settled, value: unknown): void {
     const before = this.state;
@@ -502,6 +511,21 @@ export class PromiseWait<T> extends Suspension<T> implements Reaction {
 
   protected override undo(_error: unknown): void {
     this.reactions?.remove(this);
+  }
+
+  override describe(): string {
+    const waiting = this.#followed;
+    return waiting === null ? FOREIGN : waiting.describe();
+  }
+
+  override get blockers(): readonly Greenlet[] {
+    return this.#followed?.blockers ?? NO_BLOCKERS;
+  }
+
+  /** The wait of the library that is behind the promise, if there is one. */
+  get #followed(): Suspension<unknown> | null {
+    const waiting = (this.reactions?.promise as Partial<OwnWait>)?.[WAITING];
+    return waiting instanceof Suspension ? waiting : null;
   }
 }
 

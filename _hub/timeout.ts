@@ -23,6 +23,7 @@ import {
 import { react, type Reaction, type Reactions } from "./reactions.ts";
 import { deferToNextTurn, turn } from "./run_queue.ts";
 import { type BodyResult, isThenable } from "../_base/thenable.ts";
+import { blockersOf, describeInner } from "./waits.ts";
 
 /** Options of a {@linkcode Timeout}. */
 export interface TimeoutOptions {
@@ -350,6 +351,17 @@ class Limited extends Suspension<unknown> implements Reaction, Race {
 
   protected override get caller(): Scope {
     return this.#outer;
+  }
+
+  override describe(): string {
+    const inner = describeInner(this.#inner);
+    return this.#ms < Infinity
+      ? `${inner}, within withTimeout(${this.#ms})`
+      : inner;
+  }
+
+  override get blockers(): readonly Greenlet[] {
+    return blockersOf(this.#inner);
   }
 
   /** Throws the timeout into the function, and leaves it soon. */

@@ -5,7 +5,9 @@
  */
 
 import type { List, Member } from "../_base/linked_list.ts";
+import type { Greenlet } from "../greenlet.ts";
 import { Suspension } from "./suspension.ts";
+import { blockersFor, callOf } from "./waits.ts";
 
 /** A wait that stands in a line, and leaves it when it is interrupted. */
 export abstract class QueuedWait<P extends QueuedWait<P, T>, T>
@@ -17,5 +19,18 @@ export abstract class QueuedWait<P extends QueuedWait<P, T>, T>
 
   protected override undo(_error: unknown): void {
     this.list?.leave(this as unknown as P);
+  }
+
+  override describe(): string {
+    return callOf(this.list?.owner, this.call);
+  }
+
+  /** What the call does, as `read` or `get()`. */
+  protected get call(): string {
+    return "wait";
+  }
+
+  override get blockers(): readonly Greenlet[] {
+    return blockersFor(this.list?.owner);
   }
 }

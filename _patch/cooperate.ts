@@ -46,7 +46,7 @@ export function cooperate<T, F extends Asking<T>>(
     const due = checkpoint(scope);
     if (due !== null) return due;
     const promise = Reflect.apply(original, this, arguments as never);
-    return operate(scope, promise, undefined, discard);
+    return operate(scope, promise, undefined, discard, original.name);
   } as F;
 }
 
@@ -95,7 +95,7 @@ export function cooperateBySignal<T, F extends Asking<T>>(
     const promise = Reflect.apply(original, this, args as never);
     // Listeners of the signal run outside greenlets, not in the one that interrupts.
     const cancel = (error: unknown) => runDetached(() => abort.abort(error));
-    return operate(scope, promise, cancel, discard);
+    return operate(scope, promise, cancel, discard, original.name);
   } as F;
 }
 
@@ -111,7 +111,8 @@ export function cooperateRelease<F extends Asking<unknown>>(original: F): F {
     const scope = interruptibleScope();
     if (scope === null) return promise;
     markHandled(promise);
-    return checkpoint(scope) ?? operate(scope, promise);
+    return checkpoint(scope) ??
+      operate(scope, promise, undefined, null, original.name);
   } as F;
 }
 

@@ -43,6 +43,10 @@ const LONGEST = {
 class Receiver extends QueuedWait<Receiver, Datagram> {
   readonly buffer: Uint8Array;
 
+  protected override get call(): string {
+    return "receive";
+  }
+
   constructor(buffer: Uint8Array) {
     super();
     this.buffer = buffer;

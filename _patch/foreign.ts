@@ -17,6 +17,7 @@ import { report } from "../_hub/main.ts";
 import { addPending, type Pending, removePending } from "../_hub/scope.ts";
 import type { Scope } from "../_hub/scope.ts";
 import { checkpoint } from "../_hub/suspension.ts";
+import { NO_BLOCKERS } from "../_hub/waits.ts";
 
 /** How an operation is ended. */
 export interface Ending {
@@ -102,6 +103,14 @@ export class ForeignOperation implements Pending {
   /** Calls a listener of the operation: what it begins belongs to the same scope. */
   tell<R>(call: () => R): R {
     return requester.run(this.#owner, call);
+  }
+
+  describe(): string {
+    return "an operation of a package";
+  }
+
+  get blockers(): typeof NO_BLOCKERS {
+    return NO_BLOCKERS;
   }
 
   interrupt(error: unknown, final: boolean): void {

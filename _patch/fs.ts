@@ -216,6 +216,10 @@ function scopeFor(watcher: Deno.FsWatcher): Scope | null {
 class Watching extends QueuedWait<Watching, IteratorResult<Deno.FsEvent>> {
   readonly #left: () => void;
 
+  protected override get call(): string {
+    return "the next event";
+  }
+
   constructor(left: () => void) {
     super();
     this.#left = left;

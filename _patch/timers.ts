@@ -23,7 +23,11 @@ import {
   type Scope,
 } from "../_hub/scope.ts";
 import { checkpoint } from "../_hub/suspension.ts";
-import { getCurrent as getRunning, GreenletExit } from "../greenlet.ts";
+import {
+  getCurrent as getRunning,
+  type Greenlet as CoreGreenlet,
+  GreenletExit,
+} from "../greenlet.ts";
 import { getOriginal } from "../_base/properties.ts";
 import { operate } from "../_hub/operation.ts";
 import { cooperate, cooperateBySignal } from "./cooperate.ts";
@@ -42,6 +46,7 @@ import {
   takePlace,
   type Timer,
 } from "../_hub/timers.ts";
+import { NO_BLOCKERS } from "../_hub/waits.ts";
 import { Greenlet } from "../gevent.ts";
 
 type Callback = (...args: unknown[]) => unknown;
@@ -75,11 +80,14 @@ class TimerWait implements Pending {
   scope: Scope | null = null;
   readonly #settle: Callback;
   readonly #clear: () => void;
+  /** The delay in milliseconds; `null` for an immediate. */
+  readonly #ms: number | null;
   #key: unknown;
 
-  constructor(settle: Callback, clear: () => void) {
+  constructor(settle: Callback, clear: () => void, ms: number | null) {
     this.#settle = settle;
     this.#clear = clear;
+    this.#ms = ms;
   }
 
   begin(scope: Scope, key: unknown): void {
@@ -107,6 +115,16 @@ class TimerWait implements Pending {
   }
 
   unhold(): void {}
+
+  describe(): string {
+    return this.#ms === null
+      ? "setImmediate(resolve)"
+      : `setTimeout(resolve, ${this.#ms})`;
+  }
+
+  get blockers(): readonly CoreGreenlet[] {
+    return NO_BLOCKERS;
+  }
 }
 
 /** A timer that will be set. */
@@ -232,7 +250,7 @@ function setIn<T>(
   const wait = new TimerWait(callback, () => {
     clear(timer);
     leavePlace(keyOf(timer));
-  });
+  }, setting.ms);
   const fire: Callback = (...args) => wait.fire(args);
   internalCallbacks.add(fire);
   const timer = set(fire);

@@ -1,0 +1,120 @@
+/**
+ * What greenlets wait in, in words, and for which greenlets.
+ *
+ * Each wait describes itself when a person asks. Nothing is kept for that, so a wait costs
+ * the same whether or not it is ever asked.
+ *
+ * @module
+ */
+
+import { getCurrent as getRunning, Greenlet } from "../greenlet.ts";
+import type { Scope } from "./scope.ts";
+
+/** What a body waits in that awaits a promise which is not one of the library's. */
+export const FOREIGN = "a foreign promise";
+
+/** How many different waits of one scope are named. */
+const MOST_NAMED = 3;
+
+/** Describes what a scope waits in; `null` if no wait of the library is pending. */
+export function describeWaits(scope: Scope): string | null {
+  const { pending } = scope;
+  if (pending === null) return null;
+  if (!(pending instanceof Set)) return pending.describe();
+  const counts = new Map<string, number>();
+  for (const one of pending) {
+    const text = one.describe();
+    counts.set(text, (counts.get(text) ?? 0) + 1);
+  }
+  // Nearly always that of an async function which waits in the others.
+  if (counts.size > 1) counts.delete(FOREIGN);
+  const parts: string[] = [];
+  let rest = 0;
+  for (const [text, count] of counts) {
+    if (parts.length === MOST_NAMED) rest += count;
+    else parts.push(count > 1 ? `${text} × ${count}` : text);
+  }
+  if (rest > 0) parts.push(`${rest} more`);
+  return parts.join(" and ");
+}
+
+/** Describes what a function waits in that runs in a scope of its own. */
+export function describeInner(scope: Scope): string {
+  return describeWaits(scope) ?? FOREIGN;
+}
+
+/**
+ * Returns the greenlets each of which has to go on before the wait of a scope can end; none
+ * where that is not known.
+ */
+export function blockersOf(scope: Scope): readonly Greenlet[] {
+  const { pending } = scope;
+  // Of several waits, as those of `Promise.any`, one may be enough.
+  if (pending === null || pending instanceof Set) return NO_BLOCKERS;
+  return pending.blockers;
+}
+
+/** Of waits that may be ended by anything. */
+export const NO_BLOCKERS: readonly Greenlet[] = Object.freeze([]) as never[];
+
+/**
+ * Describes what a greenlet waits in that has begun and not ended.
+ *
+ * @param scope Its scope; `null` if it never had one.
+ * @param follows Whether its body is an async function that has reached its first `await`.
+ */
+export function describeGreenlet(
+  greenlet: Greenlet,
+  scope: Scope | null,
+  follows: boolean,
+): string | null {
+  const waits = scope === null ? null : describeWaits(scope);
+  if (waits !== null) return waits;
+  if (follows) return FOREIGN;
+  if (getRunning() === greenlet) return null;
+  // Its wait is over, and it is about to go on.
+  if (scope !== null && scope.awaited !== null) return null;
+  return "a switch to another greenlet";
+}
+
+/** The key of the method by which an object that belongs to another names calls of that. */
+export const CALL: unique symbol = Symbol("call");
+
+/** The key of the method that returns the blockers of calls of an object. */
+export const BLOCKERS: unique symbol = Symbol("blockers");
+
+/** An object that knows more of the calls that wait for it. */
+interface WaitedFor {
+  [CALL]?(call: string): string;
+  [BLOCKERS]?(): readonly Greenlet[];
+}
+
+/** Returns the greenlets each of which has to go on before calls of an object can end. */
+export function blockersFor(
+  owner: object | null | undefined,
+): readonly Greenlet[] {
+  if (owner instanceof Greenlet) return [owner];
+  return (owner as WaitedFor | null | undefined)?.[BLOCKERS]?.() ?? NO_BLOCKERS;
+}
+
+/** Describes a call of an object, such as `Queue.get()`. */
+export function callOf(owner: object | null | undefined, call: string): string {
+  if (!owner) return call;
+  return (owner as WaitedFor)[CALL]?.(call) ?? `${classOf(owner)}.${call}`;
+}
+
+/** The name of the class of an object. */
+export function classOf(object: object | null | undefined): string {
+  return object?.constructor?.name || "Object";
+}
+
+/** Names a few greenlets or other things, or says how many there are. */
+export function several(
+  those: Iterable<unknown>,
+  what = "greenlets",
+): string {
+  const all = [...those];
+  if (all.length === 1) return String(all[0]);
+  if (all.length <= MOST_NAMED) return all.join(", ");
+  return `${all.length} ${what}`;
+}

@@ -1,0 +1,242 @@
+/**
+ * The greenlets that are alive: which greenlet has spawned which, and what each waits in.
+ *
+ * ```ts
+ * import { printRunInfo, sleep, spawn } from "@gevent/gevent";
+ *
+ * const greenlet = spawn(sleep, 100_000);
+ * await sleep(1);
+ * printRunInfo(); // To stderr
+ * greenlet.kill();
+ * ```
+ *
+ * @module
+ */
+
+import { checkOptions } from "./_base/checks.ts";
+import { NO_OPTIONS } from "./_base/language.ts";
+import { getCurrent, scopeOf } from "./_hub/current.ts";
+import { RawGreenlet } from "./_hub/greenlet.ts";
+import { aliveGreenlets } from "./_hub/live.ts";
+import { main } from "./_hub/main.ts";
+import { blockersOf, describeWaits } from "./_hub/waits.ts";
+import { Greenlet } from "./gevent.ts";
+import type { Greenlet as CoreGreenlet } from "./greenlet.ts";
+
+/** Options of {@linkcode GreenletTree.format}. */
+export interface TreeFormatOptions {
+  /** Whether to mark deadlocks with the colours of a terminal. @default {false} */
+  colors?: boolean;
+}
+
+/**
+ * A greenlet that is alive, and those that it has spawned. gevent's `GreenletTree`.
+ *
+ * @example Usage
+ * ```ts
+ * import { Event, GreenletTree, sleep, spawn } from "@gevent/gevent";
+ *
+ * const event = new Event();
+ * const parent = spawn(async () => {
+ *   for (let i = 0; i < 500; i++) spawn(() => event.wait());
+ *   await event.wait();
+ * });
+ * await sleep(1);
+ * const [hub] = GreenletTree.forest();
+ * console.log(hub!.children[0]!.children.length); // 500
+ * console.log(String(hub).includes("× 500")); // true
+ * event.set();
+ * await parent.join();
+ * ```
+ */
+export class GreenletTree {
+  /** The greenlet. */
+  readonly greenlet: CoreGreenlet;
+  /** The trees of the greenlets that it has spawned, the oldest first. */
+  readonly children: readonly GreenletTree[];
+
+  private constructor(
+    greenlet: CoreGreenlet,
+    spawned: ReadonlyMap<CoreGreenlet, CoreGreenlet[]>,
+  ) {
+    this.greenlet = greenlet;
+    this.children = (spawned.get(greenlet) ?? []).map((child) =>
+      new GreenletTree(child, spawned)
+    );
+  }
+
+  /**
+   * Returns the trees of all greenlets that are alive: first that of the hub, then those of
+   * greenlets whose spawner has ended. Not a switch point. gevent's `GreenletTree.forest`.
+   *
+   * @returns The trees.
+   */
+  static forest(): GreenletTree[] {
+    const alive = new Set<CoreGreenlet>([main, ...aliveGreenlets().reverse()]);
+    const roots: CoreGreenlet[] = [];
+    const spawned = new Map<CoreGreenlet, CoreGreenlet[]>();
+    for (const greenlet of alive) {
+      const spawner = spawnerOf(greenlet);
+      if (spawner === undefined || !alive.has(spawner)) {
+        roots.push(greenlet);
+        continue;
+      }
+      const siblings = spawned.get(spawner);
+      if (siblings === undefined) spawned.set(spawner, [greenlet]);
+      else siblings.push(greenlet);
+    }
+    return roots.map((root) => new GreenletTree(root, spawned));
+  }
+
+  /**
+   * Returns the tree as text, a line for each greenlet: its name, and what it waits in.
+   * Greenlets without children that run the same function and wait in the same thing are one
+   * line, with their number. A greenlet that can't go on because greenlets wait for each
+   * other is marked `deadlock`. Not a switch point. gevent's `format`.
+   *
+   * @param options Whether to use colours.
+   * @returns The text, without a newline at its end.
+   * @throws {TypeError} If the options are not an object.
+   */
+  format(options: TreeFormatOptions = NO_OPTIONS): string {
+    checkOptions(options, "format tree");
+    const { colors = false } = options;
+    const mark = colors ? "\x1b[31mdeadlock\x1b[0m" : "deadlock";
+    const lines: string[] = [];
+    write(this, "", "", findStuck(), mark, lines);
+    return lines.join("\n");
+  }
+
+  /** The same as {@linkcode GreenletTree.format}. */
+  toString(): string {
+    return this.format();
+  }
+}
+
+/** Writes the lines of a tree. */
+function write(
+  tree: GreenletTree,
+  first: string,
+  rest: string,
+  stuck: ReadonlySet<CoreGreenlet>,
+  mark: string,
+  lines: string[],
+): void {
+  const suffixOf = ({ greenlet }: GreenletTree) =>
+    stateOf(greenlet) + (stuck.has(greenlet) ? ` (${mark})` : "");
+  lines.push(`${first}${titleOf(tree.greenlet)} ${suffixOf(tree)}`);
+  const alike = new Map<unknown, GreenletTree[]>();
+  for (const child of tree.children) {
+    const { greenlet } = child;
+    const key = child.children.length > 0
+      ? child
+      : `${kindOf(greenlet)} ${suffixOf(child)}`;
+    const others = alike.get(key);
+    if (others === undefined) alike.set(key, [child]);
+    else others.push(child);
+  }
+  let left = alike.size;
+  for (const [child, ...others] of alike.values()) {
+    const isLast = --left === 0;
+    const line = rest + (isLast ? "└─ " : "├─ ");
+    const below = rest + (isLast ? "   " : "│  ");
+    write(child!, line, below, stuck, mark, lines);
+    if (others.length > 0) {
+      lines[lines.length - 1] += ` × ${others.length + 1}`;
+    }
+  }
+}
+
+/** The name of a greenlet and of its function. */
+function titleOf(greenlet: CoreGreenlet): string {
+  return greenlet === main ? "main" : String(greenlet);
+}
+
+/** What greenlets have in common that run the same function: all but their name. */
+function kindOf(greenlet: CoreGreenlet): string {
+  if (!(greenlet instanceof Greenlet)) return String(greenlet);
+  return String(greenlet).replace(/"Greenlet-\d+"/, "");
+}
+
+function spawnerOf(greenlet: CoreGreenlet): CoreGreenlet | undefined {
+  return greenlet instanceof Greenlet || greenlet instanceof RawGreenlet
+    ? greenlet.spawningGreenlet
+    : undefined;
+}
+
+/** What a greenlet does, in words. */
+function stateOf(greenlet: CoreGreenlet): string {
+  if (greenlet === getCurrent()) return "runs";
+  if (greenlet === main) {
+    const waits = describeWaits(scopeOf(main));
+    return waits === null ? "does not wait" : `waits in ${waits}`;
+  }
+  if (!greenlet.active) return "has not begun";
+  const waits = greenlet instanceof Greenlet || greenlet instanceof RawGreenlet
+    ? greenlet.waitsIn
+    : describeWaits(scopeOf(greenlet));
+  return waits === null ? "is about to go on" : `waits in ${waits}`;
+}
+
+/**
+ * The greenlets that wait for each other in a circle, and those that wait for these. Takes
+ * away the greenlets that can go on, until none is left that can.
+ */
+function findStuck(): Set<CoreGreenlet> {
+  const blocked = new Map<CoreGreenlet, number>();
+  const waiting = new Map<CoreGreenlet, CoreGreenlet[]>();
+  const free: CoreGreenlet[] = [];
+  const all = [main, ...aliveGreenlets()];
+  for (const greenlet of all) {
+    const blockers = blockersOf(scopeOf(greenlet)).filter((one) => !one.dead);
+    blocked.set(greenlet, blockers.length);
+    if (blockers.length === 0) free.push(greenlet);
+    for (const blocker of blockers) {
+      const others = waiting.get(blocker);
+      if (others === undefined) waiting.set(blocker, [greenlet]);
+      else others.push(greenlet);
+    }
+  }
+  for (let one; (one = free.pop()) !== undefined;) {
+    for (const greenlet of waiting.get(one) ?? []) {
+      const left = blocked.get(greenlet)! - 1;
+      blocked.set(greenlet, left);
+      if (left === 0) free.push(greenlet);
+    }
+    blocked.delete(one);
+  }
+  return new Set(blocked.keys());
+}
+
+/**
+ * Returns the trees of all greenlets that are alive as text; see {@linkcode GreenletTree}.
+ * Not a switch point. gevent's `format_run_info`, which returns lines.
+ *
+ * @param options Whether to use colours.
+ * @returns The text, without a newline at its end.
+ *
+ * @example Usage
+ * ```ts
+ * import { formatRunInfo, sleep, spawn } from "@gevent/gevent";
+ *
+ * const greenlet = spawn(sleep, 100_000);
+ * greenlet.name = "sleeper";
+ * await sleep(1);
+ * console.log(formatRunInfo());
+ * // main runs
+ * // └─ <Greenlet "sleeper": sleep> waits in sleep(100000)
+ * greenlet.kill();
+ * ```
+ */
+export function formatRunInfo(options?: TreeFormatOptions): string {
+  return GreenletTree.forest().map((tree) => tree.format(options)).join("\n");
+}
+
+/**
+ * Prints {@linkcode formatRunInfo} to stderr, in colours if that is a terminal. Not a switch
+ * point. gevent's `print_run_info`.
+ */
+export function printRunInfo(): void {
+  const colors = globalThis.Deno?.stderr.isTerminal() ?? false;
+  console.error(formatRunInfo({ colors }));
+}
