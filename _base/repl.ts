@@ -1,0 +1,199 @@
+/**
+ * Evaluates code that is typed line by line: with top-level `await`, and with declarations
+ * that last from one input to the next.
+ *
+ * It has no parser of its own. The engine's is asked instead, by compiling the code in several
+ * settings: that takes tens of microseconds each.
+ *
+ * @module
+ */
+
+import process from "node:process";
+
+/** What can be done with code: run it, wait for its other lines, or report it. */
+export type Parsed =
+  | { readonly kind: "whole"; readonly body: string }
+  | { readonly kind: "incomplete" }
+  | { readonly kind: "wrong"; readonly error: Error };
+
+const OPEN = "async () => {\n";
+/** Begins code in which these are statements and no expressions. */
+const DECLARATION = /^\s*(?:async\s+)?(?:function|class)\b/;
+const DECLARES = /\b(?:let|const|var|function|class|using)\b/;
+const IDENTIFIER = /[\p{ID_Start}$_][\p{ID_Continue}$]*/gu;
+/** Begins a line that goes on with the one before, in spite of the line's end. */
+const CONTINUES = /^\s*(?:[-+*/%&|^=<>?:.,([`]|!=|in\b|instanceof\b)/;
+/** How deep calls may be nested over several lines. */
+const DEEPEST = 32;
+
+/** Why the engine does not compile the code; `null` if it does. */
+function refusal(code: string): Error | null {
+  const { Script } = process.getBuiltinModule("node:vm");
+  try {
+    new Script(code);
+    return null;
+  } catch (error) {
+    return error as Error;
+  }
+}
+
+function isBody(code: string): boolean {
+  return refusal(`${OPEN}${code}\n}`) === null;
+}
+
+function isExpression(code: string): boolean {
+  return code.trim() !== "" && !DECLARATION.test(code) &&
+    refusal(`async () => (\n${code}\n)`) === null;
+}
+
+/** Whether the code could be completed by more lines. */
+function isIncomplete(code: string): boolean {
+  const open = OPEN + code;
+  const message = refusal(open)?.message;
+  if (message === undefined) return false; // It closes the function itself
+  if (message === "Unexpected end of input") return true;
+  // These messages come from the middle of code, too. At the end, what is missing changes them.
+  const changes = (rest: string) => refusal(open + rest)?.message !== message;
+  if (message.startsWith("missing )")) {
+    for (let depth = 1; depth <= DEEPEST; depth++) {
+      if (changes("\n" + ")".repeat(depth))) return true;
+    }
+  }
+  return message.startsWith("Invalid or unexpected token") &&
+    (changes("\n*/") || code.endsWith("\\"));
+}
+
+/** Finds out whether the code is whole, and has its last expression returned. */
+export function parse(code: string): Parsed {
+  const trimmed = code.replace(/[\s;]+$/, "");
+  if (isExpression(trimmed)) {
+    return { kind: "whole", body: returning(trimmed) };
+  }
+  const error = refusal(`${OPEN}${code}\n}`);
+  if (error === null && refusal(OPEN + code) !== null) {
+    return { kind: "whole", body: bodyOf(code, trimmed) };
+  }
+  if (isIncomplete(code)) return { kind: "incomplete" };
+  const wrong = error ?? new SyntaxError("Unexpected token '}'");
+  return { kind: "wrong", error: wrong };
+}
+
+function returning(expression: string): string {
+  // In an object, as a promise would be awaited.
+  return `return { value: (\n${expression}\n) };`;
+}
+
+/** Splits the last expression from the statements before it, if the code ends with one. */
+function bodyOf(code: string, trimmed: string): string {
+  for (let at = trimmed.length - 1; at >= 0; at--) {
+    const char = trimmed[at];
+    if (char !== ";" && char !== "\n") continue;
+    const head = trimmed.slice(0, at + 1);
+    const tail = trimmed.slice(at + 1);
+    if (char === "\n" && CONTINUES.test(tail)) continue;
+    if (!isExpression(tail) || !isBody(head)) continue;
+    // What follows a line comment on its line belongs to it.
+    if (char === ";" && isBody(head + " @")) continue;
+    return head + returning(tail);
+  }
+  return code;
+}
+
+/** The names that the code declares outside functions and blocks. */
+function declaredNames(code: string): string[] {
+  if (!DECLARES.test(code)) return [];
+  const names = new Set(code.match(IDENTIFIER));
+  return [...names].filter((name) =>
+    refusal(`${OPEN}let ${name};\n${code}\n}`)?.message ===
+      `Identifier '${name}' has already been declared`
+  );
+}
+
+/** The names that the code assigns to, perhaps without a declaration. */
+function assignedNames(code: string): string[] {
+  const assignments = code.matchAll(
+    /(?<![.\p{ID_Continue}$])([\p{ID_Start}$_][\p{ID_Continue}$]*)\s*=(?![=>])/gu,
+  );
+  return [...assignments].map(([, name]) => name!);
+}
+
+/** Names and what they stand for, and code that is run with them. */
+export class Names {
+  readonly #own: Record<string, unknown> = Object.create(null);
+  readonly #assigned = new Set<string>();
+  readonly #scope: object;
+
+  /** @param shared Names that are shared with others. An assignment hides one, and leaves it. */
+  constructor(shared: object) {
+    const own = this.#own;
+    const assigned = this.#assigned;
+    this.#scope = new Proxy(own, {
+      has: (_, name) =>
+        name in own || name in shared ||
+        assigned.has(name as string) && !(name in globalThis),
+      get: (_, name) => {
+        if (name === Symbol.unscopables) return undefined;
+        if (name in own) return own[name as string];
+        if (name in shared) return Reflect.get(shared, name);
+        throw new ReferenceError(`${String(name)} is not defined`);
+      },
+      set: (_, name, value) => {
+        if (name in own) own[name as string] = value;
+        else this.define(name as string, value);
+        return true;
+      },
+    });
+  }
+
+  /** Has a name stand for a value. */
+  define(name: string, value: unknown): void {
+    Object.defineProperty(this.#own, name, {
+      value,
+      writable: true,
+      enumerable: true,
+      configurable: true,
+    });
+  }
+
+  /**
+   * Runs the body of an async function. What it declares lasts, also when it fails later.
+   *
+   * @returns The value of its last expression, in an object; `undefined` if it has none.
+   */
+  async run(body: string): Promise<{ readonly value: unknown } | undefined> {
+    for (const name of assignedNames(body)) this.#assigned.add(name);
+    const accessors = declaredNames(body).map((name) =>
+      `get ${name}() { return ${name}; }, set ${name}(_${name}) { ${name} = _${name}; }`
+    );
+    let declared: object = {};
+    // A function of its own, in which "with" is allowed. The declarations are in it, and the
+    // accessors reach them, so that functions typed earlier see what is assigned later.
+    const make = new Function(
+      "$scope",
+      "$declare",
+      `with ($scope) { return async () => { $declare({ ${
+        accessors.join(", ")
+      } });\n${body}\n}; }\n//# sourceURL=backdoor`,
+    );
+    const run = make(this.#scope, (accessors: object) => {
+      declared = accessors;
+    }) as () => Promise<{ readonly value: unknown } | undefined>;
+    try {
+      return await run();
+    } finally {
+      this.#keep(declared);
+    }
+  }
+
+  #keep(declared: object): void {
+    const properties = Object.getOwnPropertyDescriptors(declared);
+    for (const [name, property] of Object.entries(properties)) {
+      try {
+        property.get?.();
+      } catch {
+        continue; // The code has failed before it
+      }
+      Object.defineProperty(this.#own, name, property);
+    }
+  }
+}
