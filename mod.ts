@@ -47,6 +47,7 @@ export * from "./threadpool.ts";
 export * as subprocess from "./subprocess.ts";
 export * from "./server.ts";
 export * from "./http.ts";
+export * from "./trace.ts";
 export * as monkey from "./monkey.ts";
 export {
   type HttpOptions,
