@@ -48,6 +48,7 @@ export * as subprocess from "./subprocess.ts";
 export * from "./server.ts";
 export * from "./http.ts";
 export * from "./backdoor.ts";
+export * from "./trace.ts";
 export * as monkey from "./monkey.ts";
 export {
   type HttpOptions,

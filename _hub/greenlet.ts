@@ -37,6 +37,7 @@ import {
 } from "./links.ts";
 import { delist, enlist, expectLife } from "./live.ts";
 import { main, report } from "./main.ts";
+import { observer } from "./observer.ts";
 import { OutcomeWait } from "./outcome.ts";
 import { reportInTurn, reportUnlessTaken, takeError } from "./reports.ts";
 import { runSoon, turn, wake } from "./run_queue.ts";
@@ -539,6 +540,7 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
     }
     greenlet.#state = "scheduled";
     expectLife();
+    if (observer !== null) observer.spawned(greenlet);
     return true;
   }
 
@@ -630,6 +632,7 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
     if (greenlet.#state !== "pending") delist(scope);
     greenlet.#state = fails ? "failed" : "succeeded";
     greenlet.#outcome = outcome;
+    if (observer !== null) observer.ended(greenlet);
     // A dead greenlet may be kept for its result, and the arguments may be large.
     (greenlet as { args: readonly unknown[] }).args = NONE;
     if (scope !== null) {
@@ -1011,6 +1014,7 @@ export class RawGreenlet extends ScopedGreenlet {
   #end(): void {
     if (this.dead) return;
     this.#state = "ended";
+    if (observer !== null) observer.ended(this);
     const scope = scopeOf(this);
     delist(scope);
     scope.close();

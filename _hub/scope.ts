@@ -22,6 +22,7 @@ import {
   noteInterruptOf,
 } from "./interrupts.ts";
 import { main } from "./main.ts";
+import { observer } from "./observer.ts";
 import {
   now,
   startTimer,
@@ -144,6 +145,7 @@ export function addPending(scope: Scope, one: Pending): void {
   else if (pending instanceof Set) pending.add(one);
   else scope.pending = pairOf(pending, one);
   if (scope.interrupts !== null) scope.startGraceTimer();
+  if (observer !== null) observer.waits(scope.greenlet);
 }
 
 /** Takes a wait out again, as it is over. */
@@ -151,6 +153,7 @@ export function removePending(one: Pending): void {
   const { scope } = one;
   if (scope === null) return;
   one.scope = null;
+  if (observer !== null) observer.woken(scope.greenlet, one);
   const pending = scope.pending!;
   if (pending instanceof Set) {
     pending.delete(one);

@@ -29,6 +29,7 @@ const EXAMPLES = [
   ["tcp_proxy", "local-net"],
   ["chat_server", "local-net"],
   ["hash_tree", "hash-tree"],
+  ["trace_crawl", "trace"],
 ] as const;
 
 const CLIENTS = 500;
