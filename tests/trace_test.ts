@@ -328,6 +328,30 @@ Deno.test("startTrace() records pools, and what foreign promises and patched I/O
   assertEquals(sleeps.length, 4);
 });
 
+Deno.test("startTrace() sees a wait that a body begins after a foreign promise", async () => {
+  const recording = startTrace();
+  const gate = Promise.withResolvers<void>();
+  const greenlet = spawn(async () => {
+    await gate.promise;
+    await sleep(2);
+  });
+  greenlet.name = "mixed";
+  await sleep(1);
+  gate.resolve();
+  await greenlet.join();
+  const trace = recording.stop();
+  checkEvents(trace);
+  assertEquals(track(trace, "mixed"), [
+    "ready",
+    "running",
+    "in a foreign promise",
+    "in sleep(2)",
+    "ready",
+    "running",
+    "ended",
+  ]);
+});
+
 Deno.test("startTrace() records greenlets of the core, which switch by themselves", () => {
   const recording = startTrace();
   const two = new CoreGreenlet(function* () {
