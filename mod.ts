@@ -49,6 +49,7 @@ export * from "./server.ts";
 export * from "./http.ts";
 export * from "./backdoor.ts";
 export * from "./trace.ts";
+export * from "./monitor.ts";
 export * as monkey from "./monkey.ts";
 export {
   type HttpOptions,

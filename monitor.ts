@@ -1,0 +1,369 @@
+/**
+ * Watches the event loop: which greenlet holds it up, and how much memory the process uses.
+ *
+ * ```ts
+ * import { monitor, type MonitorEvent, sleep } from "@gevent/gevent";
+ *
+ * using watching = monitor({ maxBlocking: 100 });
+ * watching.addEventListener("blocked", (event) => {
+ *   const { greenlet, ms } = (event as MonitorEvent).detail;
+ *   console.log(`${greenlet} has held up the event loop for ${ms} ms`);
+ * });
+ * await sleep(1);
+ * ```
+ *
+ * @module
+ */
+
+import process from "node:process";
+import { setInterval } from "node:timers";
+import { checkOptions, numberError } from "./_base/checks.ts";
+import { ignore, NO_OPTIONS } from "./_base/language.ts";
+import { runDetached } from "./_hub/current.ts";
+import { noteRuns } from "./_hub/running.ts";
+import { GreenletError } from "./greenlet.ts";
+
+/** Options of {@linkcode monitor}. */
+export interface MonitorOptions {
+  /** For how many milliseconds the event loop may be held up: at least 10. @default {100} */
+  maxBlocking?: number;
+  /** How many bytes of memory the process may use. @default {Infinity} */
+  maxMemory?: number;
+  /**
+   * Whether to find the stack that was hottest, by `node:inspector`. That samples the program
+   * all the time; in Deno it needs `--allow-sys=inspector`, and without it there is no stack.
+   *
+   * @default {false}
+   */
+  profile?: boolean;
+}
+
+/** What has happened. */
+export interface MonitorDetail {
+  /**
+   * The name of the greenlet that holds up the loop; `""` if it is not known, as for code that
+   * a foreign promise has resumed.
+   */
+  readonly greenlet: string;
+  /** For how many milliseconds; 0 of `"memory"`. */
+  readonly ms: number;
+  /** The stack that was hottest, a function a line; `""` if it is not known. */
+  readonly stack: string;
+  /** How many bytes the process uses, for `"memory"`; else 0. */
+  readonly memory: number;
+  /** Whether that is over the limit, for `"memory"`. */
+  readonly isOver: boolean;
+}
+
+/**
+ * An event of {@linkcode monitor}: `"blocked"` or `"memory"`. Printed to stderr unless a
+ * listener calls `preventDefault()`.
+ */
+export type MonitorEvent = CustomEvent<MonitorDetail>;
+
+/** What {@linkcode monitor} gives: dispatches {@linkcode MonitorEvent}s until it is disposed. */
+export interface Monitor extends EventTarget, Disposable {}
+
+/** The most often that the loop is reported to be held up, in ms. */
+const REPORT_EVERY = 1000;
+/** How often the memory is looked at, in ms: it takes some 20 µs. */
+const LOOK_EVERY = 500;
+/** Below which part of the limit the memory is no longer over it, as it goes up and down. */
+const UNDER = 0.9;
+/** After how many times `maxBlocking`, and ms, a loop is taken for one that never comes back. */
+const NEVER = 10;
+const NEVER_MS = 1000;
+/** How many functions of a stack are told. */
+const DEEPEST = 20;
+
+// The fields of the shared memory, which is written here and read by the watching thread. A
+// name is kept as its length and UTF-16 units.
+const BEAT = 0;
+const STOP = 1;
+/** 0: nothing, 1: the loop is held up, 2: and that has been printed */
+const SEEN = 2;
+const RUNNING = 3;
+const BLOCKING = 4;
+const FIELDS = 5;
+const LONGEST_NAME = 120;
+
+/** The thread that watches. It shares nothing but the memory, as the loop may be held up. */
+const WATCH = `
+const { workerData } = require("node:worker_threads");
+const { buffer, maxBlocking, never, FIELDS, LONGEST_NAME } = workerData;
+const fields = new Int32Array(buffer, 0, FIELDS);
+const running = new Uint16Array(buffer, 4 * FIELDS, LONGEST_NAME);
+const blocking = new Uint16Array(buffer, 4 * FIELDS + 2 * LONGEST_NAME, LONGEST_NAME);
+const tick = maxBlocking / 4;
+let beat = -1, since = 0;
+while (Atomics.load(fields, ${STOP}) === 0) {
+  Atomics.wait(fields, ${STOP}, 0, tick);
+  const now = performance.now();
+  const next = Atomics.load(fields, ${BEAT});
+  if (next !== beat) {
+    beat = next;
+    since = now;
+    continue;
+  }
+  const seen = Atomics.load(fields, ${SEEN});
+  if (seen === 0 && now - since >= maxBlocking / 2) {
+    blocking.set(running);
+    Atomics.store(fields, ${BLOCKING}, Atomics.load(fields, ${RUNNING}));
+    Atomics.store(fields, ${SEEN}, 1);
+  } else if (seen === 1 && now - since >= never) {
+    const name = String.fromCharCode(...blocking.subarray(0, Atomics.load(fields, ${BLOCKING})));
+    const who = name === "" ? "Unknown code" : "Greenlet '" + name + "'";
+    require("node:fs").writeSync(2, who + " has held up the event loop for " +
+      Math.round(now - since) + " ms, and still does\\n");
+    Atomics.store(fields, ${SEEN}, 2);
+  }
+}`;
+
+/** Whether there is one: a second one would note the same. */
+let isOn = false;
+
+/**
+ * Watches the event loop, and dispatches an event when it was held up, and when the process
+ * uses too much memory. gevent's `monitor_thread`, with `max_blocking_time` and
+ * `max_memory_usage`.
+ *
+ * - `"blocked"`: a greenlet has computed, or called something that blocks, for longer than
+ *   `maxBlocking`. At most once a second. A loop that does not come back within ten times that,
+ *   and a second, is printed to stderr by the thread that watches, while it is held up.
+ * - `"memory"`: the process uses more than `maxMemory`; and again, when it uses less than 90 %
+ *   of that.
+ *
+ * Each event is printed to stderr unless a listener calls `preventDefault()`. It does not keep
+ * the process alive. Where there is no monitor it costs nothing. Not a switch point.
+ *
+ * @param options The limits.
+ * @returns What dispatches the events, until it is disposed.
+ * @throws {TypeError | RangeError} If an option is none.
+ * @throws {GreenletError} If there is a monitor already.
+ *
+ * @example Usage
+ * ```ts
+ * import { monitor, type MonitorEvent } from "@gevent/gevent";
+ *
+ * using watching = monitor({ maxMemory: 2 ** 40 });
+ * watching.addEventListener("memory", (event) => {
+ *   event.preventDefault();
+ *   console.log((event as MonitorEvent).detail.memory);
+ * });
+ * ```
+ */
+export function monitor(options: MonitorOptions = NO_OPTIONS): Monitor {
+  checkOptions(options, "start monitor");
+  const { maxBlocking = 100, maxMemory = Infinity, profile = false } = options;
+  if (!(maxBlocking >= 10 && maxBlocking <= 1e9)) {
+    const wanted = "a number of milliseconds from 10 to 1e9";
+    throw numberError("start monitor", "maxBlocking", wanted, maxBlocking);
+  }
+  if (!(maxMemory > 0)) {
+    const wanted = "a positive number of bytes";
+    throw numberError("start monitor", "maxMemory", wanted, maxMemory);
+  }
+  if (isOn) {
+    throw new GreenletError(
+      "Cannot start monitor as there is one already: dispose that first",
+    );
+  }
+  return new LoopMonitor(maxBlocking, maxMemory, profile);
+}
+
+class LoopMonitor extends EventTarget implements Monitor {
+  readonly #maxBlocking: number;
+  readonly #maxMemory: number;
+  readonly #fields: Int32Array;
+  readonly #running: Uint16Array;
+  readonly #blocking: Uint16Array;
+  readonly #disposals = new DisposableStack();
+  readonly #profiler: Profiler | null;
+  readonly #clock = performance;
+  #last = this.#clock.now();
+  #reported = -Infinity;
+  #looked = -Infinity;
+  #isOver = false;
+
+  constructor(maxBlocking: number, maxMemory: number, profile: boolean) {
+    super();
+    this.#maxBlocking = maxBlocking;
+    this.#maxMemory = maxMemory;
+    const buffer = new SharedArrayBuffer(4 * FIELDS + 4 * LONGEST_NAME);
+    this.#fields = new Int32Array(buffer, 0, FIELDS);
+    this.#running = new Uint16Array(buffer, 4 * FIELDS, LONGEST_NAME);
+    this.#blocking = new Uint16Array(
+      buffer,
+      4 * FIELDS + 2 * LONGEST_NAME,
+      LONGEST_NAME,
+    );
+    const { Worker } = process.getBuiltinModule("node:worker_threads");
+    const never = Math.max(NEVER * maxBlocking, NEVER_MS);
+    const workerData = { buffer, maxBlocking, never, FIELDS, LONGEST_NAME };
+    const disposals = this.#disposals;
+    runDetached(() => {
+      const worker = new Worker(WATCH, { eval: true, workerData });
+      worker.unref();
+      disposals.defer(() => {
+        Atomics.store(this.#fields, STOP, 1);
+        Atomics.notify(this.#fields, STOP);
+        worker.terminate().catch(ignore);
+      });
+      const timer = setInterval(() => this.#beat(), maxBlocking / 4);
+      timer.unref();
+      disposals.defer(() => clearInterval(timer as never));
+    });
+    disposals.defer(noteRuns((greenlet) => {
+      // Those of the core have no name.
+      const { name = "" } = (greenlet ?? NO_OPTIONS) as { name?: string };
+      this.#note(name);
+    }));
+    this.#profiler = profile ? Profiler.start() : null;
+    disposals.use(this.#profiler);
+    this.#last = this.#clock.now(); // The profiler may have taken long to start
+    isOn = true;
+    disposals.defer(() => {
+      isOn = false;
+    });
+  }
+
+  /** Notes down for the watching thread what is about to run. */
+  #note(name: string): void {
+    const length = Math.min(name.length, LONGEST_NAME);
+    for (let i = 0; i < length; i++) this.#running[i] = name.charCodeAt(i);
+    Atomics.store(this.#fields, RUNNING, length);
+  }
+
+  #beat(): void {
+    const fields = this.#fields;
+    // In a turn of its own nothing of ours runs, and what comes next may be foreign.
+    this.#note("");
+    Atomics.add(fields, BEAT, 1);
+    const now = this.#clock.now();
+    const ms = now - this.#last;
+    this.#last = now;
+    const seen = Atomics.exchange(fields, SEEN, 0);
+    if (ms >= this.#maxBlocking) {
+      if (seen !== 0 && now - this.#reported >= REPORT_EVERY) {
+        this.#reported = now;
+        this.#blocked(Math.round(ms), seen === 2);
+      }
+      this.#last = this.#clock.now();
+    }
+    if (now - this.#looked >= LOOK_EVERY) {
+      this.#looked = now;
+      this.#lookAtMemory();
+    }
+  }
+
+  #blocked(ms: number, isPrinted: boolean): void {
+    const length = Atomics.load(this.#fields, BLOCKING);
+    const greenlet = String.fromCharCode(...this.#blocking.subarray(0, length));
+    const tell = (stack: string) => {
+      const who = greenlet === "" ? "Unknown code" : `Greenlet '${greenlet}'`;
+      const frames = stack.replace(/^/gm, "    at ");
+      const text = `${who} has held up the event loop for ${ms} ms${
+        stack === "" ? "" : `\n${frames}`
+      }`;
+      const detail = { greenlet, ms, stack, memory: 0, isOver: false };
+      this.#dispatch("blocked", detail, isPrinted && stack === "" ? "" : text);
+    };
+    if (this.#profiler === null) tell("");
+    else this.#profiler.hottest(tell);
+  }
+
+  #lookAtMemory(): void {
+    if (this.#maxMemory === Infinity) return;
+    const memory = process.memoryUsage().rss;
+    const limit = this.#maxMemory * (this.#isOver ? UNDER : 1);
+    const isOver = memory > limit;
+    if (isOver === this.#isOver) return;
+    this.#isOver = isOver;
+    const detail = { greenlet: "", ms: 0, stack: "", memory, isOver };
+    const side = isOver ? "more" : "less";
+    this.#dispatch(
+      "memory",
+      detail,
+      `The process uses ${memory} bytes of memory, ${side} than its limit of ${this.#maxMemory}`,
+    );
+  }
+
+  #dispatch(type: string, detail: MonitorDetail, text: string): void {
+    if (this.#disposals.disposed) return;
+    const event = new CustomEvent(type, { detail, cancelable: true });
+    if (this.dispatchEvent(event) && text !== "") console.error(text);
+  }
+
+  [Symbol.dispose](): void {
+    this.#disposals.dispose();
+  }
+}
+
+/** A function of a profile. */
+interface ProfileNode {
+  readonly id: number;
+  readonly hitCount: number;
+  readonly children?: readonly number[];
+  readonly callFrame: {
+    readonly functionName: string;
+    readonly url: string;
+    readonly lineNumber: number;
+  };
+}
+
+/** The sampling profiler of the runtime. */
+class Profiler implements Disposable {
+  readonly #session: import("node:inspector").Session;
+
+  private constructor(session: import("node:inspector").Session) {
+    this.#session = session;
+    session.post("Profiler.enable");
+    session.post("Profiler.setSamplingInterval", { interval: 5000 });
+    session.post("Profiler.start");
+  }
+
+  /** Starts it; `null` where there is none, or it is not permitted. */
+  static start(): Profiler | null {
+    try {
+      const { Session } = process.getBuiltinModule("node:inspector");
+      const session = new Session();
+      session.connect();
+      return new Profiler(session);
+    } catch {
+      return null;
+    }
+  }
+
+  /** Finds the stack that was sampled most often since it was last asked for. */
+  hottest(tell: (stack: string) => void): void {
+    this.#session.post("Profiler.stop", (error, result) => {
+      const nodes: readonly ProfileNode[] = error === null
+        ? result.profile.nodes as readonly ProfileNode[]
+        : [];
+      this.#session.post("Profiler.start");
+      tell(hottestStack(nodes));
+    });
+  }
+
+  [Symbol.dispose](): void {
+    this.#session.disconnect();
+  }
+}
+
+function hottestStack(nodes: readonly ProfileNode[]): string {
+  const callers = new Map<number, ProfileNode>();
+  let hottest: ProfileNode | undefined;
+  for (const node of nodes) {
+    for (const child of node.children ?? []) callers.set(child, node);
+    // Those in brackets are the engine's: idle, its garbage collector.
+    if (node.callFrame.functionName.startsWith("(")) continue;
+    if (node.hitCount > (hottest?.hitCount ?? 0)) hottest = node;
+  }
+  const lines: string[] = [];
+  for (let node = hottest; node !== undefined; node = callers.get(node.id)) {
+    const { functionName, url, lineNumber } = node.callFrame;
+    if (functionName === "(root)" || lines.length === DEEPEST) break;
+    lines.push(`${functionName || "<anonymous>"} (${url}:${lineNumber + 1})`);
+  }
+  return lines.join("\n");
+}
