@@ -29,8 +29,8 @@ import { checkOptions, isObject, show } from "./_base/checks.ts";
 import { ignore, NO_OPTIONS } from "./_base/language.ts";
 import { Names, parse } from "./_base/repl.ts";
 import { getCurrent, runDetached } from "./_hub/current.ts";
-import { aliveScopes } from "./_hub/live.ts";
 import { type Greenlet, GreenletExit } from "./greenlet.ts";
+import { formatRunInfo } from "./inspect.ts";
 import { StreamServer, type StreamServerOptions } from "./server.ts";
 import type { Socket, SocketListener } from "./socket.ts";
 
@@ -232,7 +232,7 @@ class Session {
   }
 
   #command(command: string): string {
-    if (command === ".tree") return tree();
+    if (command === ".tree") return `${formatRunInfo()}\n`;
     if (command === ".help") return HELP;
     return `There is no command ${command}\n${HELP}`;
   }
@@ -274,12 +274,6 @@ function withoutOurFrames(text: string): string {
 function inspect(value: unknown): string {
   if (typeof Deno === "object") return Deno.inspect(value);
   return process.getBuiltinModule("node:util").inspect(value);
-}
-
-/** The greenlets that are alive, the oldest first. */
-function tree(): string {
-  const greenlets = [...aliveScopes()].reverse();
-  return greenlets.map(({ greenlet }) => `${greenlet}\n`).join("");
 }
 
 function consoleFor(print: (text: string) => void): Console {
