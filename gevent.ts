@@ -31,7 +31,7 @@ import { Greenlet, RawGreenlet, spawnUnreported } from "./_hub/greenlet.ts";
 import { killOnce } from "./_hub/kill.ts";
 import { aliveGreenlets, enlist, expectLife } from "./_hub/live.ts";
 import { startSoon } from "./_hub/start_queue.ts";
-import { observer } from "./_hub/observer.ts";
+import { observers } from "./_hub/observer.ts";
 import { reportUntaken } from "./_hub/reports.ts";
 import { hasTasks, runSoon, spendBudget } from "./_hub/run_queue.ts";
 import { GRACE } from "./_hub/scope.ts";
@@ -181,7 +181,7 @@ export function spawnRaw<A extends unknown[]>(
   const scope = scopeOf(raw);
   expectLife();
   enlist(scope);
-  if (observer !== null) observer.spawned(raw);
+  if (observers !== null) observers.spawned(raw);
   startSoon(() => {
     if (raw.dead) return;
     const { killed } = scope;

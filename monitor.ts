@@ -20,8 +20,9 @@ import { setInterval } from "node:timers";
 import { checkOptions, numberError } from "./_base/checks.ts";
 import { ignore, NO_OPTIONS } from "./_base/language.ts";
 import { runDetached } from "./_hub/current.ts";
-import { noteRuns } from "./_hub/running.ts";
-import { GreenletError } from "./greenlet.ts";
+import { observe } from "./_hub/observer.ts";
+import { Disposals } from "./_base/disposals.ts";
+import { type Greenlet, GreenletError } from "./greenlet.ts";
 
 /** Options of {@linkcode monitor}. */
 export interface MonitorOptions {
@@ -119,6 +120,11 @@ while (Atomics.load(fields, ${STOP}) === 0) {
   }
 }`;
 
+/** What is noted of greenlets. Those of the core have no name. */
+interface Named {
+  readonly name?: string;
+}
+
 /** Whether there is one: a second one would note the same. */
 let isOn = false;
 
@@ -177,7 +183,7 @@ class LoopMonitor extends EventTarget implements Monitor {
   readonly #fields: Int32Array;
   readonly #running: Uint16Array;
   readonly #blocking: Uint16Array;
-  readonly #disposals = new DisposableStack();
+  readonly #disposals = new Disposals();
   readonly #profiler: Profiler | null;
   readonly #clock = performance;
   #last = this.#clock.now();
@@ -213,13 +219,11 @@ class LoopMonitor extends EventTarget implements Monitor {
       timer.unref();
       disposals.defer(() => clearInterval(timer as never));
     });
-    disposals.defer(noteRuns((greenlet) => {
-      // Those of the core have no name.
-      const { name = "" } = (greenlet ?? NO_OPTIONS) as { name?: string };
-      this.#note(name);
-    }));
+    const note = (greenlet: Greenlet) =>
+      this.#note((greenlet as Named).name ?? "");
+    disposals.use(observe({ begins: note, resumes: note }));
     this.#profiler = profile ? Profiler.start() : null;
-    disposals.use(this.#profiler);
+    if (this.#profiler !== null) disposals.use(this.#profiler);
     this.#last = this.#clock.now(); // The profiler may have taken long to start
     isOn = true;
     disposals.defer(() => {
@@ -289,13 +293,13 @@ class LoopMonitor extends EventTarget implements Monitor {
   }
 
   #dispatch(type: string, detail: MonitorDetail, text: string): void {
-    if (this.#disposals.disposed) return;
+    if (this.#disposals.isDisposed) return;
     const event = new CustomEvent(type, { detail, cancelable: true });
     if (this.dispatchEvent(event) && text !== "") console.error(text);
   }
 
   [Symbol.dispose](): void {
-    this.#disposals.dispose();
+    this.#disposals[Symbol.dispose]();
   }
 }
 

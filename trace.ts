@@ -27,7 +27,7 @@ import {
 import { getCurrent, runDetached, scopeOf } from "./_hub/current.ts";
 import { aliveGreenlets } from "./_hub/live.ts";
 import { main } from "./_hub/main.ts";
-import { type Observer, observer, setObserver } from "./_hub/observer.ts";
+import { observe, type Observer } from "./_hub/observer.ts";
 
 /** The process of all events, as the format wants one. */
 const PID = 1;
@@ -168,7 +168,7 @@ export interface TraceRecording extends Disposable {
  * ```
  */
 export function startTrace(): TraceRecording {
-  if (observer !== null) {
+  if (isRecording) {
     throw new GreenletError(
       "Cannot start trace as another one is being recorded: call its stop() first",
     );
@@ -228,12 +228,13 @@ interface Known {
 
 const clock = performance;
 
+/** Whether a trace is being recorded: the core has one tracer at a time. */
+let isRecording = false;
+
 class Recorder implements Observer, TraceRecording {
   readonly #start = clock.now();
   readonly #events: TraceEvent[] = [];
   readonly #tracks = new Map<Greenlet, Track>();
-  /** The tracks of waits that are over and whose promises are not resolved yet. */
-  readonly #resuming = new WeakMap<object, Track>();
   readonly #main: Track;
   #running: Track | null = null;
   /** The async body that runs, and has switched to a greenlet of the core. */
@@ -242,6 +243,7 @@ class Recorder implements Observer, TraceRecording {
   #ready = 0;
   #arrows = 0;
   #trace: Trace | null = null;
+  readonly #observing: Disposable;
   readonly #before = getTrace();
   readonly #switched: TraceCallback = (event, origin, target) => {
     if (this.#trace === null) this.#noteSwitch(origin, target);
@@ -257,12 +259,14 @@ class Recorder implements Observer, TraceRecording {
     const current = getCurrent();
     if (current !== main) this.#runFirst(this.#trackOf(current));
     setTrace(this.#switched);
-    setObserver(this);
+    this.#observing = observe(this);
+    isRecording = true;
   }
 
   stop(): Trace {
     if (this.#trace !== null) return this.#trace;
-    setObserver(null);
+    this.#observing[Symbol.dispose]();
+    isRecording = false;
     if (getTrace() === this.#switched) setTrace(this.#before);
     const now = this.#now();
     const names: TraceEvent[] = [
@@ -316,7 +320,7 @@ class Recorder implements Observer, TraceRecording {
     }
   }
 
-  woken(greenlet: Greenlet, wait: object): void {
+  woken(greenlet: Greenlet): void {
     const track = this.#trackOf(greenlet);
     if (track === this.#main) return;
     if (track.state === "waiting") {
@@ -327,20 +331,13 @@ class Recorder implements Observer, TraceRecording {
       };
       this.#become(track, "ready");
     }
-    // What has no promise of its own, such as a timer, calls the body's code now.
-    if ("wake" in wait) this.#resuming.set(wait, track);
-    else this.#resume(track);
   }
 
-  resumes(wait: object): void {
-    const track = this.#resuming.get(wait);
-    if (track === undefined) return;
-    this.#resuming.delete(wait);
-    // This microtask is right before the one in which the body goes on.
-    queueMicrotask(() => {
-      // A generator body is switched to, and the core tells that.
-      if (scopeOf(track.greenlet).awaited === null) this.#resume(track);
-    });
+  resumes(greenlet: Greenlet): void {
+    const track = this.#trackOf(greenlet);
+    if (track === this.#main) return;
+    // A generator body is switched to, and the core tells that.
+    if (scopeOf(greenlet).awaited === null) this.#resume(track);
   }
 
   ended(greenlet: Greenlet): void {

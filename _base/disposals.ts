@@ -30,6 +30,11 @@ export class Disposals implements Disposable {
     return one;
   }
 
+  /** Adds a call that is made then. */
+  defer(call: () => void): void {
+    this.use({ [Symbol.dispose]: call });
+  }
+
   /** Disposes of all, whatever some of them throw; then throws what the first of those has. */
   [Symbol.dispose](): void {
     this.#isDisposed = true;

@@ -37,7 +37,7 @@ import {
 } from "./links.ts";
 import { delist, enlist, expectLife } from "./live.ts";
 import { main, report } from "./main.ts";
-import { observer } from "./observer.ts";
+import { observers } from "./observer.ts";
 import { OutcomeWait } from "./outcome.ts";
 import { reportInTurn, reportUnlessTaken, takeError } from "./reports.ts";
 import { runSoon, turn, wake } from "./run_queue.ts";
@@ -540,7 +540,7 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
     }
     greenlet.#state = "scheduled";
     expectLife();
-    if (observer !== null) observer.spawned(greenlet);
+    if (observers !== null) observers.spawned(greenlet);
     return true;
   }
 
@@ -572,6 +572,7 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
     if (this.#state === "pending") Greenlet.#schedule(this);
     if (this.#state === "scheduled") {
       this.#state = "running";
+      if (observers !== null) observers.begins(this);
       if (current.get() !== knownScopeOf(this)) enlist(ownScopeOf(this));
     }
     return Reflect.apply(super.switch, this, args) as core.Switch<S>;
@@ -632,7 +633,7 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
     if (greenlet.#state !== "pending") delist(scope);
     greenlet.#state = fails ? "failed" : "succeeded";
     greenlet.#outcome = outcome;
-    if (observer !== null) observer.ended(greenlet);
+    if (observers !== null) observers.ended(greenlet);
     // A dead greenlet may be kept for its result, and the arguments may be large.
     (greenlet as { args: readonly unknown[] }).args = NONE;
     if (scope !== null) {
@@ -1014,7 +1015,7 @@ export class RawGreenlet extends ScopedGreenlet {
   #end(): void {
     if (this.dead) return;
     this.#state = "ended";
-    if (observer !== null) observer.ended(this);
+    if (observers !== null) observers.ended(this);
     const scope = scopeOf(this);
     delist(scope);
     scope.close();

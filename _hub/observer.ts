@@ -1,6 +1,6 @@
 /**
- * The one observer of greenlets and of their waits, for a trace. Where there is none, each place
- * that would tell it compares a variable with `null`, and does no more.
+ * The observers of greenlets and of their waits: a trace, a monitor. While there is none, each
+ * place that would tell them compares a variable with `null`, and does no more.
  *
  * @module
  */
@@ -10,21 +10,82 @@ import type { Greenlet } from "../greenlet.ts";
 /** Is told what greenlets do. Its methods must not throw. */
 export interface Observer {
   /** A greenlet is to be started. */
-  spawned(greenlet: Greenlet): void;
+  spawned?(greenlet: Greenlet): void;
+  /** The body of a greenlet begins. */
+  begins?(greenlet: Greenlet): void;
   /** A wait of a greenlet has begun. */
-  waits(greenlet: Greenlet): void;
+  waits?(greenlet: Greenlet): void;
   /** A wait of a greenlet is over, and the body will go on. */
-  woken(greenlet: Greenlet, wait: object): void;
-  /** The promise of a wait that is over is about to be resolved. */
-  resumes(wait: object): void;
+  woken?(greenlet: Greenlet): void;
+  /** The body goes on: at once, or in the microtask after this one. */
+  resumes?(greenlet: Greenlet): void;
   /** A greenlet has ended. */
-  ended(greenlet: Greenlet): void;
+  ended?(greenlet: Greenlet): void;
 }
 
-/** The observer; `null` nearly always. */
-export let observer: Observer | null = null;
+/** Tells all observers. */
+class Observers {
+  readonly #all = new Set<Observer>();
+  /** The greenlets of waits that are over and whose promises are not resolved yet. */
+  readonly #resuming = new WeakMap<object, Greenlet>();
 
-/** Sets the observer, or takes it away. */
-export function setObserver(next: Observer | null): void {
-  observer = next;
+  add(one: Observer): void {
+    this.#all.add(one);
+  }
+
+  /** Returns whether there are others. */
+  remove(one: Observer): boolean {
+    this.#all.delete(one);
+    return this.#all.size > 0;
+  }
+
+  spawned(greenlet: Greenlet): void {
+    for (const one of this.#all) one.spawned?.(greenlet);
+  }
+
+  begins(greenlet: Greenlet): void {
+    for (const one of this.#all) one.begins?.(greenlet);
+  }
+
+  waits(greenlet: Greenlet): void {
+    for (const one of this.#all) one.waits?.(greenlet);
+  }
+
+  woken(greenlet: Greenlet, wait: object): void {
+    for (const one of this.#all) one.woken?.(greenlet);
+    // A wait without a promise of its own, such as a timer, calls the body's code now.
+    if ("wake" in wait) this.#resuming.set(wait, greenlet);
+    else this.#resumes(greenlet);
+  }
+
+  /** The promise of a wait that is over is about to be resolved. */
+  resolves(wait: object): void {
+    const greenlet = this.#resuming.get(wait);
+    if (greenlet === undefined) return;
+    this.#resuming.delete(wait);
+    // This microtask is right before the one in which the body goes on.
+    queueMicrotask(() => this.#resumes(greenlet));
+  }
+
+  #resumes(greenlet: Greenlet): void {
+    for (const one of this.#all) one.resumes?.(greenlet);
+  }
+
+  ended(greenlet: Greenlet): void {
+    for (const one of this.#all) one.ended?.(greenlet);
+  }
+}
+
+/** The observers; `null` nearly always. */
+export let observers: Observers | null = null;
+
+/** Has an observer told what greenlets do, until the result is disposed of. */
+export function observe(one: Observer): Disposable {
+  observers ??= new Observers();
+  observers.add(one);
+  return {
+    [Symbol.dispose]() {
+      if (observers !== null && !observers.remove(one)) observers = null;
+    },
+  };
 }

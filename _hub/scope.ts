@@ -22,7 +22,7 @@ import {
   noteInterruptOf,
 } from "./interrupts.ts";
 import { main } from "./main.ts";
-import { observer } from "./observer.ts";
+import { observers } from "./observer.ts";
 import {
   now,
   startTimer,
@@ -145,7 +145,7 @@ export function addPending(scope: Scope, one: Pending): void {
   else if (pending instanceof Set) pending.add(one);
   else scope.pending = pairOf(pending, one);
   if (scope.interrupts !== null) scope.startGraceTimer();
-  if (observer !== null) observer.waits(scope.greenlet);
+  if (observers !== null) observers.waits(scope.greenlet);
 }
 
 /** Takes a wait out again, as it is over. */
@@ -153,7 +153,7 @@ export function removePending(one: Pending): void {
   const { scope } = one;
   if (scope === null) return;
   one.scope = null;
-  if (observer !== null) observer.woken(scope.greenlet, one);
+  if (observers !== null) observers.woken(scope.greenlet, one);
   const pending = scope.pending!;
   if (pending instanceof Set) {
     pending.delete(one);

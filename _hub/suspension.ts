@@ -16,7 +16,7 @@ import {
 import { abandon, current, currentScope, scopeOf } from "./current.ts";
 import { errorFor } from "./interrupts.ts";
 import { main, report } from "./main.ts";
-import { observer } from "./observer.ts";
+import { observers } from "./observer.ts";
 import { react, type Reaction, type Reactions } from "./reactions.ts";
 import { serveTasks, type Sleeper, spendBudget, wake } from "./run_queue.ts";
 import {
@@ -455,7 +455,7 @@ export class Suspension<T> implements Pending, Sleeper, TimerTarget {
 
   wake(): void {
     if (this.#resolve === null) return;
-    if (observer !== null) observer.resumes(this);
+    if (observers !== null) observers.resolves(this);
     if (this.state === "given") {
       this.#resolve(this.value);
     } else {

@@ -13,6 +13,7 @@ import {
   type MonitorEvent,
   sleep,
   spawn,
+  startTrace,
 } from "../mod.ts";
 import { testBoth } from "./_bodies.ts";
 
@@ -231,4 +232,22 @@ Deno.test("monitor() does not keep the process alive", async () => {
     args: ["eval", "--no-check", `(await import("${url}")).monitor()`],
   }).output();
   assert(success);
+});
+
+Deno.test("monitor() and startTrace() work at the same time, and one goes on when the other ends", async () => {
+  using watching = monitor({ maxBlocking: 100 });
+  const recording = startTrace();
+  const begun = spawn(sleep, 1);
+  begun.name = "traced";
+  await begun.join();
+  const { traceEvents } = recording.stop();
+  const names = traceEvents.filter(({ name }) => name === "thread_name");
+  assert(names.some(({ args }) => args!.name === "traced"));
+  const blocked = next(watching, "blocked");
+  let isOver = false;
+  const greenlet = spawn(hogs.async, () => isOver);
+  greenlet.name = "hog";
+  assertEquals((await blocked).greenlet, "hog");
+  isOver = true;
+  await greenlet.join();
 });
