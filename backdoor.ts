@@ -23,7 +23,7 @@
  * @module
  */
 
-import process from "node:process";
+import { getBuiltin } from "./_base/builtin.ts";
 import { addressName, type ServerAddress } from "./_base/addresses.ts";
 import { checkOptions, isObject, show } from "./_base/checks.ts";
 import { ignore, NO_OPTIONS } from "./_base/language.ts";
@@ -273,12 +273,12 @@ function withoutOurFrames(text: string): string {
 
 function inspect(value: unknown): string {
   if (typeof Deno === "object") return Deno.inspect(value);
-  return process.getBuiltinModule("node:util").inspect(value);
+  return getBuiltin("node:util").inspect(value);
 }
 
 function consoleFor(print: (text: string) => void): Console {
-  const { Console } = process.getBuiltinModule("node:console");
-  const { Writable } = process.getBuiltinModule("node:stream");
+  const { Console } = getBuiltin("node:console");
+  const { Writable } = getBuiltin("node:stream");
   const stdout = new Writable({
     decodeStrings: false,
     write(chunk, _encoding, done) {

@@ -15,7 +15,7 @@
  * @module
  */
 
-import process from "node:process";
+import { getBuiltin, getProcess } from "./_base/builtin.ts";
 import { setInterval } from "node:timers";
 import { checkOptions, numberError } from "./_base/checks.ts";
 import { ignore, NO_OPTIONS } from "./_base/language.ts";
@@ -203,7 +203,7 @@ class LoopMonitor extends EventTarget implements Monitor {
       4 * FIELDS + 2 * LONGEST_NAME,
       LONGEST_NAME,
     );
-    const { Worker } = process.getBuiltinModule("node:worker_threads");
+    const { Worker } = getBuiltin("node:worker_threads");
     const never = Math.max(NEVER * maxBlocking, NEVER_MS);
     const workerData = { buffer, maxBlocking, never, FIELDS, LONGEST_NAME };
     const disposals = this.#disposals;
@@ -278,7 +278,7 @@ class LoopMonitor extends EventTarget implements Monitor {
 
   #lookAtMemory(): void {
     if (this.#maxMemory === Infinity) return;
-    const memory = process.memoryUsage().rss;
+    const memory = getProcess().memoryUsage().rss;
     const limit = this.#maxMemory * (this.#isOver ? UNDER : 1);
     const isOver = memory > limit;
     if (isOver === this.#isOver) return;
@@ -329,7 +329,7 @@ class Profiler implements Disposable {
   /** Starts it; `null` where there is none, or it is not permitted. */
   static start(): Profiler | null {
     try {
-      const { Session } = process.getBuiltinModule("node:inspector");
+      const { Session } = getBuiltin("node:inspector");
       const session = new Session();
       session.connect();
       return new Profiler(session);

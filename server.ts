@@ -23,7 +23,7 @@
  */
 
 import type { RemoteInfo, Socket as UdpSocket } from "node:dgram";
-import process from "node:process";
+import { getBuiltin } from "./_base/builtin.ts";
 import { NO_OPTIONS, then } from "./_base/language.ts";
 import {
   addressName,
@@ -775,7 +775,7 @@ export class DatagramServer extends BaseServer {
 
   /** Begins to listen. */
   protected override open(): Deno.Addr {
-    const dgram = process.getBuiltinModule("node:dgram");
+    const dgram = getBuiltin("node:dgram");
     const isIPv6 = this.#hostname.includes(":");
     const family = isIPv6 ? 6 : 4;
     let failure: Error | null = null;
@@ -906,7 +906,7 @@ function numericHost(hostname: string): string {
 }
 
 function isIP(hostname: string): boolean {
-  return process.getBuiltinModule("node:net").isIP(hostname) !== 0;
+  return getBuiltin("node:net").isIP(hostname) !== 0;
 }
 
 /** The runtime's own class for an error that a module of Node's has thrown. */

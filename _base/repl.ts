@@ -8,7 +8,7 @@
  * @module
  */
 
-import process from "node:process";
+import { getBuiltin } from "./builtin.ts";
 
 /** What can be done with code: run it, wait for its other lines, or report it. */
 export type Parsed =
@@ -28,7 +28,7 @@ const DEEPEST = 32;
 
 /** Why the engine does not compile the code; `null` if it does. */
 function refusal(code: string): Error | null {
-  const { Script } = process.getBuiltinModule("node:vm");
+  const { Script } = getBuiltin("node:vm");
   try {
     new Script(code);
     return null;

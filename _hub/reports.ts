@@ -11,7 +11,7 @@
 
 import { then } from "../_base/language.ts";
 import { AsyncLocalStorage } from "node:async_hooks";
-import { nextTick } from "node:process";
+import { getProcess } from "../_base/builtin.ts";
 import { setImmediate } from "../_base/immediate.ts";
 import { runDetached } from "./current.ts";
 import { report } from "./main.ts";
@@ -96,7 +96,7 @@ function tellOf(key: object): void {
 
 /** Looks when the greenlets that are ready have run: a tick comes after the microtasks. */
 function lookAtTheEnd(failed: object[], turns: number): void {
-  then(Promise.resolve(), () => nextTick(look, failed, turns));
+  then(Promise.resolve(), () => getProcess().nextTick(look, failed, turns));
 }
 
 function look(failed: object[], turns: number): void {

@@ -9,7 +9,7 @@
 
 import type { Duplex } from "node:stream";
 import type { SecureContextOptions, TLSSocket } from "node:tls";
-import process from "node:process";
+import { getBuiltin } from "../_base/builtin.ts";
 import { markHandled } from "../_base/language.ts";
 import { runDetached } from "./current.ts";
 import { startTimer, stopTimer } from "./timers.ts";
@@ -36,7 +36,7 @@ export class TlsIdentity {
   /** @throws {Error} What `node:crypto` throws if one is none, or they don't go together. */
   constructor({ alpnProtocols, ...options }: TlsOptions) {
     checkPair(options.cert, options.key, options.passphrase);
-    const secureContext = process.getBuiltinModule("node:tls")
+    const secureContext = getBuiltin("node:tls")
       .createSecureContext(options);
     this.#options = {
       ...options,
@@ -47,7 +47,7 @@ export class TlsIdentity {
 
   /** Begins TLS as the server of a connection. */
   wrap(conn: Deno.Conn): ServerTlsConn {
-    const { TLSSocket } = process.getBuiltinModule("node:tls");
+    const { TLSSocket } = getBuiltin("node:tls");
     const options = { ...this.#options, isServer: true, allowHalfOpen: true };
     const tls = new TLSSocket(duplexOf(conn) as never, options);
     return new ServerTlsConn(conn, tls);
@@ -56,7 +56,7 @@ export class TlsIdentity {
 
 /** The runtime would find out when the first client comes. */
 function checkPair(cert: string, key: string, passphrase?: string): void {
-  const { createPrivateKey, X509Certificate } = process.getBuiltinModule(
+  const { createPrivateKey, X509Certificate } = getBuiltin(
     "node:crypto",
   );
   const isPair = new X509Certificate(cert).checkPrivateKey(
@@ -70,7 +70,7 @@ function checkPair(cert: string, key: string, passphrase?: string): void {
 
 /** A connection as the streams of Node have them. */
 function duplexOf(conn: Deno.Conn): Duplex {
-  const { Duplex } = process.getBuiltinModule("node:stream");
+  const { Duplex } = getBuiltin("node:stream");
   return new Duplex({
     allowHalfOpen: true,
     read() {
