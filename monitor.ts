@@ -26,33 +26,33 @@ import { type Greenlet, GreenletError } from "./greenlet.ts";
 
 /** Options of {@linkcode monitor}. */
 export interface MonitorOptions {
-  /** For how many milliseconds the event loop may be held up: at least 10. @default {100} */
+  /** How many milliseconds the event loop may be held up: 10 or more. @default {100} */
   maxBlocking?: number;
   /** How many bytes of memory the process may use. @default {Infinity} */
   maxMemory?: number;
   /**
-   * Whether to find the stack that was hottest, by `node:inspector`. That samples the program
-   * all the time; in Deno it needs `--allow-sys=inspector`, and without it there is no stack.
+   * Whether to find the hottest stack, with `node:inspector`. It samples the program all the
+   * time. In Deno it needs `--allow-sys=inspector`; without it the stack is empty.
    *
    * @default {false}
    */
   profile?: boolean;
 }
 
-/** What has happened. */
+/** The details of an event. */
 export interface MonitorDetail {
   /**
-   * The name of the greenlet that holds up the loop; `""` if it is not known, as for code that
-   * a foreign promise has resumed.
+   * The name of the greenlet that holds up the loop. `""` if it is not known: code that a
+   * foreign promise has resumed, for example.
    */
   readonly greenlet: string;
-  /** For how many milliseconds; 0 of `"memory"`. */
+  /** How many milliseconds the loop was held up; 0 for `"memory"`. */
   readonly ms: number;
-  /** The stack that was hottest, a function a line; `""` if it is not known. */
+  /** The hottest stack, one function a line; `""` if it is not known. */
   readonly stack: string;
-  /** How many bytes the process uses, for `"memory"`; else 0. */
+  /** How many bytes the process uses; 0 for `"blocked"`. */
   readonly memory: number;
-  /** Whether that is over the limit, for `"memory"`. */
+  /** Whether the process uses more than the limit; `false` for `"blocked"`. */
   readonly isOver: boolean;
 }
 
@@ -62,19 +62,19 @@ export interface MonitorDetail {
  */
 export type MonitorEvent = CustomEvent<MonitorDetail>;
 
-/** What {@linkcode monitor} gives: dispatches {@linkcode MonitorEvent}s until it is disposed. */
+/** Dispatches {@linkcode MonitorEvent}s until it is disposed of. See {@linkcode monitor}. */
 export interface Monitor extends EventTarget, Disposable {}
 
-/** The most often that the loop is reported to be held up, in ms. */
+/** The shortest time between two reports of a held loop, in ms. */
 const REPORT_EVERY = 1000;
-/** How often the memory is looked at, in ms: it takes some 20 µs. */
+/** The time between two looks at the memory, in ms. A look takes about 20 µs. */
 const LOOK_EVERY = 500;
-/** Below which part of the limit the memory is no longer over it, as it goes up and down. */
+/** The memory is under its limit again below this part of it, as it goes up and down. */
 const UNDER = 0.9;
-/** After how many times `maxBlocking`, and ms, a loop is taken for one that never comes back. */
+/** A loop that is held for `NEVER` times `maxBlocking`, and `NEVER_MS`, may never come back. */
 const NEVER = 10;
 const NEVER_MS = 1000;
-/** How many functions of a stack are told. */
+/** The most functions of a stack that are shown. */
 const DEEPEST = 20;
 
 // The fields of the shared memory, which is written here and read by the watching thread. A
@@ -120,16 +120,16 @@ while (Atomics.load(fields, ${STOP}) === 0) {
   }
 }`;
 
-/** What is noted of greenlets. Those of the core have no name. */
+/** A greenlet of the library. Greenlets of the core have no name. */
 interface Named {
   readonly name?: string;
 }
 
-/** Whether there is one: a second one would note the same. */
+/** Whether there is a monitor. There is one at a time, as a second would report the same. */
 let isOn = false;
 
 /**
- * Watches the event loop, and dispatches an event when it was held up, and when the process
+ * Watches the event loop. Dispatches an event when the loop was held up, and when the process
  * uses too much memory. gevent's `monitor_thread`, with `max_blocking_time` and
  * `max_memory_usage`.
  *
@@ -137,14 +137,14 @@ let isOn = false;
  *   `maxBlocking`. At most once a second. A loop that does not come back within ten times that,
  *   and a second, is printed to stderr by the thread that watches, while it is held up.
  * - `"memory"`: the process uses more than `maxMemory`; and again, when it uses less than 90 %
- *   of that.
+ *   of the limit.
  *
- * Each event is printed to stderr unless a listener calls `preventDefault()`. It does not keep
- * the process alive. Where there is no monitor it costs nothing. Not a switch point.
+ * Each event is printed to stderr unless a listener calls `preventDefault()`. A monitor does
+ * not keep the process alive. Not a switch point.
  *
  * @param options The limits.
- * @returns What dispatches the events, until it is disposed.
- * @throws {TypeError | RangeError} If an option is none.
+ * @returns The monitor, which dispatches the events until it is disposed of.
+ * @throws {TypeError | RangeError} If an option is not valid.
  * @throws {GreenletError} If there is a monitor already.
  *
  * @example Usage
@@ -231,7 +231,7 @@ class LoopMonitor extends EventTarget implements Monitor {
     });
   }
 
-  /** Notes down for the watching thread what is about to run. */
+  /** Notes for the watching thread which greenlet is about to run. */
   #note(name: string): void {
     const length = Math.min(name.length, LONGEST_NAME);
     for (let i = 0; i < length; i++) this.#running[i] = name.charCodeAt(i);
@@ -240,7 +240,7 @@ class LoopMonitor extends EventTarget implements Monitor {
 
   #beat(): void {
     const fields = this.#fields;
-    // In a turn of its own nothing of ours runs, and what comes next may be foreign.
+    // The next code to run may be foreign.
     this.#note("");
     Atomics.add(fields, BEAT, 1);
     const now = this.#clock.now();
