@@ -46,6 +46,7 @@ import {
 import { currentScope } from "./_hub/current.ts";
 import { type Bytes, BytesTaker, lengthOf, Reader } from "./_hub/inbox.ts";
 import { operateLoosely } from "./_hub/operation.ts";
+import { connectingTo } from "./_hub/waits.ts";
 import { Outbox } from "./_hub/outbox.ts";
 import type { Scope } from "./_hub/scope.ts";
 import type { SocketOps } from "./_hub/socket_ops.ts";
@@ -262,6 +263,10 @@ class HandshakeWait extends PromiseWait<Deno.TlsHandshakeInfo> {
   ): Wait<Deno.TlsHandshakeInfo> {
     this.follow(this.#begun.watch(handshake));
     return this.limit(this.#ms).suspend(scope);
+  }
+
+  override describe(): string {
+    return "TlsConn.handshake()";
   }
 
   protected override undo(error: unknown): void {
@@ -969,6 +974,7 @@ export function connectTls(
     operateLoosely(
       scope,
       () => then(original(options), socketOf<Deno.NetAddr>),
+      () => connectingTo(options),
       (socket) => socket.close(),
     );
 }

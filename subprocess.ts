@@ -398,6 +398,10 @@ class ProgramWait extends Suspension<unknown> {
     return wait;
   }
 
+  override describe(): string {
+    return `output of ${this.#program.command}`;
+  }
+
   #ended(completed: Completed<Output>): void {
     // Its time was over before.
     if (this.#running!.isEnded) return;

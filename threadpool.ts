@@ -553,7 +553,8 @@ export class ThreadPool implements AsyncDisposable {
     links.forEach((link) => link.hold(true));
     const ended = allOf([DONE, ...links.map((link) => link.ended)]);
     const scope: Scope = currentScope();
-    return checkpoint(scope) ?? operate(scope, then(ended, () => {}));
+    return checkpoint(scope) ??
+      operate(scope, then(ended, () => {}), "ThreadPool.kill()");
   }
 
   /** Kills the pool at the end of an `await using` block; see {@linkcode ThreadPool.kill}. */
@@ -584,6 +585,11 @@ class Call extends QueuedWait<Call, unknown> {
     this.name = name;
   }
 
+  override describe(): string {
+    const state = this.worker === null ? ", waiting for a worker" : "";
+    return `${this.name} in a ThreadPool${state}`;
+  }
+
   protected override get caller(): Scope {
     return this.#owner;
   }
@@ -601,6 +607,10 @@ class JoinWait extends Suspension<boolean> {
   constructor(joiners: Set<JoinWait>) {
     super();
     this.#joiners = joiners;
+  }
+
+  override describe(): string {
+    return "ThreadPool.join()";
   }
 
   protected override undo(): void {

@@ -8,6 +8,7 @@ import { iterableOf, then, withOptions } from "../_base/language.ts";
 import { operate } from "./operation.ts";
 import type { Scope } from "./scope.ts";
 import type { Wait } from "./suspension.ts";
+import { connectingTo } from "./waits.ts";
 
 /** Options, with a signal that cancels as well as the caller's own. */
 export function withSignal(options: unknown, ours: AbortSignal): unknown {
@@ -43,6 +44,7 @@ export function connectIn<C extends Deno.Conn>(
   return operate(
     scope,
     then(connect(given), made),
+    () => connectingTo(options),
     (error) => abort.abort(error),
     (conn) => conn.close(),
   );

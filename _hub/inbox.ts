@@ -20,7 +20,7 @@ import { operate } from "./operation.ts";
 import { noteLoopTurn } from "./run_queue.ts";
 import { stopTimer } from "./timers.ts";
 import { Timeout } from "./timeout.ts";
-import { CALL, classOf } from "./waits.ts";
+import { CALL, titleOf } from "./waits.ts";
 
 /** How many bytes one operation reads at most. */
 export const MOST_READ = 64 * 1024;
@@ -28,16 +28,6 @@ export const MOST_READ = 64 * 1024;
 export const MOST_KEPT = 64 * 1024;
 /** How many bytes one operation writes at most: `write` may write less than it is given. */
 export const MOST_WRITTEN = 1024 * 1024;
-
-/** The address of a connection or a listener, or the class of something else. */
-function titleOf(owner: object): string {
-  const { remoteAddr, addr } = owner as Record<string, Partial<Deno.NetAddr>>;
-  const { hostname, port, path } = (remoteAddr ?? addr ?? {}) as {
-    [name: string]: unknown;
-  };
-  if (port !== undefined) return `${hostname}:${port}`;
-  return path === undefined || path === null ? classOf(owner) : String(path);
-}
 
 /** The waits for what an inbox brings, in order. */
 class Takers<K extends QueuedWait<K, T>, T> extends List<K> {
@@ -684,7 +674,7 @@ export class Writes {
     }
     copy(data, 0, most, this.#buffer);
     const written = this.#begin(this.#buffer, begun);
-    const writer = this.#writer = new Writer(begun);
+    const writer = this.#writer = new Writer(this.#owner, begun);
     then(written, this.#written, this.#failed);
     return writer.suspend(scope);
   }
@@ -706,7 +696,12 @@ export class Writes {
   ): Wait<number> {
     this.#others++;
     then(written, this.#otherOver, this.#otherOver);
-    return operate(scope, written, left);
+    return operate(
+      scope,
+      written,
+      () => `write of ${titleOf(this.#owner)}`,
+      left,
+    );
   }
 
   readonly #written = (count: number): void => {
@@ -729,15 +724,17 @@ export class Writes {
 
 /** One write from the buffer. */
 class Writer extends Suspension<number> {
+  readonly #owner: object;
   readonly #begun: Begun | null;
 
-  constructor(begun: Begun | null) {
+  constructor(owner: object, begun: Begun | null) {
     super();
+    this.#owner = owner;
     this.#begun = begun;
   }
 
   override describe(): string {
-    return "write";
+    return `write of ${titleOf(this.#owner)}`;
   }
 
   protected override undo(): void {

@@ -8,20 +8,21 @@ import { ignore } from "../_base/language.ts";
 import { Begun } from "./begun.ts";
 import type { Scope } from "./scope.ts";
 import { PromiseWait, type Wait } from "./suspension.ts";
+import { type Text, textOf } from "./waits.ts";
 
 /** The wait for an operation whose result is for its caller only. */
 export class Operation<T> extends PromiseWait<T> {
-  readonly #name: string;
+  readonly #text: Text;
   readonly #cancel: (error: unknown) => void;
   readonly #discard: ((value: T) => void) | null;
 
   constructor(
+    text: Text,
     cancel: (error: unknown) => void,
     discard: ((value: T) => void) | null = null,
-    name = "",
   ) {
     super();
-    this.#name = name;
+    this.#text = text;
     this.#cancel = cancel;
     this.#discard = discard;
   }
@@ -36,9 +37,7 @@ export class Operation<T> extends PromiseWait<T> {
   }
 
   override describe(): string {
-    return this.#name === ""
-      ? "an operation of the runtime"
-      : `${this.#name}()`;
+    return textOf(this.#text);
   }
 
   protected override undo(error: unknown): void {
@@ -51,18 +50,18 @@ export class Operation<T> extends PromiseWait<T> {
 /**
  * Waits for an operation that has begun. The scope has to be past its checkpoint.
  *
+ * @param text Describes the operation, such as `readFile()`.
  * @param cancel Called when the wait is interrupted.
  * @param discard Called with the result, when it comes after the interrupt.
- * @param name The name of the function that has begun it.
  */
 export function operate<T>(
   scope: Scope,
   promise: Promise<T>,
+  text: Text,
   cancel: (error: unknown) => void = ignore,
   discard: ((value: T) => void) | null = null,
-  name = "",
 ): Wait<T> {
-  return new Operation(cancel, discard, name).follow(promise).suspend(scope);
+  return new Operation(text, cancel, discard).follow(promise).suspend(scope);
 }
 
 /**
@@ -74,9 +73,10 @@ export function operate<T>(
 export function operateLoosely<T>(
   scope: Scope,
   begin: () => Promise<T>,
+  text: Text,
   discard: ((value: T) => void) | null = null,
 ): Wait<T> {
   const begun = new Begun();
   const promise = begun.watch(begin);
-  return operate(scope, promise, () => begun.unref(), discard);
+  return operate(scope, promise, text, () => begun.unref(), discard);
 }

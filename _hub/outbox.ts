@@ -17,6 +17,7 @@ import { noteLoopTurn, spendBudget } from "./run_queue.ts";
 import type { Scope } from "./scope.ts";
 import { NONE, type SocketOps } from "./socket_ops.ts";
 import { DONE, Suspension, takenWait, type Wait } from "./suspension.ts";
+import { titleOf } from "./waits.ts";
 import { Timeout } from "./timeout.ts";
 import { stopTimer } from "./timers.ts";
 import { QueuedWait } from "./wait_queue.ts";
@@ -99,6 +100,10 @@ QueuedWait<Sender, any> {
     this.limit(this.#ms);
   }
 
+  override describe(): string {
+    return `${this.task} of ${titleOf(this.#outbox.owner)}`;
+  }
+
   protected override timedOut(): void {
     this.throw(new Timeout(this.#ms));
   }
@@ -111,7 +116,7 @@ QueuedWait<Sender, any> {
 
 /** The writes to one connection, each served whole, in the order of the calls. */
 export class Outbox {
-  readonly #owner: object;
+  readonly owner: object;
   readonly #write: Write;
   readonly #closeWrite: CloseWrite;
   readonly #operations: SocketOps | null;
@@ -131,7 +136,7 @@ export class Outbox {
     closeWrite: CloseWrite,
     operations: SocketOps | null,
   ) {
-    this.#owner = owner;
+    this.owner = owner;
     this.#write = write;
     this.#closeWrite = closeWrite;
     this.#operations = operations;
@@ -143,7 +148,7 @@ export class Outbox {
     if (this.#served !== null || operations === null) {
       return this.#add(new Sender(this, "write", data, false, ms), scope);
     }
-    const written = operations.write(this.#owner, this.#copyOf(data, 0, false));
+    const written = operations.write(this.owner, this.#copyOf(data, 0, false));
     if (operations.isOver(written)) return takenWait(written);
     const sender = new Sender(this, "write", data, false, ms);
     return this.#serveWith(sender, written, scope);
@@ -163,7 +168,7 @@ export class Outbox {
     // Nearly always the first operation is over when it returns, and has written all: in an
     // echo server that spares a wait.
     const written = operations.write(
-      this.#owner,
+      this.owner,
       this.#copyOf(data, 0, isOwn),
     );
     const count = operations.resultOf(written);
@@ -227,7 +232,7 @@ export class Outbox {
   #operate(sender: Sender): Promise<number | void> {
     if (sender.task === "closeWrite") return this.#watch(this.#closeWrite);
     const chunk = this.#copyOf(sender.bytes, sender.from, sender.isOwn);
-    return this.#operations?.write(this.#owner, chunk) ??
+    return this.#operations?.write(this.owner, chunk) ??
       this.#watch(() => this.#write(chunk));
   }
 

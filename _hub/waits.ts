@@ -7,6 +7,7 @@
  * @module
  */
 
+import { addressName } from "../_base/addresses.ts";
 import { getCurrent as getRunning, Greenlet } from "../greenlet.ts";
 import type { Scope } from "./scope.ts";
 
@@ -77,6 +78,14 @@ export function describeGreenlet(
   return "a switch to another greenlet";
 }
 
+/** A description, or a function that makes it when it is asked for. */
+export type Text = string | (() => string);
+
+/** Returns a description. */
+export function textOf(text: Text): string {
+  return typeof text === "string" ? text : text();
+}
+
 /** The key of the method by which an object that belongs to another names calls of that. */
 export const CALL: unique symbol = Symbol("call");
 
@@ -100,12 +109,32 @@ export function blockersFor(
 /** Describes a call of an object, such as `Queue.get()`. */
 export function callOf(owner: object | null | undefined, call: string): string {
   if (!owner) return call;
-  return (owner as WaitedFor)[CALL]?.(call) ?? `${classOf(owner)}.${call}`;
+  return (owner as WaitedFor)[CALL]?.(call) ??
+    (classOf(owner) === "Object" ? call : `${classOf(owner)}.${call}`);
 }
 
 /** The name of the class of an object. */
 export function classOf(object: object | null | undefined): string {
   return object?.constructor?.name || "Object";
+}
+
+/** The address of a connection or of a listener, or the class of something else. */
+export function titleOf(owner: object): string {
+  const { remoteAddr, addr } = owner as Partial<Deno.Conn & Deno.Listener>;
+  const address: { port?: unknown; path?: unknown } = remoteAddr ?? addr ?? {};
+  // The path of a client at a Unix socket is empty.
+  return address.port === undefined && !address.path
+    ? classOf(owner)
+    : addressName(address as Deno.NetAddr);
+}
+
+/** Describes an attempt to connect, with options of `Deno.connect`. */
+export function connectingTo(options: object): string {
+  const { port, path } = options as Partial<Deno.NetAddr & Deno.UnixAddr>;
+  const address = path === undefined
+    ? { hostname: "127.0.0.1", ...options, port }
+    : options;
+  return `connect to ${addressName(address as Deno.NetAddr)}`;
 }
 
 /** Names a few greenlets or other things, or says how many there are. */

@@ -68,6 +68,7 @@ type Serve = (this: any, ...args: any[]) => Promise<void>;
  * greenlets, and an interrupt ends the wait for the close.
  */
 function serving(original: Serve): Serve {
+  const text = `${original.name}()`;
   return function () {
     const scope = interruptibleScope();
     if (scope === null) return Reflect.apply(original, this, arguments);
@@ -76,6 +77,7 @@ function serving(original: Serve): Serve {
     return operate(
       scope,
       runDetached(() => Reflect.apply(original, this, arguments as never)),
+      text,
     );
   };
 }

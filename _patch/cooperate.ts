@@ -23,6 +23,7 @@ import { checkpoint, LazyPromise } from "../_hub/suspension.ts";
 import type { Wait } from "../_hub/suspension.ts";
 import { operate, operateLoosely } from "../_hub/operation.ts";
 import { withSignal } from "../_hub/cancelling.ts";
+import { callOf } from "../_hub/waits.ts";
 import { isResolver } from "./resolver.ts";
 
 /** A function of the runtime that returns a promise. */
@@ -40,13 +41,14 @@ export function cooperate<T, F extends Asking<T>>(
   original: F & Asking<T>,
   discard: ((value: T) => void) | null = null,
 ): F {
+  const text = `${original.name}()`;
   return function (this: unknown) {
     const scope = interruptibleScope();
     if (scope === null) return Reflect.apply(original, this, arguments);
     const due = checkpoint(scope);
     if (due !== null) return due;
     const promise = Reflect.apply(original, this, arguments as never);
-    return operate(scope, promise, undefined, discard, original.name);
+    return operate(scope, promise, text, undefined, discard);
   } as F;
 }
 
@@ -58,6 +60,7 @@ export function cooperateLoosely<T, F extends Asking<T>>(
   original: F & Asking<T>,
   discard: ((value: T) => void) | null = null,
 ): F {
+  const text = `${original.name}()`;
   return function (this: unknown) {
     const scope = interruptibleScope();
     if (scope === null) return Reflect.apply(original, this, arguments);
@@ -66,6 +69,7 @@ export function cooperateLoosely<T, F extends Asking<T>>(
     return operateLoosely(
       scope,
       () => Reflect.apply(original, this, arguments as never),
+      text,
       discard,
     );
   } as F;
@@ -84,6 +88,7 @@ export function cooperateBySignal<T, F extends Asking<T>>(
   at: number,
   discard: ((value: T) => void) | null = null,
 ): F {
+  const text = `${original.name}()`;
   return function (this: unknown, ...args: unknown[]) {
     const scope = interruptibleScope();
     if (scope === null) return Reflect.apply(original, this, args);
@@ -95,7 +100,7 @@ export function cooperateBySignal<T, F extends Asking<T>>(
     const promise = Reflect.apply(original, this, args as never);
     // Listeners of the signal run outside greenlets, not in the one that interrupts.
     const cancel = (error: unknown) => runDetached(() => abort.abort(error));
-    return operate(scope, promise, cancel, discard, original.name);
+    return operate(scope, promise, text, cancel, discard);
   } as F;
 }
 
@@ -106,13 +111,13 @@ export function cooperateBySignal<T, F extends Asking<T>>(
  * @param original The function.
  */
 export function cooperateRelease<F extends Asking<unknown>>(original: F): F {
+  const text = `${original.name}()`;
   return function (this: unknown) {
     const promise = Reflect.apply(original, this, arguments as never);
     const scope = interruptibleScope();
     if (scope === null) return promise;
     markHandled(promise);
-    return checkpoint(scope) ??
-      operate(scope, promise, undefined, null, original.name);
+    return checkpoint(scope) ?? operate(scope, promise, text);
   } as F;
 }
 
@@ -126,11 +131,16 @@ class ObservedPromise<T> extends LazyPromise<T> {
   }
 
   readonly #promise: Promise<T>;
+  readonly #text: string;
   readonly #cancel: (error: unknown) => void;
   /** The number of waits. */
   #waits = 0;
 
-  constructor(promise: Promise<T>, cancel: (error: unknown) => void) {
+  constructor(
+    promise: Promise<T>,
+    text: string,
+    cancel: (error: unknown) => void,
+  ) {
     // The runtime itself does not call `then` of this object. Outside greenlets, as the
     // promise may live longer than the current one.
     super((resolve, reject) =>
@@ -138,6 +148,7 @@ class ObservedPromise<T> extends LazyPromise<T> {
     );
     current.clear(() => void ownThen(this, undefined, ignore));
     this.#promise = promise;
+    this.#text = text;
     this.#cancel = cancel;
   }
 
@@ -167,7 +178,7 @@ class ObservedPromise<T> extends LazyPromise<T> {
     const due = checkpoint(scope);
     if (due !== null) return due;
     this.#waits++;
-    return operate(scope, this.#promise, (error) => {
+    return operate(scope, this.#promise, this.#text, (error) => {
       if (--this.#waits === 0) this.#cancel(error);
     });
   }
@@ -180,16 +191,22 @@ const kept = new WeakMap<Promise<unknown>, ObservedPromise<unknown>>();
  *
  * @param original The getter.
  * @param cancel Called with the object when the last greenlet that waits is interrupted.
+ * @param name The name of the property; that of a getter begins with `get`.
  */
 export function cooperateObserved<T>(
   original: (this: unknown) => Promise<T>,
   cancel: (object: unknown, error: unknown) => void = ignore,
+  name: string = original.name.replace(/^get /, ""),
 ): (this: unknown) => Promise<T> {
   return function () {
     const promise = original.call(this);
     if (interruptibleScope() === null) return promise;
     const known = kept.get(promise) ??
-      new ObservedPromise(promise, (error) => cancel(this, error));
+      new ObservedPromise(
+        promise,
+        callOf(this as object, name),
+        (error) => cancel(this, error),
+      );
     kept.set(promise, known);
     return known as Promise<T>;
   };

@@ -9,6 +9,7 @@ import { Begun } from "../_hub/begun.ts";
 import { interruptibleScope } from "../_hub/current.ts";
 import { checkpoint } from "../_hub/suspension.ts";
 import { operate } from "../_hub/operation.ts";
+import { titleOf } from "../_hub/waits.ts";
 import type { Patches } from "./patch_set.ts";
 import { patchClosing, patchHold, type Socket } from "./sockets.ts";
 import { QueuedWait } from "../_hub/wait_queue.ts";
@@ -199,6 +200,11 @@ function cooperativeSend(original: Send): Send {
     const copy = data instanceof Uint8Array ? new Uint8Array(data) : data;
     const begun = new Begun();
     const sent = begun.watch(() => original.call(this, copy, address));
-    return operate(scope, sent, () => begun.unref());
+    return operate(
+      scope,
+      sent,
+      () => `send of ${titleOf(this)}`,
+      () => begun.unref(),
+    );
   };
 }

@@ -52,6 +52,11 @@ function cooperativeResolveDns(original: ResolveDns): ResolveDns {
         return Reflect.apply(original, this, [query, recordType, options]);
       },
     );
-    return operate(scope, promise, (error) => abort.abort(error));
+    return operate(
+      scope,
+      promise,
+      () => `resolveDns(${query}, ${recordType})`,
+      (error) => abort.abort(error),
+    );
   };
 }

@@ -23,6 +23,7 @@ import { interruptibleScope, runDetached } from "../_hub/current.ts";
 import { checkpoint } from "../_hub/suspension.ts";
 import { getOriginal } from "../_base/properties.ts";
 import { operate } from "../_hub/operation.ts";
+import { classOf } from "../_hub/waits.ts";
 import { eitherOf } from "../_hub/cancelling.ts";
 import { cooperate } from "./cooperate.ts";
 import { patchAll } from "./patch_set.ts";
@@ -152,6 +153,7 @@ function cooperativeFetch(original: Fetch): Fetch {
     return operate(
       scope,
       promise,
+      () => `fetch(${addressOf(args[0])})`,
       (error) => runDetached(() => abort.abort(error)),
       (response) => {
         const body = bodyOf(response);
@@ -159,6 +161,11 @@ function cooperativeFetch(original: Fetch): Fetch {
       },
     );
   };
+}
+
+/** The URL of a request, as `fetch` is given it. */
+function addressOf(input: unknown): string {
+  return input instanceof Request ? input.url : String(input);
 }
 
 /** Returns the body of a response. A package's `fetch` may return something else. */
@@ -199,6 +206,7 @@ function cooperativeRead(
   packageBody: Read,
   inner: symbol | undefined,
 ): Read {
+  const text = `${classOf(prototype)}.${original.name}()`;
   return function () {
     const scope = interruptibleScope();
     if (scope === null) return Reflect.apply(original, this, []);
@@ -217,6 +225,7 @@ function cooperativeRead(
       return operate(
         scope,
         original.call(this),
+        text,
         (error) =>
           runDetached(() => ConnectionOf.get(this)!.abort.abort(error)),
       );
@@ -235,6 +244,7 @@ function cooperativeRead(
     return operate(
       scope,
       packageBody.call(passedOn),
+      text,
       (error) => relay.end(error),
     );
   };

@@ -26,6 +26,7 @@ import type { Wait } from "../_hub/suspension.ts";
 import { getOriginal } from "../_base/properties.ts";
 import { QueuedWait } from "../_hub/wait_queue.ts";
 import { operate } from "../_hub/operation.ts";
+import { titleOf } from "../_hub/waits.ts";
 import { cooperate, cooperateRelease } from "./cooperate.ts";
 import type { Patches } from "./patch_set.ts";
 import {
@@ -185,10 +186,16 @@ abstract class Turn extends QueuedWait<Turn, unknown> {
 /** An operation that goes on after an interrupt. */
 class Other extends Turn {
   readonly begin: () => Promise<unknown>;
+  readonly #call: string;
 
-  constructor(begin: () => Promise<unknown>) {
+  constructor(begin: () => Promise<unknown>, call: string) {
     super();
     this.begin = begin;
+    this.#call = call;
+  }
+
+  protected override get call(): string {
+    return this.#call;
   }
 }
 
@@ -203,6 +210,10 @@ class Reading extends Turn {
     super();
     this.#position = position;
     this.#buffer = buffer;
+  }
+
+  protected override get call(): string {
+    return "read";
   }
 
   override begin(): Promise<number | null> {
@@ -528,12 +539,15 @@ function inTurn<T>(
   file: object,
   begin: () => Promise<T>,
   scope: Scope | null,
+  name: string,
 ): Promise<T> {
   const reads = readsOf.get(file);
   if (reads instanceof Position && !reads.isEmpty) {
-    return reads.take(new Other(begin), scope) as Promise<T>;
+    return reads.take(new Other(begin, name), scope) as Promise<T>;
   }
-  return scope === null ? begin() : operate(scope, begin());
+  return scope === null
+    ? begin()
+    : operate(scope, begin(), () => `${name} of ${titleOf(file)}`);
 }
 
 function cooperativeSeek(original: File["seek"]): File["seek"] {
@@ -542,13 +556,13 @@ function cooperativeSeek(original: File["seek"]): File["seek"] {
     const due = checkpoint(scope);
     if (due !== null) return due;
     const begin = () => Reflect.apply(original, this, arguments as never);
-    return inTurn(this, begin, scope);
+    return inTurn(this, begin, scope, "seek");
   };
 }
 
 function cooperativeWrite(original: Write): Write {
   const write: Write = function (data) {
-    return inTurn(this, () => original.call(this, data), null);
+    return inTurn(this, () => original.call(this, data), null, "write");
   };
   return function (data) {
     const scope = interruptibleScope();
@@ -606,10 +620,12 @@ class Locks {
       this.#giveBack();
     };
     then(promise, over, () => over(false));
-    return scope === null ? promise : operate(scope, promise, () => {
-      left = true;
-      begun.unref();
-    });
+    return scope === null
+      ? promise
+      : operate(scope, promise, () => `lock of ${titleOf(this.#file)}`, () => {
+        left = true;
+        begun.unref();
+      });
   }
 
   /** Notes that a caller got the lock, or released it. */

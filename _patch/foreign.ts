@@ -19,8 +19,11 @@ import type { Scope } from "../_hub/scope.ts";
 import { checkpoint } from "../_hub/suspension.ts";
 import { NO_BLOCKERS } from "../_hub/waits.ts";
 
-/** How an operation is ended. */
+/** What an operation is, and how it is ended. */
 export interface Ending {
+  /** Says what the operation is, such as `GET http://localhost/`. */
+  describe(): string;
+
   /**
    * Whether an interrupt that is no kill leaves it alone if the greenlet waits in a call of
    * this library.
@@ -106,7 +109,7 @@ export class ForeignOperation implements Pending {
   }
 
   describe(): string {
-    return "an operation of a package";
+    return this.#ending.describe();
   }
 
   get blockers(): typeof NO_BLOCKERS {

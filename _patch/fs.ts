@@ -124,7 +124,7 @@ function cooperativeWhole(original: Whole, at: number): Whole {
  * when it writes a stream, or when the call fails before it begins, as without a permission.
  */
 function cancellable(original: Whole, at: number): Whole {
-  return function (...args) {
+  return mimic(function (this: unknown, ...args: unknown[]) {
     const { signal } = args[at] as { signal: unknown };
     let close = () => {};
     if (signal instanceof AbortSignal) {
@@ -136,7 +136,7 @@ function cancellable(original: Whole, at: number): Whole {
     const promise = runDetached(() => original.apply(this, args));
     then(promise, () => close(), () => close());
     return promise;
-  };
+  }, original);
 }
 
 /** Calls `tell` with the first abort algorithm that the runtime adds to our signal. */
@@ -179,7 +179,7 @@ function cooperativeNextEntry(iterator: Entries): Entries["next"] {
     if (scope === null) return next.call(iterator);
     const due = checkpoint(scope);
     return due === null
-      ? operateStep(scope, next.call(iterator), leave)
+      ? operateStep(scope, next.call(iterator), "the next of readDir()", leave)
       : leaveBy(due, scope, leave);
   }, next);
 }

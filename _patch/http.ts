@@ -173,7 +173,7 @@ function watch(greenlet: Greenlet<Response>, request: Request): Disposable {
 /** Makes the methods of a server cooperative. They are own properties of each server. */
 function cooperativeServer(server: Deno.HttpServer): Deno.HttpServer {
   const { finished, shutdown } = server;
-  const get = cooperateObserved(() => finished);
+  const get = cooperateObserved(() => finished, undefined, "finished");
   Object.defineProperty(
     server,
     "finished",

@@ -77,8 +77,8 @@ export function leaveBy(
 class Step<T> extends Operation<T> {
   readonly #close: Closing;
 
-  constructor(close: Closing) {
-    super((error) => void close(error));
+  constructor(text: string, close: Closing) {
+    super(text, (error) => void close(error));
     this.#close = close;
   }
 
@@ -95,7 +95,8 @@ class Step<T> extends Operation<T> {
 export function operateStep<T>(
   scope: Scope,
   promise: Promise<T>,
+  text: string,
   close: Closing,
 ): Wait<T> {
-  return new Step<T>(close).follow(promise).suspend(scope);
+  return new Step<T>(text, close).follow(promise).suspend(scope);
 }

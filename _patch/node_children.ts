@@ -31,6 +31,8 @@ import { killsChildren } from "./process.ts";
 
 /** `child_process.ChildProcess`, as far as it is used here. */
 interface Child extends Emitter {
+  /** The program. */
+  readonly spawnfile: string;
   killed: boolean;
   kill(signal: string): boolean;
   once(event: string, listener: () => void): unknown;
@@ -83,6 +85,10 @@ class OwnedChild implements Ending {
       if (event === "close" || event === "error") operation.over();
       return operation.tell(() => Reflect.apply(emit, child, args));
     });
+  }
+
+  describe(): string {
+    return `child process ${this.#child.spawnfile}`;
   }
 
   end(error: unknown): boolean {

@@ -27,7 +27,12 @@ import type { Scope } from "../_hub/scope.ts";
 interface Request extends Emitter {
   /** `null` before a connection is assigned to it. */
   readonly socket: object | null;
+  readonly method: string;
+  readonly protocol: string;
+  readonly host: string;
+  readonly path: string;
   agent: unknown;
+  getHeader(name: string): unknown;
   destroy(error?: unknown): unknown;
 }
 
@@ -83,6 +88,12 @@ class OwnedRequest implements Ending {
       if (event === "response") this.#rest();
       return isHeard;
     });
+  }
+
+  describe(): string {
+    const { method, protocol, host, path } = this.#request;
+    const name = this.#request.getHeader("host") ?? host;
+    return `${method} ${protocol}//${name}${path}`;
   }
 
   end(error: unknown): boolean {

@@ -12,6 +12,9 @@ import { type Ending, ForeignOperation, owningScope } from "./foreign.ts";
 
 /** A request of undici, as far as it is used here. */
 interface Request {
+  readonly method: string;
+  readonly origin: unknown;
+  readonly path: string;
   /** Ends the request and closes its connection; missing before it has a connection. */
   abort?: ((error: unknown) => void) | null;
   /** Tells the request that it has failed: its client makes no attempt then. */
@@ -43,6 +46,11 @@ class RequestEnding implements Ending {
 
   constructor(request: Request) {
     this.#request = request;
+  }
+
+  describe(): string {
+    const { method, origin, path } = this.#request;
+    return `${method} ${origin}${path}`;
   }
 
   end(error: unknown): boolean {

@@ -175,7 +175,7 @@ function cooperativeOutput(original: Output): Output {
     if (due !== null) return due;
     const known = made.get(this);
     if (!known?.options || isOdd(known.options)) {
-      return operate(scope, original.call(this));
+      return operate(scope, original.call(this), "output()");
     }
     return run(known.command, known.options, scope);
   };
@@ -231,7 +231,7 @@ function run(
       },
     };
   });
-  return operate(scope, output, () => {
+  return operate(scope, output, () => `output of ${command}`, () => {
     out?.forget();
     err?.forget();
     // No other code has a handle to the child: it goes on, and may outlive the process.
@@ -345,15 +345,20 @@ function collecting<T>(
 ): Wait<unknown> {
   const { forms, collected } = collection;
   const cancel = () => leave(collection);
-  return new Collecting(cancel, forms[form]!).follow(collected).suspend(scope);
+  return new Collecting(`${form}()`, cancel, forms[form]!)
+    .follow(collected).suspend(scope);
 }
 
 /** A wait for collected data. An interrupt leaves the data to the next call. */
 class Collecting<T> extends Operation<T> {
   readonly #form: (collected: T) => unknown;
 
-  constructor(cancel: () => void, form: (collected: T) => unknown) {
-    super(cancel);
+  constructor(
+    text: string,
+    cancel: () => void,
+    form: (collected: T) => unknown,
+  ) {
+    super(text, cancel);
     this.#form = form;
   }
 

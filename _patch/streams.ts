@@ -19,6 +19,7 @@ import {
 } from "../_hub/suspension.ts";
 import { getOriginal } from "../_base/properties.ts";
 import { operate } from "../_hub/operation.ts";
+import { callOf } from "../_hub/waits.ts";
 import { withSignal } from "../_hub/cancelling.ts";
 import { leaveBy, leaveWhenClosed, operateStep } from "./leaving.ts";
 import { cooperateObserved } from "./cooperate.ts";
@@ -179,8 +180,15 @@ function cooperativeRead(
   };
 }
 
+/** What a loop over a stream waits in. */
+const NEXT_CHUNK = "for await of ReadableStream";
+
 /** A read of a loop. An interrupt of it ends the loop and cancels the stream. */
 class Step extends Read {
+  override describe(): string {
+    return NEXT_CHUNK;
+  }
+
   protected override undo(error: unknown): void {
     // A loop does not call `return()` if `next()` throws.
     cancel(this.reader as Reader, error);
@@ -214,6 +222,10 @@ class Step extends Read {
 
 /** A read of a loop with `preventCancel`. An interrupt of it only unlocks the stream. */
 class LastingStep extends Read {
+  override describe(): string {
+    return NEXT_CHUNK;
+  }
+
   protected override undo(): void {
     this.leaveQueue();
     // Ends the iterator, which unlocks the stream.
@@ -252,9 +264,12 @@ function cooperativeNext(original: ReadMethod): ReadMethod {
     if (!isFree(reader, requests)) {
       // The runtime begins this read only when the one before has ended.
       const next = Reflect.apply(original, this, arguments);
-      return isLasting
-        ? operate(scope, next)
-        : operateStep(scope, next, (error) => cancel(reader, error));
+      return isLasting ? operate(scope, next, NEXT_CHUNK) : operateStep(
+        scope,
+        next,
+        NEXT_CHUNK,
+        (error) => cancel(reader, error),
+      );
     }
     prepare(reader, requests);
     const kind = isLasting ? LastingStep : Step;
@@ -305,7 +320,7 @@ function cooperativePipeTo(original: Asking): Asking {
     const reader = isFree && !preventCancel ? readerOf(this) : undefined;
     // With `preventCancel` the stream is left as it is.
     const left = () => leftAlone(this);
-    return operate(scope, promise, (error) => {
+    return operate(scope, promise, "ReadableStream.pipeTo()", (error) => {
       runDetached(() => abort.abort(error));
       then(promise, left, left);
       // The runtime would first write the chunks that it has read, without a time limit.
@@ -328,7 +343,12 @@ function cooperativeWrite(original: Asking): Asking {
     const promise: Promise<unknown> = runDetached(() =>
       Reflect.apply(original, this, arguments)
     );
-    return operate(scope, promise, () => sink?.leave(promise));
+    return operate(
+      scope,
+      promise,
+      () => callOf(this as object, "write()"),
+      () => sink?.leave(promise),
+    );
   };
 }
 
@@ -399,7 +419,10 @@ function cooperateAtLast(
     );
     const left = () => sink?.leave(promise);
     const due = checkpointAtLast(scope);
-    if (due === null) return operate(scope, promise, left);
+    if (due === null) {
+      const text = () => callOf(this as object, `${original.name}()`);
+      return operate(scope, promise, text, left);
+    }
     markHandled(promise);
     left();
     return due;

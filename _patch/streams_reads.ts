@@ -11,6 +11,7 @@
  * @module
  */
 
+import { callOf } from "../_hub/waits.ts";
 import { markHandled, property } from "../_base/language.ts";
 import { Suspension } from "../_hub/suspension.ts";
 import { calls, giveScope } from "./streams_scopes.ts";
@@ -199,6 +200,10 @@ export class Read extends Suspension<ReadResult> implements ReadRequest {
   errorSteps(error: unknown): void {
     this.request.errorSteps(error);
     this.throw(error);
+  }
+
+  override describe(): string {
+    return callOf(this.reader, "read()");
   }
 
   protected override undo(_error: unknown): void {

@@ -581,9 +581,12 @@ function cooperativeNext(original: Next): Next {
     } finally {
       iterating = null;
     }
-    return scope === null
-      ? promise
-      : operate(scope, promise, () => finish(this));
+    return scope === null ? promise : operate(
+      scope,
+      promise,
+      "the next of setInterval()",
+      () => finish(this),
+    );
   };
 }
 

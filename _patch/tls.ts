@@ -32,7 +32,7 @@ export function patchTls(): Disposable {
       Deno,
       "connectTls",
       (connect) =>
-        cooperateLoosely(function () {
+        cooperateLoosely(function connectTls(this: unknown) {
           return then(
             Reflect.apply(connect, this, arguments as never),
             sockets.meetConn,
@@ -65,7 +65,7 @@ function cooperativeStartTls(
   original: StartTls,
   meet: (conn: Deno.TlsConn) => Deno.TlsConn,
 ): StartTls {
-  return cooperateLoosely(function (conn) {
+  return cooperateLoosely(function startTls(this: unknown, conn) {
     // Plain bytes that were received and not read came before TLS. To go on would lose them, or
     // would take bytes that an attacker has inserted for those of the peer.
     const error = obstacle(conn);
