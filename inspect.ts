@@ -57,12 +57,10 @@ export class GreenletTree {
 
   private constructor(
     greenlet: CoreGreenlet,
-    spawned: ReadonlyMap<CoreGreenlet, CoreGreenlet[]>,
+    children: readonly GreenletTree[],
   ) {
     this.greenlet = greenlet;
-    this.children = (spawned.get(greenlet) ?? []).map((child) =>
-      new GreenletTree(child, spawned)
-    );
+    this.children = children;
   }
 
   /**
@@ -72,27 +70,23 @@ export class GreenletTree {
    * @returns The trees.
    */
   static forest(): GreenletTree[] {
-    const alive = new Set<CoreGreenlet>([main, ...aliveGreenlets().reverse()]);
-    const roots: CoreGreenlet[] = [];
-    const spawned = new Map<CoreGreenlet, CoreGreenlet[]>();
+    const childrenOf = new Map<CoreGreenlet | undefined, GreenletTree[]>();
+    const alive = [main, ...aliveGreenlets().reverse()];
+    for (const greenlet of alive) childrenOf.set(greenlet, []);
+    const roots: GreenletTree[] = [];
     for (const greenlet of alive) {
-      const spawner = spawnerOf(greenlet);
-      if (spawner === undefined || !alive.has(spawner)) {
-        roots.push(greenlet);
-        continue;
-      }
-      const siblings = spawned.get(spawner);
-      if (siblings === undefined) spawned.set(spawner, [greenlet]);
-      else siblings.push(greenlet);
+      const siblings = childrenOf.get(spawnerOf(greenlet)) ?? roots;
+      siblings.push(new GreenletTree(greenlet, childrenOf.get(greenlet)!));
     }
-    return roots.map((root) => new GreenletTree(root, spawned));
+    return roots;
   }
 
   /**
    * Returns the tree as text, a line for each greenlet: its name, and what it waits in.
    * Greenlets without children that run the same function and wait in the same thing are one
    * line, with their number. A greenlet that can't go on because greenlets wait for each
-   * other is marked `deadlock`. Not a switch point. gevent's `format`.
+   * other is marked `deadlock`. Lines below the 50th level are not indented further, and
+   * begin with their level. Not a switch point. gevent's `format`.
    *
    * @param options Whether to use colours.
    * @returns The text, without a newline at its end.
@@ -101,10 +95,8 @@ export class GreenletTree {
   format(options: TreeFormatOptions = NO_OPTIONS): string {
     checkOptions(options, "format tree");
     const { colors = false } = options;
-    const mark = colors ? "\x1b[31mdeadlock\x1b[0m" : "deadlock";
-    const lines: string[] = [];
-    write(this, "", "", findStuck(), mark, lines);
-    return lines.join("\n");
+    return linesOf(this, colors ? "\x1b[31mdeadlock\x1b[0m" : "deadlock")
+      .join("\n");
   }
 
   /** The same as {@linkcode GreenletTree.format}. */
@@ -113,38 +105,59 @@ export class GreenletTree {
   }
 }
 
-/** Writes the lines of a tree. */
-function write(
-  tree: GreenletTree,
-  first: string,
-  rest: string,
-  stuck: ReadonlySet<CoreGreenlet>,
-  mark: string,
-  lines: string[],
-): void {
-  const suffixOf = ({ greenlet }: GreenletTree) =>
-    stateOf(greenlet) + (stuck.has(greenlet) ? ` (${mark})` : "");
-  lines.push(`${first}${titleOf(tree.greenlet)} ${suffixOf(tree)}`);
-  const alike = new Map<unknown, GreenletTree[]>();
-  for (const child of tree.children) {
-    const { greenlet } = child;
-    const key = child.children.length > 0
-      ? child
-      : `${kindOf(greenlet)} ${suffixOf(child)}`;
-    const others = alike.get(key);
-    if (others === undefined) alike.set(key, [child]);
-    else others.push(child);
-  }
-  let left = alike.size;
-  for (const [child, ...others] of alike.values()) {
-    const isLast = --left === 0;
-    const line = rest + (isLast ? "└─ " : "├─ ");
-    const below = rest + (isLast ? "   " : "│  ");
-    write(child!, line, below, stuck, mark, lines);
-    if (others.length > 0) {
-      lines[lines.length - 1] += ` × ${others.length + 1}`;
+/** How many levels are indented: with thousands the text would be too long for a string. */
+const DEEPEST = 50;
+
+/** A line that is to be written. */
+interface Line {
+  readonly tree: GreenletTree;
+  /** What the greenlet does. */
+  readonly state: string;
+  readonly level: number;
+  /** How many equal greenlets it stands for. */
+  times: number;
+  /** What stands before its text. */
+  indent: string;
+  /** What stands before the indent of the lines below it. */
+  below: string;
+}
+
+/** Writes the lines of a tree. Greenlets may be deeper in it than functions can call each other. */
+function linesOf(root: GreenletTree, mark: string): string[] {
+  const stuck = findStuck();
+  const lineOf = (tree: GreenletTree, level: number): Line => {
+    const { greenlet } = tree;
+    const state = stateOf(greenlet) + (stuck.has(greenlet) ? ` (${mark})` : "");
+    return { tree, state, level, times: 1, indent: "", below: "" };
+  };
+  const texts: string[] = [];
+  const left = [lineOf(root, 0)];
+  for (let line; (line = left.pop()) !== undefined;) {
+    const { tree, level, below } = line;
+    texts.push(textOf(line));
+    const alike = new Map<unknown, Line>();
+    for (const child of tree.children) {
+      const one = lineOf(child, level + 1);
+      const key = child.children.length > 0
+        ? child
+        : `${kindOf(child.greenlet)} ${one.state}`;
+      const other = alike.get(key);
+      if (other === undefined) alike.set(key, one);
+      else other.times++;
+    }
+    for (const [i, one] of [...alike.values()].reverse().entries()) {
+      one.indent = below + (i === 0 ? "└─ " : "├─ ");
+      one.below = level >= DEEPEST ? below : below + (i === 0 ? "   " : "│  ");
+      left.push(one);
     }
   }
+  return texts;
+}
+
+function textOf({ tree, state, level, times, indent }: Line): string {
+  const prefix = level > DEEPEST ? `level ${level}: ` : "";
+  const suffix = times > 1 ? ` × ${times}` : "";
+  return `${indent}${prefix}${titleOf(tree.greenlet)} ${state}${suffix}`;
 }
 
 /** The name of a greenlet and of its function. */

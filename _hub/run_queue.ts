@@ -36,6 +36,8 @@ let turned = 0;
 let hasTurned = false;
 /** The wake-ups that are deferred until the event loop turns. */
 let deferred: Sleeper[] = [];
+/** The scopes that go on by them. */
+let deferredScopes: object[] = [];
 const clock = performance;
 
 /** How many wake-ups and turns there have been. */
@@ -46,10 +48,20 @@ export function wakeups(): number {
   return count;
 }
 
-/** Wakes `sleeper` now, or behind the wake-ups that are deferred. */
-export function wake(sleeper: Sleeper): void {
-  if (spendBudget()) sleeper.wake();
-  else deferToNextTurn(sleeper);
+/**
+ * Wakes `sleeper` now, or behind the wake-ups that are deferred.
+ *
+ * @param scope The scope that goes on then.
+ */
+export function wake(sleeper: Sleeper, scope: object | null = null): void {
+  if (spendBudget()) return sleeper.wake();
+  if (scope !== null) deferredScopes.push(scope);
+  deferToNextTurn(sleeper);
+}
+
+/** Whether a scope goes on when the event loop has turned, as its wake-up was deferred. */
+export function isWakeUpDeferred(scope: object): boolean {
+  return deferredScopes.includes(scope);
 }
 
 /**
@@ -106,6 +118,7 @@ function wakeDeferred(): void {
   untilLook = LOOK_EVERY;
   const sleepers = deferred;
   deferred = [];
+  deferredScopes = [];
   for (let i = 0; i < sleepers.length; i++) sleepers[i]!.wake();
   if (following === null) return;
   const callback = following;

@@ -325,7 +325,7 @@ export class Suspension<T> implements Pending, Sleeper, TimerTarget {
       this.state = "waiting";
       if (scope !== null) addPending(scope, this);
     } else {
-      wake(this);
+      wake(this, scope);
     }
     return wait as Wait<unknown> as Wait<T>;
   }
@@ -437,8 +437,9 @@ export class Suspension<T> implements Pending, Sleeper, TimerTarget {
     this.value = value;
     if (this.timer !== null) stopTimer(this.timer);
     if (before === "waiting") {
+      const { scope } = this;
       removePending(this);
-      wake(this);
+      wake(this, scope);
     } else if (before === "racing") this.#endRace();
   }
 

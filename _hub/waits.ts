@@ -9,6 +9,7 @@
 
 import { addressName } from "../_base/addresses.ts";
 import { getCurrent as getRunning, Greenlet } from "../greenlet.ts";
+import { isWakeUpDeferred } from "./run_queue.ts";
 import type { Scope } from "./scope.ts";
 
 /** What a body waits in that awaits a promise which is not one of the library's. */
@@ -71,7 +72,9 @@ export function describeGreenlet(
 ): string | null {
   const waits = scope === null ? null : describeWaits(scope);
   if (waits !== null) return waits;
-  if (follows) return FOREIGN;
+  if (follows) {
+    return scope !== null && isWakeUpDeferred(scope) ? null : FOREIGN;
+  }
   if (getRunning() === greenlet) return null;
   // Its wait is over, and it is about to go on.
   if (scope !== null && scope.awaited !== null) return null;

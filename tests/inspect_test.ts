@@ -1,4 +1,4 @@
-import { assertEquals, assertMatch } from "@std/assert";
+import { assert, assertEquals, assertMatch } from "@std/assert";
 import {
   AsyncResult,
   Channel,
@@ -27,6 +27,7 @@ import {
   withTimeout,
 } from "../mod.ts";
 
+const resolved = Promise.resolve();
 const never = new Promise<never>(() => {});
 
 /** What waits, what it says, and a greenlet that it may wait for. */
@@ -153,6 +154,58 @@ Deno.test("Greenlet.waitsIn is null unless the greenlet waits", async () => {
   const killed = spawn(sleep, 1000);
   await killed.kill();
   assertEquals(killed.waitsIn, null);
+});
+
+Deno.test("Greenlet.waitsIn is null for a greenlet that was woken, and waits for its turn", async () => {
+  const waiters = Array.from({ length: 50 }, () => new Waiter<void>());
+  const greenlets = waiters.map((waiter) =>
+    spawn(async () => {
+      await waiter.get();
+      await never;
+    })
+  );
+  await idle();
+  for (const [i, waiter] of waiters.entries()) {
+    waiter.switch();
+    // A time slice is over, so that the last greenlets go on when the event loop has turned.
+    for (
+      const end = performance.now() + 1;
+      i === 20 && performance.now() < end;
+    );
+  }
+  await resolved;
+  assertEquals(greenlets[0]!.waitsIn, "a foreign promise");
+  assertEquals(greenlets.at(-1)!.waitsIn, null);
+  await idle();
+  assertEquals(greenlets.at(-1)!.waitsIn, "a foreign promise");
+  await killAll(greenlets, { grace: 0, timeout: 1 }).catch(() => {});
+});
+
+Deno.test("formatRunInfo() shows a chain of 20,000 spawns", async () => {
+  const depth = 20_000;
+  const event = new Event();
+  const { promise, resolve } = Promise.withResolvers<void>();
+  const link = async (left: number): Promise<void> => {
+    if (left > 0) spawn(link, left - 1).name = `link ${left - 1}`;
+    else resolve();
+    await event.wait();
+  };
+  const first = spawn(link, depth);
+  first.name = `link ${depth}`;
+  await promise;
+  await idle();
+  const text = formatRunInfo();
+  const lines = text.split("\n").filter((line) => line.includes('"link '));
+  assertEquals(lines.length, depth + 1);
+  assertMatch(
+    lines[1]!,
+    /^ {3}(│ {2}| {3})?└─ <Greenlet "link 19999": link> waits/,
+  );
+  assertMatch(lines[depth]!, /└─ level \d+: <Greenlet "link 0": link> waits/);
+  assert(text.length < 10_000_000);
+  event.set();
+  await first.join();
+  await idle();
 });
 
 Deno.test("formatRunInfo() shows who has spawned whom, and folds equal greenlets", async () => {
