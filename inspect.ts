@@ -19,7 +19,7 @@ import { getCurrent, scopeOf } from "./_hub/current.ts";
 import { RawGreenlet } from "./_hub/greenlet.ts";
 import { aliveGreenlets } from "./_hub/live.ts";
 import { main } from "./_hub/main.ts";
-import { blockersOf, describeWaits } from "./_hub/waits.ts";
+import { blockersOf, describeWaits, nameOf } from "./_hub/waits.ts";
 import { Greenlet } from "./gevent.ts";
 import type { Greenlet as CoreGreenlet } from "./greenlet.ts";
 
@@ -157,12 +157,7 @@ function linesOf(root: GreenletTree, mark: string): string[] {
 function textOf({ tree, state, level, times, indent }: Line): string {
   const prefix = level > DEEPEST ? `level ${level}: ` : "";
   const suffix = times > 1 ? ` × ${times}` : "";
-  return `${indent}${prefix}${titleOf(tree.greenlet)} ${state}${suffix}`;
-}
-
-/** The name of a greenlet and of its function. */
-function titleOf(greenlet: CoreGreenlet): string {
-  return greenlet === main ? "main" : String(greenlet);
+  return `${indent}${prefix}${nameOf(tree.greenlet)} ${state}${suffix}`;
 }
 
 /** What greenlets have in common that run the same function: all but their name. */

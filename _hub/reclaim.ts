@@ -7,7 +7,7 @@
 import type { Greenlet } from "../greenlet.ts";
 import { getCurrent } from "./current.ts";
 import { QueuedWait } from "./wait_queue.ts";
-import { callOf } from "./waits.ts";
+import { callOf, nameOf } from "./waits.ts";
 
 /** A wait for a lock. */
 export class Acquirer<L> extends QueuedWait<Acquirer<L>, L | null> {
@@ -30,7 +30,9 @@ export class Acquirer<L> extends QueuedWait<Acquirer<L>, L | null> {
     const call = callOf(this.list?.owner, "acquire()");
     const [holder] = this.blockers;
     if (holder === undefined) return call;
-    return `${call}, held by ${holder}${holder.dead ? ", which is dead" : ""}`;
+    return `${call}, held by ${nameOf(holder)}${
+      holder.dead ? ", which is dead" : ""
+    }`;
   }
 }
 

@@ -9,6 +9,7 @@
 
 import { addressName } from "../_base/addresses.ts";
 import { getCurrent as getRunning, Greenlet } from "../greenlet.ts";
+import { main } from "./main.ts";
 import { isWakeUpDeferred } from "./run_queue.ts";
 import type { Scope } from "./scope.ts";
 
@@ -138,6 +139,11 @@ export function connectingTo(options: object): string {
     ? { hostname: "127.0.0.1", ...options, port }
     : options;
   return `connect to ${addressName(address as Deno.NetAddr)}`;
+}
+
+/** The name of a greenlet; the main one has none of its own. */
+export function nameOf(greenlet: Greenlet): string {
+  return greenlet === main ? "main" : String(greenlet);
 }
 
 /** Names a few greenlets or other things, or says how many there are. */

@@ -28,6 +28,8 @@ import {
 } from "../mod.ts";
 
 const resolved = Promise.resolve();
+const heldByMain = new RLock();
+await heldByMain.acquire();
 const never = new Promise<never>(() => {});
 
 /** What waits, what it says, and a greenlet that it may wait for. */
@@ -62,6 +64,7 @@ const WAITS: Case[] = [
     await holder.join();
     await lock.acquire();
   }, 'Lock.acquire(), held by <Greenlet "holder">, which is dead'],
+  [() => heldByMain.acquire(), "RLock.acquire(), held by main"],
   [async () => {
     const lock = new RLock();
     const holder = spawn(() => void lock.acquire());
