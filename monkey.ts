@@ -83,7 +83,7 @@ export type { ProcessOptions } from "./_patch/process.ts";
  *   `node:worker_threads`, of errors and rejections of the global object, and of messages of
  *   `Deno.Kv.listenQueue` (with `--unstable-kv`) run outside greenlets.
  * - `node`: nothing; it listens to `node:diagnostics_channel`. A request of `node:http`,
- *   `node:https` or undici, and a child of `node:child_process`, belong to the greenlet that
+ *   `node:https`, `node:http2` or undici, and a child of `node:child_process`, belong to the greenlet that
  *   makes them. Sockets of `node:net` belong to no greenlet, as a pool may own them.
  *
  * A callback that the runtime calls later either runs outside greenlets or has a greenlet of

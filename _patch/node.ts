@@ -12,12 +12,14 @@
 import { Disposals } from "../_base/disposals.ts";
 import { watchChildren } from "./node_children.ts";
 import { watchRequests } from "./node_http.ts";
+import { watchStreams } from "./node_http2.ts";
 import { watchUndici } from "./node_undici.ts";
 
 /** Patches the modules; disposing of what it returns restores them. */
 export function patchNodeModules(): Disposable {
   const disposals = new Disposals();
   watchRequests(disposals);
+  watchStreams(disposals);
   watchUndici(disposals);
   watchChildren(disposals);
   return disposals;

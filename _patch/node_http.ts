@@ -36,11 +36,15 @@ interface Request extends Emitter {
   destroy(error?: unknown): unknown;
 }
 
-/** `http.IncomingMessage`, as far as it is used here. */
-interface Response extends Emitter {
+/** `stream.Readable`, as far as it is used here. */
+export interface Readable extends Emitter {
   readonly destroyed: boolean;
-  readonly readableEnded: boolean;
   readonly readableFlowing: boolean | null;
+}
+
+/** `http.IncomingMessage`, as far as it is used here. */
+interface Response extends Readable {
+  readonly readableEnded: boolean;
   destroy(error?: unknown): unknown;
 }
 
@@ -85,7 +89,7 @@ class OwnedRequest implements Ending {
       if (LAST_EVENTS.has(event)) operation.over();
       if (event === "response") this.#adopt(args[1] as Response);
       const isHeard = operation.tell(() => Reflect.apply(emit, request, args));
-      if (event === "response") this.#rest();
+      if (event === "response") restUnlessRead(this.#response!, operation);
       return isHeard;
     });
   }
@@ -134,21 +138,25 @@ class OwnedRequest implements Ending {
       return operation.tell(() => Reflect.apply(emit, response, args));
     });
   }
+}
 
-  /** Lets go of a response that no code reads. */
-  #rest(): void {
-    const response = this.#response!;
-    const isRead = response.readableFlowing !== null ||
-      response.listenerCount("readable") > 0;
-    if (isRead || response.destroyed) return;
-    const operation = this.#operation;
-    operation.rest();
-    for (const name of ["read", "resume"]) {
-      override(response, name, (original) =>
-        function (this: unknown) {
-          if (this === response) operation.wait(interruptibleScope());
-          return Reflect.apply(original, this, arguments);
-        });
-    }
+/**
+ * Lets go of a response that no code reads. The operation belongs to the greenlet that reads
+ * it later.
+ */
+export function restUnlessRead(
+  response: Readable,
+  operation: ForeignOperation,
+): void {
+  const isRead = response.readableFlowing !== null ||
+    response.listenerCount("readable") > 0;
+  if (isRead || response.destroyed) return;
+  operation.rest();
+  for (const name of ["read", "resume"]) {
+    override(response, name, (original) =>
+      function (this: unknown) {
+        if (this === response) operation.wait(interruptibleScope());
+        return Reflect.apply(original, this, arguments);
+      });
   }
 }
