@@ -133,6 +133,9 @@ export interface Pending {
   /** Says what is waited in, such as `Queue.get()`. Called when a person asks. */
   describe(): string;
 
+  /** Whether the body may well not wait for it where it waits in something else. */
+  readonly isAside?: boolean;
+
   /** The greenlets each of which has to go on before the wait can end, where that is known. */
   readonly blockers: readonly Greenlet[];
 }

@@ -21,7 +21,7 @@ const MOST_NAMED = 3;
 
 /** Describes what a scope waits in; `null` if no wait of the library is pending. */
 export function describeWaits(scope: Scope): string | null {
-  const { pending } = scope;
+  const pending = waitedIn(scope);
   if (pending === null) return null;
   if (!(pending instanceof Set)) return pending.describe();
   const counts = new Map<string, number>();
@@ -41,6 +41,15 @@ export function describeWaits(scope: Scope): string | null {
   return parts.join(" and ");
 }
 
+/** What is pending, but for what is there besides, as a child is that was spawned. */
+function waitedIn(scope: Scope): Scope["pending"] {
+  const { pending } = scope;
+  if (!(pending instanceof Set)) return pending;
+  const waits = [...pending].filter((one) => !one.isAside);
+  if (waits.length === 1) return waits[0]!;
+  return waits.length === 0 ? pending : new Set(waits);
+}
+
 /** Describes what a function waits in that runs in a scope of its own. */
 export function describeInner(scope: Scope): string {
   return describeWaits(scope) ?? FOREIGN;
@@ -51,7 +60,7 @@ export function describeInner(scope: Scope): string {
  * where that is not known.
  */
 export function blockersOf(scope: Scope): readonly Greenlet[] {
-  const { pending } = scope;
+  const pending = waitedIn(scope);
   // Of several waits, as those of `Promise.any`, one may be enough.
   if (pending === null || pending instanceof Set) return NO_BLOCKERS;
   return pending.blockers;

@@ -112,6 +112,10 @@ export class ForeignOperation implements Pending {
     return this.#ending.describe();
   }
 
+  get isAside(): boolean {
+    return this.#ending.isLeftAlone ?? false;
+  }
+
   get blockers(): typeof NO_BLOCKERS {
     return NO_BLOCKERS;
   }

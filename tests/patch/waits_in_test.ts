@@ -230,6 +230,14 @@ const CALLS: Record<string, Case> = {
     },
     "child process sleep",
   ],
+  "sleep() beside a child of node:child_process": [
+    async ({ close }) => {
+      const end = gone(spawnChild("sleep", ["1000"]));
+      close(() => end);
+      await sleep(99_999);
+    },
+    "sleep(99999)",
+  ],
   "execFile() of node:child_process": [
     ({ close }) =>
       new Promise((resolve) => {
