@@ -10,6 +10,7 @@
 import type { Duplex } from "node:stream";
 import type { SecureContextOptions, TLSSocket } from "node:tls";
 import { getBuiltin } from "../_base/builtin.ts";
+import { show } from "../_base/checks.ts";
 import { markHandled } from "../_base/language.ts";
 import { runDetached } from "./current.ts";
 import { startTimer, stopTimer } from "./timers.ts";
@@ -28,6 +29,22 @@ export type TlsOptions = SecureContextOptions & {
 const MOST_READ = 64 * 1024;
 /** How long a peer may take for the last bytes when it is closed, in ms. */
 const CLOSING = 1000;
+
+/**
+ * Checks that there are a certificate and a key.
+ *
+ * @param what For the message: what can't be done.
+ * @throws {TypeError} If one is missing, or no text.
+ */
+export function checkTls(tls: unknown, what: string): void {
+  const { cert, key } = (tls ?? {}) as Record<string, unknown>;
+  if (typeof cert === "string" && typeof key === "string") return;
+  throw new TypeError(
+    `Cannot ${what} as 'tls' must have 'cert' and 'key' in PEM format: received ${
+      show(tls)
+    }`,
+  );
+}
 
 /** A certificate and its key, checked. */
 export class TlsIdentity {

@@ -31,6 +31,7 @@ import {
   withTimeout,
 } from "../mod.ts";
 import { Failures, runScript, testBoth } from "./_bodies.ts";
+import { turns } from "./_waits.ts";
 import {
   assertRefused,
   connectTo,
@@ -590,10 +591,15 @@ Deno.test("StreamServer refuses what is no address, no handler and no option", (
   }
   assertThrows(make(HERE, handle, { pool: "2" }), TypeError, "pool");
   assertThrows(make(HERE, handle, 5), TypeError, "options");
-  assertThrows(make(HERE, handle, { minDelay: "1" }), TypeError);
-  assertThrows(make(HERE, handle, { stopTimeout: NaN }), RangeError);
-  assertThrows(make(HERE, handle, { handshakeTimeout: "1" }), TypeError);
-  assertThrows(make(HERE, handle, { tls: {} }), TypeError, "tls");
+  const times = ["minDelay", "maxDelay", "stopTimeout", "handshakeTimeout"];
+  for (const name of times) {
+    const named = `'${name}' must be a number of milliseconds: received`;
+    assertThrows(make(HERE, handle, { [name]: "1" }), TypeError, named);
+    assertThrows(make(HERE, handle, { [name]: NaN }), RangeError, named);
+  }
+  for (const wrong of [null, 5, {}, { cert: 5, key: 5 }]) {
+    assertThrows(make(HERE, handle, { tls: wrong }), TypeError, "tls");
+  }
   assertThrows(make(HERE, handle, { tls: { cert: "x", key: "y" } }), Error);
   const other = { cert: caCerts[0], key: tls.key };
   assertThrows(make(HERE, handle, { tls: other }), TypeError, "key");
@@ -929,6 +935,51 @@ Deno.test("DatagramServer drops what no memory is kept for while there is no roo
   assertEquals([handled, server.connections.size], [1, 0]);
 });
 
+Deno.test("DatagramServer keeps no endless line of datagrams that are empty while there is no room", async () => {
+  const goOn = new Event();
+  const ended = new Event();
+  let handled = 0;
+  await using server = new DatagramServer(HERE, async (data) => {
+    handled++;
+    await goOn.wait();
+    if (data.length > 0) ended.set();
+  }, { pool: 1 });
+  server.start();
+  const to = server.address as Deno.NetAddr;
+  for (let i = 0; i < 3000; i++) {
+    await server.sendTo("", to);
+    // The system drops what has not been read meanwhile.
+    if (i % 20 === 0) await turns(2);
+  }
+  goOn.set();
+  // Those that wait come first.
+  await eventually(() => server.connections.size === 0);
+  await server.sendTo("end", to);
+  await ended.wait();
+  assert(handled > 100 && handled < 2000, `Handled ${handled}`);
+});
+
+Deno.test("DatagramServer.sendTo() takes localhost for the address of its own version of IP", async () => {
+  const heard = new Queue<string>();
+  for (const hostname of ["127.0.0.1", "::1"]) {
+    const server = new DatagramServer({ hostname, port: 0 }, (data) => {
+      heard.put(new TextDecoder().decode(data));
+    });
+    try {
+      server.start();
+    } catch (error) {
+      // There are machines without IPv6.
+      if (hostname === "::1") continue;
+      throw error;
+    }
+    const { port } = server.address as Deno.NetAddr;
+    await server.sendTo("named", { hostname: "localhost", port });
+    await server.sendTo("left out", { port });
+    assertEquals([await heard.get(), await heard.get()], ["named", "left out"]);
+    await server.stop();
+  }
+});
+
 Deno.test("DatagramServer reports a handler's error with its name, and goes on", async () => {
   using failures = new Failures();
   const heard = new Queue<string>();
@@ -960,6 +1011,14 @@ Deno.test("DatagramServer refuses what is no address, no handler and no datagram
   server.start();
   assertThrows(send(5, { port: 1 }), TypeError, "datagram");
   assertThrows(send("x", { port: "1" }), TypeError, "port");
+  for (const hostname of ["::1", "host.test", ""]) {
+    const to = { hostname, port: 1 };
+    assertThrows(
+      send("x", to),
+      TypeError,
+      "'hostname' must be an IPv4 address",
+    );
+  }
 });
 
 Deno.test("StreamServer and DatagramServer keep the process alive until they are closed", async () => {
