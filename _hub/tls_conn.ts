@@ -66,7 +66,10 @@ export class TlsIdentity {
   wrap(conn: Deno.Conn): ServerTlsConn {
     const { TLSSocket } = getBuiltin("node:tls");
     const options = { ...this.#options, isServer: true, allowHalfOpen: true };
-    const tls = new TLSSocket(duplexOf(conn) as never, options);
+    const duplex = duplexOf(conn);
+    const tls = new TLSSocket(duplex as never, options);
+    // It does not hear of that by itself, and a write would wait for ever.
+    duplex.on("error", (error) => tls.destroy(error));
     return new ServerTlsConn(conn, tls);
   }
 }
@@ -193,6 +196,11 @@ export class ServerTlsConn implements Deno.Conn {
 
   write(data: Uint8Array): Promise<number> {
     if (this.#isClosed) return Promise.reject(badResource());
+    if (this.#tls.writableEnded || this.#tls.destroyed) {
+      const error = this.#failure ??
+        new Deno.errors.BrokenPipe("The connection is closed for writing");
+      return Promise.reject(error);
+    }
     const copy = data.slice();
     return new Promise((resolve, reject) => {
       this.#tls.write(copy, (error) => {
@@ -203,6 +211,7 @@ export class ServerTlsConn implements Deno.Conn {
   }
 
   closeWrite(): Promise<void> {
+    if (this.#isClosed) return Promise.reject(badResource());
     return new Promise((resolve) => this.#tls.end(() => resolve()));
   }
 

@@ -31,6 +31,7 @@ import {
   withTimeout,
 } from "../mod.ts";
 import { Failures, runScript, testBoth } from "./_bodies.ts";
+import { turns, when } from "./_waits.ts";
 import {
   assertRefused,
   connectTo,
@@ -370,7 +371,7 @@ for (const kind of ["a stream", "bytes"]) {
     using slow = await RawClient.of(server);
     await slow.send("/");
     await slow.more();
-    await sleep(20);
+    await turns(20);
     assertEquals([server.connections.size, pool.freeCount()], [1, 0]);
     assertEquals((await ask(server)).status, 503);
     const answer = await slow.receive();
@@ -478,7 +479,7 @@ Deno.test("HttpServer with a pool leaves an error that is due in main to main", 
   await using server = serve(() => new Response("served"), { pool: 1 });
   using timeout = Timeout.start(1);
   // Nothing of the library waits in main meanwhile.
-  await new Promise((resolve) => setTimeout(resolve, 20));
+  await when(() => !timeout.pending);
   const answer = await ask(server);
   assertEquals(answer.body, "served");
   const error = await assertRejects(async () => await sleep(LONG));
@@ -816,7 +817,7 @@ Deno.test("HttpServer upgrades a request to a WebSocket, which is no request any
     socket.onmessage = ({ data }) => socket.send(`echo ${data}`);
     socket.onclose = () => closed.set();
     // By the upgrade the runtime has ended the request.
-    await sleep(20);
+    await turns(20);
     return response;
   });
   const socket = new WebSocket(server.url.replace("http", "ws"));

@@ -31,7 +31,7 @@ import {
   withTimeout,
 } from "../mod.ts";
 import { Failures, runScript, testBoth } from "./_bodies.ts";
-import { turns } from "./_waits.ts";
+import { turns, when } from "./_waits.ts";
 import {
   assertRefused,
   connectTo,
@@ -377,7 +377,8 @@ Deno.test("StreamServer.serveForever() waits for a stop with a longer timeout th
   using conn = await connectTo(server);
   await eventually(() => server.connections.size === 1);
   const stopping = spawn(() => server.stop({ timeout: LONG }));
-  await sleep(20);
+  await eventually(() => server.closed);
+  await turns(20);
   assertFalse(serving.dead);
   goOn.set();
   await joinAll([serving, stopping], { raiseError: true });
@@ -463,7 +464,8 @@ for (const isShared of [false, true]) {
     const conns: Deno.Conn[] = [];
     for (let i = 0; i < 5; i++) conns.push(await connectTo(server));
     for (let i = 0; i < room; i++) await served.get();
-    await sleep(20);
+    // More are there to be accepted.
+    await turns(20);
     assertEquals([served.qsize(), server.connections.size], [0, room]);
     goOn.put();
     await served.get();
@@ -541,6 +543,53 @@ Deno.test("StreamServer ends a connection that does not speak TLS, and reports i
   await hearTheEnd(conn);
   await eventually(() => server.connections.size === 0);
   assertEquals(failures.errors.length, 1);
+});
+
+Deno.test("StreamServer ends a write over TLS whose client has gone", async () => {
+  const failed = new Queue<unknown>();
+  await using server = serve(async (socket) => {
+    await socket.recv();
+    try {
+      // Never, if nothing told it that the connection beneath has failed.
+      await withTimeout(10_000, async () => {
+        for (;;) await socket.sendAll(new Uint8Array(100_000));
+      });
+    } catch (error) {
+      failed.put(error);
+    }
+  }, { tls });
+  const { port } = server.address as Deno.NetAddr;
+  const conn = await Deno.connectTls({ hostname: "localhost", port, caCerts });
+  await conn.handshake();
+  conn.close();
+  const error = await failed.get();
+  assert(isLost(error), String(error));
+});
+
+Deno.test("StreamServer over TLS refuses writes behind closeWrite() and after close(), as without it", async () => {
+  const failed = new Queue<unknown>();
+  for (const options of [{}, { tls }]) {
+    await using server = serve(async (socket) => {
+      const note = async (wait: Promise<unknown>) => {
+        await wait.catch((error) => failed.put(error.constructor.name));
+      };
+      await socket.closeWrite();
+      await note(socket.sendAll("late"));
+      socket.close();
+      await note(socket.sendAll("late"));
+      await note(socket.closeWrite());
+      await note(socket.recv());
+    }, options);
+    const { port } = server.address as Deno.NetAddr;
+    using conn = "tls" in options
+      ? await Deno.connectTls({ hostname: "localhost", port, caCerts })
+      : await connectTo(server);
+    if ("handshake" in conn) await (conn as Deno.TlsConn).handshake();
+    const names = [];
+    for (let i = 0; i < 4; i++) names.push(await failed.get());
+    const closed = "BadResource";
+    assertEquals(names, ["BrokenPipe", closed, closed, closed]);
+  }
 });
 
 Deno.test("StreamServer.stop() kills a connection in its TLS handshake", async () => {
@@ -737,7 +786,8 @@ Deno.test("StreamServer bounds what clients cost that connect and send nothing, 
   const clients: Promise<Deno.Conn>[] = [];
   let most = 0;
   let isStuck = false;
-  while (!isStuck && clients.length < CLIENTS) {
+  // On a machine that is busy, those may be slow as well that there is room for.
+  while (clients.length < (isStuck ? 200 : CLIENTS)) {
     const some = Array.from({ length: 50 }, () => connectTo(server));
     clients.push(...some);
     // Past its backlog, the system lets them wait.
@@ -752,7 +802,7 @@ Deno.test("StreamServer bounds what clients cost that connect and send nothing, 
     most = Math.max(most, server.connections.size);
   }
   await eventually(() => server.connections.size === 100);
-  assertEquals(most, 100);
+  assert(most <= 100, `Served ${most}`);
   // Both ends of each are of this process.
   const grown = residentMemory() - before;
   assert(grown < 150_000_000, `Grown by ${grown}`);
@@ -913,7 +963,7 @@ Deno.test("DatagramServer with a pool leaves an error that is due in main to mai
   await spawn(() => server.sendTo("hello", to)).get();
   using timeout = Timeout.start(1);
   await heard.promise;
-  await new Promise((resolve) => setTimeout(resolve, 20));
+  await when(() => !timeout.pending);
   const error = await assertRejects(async () => await sleep(LONG));
   assertStrictEquals(error, timeout);
 });
