@@ -31,6 +31,7 @@ import {
   withTimeout,
 } from "../mod.ts";
 import { Failures, runScript, testBoth } from "./_bodies.ts";
+import { clock } from "./_clock.ts";
 import { turns, when } from "./_waits.ts";
 import {
   assertRefused,
@@ -1201,9 +1202,14 @@ Deno.test("HttpServer waits longer each time that the runtime gives up, until a 
   // 4, 8, 16 and 16.
   assert(await giveUpTimes(4) >= 44);
   assertEquals((await ask(server)).body, "served");
-  // 4, 8, 16 and 16 again.
-  assert(await giveUpTimes(4) >= 44);
-  assertEquals(failures.errors.length, 8);
+  // 4 again, and not 16.
+  using _ = clock.stop();
+  await serving.giveUp();
+  await eventually(() => failures.errors.length === 5);
+  await turns(5);
+  await clock.pass(12);
+  await turns(5);
+  assertEquals(serving.options.length, 6);
 });
 
 for (const transport of ["tcp", "unix"] as const) {
