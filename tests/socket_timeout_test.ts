@@ -34,6 +34,7 @@ test("Socket.recvUntil() finds a delimiter whose first byte has come before", as
   await peer.write(encoder.encode("one\r"));
   await when(() => BytesOf.get(conn)!.length === 4);
   await peer.write(encoder.encode("\ntwo"));
+  await peer.closeWrite();
   assertEquals(decoder.decode(await receiving), "one\r\n");
   assertEquals(decoder.decode(await socket.recv()), "two");
 });
