@@ -27,7 +27,7 @@ import { bodyOf, STREAM } from "./_base/response_body.ts";
 import { isGenerator, isThenable } from "./_base/thenable.ts";
 import { Begun } from "./_hub/begun.ts";
 import { runDetached } from "./_hub/current.ts";
-import { killOnce } from "./_hub/kill.ts";
+import { killOnce, STUCK_AFTER } from "./_hub/kill.ts";
 import { report } from "./_hub/main.ts";
 import {
   ClientWatch,
@@ -43,15 +43,14 @@ import {
   type Timer,
   type TimerTarget,
 } from "./_hub/timers.ts";
-import { GRACE } from "./_hub/scope.ts";
+import { checkTls } from "./_hub/tls_conn.ts";
 import { getOriginal } from "./_base/properties.ts";
 import { setImmediate } from "./_base/immediate.ts";
-import { Greenlet, sleep, spawn } from "./gevent.ts";
+import { Greenlet, spawn } from "./gevent.ts";
 import { GreenletExit } from "./greenlet.ts";
 import { until, type Wait } from "./hub.ts";
 import type { AnyGreenlet, Group, Pool } from "./pool.ts";
 import {
-  type AnyAddress,
   BaseServer,
   type ServerAddress,
   type ServerOptions,
@@ -129,9 +128,6 @@ type Serve = (
 /** For how many seconds one comes back at the earliest that was rejected. */
 const RETRY_AFTER = "1";
 
-/** How long what was killed may take to end until it is left behind, in ms. */
-const STUCK_AFTER = GRACE + GRACE / 4;
-
 /**
  * A server that stops under a load ends its connections when no request has come for so many
  * milliseconds and turns of the event loop: until then each answer tells its client that it
@@ -189,6 +185,8 @@ export class HttpServer extends BaseServer {
   readonly #tls: { cert: string; key: string } | null;
   readonly #service: Service;
   #served: Served | null = null;
+  /** How many requests had come when it began to listen. */
+  #countBefore = 0;
 
   /**
    * Makes a server that does not listen yet.
@@ -206,7 +204,7 @@ export class HttpServer extends BaseServer {
   ) {
     checkAddress(address, "create HTTP server");
     checkFunction(handler, "create HTTP server", "handler");
-    super(address, options);
+    super({ ...address }, options);
     const { overload = "wait", requestTimeout = Infinity, log, tls } = options;
     if (overload !== "wait" && overload !== "reject") {
       throw new TypeError(
@@ -215,12 +213,12 @@ export class HttpServer extends BaseServer {
         }`,
       );
     }
-    checkDuration(requestTimeout, "create HTTP server");
+    checkDuration(requestTimeout, "create HTTP server", "'requestTimeout'");
     if (log !== undefined && log !== "common") {
       checkFunction(log, "create HTTP server", "log");
     }
     if (tls !== undefined) checkTls(tls, "create HTTP server");
-    this.#requested = address;
+    this.#requested = { ...address };
     this.#tls = tls ?? null;
     this.#service = {
       handler,
@@ -240,8 +238,17 @@ export class HttpServer extends BaseServer {
     return super.connections;
   }
 
-  /** Where it answers: `http://127.0.0.1:8080/`. Of a Unix socket there is none. */
+  /**
+   * Where it answers: `http://127.0.0.1:8080/`.
+   *
+   * @throws {TypeError} If it listens on a Unix socket, which has none.
+   */
   get url(): string {
+    if ("path" in this.address) {
+      throw new TypeError(
+        `Cannot give the URL of ${this} as a Unix socket has none`,
+      );
+    }
     const { hostname = "0.0.0.0", port } = this.address as TcpAddress;
     const host = hostname.includes(":") ? `[${hostname}]` : hostname;
     return `${this.#tls === null ? "http" : "https"}://${host}:${port}/`;
@@ -253,7 +260,8 @@ export class HttpServer extends BaseServer {
     return this.#serve(this.#requested).address;
   }
 
-  #serve(address: AnyAddress): Served {
+  #serve(address: ServerAddress): Served {
+    this.#countBefore = this.#service.load.count;
     const options = { ...address, ...this.#tls };
     const served: Served = new Served(
       options,
@@ -267,20 +275,27 @@ export class HttpServer extends BaseServer {
   /** The runtime serves no longer: what it has accepted is closed. */
   #gaveUp(error: unknown): void {
     report(this, error);
-    if (this.started) runDetached(() => void spawn(() => this.#serveAgain()));
+    if (!this.started) return;
+    this.runUntilClosed("listen", () => this.#serveAgain());
   }
 
   async #serveAgain(): Promise<void> {
-    const { min, max } = this.delays;
-    for (let delay = min; this.started; delay = Math.min(2 * delay, max)) {
-      await sleep(delay);
-      if (!this.started) return;
+    if (this.#service.load.count > this.#countBefore) this.resetDelay();
+    for (;;) {
+      await this.delayRetry();
       try {
-        return void this.#serve(this.address);
+        return void this.#serve(this.#boundAddress());
       } catch (error) {
         report(this, error);
       }
     }
+  }
+
+  /** What was asked for, with the port that it has got. */
+  #boundAddress(): ServerAddress {
+    const asked = this.#requested;
+    if (asked.transport === "unix") return asked;
+    return { ...asked, port: (this.address as TcpAddress).port };
   }
 
   /** Listens no more. */
@@ -295,7 +310,7 @@ export class HttpServer extends BaseServer {
     caller: AnyGreenlet,
   ): Promise<void> {
     // A handler that stops its server has not been answered for.
-    if (!(caller instanceof RequestGreenlet)) {
+    if (!this.#handles(caller)) {
       await this.#served?.whenFinished(deadline - now());
     }
     await super.drain(deadline, caller);
@@ -303,10 +318,16 @@ export class HttpServer extends BaseServer {
 
   /** Waits until what was killed is answered for. */
   protected override async finish(caller: AnyGreenlet): Promise<void> {
-    if (caller instanceof RequestGreenlet) return;
+    if (this.#handles(caller)) return;
     // For the answers to what was killed.
     await this.#served?.whenFinished(LINGER);
     this.#served?.leave();
+  }
+
+  /** Whether a greenlet is that of a request to this server. */
+  #handles(greenlet: AnyGreenlet): boolean {
+    return greenlet instanceof RequestGreenlet &&
+      greenlet.exchange.isOf(this.#service);
   }
 
   /** Kills a handler, and answers for it. */
@@ -435,6 +456,10 @@ class Load {
     if (++this.#count % LOAD !== 0) return;
     this.#before = this.#last;
     this.#last = performance.now();
+  }
+
+  get count(): number {
+    return this.#count;
   }
 
   get isHigh(): boolean {
@@ -605,6 +630,11 @@ class Exchange implements TimerTarget {
     return this.#answer ?? new Promise((resolve) => {
       this.#resolve = resolve;
     });
+  }
+
+  /** Whether it is of the server that has this service. */
+  isOf(service: Service): boolean {
+    return this.#service === service;
   }
 
   /** Whether nothing is left to be done. */
@@ -871,16 +901,6 @@ function last(response: Response): Response {
     headers.set("connection", "close");
     return new Response(response.body, { status, statusText, headers });
   }
-}
-
-function checkTls(tls: unknown, what: string): void {
-  const { cert, key } = (tls ?? {}) as Record<string, unknown>;
-  if (typeof cert === "string" && typeof key === "string") return;
-  throw new TypeError(
-    `Cannot ${what} as 'tls' must have 'cert' and 'key' in PEM format: received ${
-      show(tls)
-    }`,
-  );
 }
 
 const MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split(" ");

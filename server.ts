@@ -41,11 +41,11 @@ import {
   show,
 } from "./_base/checks.ts";
 import { currentScope, getCurrent, runDetached } from "./_hub/current.ts";
-import { endAll, killOnce } from "./_hub/kill.ts";
+import { endAll, killOnce, STUCK_AFTER } from "./_hub/kill.ts";
 import { report } from "./_hub/main.ts";
-import { GRACE } from "./_hub/scope.ts";
 import { composed } from "./_hub/composed.ts";
 import {
+  checkTls,
   type ServerTlsConn,
   TlsIdentity,
   type TlsOptions,
@@ -96,9 +96,6 @@ export interface StopOptions {
  */
 type State = "idle" | "started" | "closed";
 
-/** How long what was killed may take to end until it is left behind, in ms. */
-const STUCK_AFTER = GRACE + GRACE / 4;
-
 /**
  * What all servers have in common: to start, to stop, and the greenlets that serve. gevent's
  * `BaseServer`.
@@ -109,14 +106,17 @@ const STUCK_AFTER = GRACE + GRACE / 4;
 export abstract class BaseServer implements AsyncDisposable {
   /** The pool that limits how many there are; `null` if nothing does. */
   readonly pool: Pool | null;
-  /** The delays of {@linkcode ServerOptions}. */
-  protected readonly delays: { readonly min: number; readonly max: number };
+  readonly #minDelay: number;
+  readonly #maxDelay: number;
+  /** How long the next {@linkcode BaseServer.delayRetry} waits. */
+  #delay: number;
   readonly #connections = new Group();
   readonly #stopTimeout: number;
   readonly #asked: AnyAddress;
   #bound: Deno.Addr | null = null;
   #state: State = "idle";
-  #acceptor: Greenlet | null = null;
+  /** The greenlets that are killed when it closes. */
+  readonly #workers = new Set<Greenlet>();
   readonly #ended = new Event();
   /** The greenlets of `stop()` that have not ended. */
   readonly #stopping = new Set<Greenlet>();
@@ -135,12 +135,13 @@ export abstract class BaseServer implements AsyncDisposable {
     checkOptions(options, "create server");
     const { pool, minDelay = 10, maxDelay = 1000, stopTimeout = 1000 } =
       options;
-    checkDuration(minDelay, "create server");
-    checkDuration(maxDelay, "create server");
-    checkDuration(stopTimeout, "create server");
+    checkDuration(minDelay, "create server", "'minDelay'");
+    checkDuration(maxDelay, "create server", "'maxDelay'");
+    checkDuration(stopTimeout, "create server", "'stopTimeout'");
     this.#asked = address;
     this.pool = poolOf(pool);
-    this.delays = { min: minDelay, max: Math.max(minDelay, maxDelay) };
+    this.#delay = this.#minDelay = minDelay;
+    this.#maxDelay = Math.max(minDelay, maxDelay);
     this.#stopTimeout = stopTimeout;
   }
 
@@ -243,9 +244,9 @@ export abstract class BaseServer implements AsyncDisposable {
       else this.closeUnstarted();
     } finally {
       this.#ended.set();
-      const acceptor = this.#acceptor;
-      // It may wait for room, or for its next attempt.
-      if (acceptor !== null && getCurrent() !== acceptor) killOnce([acceptor]);
+      // They may wait for room, or for the next attempt.
+      const caller = getCurrent();
+      killOnce([...this.#workers].filter((worker) => worker !== caller));
     }
   }
 
@@ -354,18 +355,50 @@ export abstract class BaseServer implements AsyncDisposable {
     accept: () => Promise<C>,
     make: (connection: C) => AnyGreenlet,
   ): void {
-    const acceptor = spawn(() => this.#acceptAll(accept, make));
-    acceptor.name = `accept of ${this.constructor.name}`;
-    this.#acceptor = acceptor;
+    const acceptor = this.runUntilClosed(
+      "accept",
+      () => this.#acceptAll(accept, make),
+    );
     acceptor.rawlink(() => this.close());
+  }
+
+  /**
+   * Runs a function in a greenlet that is not of a connection, and belongs to nothing that is
+   * under way. It is killed when the server closes.
+   *
+   * @param what What it does, for its name.
+   * @param run The function.
+   * @returns The greenlet.
+   */
+  protected runUntilClosed(what: string, run: () => unknown): Greenlet {
+    const worker = runDetached(() => spawn(run)) as Greenlet;
+    worker.name = `${what} of ${this.constructor.name}`;
+    this.#workers.add(worker);
+    worker.rawlink(() => this.#workers.delete(worker));
+    return worker;
+  }
+
+  /**
+   * Waits before the next attempt to accept: for `minDelay` ms, and twice as long each time
+   * up to `maxDelay`. A switch point.
+   *
+   * @returns Nothing.
+   */
+  protected delayRetry(): Wait<void> {
+    const delay = this.#delay;
+    this.#delay = Math.min(2 * delay, this.#maxDelay);
+    return sleep(delay);
+  }
+
+  /** Has the next delay be `minDelay` again, as it accepts. */
+  protected resetDelay(): void {
+    this.#delay = this.#minDelay;
   }
 
   async #acceptAll<C extends Disposable>(
     accept: () => Promise<C>,
     make: (connection: C) => AnyGreenlet,
   ): Promise<void> {
-    const { min, max } = this.delays;
-    let delay = min;
     while (this.started) {
       if (this.pool?.full()) await this.pool.waitAvailable();
       const accepted = await acceptOne(accept);
@@ -377,7 +410,7 @@ export abstract class BaseServer implements AsyncDisposable {
         const { connection } = accepted;
         try {
           await this.serve(make(connection));
-          delay = min;
+          this.resetDelay();
           continue;
         } catch (error) {
           connection[Symbol.dispose]();
@@ -389,8 +422,7 @@ export abstract class BaseServer implements AsyncDisposable {
         // Something else has closed the listener.
         if (accepted.error instanceof Deno.errors.BadResource) return;
       }
-      await sleep(delay);
-      delay = Math.min(2 * delay, max);
+      await this.delayRetry();
     }
   }
 
@@ -564,7 +596,11 @@ export class StreamServer extends BaseServer {
     checkFunction(handle, "create stream server", "handle");
     super(isOpen ? address.addr : { ...address }, options);
     const { tls, handshakeTimeout = 10_000 } = options;
-    checkDuration(handshakeTimeout, "create stream server");
+    checkDuration(
+      handshakeTimeout,
+      "create stream server",
+      "'handshakeTimeout'",
+    );
     if (tls !== undefined) checkTls(tls, "create stream server");
     if (
       tls !== undefined && isOpen && address.constructor.name !== "Listener"
@@ -693,16 +729,6 @@ function isGeneratorFunction(value: unknown): boolean {
   return Object.prototype.toString.call(value) === "[object GeneratorFunction]";
 }
 
-function checkTls(tls: unknown, what: string): void {
-  const { cert, key } = (tls ?? {}) as Record<string, unknown>;
-  if (cert !== undefined && key !== undefined) return;
-  throw new TypeError(
-    `Cannot ${what} as 'tls' must have 'cert' and 'key' in PEM format: received ${
-      show(tls)
-    }`,
-  );
-}
-
 /** One datagram, and where it came from. */
 interface Datagram {
   readonly data: Uint8Array;
@@ -711,6 +737,8 @@ interface Datagram {
 
 /** How many bytes of datagrams wait for room: as many as Linux keeps for a socket. */
 const MOST_WAITING = 212_992;
+/** What each counts beside its own bytes, as one without any takes memory as well. */
+const DATAGRAM_COST = 128;
 
 /** What {@linkcode DatagramServer} calls for each datagram. */
 export type DatagramHandler = (
@@ -721,8 +749,9 @@ export type DatagramHandler = (
 /**
  * A server for UDP: a greenlet for each datagram. gevent's `DatagramServer`.
  *
- * Datagrams that come while there is no room in the pool wait, up to 208 KiB of them; what
- * comes then is dropped, as the system would drop it.
+ * Datagrams that come while there is no room in the pool wait, up to 208 KiB of them, where
+ * each counts 128 bytes more than it has; what comes then is dropped, as the system would drop
+ * it.
  *
  * It stands on `node:dgram`, and needs no flag of Deno's.
  *
@@ -747,7 +776,8 @@ export class DatagramServer extends BaseServer {
   #socket: UdpSocket | null = null;
   #waiting: Datagram[] = [];
   #waitingBytes = 0;
-  #feeder: Greenlet | null = null;
+  /** Whether a greenlet begins those that wait. */
+  #isFed = false;
 
   /**
    * Makes a server that does not listen yet.
@@ -766,7 +796,10 @@ export class DatagramServer extends BaseServer {
   ) {
     checkAddress(address, "create datagram server", ["udp"]);
     checkFunction(handle, "create datagram server", "handle");
-    const hostname = numericHost(address.hostname ?? "0.0.0.0");
+    const hostname = numericHost(
+      address.hostname ?? "0.0.0.0",
+      "create datagram server",
+    );
     super({ ...address }, options);
     this.#handle = handle;
     this.#hostname = hostname;
@@ -776,8 +809,7 @@ export class DatagramServer extends BaseServer {
   /** Begins to listen. */
   protected override open(): Deno.Addr {
     const dgram = getBuiltin("node:dgram");
-    const isIPv6 = this.#hostname.includes(":");
-    const family = isIPv6 ? 6 : 4;
+    const family = this.#family;
     let failure: Error | null = null;
     const socket = dgram.createSocket({
       type: `udp${family}`,
@@ -801,13 +833,16 @@ export class DatagramServer extends BaseServer {
     return { transport: "udp", hostname: address, port };
   }
 
+  get #family(): 4 | 6 {
+    return this.#hostname.includes(":") ? 6 : 4;
+  }
+
   /** Listens no more. */
   protected override shut(): void {
     this.#socket?.close();
     this.#socket = null;
     this.#waiting = [];
     this.#waitingBytes = 0;
-    if (this.#feeder !== null) killOnce([this.#feeder]);
   }
 
   /**
@@ -816,8 +851,10 @@ export class DatagramServer extends BaseServer {
    * An interrupt does not take it back: it has been handed to the system by then.
    *
    * @param data The bytes, or text for its UTF-8; a copy is sent.
-   * @param address Where to.
+   * @param address Where to: an IP address of the version that the server listens by, or
+   * `localhost`, which it is without a `hostname`. No name is looked up.
    * @returns How many bytes were sent.
+   * @throws {TypeError | RangeError} If the data or the address is none.
    * @throws {GreenletError} If the server is not started.
    * @throws {Error} The runtime's error, as for a datagram that is too long.
    */
@@ -839,12 +876,17 @@ export class DatagramServer extends BaseServer {
         `Cannot send datagram as ${this} is not started`,
       );
     }
+    const { port } = address;
+    const hostname = numericHost(
+      address.hostname ?? "localhost",
+      "send datagram",
+      this.#family,
+    );
     const due = checkpoint(currentScope());
     if (due !== null) return due;
     const copy = typeof data === "string"
       ? new TextEncoder().encode(data)
       : new Uint8Array(data);
-    const { hostname = "127.0.0.1", port } = address;
     const sent = Promise.withResolvers<number>();
     socket.send(copy, port, hostname, (error: Error | null, count: number) => {
       if (error === null) sent.resolve(count);
@@ -861,10 +903,13 @@ export class DatagramServer extends BaseServer {
     };
     const datagram = { data: new Uint8Array(bytes), address };
     if (this.pool === null) return this.#begin(datagram);
-    if (this.#waitingBytes + bytes.length > MOST_WAITING) return;
-    this.#waitingBytes += bytes.length;
+    const cost = bytes.length + DATAGRAM_COST;
+    if (this.#waitingBytes + cost > MOST_WAITING) return;
+    this.#waitingBytes += cost;
     this.#waiting.push(datagram);
-    this.#feeder ??= runDetached(() => spawn(() => this.#feed()));
+    if (this.#isFed) return;
+    this.#isFed = true;
+    this.runUntilClosed("feed", () => this.#feed());
   }
 
   #begin(datagram: Datagram): void {
@@ -885,28 +930,32 @@ export class DatagramServer extends BaseServer {
       for (;;) {
         const datagram = this.#waiting.shift();
         if (datagram === undefined) return;
-        this.#waitingBytes -= datagram.data.length;
+        this.#waitingBytes -= datagram.data.length + DATAGRAM_COST;
         await this.#serve(datagram);
       }
     } finally {
-      this.#feeder = null;
+      this.#isFed = false;
     }
   }
 }
 
-/** The address that a host stands for where nothing may be looked up. */
-function numericHost(hostname: string): string {
-  if (hostname === "localhost") return "127.0.0.1";
-  if (isIP(hostname)) return hostname;
+/**
+ * The address that a host stands for, as nothing is looked up.
+ *
+ * @param what For the message: what can't be done.
+ * @param family Of which version of IP it has to be, if that matters.
+ * @throws {TypeError} If it stands for none.
+ */
+function numericHost(hostname: string, what: string, family?: 4 | 6): string {
+  if (hostname === "localhost") return family === 6 ? "::1" : "127.0.0.1";
+  const version = getBuiltin("node:net").isIP(hostname);
+  if (version !== 0 && version === (family ?? version)) return hostname;
+  const kind = family === undefined ? "IP" : `IPv${family}`;
   throw new TypeError(
-    `Cannot create datagram server as 'hostname' must be an IP address or localhost: received ${
+    `Cannot ${what} as 'hostname' must be an ${kind} address or localhost: received ${
       show(hostname)
     }`,
   );
-}
-
-function isIP(hostname: string): boolean {
-  return getBuiltin("node:net").isIP(hostname) !== 0;
 }
 
 /** The runtime's own class for an error that a module of Node's has thrown. */

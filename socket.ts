@@ -488,7 +488,7 @@ export class Socket<A extends Deno.Addr = Deno.Addr> implements Deno.Conn<A> {
    * @throws {TypeError} If it is no `Uint8Array`.
    */
   write(data: Uint8Array): Wait<number> {
-    if (typeof data === "string") {
+    if (!(data instanceof Uint8Array)) {
       throw new TypeError(
         `Cannot write as the data must be a Uint8Array: received ${
           show(data)

@@ -74,7 +74,7 @@ export function endAll(
 }
 
 /** After how many ms a greenlet is stuck: a little later than its grace is over. */
-const STUCK_AFTER = GRACE + GRACE / 4;
+export const STUCK_AFTER: number = GRACE + GRACE / 4;
 
 // deno-lint-ignore no-explicit-any
 type AnyGreenlet = OwnGreenlet<any>;

@@ -432,22 +432,23 @@ const MOST_TURNS = 3;
  *
  * @param ms Milliseconds: a number, `Infinity` included. What is below 0 is 0.
  * @param what For the message: what can't be done.
+ * @param name For the message: what the duration is, where there are several.
  * @throws {TypeError} If it is not a number.
  * @throws {RangeError} If it is `NaN`.
  */
-export function checkDuration(ms: unknown, what: string): asserts ms is number {
-  if (typeof ms !== "number") {
-    throw new TypeError(
-      `Cannot ${what} as the time must be a number of milliseconds: received ${
-        show(ms)
-      }`,
-    );
-  }
-  if (Number.isNaN(ms)) {
-    throw new RangeError(
-      `Cannot ${what} as the time must be a number of milliseconds: received NaN`,
-    );
-  }
+export function checkDuration(
+  ms: unknown,
+  what: string,
+  name = "the time",
+): asserts ms is number {
+  if (typeof ms === "number" && !Number.isNaN(ms)) return;
+  const message =
+    `Cannot ${what} as ${name} must be a number of milliseconds: received ${
+      show(ms)
+    }`;
+  throw typeof ms === "number"
+    ? new RangeError(message)
+    : new TypeError(message);
 }
 
 /**

@@ -10,6 +10,7 @@
 import type { Duplex } from "node:stream";
 import type { SecureContextOptions, TLSSocket } from "node:tls";
 import { getBuiltin } from "../_base/builtin.ts";
+import { show } from "../_base/checks.ts";
 import { markHandled } from "../_base/language.ts";
 import { runDetached } from "./current.ts";
 import { startTimer, stopTimer } from "./timers.ts";
@@ -28,6 +29,22 @@ export type TlsOptions = SecureContextOptions & {
 const MOST_READ = 64 * 1024;
 /** How long a peer may take for the last bytes when it is closed, in ms. */
 const CLOSING = 1000;
+
+/**
+ * Checks that there are a certificate and a key.
+ *
+ * @param what For the message: what can't be done.
+ * @throws {TypeError} If one is missing, or no text.
+ */
+export function checkTls(tls: unknown, what: string): void {
+  const { cert, key } = (tls ?? {}) as Record<string, unknown>;
+  if (typeof cert === "string" && typeof key === "string") return;
+  throw new TypeError(
+    `Cannot ${what} as 'tls' must have 'cert' and 'key' in PEM format: received ${
+      show(tls)
+    }`,
+  );
+}
 
 /** A certificate and its key, checked. */
 export class TlsIdentity {
@@ -49,7 +66,10 @@ export class TlsIdentity {
   wrap(conn: Deno.Conn): ServerTlsConn {
     const { TLSSocket } = getBuiltin("node:tls");
     const options = { ...this.#options, isServer: true, allowHalfOpen: true };
-    const tls = new TLSSocket(duplexOf(conn) as never, options);
+    const duplex = duplexOf(conn);
+    const tls = new TLSSocket(duplex as never, options);
+    // It does not hear of that by itself, and a write would wait for ever.
+    duplex.on("error", (error) => tls.destroy(error));
     return new ServerTlsConn(conn, tls);
   }
 }
@@ -176,6 +196,11 @@ export class ServerTlsConn implements Deno.Conn {
 
   write(data: Uint8Array): Promise<number> {
     if (this.#isClosed) return Promise.reject(badResource());
+    if (this.#tls.writableEnded || this.#tls.destroyed) {
+      const error = this.#failure ??
+        new Deno.errors.BrokenPipe("The connection is closed for writing");
+      return Promise.reject(error);
+    }
     const copy = data.slice();
     return new Promise((resolve, reject) => {
       this.#tls.write(copy, (error) => {
@@ -186,6 +211,7 @@ export class ServerTlsConn implements Deno.Conn {
   }
 
   closeWrite(): Promise<void> {
+    if (this.#isClosed) return Promise.reject(badResource());
     return new Promise((resolve) => this.#tls.end(() => resolve()));
   }
 

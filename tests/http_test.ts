@@ -31,6 +31,7 @@ import {
   withTimeout,
 } from "../mod.ts";
 import { Failures, runScript, testBoth } from "./_bodies.ts";
+import { turns, when } from "./_waits.ts";
 import {
   assertRefused,
   connectTo,
@@ -370,7 +371,7 @@ for (const kind of ["a stream", "bytes"]) {
     using slow = await RawClient.of(server);
     await slow.send("/");
     await slow.more();
-    await sleep(20);
+    await turns(20);
     assertEquals([server.connections.size, pool.freeCount()], [1, 0]);
     assertEquals((await ask(server)).status, 503);
     const answer = await slow.receive();
@@ -478,7 +479,7 @@ Deno.test("HttpServer with a pool leaves an error that is due in main to main", 
   await using server = serve(() => new Response("served"), { pool: 1 });
   using timeout = Timeout.start(1);
   // Nothing of the library waits in main meanwhile.
-  await new Promise((resolve) => setTimeout(resolve, 20));
+  await when(() => !timeout.pending);
   const answer = await ask(server);
   assertEquals(answer.body, "served");
   const error = await assertRejects(async () => await sleep(LONG));
@@ -816,7 +817,7 @@ Deno.test("HttpServer upgrades a request to a WebSocket, which is no request any
     socket.onmessage = ({ data }) => socket.send(`echo ${data}`);
     socket.onclose = () => closed.set();
     // By the upgrade the runtime has ended the request.
-    await sleep(20);
+    await turns(20);
     return response;
   });
   const socket = new WebSocket(server.url.replace("http", "ws"));
@@ -902,6 +903,7 @@ Deno.test("HttpServer listens on a Unix socket", async () => {
     using conn = await Deno.connect({ transport: "unix", path });
     await say(conn, "GET /path HTTP/1.0\r\n\r\n");
     assert((await hear(conn)).endsWith("\r\n\r\n/path"));
+    assertThrows(() => server.url, TypeError, "a Unix socket has none");
   }
   await Deno.remove(dir, { recursive: true });
 });
@@ -920,8 +922,13 @@ Deno.test("HttpServer refuses what is no address, no handler and no option", () 
   assertThrows(make(HERE, handler, { pool: 0 }), RangeError, "pool");
   assertThrows(make(HERE, handler, { overload: "x" }), TypeError, "overload");
   assertThrows(make(HERE, handler, { log: "combined" }), TypeError, "log");
-  assertThrows(make(HERE, handler, { requestTimeout: "1" }), TypeError);
-  assertThrows(make(HERE, handler, { tls: { cert: "x" } }), TypeError, "tls");
+  for (const name of ["requestTimeout", "minDelay"]) {
+    const named = `'${name}' must be a number of milliseconds: received`;
+    assertThrows(make(HERE, handler, { [name]: "1" }), TypeError, named);
+  }
+  for (const wrong of [null, 5, { cert: "x" }]) {
+    assertThrows(make(HERE, handler, { tls: wrong }), TypeError, "tls");
+  }
 });
 
 Deno.test("HttpServer.start() throws the runtime's error for a certificate that is none", () => {
@@ -1115,6 +1122,129 @@ Deno.test("HttpServer listens again when the runtime has given up for want of fi
   }).output();
   const text = new TextDecoder();
   assertEquals(text.decode(stdout), "served\n", text.decode(stderr));
+});
+
+/** Stands before `Deno.serve`, and has the runtime's servers give up. */
+class Serving implements Disposable {
+  readonly #original = Deno.serve;
+  /** The options of each call. */
+  readonly options: Record<string, unknown>[] = [];
+  readonly #failed: PromiseWithResolvers<void>[] = [];
+  readonly #servers: Deno.HttpServer<Deno.Addr>[] = [];
+  /** How many were told not to keep the process alive. */
+  unreffed = 0;
+
+  constructor() {
+    Deno.serve = this.#serve.bind(this) as never;
+  }
+
+  #serve(options: Record<string, unknown>, handler: Deno.ServeHandler) {
+    this.options.push(options);
+    const server = this.#original(options as Deno.ServeTcpOptions, handler);
+    const failed = Promise.withResolvers<void>();
+    this.#servers.push(server);
+    this.#failed.push(failed);
+    return {
+      addr: server.addr,
+      finished: Promise.race([server.finished, failed.promise]),
+      shutdown: () => server.shutdown(),
+      unref: () => {
+        this.unreffed++;
+        server.unref();
+      },
+    };
+  }
+
+  /** The last one serves no longer, as when there are no file descriptors. */
+  async giveUp(): Promise<void> {
+    this.#failed.at(-1)!.reject(new Error("Too many open files"));
+    await this.#servers.at(-1)!.shutdown();
+  }
+
+  [Symbol.dispose](): void {
+    Deno.serve = this.#original;
+  }
+}
+
+Deno.test("HttpServer.stop() does not wait for the delay after the runtime has given up", async () => {
+  using failures = new Failures();
+  using serving = new Serving();
+  const server = new HttpServer(HERE, () => new Response(), {
+    minDelay: LONG,
+    maxDelay: LONG,
+  });
+  server.start();
+  await serving.giveUp();
+  await eventually(() => failures.errors.length === 1);
+  // Its delay would be a timer that is left over.
+  await server.stop();
+  assertEquals(serving.options.length, 1);
+});
+
+Deno.test("HttpServer waits longer each time that the runtime gives up", async () => {
+  using failures = new Failures();
+  using serving = new Serving();
+  await using server = new HttpServer(HERE, () => new Response("served"), {
+    minDelay: 4,
+    maxDelay: 16,
+  });
+  server.start();
+  const giveUpTimes = async (count: number) => {
+    const start = performance.now();
+    for (let i = 0; i < count; i++) {
+      const before = serving.options.length;
+      await serving.giveUp();
+      await eventually(() => serving.options.length > before);
+    }
+    return performance.now() - start;
+  };
+  // 4, 8, 16 and 16.
+  assert(await giveUpTimes(4) >= 44);
+  assertEquals((await ask(server)).body, "served");
+  assertEquals(failures.errors.length, 4);
+});
+
+for (const transport of ["tcp", "unix"] as const) {
+  Deno.test(`HttpServer listens again as it was asked to: ${transport}`, async () => {
+    using _ = new Failures();
+    using serving = new Serving();
+    const dir = await Deno.makeTempDir();
+    const path = `${dir}/socket`;
+    const asked = transport === "unix"
+      ? { transport, path }
+      : { transport, ...HERE, tcpBacklog: 7 };
+    {
+      await using server = new HttpServer(asked, () => new Response("served"));
+      server.start();
+      const { port } = server.address as Deno.NetAddr;
+      await serving.giveUp();
+      await eventually(() => serving.options.length === 2);
+      const { tcpBacklog } = serving.options[1]!;
+      assertEquals(tcpBacklog, transport === "tcp" ? 7 : undefined);
+      const connect = Deno.connect as (options: object) => Promise<Deno.Conn>;
+      using conn = await connect(
+        transport === "unix" ? asked : { ...asked, port },
+      );
+      await say(conn, "GET / HTTP/1.0\r\n\r\n");
+      assert((await hear(conn)).endsWith("served"));
+    }
+    await Deno.remove(dir, { recursive: true });
+  });
+}
+
+Deno.test("HttpServer.stop() by a handler of another server waits for the answers to what it kills", async () => {
+  using serving = new Serving();
+  const server = serve(() => new Response(new Uint8Array(64 * 1024 * 1024)));
+  await using other = serve(async () => {
+    await server.stop({ timeout: 0 });
+    return new Response("stopped");
+  });
+  using client = await RawClient.of(server);
+  await client.send("/");
+  await client.more();
+  assertEquals((await ask(other)).body, "stopped");
+  // The client reads nothing more: its connection is left to itself.
+  assertEquals(serving.unreffed, 1);
 });
 
 Deno.test("HttpServer needs no more memory for many requests", async () => {

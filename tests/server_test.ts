@@ -31,6 +31,7 @@ import {
   withTimeout,
 } from "../mod.ts";
 import { Failures, runScript, testBoth } from "./_bodies.ts";
+import { turns, when } from "./_waits.ts";
 import {
   assertRefused,
   connectTo,
@@ -376,7 +377,8 @@ Deno.test("StreamServer.serveForever() waits for a stop with a longer timeout th
   using conn = await connectTo(server);
   await eventually(() => server.connections.size === 1);
   const stopping = spawn(() => server.stop({ timeout: LONG }));
-  await sleep(20);
+  await eventually(() => server.closed);
+  await turns(20);
   assertFalse(serving.dead);
   goOn.set();
   await joinAll([serving, stopping], { raiseError: true });
@@ -462,7 +464,8 @@ for (const isShared of [false, true]) {
     const conns: Deno.Conn[] = [];
     for (let i = 0; i < 5; i++) conns.push(await connectTo(server));
     for (let i = 0; i < room; i++) await served.get();
-    await sleep(20);
+    // More are there to be accepted.
+    await turns(20);
     assertEquals([served.qsize(), server.connections.size], [0, room]);
     goOn.put();
     await served.get();
@@ -542,6 +545,53 @@ Deno.test("StreamServer ends a connection that does not speak TLS, and reports i
   assertEquals(failures.errors.length, 1);
 });
 
+Deno.test("StreamServer ends a write over TLS whose client has gone", async () => {
+  const failed = new Queue<unknown>();
+  await using server = serve(async (socket) => {
+    await socket.recv();
+    try {
+      // Never, if nothing told it that the connection beneath has failed.
+      await withTimeout(10_000, async () => {
+        for (;;) await socket.sendAll(new Uint8Array(100_000));
+      });
+    } catch (error) {
+      failed.put(error);
+    }
+  }, { tls });
+  const { port } = server.address as Deno.NetAddr;
+  const conn = await Deno.connectTls({ hostname: "localhost", port, caCerts });
+  await conn.handshake();
+  conn.close();
+  const error = await failed.get();
+  assert(isLost(error), String(error));
+});
+
+Deno.test("StreamServer over TLS refuses writes behind closeWrite() and after close(), as without it", async () => {
+  const failed = new Queue<unknown>();
+  for (const options of [{}, { tls }]) {
+    await using server = serve(async (socket) => {
+      const note = async (wait: Promise<unknown>) => {
+        await wait.catch((error) => failed.put(error.constructor.name));
+      };
+      await socket.closeWrite();
+      await note(socket.sendAll("late"));
+      socket.close();
+      await note(socket.sendAll("late"));
+      await note(socket.closeWrite());
+      await note(socket.recv());
+    }, options);
+    const { port } = server.address as Deno.NetAddr;
+    using conn = "tls" in options
+      ? await Deno.connectTls({ hostname: "localhost", port, caCerts })
+      : await connectTo(server);
+    if ("handshake" in conn) await (conn as Deno.TlsConn).handshake();
+    const names = [];
+    for (let i = 0; i < 4; i++) names.push(await failed.get());
+    const closed = "BadResource";
+    assertEquals(names, ["BrokenPipe", closed, closed, closed]);
+  }
+});
+
 Deno.test("StreamServer.stop() kills a connection in its TLS handshake", async () => {
   const server = serve(echo.async, { tls });
   using conn = await connectTo(server);
@@ -590,10 +640,15 @@ Deno.test("StreamServer refuses what is no address, no handler and no option", (
   }
   assertThrows(make(HERE, handle, { pool: "2" }), TypeError, "pool");
   assertThrows(make(HERE, handle, 5), TypeError, "options");
-  assertThrows(make(HERE, handle, { minDelay: "1" }), TypeError);
-  assertThrows(make(HERE, handle, { stopTimeout: NaN }), RangeError);
-  assertThrows(make(HERE, handle, { handshakeTimeout: "1" }), TypeError);
-  assertThrows(make(HERE, handle, { tls: {} }), TypeError, "tls");
+  const times = ["minDelay", "maxDelay", "stopTimeout", "handshakeTimeout"];
+  for (const name of times) {
+    const named = `'${name}' must be a number of milliseconds: received`;
+    assertThrows(make(HERE, handle, { [name]: "1" }), TypeError, named);
+    assertThrows(make(HERE, handle, { [name]: NaN }), RangeError, named);
+  }
+  for (const wrong of [null, 5, {}, { cert: 5, key: 5 }]) {
+    assertThrows(make(HERE, handle, { tls: wrong }), TypeError, "tls");
+  }
   assertThrows(make(HERE, handle, { tls: { cert: "x", key: "y" } }), Error);
   const other = { cert: caCerts[0], key: tls.key };
   assertThrows(make(HERE, handle, { tls: other }), TypeError, "key");
@@ -731,7 +786,8 @@ Deno.test("StreamServer bounds what clients cost that connect and send nothing, 
   const clients: Promise<Deno.Conn>[] = [];
   let most = 0;
   let isStuck = false;
-  while (!isStuck && clients.length < CLIENTS) {
+  // On a machine that is busy, those may be slow as well that there is room for.
+  while (clients.length < (isStuck ? 200 : CLIENTS)) {
     const some = Array.from({ length: 50 }, () => connectTo(server));
     clients.push(...some);
     // Past its backlog, the system lets them wait.
@@ -746,7 +802,7 @@ Deno.test("StreamServer bounds what clients cost that connect and send nothing, 
     most = Math.max(most, server.connections.size);
   }
   await eventually(() => server.connections.size === 100);
-  assertEquals(most, 100);
+  assert(most <= 100, `Served ${most}`);
   // Both ends of each are of this process.
   const grown = residentMemory() - before;
   assert(grown < 150_000_000, `Grown by ${grown}`);
@@ -907,7 +963,7 @@ Deno.test("DatagramServer with a pool leaves an error that is due in main to mai
   await spawn(() => server.sendTo("hello", to)).get();
   using timeout = Timeout.start(1);
   await heard.promise;
-  await new Promise((resolve) => setTimeout(resolve, 20));
+  await when(() => !timeout.pending);
   const error = await assertRejects(async () => await sleep(LONG));
   assertStrictEquals(error, timeout);
 });
@@ -927,6 +983,51 @@ Deno.test("DatagramServer drops what no memory is kept for while there is no roo
   await begun.wait();
   await server.stop();
   assertEquals([handled, server.connections.size], [1, 0]);
+});
+
+Deno.test("DatagramServer keeps no endless line of datagrams that are empty while there is no room", async () => {
+  const goOn = new Event();
+  const ended = new Event();
+  let handled = 0;
+  await using server = new DatagramServer(HERE, async (data) => {
+    handled++;
+    await goOn.wait();
+    if (data.length > 0) ended.set();
+  }, { pool: 1 });
+  server.start();
+  const to = server.address as Deno.NetAddr;
+  for (let i = 0; i < 3000; i++) {
+    await server.sendTo("", to);
+    // The system drops what has not been read meanwhile.
+    if (i % 20 === 0) await turns(2);
+  }
+  goOn.set();
+  // Those that wait come first.
+  await eventually(() => server.connections.size === 0);
+  await server.sendTo("end", to);
+  await ended.wait();
+  assert(handled > 100 && handled < 2000, `Handled ${handled}`);
+});
+
+Deno.test("DatagramServer.sendTo() takes localhost for the address of its own version of IP", async () => {
+  const heard = new Queue<string>();
+  for (const hostname of ["127.0.0.1", "::1"]) {
+    const server = new DatagramServer({ hostname, port: 0 }, (data) => {
+      heard.put(new TextDecoder().decode(data));
+    });
+    try {
+      server.start();
+    } catch (error) {
+      // There are machines without IPv6.
+      if (hostname === "::1") continue;
+      throw error;
+    }
+    const { port } = server.address as Deno.NetAddr;
+    await server.sendTo("named", { hostname: "localhost", port });
+    await server.sendTo("left out", { port });
+    assertEquals([await heard.get(), await heard.get()], ["named", "left out"]);
+    await server.stop();
+  }
 });
 
 Deno.test("DatagramServer reports a handler's error with its name, and goes on", async () => {
@@ -960,6 +1061,14 @@ Deno.test("DatagramServer refuses what is no address, no handler and no datagram
   server.start();
   assertThrows(send(5, { port: 1 }), TypeError, "datagram");
   assertThrows(send("x", { port: "1" }), TypeError, "port");
+  for (const hostname of ["::1", "host.test", ""]) {
+    const to = { hostname, port: 1 };
+    assertThrows(
+      send("x", to),
+      TypeError,
+      "'hostname' must be an IPv4 address",
+    );
+  }
 });
 
 Deno.test("StreamServer and DatagramServer keep the process alive until they are closed", async () => {
