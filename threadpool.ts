@@ -430,6 +430,7 @@ export class ThreadPool implements AsyncDisposable {
     } catch (error) {
       this.#workers.delete(worker);
       worker.state = "ended";
+      call.worker = null;
       call.throw(error);
     }
   }
@@ -454,6 +455,7 @@ export class ThreadPool implements AsyncDisposable {
     else {
       this.#drop(worker);
       this.#startFor(call);
+      this.#next();
     }
     this.#look();
   };
@@ -465,11 +467,16 @@ export class ThreadPool implements AsyncDisposable {
     this.#look();
   };
 
-  /** Starts a worker for the next call, in the place of one that has ended. */
+  /**
+   * Starts workers for the next calls, in the places of those that have ended. A call whose
+   * worker can't be started fails, and leaves its place to the one after it.
+   */
   #next(): void {
-    if (this.#workers.size >= this.size) return;
-    const call = this.#waiting.shift();
-    if (call !== null) this.#startFor(call);
+    while (this.#workers.size < this.size) {
+      const call = this.#waiting.shift();
+      if (call === null) return;
+      this.#startFor(call);
+    }
   }
 
   /** A call was interrupted that waits, or runs. */

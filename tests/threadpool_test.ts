@@ -23,6 +23,7 @@ import {
 import type { Imported, ThreadPoolOptions } from "../threadpool.ts";
 import { type Body, testBoth } from "./_bodies.ts";
 import { ended, Mark } from "./_marks.ts";
+import { when } from "./_waits.ts";
 
 type Work = Imported<typeof import("./_work.ts")>;
 
@@ -510,6 +511,36 @@ for (
     });
   }
 }
+
+Deno.test("ThreadPool fails each of the calls for which no worker can be started", async () => {
+  await using pool = new ThreadPool(1, { isolate: "thread" });
+  const work = pool.import<typeof import("./_work.ts")>(WORK);
+  using mark = new Mark();
+  const running = spawn(() => work.wait(mark.path));
+  await mark.written();
+  const { Worker } = globalThis;
+  globalThis.Worker = class {
+    constructor() {
+      throw new Deno.errors.NotCapable("No worker");
+    }
+  } as unknown as typeof Worker;
+  try {
+    // The last one needs a worker that knows its module.
+    const waiting = [1, 2, 3].map((n) => spawn(() => work.double(n)));
+    waiting.push(spawn(() => pool.import<Work>(`${WORK}?2`).double(4)));
+    const joined = spawn(() => pool.join());
+    await when(() => pool.waiting === waiting.length);
+    await running.kill();
+    for (const call of waiting) {
+      await assertRejects(() => call.get(), Deno.errors.NotCapable);
+    }
+    assertEquals(await joined.get(), true);
+    assertEquals([pool.busy, pool.waiting], [0, 0]);
+  } finally {
+    globalThis.Worker = Worker;
+  }
+  assertEquals(await work.double(2), 4);
+});
 
 testEach(
   "ThreadPool.join() waits until no call is left",
