@@ -64,10 +64,11 @@ import {
 } from "./_workers/messages.ts";
 import { isPlain } from "./_workers/pack.ts";
 import { checkPermissions } from "./_workers/permissions.ts";
-import { unpackError } from "./_workers/unpack.ts";
+import { type ErrorClasses, unpackError } from "./_workers/unpack.ts";
 import type { JoinOptions } from "./gevent.ts";
 import { GreenletError } from "./greenlet.ts";
 import type { Wait } from "./hub.ts";
+import { CalledProcessError, TimeoutExpired } from "./subprocess.ts";
 
 /** Options of a {@linkcode ThreadPool}. */
 export interface ThreadPoolOptions {
@@ -131,6 +132,14 @@ export class WorkerDied extends GreenletError {
     this.prototype.name = "WorkerDied";
   }
 }
+
+/** Classes of errors that come back from a worker as themselves, beside those of `unpack.ts`. */
+const ERRORS: ErrorClasses = {
+  PoolClosed,
+  WorkerDied,
+  CalledProcessError,
+  TimeoutExpired,
+};
 
 /**
  * Has objects moved, and not copied, when a value is sent: as an argument or as the result of
@@ -714,7 +723,7 @@ class PoolWorker implements WorkerEvents {
     this.state = "idle";
     this.call = call.worker = null;
     if (answer[0] === "value") call.switch(answer[1]);
-    else call.throw(unpackError(answer[1]));
+    else call.throw(unpackError(answer[1], ERRORS));
     this.#freed(this);
   }
 

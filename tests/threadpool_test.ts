@@ -15,6 +15,7 @@ import {
   PoolClosed,
   sleep,
   spawn,
+  subprocess,
   ThreadPool,
   Timeout,
   transfer,
@@ -269,6 +270,26 @@ testEach(
     assertInstanceOf(unreadable, GreenletError);
     const property = await fail("property") as { sent: unknown };
     assertEquals(Object.entries(property), [["sent", 1]]);
+  },
+);
+
+testEach(
+  "ThreadPool brings each of the library's own errors back with its class",
+  async (_pool, work) => {
+    const { CalledProcessError, TimeoutExpired } = subprocess;
+    const fail = (how: string) =>
+      work.fail(how).then(() => assert(false), (error: unknown) => error);
+    assertInstanceOf(await fail("closed"), PoolClosed);
+    assertInstanceOf(await fail("died"), WorkerDied);
+    const called = await fail("called");
+    assertInstanceOf(called, CalledProcessError);
+    const { command, args, code, stderr } = called;
+    assertEquals([command, args, code, stderr], ["ls", ["x"], 2, "no"]);
+    const expired = await fail("expired");
+    assertInstanceOf(expired, TimeoutExpired);
+    assertEquals([expired.ms, expired.stdout], [5, "out"]);
+    // Its private fields are there.
+    expired.close();
   },
 );
 
