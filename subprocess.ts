@@ -24,6 +24,7 @@
 import { after } from "./_base/after.ts";
 import { allOf, NO_OPTIONS, then } from "./_base/language.ts";
 import { checkOptions, show } from "./_base/checks.ts";
+import { Begun } from "./_hub/begun.ts";
 import {
   atEnd,
   type Bytes,
@@ -452,6 +453,8 @@ class RunningProgram {
   readonly #abort = new AbortController();
   readonly #stdout: OutputPipe;
   readonly #stderr: OutputPipe;
+  /** The operation that writes its input, which may never end. */
+  readonly #writing = new Begun();
   /** Ends it when the process exits: Ctrl-C on a terminal does not reach it. */
   readonly #exit = () => signalChild(this.#child, "SIGTERM", this.#isGroup);
   /** Whether it was told to end. */
@@ -464,12 +467,16 @@ class RunningProgram {
     const child = this.#child = program.start(this.#isGroup);
     this.#stdout = new OutputPipe(child.stdout, this.#abort);
     this.#stderr = new OutputPipe(child.stderr, this.#abort);
-    if (program.input !== undefined) feed(child.stdin, program.input);
+    if (program.input !== undefined) {
+      void feed(child.stdin, program.input, this.#writing);
+    }
     if (this.#isGroup) atEnd.add(this.#exit);
     this.completed = then(
       allOf([statusOf(child), this.#stdout.bytes, this.#stderr.bytes]),
       (results) => {
         atEnd.delete(this.#exit);
+        // Another program may have its input open, and not read it.
+        this.#writing.unref();
         return this.#complete(
           results[0] as Deno.CommandStatus,
           results[1] as Bytes,
@@ -513,6 +520,8 @@ class RunningProgram {
     });
     runDetached(() => this.#abort.abort());
     this.#child.unref();
+    // It ends when the child does, which may take as long as that likes.
+    this.#writing.unref();
     return printed as [Output, Output];
   }
 }
@@ -521,10 +530,13 @@ class RunningProgram {
 async function feed(
   stdin: WritableStream<Uint8Array<ArrayBufferLike>>,
   input: Uint8Array,
+  writing: Begun,
 ): Promise<void> {
   try {
     const writer = stdin.getWriter();
-    await writer.write(input);
+    // As soon as the stream has started, a write begins its operation in the call.
+    await writer.ready;
+    await writing.watch(() => writer.write(input));
     await writer.close();
   } catch {
     // It has closed its input, or has ended.

@@ -64,10 +64,11 @@ import {
 } from "./_workers/messages.ts";
 import { isPlain } from "./_workers/pack.ts";
 import { checkPermissions } from "./_workers/permissions.ts";
-import { unpackError } from "./_workers/unpack.ts";
+import { type ErrorClasses, unpackError } from "./_workers/unpack.ts";
 import type { JoinOptions } from "./gevent.ts";
 import { GreenletError } from "./greenlet.ts";
 import type { Wait } from "./hub.ts";
+import { CalledProcessError, TimeoutExpired } from "./subprocess.ts";
 
 /** Options of a {@linkcode ThreadPool}. */
 export interface ThreadPoolOptions {
@@ -131,6 +132,14 @@ export class WorkerDied extends GreenletError {
     this.prototype.name = "WorkerDied";
   }
 }
+
+/** Classes of errors that come back from a worker as themselves, beside those of `unpack.ts`. */
+const ERRORS: ErrorClasses = {
+  PoolClosed,
+  WorkerDied,
+  CalledProcessError,
+  TimeoutExpired,
+};
 
 /**
  * Has objects moved, and not copied, when a value is sent: as an argument or as the result of
@@ -430,6 +439,7 @@ export class ThreadPool implements AsyncDisposable {
     } catch (error) {
       this.#workers.delete(worker);
       worker.state = "ended";
+      call.worker = null;
       call.throw(error);
     }
   }
@@ -454,6 +464,7 @@ export class ThreadPool implements AsyncDisposable {
     else {
       this.#drop(worker);
       this.#startFor(call);
+      this.#next();
     }
     this.#look();
   };
@@ -465,11 +476,16 @@ export class ThreadPool implements AsyncDisposable {
     this.#look();
   };
 
-  /** Starts a worker for the next call, in the place of one that has ended. */
+  /**
+   * Starts workers for the next calls, in the places of those that have ended. A call whose
+   * worker can't be started fails, and leaves its place to the one after it.
+   */
   #next(): void {
-    if (this.#workers.size >= this.size) return;
-    const call = this.#waiting.shift();
-    if (call !== null) this.#startFor(call);
+    while (this.#workers.size < this.size) {
+      const call = this.#waiting.shift();
+      if (call === null) return;
+      this.#startFor(call);
+    }
   }
 
   /** A call was interrupted that waits, or runs. */
@@ -717,7 +733,7 @@ class PoolWorker implements WorkerEvents {
     this.state = "idle";
     this.call = call.worker = null;
     if (answer[0] === "value") call.switch(answer[1]);
-    else call.throw(unpackError(answer[1]));
+    else call.throw(unpackError(answer[1], ERRORS));
     this.#freed(this);
   }
 

@@ -19,14 +19,16 @@ export type EndingSignal = keyof typeof EXIT_CODES;
 /** Sets the exit code of the process as if the signal had ended it. */
 export function setExitCode(signal: EndingSignal): void {
   const { Deno } = globalThis;
-  if (Deno !== undefined) Deno.exitCode = EXIT_CODES[signal];
+  const target = Deno ?? findProcess();
+  if (target !== null) target.exitCode = EXIT_CODES[signal];
 }
 
-/** The runtime's own way to listen to a signal. */
-type Listen = (name: Deno.Signal, listener: () => void) => void;
+/** The runtime's own way to listen to a signal, or to stop that. */
+type Change = (name: Deno.Signal, listener: () => void) => void;
 
 /** What Node and Bun have. */
-interface SignalEmitter {
+interface Process {
+  exitCode?: number;
   on(name: string, listener: () => void): unknown;
   off(name: string, listener: () => void): unknown;
 }
@@ -56,9 +58,14 @@ export class OwnListener implements Disposable {
     this.#listener = () => told();
     this.#name = name;
     if (typeof name !== "string") throw notListenable(name);
-    const [add] = listenFunctions();
+    const runtime = findListening();
+    if (runtime === null) {
+      throw new TypeError(
+        "Cannot listen for a signal as this runtime has neither Deno.addSignalListener() nor process.on()",
+      );
+    }
     try {
-      add(name, this.#listener);
+      runtime.add(name, this.#listener);
     } catch (error) {
       throw notListenable(name, error);
     }
@@ -70,31 +77,29 @@ export class OwnListener implements Disposable {
     const listener = this.#listener;
     if (listener === null) return;
     this.#listener = null;
-    const [, remove] = listenFunctions();
-    remove(this.#name, listener);
+    findListening()?.remove(this.#name, listener);
     const left = listening.get(this.#name)! - 1;
     if (left > 0) listening.set(this.#name, left);
     else listening.delete(this.#name);
   }
 }
 
-function listenFunctions(): [add: Listen, remove: Listen] {
+function findProcess(): Process | null {
+  const process = Reflect.get(globalThis, "process") as Process | undefined;
+  return typeof process?.on === "function" ? process : null;
+}
+
+/** How this runtime listens to signals; `null` if it has none, as a browser. */
+function findListening(): { add: Change; remove: Change } | null {
   const { Deno } = globalThis;
   if (Deno !== undefined) {
-    return [Deno.addSignalListener, Deno.removeSignalListener];
+    return { add: Deno.addSignalListener, remove: Deno.removeSignalListener };
   }
-  const emitter = Reflect.get(globalThis, "process") as
-    | SignalEmitter
-    | undefined;
-  if (typeof emitter?.on !== "function") {
-    throw new TypeError(
-      "Cannot listen for a signal as this runtime has neither Deno.addSignalListener() nor process.on()",
-    );
-  }
-  return [
-    (name, listener) => void emitter.on(name, listener),
-    (name, listener) => void emitter.off(name, listener),
-  ];
+  const process = findProcess();
+  return process && {
+    add: (name, listener) => void process.on(name, listener),
+    remove: (name, listener) => void process.off(name, listener),
+  };
 }
 
 function notListenable(name: unknown, cause?: unknown): TypeError {
@@ -151,23 +156,22 @@ export class SignalListener implements Disposable {
 
   #listen(): void {
     this.#listens = true;
-    for (const [signal, listener] of this.#listeners) {
-      try {
-        globalThis.Deno?.addSignalListener(signal, listener);
-      } catch {
-        // There is no such signal on this system.
-      }
-    }
+    this.#change("add");
   }
 
   #pause(): void {
     if (!this.#listens) return;
     this.#listens = false;
+    this.#change("remove");
+  }
+
+  #change(how: "add" | "remove"): void {
+    const runtime = findListening();
     for (const [signal, listener] of this.#listeners) {
       try {
-        globalThis.Deno?.removeSignalListener(signal, listener);
+        runtime?.[how](signal, listener);
       } catch {
-        // See above.
+        // There is no such signal on this system.
       }
     }
   }

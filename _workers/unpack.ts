@@ -9,21 +9,30 @@ import { Empty, Full, ShutDown } from "../queue.ts";
 import { Timeout } from "../timeout.ts";
 import type { SentError } from "./pack.ts";
 
-/** Makes the error again that was packed. */
-export function unpackError(sent: SentError): unknown {
+/** Classes of errors by their names. */
+export type ErrorClasses = Readonly<Record<string, unknown>>;
+
+/**
+ * Makes the error again that was packed.
+ *
+ * @param sent The error, as it was packed.
+ * @param others Classes of modules that are above this one.
+ */
+export function unpackError(sent: SentError, others: ErrorClasses): unknown {
   if (sent.kind === "value") return sent.value;
   const { name, message, stack, properties } = sent;
-  const error = makeError(sent);
+  const error = makeError(sent, others);
   Object.assign(error, properties);
   // Where the class does not say so, as for one that has set it itself.
   if (error.name !== name) define(error, "name", name);
   if (error.message !== message) define(error, "message", message);
   if (stack !== undefined) define(error, "stack", stack);
   if (sent.cause !== undefined) {
-    define(error, "cause", unpackError(sent.cause));
+    define(error, "cause", unpackError(sent.cause, others));
   }
   if (sent.errors !== undefined) {
-    define(error, "errors", sent.errors.map(unpackError));
+    const errors = sent.errors.map((one) => unpackError(one, others));
+    define(error, "errors", errors);
   }
   return error;
 }
@@ -40,26 +49,26 @@ function define(error: Error, name: string, value: unknown): void {
 type SentObject = Extract<SentError, { kind: "error" }>;
 type ErrorClass = new (message?: string) => Error;
 
-function makeError({ classes, message, name, properties }: SentObject): Error {
+function makeError(
+  { classes, message, name, properties }: SentObject,
+  others: ErrorClasses,
+): Error {
   if (classes[0] === "DOMException") return new DOMException(message, name);
-  const known = classes.findIndex((one) => findClass(one) !== undefined);
-  const base = known < 0 ? Error : findClass(classes[known]!)!;
+  const known = classes.findIndex((one) => findClass(one, others));
+  const base = findClass(classes[known] ?? "Error", others)!;
+  const made = known > 0 ? classNamed(classes[0]!, base) : base;
   // It has private fields, which nothing but its constructor makes.
-  if (base === Timeout) {
+  if (base === Timeout || base.prototype instanceof Timeout) {
     const { ms } = properties;
     const timeout = new Timeout(typeof ms === "number" ? ms : Infinity);
-    if (known > 0) {
-      Object.setPrototypeOf(timeout, classNamed(classes[0]!, base).prototype);
-    }
-    return timeout;
+    return Object.setPrototypeOf(timeout, made.prototype);
   }
-  const made = known > 0 ? classNamed(classes[0]!, base) : base;
   // As `Error` makes it, whatever the constructor of the class wants.
   return Reflect.construct(Error, [message], made);
 }
 
-/** The library's own classes of errors. */
-const OWN: Record<string, unknown> = {
+/** The library's own classes of errors, of modules that are below this one. */
+const OWN: ErrorClasses = {
   __proto__: null,
   GreenletError,
   GreenletExit,
@@ -70,8 +79,12 @@ const OWN: Record<string, unknown> = {
 };
 
 /** The class of errors of a name that both sides have. */
-function findClass(name: string): ErrorClass | undefined {
+function findClass(
+  name: string,
+  others: ErrorClasses,
+): ErrorClass | undefined {
   const found = OWN[name] ??
+    (Object.hasOwn(others, name) ? others[name] : null) ??
     (Object.hasOwn(Deno.errors, name)
       ? Reflect.get(Deno.errors, name)
       : null) ??

@@ -10,9 +10,10 @@ import {
   joinAll,
   sleep,
   spawn,
+  subprocess,
   Timeout,
 } from "../mod.ts";
-import { transfer } from "../threadpool.ts";
+import { PoolClosed, transfer, WorkerDied } from "../threadpool.ts";
 
 export const version = 1;
 
@@ -83,6 +84,20 @@ export function fail(how: string): never {
       throw new AggregateError([new OwnError(1), 2], "several");
     case "timeout":
       throw new Timeout(5);
+    case "closed":
+      throw new PoolClosed("closed");
+    case "died":
+      throw new WorkerDied("died");
+    case "called":
+      throw new subprocess.CalledProcessError("ls", ["x"], {
+        code: 2,
+        signal: null,
+        success: false,
+        stdout: "",
+        stderr: "no",
+      });
+    case "expired":
+      throw new subprocess.TimeoutExpired(5, "ls", [], "out", "");
     case "value":
       throw { a: [1] };
     case "function":

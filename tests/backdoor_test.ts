@@ -59,7 +59,7 @@ class Client implements Disposable {
     return client;
   }
 
-  async send(text: string): Promise<void> {
+  async send(text: string | Uint8Array): Promise<void> {
     await this.#socket.sendAll(text);
   }
 
@@ -279,6 +279,15 @@ Deno.test("BackdoorServer.stop() ends connections in the middle of their code", 
   await server.stop({ timeout: 0 });
   assert(greenlet!.value instanceof GreenletExit);
   await client.rest();
+});
+
+Deno.test("BackdoorServer drops an incomplete input at telnet's Ctrl-C", async () => {
+  await using server = start();
+  using client = await Client.ready(server);
+  await client.type("1 + (", "... ");
+  await client.send(new Uint8Array([0xff, 0xf4, 0xff, 0xfd, 0x06, 10]));
+  assertEquals(await client.hear(), "");
+  assertEquals(await client.type("2"), "2\n");
 });
 
 Deno.test("BackdoorServer closes a connection that speaks HTTP", async () => {

@@ -8,7 +8,7 @@
 import { assertEquals } from "@std/assert";
 
 const ROOT = new URL("..", import.meta.url).pathname.replace(/\/$/, "");
-const PROGRAMS = ["core", "hub", "patch"];
+const PROGRAMS = ["core", "hub", "patch", "signals"];
 /** Long enough for a busy machine; what takes longer is stuck. */
 const LIMIT = 60_000;
 
@@ -85,8 +85,8 @@ for (const runtime of RUNTIMES) {
         if (runtime.extension === ".js") await transpile(modules = folder);
         for (const program of PROGRAMS) {
           const path = `${ROOT}/tests/runtimes/${program}.js`;
-          const flags = ["run", "-q", "--no-check", "--allow-read"];
-          const args = [...flags, path, ROOT, ".ts"];
+          const flags = ["-q", "--no-check", "--allow-read", "--allow-run"];
+          const args = ["run", ...flags, path, ROOT, ".ts"];
           const here = await output(Deno.execPath(), args);
           assertEquals(here.err, "");
           const { command, extension } = runtime;

@@ -9,6 +9,7 @@ import {
   assertThrows,
 } from "@std/assert";
 import { clock } from "./_clock.ts";
+import { when } from "./_waits.ts";
 import { random } from "./_random.ts";
 import {
   AsyncResult,
@@ -19,7 +20,6 @@ import {
   getCurrent,
   type Greenlet,
   GreenletExit,
-  idle,
   iwait,
   joinAll,
   kill,
@@ -1422,8 +1422,7 @@ async function randomProgram(next: () => number): Promise<void> {
     }
   });
   await joinAll([...producers, killer], { raiseError: true });
-  await idle();
-  await sleep(20);
+  await when(() => received.every((got) => got.length === 20));
   for (const consumer of consumers) await consumer.kill();
   for (const consumer of consumers) {
     if (!consumer.successful()) throw consumer.exception;

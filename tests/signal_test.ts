@@ -22,8 +22,10 @@ import {
   Timeout,
   withTimeout,
 } from "../mod.ts";
+import { isListenedTo } from "../_hub/signals.ts";
 import { Failures, runScript, type ScriptOutput, settle } from "./_bodies.ts";
 import { test } from "./_random.ts";
+import { when } from "./_waits.ts";
 
 // deno-lint-ignore no-explicit-any
 type Any = any;
@@ -404,6 +406,25 @@ test("run() that waits in silence is not deaf to an onSignal() of SIGTERM", asyn
     "SIGTERM",
   );
   assertEquals([out, err, code], [["ready", "stopped"], "", 0]);
+});
+
+test("signals() listens no more when its loop goes on after a held interrupt", async () => {
+  const { promise, resolve } = Promise.withResolvers<void>();
+  const begun = new Event();
+  const greenlet = spawn(async () => {
+    for await (const _ of signals("SIGUSR2")) {
+      begun.set();
+      // A promise of others, in which the kill is held.
+      await promise;
+    }
+  });
+  await when(() => isListenedTo("SIGUSR2"));
+  send("SIGUSR2");
+  await begun.wait();
+  greenlet.kill(undefined, { block: false });
+  resolve();
+  await greenlet.join();
+  assertEquals(isListenedTo("SIGUSR2"), false);
 });
 
 test("onSignal() under patch() is not ended with the greenlet that calls it", async () => {

@@ -35,11 +35,6 @@ function bytes(text: string): Uint8Array {
   return new TextEncoder().encode(text);
 }
 
-/** Waits until a program says so, of which each takes its time. */
-async function eventually(holds: () => boolean): Promise<void> {
-  while (!holds()) await sleep(10);
-}
-
 /** Whether a process runs, and is not only to be reaped. */
 function isRunning(pid: number): boolean {
   try {
@@ -60,14 +55,14 @@ async function ended(printed: string, count: number): Promise<void> {
   assertEquals(pids.length, count, printed);
   for (const pid of pids) {
     assert(pid > 0, printed);
-    await eventually(() => !isRunning(pid));
+    await when(() => !isRunning(pid));
   }
   await childrenEnded();
 }
 
 /** Waits until the runtime has no children left, for its sanitizers. */
 async function childrenEnded(): Promise<void> {
-  await eventually(() =>
+  await when(() =>
     new Deno.Command("pgrep", { args: ["-P", `${Deno.pid}`] })
       .outputSync().stdout.length === 0
   );
@@ -501,19 +496,45 @@ test("run() ends the program alone, where not all programs may be run", async ()
   if (printed.length > 6) await ended(printed.split(" ")[0]!, 1);
 });
 
-test("run() lets the process end, and leaves nothing that ignores SIGTERM", async () => {
-  using mark = new Mark();
-  const begun = performance.now();
-  const { out, err, code } = await runScript(`
+for (const input of ["", "input: new Uint8Array(1e6), "]) {
+  test(
+    `run() lets the process end, and leaves nothing that ignores SIGTERM, ${
+      input === "" ? "without input" : "with input that is not read"
+    }`,
+    async () => {
+      using mark = new Mark();
+      const begun = performance.now();
+      const { out, err, code } = await runScript(`
     const script = "trap '' TERM; sleep 1000 & printf '%s\\\\n%s\\\\n' $$ $! > ${mark.path}; wait; wait";
-    const waiting = spawn(() => subprocess.run("sh", ["-c", script], { grace: 60_000 }));
+    const options = { ${input}grace: 60_000 };
+    const waiting = spawn(() => subprocess.run("sh", ["-c", script], options));
     while (!Deno.readTextFileSync("${mark.path}").endsWith("\\n")) await sleep(1);
     await waiting.kill();
     console.log("over");
   `);
-  assertEquals([out, err, code], [["over"], "", 0]);
-  assert(performance.now() - begun < 60_000, "the process waits for the grace");
-  await ended(mark.text, 2);
+      assertEquals([out, err, code], [["over"], "", 0]);
+      assert(
+        performance.now() - begun < 60_000,
+        "the process waits for the grace",
+      );
+      await ended(mark.text, 2);
+    },
+  );
+}
+
+test("run() lets the process end whose program has left its input open", async () => {
+  using mark = new Mark();
+  const begun = performance.now();
+  const { out, err, code } = await runScript(`
+    const script = "exec 3<&0; sleep 30 <&3 >/dev/null 2>&1 & echo $! > ${mark.path}";
+    const options = { input: new Uint8Array(1e6) };
+    const { success } = await subprocess.run("sh", ["-c", script], options);
+    console.log(success);
+  `);
+  const took = performance.now() - begun;
+  if (took < 30_000) Deno.kill(Number(mark.text), "SIGKILL");
+  assertEquals([out, err, code], [["true"], "", 0]);
+  assert(took < 30_000, "the process waits for the input to be read");
 });
 
 test("run() leaves nothing of a process that exits while it waits", async () => {

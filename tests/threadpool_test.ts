@@ -15,6 +15,7 @@ import {
   PoolClosed,
   sleep,
   spawn,
+  subprocess,
   ThreadPool,
   Timeout,
   transfer,
@@ -23,6 +24,7 @@ import {
 import type { Imported, ThreadPoolOptions } from "../threadpool.ts";
 import { type Body, testBoth } from "./_bodies.ts";
 import { ended, Mark } from "./_marks.ts";
+import { when } from "./_waits.ts";
 
 type Work = Imported<typeof import("./_work.ts")>;
 
@@ -272,6 +274,26 @@ testEach(
 );
 
 testEach(
+  "ThreadPool brings each of the library's own errors back with its class",
+  async (_pool, work) => {
+    const { CalledProcessError, TimeoutExpired } = subprocess;
+    const fail = (how: string) =>
+      work.fail(how).then(() => assert(false), (error: unknown) => error);
+    assertInstanceOf(await fail("closed"), PoolClosed);
+    assertInstanceOf(await fail("died"), WorkerDied);
+    const called = await fail("called");
+    assertInstanceOf(called, CalledProcessError);
+    const { command, args, code, stderr } = called;
+    assertEquals([command, args, code, stderr], ["ls", ["x"], 2, "no"]);
+    const expired = await fail("expired");
+    assertInstanceOf(expired, TimeoutExpired);
+    assertEquals([expired.ms, expired.stdout], [5, "out"]);
+    // Its private fields are there.
+    expired.close();
+  },
+);
+
+testEach(
   "ThreadPool.import() fails a call of what there is not",
   async (pool, work) => {
     const odd = work as unknown as Record<string, () => Promise<unknown>>;
@@ -510,6 +532,36 @@ for (
     });
   }
 }
+
+Deno.test("ThreadPool fails each of the calls for which no worker can be started", async () => {
+  await using pool = new ThreadPool(1, { isolate: "thread" });
+  const work = pool.import<typeof import("./_work.ts")>(WORK);
+  using mark = new Mark();
+  const running = spawn(() => work.wait(mark.path));
+  await mark.written();
+  const { Worker } = globalThis;
+  globalThis.Worker = class {
+    constructor() {
+      throw new Deno.errors.NotCapable("No worker");
+    }
+  } as unknown as typeof Worker;
+  try {
+    // The last one needs a worker that knows its module.
+    const waiting = [1, 2, 3].map((n) => spawn(() => work.double(n)));
+    waiting.push(spawn(() => pool.import<Work>(`${WORK}?2`).double(4)));
+    const joined = spawn(() => pool.join());
+    await when(() => pool.waiting === waiting.length);
+    await running.kill();
+    for (const call of waiting) {
+      await assertRejects(() => call.get(), Deno.errors.NotCapable);
+    }
+    assertEquals(await joined.get(), true);
+    assertEquals([pool.busy, pool.waiting], [0, 0]);
+  } finally {
+    globalThis.Worker = Worker;
+  }
+  assertEquals(await work.double(2), 4);
+});
 
 testEach(
   "ThreadPool.join() waits until no call is left",
