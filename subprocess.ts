@@ -33,6 +33,7 @@ import {
   OutputPipe,
   signalChild,
   statusOf,
+  unrefChild,
 } from "./_hub/child.ts";
 import { currentScope, runDetached } from "./_hub/current.ts";
 import type { Scope } from "./_hub/scope.ts";
@@ -518,8 +519,8 @@ class RunningProgram {
       pipe.forget();
       return this.#program.form(bytes);
     });
+    unrefChild(this.#child);
     runDetached(() => this.#abort.abort());
-    this.#child.unref();
     // It ends when the child does, which may take as long as that likes.
     this.#writing.unref();
     return printed as [Output, Output];

@@ -70,6 +70,15 @@ export function signalChild(
   }
 }
 
+/** Has a child not keep the process alive. One that has ended does not. */
+export function unrefChild(child: Deno.ChildProcess): void {
+  try {
+    child.unref();
+  } catch {
+    // A pipe of it is closed already.
+  }
+}
+
 /** Tells a child to end, and sees to it if it does not. Waits for nothing. */
 export function endChild(
   child: Deno.ChildProcess,

@@ -20,6 +20,7 @@ import {
   OutputPipe,
   signalChild,
   statusOf,
+  unrefChild,
   whenEnded,
 } from "../_hub/child.ts";
 import { detached, onFirstInstanceOf } from "./detached.ts";
@@ -235,7 +236,7 @@ function run(
     out?.forget();
     err?.forget();
     // No other code has a handle to the child: it goes on, and may outlive the process.
-    if (!kills) return child.unref();
+    if (!kills) return unrefChild(child);
     end(child);
     abort.abort();
   });

@@ -1,10 +1,11 @@
 /**
- * Scripts, run to see how their process ends.
+ * Scripts, run to see how their process ends, and child processes.
  *
  * @module
  */
 
 import { runScript, type ScriptOutput } from "./_bodies.ts";
+import { turns, when } from "./_waits.ts";
 
 /** How a script has ended. */
 export interface ScriptEnd extends ScriptOutput {
@@ -60,4 +61,13 @@ export async function inParallel<T, R>(
   }
   await Promise.all(Array.from({ length: AT_A_TIME }, work));
   return results;
+}
+
+/** Waits until the runtime has no child processes left, for its sanitizers. */
+export async function childrenEnded(): Promise<void> {
+  await when(() =>
+    new Deno.Command("pgrep", { args: ["-P", `${Deno.pid}`] })
+      .outputSync().stdout.length === 0
+  );
+  await turns(3);
 }

@@ -17,7 +17,8 @@ import {
   TimeoutExpired,
 } from "../subprocess.ts";
 import { type Body, runScript, testBoth } from "./_bodies.ts";
-import { turns, when } from "./_waits.ts";
+import { childrenEnded } from "./_processes.ts";
+import { when } from "./_waits.ts";
 
 /** Programs of the shell are what is run here. */
 const test = Deno.build.os === "windows" ? () => {} : Deno.test;
@@ -58,15 +59,6 @@ async function ended(printed: string, count: number): Promise<void> {
     await when(() => !isRunning(pid));
   }
   await childrenEnded();
-}
-
-/** Waits until the runtime has no children left, for its sanitizers. */
-async function childrenEnded(): Promise<void> {
-  await when(() =>
-    new Deno.Command("pgrep", { args: ["-P", `${Deno.pid}`] })
-      .outputSync().stdout.length === 0
-  );
-  await turns(3);
 }
 
 /** Runs a script in TypeScript, in a process with some permissions. */

@@ -22,6 +22,7 @@ import {
 } from "../../mod.ts";
 import { Agent, request } from "undici";
 import { runScript } from "../_bodies.ts";
+import { childrenEnded } from "../_processes.ts";
 import { test } from "../_random.ts";
 import { turns } from "../_waits.ts";
 import { arrive } from "./_stops.ts";
@@ -324,7 +325,10 @@ const CALLS: Record<string, Case> = {
     /^accept of 127\.0\.0\.1:\d+$/,
   ],
   "subprocess.run()": [
-    () => subprocess.run("sleep", ["1000"]),
+    ({ close }) => {
+      close(childrenEnded);
+      return subprocess.run("sleep", ["1000"]);
+    },
     "output of sleep",
   ],
   "signals()": [
