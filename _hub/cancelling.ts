@@ -10,8 +10,8 @@ import type { Scope } from "./scope.ts";
 import type { Wait } from "./suspension.ts";
 import { connectingTo } from "./waits.ts";
 
-/** Options, with a signal that cancels as well as the caller's own. */
-export function withSignal(options: unknown, ours: AbortSignal): unknown {
+/** Adds a signal to options, which cancels as well as the one that the caller has given. */
+export function addSignal(options: unknown, ours: AbortSignal): unknown {
   if (typeof options !== "object" || options === null) return options;
   const theirs = (options as { signal?: unknown }).signal ?? undefined;
   // For the runtime to complain of.
@@ -40,7 +40,7 @@ export function connectIn<C extends Deno.Conn>(
   made: (conn: Deno.Conn) => C,
 ): Wait<C> {
   const abort = new AbortController();
-  const given = withSignal(options, abort.signal) as Deno.ConnectOptions;
+  const given = addSignal(options, abort.signal) as Deno.ConnectOptions;
   return operate(
     scope,
     then(connect(given), made),

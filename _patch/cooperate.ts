@@ -22,7 +22,7 @@ import type { Scope } from "../_hub/scope.ts";
 import { checkpoint, LazyPromise } from "../_hub/suspension.ts";
 import type { Wait } from "../_hub/suspension.ts";
 import { operate, operateLoosely } from "../_hub/operation.ts";
-import { withSignal } from "../_hub/cancelling.ts";
+import { addSignal } from "../_hub/cancelling.ts";
 import { callOf } from "../_hub/waits.ts";
 import { isResolver } from "./resolver.ts";
 
@@ -96,7 +96,7 @@ export function cooperateBySignal<T, F extends Asking<T>>(
     if (due !== null) return due;
     const abort = new AbortController();
     while (args.length < at) args[args.length] = undefined;
-    args[at] = withSignal(argumentAt(args, at) ?? noOptions(), abort.signal);
+    args[at] = addSignal(argumentAt(args, at) ?? noOptions(), abort.signal);
     const promise = Reflect.apply(original, this, args as never);
     // Listeners of the signal run outside greenlets, not in the one that interrupts.
     const cancel = (error: unknown) => runDetached(() => abort.abort(error));

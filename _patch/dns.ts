@@ -8,7 +8,7 @@ import { noOptions, then } from "../_base/language.ts";
 import { interruptibleScope } from "../_hub/current.ts";
 import { checkpoint } from "../_hub/suspension.ts";
 import { operate } from "../_hub/operation.ts";
-import { withSignal } from "../_hub/cancelling.ts";
+import { addSignal } from "../_hub/cancelling.ts";
 import { cooperateBySignal } from "./cooperate.ts";
 import { patchAll } from "./patch_set.ts";
 
@@ -37,7 +37,7 @@ function cooperativeResolveDns(original: ResolveDns): ResolveDns {
     const due = checkpoint(scope);
     if (due !== null) return due;
     const abort = new AbortController();
-    const ours = withSignal(
+    const ours = addSignal(
       options ?? noOptions(),
       abort.signal,
     ) as typeof options;

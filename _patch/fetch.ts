@@ -144,7 +144,7 @@ function cooperativeFetch(original: Fetch): Fetch {
     const promise = Reflect.apply(
       original,
       this,
-      canIterateArrays() ? withSignal(args, abort.signal) : args,
+      canIterateArrays() ? addSignalToArgs(args, abort.signal) : args,
     );
     then(promise, (response) => {
       const body = bodyOf(response);
@@ -174,7 +174,7 @@ function bodyOf(response: unknown): ReadableStream | null {
 }
 
 /** Returns the arguments of `fetch` with a signal that `ours` and the caller's own abort. */
-function withSignal(args: unknown[], ours: AbortSignal): unknown[] {
+function addSignalToArgs(args: unknown[], ours: AbortSignal): unknown[] {
   const input = argumentAt(args, 0);
   const init = argumentAt(args, 1);
   const options = init ?? noOptions();

@@ -20,7 +20,7 @@ import {
 import { getOriginal } from "../_base/properties.ts";
 import { operate } from "../_hub/operation.ts";
 import { callOf } from "../_hub/waits.ts";
-import { withSignal } from "../_hub/cancelling.ts";
+import { addSignal } from "../_hub/cancelling.ts";
 import { leaveBy, leaveWhenClosed, operateStep } from "./leaving.ts";
 import { cooperateObserved } from "./cooperate.ts";
 import { patchAll, type Patches } from "./patch_set.ts";
@@ -303,7 +303,7 @@ function cooperativePipeTo(original: Asking): Asking {
     const { preventAbort, preventCancel, preventClose, signal } = options ??
       noOptions();
     const abort = new AbortController();
-    const ours = withSignal(
+    const ours = addSignal(
       bare({ preventAbort, preventCancel, preventClose, signal }),
       abort.signal,
     );

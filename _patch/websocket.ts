@@ -9,7 +9,7 @@ import { argumentAt, bare, markHandled, noOptions } from "../_base/language.ts";
 import { detached, onFirstInstanceOf } from "./detached.ts";
 import { interruptibleScope, runDetached } from "../_hub/current.ts";
 import { getOriginal } from "../_base/properties.ts";
-import { withSignal } from "../_hub/cancelling.ts";
+import { addSignal } from "../_hub/cancelling.ts";
 import { cooperateObserved } from "./cooperate.ts";
 import { patchFileReader, patchGlobalEvents, patchKv } from "./callbacks.ts";
 import { patchAll, type Patches } from "./patch_set.ts";
@@ -75,7 +75,7 @@ function abortable(original: SocketClass): SocketClass {
         return Reflect.construct(original, args, newTarget);
       }
       const abort = new AbortController();
-      args[1] = withSignal(argumentAt(args, 1) ?? noOptions(), abort.signal);
+      args[1] = addSignal(argumentAt(args, 1) ?? noOptions(), abort.signal);
       const stream = Reflect.construct(original, args, newTarget);
       attempts.set(stream, abort);
       return stream;
