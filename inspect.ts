@@ -16,6 +16,7 @@
 import { checkOptions } from "./_base/checks.ts";
 import { NO_OPTIONS } from "./_base/language.ts";
 import { getCurrent, scopeOf } from "./_hub/current.ts";
+import { listGreenletsBy } from "./_hub/deadlock.ts";
 import { RawGreenlet } from "./_hub/greenlet.ts";
 import { aliveGreenlets } from "./_hub/live.ts";
 import { main } from "./_hub/main.ts";
@@ -248,3 +249,5 @@ export function printRunInfo(): void {
   const colors = globalThis.Deno?.stderr.isTerminal() ?? false;
   console.error(formatRunInfo({ colors }));
 }
+
+listGreenletsBy(formatRunInfo);

@@ -21,6 +21,7 @@ import {
   markRecipientOf,
   noteInterruptOf,
 } from "./interrupts.ts";
+import { noteMainWaits } from "./loop_end.ts";
 import { main } from "./main.ts";
 import { observers } from "./observer.ts";
 import {
@@ -144,8 +145,10 @@ export interface Pending {
 export function addPending(scope: Scope, one: Pending): void {
   one.scope = scope;
   const { pending } = scope;
-  if (pending === null) scope.pending = one;
-  else if (pending instanceof Set) pending.add(one);
+  if (pending === null) {
+    scope.pending = one;
+    if (scope === mainScope) noteMainWaits();
+  } else if (pending instanceof Set) pending.add(one);
   else scope.pending = pairOf(pending, one);
   if (scope.interrupts !== null) scope.startGraceTimer();
   if (observers !== null) observers.waits(scope.greenlet);
