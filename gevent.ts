@@ -455,7 +455,7 @@ export async function run<
     // The function may await a foreign promise, which can't be ended.
     if (ending.isPending) ending.limit(GRACE + LEEWAY);
   });
-  using _ = new RunWatch(ending, listener);
+  const watch = new RunWatch(ending, listener);
   try {
     try {
       await ending.get();
@@ -469,6 +469,7 @@ export async function run<
     scopeOf(greenlet).errorIsHandled = false;
     return exit as BodyResult<R>;
   } finally {
+    watch[Symbol.dispose]();
     listener[Symbol.dispose]();
     reportUntaken();
     isRunning = false;

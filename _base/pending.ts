@@ -23,8 +23,10 @@ const MOST_LOOKS = 100_000;
  */
 const LONG = 2 ** 31 - 1_000_000;
 const NO_BYTES = new Uint8Array(0);
+/** How often to begin an operation, until one has a number. */
+const MOST_TRIES = 1000;
 /** The part of a processor that says that something is being computed in the background. */
-const BUSY = 0.1;
+const BUSY = 0.2;
 
 /** The durations of timers of the library's own that were cleared. */
 const cleared = new Set<number>();
@@ -210,10 +212,10 @@ export class PendingWork {
   /** The number of an operation that begins now: it writes nothing to stderr or stdout. */
   #newId(): number | undefined {
     const { write, promiseIdSymbol } = this.#core;
-    for (const rid of [2, 1]) {
-      const operation = write(rid, NO_BYTES);
+    for (let tries = 0; tries < MOST_TRIES; tries++) {
+      const operation = write(2 - tries % 2, NO_BYTES);
       markHandled(operation);
-      // One that fails at once has no number.
+      // One that has ended at once has no number. Often a thread is that fast.
       const id: unknown = Reflect.get(operation, promiseIdSymbol);
       if (typeof id === "number") return id;
     }

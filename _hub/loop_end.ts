@@ -147,10 +147,12 @@ async function isOver(work: PendingWork): Promise<boolean> {
     pending = work.look(own);
   }
   if (pending === "busy") return false;
-  work.note();
   await work.modulesLoaded();
-  await inMs(IDLE);
-  if (count() !== before || !isAtRest() || work.isComputing) return false;
+  do {
+    work.note();
+    await inMs(IDLE);
+    if (count() !== before || !isAtRest()) return false;
+  } while (work.isComputing);
   await pause(() => pending = work.look(0));
   return pending === "empty" && count() === before && work.isModuleWaiting;
 }
