@@ -147,10 +147,14 @@ export class PendingWork {
 
   /** Looks for timers and handles, and for more operations than `own`. */
   look(own: number): Pending {
-    if (this.#hasTimers() || this.#hasHandles()) return "busy";
+    const { hasPromise } = this.#core;
+    this.#known = this.#known.filter((id) => hasPromise(id));
+    // What costs least comes first, as a server is looked at again and again.
+    if (this.#known.length > own || this.#hasHandles()) return "busy";
     const count = this.#operations(own + 1);
     if (count === null) return "unsure";
-    return count === 0 ? "empty" : count <= own ? "own" : "busy";
+    if (count > own || this.#hasTimers()) return "busy";
+    return count === 0 ? "empty" : "own";
   }
 
   /**
@@ -193,7 +197,7 @@ export class PendingWork {
     if (id === undefined) return most;
     if (id !== this.#next) this.#unseen.push([this.#next, id]);
     this.#next = (id + 1) & MASK;
-    const known = this.#known = this.#known.filter((one) => hasPromise(one));
+    const known = this.#known;
     for (let looks = 0; known.length < most;) {
       // The latest first: one that is pending is found soon where there is one.
       const range = this.#unseen.at(-1);
