@@ -359,7 +359,7 @@ function hottestStack(nodes: readonly ProfileNode[]): string {
   let hottest: ProfileNode | undefined;
   for (const node of nodes) {
     for (const child of node.children ?? []) callers.set(child, node);
-    // Those in brackets are the engine's: idle, its garbage collector.
+    // Names in brackets are the engine's: `(idle)`, `(garbage collector)`.
     if (node.callFrame.functionName.startsWith("(")) continue;
     if (node.hitCount > (hottest?.hitCount ?? 0)) hottest = node;
   }

@@ -206,33 +206,33 @@ function checkAlternative(one: unknown, key: string | number): void {
   );
 }
 
-/** How an alternative has ended. */
+/** The end of an alternative: its value, or its error. */
 interface Ended {
   readonly state: Settled;
   readonly value: unknown;
 }
 
-/** What it throws if none gives anything. */
+/** The error that a `select` throws, unless an alternative gives a value after all. */
 interface Ending {
   readonly error: unknown;
-  /** Whether that is an interrupt, which the next wait throws if one gives something. */
+  /** Whether that is an interrupt. If an alternative gives a value, the next wait throws it. */
   readonly isInterrupt: boolean;
 }
 
-/** A scope in which more goes on than alternatives of one wait each. */
+/** A scope in which more goes on than simple waits. */
 interface BusyScope {
   readonly scope: Scope;
-  /** The last alternative in it; `null` where that is one of one wait, too. */
+  /** The last alternative in it; `null` where that is a simple wait, too. */
   readonly last: Suspension<unknown> | null;
 }
 
 /**
  * The wait for the first of several.
  *
- * They are begun in scopes of their own: those of one wait each share one, which nothing but
- * they is in, and one that may have begun others is the last in its scope. The first of them
- * that is over tells so at once, while what it was given is being handed over; the others
- * have left their lines before anything else can happen.
+ * The alternatives begin in scopes of their own. Simple waits share a scope. An alternative
+ * that may have begun others is the last one in its scope. The first that is over calls
+ * `claimed()` or `ended()` synchronously, while its value is being handed over, so the others
+ * have left their queues before anything else can happen.
  */
 class Selection extends PatientWait<unknown> implements Race {
   /** `null` where the indices are the keys. */
@@ -241,18 +241,18 @@ class Selection extends PatientWait<unknown> implements Race {
   readonly #ms: number | null;
   /** The alternatives: each one that was begun, and was not ready, by its wait. */
   readonly #all: unknown[];
-  /** The place of the one that is begun next. */
+  /** The index of the alternative to begin next. */
   #next = 0;
-  /** How many of them are not over. */
+  /** The number of alternatives that were begun and are not over. */
   #left = 0;
-  /** In which they are being begun; `null` when they are. */
+  /** The scope in which alternatives are being begun; `null` when that is over. */
   #scope: Scope | null = null;
-  /** The place of the one that is taken; -1 as long as there is none. */
+  /** The index of the alternative that is taken; -1 as long as there is none. */
   #first = -1;
-  /** How that one has ended, if it has. */
+  /** The end of the alternative that is taken; `null` until it is over. */
   #result: Ended | null = null;
   #ending: Ending | null = null;
-  /** How it ends by the error after which its greenlet may wait no longer. */
+  /** Whether the last error of an escalated greenlet is thrown, or ends its body by `return()`. */
   #lastThrow: Settled = "thrown";
   #busy: BusyScope[] | null = null;
   #lost: Lost | null = null;
@@ -282,7 +282,7 @@ class Selection extends PatientWait<unknown> implements Race {
 
   start(): Wait<unknown> {
     if (this.#ms !== null) this.limit(this.#ms);
-    // First of all, as an alternative may interrupt its own greenlet.
+    // Before the alternatives begin, as one of them may interrupt its own greenlet.
     const wait = this.suspend(this.waiter);
     do {
       const scope = this.#scope = new Scope(this.waiter.greenlet);
@@ -290,7 +290,7 @@ class Selection extends PatientWait<unknown> implements Race {
       scope.race = this;
     } while (runIn(this.#scope, beginSome, this));
     this.#scope = null;
-    // Those that were not begun, and fail by and by, are nothing to anybody.
+    // A promise that was not begun and fails later is no unhandled rejection.
     for (let i = this.#next; i < this.#all.length; i++) {
       const one = this.#all[i];
       if (isThenable(one) && !(one instanceof Greenlet)) markHandled(one);
@@ -309,7 +309,7 @@ class Selection extends PatientWait<unknown> implements Race {
         const i = this.#next++;
         one = this.#begin(i, scope, all[i]);
       } while (
-        // Else it may have begun others, and is to be the last in its scope.
+        // A wait that is not simple may have begun others: it is the last in its scope.
         one !== null && isSimple(one) && scope.pending === null &&
         this.#isOpen && this.#next < all.length
       );
@@ -325,7 +325,7 @@ class Selection extends PatientWait<unknown> implements Race {
     return false;
   }
 
-  /** Whether none is the first, and none is needed. */
+  /** Whether it still waits for a first alternative. */
   get #isOpen(): boolean {
     return this.#first < 0 && this.#ending === null;
   }
@@ -342,7 +342,7 @@ class Selection extends PatientWait<unknown> implements Race {
     else if (one !== null || this.#first < 0) this.#end(last, scope);
   }
 
-  /** Begins one; `null` if it was over at once. */
+  /** Begins an alternative. Returns `null` if it was over at once. */
   #begin(
     i: number,
     scope: Scope,
@@ -392,7 +392,7 @@ class Selection extends PatientWait<unknown> implements Race {
     this.#left++;
     one.enterRace();
     if (isSimple(one)) {
-      // We interrupt it ourselves.
+      // `interrupt()` and `#lose()` reach it by `#all`.
       removePending(one);
       one.scope = scope;
     }
@@ -403,14 +403,14 @@ class Selection extends PatientWait<unknown> implements Race {
     return this.#keys === null ? i : this.#keys[i]!;
   }
 
-  /** One is over. */
+  /** Notes that an alternative is over. */
   #take(i: number, result: Ended, scope: Scope): void {
     const isFirst = this.#first < 0 &&
       (this.#ending === null || result.state === "given");
     if (isFirst || i === this.#first) this.#result = result;
     else if (result.state !== "given") this.#reportLoser(result.value);
     if (isFirst) this.#choose(i, scope);
-    // What the first has begun and left goes on, as it does behind a call.
+    // Calls that the first alternative has begun and not awaited go on, as after any call.
     if (
       i === this.#first && (scope.ownsSomething || scope.interrupts !== null)
     ) {
@@ -422,7 +422,7 @@ class Selection extends PatientWait<unknown> implements Race {
     }
   }
 
-  /** Has one be the first, and the others lose. */
+  /** Takes an alternative, and undoes the others. */
   #choose(i: number, scope: Scope): void {
     this.#first = i;
     this.claim();
@@ -441,7 +441,7 @@ class Selection extends PatientWait<unknown> implements Race {
       if (one.callsBack) callsBack = true;
       else if (isSimple(one)) this.#lose(one);
     }
-    // These may do anything, as give something to those above.
+    // Undoing these calls functions of the user, which may for example put into a queue above.
     for (let i = 0; callsBack && i < count; i++) {
       const one = all[i];
       if (i === first || !(one instanceof Suspension)) continue;
@@ -455,19 +455,19 @@ class Selection extends PatientWait<unknown> implements Race {
     });
   }
 
-  /** Ends one of one wait, if it has not ended. */
+  /** Undoes a simple wait, unless it is over. */
   #lose(one: Suspension<unknown>): void {
     if (!one.isPending) return;
     this.#left--;
     one.lose(LOST);
   }
 
-  /** Ends what else goes on in a scope. */
+  /** Ends everything that still goes on in a scope. */
   #end(last: Suspension<unknown> | null, scope: Scope): void {
     end(last, scope, this.#lost ??= new Lost());
   }
 
-  /** Tells of an error that nothing throws, unless it comes of an interrupt of ours. */
+  /** Reports the error of a loser, unless our own interrupt has caused it. */
   #reportLoser(error: unknown): void {
     const ending = this.#ending;
     const isOurs = (one: unknown) =>
@@ -480,7 +480,7 @@ class Selection extends PatientWait<unknown> implements Race {
   ended(one: Pending, scope: Scope): void {
     this.#left--;
     const ended = one as Suspension<unknown> & Ended;
-    // Nearly all lose by us, and need not be found.
+    // Nearly all end because `Lost` interrupted them; those need no search by index.
     if (ended.state === "given" || !(ended.value instanceof Lost)) {
       this.#take(this.#all.indexOf(ended), ended, scope);
     }
@@ -496,7 +496,7 @@ class Selection extends PatientWait<unknown> implements Race {
     if (this.#first >= 0) this.claim();
   }
 
-  /** Ends the wait, when all are over. */
+  /** Ends the wait when all alternatives are over. */
   #finish(): void {
     if (this.#left > 0 || this.#scope !== null || !this.isPending) return;
     const result = this.#result;
@@ -513,7 +513,7 @@ class Selection extends PatientWait<unknown> implements Race {
     this.settle(isLast ? this.#lastThrow : "thrown", error);
   }
 
-  /** At the limit: behind what is ready, and will tell so in line. */
+  /** At the limit: runs behind the waits that are ready, whose wake-ups are already queued. */
   override expired(): "steps" {
     this.timer = null;
     runSoon(endInTime, this);
@@ -533,7 +533,7 @@ class Selection extends PatientWait<unknown> implements Race {
     this.markOwnHandled();
     this.#ending = { error, isInterrupt: true };
     if (final) this.#lastThrow = this.waiter.lastThrow;
-    // The one that is being begun has it in its next wait.
+    // The alternative that is being begun throws it in its next wait.
     this.#scope?.interrupt(error);
     for (let i = 0; i < this.#next; i++) {
       const one = this.#all[i];
@@ -570,31 +570,31 @@ function endInTime(selection: Selection): void {
 
 const { interrupt } = Suspension.prototype;
 
-/** Whether it is one wait, that is over as soon as it is interrupted, as nearly all are. */
+/** Whether an interrupt ends it at once. True of nearly all waits. */
 function isSimple(one: Suspension<unknown>): boolean {
   return one.interrupt === interrupt;
 }
 
-/** The wait for a promise of others, which may come of a function that waits in our scope. */
+/** The wait for a foreign promise, which may come from a function that waits in our scope. */
 class OthersPromise extends Followed {
   override interrupt(error: unknown, final: boolean): void {
     super.interrupt(error, final);
   }
 }
 
-/** Ends what goes on in a scope, and gives it time to clean up. */
+/** Kills everything that goes on in a scope, and gives it time to clean up. */
 function end(
   last: Suspension<unknown> | null,
   scope: Scope,
   error: unknown,
 ): void {
-  // We let go of the promise. The function that it may come of is told by the wait that it
-  // is in, or by its next one.
+  // Lets go of the promise. The function that it may come from gets the error from the wait
+  // that it is in, or from its next one.
   if (last instanceof OthersPromise) last.interrupt(LOST, false);
   scope.kill(error, GRACE);
 }
 
-/** How a wait of ours has ended; `null` if it has not. */
+/** The end of one of the library's waits; `null` if it is not over. */
 function over(
   own: { readonly state: string; readonly value: unknown },
 ): Ended | null {
@@ -607,8 +607,8 @@ function over(
 const { getPromiseDetails } = findInternals();
 
 /**
- * How a promise of others has settled, if it has. Where the runtime does not tell, one that
- * is settled is ready as soon as its reactions are called.
+ * The end of a foreign promise that is settled. Where the runtime does not tell, a settled
+ * promise counts as ready when its reactions are called.
  */
 function settled(promise: unknown): Ended | null {
   if (
@@ -620,7 +620,7 @@ function settled(promise: unknown): Ended | null {
     if (state === 1) return { state: "given", value };
     if (state === 2) return { state: "thrown", value };
   } catch {
-    // A runtime that has changed it.
+    // A runtime in which the function has changed: the promise counts as pending.
   }
   return null;
 }

@@ -160,7 +160,7 @@ class NextSignal extends QueuedWait<NextSignal, Step> {
 
 class Signals implements SignalIterator {
   readonly #listeners: OwnListener[] = [];
-  /** Those that have come, and were not taken. */
+  /** Signals that have arrived and were not taken. */
   readonly #come = new Deque<Deno.Signal>();
   readonly #line = new List<NextSignal>();
   /** Where a loop of the language was begun; elsewhere it is asked by hand. */

@@ -59,7 +59,7 @@ import {
 import { checkDuration } from "./_hub/timers.ts";
 import { Timeout } from "./timeout.ts";
 
-/** How many bytes are received at most, unless it is said. */
+/** The default limit of bytes of one call. */
 const MOST = 65536;
 
 const CR = 13;
@@ -140,9 +140,9 @@ class ExactReceiver extends BytesTaker<Uint8Array<ArrayBuffer>> {
 class UntilReceiver extends BytesTaker<Uint8Array<ArrayBuffer>> {
   readonly #delimiter: Uint8Array;
   readonly #max: number;
-  /** How many bytes hold no delimiter. */
+  /** The number of bytes that were searched and hold no delimiter. */
   #searched = 0;
-  /** Where it ends, if it was found. */
+  /** The end of the delimiter, if it was found. */
   #end = 0;
 
   constructor(delimiter: Uint8Array, max: number, ms: number) {
@@ -183,7 +183,7 @@ class UntilReceiver extends BytesTaker<Uint8Array<ArrayBuffer>> {
 /** One step of `lines`. */
 class LineReceiver extends BytesTaker<IteratorResult<string, undefined>> {
   readonly #max: number;
-  /** How many bytes hold no end of a line. */
+  /** The number of bytes that were searched and hold no end of a line. */
   #searched = 0;
   /** Where the end of the line is, or -1. */
   #at = -1;
@@ -628,7 +628,7 @@ export class Socket<A extends Deno.Addr = Deno.Addr> implements Deno.Conn<A> {
   #closing(): void {
     BytesOf.delete(this.#conn);
     this.#inbox?.close();
-    // What is called later finds a closed socket, and not an operation that was cancelled.
+    // A later call finds a closed socket, and not an operation that was cancelled.
     this.#inbox = null;
   }
 
@@ -864,7 +864,7 @@ export class SocketListener<A extends Deno.Addr = Deno.Addr>
     return {
       next: (): Wait<IteratorResult<Socket<A>>> => {
         const scope = currentScope();
-        // What asks under a `withTimeout` of its own is no loop, and may ask again.
+        // A call of `next()` under its own `withTimeout` is no loop, and may be made again.
         const leave = scope === loop ? () => this.#leaveLoop() : () => {};
         const due = checkpoint(scope);
         if (due !== null) leave();

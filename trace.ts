@@ -191,18 +191,18 @@ interface Cause {
   readonly ts: number;
 }
 
-/** What is known of one greenlet. */
+/** The record of one greenlet. */
 class Track {
   readonly greenlet: Greenlet;
   readonly tid: number;
   state: TrackState;
   /** Since when it is in that state. */
   since: number;
-  /** What it waits in. */
+  /** The text of the wait that it is in. */
   text = "";
-  /** What has made it ready. */
+  /** The cause of its last wake-up. */
   cause: Cause | null = null;
-  /** How often it has begun to run: tells whether it still is the same time. */
+  /** The number of times that it has begun to run, to tell one time from another. */
   runs = 0;
 
   constructor(
@@ -218,7 +218,7 @@ class Track {
   }
 }
 
-/** What greenlets of the library have, and those of the core have not. */
+/** Members that greenlets of `gevent.ts` have and those of the core don't. */
 interface Known {
   readonly name?: string;
   readonly waitsIn?: string | null;

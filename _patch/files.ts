@@ -53,7 +53,7 @@ type Unlock<T> = (this: File) => T;
 
 /** The size of the largest buffer that is kept for a file, in bytes. */
 const MOST_KEPT = 64 * 1024;
-/** How many bytes a stream reads at once, as the runtime's own streams do. */
+/** The bytes that a stream reads at once, as the runtime's own streams do. */
 const CHUNK = 64 * 1024;
 
 const NOTHING = new Uint8Array(0);
