@@ -375,7 +375,7 @@ export function idle(): Wait<void> {
 
 let isRunning = false;
 
-/** How long a greenlet may need to end after its grace is over, in ms. */
+/** The time that a greenlet has to end after its grace is over, in ms. */
 const LEEWAY = GRACE / 4;
 
 /**
@@ -522,7 +522,7 @@ class Ending extends Suspension<void> implements TopWait {
   }
 }
 
-/** How many rounds of kills allow clean-up to start greenlets, which the next round kills. */
+/** The most rounds of kills. Clean-up may start greenlets, which the next round kills. */
 const MOST_ROUNDS = 10;
 
 /** A spawn callback that kills each greenlet before it starts. */

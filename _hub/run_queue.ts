@@ -40,7 +40,7 @@ let deferred: Sleeper[] = [];
 let deferredScopes: object[] = [];
 const clock = performance;
 
-/** How many wake-ups and turns there have been. */
+/** The number of wake-ups and turns so far. */
 let count = 0;
 
 /** Counts wake-ups and turns: a number that has changed tells that there were some. */

@@ -33,10 +33,10 @@ import {
 } from "./timers.ts";
 import { eachWrapped } from "./wrapped.ts";
 
-/** How long a killed body may take to clean up, unless told otherwise, in ms. */
+/** The default time that a killed body has to clean up, in ms. */
 export const GRACE = 1000;
 
-/** How often an escalated body may swallow the error before it is abandoned. */
+/** The number of times that an escalated body may swallow its error before it is abandoned. */
 const MAX_SWALLOWED = 10;
 
 /** A kill that a body has not obeyed yet. */
@@ -91,7 +91,7 @@ class InterruptState implements TimerTarget {
   isKillThrown = false;
   /** Runs while a killed body waits again, until its grace is over. */
   graceTimer: Timer | null = null;
-  /** How often an escalated body was thrown its error. */
+  /** The number of times that an escalated body was thrown its error. */
   swallowed = 0;
 
   constructor(scope: Scope) {
@@ -480,7 +480,7 @@ export class Scope implements Mapped {
       : null;
   }
 
-  /** How many ms of the grace are left; 0 if no kill was thrown into the body. */
+  /** The ms of the grace that are left; 0 if no kill was thrown into the body. */
   get graceLeft(): number {
     const deadline = this.grace === null ? 0 : this.interrupts!.kill!.deadline;
     return deadline < Infinity ? deadline - now() : 0;
@@ -527,7 +527,7 @@ export class Scope implements Mapped {
     noteTold(interrupts);
   }
 
-  /** How the error that every wait throws ends a wait. */
+  /** Whether the error that every wait throws is thrown, or ends the body by `return()`. */
   get lastThrow(): "thrown" | "returned" {
     return this.interrupts!.stage === "escalating" ? "thrown" : "returned";
   }

@@ -24,7 +24,7 @@ export function setExitCode(signal: EndingSignal): void {
 /** The runtime's own way to listen to a signal, or to stop that. */
 type Change = (name: Deno.Signal, listener: () => void) => void;
 
-/** What Node and Bun have. */
+/** The part of `node:process` that is used. */
 interface Process {
   exitCode?: number;
   on(name: string, listener: () => void): unknown;
@@ -87,7 +87,7 @@ function findProcess(): Process | null {
   return typeof process?.on === "function" ? process : null;
 }
 
-/** How this runtime listens to signals; `null` if it has none, as a browser. */
+/** Finds how this runtime listens to signals; `null` in one without, such as a browser. */
 function findListening(): { add: Change; remove: Change } | null {
   const { Deno } = globalThis;
   if (Deno !== undefined) {

@@ -39,7 +39,7 @@ export interface Clock {
 
 /** The clock that moves time by hand; `null` for the runtime's clock. */
 let hand: Clock | null = null;
-/** How far the library's time is ahead of the runtime's: a clock has moved it, and is gone. */
+/** The ms by which the library's time is ahead of the runtime's, after a test clock moved it. */
 let ahead = 0;
 
 /** The library's time, in milliseconds, which all its deadlines are in. */
@@ -68,7 +68,7 @@ export function useClock(next: Clock | null): void {
 /** The longest delay that `setTimeout` can take. */
 const LONGEST = 2 ** 31 - 1;
 
-/** How many empty buckets may be kept. */
+/** The most empty buckets that are kept. */
 const MOST_HOLLOW = 1000;
 
 /** The steps of bodies that a timer has woken, which come before the next timer. */
@@ -216,9 +216,9 @@ function isToTell(deadline: number): boolean {
 const buckets = new Map<number, List<Timer>>();
 /** The keys of `buckets`. */
 const deadlines = new Heap<number>((a, b) => a - b);
-/** How many timers are started and have not fired. */
+/** The number of timers that are started and have not fired. */
 let count = 0;
-/** How many places for the runtime's timers there are. */
+/** The number of places for the runtime's timers. */
 let places = 0;
 /** The time of the runtime's timer; `Infinity` if it is not set, `TICKING` in its callback. */
 let armed = Infinity;
@@ -281,7 +281,7 @@ export function hasTimers(): boolean {
   return count > 0;
 }
 
-/** How many timers are started and have not fired. */
+/** The number of timers that are started and have not fired. */
 export function countTimers(): number {
   return count;
 }
