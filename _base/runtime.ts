@@ -79,6 +79,19 @@ export function findShared(): Record<string, unknown> & {
   >;
 }
 
+const { getPromiseDetails } = findInternals();
+
+/** Whether a promise has settled. Where the runtime does not tell, it has not. */
+export function isSettled(promise: unknown): boolean {
+  try {
+    return promise instanceof Promise && getPromiseDetails !== undefined &&
+      getPromiseDetails(promise)[0] !== 0;
+  } catch {
+    // A runtime that has changed it.
+    return false;
+  }
+}
+
 /** The symbols under which an object itself has properties; none, if it is no object. */
 export function symbolsOf(object: unknown): symbol[] {
   return isObject(object) ? Object.getOwnPropertySymbols(object) : [];

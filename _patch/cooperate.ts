@@ -96,7 +96,11 @@ export function cooperateBySignal<T, F extends Asking<T>>(
     if (due !== null) return due;
     const abort = new AbortController();
     while (args.length < at) args[args.length] = undefined;
-    args[at] = addSignal(argumentAt(args, at) ?? noOptions(), abort.signal);
+    const given = argumentAt(args, at);
+    args[at] = addSignal(
+      given === undefined ? noOptions() : given,
+      abort.signal,
+    );
     const promise = Reflect.apply(original, this, args as never);
     // Listeners of the signal run outside greenlets, not in the one that interrupts.
     const cancel = (error: unknown) => runDetached(() => abort.abort(error));

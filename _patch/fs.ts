@@ -14,7 +14,7 @@ import type { Wait } from "../_hub/suspension.ts";
 import { patchFiles } from "./files.ts";
 import { getOriginal, mimic } from "../_base/properties.ts";
 import { QueuedWait } from "../_hub/wait_queue.ts";
-import { leaveBy, operateStep } from "./leaving.ts";
+import { leavable } from "./leaving.ts";
 import { cooperate, cooperateBySignal, cooperateLoosely } from "./cooperate.ts";
 import { patchAll, type Patches } from "./patch_set.ts";
 import { Inbox, Inboxes } from "../_hub/inbox.ts";
@@ -156,32 +156,11 @@ function cooperativeReadDir(original: typeof Deno.readDir) {
     const entries = Reflect.apply(original, this, arguments as never);
     const iterate = entries[Symbol.asyncIterator];
     entries[Symbol.asyncIterator] = mimic(function () {
-      const iterator = iterate.call(entries);
-      iterator.next = cooperativeNextEntry(iterator);
-      return iterator;
+      // Else the directory would stay open.
+      return leavable(iterate.call(entries), "the next of readDir()");
     }, iterate);
     return entries;
   };
-}
-
-type Entries = AsyncIterator<Deno.DirEntry>;
-
-function cooperativeNextEntry(iterator: Entries): Entries["next"] {
-  const { next } = iterator;
-  // If `next` throws, the loop does not call `return`, and the directory would stay open.
-  const leave = () => {
-    const closing = iterator.return!();
-    markHandled(closing);
-    return closing;
-  };
-  return mimic(function () {
-    const scope = interruptibleScope();
-    if (scope === null) return next.call(iterator);
-    const due = checkpoint(scope);
-    return due === null
-      ? operateStep(scope, next.call(iterator), "the next of readDir()", leave)
-      : leaveBy(due, scope, leave);
-  }, next);
 }
 
 type Next = (this: Deno.FsWatcher) => Promise<IteratorResult<Deno.FsEvent>>;

@@ -9,15 +9,20 @@
  */
 
 import { markHandled } from "../_base/language.ts";
+import { mimic } from "../_base/properties.ts";
+import { isSettled } from "../_base/runtime.ts";
+import { interruptibleScope } from "../_hub/current.ts";
 import { Operation } from "../_hub/operation.ts";
 import { PatientWait } from "../_hub/patient_wait.ts";
 import { removePending, type Scope } from "../_hub/scope.ts";
 import {
+  checkpoint,
   errorOf,
   type Settled,
   type Suspension,
   type Wait,
 } from "../_hub/suspension.ts";
+import type { Text } from "../_hub/waits.ts";
 
 /** Begins to close what a loop is over. What it gives is waited for, and does not reject. */
 export type Closing = (error: unknown) => PromiseLike<unknown>;
@@ -77,7 +82,7 @@ export function leaveBy(
 class Step<T> extends Operation<T> {
   readonly #close: Closing;
 
-  constructor(text: string, close: Closing) {
+  constructor(text: Text, close: Closing) {
     super(text, (error) => void close(error));
     this.#close = close;
   }
@@ -86,6 +91,10 @@ class Step<T> extends Operation<T> {
     // One that is being left waits for that.
     if (this.state !== "waiting" || this.scope === null) return;
     if (final) return super.interrupt(error, final);
+    // It has its item, and the body is about to get it.
+    if (this.scope.pending === this && isSettled(this.reactions?.promise)) {
+      return this.scope.hold(error);
+    }
     this.reactions?.remove(this);
     leaveWhenClosed(this, error, this.#close(error));
   }
@@ -95,8 +104,41 @@ class Step<T> extends Operation<T> {
 export function operateStep<T>(
   scope: Scope,
   promise: Promise<T>,
-  text: string,
+  text: Text,
   close: Closing,
 ): Wait<T> {
   return new Step<T>(text, close).follow(promise).suspend(scope);
+}
+
+/**
+ * Makes `next()` of an iterator cooperative: an interrupt closes the iterator.
+ *
+ * @param text Describes a `next()`.
+ * @param close Closes the iterator, by its `return()` unless given.
+ */
+export function leavable<I extends AsyncIterator<unknown>>(
+  iterator: I,
+  text: Text,
+  close: Closing = () => {
+    const closing = iterator.return!();
+    markHandled(closing);
+    return closing;
+  },
+): I {
+  const { next } = iterator;
+  Object.defineProperty(iterator, "next", {
+    value: mimic(function (this: unknown, ...args: [unknown]) {
+      const scope = interruptibleScope();
+      if (scope === null) return Reflect.apply(next, this, args);
+      const due = checkpoint(scope);
+      return due === null
+        ? operateStep(scope, Reflect.apply(next, this, args), text, close)
+        : leaveBy(due, scope, close);
+    }, next),
+    writable: true,
+    enumerable: Object.getOwnPropertyDescriptor(iterator, "next")?.enumerable ??
+      false,
+    configurable: true,
+  });
+  return iterator;
 }

@@ -13,7 +13,9 @@ import { Disposals } from "../_base/disposals.ts";
 import { watchChildren } from "./node_children.ts";
 import { watchRequests } from "./node_http.ts";
 import { watchStreams } from "./node_http2.ts";
+import { patchEvents } from "./node_events.ts";
 import { watchUndici } from "./node_undici.ts";
+import { patchAll } from "./patch_set.ts";
 
 /** Patches the modules; disposing of what it returns restores them. */
 export function patchNodeModules(): Disposable {
@@ -22,5 +24,8 @@ export function patchNodeModules(): Disposable {
   watchStreams(disposals);
   watchUndici(disposals);
   watchChildren(disposals);
+  disposals.use(patchAll((patches) => {
+    patchEvents(patches);
+  }));
   return disposals;
 }

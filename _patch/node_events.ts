@@ -1,0 +1,185 @@
+/**
+ * `once` and `on` of `node:events`, for the part `node` of `patch()`.
+ *
+ * The module's default export is the class `EventEmitter`, so both functions are replaced as
+ * properties of it. A module that imports `once` by name has the original. This tells the emitter
+ * of two listeners, and calls the one for errors with the interrupt, as the emitter would.
+ *
+ * @module
+ */
+
+import { EventEmitter } from "node:events";
+import { argumentAt, noOptions } from "../_base/language.ts";
+import { callerOf } from "../_base/runtime.ts";
+import { addSignal } from "../_hub/cancelling.ts";
+import { interruptibleScope, runDetached } from "../_hub/current.ts";
+import { Operation } from "../_hub/operation.ts";
+import type { Scope } from "../_hub/scope.ts";
+import { checkpoint } from "../_hub/suspension.ts";
+import { type Ending, ForeignOperation } from "./foreign.ts";
+import { leavable } from "./leaving.ts";
+import type { Patches } from "./patch_set.ts";
+
+type Listener = (...args: unknown[]) => void;
+type Listen = (
+  this: EventEmitter,
+  event: string | symbol,
+  listener: Listener,
+) => EventEmitter;
+type Once = typeof EventEmitter.once;
+type On = typeof EventEmitter.on;
+
+/** Patches both functions. */
+export function patchEvents(patches: Patches): void {
+  patches.replace<Once>(EventEmitter, "once", cooperativeOnce);
+  patches.replace<On>(EventEmitter, "on", (on) =>
+    function (this: unknown) {
+      const events: ReturnType<On> = Reflect.apply(
+        on,
+        this,
+        arguments as never,
+      );
+      return leavable(events, () => `the next of on(${text(arguments[1])})`);
+    } as On);
+  const { prototype } = EventEmitter;
+  patches.replace<Listen>(
+    prototype,
+    "once",
+    (once) =>
+      function (this: EventEmitter, event, listener) {
+        const emitter = Reflect.apply(once, this, arguments as never);
+        if (event === "error" && listener?.name === ERROR_LISTENER) {
+          // Here, as the line of the caller is looked for.
+          const scope = interruptibleScope();
+          if (scope !== null && EVENTS.test(callerOf(1))) {
+            own(this, listener, scope);
+          }
+        }
+        return emitter;
+      },
+  );
+  patches.replace<Listen>(
+    prototype,
+    "removeListener",
+    (remove) =>
+      function (this: EventEmitter, event, listener) {
+        if (event === "error" && typeof listener === "function") {
+          waits.get((listener as Wrapped).listener ?? listener)?.over();
+        }
+        return Reflect.apply(remove, this, arguments as never);
+      },
+  );
+}
+
+function cooperativeOnce(original: Once): Once {
+  return function (this: unknown) {
+    const scope = interruptibleScope();
+    const args = arguments as unknown as Parameters<Once>;
+    if (scope === null) return Reflect.apply(original, this, args);
+    const due = checkpoint(scope);
+    if (due !== null) return due;
+    const abort = new AbortController();
+    const options = argumentAt(args, 2);
+    const given = addSignal(
+      options === undefined ? noOptions() : options,
+      abort.signal,
+    );
+    // Detached, as the wait is made here already.
+    const event = runDetached(() =>
+      Reflect.apply(original, this, [args[0], args[1], given] as never)
+    );
+    return new OnceWait(abort).follow(event).suspend(scope);
+  } as Once;
+}
+
+/** A wait that an interrupt ends by a signal, unless the event has come before. */
+class OnceWait extends Operation<unknown[]> {
+  readonly #abort: AbortController;
+  /** The interrupt that has aborted it. */
+  #interrupt: { readonly error: unknown } | null = null;
+
+  constructor(abort: AbortController) {
+    super("once()", (error) => runDetached(() => abort.abort(error)));
+    this.#abort = abort;
+  }
+
+  override interrupt(error: unknown, final: boolean): void {
+    if (!this.isPending) return;
+    if (final) return super.interrupt(error, final);
+    if (this.#interrupt !== null) return this.scope!.hold(error);
+    this.#interrupt = { error };
+    this.markOwnHandled();
+    runDetached(() => this.#abort.abort(error));
+  }
+
+  override unhold(error: unknown): void {
+    if (this.#interrupt?.error === error) this.#interrupt = null;
+  }
+
+  override fulfilled(value: unknown): void {
+    const { scope } = this;
+    super.fulfilled(value);
+    if (this.#interrupt !== null) scope?.hold(this.#interrupt.error);
+  }
+
+  override rejected(error: unknown): void {
+    super.rejected(this.#interrupt === null ? error : this.#interrupt.error);
+  }
+}
+
+/** The name of the listener for errors that `once` of `node:events` adds. */
+const ERROR_LISTENER = "errorListener";
+/** The name of its listener for the event. */
+const EVENT_LISTENER = "resolver";
+
+/** Where `once` of `node:events` is. */
+const EVENTS = /\b(?:ext:deno_node\/_events\.mjs|node:events):/;
+
+/** What an emitter calls once: it has the listener as a property. */
+type Wrapped = Listener & { readonly listener?: Listener };
+
+/** The waits of `once`, by the listener for errors. */
+const waits = new WeakMap<Listener, ForeignOperation>();
+
+function own(emitter: EventEmitter, listener: Listener, scope: Scope): void {
+  waits.set(
+    listener,
+    new ForeignOperation(scope, new OnceByName(emitter, listener)),
+  );
+}
+
+/** A call of `once` that was imported by name. */
+class OnceByName implements Ending {
+  readonly #emitter: EventEmitter;
+  readonly #fail: Listener;
+
+  constructor(emitter: EventEmitter, fail: Listener) {
+    this.#emitter = emitter;
+    this.#fail = fail;
+  }
+
+  describe(): string {
+    return "once()";
+  }
+
+  end(error: unknown): boolean {
+    this.#emitter.removeListener("error", this.#fail);
+    this.#fail(error);
+    return true;
+  }
+
+  silence(): void {
+    this.#emitter.removeListener("error", this.#fail);
+    // Its other listener was added right before.
+    for (const event of this.#emitter.eventNames()) {
+      const last = this.#emitter.listeners(event).at(-1);
+      if (last?.name !== EVENT_LISTENER) continue;
+      this.#emitter.removeListener(event, last as Listener);
+    }
+  }
+}
+
+/** Returns the name of an event, for a description. */
+function text(event: unknown): string {
+  return typeof event === "symbol" ? String(event) : JSON.stringify(event);
+}
