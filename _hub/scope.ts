@@ -137,6 +137,9 @@ export interface Pending {
   /** Whether the body may well not wait for it where it waits in something else. */
   readonly isAside?: boolean;
 
+  /** Whether it waits for an event of something that may be pending as well, such as a child. */
+  readonly listens?: boolean;
+
   /** The greenlets each of which has to go on before the wait can end, where that is known. */
   readonly blockers: readonly Greenlet[];
 }

@@ -30,6 +30,9 @@ export interface Ending {
    */
   readonly isLeftAlone?: boolean;
 
+  /** Whether it is no more than a wait for an event of something else. */
+  readonly listens?: boolean;
+
   /**
    * Ends it with the error of an interrupt. Called outside greenlets.
    *
@@ -116,6 +119,10 @@ export class ForeignOperation implements Pending {
     return this.#ending.isLeftAlone ?? false;
   }
 
+  get listens(): boolean {
+    return this.#ending.listens ?? false;
+  }
+
   get blockers(): typeof NO_BLOCKERS {
     return NO_BLOCKERS;
   }
@@ -125,7 +132,7 @@ export class ForeignOperation implements Pending {
     const owner = this.#owner;
     const isAlone = owner.pending === this;
     const isKill = final || owner.killed?.error === error;
-    if (this.#ending.isLeftAlone && !isAlone && !isKill) return;
+    if (this.#ending.isLeftAlone && !isKill && isOtherAwaited(this)) return;
     this.over();
     const isTold = this.#end(error);
     // Else the interrupt would be lost.
@@ -148,6 +155,13 @@ export class ForeignOperation implements Pending {
       report(this.#owner.greenlet, error);
     }
   }
+}
+
+/** Whether the scope of an operation waits in something that does not wait for it. */
+function isOtherAwaited(operation: ForeignOperation): boolean {
+  const { pending } = operation.scope!;
+  return pending instanceof Set &&
+    [...pending].some((one) => one !== operation && !one.listens);
 }
 
 /**

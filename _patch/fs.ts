@@ -4,7 +4,7 @@
  * @module
  */
 
-import { argumentAt, markHandled, then } from "../_base/language.ts";
+import { argumentAt, then } from "../_base/language.ts";
 import { callerOf, findSymbol } from "../_base/runtime.ts";
 import { detached, onFirstInstanceOf } from "./detached.ts";
 import { interruptibleScope, runDetached } from "../_hub/current.ts";
@@ -157,7 +157,9 @@ function cooperativeReadDir(original: typeof Deno.readDir) {
     const iterate = entries[Symbol.asyncIterator];
     entries[Symbol.asyncIterator] = mimic(function () {
       // Else the directory would stay open.
-      return leavable(iterate.call(entries), "the next of readDir()");
+      return leavable(iterate.call(entries), {
+        text: "the next of readDir()",
+      });
     }, iterate);
     return entries;
   };

@@ -24,8 +24,15 @@ import {
 } from "../_hub/suspension.ts";
 import type { Text } from "../_hub/waits.ts";
 
-/** Begins to close what a loop is over. What it gives is waited for, and does not reject. */
-export type Closing = (error: unknown) => PromiseLike<unknown>;
+/**
+ * Begins to close what a loop is over. What it gives is waited for, and does not reject. Gets
+ * the promise of the `next()` that is interrupted, if there is one.
+ */
+export type Closing = (
+  error: unknown,
+  // deno-lint-ignore no-explicit-any -- whatever its items are
+  next?: Promise<any>,
+) => PromiseLike<unknown>;
 
 /** The wait for what a loop is over to be closed, by which the loop is then left. */
 class Leaving extends PatientWait<never> {
@@ -81,22 +88,25 @@ export function leaveBy(
 /** A `next()` of a loop that waits for an operation of the runtime. */
 class Step<T> extends Operation<T> {
   readonly #close: Closing;
+  readonly listens: boolean;
 
-  constructor(text: Text, close: Closing) {
+  constructor(text: Text, close: Closing, listens: boolean) {
     super(text, (error) => void close(error));
     this.#close = close;
+    this.listens = listens;
   }
 
   override interrupt(error: unknown, final: boolean): void {
     // One that is being left waits for that.
     if (this.state !== "waiting" || this.scope === null) return;
     if (final) return super.interrupt(error, final);
+    const next = this.reactions?.promise;
     // It has its item, and the body is about to get it.
-    if (this.scope.pending === this && isSettled(this.reactions?.promise)) {
+    if (this.scope.pending === this && isSettled(next)) {
       return this.scope.hold(error);
     }
     this.reactions?.remove(this);
-    leaveWhenClosed(this, error, this.#close(error));
+    leaveWhenClosed(this, error, this.#close(error, next));
   }
 }
 
@@ -106,24 +116,25 @@ export function operateStep<T>(
   promise: Promise<T>,
   text: Text,
   close: Closing,
+  listens = false,
 ): Wait<T> {
-  return new Step<T>(text, close).follow(promise).suspend(scope);
+  return new Step<T>(text, close, listens).follow(promise).suspend(scope);
 }
 
-/**
- * Makes `next()` of an iterator cooperative: an interrupt closes the iterator.
- *
- * @param text Describes a `next()`.
- * @param close Closes the iterator, by its `return()` unless given.
- */
+/** What a loop is. */
+export interface Loop {
+  /** Describes a `next()`. */
+  text: Text;
+  /** Closes the iterator, by its `return()` unless given. */
+  close?: Closing;
+  /** Whether it waits for events of something else. */
+  listens?: boolean;
+}
+
+/** Makes `next()` of an iterator cooperative: an interrupt closes the iterator. */
 export function leavable<I extends AsyncIterator<unknown>>(
   iterator: I,
-  text: Text,
-  close: Closing = () => {
-    const closing = iterator.return!();
-    markHandled(closing);
-    return closing;
-  },
+  { text, close = () => leave(iterator), listens }: Loop,
 ): I {
   const { next } = iterator;
   Object.defineProperty(iterator, "next", {
@@ -132,7 +143,13 @@ export function leavable<I extends AsyncIterator<unknown>>(
       if (scope === null) return Reflect.apply(next, this, args);
       const due = checkpoint(scope);
       return due === null
-        ? operateStep(scope, Reflect.apply(next, this, args), text, close)
+        ? operateStep(
+          scope,
+          Reflect.apply(next, this, args),
+          text,
+          close,
+          listens,
+        )
         : leaveBy(due, scope, close);
     }, next),
     writable: true,
@@ -141,4 +158,13 @@ export function leavable<I extends AsyncIterator<unknown>>(
     configurable: true,
   });
   return iterator;
+}
+
+/** Calls `return()` of an iterator. */
+export function leave(
+  iterator: AsyncIterator<unknown>,
+): PromiseLike<unknown> {
+  const closing = iterator.return!();
+  markHandled(closing);
+  return closing;
 }

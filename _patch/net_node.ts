@@ -23,19 +23,30 @@ let isLoaded = false;
  */
 export function patchNode(patches: Patches): void {
   if (isLoaded) patchSockets(patches);
-  // Packages have copies of the runtime's stream classes.
-  const bases = new Set<StreamClass>();
+  onStreamClass(patches, (base) => patchStreams(patches, base));
   onEmitter(patches, (emitter) => {
-    const base = "pipe" in emitter ? baseOf(emitter) : null;
-    if (base !== null && !bases.has(base)) {
-      bases.add(base);
-      patchStreams(patches, base);
-    }
     // If it is an emitter of a package, the modules are loaded needlessly.
     const isSocket = "connect" in emitter || "listen" in emitter;
     if (isLoaded || !isSocket) return;
     isLoaded = true;
     patchSockets(patches);
+  });
+}
+
+/**
+ * Calls `patch` with each class of streams when its first stream is made. Packages have copies
+ * of the runtime's classes.
+ */
+export function onStreamClass(
+  patches: Patches,
+  patch: (base: StreamClass) => void,
+): void {
+  const bases = new Set<StreamClass>();
+  onEmitter(patches, (emitter) => {
+    const base = "pipe" in emitter ? baseOf(emitter) : null;
+    if (base === null || bases.has(base)) return;
+    bases.add(base);
+    patch(base);
   });
 }
 
@@ -51,7 +62,7 @@ function patchSockets(patches: Patches): void {
 }
 
 /** The class `Stream`, which has the classes of each kind of stream as properties. */
-interface StreamClass {
+export interface StreamClass {
   readonly prototype: object;
   readonly Readable?: StreamClass;
   readonly Writable?: StreamClass;

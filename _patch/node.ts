@@ -14,6 +14,7 @@ import { watchChildren } from "./node_children.ts";
 import { watchRequests } from "./node_http.ts";
 import { watchStreams } from "./node_http2.ts";
 import { patchEvents } from "./node_events.ts";
+import { patchNodeStreams } from "./node_streams.ts";
 import { watchUndici } from "./node_undici.ts";
 import { patchAll } from "./patch_set.ts";
 
@@ -26,6 +27,7 @@ export function patchNodeModules(): Disposable {
   watchChildren(disposals);
   disposals.use(patchAll((patches) => {
     patchEvents(patches);
+    patchNodeStreams(patches);
   }));
   return disposals;
 }

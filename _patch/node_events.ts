@@ -16,6 +16,7 @@ import { interruptibleScope, runDetached } from "../_hub/current.ts";
 import { Operation } from "../_hub/operation.ts";
 import type { Scope } from "../_hub/scope.ts";
 import { checkpoint } from "../_hub/suspension.ts";
+import { classOf } from "../_hub/waits.ts";
 import { type Ending, ForeignOperation } from "./foreign.ts";
 import { leavable } from "./leaving.ts";
 import type { Patches } from "./patch_set.ts";
@@ -39,7 +40,10 @@ export function patchEvents(patches: Patches): void {
         this,
         arguments as never,
       );
-      return leavable(events, () => `the next of on(${text(arguments[1])})`);
+      return leavable(events, {
+        text: nameOf("on", arguments[0], arguments[1]),
+        listens: true,
+      });
     } as On);
   const { prototype } = EventEmitter;
   patches.replace<Listen>(
@@ -88,7 +92,8 @@ function cooperativeOnce(original: Once): Once {
     const event = runDetached(() =>
       Reflect.apply(original, this, [args[0], args[1], given] as never)
     );
-    return new OnceWait(abort).follow(event).suspend(scope);
+    return new OnceWait(abort, nameOf("once", args[0], args[1])).follow(event)
+      .suspend(scope);
   } as Once;
 }
 
@@ -98,9 +103,13 @@ class OnceWait extends Operation<unknown[]> {
   /** The interrupt that has aborted it. */
   #interrupt: { readonly error: unknown } | null = null;
 
-  constructor(abort: AbortController) {
-    super("once()", (error) => runDetached(() => abort.abort(error)));
+  constructor(abort: AbortController, text: () => string) {
+    super(text, (error) => runDetached(() => abort.abort(error)));
     this.#abort = abort;
+  }
+
+  get listens(): boolean {
+    return true;
   }
 
   override interrupt(error: unknown, final: boolean): void {
@@ -159,7 +168,11 @@ class OnceByName implements Ending {
   }
 
   describe(): string {
-    return "once()";
+    return nameOf("once", this.#emitter, this.#find()?.event)();
+  }
+
+  get listens(): boolean {
+    return true;
   }
 
   end(error: unknown): boolean {
@@ -170,16 +183,32 @@ class OnceByName implements Ending {
 
   silence(): void {
     this.#emitter.removeListener("error", this.#fail);
-    // Its other listener was added right before.
-    for (const event of this.#emitter.eventNames()) {
-      const last = this.#emitter.listeners(event).at(-1);
-      if (last?.name !== EVENT_LISTENER) continue;
-      this.#emitter.removeListener(event, last as Listener);
-    }
+    const found = this.#find();
+    if (found === null) return;
+    this.#emitter.removeListener(found.event, found.listener);
+  }
+
+  /** Finds its other listener, if there is no more than one that may be it. */
+  #find(): { event: string | symbol; listener: Listener } | null {
+    const emitter = this.#emitter;
+    const all = emitter.eventNames().flatMap((event) =>
+      emitter.listeners(event).map((listener) => ({
+        event,
+        listener: listener as Listener,
+      }))
+    ).filter(({ listener }) => listener.name === EVENT_LISTENER);
+    return all.length === 1 ? all[0]! : null;
   }
 }
 
-/** Returns the name of an event, for a description. */
-function text(event: unknown): string {
-  return typeof event === "symbol" ? String(event) : JSON.stringify(event);
+/** Describes a call, when it is asked for, such as `once("close") of ChildProcess`. */
+function nameOf(call: string, emitter: unknown, event: unknown): () => string {
+  return () => {
+    const name = event === undefined
+      ? ""
+      : typeof event === "symbol"
+      ? String(event)
+      : JSON.stringify(event);
+    return `${call}(${name}) of ${classOf(emitter as object)}`;
+  };
 }

@@ -49,6 +49,23 @@ export class Patches implements Disposable {
   }
 
   /**
+   * Does the same, unless the property is read-only. For what is patched while the program runs,
+   * so that a runtime which has changed it stops no program.
+   */
+  replaceIfAllowed<F extends Method>(
+    object: object,
+    name: PropertyKey,
+    wrap: (original: F) => F,
+  ): void {
+    const own = Object.getOwnPropertyDescriptor(object, name);
+    // Those of a module's namespace are writable and not configurable.
+    const isAllowed = own === undefined
+      ? Object.isExtensible(object)
+      : own.configurable;
+    if (isAllowed) this.replace(object, name, wrap);
+  }
+
+  /**
    * Replaces a class with a proxy that makes instances in a call of `wrap`, which has to call
    * its argument.
    */

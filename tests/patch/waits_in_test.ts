@@ -229,7 +229,7 @@ const CALLS: Record<string, Case> = {
       close(() => end);
       await once(child, "close");
     },
-    "child process sleep",
+    'once("close") of ChildProcess',
   ],
   "sleep() beside a child of node:child_process": [
     async ({ close }) => {

@@ -1,0 +1,124 @@
+/**
+ * Streams of `node:stream`, for the part `node` of `patch()`: loops over a stream, and
+ * `node:stream/promises`.
+ *
+ * Loops are reached by the classes, so also those of the runtime's own functions, such as
+ * `text()` of `node:stream/consumers` and `stream.toArray()`.
+ *
+ * @module
+ */
+
+import { ignore, then } from "../_base/language.ts";
+import { getBuiltin } from "../_base/builtin.ts";
+import { interruptibleScope } from "../_hub/current.ts";
+import { classOf } from "../_hub/waits.ts";
+import { cooperateBySignal } from "./cooperate.ts";
+import { leavable, leave } from "./leaving.ts";
+import { onStreamClass, type StreamClass } from "./net_node.ts";
+import type { Patches } from "./patch_set.ts";
+
+/** `stream.Readable`, as far as it is used here. */
+interface Readable {
+  readonly readableEnded?: boolean;
+  destroy(): unknown;
+  unshift(chunk: unknown): unknown;
+}
+
+/** What makes the iterator of a stream: its two methods. */
+type Iterate = (
+  this: Readable,
+  options?: { destroyOnReturn?: boolean },
+) => AsyncIterator<unknown>;
+
+type Asking = (this: unknown, ...args: unknown[]) => Promise<unknown>;
+
+/** Patches the classes of streams, and what waits for streams, when the first one is made. */
+export function patchNodeStreams(patches: Patches): void {
+  let isPatched = false;
+  onStreamClass(patches, (base) => {
+    patchIteration(patches, base);
+    if (isPatched) return;
+    // If it is a class of a package, the module is loaded needlessly.
+    const stream = getBuiltin("node:stream");
+    if (base !== stream as unknown) return;
+    isPatched = true;
+    const promises = getBuiltin("node:stream/promises");
+    patches.replaceIfAllowed<Asking>(promises, "pipeline", cooperativePipeline);
+    patches.replaceIfAllowed<Asking>(
+      promises,
+      "finished",
+      (finished) => cooperateBySignal(finished, 1),
+    );
+    // It gives a module's namespace, which can't be changed.
+    patches.replaceGetter(stream, "promises", () => () => promises);
+  });
+}
+
+function patchIteration(patches: Patches, { Readable }: StreamClass): void {
+  if (Readable === undefined) return;
+  for (const name of [Symbol.asyncIterator, "iterator"]) {
+    patches.replaceIfAllowed<Iterate>(
+      Readable.prototype,
+      name,
+      (iterate) =>
+        function (options) {
+          const iterator = Reflect.apply(iterate, this, arguments as never);
+          // One of the old kind is wrapped.
+          const { stream = this } = iterator as { stream?: Readable };
+          const keepsStream = name === "iterator" &&
+            options?.destroyOnReturn === false;
+          return leavable(iterator, {
+            text: () => `for await of ${classOf(this)}`,
+            listens: true,
+            close(_error, next) {
+              leave(iterator);
+              // The loop is over at once, as by `break`; the stream is closed later.
+              if (!keepsStream) stream.destroy();
+              else if (next !== undefined) giveBack(stream, next);
+              return Promise.resolve();
+            },
+          });
+        },
+    );
+  }
+}
+
+/** Puts the chunk of a `next()` whose loop was left back into its stream. */
+function giveBack(
+  stream: Readable,
+  next: Promise<IteratorResult<unknown>>,
+): void {
+  then(next, ({ done, value }) => {
+    if (!done && !stream.readableEnded) stream.unshift(value);
+  }, ignore);
+}
+
+function cooperativePipeline(pipeline: Asking): Asking {
+  return function (...args) {
+    if (interruptibleScope() === null) {
+      return Reflect.apply(pipeline, this, args);
+    }
+    const last = args.at(-1);
+    const at = isOptions(last) ? args.length - 1 : args.length;
+    return Reflect.apply(cooperateBySignal(pipeline, at), this, args);
+  };
+}
+
+/** Whether the last argument of a pipeline is options: no stream and nothing that is iterated. */
+function isOptions(last: unknown): boolean {
+  if (typeof last !== "object" || last === null) return false;
+  return !STREAM_PROPERTIES.some((name) => name in last);
+}
+
+const STREAM_PROPERTIES: readonly PropertyKey[] = [
+  Symbol.asyncIterator,
+  Symbol.iterator,
+  "_readableState",
+  "_writableState",
+  "pipe",
+  "write",
+  // Of the language's streams
+  "getReader",
+  "getWriter",
+  "readable",
+];
