@@ -25,6 +25,9 @@
  * @module
  */
 
+// The functions of Node's modules are patched in what is loaded by then. Later imports of
+// `node:fs/promises` and `node:dns/promises` copy them.
+import "node:fs";
 import { patch } from "./monkey.ts";
 
 patch();

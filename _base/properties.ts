@@ -198,7 +198,9 @@ export function mimic<F extends (...args: never[]) => unknown>(
 ): F {
   // These are its name, its length, and the symbol for `util.promisify` of `setTimeout`.
   Reflect.ownKeys(original).forEach((name) => {
-    if (name === "prototype") return;
+    // One that `replacement` has set for good.
+    const own = Object.getOwnPropertyDescriptor(replacement, name);
+    if (name === "prototype" || own?.configurable === false) return;
     const descriptor = Object.getOwnPropertyDescriptor(original, name)!;
     Object.defineProperty(replacement, name, property(descriptor));
   });

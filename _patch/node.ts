@@ -15,11 +15,14 @@ import { watchRequests } from "./node_http.ts";
 import { watchStreams } from "./node_http2.ts";
 import { patchEvents } from "./node_events.ts";
 import { patchNodeStreams } from "./node_streams.ts";
+import { areModulesLoaded, patchNodePromises } from "./node_promises.ts";
 import { watchUndici } from "./node_undici.ts";
 import { patchAll } from "./patch_set.ts";
 
 /** Patches the modules; disposing of what it returns restores them. */
 export function patchNodeModules(): Disposable {
+  // Before the channels, which load `node:process` themselves.
+  const areLoaded = areModulesLoaded();
   const disposals = new Disposals();
   watchRequests(disposals);
   watchStreams(disposals);
@@ -28,6 +31,7 @@ export function patchNodeModules(): Disposable {
   disposals.use(patchAll((patches) => {
     patchEvents(patches);
     patchNodeStreams(patches);
+    patchNodePromises(patches, areLoaded);
   }));
   return disposals;
 }

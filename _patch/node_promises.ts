@@ -1,0 +1,503 @@
+/**
+ * Functions of Node's modules that wait for the runtime, for the part `node` of `patch()`: those of
+ * `node:fs/promises`, `node:dns/promises`, `node:readline/promises`, the methods of a
+ * `FileHandle` and of `crypto.subtle`, and what `util.promisify` has made of a function of
+ * `node:fs`, `node:dns`, `node:crypto` or `node:zlib`.
+ *
+ * The runtime can't take back most of what they do. An interrupt lets go of it, and what it gives
+ * later is closed.
+ *
+ * @module
+ */
+
+import { EventEmitter } from "node:events";
+import { markHandled } from "../_base/language.ts";
+import { getBuiltin } from "../_base/builtin.ts";
+import { callerOf, findShared } from "../_base/runtime.ts";
+import { interruptibleScope } from "../_hub/current.ts";
+import {
+  cooperate,
+  cooperateBySignal,
+  cooperateLoosely,
+  cooperateRelease,
+} from "./cooperate.ts";
+import { detached, onEmitter } from "./detached.ts";
+import { type Ending, ForeignOperation, override } from "./foreign.ts";
+import { leavable } from "./leaving.ts";
+import { mimic } from "../_base/properties.ts";
+import type { Patches } from "./patch_set.ts";
+import type { Scope } from "../_hub/scope.ts";
+
+type Asking = (this: unknown, ...args: unknown[]) => Promise<unknown>;
+type Method = (this: unknown, ...args: unknown[]) => unknown;
+type Callback = (error: unknown, ...results: unknown[]) => void;
+
+/**
+ * Whether the program may have loaded the modules that are patched when `patch()` is called: each
+ * loads `node:process`, which leaves this among what the runtime's modules share. To load them in
+ * every `patch()` would cost 20 ms.
+ */
+export function areModulesLoaded(): boolean {
+  const shared = findShared();
+  return shared.core === undefined || "__bootstrapNodeProcess" in shared;
+}
+
+/**
+ * Patches the modules: those that are loaded now, and each of the others when the first object of
+ * it is made.
+ */
+export function patchNodePromises(patches: Patches, areLoaded: boolean): void {
+  const { SubtleCrypto } = globalThis;
+  if (SubtleCrypto !== undefined) patchMethods(patches, SubtleCrypto.prototype);
+  const files = once(() => patchFiles(patches));
+  const lines = once(() => patchLines(patches));
+  if (areLoaded) {
+    files();
+    patchNames(patches);
+    patchCrypto(patches);
+  }
+  onEmitter(patches, (emitter) => {
+    if ("readableWebStream" in emitter) {
+      files();
+      patches.onFirstInstance(
+        emitter,
+        "readableWebStream",
+        (prototype) => patchHandles(patches, prototype),
+      );
+    } else if ("question" in emitter) lines();
+    else if ("_processChunk" in emitter) ownEngine(emitter);
+  });
+}
+
+function once(call: () => void): () => void {
+  let isCalled = false;
+  return () => {
+    if (isCalled) return;
+    isCalled = true;
+    call();
+  };
+}
+
+/** Makes all methods of a prototype cooperative, which all return promises. */
+function patchMethods(patches: Patches, prototype: object): void {
+  for (const name of Object.getOwnPropertyNames(prototype)) {
+    if (name === "constructor") continue;
+    patches.replaceIfAllowed<Asking>(
+      prototype,
+      name,
+      (method) => cooperate(method),
+    );
+  }
+}
+
+/** Replaces a function of which a module may keep the replacement for good. */
+function replaceCopied(
+  patches: Patches,
+  object: object,
+  name: string,
+  wrap: (original: Asking) => Asking,
+): void {
+  patches.replaceIfAllowed<Asking>(object, name, (original) => {
+    const cooperative = wrap(original);
+    return function () {
+      const chosen = patches.isOver ? original : cooperative;
+      return Reflect.apply(chosen, this, arguments as never);
+    };
+  });
+}
+
+// Files
+
+/** Functions of files that leave nothing to clean up. */
+const ON_PATHS = [
+  "access",
+  "chmod",
+  "chown",
+  "cp",
+  "lchmod",
+  "lchown",
+  "link",
+  "lstat",
+  "lutimes",
+  "mkdir",
+  "readdir",
+  "readlink",
+  "realpath",
+  "rename",
+  "rm",
+  "rmdir",
+  "stat",
+  "statfs",
+  "symlink",
+  "unlink",
+  "utimes",
+];
+
+/** The same, for functions that open a file: if it is a pipe, they may wait for ever. */
+const OPENING = ["copyFile", "truncate"];
+
+/** Functions of `node:fs` with a callback that take the number of an open file. */
+const ON_NUMBERS = [
+  "fchmod",
+  "fchown",
+  "fdatasync",
+  "fstat",
+  "fsync",
+  "ftruncate",
+  "futimes",
+  "read",
+  "readv",
+  "write",
+  "writev",
+];
+
+/** A result that an interrupted caller does not get. */
+type Discard = (result: never) => unknown;
+
+/** What is done with results that would leave something behind. */
+const DISCARDS: Record<string, Discard> = {
+  open: (file: Closable) => file.close(),
+  opendir: (directory: Closable) => directory.close(),
+  mkdtemp: (path: string) => getBuiltin("node:fs").rmdirSync(path),
+  mkdtempDisposable: (made: { remove(): unknown }) => made.remove(),
+};
+
+interface Closable {
+  close(): unknown;
+}
+
+/** The functions of whole files, and the index of their options. */
+const WHOLE: Record<string, number> = {
+  readFile: 1,
+  writeFile: 2,
+  appendFile: 2,
+};
+
+function patchFiles(patches: Patches): void {
+  const fs = getBuiltin("node:fs");
+  // That of `node:fs/promises`, which copies the functions when it is loaded.
+  const { promises } = fs;
+  const replace = (name: string, wrap: (original: Asking) => Asking) =>
+    replaceCopied(patches, promises, name, wrap);
+  for (const name of ON_PATHS) {
+    replace(name, (original) => cooperate(named(name, original)));
+  }
+  for (const name of OPENING) {
+    replace(name, (original) => cooperateLoosely(named(name, original)));
+  }
+  for (const [name, discard] of Object.entries(DISCARDS)) {
+    replace(
+      name,
+      (original) => cooperateLoosely(named(name, original), quietly(discard)),
+    );
+  }
+  for (const [name, at] of Object.entries(WHOLE)) {
+    replace(name, (original) => cooperativeWhole(named(name, original), at));
+  }
+  const discards: Record<string, Discard> = {
+    ...DISCARDS,
+    open: (file: number) => fs.closeSync(file),
+  };
+  for (
+    const name of [
+      ...ON_PATHS,
+      ...OPENING,
+      ...ON_NUMBERS,
+      ...Object.keys(DISCARDS),
+      ...Object.keys(WHOLE),
+    ]
+  ) patchCallback(patches, fs, name, discards[name]);
+}
+
+/** Calls `discard` with a result, whatever comes of it. */
+function quietly(discard: Discard): (result: unknown) => void {
+  return (result) => {
+    try {
+      markHandled(Promise.resolve(discard(result as never)));
+    } catch {
+      // It is gone already.
+    }
+  };
+}
+
+/** The same function under a name, for descriptions: many of the module have none. */
+function named(name: string, original: Asking): Asking {
+  const call: Asking = function () {
+    return Reflect.apply(original, this, arguments as never);
+  };
+  Object.defineProperty(call, "name", { value: name });
+  return call;
+}
+
+/** Makes a function cooperative that reads or writes a whole file. An interrupt aborts it. */
+function cooperativeWhole(original: Asking, at: number): Asking {
+  // Detached, as the methods of the file that it opens are patched.
+  const bySignal = cooperateBySignal(mimic(detached(original), original), at);
+  return function (...args) {
+    if (interruptibleScope() === null) {
+      return Reflect.apply(original, this, args);
+    }
+    const options = args[at];
+    if (typeof options === "string") args[at] = { encoding: options };
+    return Reflect.apply(bySignal, this, args);
+  };
+}
+
+/** The methods of a `FileHandle` that wait. */
+const OF_HANDLES = [
+  "appendFile",
+  "chmod",
+  "chown",
+  "datasync",
+  "read",
+  "readFile",
+  "readv",
+  "stat",
+  "sync",
+  "truncate",
+  "utimes",
+  "write",
+  "writeFile",
+  "writev",
+];
+
+function patchHandles(patches: Patches, prototype: object): void {
+  for (const name of OF_HANDLES) {
+    patches.replaceIfAllowed<Asking>(
+      prototype,
+      name,
+      (method) => cooperate(method),
+    );
+  }
+  patches.replaceIfAllowed<Asking>(
+    prototype,
+    "close",
+    (close) => cooperateRelease(close),
+  );
+}
+
+// Names
+
+/** The functions of `node:dns`, with the methods of a resolver among them. */
+const NAMES = [
+  "lookup",
+  "lookupService",
+  "resolve",
+  "resolve4",
+  "resolve6",
+  "resolveAny",
+  "resolveCaa",
+  "resolveCname",
+  "resolveMx",
+  "resolveNaptr",
+  "resolveNs",
+  "resolvePtr",
+  "resolveSoa",
+  "resolveSrv",
+  "resolveTlsa",
+  "resolveTxt",
+  "reverse",
+];
+
+function patchNames(patches: Patches): void {
+  const dns = getBuiltin("node:dns");
+  const { promises } = dns;
+  for (const name of NAMES) {
+    for (const object of [promises, promises.Resolver.prototype]) {
+      replaceCopied(
+        patches,
+        object,
+        name,
+        (original) => cooperate(named(name, original)),
+      );
+    }
+    patchCallback(patches, dns, name);
+  }
+}
+
+// Crypto
+
+const OF_CRYPTO = [
+  "checkPrime",
+  "generateKey",
+  "generateKeyPair",
+  "generatePrime",
+  "hkdf",
+  "pbkdf2",
+  "randomBytes",
+  "randomFill",
+  "randomInt",
+  "scrypt",
+  "sign",
+  "verify",
+];
+
+function patchCrypto(patches: Patches): void {
+  const crypto = getBuiltin("node:crypto");
+  for (const name of OF_CRYPTO) patchCallback(patches, crypto, name);
+}
+
+// Lines
+
+type Iterate = (this: unknown) => AsyncIterator<unknown>;
+
+function patchLines(patches: Patches): void {
+  const { Interface } = getBuiltin("node:readline/promises");
+  patches.replaceIfAllowed<Asking>(
+    Interface.prototype,
+    "question",
+    (question) => cooperateBySignal(question, 1),
+  );
+  // Of the class that those of both modules extend.
+  let owner: object = Interface.prototype;
+  while (!Object.hasOwn(owner, Symbol.asyncIterator)) {
+    owner = Object.getPrototypeOf(owner);
+    if (owner === null || owner === EventEmitter.prototype) return;
+  }
+  patches.replaceIfAllowed<Iterate>(
+    owner,
+    Symbol.asyncIterator,
+    (iterate) =>
+      function () {
+        // The same one each time
+        const lines = Reflect.apply(iterate, this, arguments as never);
+        if (known.has(lines)) return lines;
+        known.add(lines);
+        return leavable(lines, {
+          text: "for await of readline",
+          listens: true,
+        });
+      },
+  );
+}
+
+const known = new WeakSet<object>();
+
+// Functions with callbacks
+
+/** Where the functions are that `util.promisify` makes. */
+const PROMISIFY =
+  /\b(?:ext:deno_node\/internal\/util\.mjs|node:internal\/util):/;
+
+/**
+ * Makes a function with a callback cooperative where `util.promisify` calls it. What other callbacks
+ * do when they are told of an error is not known.
+ */
+function patchCallback(
+  patches: Patches,
+  module: object,
+  name: string,
+  discard?: Discard,
+): void {
+  patches.replaceIfAllowed<Method>(module, name, (original) => {
+    const replacement: Method = function (...args) {
+      const callback = args.at(-1);
+      const scope = interruptibleScope();
+      if (
+        scope === null || typeof callback !== "function" ||
+        !PROMISIFY.test(callerOf(1))
+      ) return Reflect.apply(original, this, args);
+      const wait = new CallbackWait(
+        `${name}()`,
+        callback as Callback,
+        discard === undefined ? null : quietly(discard),
+      );
+      wait.begin(scope);
+      args[args.length - 1] = wait.callback;
+      try {
+        return Reflect.apply(original, this, args);
+      } catch (error) {
+        wait.drop();
+        throw error;
+      }
+    };
+    const own = Object.getOwnPropertyDescriptor(original, CUSTOM);
+    if (typeof own?.value === "function") {
+      const promisified = cooperate(named(name, own.value));
+      const value = mimic(promisified, own.value);
+      Object.defineProperty(replacement, CUSTOM, { ...own, value });
+    }
+    return replacement;
+  });
+}
+
+/** The key under which a function has its promisified form, if it is a special one. */
+const CUSTOM = Symbol.for("nodejs.util.promisify.custom");
+
+/** A wait for a callback, which is called once: by the runtime or by an interrupt. */
+class CallbackWait implements Ending {
+  readonly #text: string;
+  #callback: Callback | null;
+  readonly #discard: ((result: unknown) => void) | null;
+  #operation: ForeignOperation | null = null;
+
+  constructor(
+    text: string,
+    callback: Callback,
+    discard: ((result: unknown) => void) | null,
+  ) {
+    this.#text = text;
+    this.#callback = callback;
+    this.#discard = discard;
+  }
+
+  begin(scope: Scope): void {
+    this.#operation = new ForeignOperation(scope, this);
+  }
+
+  /** What the runtime calls. */
+  readonly callback: Callback = (...results) => {
+    const callback = this.#callback;
+    this.drop();
+    if (callback !== null) Reflect.apply(callback, undefined, results);
+    else if (!results[0]) this.#discard?.(results[1]);
+  };
+
+  /** It is over. */
+  drop(): void {
+    this.#callback = null;
+    this.#operation?.over();
+  }
+
+  describe(): string {
+    return this.#text;
+  }
+
+  end(error: unknown): boolean {
+    const callback = this.#callback;
+    this.#callback = null;
+    callback?.(error);
+    return callback !== null;
+  }
+
+  silence(): void {
+    this.#callback = null;
+  }
+}
+
+/** A stream of `node:zlib`; a function with a callback gives it the callback. */
+interface Engine {
+  cb?: Callback;
+  close(): void;
+}
+
+/**
+ * Makes a stream of `node:zlib` belong to the greenlet in which `util.promisify` has called a function
+ * of that module: the module itself can't be changed.
+ */
+function ownEngine(emitter: object): void {
+  const scope = interruptibleScope();
+  if (scope === null) return;
+  const engine = emitter as Engine;
+  override(engine, "end", (end) =>
+    function (this: unknown) {
+      const callback = engine.cb;
+      // Called by a function that all those of the module share.
+      if (typeof callback === "function" && PROMISIFY.test(callerOf(3))) {
+        const wait = new CallbackWait("zlib()", callback, null);
+        wait.begin(scope);
+        engine.cb = wait.callback;
+      }
+      return Reflect.apply(end, this, arguments);
+    });
+}
