@@ -11,7 +11,7 @@
  */
 
 import { AsyncLocalStorage } from "node:async_hooks";
-import { ignore, then } from "../_base/language.ts";
+import { ignore, membersOf, then } from "../_base/language.ts";
 import { interruptibleScope, runDetached } from "../_hub/current.ts";
 import { report } from "../_hub/main.ts";
 import { addPending, type Pending, removePending } from "../_hub/scope.ts";
@@ -161,7 +161,7 @@ export class ForeignOperation implements Pending {
 function isOtherAwaited(operation: ForeignOperation): boolean {
   const { pending } = operation.scope!;
   return pending instanceof Set &&
-    [...pending].some((one) => one !== operation && !one.listens);
+    membersOf(pending).some((one) => one !== operation && !one.listens);
 }
 
 /**

@@ -8,7 +8,7 @@
  * @module
  */
 
-import { markHandled } from "../_base/language.ts";
+import { markHandled, property } from "../_base/language.ts";
 import { mimic } from "../_base/properties.ts";
 import { isSettled } from "../_base/runtime.ts";
 import { interruptibleScope } from "../_hub/current.ts";
@@ -137,26 +137,25 @@ export function leavable<I extends AsyncIterator<unknown>>(
   { text, close = () => leave(iterator), listens }: Loop,
 ): I {
   const { next } = iterator;
-  Object.defineProperty(iterator, "next", {
-    value: mimic(function (this: unknown, ...args: [unknown]) {
-      const scope = interruptibleScope();
-      if (scope === null) return Reflect.apply(next, this, args);
-      const due = checkpoint(scope);
-      return due === null
-        ? operateStep(
-          scope,
-          Reflect.apply(next, this, args),
-          text,
-          close,
-          listens,
-        )
-        : leaveBy(due, scope, close);
-    }, next),
-    writable: true,
-    enumerable: Object.getOwnPropertyDescriptor(iterator, "next")?.enumerable ??
-      false,
-    configurable: true,
-  });
+  const cooperative = mimic(function (this: unknown, ...args: [unknown]) {
+    const scope = interruptibleScope();
+    if (scope === null) return Reflect.apply(next, this, args);
+    const due = checkpoint(scope);
+    if (due !== null) return leaveBy(due, scope, close);
+    const promise = Reflect.apply(next, this, args);
+    return operateStep(scope, promise, text, close, listens);
+  }, next);
+  const own = Object.getOwnPropertyDescriptor(iterator, "next");
+  Object.defineProperty(
+    iterator,
+    "next",
+    property({
+      value: cooperative,
+      writable: true,
+      enumerable: own?.enumerable ?? false,
+      configurable: true,
+    }),
+  );
   return iterator;
 }
 

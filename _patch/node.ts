@@ -30,7 +30,7 @@ export function patchNodeModules(): Disposable {
   watchChildren(disposals);
   disposals.use(patchAll((patches) => {
     patchEvents(patches);
-    patchNodeStreams(patches);
+    patchNodeStreams(patches, areLoaded);
     patchNodePromises(patches, areLoaded);
   }));
   return disposals;

@@ -10,8 +10,7 @@
  * @module
  */
 
-import { EventEmitter } from "node:events";
-import { markHandled } from "../_base/language.ts";
+import { markHandled, property } from "../_base/language.ts";
 import { getBuiltin } from "../_base/builtin.ts";
 import { callerOf, findShared } from "../_base/runtime.ts";
 import { interruptibleScope } from "../_hub/current.ts";
@@ -23,10 +22,10 @@ import {
 } from "./cooperate.ts";
 import { detached, onEmitter } from "./detached.ts";
 import { type Ending, ForeignOperation, override } from "./foreign.ts";
-import { leavable } from "./leaving.ts";
 import { mimic } from "../_base/properties.ts";
 import type { Patches } from "./patch_set.ts";
 import type { Scope } from "../_hub/scope.ts";
+import { classOf } from "../_hub/waits.ts";
 
 type Asking = (this: unknown, ...args: unknown[]) => Promise<unknown>;
 type Method = (this: unknown, ...args: unknown[]) => unknown;
@@ -80,14 +79,14 @@ function once(call: () => void): () => void {
 
 /** Makes all methods of a prototype cooperative, which all return promises. */
 function patchMethods(patches: Patches, prototype: object): void {
-  for (const name of Object.getOwnPropertyNames(prototype)) {
-    if (name === "constructor") continue;
+  Object.getOwnPropertyNames(prototype).forEach((name) => {
+    if (name === "constructor") return;
     patches.replaceIfAllowed<Asking>(
       prototype,
       name,
       (method) => cooperate(method),
     );
-  }
+  });
 }
 
 /** Replaces a function of which a module may keep the replacement for good. */
@@ -179,34 +178,34 @@ function patchFiles(patches: Patches): void {
   const { promises } = fs;
   const replace = (name: string, wrap: (original: Asking) => Asking) =>
     replaceCopied(patches, promises, name, wrap);
-  for (const name of ON_PATHS) {
-    replace(name, (original) => cooperate(named(name, original)));
-  }
-  for (const name of OPENING) {
-    replace(name, (original) => cooperateLoosely(named(name, original)));
-  }
-  for (const [name, discard] of Object.entries(DISCARDS)) {
+  ON_PATHS.forEach((name) =>
+    replace(name, (original) => cooperate(named(name, original)))
+  );
+  OPENING.forEach((name) =>
+    replace(name, (original) => cooperateLoosely(named(name, original)))
+  );
+  Object.keys(DISCARDS).forEach((name) => {
+    const discard = quietly(DISCARDS[name]!);
     replace(
       name,
-      (original) => cooperateLoosely(named(name, original), quietly(discard)),
+      (original) => cooperateLoosely(named(name, original), discard),
     );
-  }
-  for (const [name, at] of Object.entries(WHOLE)) {
+  });
+  Object.keys(WHOLE).forEach((name) => {
+    const at = WHOLE[name]!;
     replace(name, (original) => cooperativeWhole(named(name, original), at));
-  }
+  });
   const discards: Record<string, Discard> = {
     ...DISCARDS,
     open: (file: number) => fs.closeSync(file),
   };
-  for (
-    const name of [
-      ...ON_PATHS,
-      ...OPENING,
-      ...ON_NUMBERS,
-      ...Object.keys(DISCARDS),
-      ...Object.keys(WHOLE),
-    ]
-  ) patchCallback(patches, fs, name, discards[name]);
+  ON_PATHS.concat(
+    OPENING,
+    ON_NUMBERS,
+    Object.keys(discards),
+    Object.keys(WHOLE),
+  )
+    .forEach((name) => patchCallback(patches, fs, name, discards[name]));
 }
 
 /** Calls `discard` with a result, whatever comes of it. */
@@ -225,7 +224,7 @@ function named(name: string, original: Asking): Asking {
   const call: Asking = function () {
     return Reflect.apply(original, this, arguments as never);
   };
-  Object.defineProperty(call, "name", { value: name });
+  Object.defineProperty(call, "name", property({ value: name }));
   return call;
 }
 
@@ -262,13 +261,13 @@ const OF_HANDLES = [
 ];
 
 function patchHandles(patches: Patches, prototype: object): void {
-  for (const name of OF_HANDLES) {
+  OF_HANDLES.forEach((name) =>
     patches.replaceIfAllowed<Asking>(
       prototype,
       name,
       (method) => cooperate(method),
-    );
-  }
+    )
+  );
   patches.replaceIfAllowed<Asking>(
     prototype,
     "close",
@@ -339,39 +338,14 @@ function patchCrypto(patches: Patches): void {
 
 // Lines
 
-type Iterate = (this: unknown) => AsyncIterator<unknown>;
-
 function patchLines(patches: Patches): void {
-  const { Interface } = getBuiltin("node:readline/promises");
+  // The loop over an interface is one over `events.on()`.
   patches.replaceIfAllowed<Asking>(
-    Interface.prototype,
+    getBuiltin("node:readline/promises").Interface.prototype,
     "question",
     (question) => cooperateBySignal(question, 1),
   );
-  // Of the class that those of both modules extend.
-  let owner: object = Interface.prototype;
-  while (!Object.hasOwn(owner, Symbol.asyncIterator)) {
-    owner = Object.getPrototypeOf(owner);
-    if (owner === null || owner === EventEmitter.prototype) return;
-  }
-  patches.replaceIfAllowed<Iterate>(
-    owner,
-    Symbol.asyncIterator,
-    (iterate) =>
-      function () {
-        // The same one each time
-        const lines = Reflect.apply(iterate, this, arguments as never);
-        if (known.has(lines)) return lines;
-        known.add(lines);
-        return leavable(lines, {
-          text: "for await of readline",
-          listens: true,
-        });
-      },
-  );
 }
-
-const known = new WeakSet<object>();
 
 // Functions with callbacks
 
@@ -415,7 +389,11 @@ function patchCallback(
     if (typeof own?.value === "function") {
       const promisified = cooperate(named(name, own.value));
       const value = mimic(promisified, own.value);
-      Object.defineProperty(replacement, CUSTOM, { ...own, value });
+      Object.defineProperty(
+        replacement,
+        CUSTOM,
+        property({ ...own, value }),
+      );
     }
     return replacement;
   });
@@ -494,10 +472,15 @@ function ownEngine(emitter: object): void {
       const callback = engine.cb;
       // Called by a function that all those of the module share.
       if (typeof callback === "function" && PROMISIFY.test(callerOf(3))) {
-        const wait = new CallbackWait("zlib()", callback, null);
+        const wait = new CallbackWait(calledAs(engine), callback, null);
         wait.begin(scope);
         engine.cb = wait.callback;
       }
       return Reflect.apply(end, this, arguments);
     });
+}
+
+/** Describes the function that has made a stream of `node:zlib`, such as `gzip()`. */
+function calledAs(engine: object): string {
+  return `${classOf(engine).replace(/^./, (first) => first.toLowerCase())}()`;
 }

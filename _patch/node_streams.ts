@@ -32,26 +32,37 @@ type Iterate = (
 
 type Asking = (this: unknown, ...args: unknown[]) => Promise<unknown>;
 
-/** Patches the classes of streams, and what waits for streams, when the first one is made. */
-export function patchNodeStreams(patches: Patches): void {
-  let isPatched = false;
-  onStreamClass(patches, (base) => {
+/**
+ * Patches the classes of streams, each when its first stream is made, and the module if it may be
+ * loaded: a program may take a function from it before it makes a stream.
+ */
+export function patchNodeStreams(patches: Patches, areLoaded: boolean): void {
+  const seen = new Set<StreamClass>();
+  const patch = (base: StreamClass) => {
+    if (seen.has(base)) return;
+    seen.add(base);
     patchIteration(patches, base);
-    if (isPatched) return;
     // If it is a class of a package, the module is loaded needlessly.
-    const stream = getBuiltin("node:stream");
-    if (base !== stream as unknown) return;
-    isPatched = true;
-    const promises = getBuiltin("node:stream/promises");
-    patches.replaceIfAllowed<Asking>(promises, "pipeline", cooperativePipeline);
-    patches.replaceIfAllowed<Asking>(
-      promises,
-      "finished",
-      (finished) => cooperateBySignal(finished, 1),
-    );
-    // It gives a module's namespace, which can't be changed.
-    patches.replaceGetter(stream, "promises", () => () => promises);
-  });
+    if (base === getBuiltin("node:stream") as unknown) patchFunctions(patches);
+  };
+  if (areLoaded) patch(getBuiltin("node:stream") as unknown as StreamClass);
+  onStreamClass(patches, patch);
+}
+
+function patchFunctions(patches: Patches): void {
+  const promises = getBuiltin("node:stream/promises");
+  patches.replaceIfAllowed<Asking>(promises, "pipeline", cooperativePipeline);
+  patches.replaceIfAllowed<Asking>(
+    promises,
+    "finished",
+    (finished) => cooperateBySignal(finished, 1),
+  );
+  // It gives a module's namespace, which can't be changed.
+  patches.replaceGetter(
+    getBuiltin("node:stream"),
+    "promises",
+    () => () => promises,
+  );
 }
 
 function patchIteration(patches: Patches, { Readable }: StreamClass): void {

@@ -1,11 +1,18 @@
 import { assertEquals, assertMatch } from "@std/assert";
-import { once } from "node:events";
+import crypto from "node:crypto";
+import dns from "node:dns/promises";
+import events, { EventEmitter, once } from "node:events";
+import files from "node:fs/promises";
 import {
   type ChildProcess,
   execFile,
   spawn as spawnChild,
 } from "node:child_process";
 import http from "node:http";
+import readline from "node:readline/promises";
+import { PassThrough } from "node:stream";
+import { text } from "node:stream/consumers";
+import streams from "node:stream/promises";
 import { setTimeout as delay } from "node:timers/promises";
 import {
   connect,
@@ -20,6 +27,8 @@ import {
   subprocess,
   ThreadPool,
 } from "../../mod.ts";
+import { promisify } from "node:util";
+import { gzip } from "node:zlib";
 import { Agent, request } from "undici";
 import { runScript } from "../_bodies.ts";
 import { childrenEnded } from "../_processes.ts";
@@ -247,6 +256,80 @@ const CALLS: Record<string, Case> = {
         close(() => end);
       }),
     "child process sleep",
+  ],
+  "events.once()": [
+    () => events.once(new EventEmitter(), "tick"),
+    'once("tick") of EventEmitter',
+  ],
+  "once() of node:events, imported by name": [
+    () => once(new EventEmitter(), "tick"),
+    'once("tick") of EventEmitter',
+  ],
+  "events.on()": [
+    async () => {
+      for await (const _ of events.on(new EventEmitter(), Symbol("tick")));
+    },
+    "on(Symbol(tick)) of EventEmitter",
+  ],
+  "for await over a stream of node:stream": [
+    async () => {
+      for await (const _ of new PassThrough());
+    },
+    "for await of PassThrough",
+  ],
+  "text() of node:stream/consumers": [
+    () => text(new PassThrough()),
+    "for await of PassThrough",
+  ],
+  "pipeline() of node:stream/promises": [
+    () => streams.pipeline(new PassThrough(), new PassThrough()),
+    "pipeline()",
+  ],
+  "finished() of node:stream/promises": [
+    () => streams.finished(new PassThrough()),
+    "finished()",
+  ],
+  "question() of node:readline/promises": [
+    ({ close }) => {
+      const reader = readline.createInterface({ input: new PassThrough() });
+      close(() => reader.close());
+      return reader.question("name? ");
+    },
+    "question()",
+  ],
+  "for await over readline": [
+    async ({ close }) => {
+      const reader = readline.createInterface({ input: new PassThrough() });
+      close(() => reader.close());
+      for await (const _ of reader);
+    },
+    'on("line") of Interface',
+  ],
+  "readFile() of node:fs/promises": [
+    () => files.readFile(SELF),
+    "readFile()",
+    "ends",
+  ],
+  "open() of node:fs/promises": [
+    async () => (await files.open(SELF)).close(),
+    "open()",
+    "ends",
+  ],
+  "lookup() of node:dns/promises": [
+    () => dns.lookup("localhost"),
+    "lookup()",
+    "ends",
+  ],
+  "promisify(scrypt)": [
+    () => promisify(crypto.scrypt)("password", "salt", 8),
+    "scrypt()",
+    "ends",
+  ],
+  "promisify(gzip)": [() => promisify(gzip)("text"), "gzip()", "ends"],
+  "crypto.subtle.digest()": [
+    () => globalThis.crypto.subtle.digest("SHA-256", new Uint8Array(1)),
+    "digest()",
+    "ends",
   ],
   "Deno.readTextFile()": [
     () => Deno.readTextFile(SELF),
