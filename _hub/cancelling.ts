@@ -12,9 +12,11 @@ import { connectingTo } from "./waits.ts";
 
 /** Adds a signal to options, which cancels as well as the one that the caller has given. */
 export function addSignal(options: unknown, ours: AbortSignal): unknown {
-  if (typeof options !== "object" || options === null) return options;
+  // For the runtime to complain of, as of an array.
+  const isOptions = typeof options === "object" && options !== null &&
+    !Array.isArray(options);
+  if (!isOptions) return options;
   const theirs = (options as { signal?: unknown }).signal ?? undefined;
-  // For the runtime to complain of.
   if (theirs !== undefined && !(theirs instanceof AbortSignal)) return options;
   const signal = theirs === undefined ? ours : eitherOf(theirs, ours);
   // The runtime asks once more when the result is there, and to throw would lose it.
