@@ -82,9 +82,13 @@ export type { ProcessOptions } from "./_patch/process.ts";
  *   `EventSource`, `Worker`, `MessagePort`, `BroadcastChannel`, `FileReader` and
  *   `node:worker_threads`, of errors and rejections of the global object, and of messages of
  *   `Deno.Kv.listenQueue` (with `--unstable-kv`) run outside greenlets.
- * - `node`: nothing; it listens to `node:diagnostics_channel`. A request of `node:http`,
- *   `node:https`, `node:http2` or undici, and a child of `node:child_process`, belong to the greenlet that
- *   makes them. Sockets of `node:net` belong to no greenlet, as a pool may own them.
+ * - `node`: `once` and `on` of `node:events`, loops over streams of `node:stream`, the functions of
+ *   `node:stream/promises`, `node:fs/promises`, `node:dns/promises` and `node:readline/promises`,
+ *   the methods of a `FileHandle` and of `crypto.subtle`, and functions of `node:fs`, `node:dns`,
+ *   `node:crypto` and `node:zlib` that `util.promisify` calls. It also listens to
+ *   `node:diagnostics_channel`: a request of `node:http`, `node:https`, `node:http2` or undici, and a
+ *   child of `node:child_process`, belong to the greenlet that makes them. Sockets of `node:net`
+ *   belong to no greenlet, as a pool may own them.
  *
  * A callback that the runtime calls later either runs outside greenlets or has a greenlet of
  * its own (for a timer and for a server's handler). A kill of the greenlet that registered it

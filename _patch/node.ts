@@ -2,9 +2,10 @@
  * The part `node` of `patch()`: what a greenlet does with `node:` modules, and with packages
  * that are built on them.
  *
- * The modules tell of each operation in a channel of `node:diagnostics_channel`, in the context
- * of the code that makes it. So no module is loaded that the program does not use, and
- * functions that a module has taken before are reached as well.
+ * Requests and children are told of in a channel of `node:diagnostics_channel`, in the context
+ * of the code that makes them. So no module is loaded that the program does not use, and
+ * functions that a module has taken before are reached as well. Other functions are replaced,
+ * where the module can be changed.
  *
  * @module
  */
