@@ -15,10 +15,11 @@
 
 import { checkOptions } from "./_base/checks.ts";
 import { NO_OPTIONS } from "./_base/language.ts";
-import { getCurrent, scopeOf } from "./_hub/current.ts";
+import { getCurrent, runDetached, scopeOf } from "./_hub/current.ts";
 import { RawGreenlet } from "./_hub/greenlet.ts";
 import { aliveGreenlets } from "./_hub/live.ts";
 import { main } from "./_hub/main.ts";
+import { OwnListener } from "./_hub/signals.ts";
 import { blockersOf, describeWaits, nameOf } from "./_hub/waits.ts";
 import { Greenlet } from "./gevent.ts";
 import type { Greenlet as CoreGreenlet } from "./greenlet.ts";
@@ -247,4 +248,30 @@ export function formatRunInfo(options?: TreeFormatOptions): string {
 export function printRunInfo(): void {
   const colors = globalThis.Deno?.stderr.isTerminal() ?? false;
   console.error(formatRunInfo({ colors }));
+}
+
+/**
+ * Prints the run info to stderr each time that a signal comes: for a program that hangs, and
+ * that was started without anything to ask it. Not a switch point. gevent has no such function;
+ * its `gevent.signal_handler(signal.SIGUSR1, gevent.util.print_run_info)` does the same.
+ *
+ * It listens until it is disposed of, does not keep the process alive, and belongs to no
+ * greenlet, so that no interrupt ends it. Several are independent, and each prints. A program
+ * whose event loop is held up prints when the loop turns again.
+ *
+ * @param signal The signal, such as `"SIGUSR1"`.
+ * @returns What ends the listening, by `using`.
+ * @throws {TypeError} If there is no such signal, or none that can be listened to, as SIGKILL.
+ *
+ * @example Usage
+ * ```ts
+ * import { printRunInfoOn, sleep, spawn } from "@gevent/gevent";
+ *
+ * using _ = printRunInfoOn("SIGUSR1"); // From now on: kill -USR1 PID
+ * const greenlet = spawn(sleep, 1);
+ * await greenlet.join();
+ * ```
+ */
+export function printRunInfoOn(signal: Deno.Signal): Disposable {
+  return new OwnListener(signal, () => runDetached(printRunInfo));
 }
