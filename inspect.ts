@@ -13,9 +13,15 @@
  * @module
  */
 
-import { checkOptions } from "./_base/checks.ts";
+import { checkOptions, numberError } from "./_base/checks.ts";
 import { NO_OPTIONS } from "./_base/language.ts";
-import { getCurrent, runDetached, scopeOf } from "./_hub/current.ts";
+import { BlockingWatch } from "./_hub/blocking.ts";
+import {
+  currentScope,
+  getCurrent,
+  runDetached,
+  scopeOf,
+} from "./_hub/current.ts";
 import { RawGreenlet } from "./_hub/greenlet.ts";
 import { aliveGreenlets } from "./_hub/live.ts";
 import { main } from "./_hub/main.ts";
@@ -274,4 +280,121 @@ export function printRunInfo(): void {
  */
 export function printRunInfoOn(signal: Deno.Signal): Disposable {
   return new OwnListener(signal, () => runDetached(printRunInfo));
+}
+
+/** Options of {@linkcode assertSwitches}. */
+export interface AssertSwitchesOptions {
+  /**
+   * For how many milliseconds code may run without a switch: a positive number. Without it the
+   * block has to switch, however short it is.
+   */
+  maxBlocking?: number;
+}
+
+/**
+ * A block has held up the event loop: see {@linkcode assertSwitches}. gevent's
+ * `_FailedToSwitch`, which is an `AssertionError`.
+ */
+export class FailedToSwitch extends Error {
+  /** The name of the class. */
+  override name = "FailedToSwitch";
+  /** The greenlet that ran, as its `toString()` gives it; `""` if it is not known. */
+  readonly greenlet: string;
+  /** For how many milliseconds it ran without a switch. */
+  readonly ms: number;
+  /** How many were allowed; `undefined` if the block only had to switch. */
+  readonly maxBlocking: number | undefined;
+
+  /**
+   * Makes the error.
+   *
+   * @param greenlet The greenlet that ran; `""` if it is not known.
+   * @param ms For how many milliseconds.
+   * @param maxBlocking How many were allowed.
+   */
+  constructor(greenlet: string, ms: number, maxBlocking?: number) {
+    const runner = greenlet === ""
+      ? "Code that a foreign promise has resumed"
+      : greenlet;
+    super(
+      maxBlocking === undefined
+        ? `${runner} has not switched in this block, in ${inMs(ms)}`
+        : `${runner} has held up the event loop for ${
+          inMs(ms)
+        } in this block, where ${inMs(maxBlocking)} are allowed`,
+    );
+    this.greenlet = greenlet;
+    this.ms = ms;
+    this.maxBlocking = maxBlocking;
+  }
+}
+
+/** Writes a time with a digit behind the point, where that tells something. */
+function inMs(ms: number): string {
+  return `${ms < 10 ? Math.round(10 * ms) / 10 : Math.round(ms)} ms`;
+}
+
+/**
+ * Asserts that a block of code lets the event loop turn. The end of the block throws if code
+ * has run in it for longer than `maxBlocking` without a switch; or, without that option, if the
+ * block has not switched at all. For tests, and for what must never compute for long. gevent's
+ * `assert_switches`; of its two ways to count, this is the one to any greenlet.
+ *
+ * What counts is all code that runs until the end of the block, as in gevent: that of the block,
+ * of greenlets that it spawns, and of others. The error names the greenlet. Each `await` and
+ * each `yield*` is a switch; what waits does not count. Code that a foreign promise has resumed
+ * is not seen by itself, and is found when it has held up the loop for some 15 to 100 milliseconds
+ * more.
+ *
+ * An error of the block is not hidden: if both throw, `using` throws a `SuppressedError` with
+ * the error of the block as its `suppressed`. A block that a kill or a `Timeout` ends is not
+ * judged. Not a switch point. While the block runs
+ * it looks at the clock at each switch, which takes 0.1 µs; afterwards it costs nothing.
+ *
+ * @param options How long code may run.
+ * @returns What checks at its disposal, by `using`.
+ * @throws {TypeError | RangeError} If `maxBlocking` is not a positive number.
+ * @throws {FailedToSwitch} At the end of the block.
+ *
+ * @example Usage
+ * ```ts
+ * import { assertSwitches, FailedToSwitch, idle } from "@gevent/gevent";
+ *
+ * {
+ *   using _ = assertSwitches({ maxBlocking: 1000 });
+ *   for (let i = 0; i < 3; i++) await idle();
+ * }
+ * try {
+ *   using _ = assertSwitches(); // Nothing in the block waits
+ * } catch (error) {
+ *   console.log(error instanceof FailedToSwitch); // true
+ * }
+ * ```
+ */
+export function assertSwitches(
+  options: AssertSwitchesOptions = NO_OPTIONS,
+): Disposable {
+  checkOptions(options, "assert switches");
+  const { maxBlocking } = options;
+  const isLimit = typeof maxBlocking === "number" && maxBlocking > 0;
+  if (maxBlocking !== undefined && !isLimit) {
+    const wanted = "a positive number of milliseconds";
+    throw numberError("assert switches", "maxBlocking", wanted, maxBlocking);
+  }
+  let watch: BlockingWatch | null = new BlockingWatch(maxBlocking ?? Infinity);
+  return {
+    [Symbol.dispose](): void {
+      if (watch === null) return;
+      const { hasSwitched } = watch;
+      const { ms, greenlet } = watch.longest();
+      watch[Symbol.dispose]();
+      watch = null;
+      // The interrupt that ends the block is not to be taken for a failure.
+      if (currentScope().unwinding !== undefined) return;
+      if (maxBlocking === undefined ? !hasSwitched : ms > maxBlocking) {
+        const name = greenlet === null ? "" : nameOf(greenlet);
+        throw new FailedToSwitch(name, ms, maxBlocking);
+      }
+    },
+  };
 }
