@@ -13,20 +13,16 @@
  * @module
  */
 
+import { showAs } from "./_base/inspecting.ts";
 import { checkOptions, numberError } from "./_base/checks.ts";
 import { NO_OPTIONS } from "./_base/language.ts";
 import { BlockingWatch } from "./_hub/blocking.ts";
-import {
-  currentScope,
-  getCurrent,
-  runDetached,
-  scopeOf,
-} from "./_hub/current.ts";
-import { RawGreenlet } from "./_hub/greenlet.ts";
+import { currentScope, runDetached, scopeOf } from "./_hub/current.ts";
+import { RawGreenlet, stateOf } from "./_hub/greenlet.ts";
 import { aliveGreenlets } from "./_hub/live.ts";
 import { main } from "./_hub/main.ts";
 import { OwnListener } from "./_hub/signals.ts";
-import { blockersOf, describeWaits, nameOf } from "./_hub/waits.ts";
+import { blockersOf, nameOf } from "./_hub/waits.ts";
 import { Greenlet } from "./gevent.ts";
 import type { Greenlet as CoreGreenlet } from "./greenlet.ts";
 
@@ -61,6 +57,10 @@ export class GreenletTree {
   readonly greenlet: CoreGreenlet;
   /** The trees of the greenlets that it has spawned, the oldest first. */
   readonly children: readonly GreenletTree[];
+
+  static {
+    showAs<GreenletTree>(this, (tree, colors) => tree.format({ colors }));
+  }
 
   private constructor(
     greenlet: CoreGreenlet,
@@ -177,20 +177,6 @@ function spawnerOf(greenlet: CoreGreenlet): CoreGreenlet | undefined {
   return greenlet instanceof Greenlet || greenlet instanceof RawGreenlet
     ? greenlet.spawningGreenlet
     : undefined;
-}
-
-/** What a greenlet does, in words. */
-function stateOf(greenlet: CoreGreenlet): string {
-  if (greenlet === getCurrent()) return "runs";
-  if (greenlet === main) {
-    const waits = describeWaits(scopeOf(main));
-    return waits === null ? "does not wait" : `waits in ${waits}`;
-  }
-  if (!greenlet.active) return "has not begun";
-  const waits = greenlet instanceof Greenlet || greenlet instanceof RawGreenlet
-    ? greenlet.waitsIn
-    : describeWaits(scopeOf(greenlet));
-  return waits === null ? "is about to go on" : `waits in ${waits}`;
 }
 
 /**
@@ -381,20 +367,40 @@ export function assertSwitches(
     const wanted = "a positive number of milliseconds";
     throw numberError("assert switches", "maxBlocking", wanted, maxBlocking);
   }
-  let watch: BlockingWatch | null = new BlockingWatch(maxBlocking ?? Infinity);
-  return {
-    [Symbol.dispose](): void {
-      if (watch === null) return;
-      const { hasSwitched } = watch;
-      const { ms, greenlet } = watch.longest();
-      watch[Symbol.dispose]();
-      watch = null;
-      // The interrupt that ends the block is not to be taken for a failure.
-      if (currentScope().unwinding !== undefined) return;
-      if (maxBlocking === undefined ? !hasSwitched : ms > maxBlocking) {
-        const name = greenlet === null ? "" : nameOf(greenlet);
-        throw new FailedToSwitch(name, ms, maxBlocking);
-      }
-    },
-  };
+  return new SwitchAssertion(maxBlocking);
+}
+
+class SwitchAssertion implements Disposable {
+  readonly #maxBlocking: number | undefined;
+  #watch: BlockingWatch | null;
+
+  static {
+    showAs<SwitchAssertion>(this, (assertion) => ({
+      state: assertion.#watch === null ? "over" : "watching",
+      maxBlocking: assertion.#maxBlocking,
+    }));
+  }
+
+  constructor(maxBlocking: number | undefined) {
+    this.#maxBlocking = maxBlocking;
+    this.#watch = new BlockingWatch(maxBlocking ?? Infinity);
+  }
+
+  [Symbol.dispose](): void {
+    const watch = this.#watch;
+    if (watch === null) return;
+    this.#watch = null;
+    const { hasSwitched } = watch;
+    const { ms, greenlet } = watch.longest();
+    watch[Symbol.dispose]();
+    // The interrupt that ends the block is not to be taken for a failure.
+    if (currentScope().unwinding !== undefined) return;
+    const limit = this.#maxBlocking;
+    if (limit === undefined ? hasSwitched : ms <= limit) return;
+    throw new FailedToSwitch(
+      greenlet === null ? "" : nameOf(greenlet),
+      ms,
+      limit,
+    );
+  }
 }

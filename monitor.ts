@@ -15,6 +15,7 @@
  * @module
  */
 
+import { showAs } from "./_base/inspecting.ts";
 import { getBuiltin, getProcess } from "./_base/builtin.ts";
 import { setInterval } from "node:timers";
 import { checkOptions, numberError } from "./_base/checks.ts";
@@ -190,6 +191,14 @@ class LoopMonitor extends EventTarget implements Monitor {
   #reported = -Infinity;
   #looked = -Infinity;
   #isOver = false;
+
+  static {
+    showAs(this, (monitor) => ({
+      state: monitor.#disposals.isDisposed ? "stopped" : "watching",
+      maxBlocking: monitor.#maxBlocking,
+      maxMemory: monitor.#maxMemory,
+    }));
+  }
 
   constructor(maxBlocking: number, maxMemory: number, profile: boolean) {
     super();

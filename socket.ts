@@ -25,6 +25,8 @@
  * @module
  */
 
+import { addressName } from "./_base/addresses.ts";
+import { showAs } from "./_base/inspecting.ts";
 import { checkOptions, isObject, numberError, show } from "./_base/checks.ts";
 import { bare, NO_OPTIONS, then } from "./_base/language.ts";
 import { getOriginal } from "./_base/properties.ts";
@@ -325,7 +327,17 @@ export class Socket<A extends Deno.Addr = Deno.Addr> implements Deno.Conn<A> {
   #inbox: ConnBytes | null;
   readonly #outbox: Outbox;
   #timeout = Infinity;
+  #state: "open" | "closed" = "open";
   #writable: WritableStream<Uint8Array<ArrayBufferLike>> | null = null;
+
+  static {
+    showAs(this, (socket) => ({
+      localAddr: addressName(socket.localAddr),
+      remoteAddr: addressName(socket.remoteAddr),
+      state: socket.#state,
+      timeout: socket.#timeout,
+    }));
+  }
 
   /**
    * Makes the socket of a connection, which is to be used through it alone from now on.
@@ -627,6 +639,7 @@ export class Socket<A extends Deno.Addr = Deno.Addr> implements Deno.Conn<A> {
 
   #closing(): void {
     BytesOf.delete(this.#conn);
+    this.#state = "closed";
     this.#inbox?.close();
     // What is called later finds a closed socket, and not an operation that was cancelled.
     this.#inbox = null;
@@ -767,8 +780,16 @@ export class SocketListener<A extends Deno.Addr = Deno.Addr>
   readonly #listener: Deno.Listener<Deno.Conn, A>;
   /** `null` when it was closed, and before something is called. */
   #inbox: Connections | null = null;
+  #state: "open" | "closed" = "open";
   /** Whether an interrupt of a loop has closed it, which its user may do once more. */
   #isClosedByLoop = false;
+
+  static {
+    showAs(this, (listener) => ({
+      addr: addressName(listener.addr),
+      state: listener.#state,
+    }));
+  }
 
   /**
    * Makes the listener of sockets of a `Deno.Listener`, which is to be used through it alone
@@ -845,6 +866,7 @@ export class SocketListener<A extends Deno.Addr = Deno.Addr>
 
   #closing(): void {
     const listener: object = this.#listener;
+    this.#state = "closed";
     (this.#inbox ?? connectionsOf.get(listener))?.close();
     connectionsOf.delete(listener);
     this.#inbox = null;

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { showAs } from "../_base/inspecting.ts";
 import { NO_OPTIONS, then } from "../_base/language.ts";
 import * as core from "../greenlet.ts";
 import {
@@ -11,6 +12,8 @@ import {
   checkOptions,
   instanceOf,
   isBody,
+  isObject,
+  show,
 } from "../_base/checks.ts";
 import { type BodyResult, isThenable } from "../_base/thenable.ts";
 import { GreenletError, GreenletExit } from "../greenlet.ts";
@@ -59,7 +62,7 @@ import {
   timeoutOf,
   type Timer,
 } from "./timers.ts";
-import { describeGreenlet } from "./waits.ts";
+import { classOf, describeGreenlet, describeWaits } from "./waits.ts";
 
 /** Options of {@linkcode Greenlet.join}. */
 export interface JoinOptions {
@@ -185,6 +188,7 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
   readonly args: readonly unknown[];
 
   static {
+    showAs<Greenlet>(this, (greenlet) => `${greenlet} ${stateOf(greenlet)}`);
     spawnUnreported = (run) => {
       const greenlet = new Greenlet(run);
       ownScopeOf(greenlet).errorIsHandled = true;
@@ -958,12 +962,28 @@ type RawState = "core" | "following" | "ended";
 export class RawGreenlet extends ScopedGreenlet {
   #state: RawState = "core";
 
+  static {
+    // The core's words tell whether it has begun, or is dead.
+    showAs<RawGreenlet>(
+      this,
+      (greenlet) =>
+        greenlet.active ? `${greenlet} ${stateOf(greenlet)}` : `${greenlet}`,
+    );
+  }
+
   override get dead(): boolean {
     return this.#state === "ended";
   }
 
   override get active(): boolean {
     return this.#state === "core" ? super.active : !this.dead;
+  }
+
+  /** As of the core, to which a body is dead that has returned a promise. */
+  override toString(): string {
+    if (this.#state !== "following") return super.toString();
+    const label = this.label === "" ? "" : ` ${JSON.stringify(this.label)}`;
+    return `<${this.constructor.name}${label} suspended active started>`;
   }
 
   /** Whether an interrupt of its scope reaches it, as it has not switched to another. */
@@ -1020,6 +1040,32 @@ export class RawGreenlet extends ScopedGreenlet {
     delist(scope);
     scope.close();
   }
+}
+
+/** What a greenlet does, or how it has ended, in words. */
+export function stateOf(greenlet: core.Greenlet): string {
+  if (greenlet === currentScope().greenlet) return "runs";
+  if (greenlet === main) {
+    const waits = describeWaits(scopeOf(main));
+    return waits === null ? "does not wait" : `waits in ${waits}`;
+  }
+  const isOwn = greenlet instanceof Greenlet;
+  if (greenlet.dead) return isOwn ? outcomeOf(greenlet) : "has ended";
+  if (!greenlet.active) {
+    return isOwn && !greenlet.started ? "is not started" : "has not begun";
+  }
+  const waits = isOwn || greenlet instanceof RawGreenlet
+    ? greenlet.waitsIn
+    : describeWaits(scopeOf(greenlet));
+  return waits === null ? "is about to go on" : `waits in ${waits}`;
+}
+
+function outcomeOf(greenlet: Greenlet): string {
+  const { value, exception } = greenlet;
+  if (!greenlet.successful()) return `has failed: ${String(exception)}`;
+  if (value instanceof GreenletExit) return "was killed";
+  if (value === undefined) return "has ended";
+  return `has ended with ${isObject(value) ? classOf(value) : show(value)}`;
 }
 
 /**

@@ -7,6 +7,7 @@
  * @module
  */
 
+import { showAs } from "../_base/inspecting.ts";
 import { markHandled, then } from "../_base/language.ts";
 import {
   getCurrent as getRunning,
@@ -286,6 +287,10 @@ export class Suspension<T> implements Pending, Sleeper, TimerTarget {
   promise: OwnWait | null = null;
   /** `null` once the promise is resolved, or where there is none. */
   #resolve: ((value: unknown) => void) | null = null;
+
+  static {
+    showAs(this, (wait) => wait.isPending ? wait.describe() : wait.state);
+  }
 
   /** Waits, unless an error is due. */
   get(): Wait<T> {
