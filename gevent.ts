@@ -34,7 +34,7 @@ import { startSoon } from "./_hub/start_queue.ts";
 import { observers } from "./_hub/observer.ts";
 import { reportUntaken } from "./_hub/reports.ts";
 import { hasTasks, runSoon, spendBudget } from "./_hub/run_queue.ts";
-import { GRACE } from "./_hub/scope.ts";
+import { GRACE, type Waited } from "./_hub/scope.ts";
 import {
   type EndingSignal,
   setExitCode,
@@ -52,6 +52,7 @@ import {
   checkDuration,
   enterTimer,
   stopTimer,
+  timeLeft,
   type Timer,
 } from "./_hub/timers.ts";
 import { GreenletError, GreenletExit } from "./greenlet.ts";
@@ -314,6 +315,10 @@ class Sleep extends Suspension<void> implements Timer {
 
   override describe(): string {
     return `sleep(${this.value})`;
+  }
+
+  override get waited(): Waited {
+    return { ms: (this.value as number) - timeLeft(this), isExact: true };
   }
 
   override expired(): void {

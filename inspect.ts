@@ -18,11 +18,12 @@ import { checkOptions, numberError } from "./_base/checks.ts";
 import { NO_OPTIONS } from "./_base/language.ts";
 import { BlockingWatch } from "./_hub/blocking.ts";
 import { currentScope, runDetached, scopeOf } from "./_hub/current.ts";
-import { RawGreenlet, stateOf } from "./_hub/greenlet.ts";
+import { RawGreenlet, stateOf, waitedBy } from "./_hub/greenlet.ts";
 import { aliveGreenlets } from "./_hub/live.ts";
 import { main } from "./_hub/main.ts";
+import type { Waited } from "./_hub/scope.ts";
 import { OwnListener } from "./_hub/signals.ts";
-import { blockersOf, nameOf } from "./_hub/waits.ts";
+import { blockersOf, durationText, nameOf } from "./_hub/waits.ts";
 import { Greenlet } from "./gevent.ts";
 import type { Greenlet as CoreGreenlet } from "./greenlet.ts";
 
@@ -89,7 +90,12 @@ export class GreenletTree {
   }
 
   /**
-   * Returns the tree as text, a line for each greenlet: its name, and what it waits in.
+   * Returns the tree as text, a line for each greenlet: its name, what it waits in, and for how
+   * long, if that is a second or more. `for 5 s` is exact. `for up to 5 s` is what can be told
+   * without a look at the clock at each wait, which would take longer than many waits do: the
+   * wait began after a look that the library took for something else. In a program with timers
+   * that is nearly exact. Of a foreign promise nothing can be told.
+   *
    * Greenlets without children that run the same function and wait in the same thing are one
    * line, with their number. A greenlet that can't go on because greenlets wait for each
    * other is marked `deadlock`. Lines below the 50th level are not indented further, and
@@ -121,6 +127,8 @@ interface Line {
   /** What the greenlet does. */
   readonly state: string;
   readonly level: number;
+  /** For how long the greenlet has waited; of equal ones the longest. */
+  waited: Waited | null;
   /** How many equal greenlets it stands for. */
   times: number;
   /** What stands before its text. */
@@ -135,7 +143,8 @@ function linesOf(root: GreenletTree, mark: string): string[] {
   const lineOf = (tree: GreenletTree, level: number): Line => {
     const { greenlet } = tree;
     const state = stateOf(greenlet) + (stuck.has(greenlet) ? ` (${mark})` : "");
-    return { tree, state, level, times: 1, indent: "", below: "" };
+    const waited = waitedBy(greenlet);
+    return { tree, state, waited, level, times: 1, indent: "", below: "" };
   };
   const texts: string[] = [];
   const left = [lineOf(root, 0)];
@@ -150,7 +159,12 @@ function linesOf(root: GreenletTree, mark: string): string[] {
         : `${kindOf(child.greenlet)} ${one.state}`;
       const other = alike.get(key);
       if (other === undefined) alike.set(key, one);
-      else other.times++;
+      else {
+        other.times++;
+        if ((one.waited?.ms ?? 0) > (other.waited?.ms ?? 0)) {
+          other.waited = one.waited;
+        }
+      }
     }
     for (const [i, one] of [...alike.values()].reverse().entries()) {
       one.indent = below + (i === 0 ? "└─ " : "├─ ");
@@ -161,10 +175,11 @@ function linesOf(root: GreenletTree, mark: string): string[] {
   return texts;
 }
 
-function textOf({ tree, state, level, times, indent }: Line): string {
+function textOf({ tree, state, waited, level, times, indent }: Line): string {
   const prefix = level > DEEPEST ? `level ${level}: ` : "";
   const suffix = times > 1 ? ` × ${times}` : "";
-  return `${indent}${prefix}${nameOf(tree.greenlet)} ${state}${suffix}`;
+  const time = durationText(waited);
+  return `${indent}${prefix}${nameOf(tree.greenlet)} ${state}${time}${suffix}`;
 }
 
 /** What greenlets have in common that run the same function: all but their name. */

@@ -44,7 +44,7 @@ import { observers } from "./observer.ts";
 import { OutcomeWait } from "./outcome.ts";
 import { reportInTurn, reportUnlessTaken, takeError } from "./reports.ts";
 import { runSoon, turn, wake } from "./run_queue.ts";
-import { GRACE } from "./scope.ts";
+import { GRACE, type Waited } from "./scope.ts";
 import { startSoon } from "./start_queue.ts";
 import {
   checkpoint,
@@ -62,7 +62,13 @@ import {
   timeoutOf,
   type Timer,
 } from "./timers.ts";
-import { classOf, describeGreenlet, describeWaits } from "./waits.ts";
+import {
+  classOf,
+  describeGreenlet,
+  describeWaits,
+  durationText,
+  waitedOf,
+} from "./waits.ts";
 
 /** Options of {@linkcode Greenlet.join}. */
 export interface JoinOptions {
@@ -188,7 +194,10 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
   readonly args: readonly unknown[];
 
   static {
-    showAs<Greenlet>(this, (greenlet) => `${greenlet} ${stateOf(greenlet)}`);
+    showAs<Greenlet>(
+      this,
+      (one) => `${one} ${stateOf(one)}${durationText(waitedBy(one))}`,
+    );
     spawnUnreported = (run) => {
       const greenlet = new Greenlet(run);
       ownScopeOf(greenlet).errorIsHandled = true;
@@ -967,7 +976,11 @@ export class RawGreenlet extends ScopedGreenlet {
     showAs<RawGreenlet>(
       this,
       (greenlet) =>
-        greenlet.active ? `${greenlet} ${stateOf(greenlet)}` : `${greenlet}`,
+        greenlet.active
+          ? `${greenlet} ${stateOf(greenlet)}${
+            durationText(waitedBy(greenlet))
+          }`
+          : `${greenlet}`,
     );
   }
 
@@ -1058,6 +1071,15 @@ export function stateOf(greenlet: core.Greenlet): string {
     ? greenlet.waitsIn
     : describeWaits(scopeOf(greenlet));
   return waits === null ? "is about to go on" : `waits in ${waits}`;
+}
+
+/** For how long a greenlet has waited; `null` if it does not, or that is not known. */
+export function waitedBy(greenlet: core.Greenlet): Waited | null {
+  if (greenlet.dead) return null;
+  const scope = greenlet instanceof ScopedGreenlet
+    ? knownScopeOf(greenlet)
+    : scopeOf(greenlet);
+  return scope === null || scope === currentScope() ? null : waitedOf(scope);
 }
 
 function outcomeOf(greenlet: Greenlet): string {

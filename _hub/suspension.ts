@@ -19,13 +19,21 @@ import { errorFor } from "./interrupts.ts";
 import { main, report } from "./main.ts";
 import { observers } from "./observer.ts";
 import { react, type Reaction, type Reactions } from "./reactions.ts";
-import { serveTasks, type Sleeper, spendBudget, wake } from "./run_queue.ts";
+import {
+  lastLook,
+  serveTasks,
+  sinceLook,
+  type Sleeper,
+  spendBudget,
+  wake,
+} from "./run_queue.ts";
 import {
   addPending,
   type Due,
   type Pending,
   removePending,
   type Scope,
+  type Waited,
 } from "./scope.ts";
 import {
   startTimer,
@@ -328,6 +336,8 @@ export class Suspension<T> implements Pending, Sleeper, TimerTarget {
     }
     if (this.state === "idle") {
       this.state = "waiting";
+      // For `waited`. The field is free until the wait is over.
+      if (this.value === undefined) this.value = lastLook;
       if (scope !== null) addPending(scope, this);
     } else {
       wake(this, scope);
@@ -426,6 +436,10 @@ export class Suspension<T> implements Pending, Sleeper, TimerTarget {
 
   describe(): string {
     return "a wait";
+  }
+
+  get waited(): Waited {
+    return { ms: sinceLook(this.value as number), isExact: false };
   }
 
   get blockers(): readonly Greenlet[] {
