@@ -162,11 +162,12 @@ let isOn = false;
 export function monitor(options: MonitorOptions = NO_OPTIONS): Monitor {
   checkOptions(options, "start monitor");
   const { maxBlocking = 100, maxMemory = Infinity, profile = false } = options;
-  if (!(maxBlocking >= 10 && maxBlocking <= 1e9)) {
+  const isNumber = typeof maxBlocking === "number";
+  if (!(isNumber && maxBlocking >= 10 && maxBlocking <= 1e9)) {
     const wanted = "a number of milliseconds from 10 to 1e9";
     throw numberError("start monitor", "maxBlocking", wanted, maxBlocking);
   }
-  if (!(maxMemory > 0)) {
+  if (!(typeof maxMemory === "number" && maxMemory > 0)) {
     const wanted = "a positive number of bytes";
     throw numberError("start monitor", "maxMemory", wanted, maxMemory);
   }
@@ -243,8 +244,10 @@ class LoopMonitor extends EventTarget implements Monitor {
   /** Notes for the watching thread which greenlet is about to run. */
   #note(name: string): void {
     const length = Math.min(name.length, LONGEST_NAME);
-    for (let i = 0; i < length; i++) this.#running[i] = name.charCodeAt(i);
-    Atomics.store(this.#fields, RUNNING, length);
+    const running = this.#running;
+    for (let i = 0; i < length; i++) running[i] = name.charCodeAt(i);
+    // Read much later, so that no barrier is needed: that would take 20 ns at each switch.
+    this.#fields[RUNNING] = length;
   }
 
   #beat(): void {

@@ -165,10 +165,10 @@ Deno.test("monitor() tells when the memory is well under its limit again", async
 });
 
 Deno.test("monitor() refuses options that are none, and a second one", () => {
-  for (const maxBlocking of [0, -1, NaN, "x" as never]) {
+  for (const maxBlocking of [0, -1, NaN, "x" as never, "100" as never]) {
     assertThrows(() => monitor({ maxBlocking }), Error, "maxBlocking");
   }
-  for (const maxMemory of [0, -1, NaN]) {
+  for (const maxMemory of [0, -1, NaN, "1000000" as never]) {
     assertThrows(() => monitor({ maxMemory }), Error, "maxMemory");
   }
   using _ = monitor();
