@@ -133,6 +133,11 @@ const spawnCallbacks = new Set<(greenlet: Greenlet) => void>();
 const names = new WeakMap<core.Greenlet, string>();
 let named = 0;
 
+/** The name of a greenlet, if it was set or asked for. To make one takes 500 ns. */
+export function knownNameOf(greenlet: core.Greenlet): string | undefined {
+  return names.get(greenlet);
+}
+
 /** The timers of greenlets that start later. */
 const delays = new WeakMap<core.Greenlet, Timer | null>();
 /** The controllers that a kill aborts, of greenlets that were asked for their signal. */
