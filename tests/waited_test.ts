@@ -4,14 +4,13 @@ import {
   Event,
   formatRunInfo,
   type Greenlet,
-  idle,
   killAll,
   Queue,
   sleep,
   spawn,
   Waiter,
 } from "../mod.ts";
-import { type Body, testBoth } from "./_bodies.ts";
+import { type Body, settle, testBoth } from "./_bodies.ts";
 
 const never = new Promise<never>(() => {});
 
@@ -139,12 +138,12 @@ Deno.test("Greenlet.waitsIn is null for a greenlet that was woken in the same tu
       await never;
     }),
   ];
-  await idle();
+  await settle();
   for (const greenlet of greenlets) {
     assert(greenlet.waitsIn !== null);
     wake[greenlet.name]!();
     if (greenlet.name !== "event") assertEquals(greenlet.waitsIn, null);
-    await idle();
+    await settle();
     assertEquals(greenlet.waitsIn, "a foreign promise");
   }
   killAll(greenlets, { grace: 0, block: false });
