@@ -291,7 +291,7 @@ function consoleFor(print: (text: string) => void): Console {
 
 /** The consoles of the greenlets of connections. */
 const consoles = new Map<Greenlet, Console>();
-/** What `console` was before there was a connection. */
+/** The descriptor of `console` before the first connection. */
 let original: PropertyDescriptor | undefined;
 let dispatching: Console | null = null;
 

@@ -25,7 +25,8 @@ import type * as core from "./greenlet.ts";
 import { checkFunction, show } from "./_base/checks.ts";
 import type { List } from "./_base/linked_list.ts";
 import type { BodyResult } from "./_base/thenable.ts";
-import { current, currentScope, scopeOf } from "./_hub/current.ts";
+import { current, currentScope, runDetached, scopeOf } from "./_hub/current.ts";
+import { newLoopExit } from "./_hub/deadlock.ts";
 import { joinAll } from "./_hub/gather.ts";
 import { Greenlet, RawGreenlet, spawnUnreported } from "./_hub/greenlet.ts";
 import { killOnce } from "./_hub/kill.ts";
@@ -34,7 +35,8 @@ import { startSoon } from "./_hub/start_queue.ts";
 import { observers } from "./_hub/observer.ts";
 import { reportUntaken } from "./_hub/reports.ts";
 import { hasTasks, runSoon, spendBudget } from "./_hub/run_queue.ts";
-import { GRACE, type Waited } from "./_hub/scope.ts";
+import { RunWatch, type TopWait } from "./_hub/loop_end.ts";
+import { GRACE, type Scope, type Waited } from "./_hub/scope.ts";
 import {
   type EndingSignal,
   setExitCode,
@@ -378,7 +380,7 @@ export function idle(): Wait<void> {
 
 let isRunning = false;
 
-/** How long a greenlet may need to end after its grace is over, in ms. */
+/** The time that a greenlet has to end after its grace is over, in ms. */
 const LEEWAY = GRACE / 4;
 
 /**
@@ -394,9 +396,9 @@ const LEEWAY = GRACE / 4;
  * returns without it; the same holds for the function itself. If the operation behind that
  * promise keeps the process alive after that, a second signal or `Deno.exit()` ends it.
  *
- * `run` does not keep the process alive. If nothing is left that could end a wait, the
- * process ends as it does without `run`: some seconds later Deno reports that the promise of
- * a top-level `await` never resolved.
+ * `run` does not keep the process alive. If nothing is left that could end what the function
+ * waits in, that throws a {@linkcode LoopExit}, whose message lists all greenlets. If the function
+ * awaits a foreign promise, which nothing can interrupt, `run` itself throws it.
  *
  * The type of the result does not mention a kill, as most programs end when they are killed.
  * To tell whether this one was, assign the result to a variable of type `unknown`, or write
@@ -410,6 +412,7 @@ const LEEWAY = GRACE / 4;
  * @returns The function's result; the `GreenletExit`, if it was killed.
  * @throws {unknown} The error that the function throws.
  * @throws {GreenletError} If another `run` is in progress.
+ * @throws {LoopExit} If nothing can end what the function waits in.
  *
  * @example Usage
  * ```ts
@@ -443,7 +446,9 @@ export async function run<
       "Cannot run as another run() is in progress: spawn() the function instead",
     );
   }
-  const greenlet = spawnUnreported(() => main(...args));
+  const body = () => main(...args);
+  Object.defineProperty(body, "name", { value: main.name });
+  const greenlet = spawnUnreported(body);
   // Set after the start, which may throw.
   isRunning = true;
   const ending = new Ending(greenlet);
@@ -455,18 +460,21 @@ export async function run<
     // The function may await a foreign promise, which can't be ended.
     if (ending.isPending) ending.limit(GRACE + LEEWAY);
   });
+  const watch = new RunWatch(ending, listener);
   try {
     try {
       await ending.get();
     } finally {
-      // A signal has killed the main greenlet before.
-      await killTheRest(signal === null ? undefined : greenlet);
+      // It was killed by a signal, or it awaits a foreign promise, and can't be ended.
+      const isStuck = signal !== null || ending.isStuck;
+      await killTheRest(isStuck ? greenlet : undefined);
     }
     if (greenlet.dead) return await greenlet.get() as BodyResult<R>;
     // This does not throw what it may fail with later: the hub reports that.
     scopeOf(greenlet).errorIsHandled = false;
     return exit as BodyResult<R>;
   } finally {
+    watch[Symbol.dispose]();
     listener[Symbol.dispose]();
     reportUntaken();
     isRunning = false;
@@ -475,14 +483,35 @@ export async function run<
 }
 
 /** The wait for the main greenlet to end. */
-class Ending extends Suspension<void> {
+class Ending extends Suspension<void> implements TopWait {
   readonly #main: Greenlet;
   readonly #link = () => this.switch();
+  /** What the main greenlet was waiting in when it was thrown a {@linkcode LoopExit}. */
+  #thrownInto: Scope["pending"] = null;
+  /** Whether the main greenlet can't be ended. */
+  isStuck = false;
 
   constructor(main: Greenlet) {
     super();
     this.#main = main;
     main.rawlink(this.#link);
+  }
+
+  get waits(): boolean {
+    return this.isPending;
+  }
+
+  loopEnds(): void {
+    const { pending } = scopeOf(this.#main);
+    const error = newLoopExit();
+    if (pending !== null && pending !== this.#thrownInto) {
+      this.#thrownInto = pending;
+      runDetached(() => this.#main.throw(error));
+      return;
+    }
+    // It awaits a foreign promise.
+    this.isStuck = true;
+    this.throw(error);
   }
 
   protected override undo(): void {
@@ -498,7 +527,7 @@ class Ending extends Suspension<void> {
   }
 }
 
-/** How many rounds of kills allow clean-up to start greenlets, which the next round kills. */
+/** The most rounds of kills. Clean-up may start greenlets, which the next round kills. */
 const MOST_ROUNDS = 10;
 
 /** A spawn callback that kills each greenlet before it starts. */

@@ -44,6 +44,7 @@ import { whenAllEnded } from "./_hub/live.ts";
 import { printError } from "./_hub/print.ts";
 
 export { getCurrent } from "./_hub/current.ts";
+export { LoopExit } from "./_hub/deadlock.ts";
 export { type Wait } from "./_hub/suspension.ts";
 
 /** Options of {@linkcode Hub.join}. */

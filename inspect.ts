@@ -19,6 +19,7 @@ import { NO_OPTIONS } from "./_base/language.ts";
 import { BlockingWatch } from "./_hub/blocking.ts";
 import { currentScope, runDetached, scopeOf } from "./_hub/current.ts";
 import { RawGreenlet, stateOf, waitedBy } from "./_hub/greenlet.ts";
+import { listGreenletsBy } from "./_hub/deadlock.ts";
 import { aliveGreenlets } from "./_hub/live.ts";
 import { main } from "./_hub/main.ts";
 import type { Waited } from "./_hub/scope.ts";
@@ -256,6 +257,8 @@ export function printRunInfo(): void {
   const colors = globalThis.Deno?.stderr.isTerminal() ?? false;
   console.error(formatRunInfo({ colors }));
 }
+
+listGreenletsBy(formatRunInfo);
 
 /**
  * Prints the run info to stderr each time that a signal comes: for a program that hangs, and

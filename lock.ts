@@ -245,7 +245,7 @@ export class Semaphore implements Waitable, Disposable {
    * @ignore
    */
   [BLOCKERS](): readonly CoreGreenlet[] {
-    // One that can be taken several times may be released by any greenlet that has taken it.
+    // A semaphore of several permits may be released by any greenlet that has taken one.
     return this instanceof Lock && this.#taker !== null
       ? [this.#taker]
       : NO_BLOCKERS;

@@ -71,7 +71,7 @@ export interface Monitor extends EventTarget, Disposable {}
 const REPORT_EVERY = 1000;
 /** The time between two looks at the memory, in ms. A look takes about 20 µs. */
 const LOOK_EVERY = 500;
-/** The memory is under its limit again below this part of it, as it goes up and down. */
+/** Memory use goes up and down: it counts as under the limit again below this part of the limit. */
 const UNDER = 0.9;
 /** A loop that is held for `NEVER` times `maxBlocking`, and `NEVER_MS`, may never come back. */
 const NEVER = 10;
@@ -97,7 +97,7 @@ const KEPT = 1024;
 const UNNAMED = -1;
 const LONGEST_NAME = 120;
 
-/** The thread that watches. It shares nothing but the memory, as the loop may be held up. */
+/** The watching thread. It shares only memory with the main thread, whose loop may be held up. */
 const WATCH = `
 const { workerData } = require("node:worker_threads");
 const { buffer, maxBlocking, never, FIELDS, LONGEST_NAME } = workerData;
@@ -138,7 +138,7 @@ interface Named {
   readonly name?: string;
 }
 
-/** Whether there is a monitor. There is one at a time, as a second would report the same. */
+/** Whether there is a monitor. Only one is allowed: a second one would report the same. */
 let isOn = false;
 
 /**
@@ -147,8 +147,8 @@ let isOn = false;
  * `max_memory_usage`.
  *
  * - `"blocked"`: a greenlet has computed, or called something that blocks, for longer than
- *   `maxBlocking`. At most once a second. A loop that does not come back within ten times that,
- *   and a second, is printed to stderr by the thread that watches, while it is held up.
+ *   `maxBlocking`. At most once a second. If the loop is still held up after ten times that,
+ * and at least a second, the watching thread prints it to stderr.
  * - `"memory"`: the process uses more than `maxMemory`; and again, when it uses less than 90 %
  *   of the limit.
  *
@@ -156,7 +156,7 @@ let isOn = false;
  * not keep the process alive. Not a switch point.
  *
  * @param options The limits.
- * @returns The monitor, which dispatches the events until it is disposed of.
+ * @returns The monitor. It dispatches events until it is disposed of.
  * @throws {TypeError | RangeError} If an option is not valid.
  * @throws {GreenletError} If there is a monitor already.
  *
@@ -265,7 +265,7 @@ class LoopMonitor extends EventTarget implements Monitor {
     else this.#note(name);
   }
 
-  /** Notes for the watching thread which greenlet is about to run. */
+  /** Tells the watching thread which greenlet is about to run. */
   #note(name: string): void {
     const length = Math.min(name.length, LONGEST_NAME);
     const running = this.#running;
@@ -408,7 +408,7 @@ function hottestStack(nodes: readonly ProfileNode[]): string {
   let hottest: ProfileNode | undefined;
   for (const node of nodes) {
     for (const child of node.children ?? []) callers.set(child, node);
-    // Those in brackets are the engine's: idle, its garbage collector.
+    // Names in brackets are the engine's: `(idle)`, `(garbage collector)`.
     if (node.callFrame.functionName.startsWith("(")) continue;
     if (node.hitCount > (hottest?.hitCount ?? 0)) hottest = node;
   }

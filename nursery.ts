@@ -269,7 +269,7 @@ class ChildrenWait extends PatientWait<void> {
 class Nursing extends Suspension<unknown> {
   readonly #outer: Scope;
   readonly #inner: Scope;
-  /** How it ends by the error after which its greenlet may wait no longer. */
+  /** Whether the last error of an escalated greenlet is thrown, or ends its body by `return()`. */
   #lastThrow: Settled = "thrown";
 
   constructor(outer: Scope) {

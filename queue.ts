@@ -305,7 +305,7 @@ function checkSize(maxsize: unknown): number {
   if (!isSize) {
     throw numberError("create queue", "maxsize", "an integer", maxsize);
   }
-  // As in gevent and in Python. A queue without room is a Channel.
+  // As in gevent and in Python. A queue that keeps no items is a Channel.
   return maxsize as number > 0 ? maxsize as number : Infinity;
 }
 

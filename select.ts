@@ -1,5 +1,5 @@
 /**
- * Waiting for the first of several waits, of which one is taken.
+ * Waits for the first of several waits and takes only that one.
  *
  * ```ts
  * import { Event, Queue, select, spawn } from "@gevent/gevent";
@@ -22,7 +22,7 @@
  * ```
  *
  * `Promise.race([a.get(), b.get()])` takes an item of each queue, sooner or later, and loses
- * one of them. In a `select`, what loses has taken nothing: the items stay in their queues,
+ * one of them. In a `select`, the waits that lose take nothing: items stay in their queues,
  * permits are not taken, nothing is put.
  *
  * @module
@@ -61,10 +61,10 @@ import { findWrapped } from "./_hub/wrapped.ts";
 import type { Wait } from "./hub.ts";
 
 /**
- * One of the waits of a {@linkcode select}: a function that begins it, or what has begun
- * already and goes on when it loses, a greenlet or a promise.
+ * One alternative of a {@linkcode select}: a function that begins a wait, or a greenlet or a
+ * promise, which has begun already and goes on if it loses.
  *
- * @typeParam T What it gives.
+ * @typeParam T The type of its value.
  */
 export type Alternative<T = unknown> =
   | (() => Greenlet<T> | PromiseLike<T>)
@@ -72,7 +72,7 @@ export type Alternative<T = unknown> =
   | PromiseLike<T>;
 
 /**
- * What an {@linkcode Alternative} gives.
+ * The type of the value of an {@linkcode Alternative}.
  *
  * @typeParam A The type of the alternative.
  */
@@ -81,8 +81,8 @@ export type AlternativeResult<A> = A extends Greenlet<infer T> ? T
   : Awaited<A>;
 
 /**
- * What a {@linkcode select} gives: the key of the alternative that was first, and what that
- * gives. To look at `key` tells the type of `value`.
+ * The result of a {@linkcode select}: the key of the alternative that was first, and its value.
+ * Checking `key` narrows the type of `value`.
  *
  * @typeParam A The type of the record or the array of alternatives.
  */
@@ -104,35 +104,37 @@ export type Selected<A> = A extends readonly unknown[]
 
 /** Options of {@linkcode select}. */
 export interface SelectOptions {
-  /** After how many milliseconds to throw a `Timeout`. @default {Infinity} */
+  /** The time limit in milliseconds, after which a `Timeout` is thrown. @default {Infinity} */
   timeout?: number;
 }
 
 /**
- * Waits for the first of several waits, and takes exactly one. A switch point. What Go's
- * `select` is to channels; gevent's `gevent.select` is about file descriptors.
+ * Waits for the first of several waits, and takes only that one. A switch point. Like Go's
+ * `select` for channels; gevent's `gevent.select` is for file descriptors.
  *
- * The alternatives are begun in order, in the current greenlet, and none after one that is
- * ready: of several that are ready at once the first one given wins. What loses has taken
- * nothing. A greenlet that loses goes on, and a promise of others is let go of, as nothing
- * ends it. A call under a time limit and the like gets a `GreenletExit` from what it waits
- * in, and is waited for while it cleans up, for a second at most.
+ * The alternatives are begun in order, in the current greenlet, until one is ready at once: so
+ * of several that are ready, the first in the order wins. A wait that loses has taken nothing.
+ * A greenlet that loses goes on; a foreign promise that loses is ignored, as it can't be
+ * stopped. If a function such as `withTimeout(...)` loses, its wait throws a `GreenletExit`,
+ * and `select` waits while it cleans up, for a second at most.
  *
- * An alternative that fails is the first: its error is thrown. An interrupt undoes all of
- * them; what was handed over before is received, and the next wait throws the error.
+ * If an alternative fails first, its error is thrown. An interrupt undoes all alternatives. If
+ * a value was handed over before the interrupt, it is returned, and the next wait throws the
+ * interrupt's error.
  *
- * An alternative is one wait. An async function that waits several times is a promise of
- * others: what such a function has taken when it loses is its own business.
+ * Let each alternative be a single wait. An async function that waits several times counts as a
+ * foreign promise: if it loses, items that it has already taken are not put back.
  *
  * @typeParam A The type of the record or the array of alternatives.
- * @param alternatives A record, or an array whose indices are the keys: functions that each
- * begin a wait and return it, a greenlet, or any promise. Greenlets, and promises that are
- * not waits of this library, may be given as they are.
- * @param options How long to wait. With 0, what is ready wins.
- * @returns The key and the value of the one that was taken.
- * @throws {Timeout} If none is over in time.
- * @throws {unknown} The error of the one that was first.
- * @throws {TypeError} If there is no alternative, or one is not what it must be.
+ * @param alternatives A record, or an array whose indices are the keys. Each alternative is a
+ * greenlet, a promise that is not a wait of this library, or a function that begins a wait and
+ * returns it (or returns a greenlet or a promise).
+ * @param options The time limit. With 0, an alternative wins only if it is ready at once.
+ * @returns The key and the value of the alternative that was taken.
+ * @throws {Timeout} If no alternative ends in time.
+ * @throws {unknown} The error of the first alternative, if it fails.
+ * @throws {TypeError} If there is no alternative, or if one is not a function, a greenlet or a
+ * promise.
  * @throws {TypeError | RangeError} If the timeout is not a number of milliseconds.
  *
  * @example Usage
@@ -162,7 +164,7 @@ export function select<
   const { timeout = Infinity } = options;
   checkDuration(timeout, "select");
   const keys = Array.isArray(alternatives) ? null : keysOf(alternatives);
-  // A copy, in which those that are begun take their places.
+  // A copy, in which each function is replaced by the wait that it began.
   const all: unknown[] = keys === null
     ? (alternatives as readonly unknown[]).slice()
     : keys.map((key) => (alternatives as Record<string, unknown>)[key]);
@@ -206,53 +208,55 @@ function checkAlternative(one: unknown, key: string | number): void {
   );
 }
 
-/** How an alternative has ended. */
+/** The end of an alternative: its value, or its error. */
 interface Ended {
   readonly state: Settled;
   readonly value: unknown;
 }
 
-/** What it throws if none gives anything. */
+/** The error that a `select` throws, unless an alternative gives a value after all. */
 interface Ending {
   readonly error: unknown;
-  /** Whether that is an interrupt, which the next wait throws if one gives something. */
+  /**
+   * Whether the error is an interrupt. If an alternative still gives a value, the next wait
+   * throws it.
+   */
   readonly isInterrupt: boolean;
 }
 
-/** A scope in which more goes on than alternatives of one wait each. */
+/** A scope that has more to end than simple waits. */
 interface BusyScope {
   readonly scope: Scope;
-  /** The last alternative in it; `null` where that is one of one wait, too. */
+  /** The last alternative of the scope; `null` if that is a simple wait, too. */
   readonly last: Suspension<unknown> | null;
 }
 
-/**
- * The wait for the first of several.
+/** The wait for the first of several.
  *
- * They are begun in scopes of their own: those of one wait each share one, which nothing but
- * they is in, and one that may have begun others is the last in its scope. The first of them
- * that is over tells so at once, while what it was given is being handed over; the others
- * have left their lines before anything else can happen.
+ * The alternatives begin in scopes of their own. Simple waits share a scope. An alternative
+ * that may have begun others is the last one in its scope. The alternative that ends first
+ * calls `claimed()` or `ended()` synchronously, while its value is being handed over, so the
+ * others have left their queues before anything else can happen.
  */
 class Selection extends PatientWait<unknown> implements Race {
   /** `null` where the indices are the keys. */
   readonly #keys: readonly string[] | null;
-  /** In how many milliseconds to throw a `Timeout`; `null` for never. */
+  /** The time limit in milliseconds; `null` for none. */
   readonly #ms: number | null;
-  /** The alternatives: each one that was begun, and was not ready, by its wait. */
+  /** The alternatives. One that was begun and was not ready is replaced by its wait. */
   readonly #all: unknown[];
-  /** The place of the one that is begun next. */
+  /** The index of the alternative to begin next. */
   #next = 0;
-  /** How many of them are not over. */
+  /** The number of alternatives that were begun and have not ended. */
   #left = 0;
-  /** In which they are being begun; `null` when they are. */
+  /** The scope in which alternatives are being begun; `null` once all were begun. */
   #scope: Scope | null = null;
-  /** The place of the one that is taken; -1 as long as there is none. */
+  /** The index of the alternative that is taken; -1 until one is. */
   #first = -1;
-  /** How that one has ended, if it has. */
+  /** The end of the alternative that is taken; `null` until it has ended. */
   #result: Ended | null = null;
   #ending: Ending | null = null;
-  /** How it ends by the error after which its greenlet may wait no longer. */
+  /** Whether the last error of an escalated greenlet is thrown, or ends its body by `return()`. */
   #lastThrow: Settled = "thrown";
   #busy: BusyScope[] | null = null;
   #lost: Lost | null = null;
@@ -282,7 +286,7 @@ class Selection extends PatientWait<unknown> implements Race {
 
   start(): Wait<unknown> {
     if (this.#ms !== null) this.limit(this.#ms);
-    // First of all, as an alternative may interrupt its own greenlet.
+    // Suspends before the alternatives begin, as one of them may interrupt its own greenlet.
     const wait = this.suspend(this.waiter);
     do {
       const scope = this.#scope = new Scope(this.waiter.greenlet);
@@ -290,7 +294,7 @@ class Selection extends PatientWait<unknown> implements Race {
       scope.race = this;
     } while (runIn(this.#scope, beginSome, this));
     this.#scope = null;
-    // Those that were not begun, and fail by and by, are nothing to anybody.
+    // The rejection of a promise that was not reached must not count as unhandled.
     for (let i = this.#next; i < this.#all.length; i++) {
       const one = this.#all[i];
       if (isThenable(one) && !(one instanceof Greenlet)) markHandled(one);
@@ -299,7 +303,7 @@ class Selection extends PatientWait<unknown> implements Race {
     return wait;
   }
 
-  /** Begins alternatives in one scope, and tells whether there are more for another. */
+  /** Begins alternatives in one scope. Returns whether some are left for another scope. */
   beginSome(): boolean {
     const scope = this.#scope!;
     const all = this.#all;
@@ -309,7 +313,8 @@ class Selection extends PatientWait<unknown> implements Race {
         const i = this.#next++;
         one = this.#begin(i, scope, all[i]);
       } while (
-        // Else it may have begun others, and is to be the last in its scope.
+        // An alternative that is not a simple wait may have begun other waits: it is the last
+        // in its scope.
         one !== null && isSimple(one) && scope.pending === null &&
         this.#isOpen && this.#next < all.length
       );
@@ -325,12 +330,15 @@ class Selection extends PatientWait<unknown> implements Race {
     return false;
   }
 
-  /** Whether none is the first, and none is needed. */
+  /** Whether no alternative has ended yet. */
   get #isOpen(): boolean {
     return this.#first < 0 && this.#ending === null;
   }
 
-  /** Ends the last one, if while it was begun another was first, or it was interrupted. */
+  /**
+   * Ends the last alternative, if another one ended or an interrupt came while it was being
+   * begun.
+   */
   #leaveLast(
     one: Suspension<unknown> | null,
     last: Suspension<unknown> | null,
@@ -342,7 +350,7 @@ class Selection extends PatientWait<unknown> implements Race {
     else if (one !== null || this.#first < 0) this.#end(last, scope);
   }
 
-  /** Begins one; `null` if it was over at once. */
+  /** Begins an alternative. Returns `null` if it ended at once. */
   #begin(
     i: number,
     scope: Scope,
@@ -392,7 +400,7 @@ class Selection extends PatientWait<unknown> implements Race {
     this.#left++;
     one.enterRace();
     if (isSimple(one)) {
-      // We interrupt it ourselves.
+      // `interrupt()` and `#lose()` reach it by `#all`.
       removePending(one);
       one.scope = scope;
     }
@@ -403,14 +411,14 @@ class Selection extends PatientWait<unknown> implements Race {
     return this.#keys === null ? i : this.#keys[i]!;
   }
 
-  /** One is over. */
+  /** Notes that an alternative has ended. */
   #take(i: number, result: Ended, scope: Scope): void {
     const isFirst = this.#first < 0 &&
       (this.#ending === null || result.state === "given");
     if (isFirst || i === this.#first) this.#result = result;
     else if (result.state !== "given") this.#reportLoser(result.value);
     if (isFirst) this.#choose(i, scope);
-    // What the first has begun and left goes on, as it does behind a call.
+    // Calls that the first alternative has begun and not awaited go on, as after any call.
     if (
       i === this.#first && (scope.ownsSomething || scope.interrupts !== null)
     ) {
@@ -422,7 +430,7 @@ class Selection extends PatientWait<unknown> implements Race {
     }
   }
 
-  /** Has one be the first, and the others lose. */
+  /** Takes an alternative, and undoes the others. */
   #choose(i: number, scope: Scope): void {
     this.#first = i;
     this.claim();
@@ -441,7 +449,7 @@ class Selection extends PatientWait<unknown> implements Race {
       if (one.callsBack) callsBack = true;
       else if (isSimple(one)) this.#lose(one);
     }
-    // These may do anything, as give something to those above.
+    // Undoing these calls functions of the user, which may for example put into a queue above.
     for (let i = 0; callsBack && i < count; i++) {
       const one = all[i];
       if (i === first || !(one instanceof Suspension)) continue;
@@ -455,19 +463,19 @@ class Selection extends PatientWait<unknown> implements Race {
     });
   }
 
-  /** Ends one of one wait, if it has not ended. */
+  /** Undoes a simple wait, unless it has ended. */
   #lose(one: Suspension<unknown>): void {
     if (!one.isPending) return;
     this.#left--;
     one.lose(LOST);
   }
 
-  /** Ends what else goes on in a scope. */
+  /** Ends everything that still goes on in a scope. */
   #end(last: Suspension<unknown> | null, scope: Scope): void {
     end(last, scope, this.#lost ??= new Lost());
   }
 
-  /** Tells of an error that nothing throws, unless it comes of an interrupt of ours. */
+  /** Reports the error of an alternative that lost, unless the interrupt by `select` caused it. */
   #reportLoser(error: unknown): void {
     const ending = this.#ending;
     const isOurs = (one: unknown) =>
@@ -480,7 +488,8 @@ class Selection extends PatientWait<unknown> implements Race {
   ended(one: Pending, scope: Scope): void {
     this.#left--;
     const ended = one as Suspension<unknown> & Ended;
-    // Nearly all lose by us, and need not be found.
+    // Nearly all losers end because `Lost` interrupted them; for these no search by index is
+    // needed.
     if (ended.state === "given" || !(ended.value instanceof Lost)) {
       this.#take(this.#all.indexOf(ended), ended, scope);
     }
@@ -496,7 +505,7 @@ class Selection extends PatientWait<unknown> implements Race {
     if (this.#first >= 0) this.claim();
   }
 
-  /** Ends the wait, when all are over. */
+  /** Ends the wait when all alternatives have ended. */
   #finish(): void {
     if (this.#left > 0 || this.#scope !== null || !this.isPending) return;
     const result = this.#result;
@@ -513,7 +522,7 @@ class Selection extends PatientWait<unknown> implements Race {
     this.settle(isLast ? this.#lastThrow : "thrown", error);
   }
 
-  /** At the limit: behind what is ready, and will tell so in line. */
+  /** Called at the time limit. Waits that are ready go first: their wake-ups are already queued. */
   override expired(): "steps" {
     this.timer = null;
     runSoon(endInTime, this);
@@ -533,7 +542,7 @@ class Selection extends PatientWait<unknown> implements Race {
     this.markOwnHandled();
     this.#ending = { error, isInterrupt: true };
     if (final) this.#lastThrow = this.waiter.lastThrow;
-    // The one that is being begun has it in its next wait.
+    // The alternative that is being begun throws it in its next wait.
     this.#scope?.interrupt(error);
     for (let i = 0; i < this.#next; i++) {
       const one = this.#all[i];
@@ -570,31 +579,31 @@ function endInTime(selection: Selection): void {
 
 const { interrupt } = Suspension.prototype;
 
-/** Whether it is one wait, that is over as soon as it is interrupted, as nearly all are. */
+/** Whether an interrupt ends the wait at once. True of nearly all waits. */
 function isSimple(one: Suspension<unknown>): boolean {
   return one.interrupt === interrupt;
 }
 
-/** The wait for a promise of others, which may come of a function that waits in our scope. */
+/** The wait for a foreign promise, which may come from a function that waits in our scope. */
 class OthersPromise extends Followed {
   override interrupt(error: unknown, final: boolean): void {
     super.interrupt(error, final);
   }
 }
 
-/** Ends what goes on in a scope, and gives it time to clean up. */
+/** Kills everything that still runs in a scope, and gives it time to clean up. */
 function end(
   last: Suspension<unknown> | null,
   scope: Scope,
   error: unknown,
 ): void {
-  // We let go of the promise. The function that it may come of is told by the wait that it
-  // is in, or by its next one.
+  // Stops waiting for the promise. If a function of ours made it, the wait that the function is
+  // in throws the error, or its next wait does.
   if (last instanceof OthersPromise) last.interrupt(LOST, false);
   scope.kill(error, GRACE);
 }
 
-/** How a wait of ours has ended; `null` if it has not. */
+/** The end of one of the library's waits; `null` if it has not ended. */
 function over(
   own: { readonly state: string; readonly value: unknown },
 ): Ended | null {
@@ -607,8 +616,8 @@ function over(
 const { getPromiseDetails } = findInternals();
 
 /**
- * How a promise of others has settled, if it has. Where the runtime does not tell, one that
- * is settled is ready as soon as its reactions are called.
+ * The end of a foreign promise that is settled. Where the runtime can't be asked, a settled
+ * promise counts as ready only when its reactions are called.
  */
 function settled(promise: unknown): Ended | null {
   if (
@@ -620,7 +629,7 @@ function settled(promise: unknown): Ended | null {
     if (state === 1) return { state: "given", value };
     if (state === 2) return { state: "thrown", value };
   } catch {
-    // A runtime that has changed it.
+    // The runtime's function has changed: the promise counts as pending.
   }
   return null;
 }

@@ -1,5 +1,5 @@
 /**
- * Signals, each handled in a greenlet or taken in a loop.
+ * Signals, handled in greenlets or read in a loop.
  *
  * ```ts
  * import { Event, onSignal, run, signals, spawn } from "@gevent/gevent";
@@ -18,11 +18,11 @@
  * });
  * ```
  *
- * Neither keeps a process alive that has nothing else to do. Where a program waits at its top
- * level, the runtime takes it that a signal may still end the wait.
+ * Neither form keeps the process alive by itself. But if a program waits at its top level, the
+ * runtime assumes that a signal may still end the wait.
  *
- * A signal that a program listens to does not end it any more. `run` leaves SIGINT and
- * SIGTERM to a program as long as that listens to them.
+ * A signal that the program listens to no longer ends it. While the program listens to SIGINT
+ * or SIGTERM, `run` does not handle that signal.
  *
  * @module
  */
@@ -40,22 +40,23 @@ import { Greenlet } from "./gevent.ts";
 import type { Wait } from "./hub.ts";
 
 /**
- * Has a function run in a new greenlet each time that a signal comes. gevent's
- * `signal_handler`. Not a switch point.
+ * Runs a function in a new greenlet each time that a signal arrives. gevent's `signal_handler`.
+ * Not a switch point.
  *
- * The greenlet has the name of the signal, belongs to none of the greenlets that run, and
- * tells of its error as any does. Several handlers of one signal are independent, and are
- * begun in the order in which they were added.
+ * The greenlet is named after the signal and does not belong to the caller. Its error is
+ * reported as any greenlet's is. Several handlers of one signal are independent, and start in
+ * the order in which they were added.
  *
- * As long as there is one for SIGINT or SIGTERM, `run` leaves that signal to it.
+ * While there is a handler for SIGINT or SIGTERM, `run` does not handle that signal.
  *
  * @typeParam A The types of the arguments.
  * @param name The signal, such as `"SIGHUP"`.
- * @param handler What handles it: an async function, a generator function or a plain one.
+ * @param handler The function to run: async, a generator function or a plain one.
  * @param args Its arguments.
- * @returns What ends the listening, by `using`. A handler that runs goes on.
- * @throws {TypeError} If there is no such signal, or none that can be listened to, as SIGKILL;
- * or if `handler` is not a function.
+ * @returns A disposable: `using` removes the handler at the end of the block. A handler that
+ * runs goes on.
+ * @throws {TypeError} If there is no such signal, or it can't be listened to, as SIGKILL; or if
+ * `handler` is not a function.
  *
  * @example Usage
  * ```ts
@@ -83,32 +84,32 @@ export function onSignal<A extends unknown[]>(
 }
 
 /**
- * What {@linkcode signals} returns: for `for await`, and for `using`. A generator body calls
- * `yield* iterator.next()`.
+ * The iterator that {@linkcode signals} returns, for `for await` and `using`. A generator body
+ * calls `yield* iterator.next()`.
  */
 export interface SignalIterator extends AsyncIterableIterator<Deno.Signal> {
   /** Waits for the next signal. A switch point. */
   next(): Wait<IteratorResult<Deno.Signal, undefined>>;
-  /** Listens no more: what waits for a signal gets the end. Not a switch point. */
+  /** Stops listening: waits for a signal end without a value. Not a switch point. */
   return(): Wait<IteratorResult<Deno.Signal, undefined>>;
-  /** Itself. */
+  /** Returns the iterator itself. */
   [Symbol.asyncIterator](): SignalIterator;
-  /** Listens no more. */
+  /** Stops listening. */
   [Symbol.dispose](): void;
 }
 
 /**
- * Gives the signals that come, each by its name, in the order in which they do. It listens
- * from this call on, so that none is missed between two steps of a loop.
+ * Returns an iterator over the names of signals, in the order in which they arrive. It listens
+ * from this call on, so no signal is missed between two steps of a loop.
  *
- * A `for await` loop that is left in any way, by an interrupt as well, listens no more. What
- * asks by hand may go on after an interrupt, and closes it by `using`.
+ * Leaving a `for await` loop in any way, also by an interrupt, stops the listening. A program
+ * that calls `next()` by hand may go on after an interrupt; it closes the iterator by `using`.
  *
- * As long as it listens to SIGINT or SIGTERM, `run` leaves that signal to it.
+ * While it listens to SIGINT or SIGTERM, `run` does not handle that signal.
  *
  * @param names The signals, such as `"SIGHUP"`.
- * @returns An iterator, that ends when it is closed.
- * @throws {TypeError} If there is none, or one can't be listened to.
+ * @returns An iterator that ends when it is closed.
+ * @throws {TypeError} If no name is given, or a signal can't be listened to.
  *
  * @example Usage
  * ```ts
@@ -141,7 +142,7 @@ class NextSignal extends QueuedWait<NextSignal, Step> {
   readonly #signals: Signals;
   readonly #isLoop: boolean;
 
-  /** @param isLoop Whether a loop of the language asks, which an interrupt ends. */
+  /** @param isLoop Whether a `for await` loop asks: an interrupt ends it. */
   constructor(signals: Signals, isLoop: boolean) {
     super();
     this.#signals = signals;
@@ -154,17 +155,17 @@ class NextSignal extends QueuedWait<NextSignal, Step> {
 
   protected override undo(error: unknown): void {
     super.undo(error);
-    // The language does not call return() then.
+    // JavaScript does not call `return()` when `next()` throws.
     if (this.#isLoop) this.#signals[Symbol.dispose]();
   }
 }
 
 class Signals implements SignalIterator {
   readonly #listeners: OwnListener[] = [];
-  /** Those that have come, and were not taken. */
+  /** Signals that have arrived and were not read. */
   readonly #come = new Deque<Deno.Signal>();
   readonly #line = new List<NextSignal>();
-  /** Where a loop of the language was begun; elsewhere it is asked by hand. */
+  /** The scope in which a `for await` loop was begun. Calls from other scopes are made by hand. */
   #loop: Scope | null = null;
   #isOver = false;
 

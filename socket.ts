@@ -1,8 +1,9 @@
 /**
- * Sockets with what protocols are written with: so many bytes, up to a delimiter, lines.
+ * Sockets with the calls that protocols need: read exactly n bytes, up to a delimiter, or
+ * lines.
  *
- * They wait cooperatively by themselves, with or without `patch()`. An interrupt loses
- * nothing: what has come stays for the next call.
+ * They wait cooperatively by themselves, with or without `patch()`. An interrupt loses no
+ * bytes: bytes that have arrived stay for the next call.
  *
  * ```ts
  * import { connect, listen, spawn } from "@gevent/gevent";
@@ -61,37 +62,37 @@ import {
 import { checkDuration } from "./_hub/timers.ts";
 import { Timeout } from "./timeout.ts";
 
-/** How many bytes are received at most, unless it is said. */
+/** The default limit of one call, in bytes. */
 const MOST = 65536;
 
 const CR = 13;
 const NEWLINE: Uint8Array = Uint8Array.of(10);
 
 const encoder = new TextEncoder();
-/** A byte order mark is a character like any other, as a line may begin with one. */
+/** Keeps a byte order mark: a line may begin with one. */
 const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
 
 /** Options of {@linkcode Socket.recvUntil} and {@linkcode Socket.lines}. */
 export interface RecvOptions {
   /**
-   * How many bytes there may be at most: with the delimiter, but without the end of a line.
+   * The limit in bytes. The delimiter of `recvUntil` counts, the end of a line does not.
    *
    * @default {65536}
    */
   max?: number;
 }
 
-/** The lines of a socket: what {@linkcode Socket.lines} gives. */
+/** The iterator that {@linkcode Socket.lines} returns. */
 export interface SocketLines extends AsyncIterableIterator<string, undefined> {
   /** Waits for the next line. A switch point, for `await` and `yield*`. */
   next(): Wait<IteratorResult<string, undefined>>;
-  /** Ends the iteration; the socket stays open, and what was not given stays in it. */
+  /** Ends the iteration. The socket stays open and keeps the bytes that were not returned. */
   return(): Wait<IteratorResult<string, undefined>>;
-  /** The same lines. */
+  /** Returns the iterator itself. */
   [Symbol.asyncIterator](): SocketLines;
 }
 
-/** One `recv`. */
+/** The wait of `recv`. */
 class Receiver extends BytesTaker<Uint8Array<ArrayBuffer>> {
   readonly #max: number;
 
@@ -113,7 +114,7 @@ class Receiver extends BytesTaker<Uint8Array<ArrayBuffer>> {
   }
 }
 
-/** One `recvExactly`. */
+/** The wait of `recvExactly`. */
 class ExactReceiver extends BytesTaker<Uint8Array<ArrayBuffer>> {
   readonly #count: number;
 
@@ -138,13 +139,13 @@ class ExactReceiver extends BytesTaker<Uint8Array<ArrayBuffer>> {
   }
 }
 
-/** One `recvUntil`. */
+/** The wait of `recvUntil`. */
 class UntilReceiver extends BytesTaker<Uint8Array<ArrayBuffer>> {
   readonly #delimiter: Uint8Array;
   readonly #max: number;
-  /** How many bytes hold no delimiter. */
+  /** The number of bytes that were searched and contain no delimiter. */
   #searched = 0;
-  /** Where it ends, if it was found. */
+  /** The offset behind the delimiter, if it was found. */
   #end = 0;
 
   constructor(delimiter: Uint8Array, max: number, ms: number) {
@@ -159,7 +160,7 @@ class UntilReceiver extends BytesTaker<Uint8Array<ArrayBuffer>> {
 
   override isServedBy(kept: Bytes): boolean {
     const { length } = this.#delimiter;
-    // Its first bytes may have come before.
+    // The delimiter may begin in bytes that were already searched.
     const from = Math.max(0, this.#searched - length + 1);
     const at = kept.indexOf(this.#delimiter, from);
     if (at >= 0) this.#end = at + length;
@@ -182,12 +183,12 @@ class UntilReceiver extends BytesTaker<Uint8Array<ArrayBuffer>> {
   }
 }
 
-/** One step of `lines`. */
+/** The wait of one step of `lines`. */
 class LineReceiver extends BytesTaker<IteratorResult<string, undefined>> {
   readonly #max: number;
-  /** How many bytes hold no end of a line. */
+  /** The number of bytes that were searched and contain no end of a line. */
   #searched = 0;
-  /** Where the end of the line is, or -1. */
+  /** The offset of the end of the line, or -1. */
   #at = -1;
 
   constructor(max: number, ms: number) {
@@ -205,7 +206,7 @@ class LineReceiver extends BytesTaker<IteratorResult<string, undefined>> {
     return this.#at >= 0 || kept.ended || this.#isTooLong(kept);
   }
 
-  /** Whether the line is, wherever its end comes. */
+  /** Whether the line exceeds `max`, even if its end comes next. */
   #isTooLong(kept: Bytes): boolean {
     const more = kept.length - this.#max;
     return more > 1 || more === 1 && kept.at(this.#max) !== CR;
@@ -226,7 +227,7 @@ class LineReceiver extends BytesTaker<IteratorResult<string, undefined>> {
   }
 }
 
-/** The lines of a socket. */
+/** The iterator over the lines of a socket. */
 class Lines implements SocketLines {
   readonly #next: () => Wait<IteratorResult<string, undefined>>;
   #isOver = false;
@@ -249,7 +250,7 @@ class Lines implements SocketLines {
   }
 }
 
-/** The wait for a TLS handshake, which goes on when it is interrupted. */
+/** The wait for a TLS handshake. The handshake goes on when the wait is interrupted. */
 class HandshakeWait extends PromiseWait<Deno.TlsHandshakeInfo> {
   readonly #begun = new Begun();
   readonly #ms: number;
@@ -281,30 +282,30 @@ class HandshakeWait extends PromiseWait<Deno.TlsHandshakeInfo> {
   }
 }
 
-/** Connections that came to us first: nothing else tells them to `ref` or `unref`. */
+/** Connections that this library made: only their socket calls their `ref` and `unref`. */
 const own = new WeakSet<Deno.Conn>();
 
-/** Makes the socket of a connection that came to us first. */
+/** Makes the socket of a connection that this library made. */
 function socketOf<A extends Deno.Addr>(conn: Deno.Conn): Socket<A> {
   own.add(conn);
   return new Socket(conn as Deno.Conn<A>);
 }
 
 /**
- * One end of a connection: a `Deno.Conn` whose calls are waits, with what protocols are
- * written with. gevent's `socket.socket`.
+ * One end of a connection: a `Deno.Conn` whose calls are waits, with more calls for protocols.
+ * gevent's `socket.socket`.
  *
- * All calls that wait are switch points, and take `yield*` as well as `await`. An interrupt
- * of one that reads loses nothing: what has come stays for the next call of whatever kind.
- * Those of several greenlets take turns: each is served whole, in the order of the calls.
- * That holds for what is written, too: a call that has begun to write goes on when it is
- * interrupted, so that its bytes are sent before later ones; one that waits for its turn
- * leaves the line, and writes nothing.
+ * All calls that wait are switch points, and take `yield*` as well as `await`. An interrupted
+ * read loses no bytes: they stay for the next call that reads, of any kind. Reads of several
+ * greenlets take turns in the order of the calls, and each is finished before the next begins.
+ * Writes take turns as well. A write that has begun goes on when it is interrupted, so that its
+ * bytes are sent before later ones. A write that is interrupted while it waits for its turn
+ * writes nothing.
  *
- * When the socket is closed, what waits gets the runtime's own error, `Deno.errors.BadResource`
- * or `Deno.errors.Interrupted`.
+ * When the socket is closed, its waits throw the runtime's error: `Deno.errors.BadResource` or
+ * `Deno.errors.Interrupted`.
  *
- * @typeParam A The kind of its addresses.
+ * @typeParam A The type of its addresses.
  *
  * @example Usage
  * ```ts
@@ -323,7 +324,7 @@ function socketOf<A extends Deno.Addr>(conn: Deno.Conn): Socket<A> {
  */
 export class Socket<A extends Deno.Addr = Deno.Addr> implements Deno.Conn<A> {
   readonly #conn: Deno.Conn<A>;
-  /** `null` when it was closed, until something is called. */
+  /** `null` after `close()`, until the next call. */
   #inbox: ConnBytes | null;
   readonly #outbox: Outbox;
   #timeout = Infinity;
@@ -340,10 +341,10 @@ export class Socket<A extends Deno.Addr = Deno.Addr> implements Deno.Conn<A> {
   }
 
   /**
-   * Makes the socket of a connection, which is to be used through it alone from now on.
+   * Makes a socket of a connection. From then on, use the connection only through the socket.
    *
-   * @param conn A connection of the runtime, or whatever is like one.
-   * @throws {TypeError} If it is none, or a `Socket` already.
+   * @param conn A connection of the runtime, or an object with the same methods.
+   * @throws {TypeError} If `conn` is not a connection, or is a `Socket` already.
    */
   constructor(conn: Deno.Conn<A>) {
     checkConn(conn);
@@ -359,11 +360,11 @@ export class Socket<A extends Deno.Addr = Deno.Addr> implements Deno.Conn<A> {
   }
 
   /**
-   * For how many milliseconds each single wait of this socket lasts at most: until something
-   * has come, until something could be written. After that it throws a {@linkcode Timeout}.
-   * A call that waits several times, as `recvExactly` does for bytes that come one by one, is
-   * limited as a whole by `withTimeout`. Holds for calls that begin later, and not for the
-   * streams. gevent's `settimeout`, in milliseconds.
+   * The time limit, in milliseconds, of each single wait of this socket: until bytes arrive, or
+   * until bytes could be written. After that the wait throws a {@linkcode Timeout}. A call may
+   * wait several times, as `recvExactly` does for bytes that arrive one by one: limit the whole
+   * call by `withTimeout`. Applies to calls that begin later, but not to the streams. gevent's
+   * `settimeout`, in milliseconds.
    *
    * @default {Infinity}
    */
@@ -371,7 +372,7 @@ export class Socket<A extends Deno.Addr = Deno.Addr> implements Deno.Conn<A> {
     return this.#timeout;
   }
 
-  /** See the getter. */
+  /** Sets the time limit of each single wait, in milliseconds. */
   set timeout(ms: number) {
     checkDuration(ms, "set the timeout of the socket");
     this.#timeout = ms;
@@ -388,10 +389,10 @@ export class Socket<A extends Deno.Addr = Deno.Addr> implements Deno.Conn<A> {
   }
 
   /**
-   * Receives what is there, or waits for something to come. A switch point. gevent's `recv`.
+   * Receives the bytes that have arrived, or waits for some. A switch point. gevent's `recv`.
    *
    * @param max How many bytes to receive at most.
-   * @returns The bytes, in memory of their own; none at the end.
+   * @returns The bytes, in a new array; an empty array at the end of the connection.
    * @throws {TypeError | RangeError} If `max` is not a positive integer.
    */
   recv(max: number = MOST): Wait<Uint8Array<ArrayBuffer>> {
@@ -400,12 +401,13 @@ export class Socket<A extends Deno.Addr = Deno.Addr> implements Deno.Conn<A> {
   }
 
   /**
-   * Receives so many bytes. A switch point. gevent has none; `asyncio`'s `readexactly`.
+   * Receives exactly `count` bytes. A switch point. gevent has no such call; `asyncio` has
+   * `readexactly`.
    *
-   * @param count How many.
-   * @returns The bytes, in memory of their own.
-   * @throws {Deno.errors.UnexpectedEof} If the peer ends before; `recv` gives those that
-   * have come.
+   * @param count The number of bytes.
+   * @returns The bytes, in a new array.
+   * @throws {Deno.errors.UnexpectedEof} If the connection ends before that. The bytes that
+   * have arrived stay for the next call, such as `recv`.
    * @throws {TypeError | RangeError} If `count` is not a non-negative integer.
    */
   recvExactly(count: number): Wait<Uint8Array<ArrayBuffer>> {
@@ -421,17 +423,18 @@ export class Socket<A extends Deno.Addr = Deno.Addr> implements Deno.Conn<A> {
   }
 
   /**
-   * Receives up to a delimiter, and with it. A switch point. gevent has none; `asyncio`'s
-   * `readuntil`.
+   * Receives up to a delimiter, and the delimiter itself. A switch point. gevent has no such
+   * call; `asyncio` has `readuntil`.
    *
-   * @param delimiter A string, which is encoded as UTF-8, or bytes; not empty.
-   * @param options How many bytes there may be.
-   * @returns The bytes, in memory of their own.
-   * @throws {RangeError} If there are more than `max`; they stay for the next call.
-   * @throws {Deno.errors.UnexpectedEof} If the peer ends before; `recv` gives those that
-   * have come.
-   * @throws {TypeError | RangeError} If the delimiter is neither or empty, or `max` is not a
-   * positive integer or less than the delimiter's length.
+   * @param delimiter Bytes, or a string, which is encoded as UTF-8. Not empty.
+   * @param options The limit of the number of bytes.
+   * @returns The bytes, in a new array.
+   * @throws {RangeError} If there is no delimiter within `max` bytes. The bytes stay for the
+   * next call.
+   * @throws {Deno.errors.UnexpectedEof} If the connection ends before that. The bytes that
+   * have arrived stay for the next call, such as `recv`.
+   * @throws {TypeError | RangeError} If `delimiter` is empty or neither a string nor bytes, or
+   * if `max` is not a positive integer or is less than the delimiter's length.
    */
   recvUntil(
     delimiter: string | Uint8Array,
@@ -451,17 +454,16 @@ export class Socket<A extends Deno.Addr = Deno.Addr> implements Deno.Conn<A> {
   }
 
   /**
-   * The lines that come, as text, without their ends `\n` or `\r\n`. gevent's `makefile`.
+   * Returns the received lines as text, without their ends `\n` or `\r\n`. gevent's `makefile`.
    *
-   * Each step is a switch point. A last line without an end is given as well. What is no
-   * UTF-8 becomes U+FFFD, as a browser shows it: a protocol that has to refuse it uses
-   * {@linkcode Socket.recvUntil}. Leaving the loop leaves the socket open, and what was not
-   * given stays in it for the next call of whatever kind.
+   * Each step is a switch point. A last line without an end is returned as well. Bytes that are
+   * not valid UTF-8 become U+FFFD; a protocol that must refuse them uses {@linkcode
+   * Socket.recvUntil}. Leaving the loop leaves the socket open, and the bytes that were not
+   * returned stay for the next call that reads.
    *
-   * @param options How many bytes there may be in a line, without its end.
-   * @returns The lines, once: an async iterable whose `next()` can be waited on by `yield*`.
-   * It throws a `RangeError` at a line that has more than `max` bytes, which stay for the
-   * next call.
+   * @param options The limit of bytes in a line, without its end.
+   * @returns An async iterator, whose `next()` can be waited on by `yield*`. It throws a
+   * `RangeError` at a line of more than `max` bytes, which stay for the next call.
    * @throws {TypeError | RangeError} If `max` is not a positive integer.
    */
   lines(options: RecvOptions = NO_OPTIONS): SocketLines {
@@ -470,12 +472,13 @@ export class Socket<A extends Deno.Addr = Deno.Addr> implements Deno.Conn<A> {
   }
 
   /**
-   * Reads into a buffer what is there, or waits for something to come. A switch point.
+   * Reads the bytes that have arrived into a buffer, or waits for some. A switch point.
    * `Deno.Conn`'s `read`, and gevent's `recv_into`.
    *
-   * @param buffer Where to read to; not written to when it is interrupted.
-   * @returns How many bytes were read; `null` at the end.
-   * @throws {TypeError} If it is no `Uint8Array`.
+   * @param buffer The buffer to fill. It is not changed when the call is interrupted.
+   * @returns The number of bytes read; `null` at the end of the connection.
+   * @throws
+   * {TypeError} If `buffer` is not a `Uint8Array`.
    */
   read(buffer: Uint8Array): Wait<number | null> {
     if (!(buffer instanceof Uint8Array)) {
@@ -492,12 +495,12 @@ export class Socket<A extends Deno.Addr = Deno.Addr> implements Deno.Conn<A> {
   }
 
   /**
-   * Writes bytes: as many as there is room for, but at least one. A switch point.
-   * `Deno.Conn`'s `write`, and gevent's `send`.
+   * Writes as many bytes as there is room for, at least one. A switch point. `Deno.Conn`'s
+   * `write`, and gevent's `send`.
    *
    * @param data The bytes.
-   * @returns How many were written.
-   * @throws {TypeError} If it is no `Uint8Array`.
+   * @returns The number of bytes written.
+   * @throws {TypeError} If `data` is not a `Uint8Array`.
    */
   write(data: Uint8Array): Wait<number> {
     if (!(data instanceof Uint8Array)) {
@@ -516,14 +519,15 @@ export class Socket<A extends Deno.Addr = Deno.Addr> implements Deno.Conn<A> {
   /**
    * Sends all bytes. A switch point. gevent's `sendall`.
    *
-   * When it is interrupted after it has begun, the rest is sent all the same, before whatever
-   * is written later, though it does not keep the process alive. When it still waits for its
-   * turn, nothing is sent.
+   * If the call is interrupted after it has begun to write, the rest is still sent, before
+   * later writes, but does not keep the process alive. If it is interrupted while it waits for
+   * its turn, nothing is sent.
    *
-   * @param data Bytes, which must not be changed until it is over, or a string, which is
+   * @param data Bytes, which must not be changed until the call ends, or a string, which is
    * encoded as UTF-8.
-   * @returns When all is written: the system has it, and may still have to send it.
-   * @throws {TypeError} If it is neither.
+   * @returns A wait that ends when the operating system has taken all bytes; it may still have
+   * to send them.
+   * @throws {TypeError} If `data` is neither bytes nor a string.
    */
   sendAll(data: string | Uint8Array): Wait<void> {
     const bytes = bytesOf(data, "send", "data");
@@ -538,10 +542,10 @@ export class Socket<A extends Deno.Addr = Deno.Addr> implements Deno.Conn<A> {
   }
 
   /**
-   * Ends what is written, behind all that was written before: the peer reads to the end, and
-   * can still be read. A switch point. gevent's `shutdown(SHUT_WR)`.
+   * Closes the writing side after all earlier writes. The peer reads to the end, and this
+   * socket can still read. A switch point. gevent's `shutdown(SHUT_WR)`.
    *
-   * @returns When it is done.
+   * @returns A wait that ends when the writing side is closed.
    */
   closeWrite(): Wait<void> {
     const scope = currentScope();
@@ -549,11 +553,11 @@ export class Socket<A extends Deno.Addr = Deno.Addr> implements Deno.Conn<A> {
   }
 
   /**
-   * Waits for the TLS handshake, which the first that reads or writes makes otherwise. A
-   * switch point. One that is interrupted goes on. gevent's `do_handshake`.
+   * Makes the TLS handshake. Without this call, the first read or write makes it. A switch
+   * point; an interrupted handshake goes on. gevent's `do_handshake`.
    *
-   * @returns What was agreed on.
-   * @throws {TypeError} If it is no connection of TLS.
+   * @returns The result of the handshake, such as the agreed protocol.
+   * @throws {TypeError} If the connection does not use TLS.
    */
   handshake(): Wait<Deno.TlsHandshakeInfo> {
     const conn = this.#conn as Deno.Conn as Deno.TlsConn;
@@ -564,11 +568,11 @@ export class Socket<A extends Deno.Addr = Deno.Addr> implements Deno.Conn<A> {
   }
 
   /**
-   * Has each piece sent at once, or waits a little for more to send with it. gevent's
+   * Sends each write at once, or lets the system collect small writes first. gevent's
    * `setsockopt(TCP_NODELAY)`.
    *
    * @param noDelay Whether to send at once.
-   * @throws {TypeError} If it is no connection of TCP.
+   * @throws {TypeError} If the connection does not use TCP.
    */
   setNoDelay(noDelay = true): void {
     const conn = this.#conn as Deno.Conn as Deno.TcpConn;
@@ -576,11 +580,11 @@ export class Socket<A extends Deno.Addr = Deno.Addr> implements Deno.Conn<A> {
   }
 
   /**
-   * Has the system ask now and then whether the peer is still there. gevent's
+   * Lets the system check now and then that the peer is still there. gevent's
    * `setsockopt(SO_KEEPALIVE)`.
    *
-   * @param keepAlive Whether to ask.
-   * @throws {TypeError} If it is no connection of TCP.
+   * @param keepAlive Whether to check.
+   * @throws {TypeError} If the connection does not use TCP.
    */
   setKeepAlive(keepAlive = true): void {
     const conn = this.#conn as Deno.Conn as Deno.TcpConn;
@@ -588,8 +592,9 @@ export class Socket<A extends Deno.Addr = Deno.Addr> implements Deno.Conn<A> {
   }
 
   /**
-   * What comes, as a stream; always the same one. It takes turns with the other calls. As
-   * that of a `Deno.Conn`, it closes the socket at its end, and when it is cancelled.
+   * The bytes that are received, as a stream; always the same object. Its reads take turns with
+   * the other calls. As with a `Deno.Conn`, the socket is closed when the stream ends or is
+   * cancelled.
    */
   get readable(): ReadableStream<Uint8Array<ArrayBuffer>> {
     let readable = readableOf.get(this.#conn);
@@ -601,28 +606,28 @@ export class Socket<A extends Deno.Addr = Deno.Addr> implements Deno.Conn<A> {
   }
 
   /**
-   * What is written, as a stream; always the same one. It takes turns with the other calls. As
-   * that of a `Deno.Conn`, it closes the socket when it is closed or aborted.
+   * A stream that writes to the socket; always the same object. Its writes take turns with the
+   * other calls. As with a `Deno.Conn`, the socket is closed when the stream is closed or
+   * aborted.
    */
   get writable(): WritableStream<Uint8Array<ArrayBufferLike>> {
     return this.#writable ??= writableBy(this, this.#outbox);
   }
 
-  /** Has what waits for this socket keep the process alive, as it does from the start. */
+  /** Lets waits on this socket keep the process alive. This is the default. */
   ref(): void {
     unreffed.delete(this.#conn);
     if (this.#bytes.ref()) originalOf(this.#conn, "ref").call(this.#conn);
   }
 
-  /** Has it not do so. */
+  /** Lets the process end while they wait. */
   unref(): void {
     originalOf(this.#conn, "unref").call(this.#conn);
     unreffed.add(this.#conn);
     this.#bytes.unref();
   }
 
-  /**
-   * Closes the socket. What waits gets the runtime's own error, as whatever is called later.
+  /** Closes the socket. Its waits and all later calls throw the runtime's error.
    *
    * @throws {Deno.errors.BadResource} If it is closed already.
    */
@@ -641,7 +646,7 @@ export class Socket<A extends Deno.Addr = Deno.Addr> implements Deno.Conn<A> {
     BytesOf.delete(this.#conn);
     this.#state = "closed";
     this.#inbox?.close();
-    // What is called later finds a closed socket, and not an operation that was cancelled.
+    // So a later call throws the error of a closed socket, not of a cancelled operation.
     this.#inbox = null;
   }
 
@@ -668,7 +673,7 @@ export class Socket<A extends Deno.Addr = Deno.Addr> implements Deno.Conn<A> {
   }
 }
 
-/** The bytes of a connection: the same ones, if `patch()` has met it. */
+/** Returns the byte streams of a connection, shared with `patch()` if it has seen its class. */
 function takeBytes(conn: Deno.Conn, operations: SocketOps | null): ConnBytes {
   let bytes = BytesOf.get(conn);
   if (bytes === undefined) {
@@ -679,7 +684,7 @@ function takeBytes(conn: Deno.Conn, operations: SocketOps | null): ConnBytes {
   return bytes;
 }
 
-/** The connections of a listener: the same ones, if `patch()` has met it. */
+/** Returns the inbox of a listener, shared with `patch()` if it has seen its class. */
 function takeConnections(listener: Deno.Listener): Connections {
   let connections = connectionsOf.get(listener);
   if (connections === undefined) {
@@ -711,14 +716,14 @@ function writableBy(
   return new WritableStream(sink);
 }
 
-/** A socket that comes from a listener. */
+/** The wait of `SocketListener.accept`. */
 class SocketAccepter extends Accepter {
   override accepted(conn: Deno.Conn): void {
     this.switch(socketOf(conn) as unknown as Deno.Conn);
   }
 }
 
-/** One step of a loop over a listener. */
+/** The wait of one step of a loop over a listener. */
 class LoopAccepter extends Accepter {
   readonly #leave: () => void;
 
@@ -750,12 +755,14 @@ class LoopAccepter extends Accepter {
 }
 
 /**
- * What {@linkcode listen} and {@linkcode listenTls} give: a `Deno.Listener` of sockets.
+ * A `Deno.Listener` that accepts sockets, as returned by {@linkcode listen} and {@linkcode
+ * listenTls}.
  *
- * A connection that comes after an `accept()` was interrupted is for the next one. Leaving a
- * loop over it closes it, as that over a `Deno.Listener` does, also by an interrupt.
+ * A connection that arrives after an `accept()` was interrupted is kept for the next
+ * `accept()`. Leaving a loop over the listener closes it, as with a `Deno.Listener`, also when
+ * an interrupt ends the loop.
  *
- * @typeParam A The kind of its address.
+ * @typeParam A The type of its address.
  *
  * @example Usage
  * ```ts
@@ -778,10 +785,10 @@ class LoopAccepter extends Accepter {
 export class SocketListener<A extends Deno.Addr = Deno.Addr>
   implements Deno.Listener<Socket<A>, A> {
   readonly #listener: Deno.Listener<Deno.Conn, A>;
-  /** `null` when it was closed, and before something is called. */
+  /** `null` before the first call and after `close()`. */
   #inbox: Connections | null = null;
   #state: "open" | "closed" = "open";
-  /** Whether an interrupt of a loop has closed it, which its user may do once more. */
+  /** Whether an interrupted loop has closed the listener. `close()` then does not throw, once. */
   #isClosedByLoop = false;
 
   static {
@@ -792,11 +799,11 @@ export class SocketListener<A extends Deno.Addr = Deno.Addr>
   }
 
   /**
-   * Makes the listener of sockets of a `Deno.Listener`, which is to be used through it alone
-   * from now on.
+   * Makes a listener of sockets of a `Deno.Listener`. From then on, use that only through this
+   * one.
    *
-   * @param listener A listener of the runtime, or whatever is like one.
-   * @throws {TypeError} If it is none.
+   * @param listener A listener of the runtime, or an object with the same methods.
+   * @throws {TypeError} If `listener` is not a listener.
    */
   constructor(listener: Deno.Listener<Deno.Conn, A>) {
     const isListener = isObject(listener) &&
@@ -820,7 +827,7 @@ export class SocketListener<A extends Deno.Addr = Deno.Addr>
   /**
    * Waits for a connection. A switch point. gevent's `accept`.
    *
-   * @returns Its socket; `remoteAddr` is where it comes from.
+   * @returns The socket of the connection; its `remoteAddr` is the peer's address.
    */
   accept(): Wait<Socket<A>> {
     const scope = currentScope();
@@ -829,7 +836,7 @@ export class SocketListener<A extends Deno.Addr = Deno.Addr>
     return wait as Wait<unknown> as Wait<Socket<A>>;
   }
 
-  /** Has what waits for a connection keep the process alive, as it does from the start. */
+  /** Lets waits for a connection keep the process alive. This is the default. */
   ref(): void {
     unreffed.delete(this.#listener);
     if (this.#connections.ref()) {
@@ -837,7 +844,7 @@ export class SocketListener<A extends Deno.Addr = Deno.Addr>
     }
   }
 
-  /** Has it not do so. */
+  /** Lets the process end while they wait. */
   unref(): void {
     originalOf(this.#listener, "unref").call(this.#listener);
     unreffed.add(this.#listener);
@@ -845,7 +852,7 @@ export class SocketListener<A extends Deno.Addr = Deno.Addr>
   }
 
   /**
-   * Closes the listener. What waits gets the runtime's own error; a loop ends.
+   * Closes the listener. Its waits throw the runtime's error; a loop over it ends.
    *
    * @throws {Deno.errors.BadResource} If it is closed already.
    */
@@ -876,7 +883,7 @@ export class SocketListener<A extends Deno.Addr = Deno.Addr>
     return this.#inbox ??= takeConnections(this.#listener);
   }
 
-  /** The sockets of all connections that come, until it is closed. */
+  /** Iterates over the sockets of all connections until the listener is closed. */
   [Symbol.asyncIterator](): AsyncIterableIterator<Socket<A>> {
     const loop = currentScope();
     const end: IteratorResult<never, undefined> = {
@@ -886,7 +893,8 @@ export class SocketListener<A extends Deno.Addr = Deno.Addr>
     return {
       next: (): Wait<IteratorResult<Socket<A>>> => {
         const scope = currentScope();
-        // What asks under a `withTimeout` of its own is no loop, and may ask again.
+        // A `next()` that is called by hand under its own `withTimeout` can be called again: it
+        // is not a loop.
         const leave = scope === loop ? () => this.#leaveLoop() : () => {};
         const due = checkpoint(scope);
         if (due !== null) leave();
@@ -909,7 +917,7 @@ export class SocketListener<A extends Deno.Addr = Deno.Addr>
       this.close();
       this.#isClosedByLoop = true;
     } catch {
-      // It was closed before.
+      // The listener is closed already.
     }
   }
 }
@@ -917,9 +925,9 @@ export class SocketListener<A extends Deno.Addr = Deno.Addr>
 /**
  * Connects. A switch point: an interrupt cancels it. gevent's `create_connection`.
  *
- * @param options As those of `Deno.connect`, or the address of a listener.
+ * @param options The options of `Deno.connect`, or the address of a listener.
  * @returns The socket.
- * @throws {TypeError} If they are no object.
+ * @throws {TypeError} If `options` is not an object.
  *
  * @example Usage
  * ```ts
@@ -937,11 +945,11 @@ export function connect(
 export function connect(
   options: Deno.UnixConnectOptions,
 ): Wait<Socket<Deno.UnixAddr>>;
-/** Connects to a socket of a virtual machine. */
+/** Connects to a VM socket (vsock). */
 export function connect(
   options: Deno.VsockConnectOptions,
 ): Wait<Socket<Deno.VsockAddr>>;
-/** Connects to whatever it is. */
+/** Connects to an address of any kind. */
 export function connect(options: ConnectOptions): Wait<Socket>;
 export function connect(options: ConnectOptions): Wait<Socket> {
   checkOptions(options, "connect");
@@ -956,7 +964,7 @@ export function connect(options: ConnectOptions): Wait<Socket> {
     );
 }
 
-/** Where to connect to: what `Deno.connect` takes, or the address of a listener. */
+/** The target of {@linkcode connect}: options of `Deno.connect`, or the address of a listener. */
 export type ConnectOptions =
   | Deno.ConnectOptions
   | Deno.NetAddr
@@ -970,13 +978,13 @@ export type ListenOptions =
   | Deno.VsockListenOptions & { transport: "vsock" };
 
 /**
- * Connects by TLS. A switch point: a connection that is made after an interrupt is closed.
- * The handshake is made by the first that reads or writes, or by `handshake()`. gevent's
- * `ssl.wrap_socket` of a socket that is connected.
+ * Connects by TLS. A switch point; a connection that is made after an interrupt is closed. The
+ * first read or write makes the handshake, or `handshake()` does. gevent's `ssl.wrap_socket` of
+ * a connected socket.
  *
- * @param options As those of `Deno.connectTls`.
+ * @param options The options of `Deno.connectTls`.
  * @returns The socket.
- * @throws {TypeError} If they are no object.
+ * @throws {TypeError} If `options` is not an object.
  *
  * @example Usage
  * ```ts ignore
@@ -1001,7 +1009,7 @@ export function connectTls(
     );
 }
 
-/** Options of {@linkcode connectTls} with a certificate of the client's own. */
+/** Options of {@linkcode connectTls} with a client certificate. */
 export type ConnectTlsWithCertOptions =
   & Deno.ConnectTlsOptions
   & Deno.TlsCertifiedKeyPem;
@@ -1009,10 +1017,10 @@ export type ConnectTlsWithCertOptions =
 /**
  * Listens. Not a switch point. gevent's `create_server`, and `bind` with `listen`.
  *
- * @param options As those of `Deno.listen`.
+ * @param options The options of `Deno.listen`.
  * @returns The listener.
- * @throws {TypeError} If they are no object.
- * @throws {Deno.errors.AddrInUse} If something listens there.
+ * @throws {TypeError} If `options` is not an object.
+ * @throws {Deno.errors.AddrInUse} If the address is in use already.
  *
  * @example Usage
  * ```ts
@@ -1029,11 +1037,11 @@ export function listen(
 export function listen(
   options: Deno.UnixListenOptions & { transport: "unix" },
 ): SocketListener<Deno.UnixAddr>;
-/** Listens on a socket of a virtual machine. */
+/** Listens on a VM socket (vsock). */
 export function listen(
   options: Deno.VsockListenOptions & { transport: "vsock" },
 ): SocketListener<Deno.VsockAddr>;
-/** Listens on whatever it is. */
+/** Listens on an address of any kind. */
 export function listen(options: ListenOptions): SocketListener;
 export function listen(options: ListenOptions): SocketListener {
   checkOptions(options, "listen");
@@ -1044,12 +1052,13 @@ export function listen(options: ListenOptions): SocketListener {
 }
 
 /**
- * Listens for TLS. Not a switch point. gevent's `ssl.wrap_socket` of a socket that listens.
+ * Listens for TLS connections. Not a switch point. gevent's `ssl.wrap_socket` of a listening
+ * socket.
  *
- * @param options As those of `Deno.listenTls`.
+ * @param options The options of `Deno.listenTls`.
  * @returns The listener.
- * @throws {TypeError} If they are no object.
- * @throws {Deno.errors.AddrInUse} If something listens there.
+ * @throws {TypeError} If `options` is not an object.
+ * @throws {Deno.errors.AddrInUse} If the address is in use already.
  *
  * @example Usage
  * ```ts ignore
@@ -1096,7 +1105,7 @@ function checkMax(max: number, what: string): void {
   throw numberError(what, "max", "a positive integer", max);
 }
 
-/** Bytes as they are, in a plain array, or a string as UTF-8. */
+/** Returns the bytes as a plain `Uint8Array`, or a string as UTF-8. */
 function bytesOf(data: unknown, what: string, name: string): Uint8Array {
   if (typeof data === "string") return encoder.encode(data);
   if (data instanceof Uint8Array) {

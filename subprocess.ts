@@ -92,9 +92,9 @@ export interface Completed<T = Uint8Array<ArrayBuffer>> {
   readonly signal: Deno.Signal | null;
   /** Whether the exit code is 0. */
   readonly success: boolean;
-  /** What it has printed to its standard output. */
+  /** What the program has printed to its standard output. */
   readonly stdout: T;
-  /** What it has printed to its standard error. */
+  /** What the program has printed to its standard error. */
   readonly stderr: T;
 }
 
@@ -135,9 +135,9 @@ export class CalledProcessError<T = Uint8Array<ArrayBuffer> | string>
   readonly signal: Deno.Signal | null;
   /** Whether the exit code is 0. */
   readonly success: boolean;
-  /** What it has printed to its standard output. */
+  /** What the program has printed to its standard output. */
   readonly stdout: T;
-  /** What it has printed to its standard error. */
+  /** What the program has printed to its standard error. */
   readonly stderr: T;
 
   /**
@@ -337,7 +337,7 @@ class Program {
     }).spawn();
   }
 
-  /** What the output is to be. */
+  /** Turns the output into the form that was asked for: text or bytes. */
   form(bytes: Bytes): Output {
     return this.#text ? new TextDecoder().decode(bytes) : bytes;
   }
@@ -418,7 +418,7 @@ class ProgramWait extends Suspension<unknown> {
     return this.#owner;
   }
 
-  /** What has come in time is read first, where the loop was held up. */
+  /** Reads the output that came in time first, in case the loop was held up. */
   override expired(): void {
     this.value = undefined;
     const running = this.#running!;
@@ -460,7 +460,7 @@ class RunningProgram {
   readonly #exit = () => signalChild(this.#child, "SIGTERM", this.#isGroup);
   /** Whether it was told to end. */
   isEnded = false;
-  /** How it has ended, when it has. */
+  /** Resolves when it has ended. */
   readonly completed: Promise<Completed<Output>>;
 
   constructor(program: Program) {

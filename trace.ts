@@ -30,19 +30,19 @@ import { aliveGreenlets } from "./_hub/live.ts";
 import { main } from "./_hub/main.ts";
 import { observe, type Observer } from "./_hub/observer.ts";
 
-/** The process of all events, as the format wants one. */
+/** The process of all events: the format requires one. */
 const PID = 1;
 /** The track of the main greenlet. */
 const MAIN_TID = 1;
 /**
- * How many microtasks after its wake-up an async body counts as running, if it begins no wait:
- * each async function that returns to another one takes one of them.
+ * An async body that begins no wait counts as running for this many microtasks after its
+ * wake-up. Each return from one async function to another takes one microtask.
  */
 const HOPS = 8;
 
 /** One event in Chrome's trace-event format. Times are in microseconds since the start. */
 export interface TraceEvent {
-  /** What has happened: `running`, `ready`, `waiting`, the name of a counter or an arrow. */
+  /** The event: `running`, `ready`, `waiting`, or the name of a counter or an arrow. */
   name: string;
   /** The kind of event, to select events by. */
   cat?: string;
@@ -51,21 +51,21 @@ export interface TraceEvent {
    * instant.
    */
   ph: "X" | "M" | "s" | "f" | "C" | "i";
-  /** When, in microseconds since the start. */
+  /** The time, in microseconds since the start. */
   ts: number;
-  /** How long a slice takes, in microseconds. */
+  /** The length of a slice, in microseconds. */
   dur?: number;
   /** The process: always 1. */
   pid: number;
-  /** The track: 1 is the main greenlet's, and each other greenlet has its own. */
+  /** The track. The main greenlet has track 1, and each other greenlet has its own. */
   tid: number;
-  /** The number of an arrow, which both its ends have. */
+  /** The number of an arrow: both its ends carry it. */
   id?: number;
-  /** Has the end of an arrow belong to the slice that it is in. */
+  /** Set at the end of an arrow: binds it to the slice that encloses it. */
   bp?: "e";
-  /** Has an instant belong to its track. */
+  /** Set at an instant: binds it to its track. */
   s?: "t";
-  /** More of it: what a slice waits in, the values of a counter, the error of a greenlet. */
+  /** Details: the wait of a slice, the values of a counter, the error of a greenlet. */
   args?: Record<string, unknown>;
 }
 
@@ -88,7 +88,7 @@ export class Trace {
   /**
    * Makes a trace of events, such as those of a file that was stored.
    *
-   * @param traceEvents The events.
+   * @param traceEvents The events, in the order of their times.
    */
   constructor(traceEvents: readonly TraceEvent[]) {
     this.traceEvents = traceEvents;
@@ -99,7 +99,7 @@ export class Trace {
    * wheel zooms, a drag moves, the search selects greenlets by name, and a click on a slice
    * shows its details. Not a switch point.
    *
-   * @returns The text of the page, in HTML.
+   * @returns The page, as HTML.
    *
    * @example Usage
    * ```ts
@@ -129,31 +129,32 @@ export class Trace {
  */
 export interface TraceRecording extends Disposable {
   /**
-   * Ends the recording. Names are those that greenlets have now. What goes on is cut here, and
-   * has `unfinished` among its `args`. To stop twice gives the same trace. Not a switch point.
+   * Ends the recording. Greenlets appear by the names that they have now. Slices that have not
+   * ended are cut here, and have `unfinished` in their `args`. A second call returns the same
+   * trace. Not a switch point.
    */
   stop(): Trace;
 }
 
 /**
- * Starts to record what greenlets do, until `stop()`. gevent has no such call. Not a switch
- * point.
+ * Records what greenlets do, until `stop()`. gevent has no such call. Not a switch point.
  *
- * Each greenlet has a track with slices: `running`, `ready` (it may go on, and others run) and
- * `waiting`, whose `args.in` says what in, as {@linkcode Greenlet.waitsIn} does. Arrows lead
- * from a spawn and from a wake-up to where the greenlet goes on; where the event loop woke it,
- * from main. The counters `alive` and `run queue` tell how many greenlets there are and how
- * many of them are ready.
+ * Each greenlet has a track with slices: `running`, `ready` (it could run, but others do) and
+ * `waiting`, whose `args.in` names the wait as {@linkcode Greenlet.waitsIn} does. Arrows lead
+ * from each spawn and each wake-up to where the greenlet goes on; if the event loop woke it,
+ * the arrow starts at main. The counters `alive` and `run queue` show how many greenlets are
+ * alive and how many of them are ready.
  *
- * The times of generator bodies and plain functions are exact. The library can't see all of an
- * async body: it sees its first part, each wake-up, and the next wait. After a wake-up it counts
- * as running until another greenlet runs, until the microtask after its next wait, or for 8
- * microtasks. What it does after it has awaited a promise of others is shown as `waiting` in
- * `a foreign promise`, until its next call.
+ * The times of generator bodies and plain functions are exact. Of an async body, the library
+ * sees only its first part, each wake-up, and the beginning of each wait. After a wake-up it
+ * counts as running until another greenlet runs, until the microtask after its next wait, or
+ * for 8 microtasks. After it has awaited a foreign promise, it is shown as `waiting` in `a
+ * foreign promise` until its next call of the library.
  *
- * While it records, it keeps all greenlets that it has seen, and about 100 bytes a slice. It
- * uses `setTrace` of the core and calls the callback that was set before; one that is set
- * meanwhile takes its place, and then running generator bodies are not seen any more.
+ * A recording keeps all greenlets that it has seen in memory, and about 100 bytes a slice. It
+ * uses `setTrace` of the core and also calls the callback that was set before. A callback that
+ * is set during the recording replaces it, and then running generator bodies are no longer
+ * seen.
  *
  * @returns The recording.
  * @throws {GreenletError} If another trace is being recorded.
@@ -178,32 +179,32 @@ export function startTrace(): TraceRecording {
 }
 
 /**
- * - `ready`: may go on, or begin, in its turn
+ * - `ready`: can run when its turn comes
  * - `running`
- * - `waiting`: in what `text` says
+ * - `waiting`: in the wait that `text` names
  * - `ended`
  */
 type TrackState = "ready" | "running" | "waiting" | "ended";
 
-/** The end of an arrow that was begun. */
+/** The start of an arrow. */
 interface Cause {
   readonly name: "spawn" | "wake-up";
   readonly from: Track;
   readonly ts: number;
 }
 
-/** What is known of one greenlet. */
+/** The record of one greenlet. */
 class Track {
   readonly greenlet: Greenlet;
   readonly tid: number;
   state: TrackState;
-  /** Since when it is in that state. */
+  /** The time at which that state began. */
   since: number;
-  /** What it waits in. */
+  /** The description of the wait that it is in. */
   text = "";
-  /** What has made it ready. */
+  /** The cause of its last wake-up. */
   cause: Cause | null = null;
-  /** How often it has begun to run: tells whether it still is the same time. */
+  /** Counts how often it has begun to run, to tell one run from the next. */
   runs = 0;
 
   constructor(
@@ -219,7 +220,7 @@ class Track {
   }
 }
 
-/** What greenlets of the library have, and those of the core have not. */
+/** Members that greenlets of `gevent.ts` have and those of the core don't. */
 interface Known {
   readonly name?: string;
   readonly waitsIn?: string | null;
@@ -238,7 +239,7 @@ class Recorder implements Observer, TraceRecording {
   readonly #tracks = new Map<Greenlet, Track>();
   readonly #main: Track;
   #running: Track | null = null;
-  /** The async body that runs, and has switched to a greenlet of the core. */
+  /** The async body that has switched to a greenlet of the core and still runs. */
   #beneath: Track | null = null;
   #alive = 0;
   #ready = 0;
@@ -262,7 +263,7 @@ class Recorder implements Observer, TraceRecording {
   constructor() {
     this.#main = new Track(main, MAIN_TID, "running", 0);
     this.#tracks.set(main, this.#main);
-    // The oldest first, as their tracks are at the top.
+    // The oldest greenlets come first: their tracks are at the top.
     for (const greenlet of aliveGreenlets().reverse()) this.#trackOf(greenlet);
     this.#count();
     const current = getCurrent();
@@ -294,7 +295,7 @@ class Recorder implements Observer, TraceRecording {
       });
       if (track.state !== "ended") this.#slice(track, now, true);
     }
-    // A slice is put in when it ends. Where times are equal, slices come before arrows.
+    // A slice is added when it ends. At equal times, slices come before arrows.
     const rank = ({ ph }: TraceEvent) => ph === "X" ? 0 : 1;
     const events = this.#events.toSorted((a, b) =>
       a.ts - b.ts || rank(a) - rank(b)
@@ -323,7 +324,7 @@ class Recorder implements Observer, TraceRecording {
       // The core tells when other bodies stop.
       if (getRunning() !== track.greenlet) this.#parkSoon(track, track.runs, 0);
     } else if (track.state === "waiting") {
-      // Others' promises have resumed it before, which was not seen.
+      // A foreign promise has resumed it before; that was not seen.
       this.#become(track, "waiting");
       this.#parkSoon(track, track.runs, 0);
     }
@@ -345,7 +346,7 @@ class Recorder implements Observer, TraceRecording {
   resumes(greenlet: Greenlet): void {
     const track = this.#trackOf(greenlet);
     if (track === this.#main) return;
-    // A generator body is switched to, and the core tells that.
+    // A generator body is resumed by a switch, which the core reports.
     if (scopeOf(greenlet).awaited === null) this.#resume(track);
   }
 
@@ -391,7 +392,7 @@ class Recorder implements Observer, TraceRecording {
     else this.#runFirst(this.#trackOf(target));
   }
 
-  /** Notes that a body runs which is seen for the first time. */
+  /** Notes the first run of a body. */
   #runFirst(track: Track): void {
     this.#parkRunning();
     if (track.state === "ready") this.#ready--;
@@ -401,14 +402,14 @@ class Recorder implements Observer, TraceRecording {
     this.#count();
   }
 
-  /** An async body goes on. */
+  /** Notes that an async body goes on. */
   #resume(track: Track): void {
     if (this.#trace !== null || track.state === "ended") return;
     this.#run(track);
     this.#parkSoon(track, track.runs, HOPS);
   }
 
-  /** Notes that a body runs, and so no other one. */
+  /** Notes that a body runs, and that the one before it no longer does. */
   #run(track: Track): void {
     const running = this.#running;
     if (running === track && track.state === "running") return;
@@ -427,13 +428,13 @@ class Recorder implements Observer, TraceRecording {
     if (running !== null && running.state === "running") this.#park(running);
   }
 
-  /** Notes that a body that has run waits, or has been woken already. */
+  /** Notes that a body no longer runs: it waits, or is ready if it was woken already. */
   #park(track: Track): void {
     if (this.#running === track) this.#running = null;
     this.#become(track, "waiting");
   }
 
-  /** Notes that an async body waits, after as many microtasks, unless it has run again. */
+  /** Notes after `hops` microtasks that an async body waits, unless it has run again. */
   #parkSoon(track: Track, run: number, hops: number): void {
     queueMicrotask(() => {
       if (this.#trace !== null || track.runs !== run) return;
@@ -461,7 +462,7 @@ class Recorder implements Observer, TraceRecording {
     }
   }
 
-  /** Puts in the slice of the present state. */
+  /** Adds the slice of the present state. */
   #slice(track: Track, now: number, unfinished: boolean): void {
     const { state, since, tid } = track;
     if (now === since && state !== "running") return;
@@ -481,8 +482,9 @@ class Recorder implements Observer, TraceRecording {
   }
 
   /**
-   * The track of what has just ended a wait. The context alone does not tell, as the timers of
-   * the runtime are called in that of the greenlet that has set the first of them.
+   * The track of the greenlet, or the event loop, that has just ended a wait. The async context
+   * alone does not show it: the runtime calls timers in the context of the greenlet that has
+   * set the first of them.
    */
   #waker(): Track {
     const current = this.#trackOf(getCurrent());
@@ -518,7 +520,7 @@ class Recorder implements Observer, TraceRecording {
     return { name, ph: "M", ts: 0, pid: PID, tid, args: { name: text } };
   }
 
-  /** The track of a greenlet, which is made when it is first seen. */
+  /** Returns the track of a greenlet. Makes it when the greenlet is first seen. */
   #trackOf(greenlet: Greenlet): Track {
     let track = this.#tracks.get(greenlet);
     if (track !== undefined) return track;
@@ -553,7 +555,7 @@ function nameOf(greenlet: Greenlet): string {
   return (greenlet as Known).name ?? String(greenlet);
 }
 
-/** Says what a greenlet waits in. As from the hub, since one that runs waits in nothing. */
+/** Describes the wait of a greenlet. Asks as the hub, since a greenlet that runs has no wait. */
 function waitOf(greenlet: Greenlet): string {
   const text = runDetached(() => (greenlet as Known).waitsIn);
   if (text === null) return "its turn";

@@ -8,21 +8,21 @@ import { numberError, show } from "./checks.ts";
 
 /** Where a TCP server listens: as for `Deno.listen`. */
 export interface TcpAddress {
-  /** What it is. @default {"tcp"} */
+  /** The kind of address. @default {"tcp"} */
   transport?: "tcp";
-  /** Which addresses of this machine. @default {"0.0.0.0"} */
+  /** An IP address of this machine, or `localhost`. @default {"0.0.0.0"} */
   hostname?: string;
   /** The port: 0 for any that is free. */
   port: number;
   /** Whether other processes may listen to the port as well. @default {false} */
   reusePort?: boolean;
-  /** How many connections the system keeps until they are accepted. */
+  /** The number of connections that the system keeps until they are accepted. */
   tcpBacklog?: number;
 }
 
 /** Where a server for Unix sockets listens: as for `Deno.listen`. */
 export interface UnixAddress {
-  /** What it is. */
+  /** The kind of address. */
   transport: "unix";
   /** The path of the socket, which must not exist. */
   path: string;
@@ -33,7 +33,7 @@ export type ServerAddress = TcpAddress | UnixAddress;
 
 /** Where a server for datagrams listens. */
 export interface UdpAddress {
-  /** What it is. @default {"udp"} */
+  /** The kind of address. @default {"udp"} */
   transport?: "udp";
   /** An IP address of this machine, or `localhost`. @default {"0.0.0.0"} */
   hostname?: string;
@@ -44,7 +44,7 @@ export interface UdpAddress {
 /** An address as the runtime gives it, or as a server is given it. */
 export type AnyAddress = ServerAddress | UdpAddress | Deno.Addr;
 
-/** How an address is written: `127.0.0.1:80`, `[::1]:80`, a path. */
+/** Writes an address: `127.0.0.1:80`, `[::1]:80`, `unix:/path`. */
 export function addressName(address: AnyAddress): string {
   if ("path" in address) return `unix:${address.path}`;
   const { hostname = "0.0.0.0", port } = address as TcpAddress;

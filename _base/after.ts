@@ -4,7 +4,7 @@
  * @module
  */
 
-/** What nothing changes, to wait for. */
+/** A cell that never changes: `Atomics.waitAsync` on it is a pure timer. */
 const cell = new Int32Array(new SharedArrayBuffer(4));
 
 /**

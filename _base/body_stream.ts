@@ -16,7 +16,7 @@ export const AT_ONCE = 64 * 1024;
 /** Errors of bodies, which are their handler's: the runtime tells of them as well. */
 export const told = new WeakSet<object>();
 
-/** What a body is read by. */
+/** A reader of a body, as `getReader()` of a stream gives one. */
 export interface BodyReader {
   read(): Promise<{ done: boolean; value?: Uint8Array | undefined }>;
   cancel(reason: unknown): Promise<unknown>;
@@ -49,7 +49,7 @@ export class BodyStream implements UnderlyingDefaultSource<Uint8Array> {
   readonly #over = Promise.withResolvers<void>();
   #controller: ReadableStreamDefaultController<Uint8Array> | null = null;
   #isCut = false;
-  /** How many bytes were handed on. */
+  /** The number of bytes that were handed on. */
   bytes = 0;
 
   /** @param gone Called when the client has gone. */

@@ -10,7 +10,7 @@ export class Deque<T> {
   #head = 0;
   #length = 0;
 
-  /** How many items there are. */
+  /** The number of items. */
   get length(): number {
     return this.#length;
   }

@@ -22,7 +22,7 @@ export class Heap<T> {
     this.#compare = compare;
   }
 
-  /** How many items there are. */
+  /** The number of items. */
   get length(): number {
     return this.#items.length;
   }

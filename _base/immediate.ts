@@ -8,7 +8,7 @@ import { clearImmediate, setImmediate as original } from "node:timers";
 
 export { clearImmediate };
 
-/** What {@linkcode clearImmediate} takes. */
+/** A handle for {@linkcode clearImmediate}. */
 export type Immediate = ReturnType<typeof original>;
 
 /** As that of `node:timers`, for a function without arguments. */

@@ -21,7 +21,7 @@ export interface Member<M extends Member<M>> {
 export class List<M extends Member<M>> {
   first: M | null = null;
   length = 0;
-  /** What the members wait for, where they are waits. */
+  /** The object that the members wait for, such as a queue; `null` where they are no waits. */
   readonly owner: object | null;
 
   constructor(owner: object | null = null) {

@@ -10,7 +10,7 @@
 
 import { getBuiltin } from "./builtin.ts";
 
-/** What can be done with code: run it, wait for its other lines, or report it. */
+/** The outcome of parsing: code to run, code that lacks lines, or an error to report. */
 export type Parsed =
   | { readonly kind: "whole"; readonly body: string }
   | { readonly kind: "incomplete" }
@@ -23,7 +23,7 @@ const DECLARES = /\b(?:let|const|var|function|class|using)\b/;
 const IDENTIFIER = /[\p{ID_Start}$_][\p{ID_Continue}$]*/gu;
 /** Begins a line that goes on with the one before, in spite of the line's end. */
 const CONTINUES = /^\s*(?:[-+*/%&|^=<>?:.,([`]|!=|in\b|instanceof\b)/;
-/** How deep calls may be nested over several lines. */
+/** The deepest nesting of calls over several lines. */
 const DEEPEST = 32;
 
 /** Why the engine does not compile the code; `null` if it does. */
@@ -92,7 +92,7 @@ function bodyOf(code: string, trimmed: string): string {
     const tail = trimmed.slice(at + 1);
     if (char === "\n" && CONTINUES.test(tail)) continue;
     if (!isExpression(tail) || !isBody(head)) continue;
-    // What follows a line comment on its line belongs to it.
+    // A line comment takes the rest of its line.
     if (char === ";" && isBody(head + " @")) continue;
     return head + returning(tail);
   }

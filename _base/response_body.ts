@@ -8,7 +8,7 @@
  * @module
  */
 
-/** What is there as a whole. */
+/** A body that is in memory as a whole. */
 type Whole = string | Uint8Array;
 
 /** Stands for a stream. */

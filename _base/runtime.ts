@@ -36,6 +36,28 @@ export interface Internals {
   unrefOpPromise(operation: object): void;
   /** The state of a promise, 0 for pending, and its value or error. */
   getPromiseDetails(promise: Promise<unknown>): readonly [number, unknown];
+  /** Whether an operation has begun and not ended, by the number of its promise. */
+  hasPromise(id: number): boolean;
+
+  /** Starts a timer that is in the runtime's lists; `isSystem` hides it from sanitizers. */
+  createTimer(
+    callback: () => void,
+    ms: number,
+    args: undefined,
+    isRepeat: boolean,
+    isReffed: boolean,
+    isSystem: boolean,
+  ): ListedTimer;
+  cancelTimer(timer: ListedTimer): void;
+  /** Whether anything keeps the process alive, a module that awaits at its top level included. */
+  eventLoopHasMoreWork(): boolean;
+}
+
+/** A timer of the runtime, in the ring of those with the same duration. */
+export interface ListedTimer {
+  /** The next one, or the list itself, which has a place in the heap of lists. */
+  readonly _idleNext: { readonly priorityQueuePosition?: number | null };
+  readonly _idlePrev: object;
 }
 
 /** Finds the runtime's own functions; there are none in a runtime other than Deno. */

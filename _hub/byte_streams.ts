@@ -14,7 +14,7 @@ import { setSource } from "./stream_sources.ts";
 
 type Readable = ReadableStream<Uint8Array<ArrayBuffer>>;
 
-/** What a stream gets: bytes, the end, or nothing as it has left the line. */
+/** The answer to a pull of a stream: bytes, the end, or nothing as it has left the queue. */
 type Pulled = Uint8Array<ArrayBuffer> | "end" | "left";
 
 /** One turn of a stream. */
@@ -115,7 +115,7 @@ export function byteStreamOf(
   function getReader(this: unknown, options: unknown): object {
     const { getReader } = ReadableStream.prototype;
     const reader: object = Reflect.apply(getReader, this, [options]);
-    // What it asked for was for the reader before, whose read may have wanted more.
+    // It has asked on behalf of the reader before, whose read may have wanted more bytes.
     puller?.leave();
     if (reader instanceof ReadableStreamBYOBReader) resume();
     return reader;

@@ -14,7 +14,7 @@ import { current, runDetached } from "./current.ts";
 /** Bytes that are in memory of their own. */
 export type Bytes = Uint8Array<ArrayBuffer>;
 
-/** How a child is ended. */
+/** The options of ending a child. */
 export interface ChildEnding {
   /** After how many milliseconds SIGKILL follows SIGTERM; never for `Infinity`. */
   readonly grace: number;
@@ -109,7 +109,7 @@ export function whenEnded(child: Deno.ChildProcess, ended: () => void): void {
   current.clear(() => void then(statusOf(child), ended, ended));
 }
 
-/** What is called when the process ends. It is listened for as long as there is something. */
+/** Calls functions when the process ends. Listens as long as there are any. */
 class AtEnd {
   readonly #calls = new Set<() => void>();
   readonly #callAll = () => membersOf(this.#calls).forEach((call) => call());
@@ -135,7 +135,7 @@ export const atEnd: AtEnd = new AtEnd();
 export class OutputPipe {
   /** All of it, when the pipe has ended. */
   readonly bytes: Promise<Bytes>;
-  /** What has come so far; `null` if nothing wants it any more. */
+  /** The chunks that have come so far; `null` when nothing wants them any more. */
   #chunks: Bytes[] | null = [];
 
   /** @param abort Closes the pipe, which the child may have left to others. */
@@ -151,7 +151,7 @@ export class OutputPipe {
     this.bytes = then(piped, () => this.read());
   }
 
-  /** What has come so far. */
+  /** Returns the bytes that have come so far. */
   read(): Bytes {
     return concat(this.#chunks ?? []);
   }

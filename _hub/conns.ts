@@ -29,7 +29,7 @@ type Write = (this: Deno.Conn, data: Uint8Array) => Promise<number>;
 type Accept = (this: Deno.Listener) => Promise<Deno.Conn>;
 type Readable = ReadableStream<Uint8Array<ArrayBuffer>>;
 
-/** What can be told whether it keeps the process alive. */
+/** An object with `ref()` and `unref()`, as the runtime's connections have. */
 interface Holding {
   ref(): void;
   unref(): void;
@@ -40,14 +40,14 @@ export function originalOf<T extends object, K extends keyof T>(
   object: T,
   name: K,
 ): T[K] {
-  // What it has of its own may be what patch() has left there.
+  // A method of its own may be one that `patch()` has left there.
   return getOriginal(Object.getPrototypeOf(object) as T, name) ?? object[name];
 }
 
 /** The sockets that their user has told not to keep the process alive. */
 export const unreffed = new WeakSet<object>();
 
-/** What stands for the methods of each class of connections. */
+/** The runtime's operations of each class of connections; `null` where they can't be used. */
 const operationsOf = new WeakMap<object, SocketOps | null>();
 
 /** By which operations a connection can be read and written, if not by its methods. */

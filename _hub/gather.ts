@@ -371,7 +371,7 @@ class Arrivals<S extends Waitable> implements ReadyIterator<S> {
     if (this.#left === 0) this.#close();
   }
 
-  /** How many milliseconds of the time are left. */
+  /** The milliseconds that are left. */
   get #remaining(): number {
     return this.#deadline - now();
   }

@@ -22,11 +22,11 @@ import { stopTimer } from "./timers.ts";
 import { Timeout } from "./timeout.ts";
 import { CALL, titleOf } from "./waits.ts";
 
-/** How many bytes one operation reads at most. */
+/** The most bytes that one operation reads. */
 export const MOST_READ = 64 * 1024;
-/** For how many bytes at most the memory to write from is kept. */
+/** The most bytes of memory to write from that are kept for reuse. */
 export const MOST_KEPT = 64 * 1024;
-/** How many bytes one operation writes at most: `write` may write less than it is given. */
+/** The most bytes that one operation writes: `write` may write less than it is given. */
 export const MOST_WRITTEN = 1024 * 1024;
 
 /** The waits for what an inbox brings, in order. */
@@ -155,7 +155,7 @@ export abstract class Inbox<T, K extends QueuedWait<K, T>, R> {
     return this.#line.first;
   }
 
-  /** How many waits there are. */
+  /** The number of waits in the queue. */
   protected get waiting(): number {
     return this.#line.length;
   }
@@ -348,7 +348,7 @@ QueuedWait<BytesTaker<any>, any> {
     this.#ms = ms;
   }
 
-  /** How many bytes to read at most, if those are too few that are kept. */
+  /** The most bytes to read, if too few are kept. */
   abstract room(kept: Bytes): number;
 
   /** Whether it can take from what is kept. */
@@ -451,7 +451,7 @@ export class Bytes extends Inbox<any, BytesTaker<any>, number | null> {
     return wait;
   }
 
-  /** How many bytes were read and not taken. */
+  /** The number of bytes that were read and not taken. */
   get length(): number {
     return this.#end - this.#start;
   }
@@ -637,7 +637,7 @@ export class Writes {
   #buffer = new Uint8Array(0);
   /** The wait for the write from the buffer. */
   #writer: Suspension<number> | null = null;
-  /** How many others are on their way. */
+  /** The number of other operations that are under way. */
   #others = 0;
 
   /**

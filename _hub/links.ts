@@ -212,7 +212,7 @@ export abstract class LinkedWait<S, T> extends Suspension<T> {
     return blockersFor(this.source as object | null);
   }
 
-  /** What it waits for; `null` when it is over. */
+  /** The object that it waits for; `null` when it is over. */
   protected get source(): S | null {
     return this.#node.list?.owner as S ?? null;
   }

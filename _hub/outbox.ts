@@ -25,12 +25,12 @@ import { QueuedWait } from "./wait_queue.ts";
 type Write = (data: Uint8Array) => Promise<number>;
 type CloseWrite = () => Promise<void>;
 
-/** What to do with bytes: to write some of them, or all; or to end all writing. */
+/** A task in the queue: to write some of the bytes, to write all, or to end all writing. */
 type Task = "write" | "writeAll" | "closeWrite";
 
 const NOTHING = new Uint8Array(0);
 
-/** What is written is copied to, while it is on its way. */
+/** Holds a copy of the bytes that an operation is writing. */
 const scratch = new Scratch();
 
 /** One call that writes, as long as it has to wait. */
@@ -44,7 +44,7 @@ QueuedWait<Sender, any> {
   bytes: Uint8Array;
   /** Whether the bytes are in memory that the caller does not have. */
   isOwn: boolean;
-  /** How many there are to write, and how many were written. */
+  /** The number of bytes to write, and below it the number that were written. */
   readonly length: number;
   sent = 0;
 
@@ -241,7 +241,7 @@ export class Outbox {
     return this.#begun.watch(begin);
   }
 
-  /** What one operation writes: a copy, unless the caller does not have the bytes. */
+  /** The bytes for one operation: a copy, unless the caller has no access to them. */
   #copyOf(bytes: Uint8Array, from: number, isOwn: boolean): Uint8Array {
     const to = Math.min(lengthOf(bytes), from + MOST_WRITTEN);
     if (isOwn) return bytes.subarray(from, to);

@@ -121,7 +121,7 @@ class ReactionsOf extends Stamp {
  * to note them takes 40 ns, where the whole wait takes 110.
  */
 let latest: Reactions | null = null;
-/** How many are noted, whose promises are pending: where there are none, none is looked for. */
+/** The number of notes whose promises are pending. At 0 there is nothing to search. */
 let noted = 0;
 
 function noteLatest(): void {

@@ -13,7 +13,7 @@ import { callOf, nameOf } from "./waits.ts";
 export class Acquirer<L> extends QueuedWait<Acquirer<L>, L | null> {
   /** The greenlet that will hold the lock; `null` if that does not matter. */
   readonly greenlet: Greenlet | null;
-  /** How often the greenlet will have to release it. */
+  /** The number of times that the greenlet will have to release it. */
   readonly depth: number;
 
   constructor(greenlet: Greenlet | null = null, depth = 1) {

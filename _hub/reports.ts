@@ -59,7 +59,7 @@ export function takeError(greenlet: object): void {
   if (untaken.size > 0) untaken.delete(greenlet);
 }
 
-/** How many calls may still take the error of a greenlet, when others have ended as well. */
+/** The number of calls that may still take the error of a greenlet, by greenlet. */
 const kept = new Map<object, number>();
 
 /** Puts off the report of a greenlet's error, if it has failed, as it may be taken later. */

@@ -23,7 +23,7 @@ export function requestName({ method, url }: Request): string {
   return `${method} ${url.slice(start, end < 0 ? undefined : end)}`;
 }
 
-/** What a handler that was killed is answered with. */
+/** The answer in place of a handler that was killed. */
 export function unavailable(): Response {
   return new Response("Service Unavailable", { status: 503 });
 }
@@ -55,7 +55,7 @@ const WARNING = "Deno.serve: request.signal aborts on successful responses";
  * signal was asked for: as it is we who do, it is not for the user.
  */
 export class Silence {
-  /** What prints warnings, while we are in between. */
+  /** The `console.warn` of the program, while ours is in its place. */
   #warn: typeof console.warn | null = null;
   #isOver = false;
   readonly #filter = (...args: unknown[]): void => {

@@ -145,7 +145,7 @@ export class Results<R> implements MappingSink<R> {
   readonly #early: Map<number, Greenlet<R>> | null;
   /** The index of the next one that is ready. */
   #index = 0;
-  /** How many more results may be made, before one is taken. */
+  /** The number of results that may still be made before one is taken. */
   #ahead: number;
   /** The wait of the greenlet that takes the items, until a result is taken. */
   #waiting: Ahead | null = null;

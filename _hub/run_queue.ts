@@ -57,7 +57,7 @@ export function sinceLook(look: number): number {
   return ((clock.now() | 0) - look) | 0;
 }
 
-/** How many wake-ups and turns there have been. */
+/** The number of wake-ups and turns so far. */
 let count = 0;
 
 /** Counts wake-ups and turns: a number that has changed tells that there were some. */

@@ -21,6 +21,7 @@ import {
   markRecipientOf,
   noteInterruptOf,
 } from "./interrupts.ts";
+import { noteMainWaits } from "./loop_end.ts";
 import { main } from "./main.ts";
 import { observers } from "./observer.ts";
 import {
@@ -32,10 +33,10 @@ import {
 } from "./timers.ts";
 import { eachWrapped } from "./wrapped.ts";
 
-/** How long a killed body may take to clean up, unless told otherwise, in ms. */
+/** The default time that a killed body has to clean up, in ms. */
 export const GRACE = 1000;
 
-/** How often an escalated body may swallow the error before it is abandoned. */
+/** The number of times that an escalated body may swallow its error before it is abandoned. */
 const MAX_SWALLOWED = 10;
 
 /** A kill that a body has not obeyed yet. */
@@ -90,7 +91,7 @@ class InterruptState implements TimerTarget {
   isKillThrown = false;
   /** Runs while a killed body waits again, until its grace is over. */
   graceTimer: Timer | null = null;
-  /** How often an escalated body was thrown its error. */
+  /** The number of times that an escalated body was thrown its error. */
   swallowed = 0;
 
   constructor(scope: Scope) {
@@ -154,8 +155,10 @@ export interface Pending {
 export function addPending(scope: Scope, one: Pending): void {
   one.scope = scope;
   const { pending } = scope;
-  if (pending === null) scope.pending = one;
-  else if (pending instanceof Set) pending.add(one);
+  if (pending === null) {
+    scope.pending = one;
+    if (scope === mainScope) noteMainWaits();
+  } else if (pending instanceof Set) pending.add(one);
   else scope.pending = pairOf(pending, one);
   if (scope.interrupts !== null) scope.startGraceTimer();
   if (observers !== null) observers.waits(scope.greenlet);
@@ -487,7 +490,7 @@ export class Scope implements Mapped {
       : null;
   }
 
-  /** How many ms of the grace are left; 0 if no kill was thrown into the body. */
+  /** The ms of the grace that are left; 0 if no kill was thrown into the body. */
   get graceLeft(): number {
     const deadline = this.grace === null ? 0 : this.interrupts!.kill!.deadline;
     return deadline < Infinity ? deadline - now() : 0;
@@ -534,7 +537,7 @@ export class Scope implements Mapped {
     noteTold(interrupts);
   }
 
-  /** How the error that every wait throws ends a wait. */
+  /** Whether the error that every wait throws is thrown, or ends the body by `return()`. */
   get lastThrow(): "thrown" | "returned" {
     return this.interrupts!.stage === "escalating" ? "thrown" : "returned";
   }

@@ -6,10 +6,8 @@
  */
 
 import { showAs } from "../_base/inspecting.ts";
-import { after } from "../_base/after.ts";
 import { show } from "../_base/checks.ts";
-import { hasTimers } from "./timers.ts";
-import { wakeups } from "./run_queue.ts";
+import type { Pausable } from "./loop_end.ts";
 
 /** The signals, and the exit code that a shell gives a process that one has ended. */
 const EXIT_CODES = { SIGINT: 130, SIGTERM: 143 } as const;
@@ -27,7 +25,7 @@ export function setExitCode(signal: EndingSignal): void {
 /** The runtime's own way to listen to a signal, or to stop that. */
 type Change = (name: Deno.Signal, listener: () => void) => void;
 
-/** What Node and Bun have. */
+/** The part of `node:process` that is used. */
 interface Process {
   exitCode?: number;
   on(name: string, listener: () => void): unknown;
@@ -102,7 +100,7 @@ function findProcess(): Process | null {
   return typeof process?.on === "function" ? process : null;
 }
 
-/** How this runtime listens to signals; `null` if it has none, as a browser. */
+/** Finds how this runtime listens to signals; `null` in one without, such as a browser. */
 function findListening(): { add: Change; remove: Change } | null {
   const { Deno } = globalThis;
   if (Deno !== undefined) {
@@ -124,41 +122,25 @@ function notListenable(name: unknown, cause?: unknown): TypeError {
   );
 }
 
-/** For how many milliseconds nothing has to happen before it may be a deadlock. */
-const IDLE = 1000;
-/**
- * How many milliseconds a pause takes, in which the runtime can notice a deadlock. A signal in
- * that time is not lost: it ends the process at once, with nothing unwound.
- */
-const PAUSE = 1;
-
 /**
  * Listens until the first of the signals comes; the second is left to the process. A signal
  * that the program itself listens to is left to that.
  *
  * A listener is an operation of the runtime that has not ended. It keeps no process alive, but
  * as long as there is one, the runtime believes that a module which waits at its top level may
- * still go on, and a program in a deadlock would hang in silence. So, when nothing has happened
- * for a while and no timer runs, the listener pauses for a moment. A runtime that has nothing
- * else to do then ends the program, as it does without a listener.
+ * still go on. So it can be paused; see `loop_end.ts`.
  */
-export class SignalListener implements Disposable {
+export class SignalListener implements Disposable, Pausable {
   readonly #told: (signal: EndingSignal) => void;
   readonly #listeners: readonly (readonly [EndingSignal, () => void])[];
   #listens = false;
   #isOver = false;
-  /** The count of wake-ups at the last look: another one tells that something has happened. */
-  #wakeups = wakeups();
-  /** For how many milliseconds nothing has to happen until the next pause. */
-  #idle = IDLE;
-
   /** @param told Called once, with the signal. */
   constructor(told: (signal: EndingSignal) => void) {
     this.#told = told;
     const signals = Object.keys(EXIT_CODES) as EndingSignal[];
     this.#listeners = signals.map((name) => [name, () => this.#tell(name)]);
-    this.#listen();
-    this.#lookIn(IDLE);
+    this.goOn();
   }
 
   #tell(signal: EndingSignal): void {
@@ -167,12 +149,20 @@ export class SignalListener implements Disposable {
     this.#told(signal);
   }
 
-  #listen(): void {
+  /** How many operations of the runtime the listeners are. */
+  get operations(): number {
+    return this.#listeners.length;
+  }
+
+  /** Listens again. */
+  goOn(): void {
+    if (this.#isOver || this.#listens) return;
     this.#listens = true;
     this.#change("add");
   }
 
-  #pause(): void {
+  /** Listens no more, until {@linkcode SignalListener.goOn}. */
+  pause(): void {
     if (!this.#listens) return;
     this.#listens = false;
     this.#change("remove");
@@ -189,26 +179,9 @@ export class SignalListener implements Disposable {
     }
   }
 
-  #lookIn(ms: number): void {
-    after(ms, () => {
-      if (this.#isOver) return;
-      const isIdle = wakeups() === this.#wakeups && !hasTimers();
-      this.#wakeups = wakeups();
-      // The longer a server is idle, the less often it pauses.
-      this.#idle = isIdle ? 2 * this.#idle : IDLE;
-      if (!isIdle) return this.#lookIn(IDLE);
-      this.#pause();
-      after(PAUSE, () => {
-        if (this.#isOver) return;
-        this.#listen();
-        this.#lookIn(this.#idle);
-      });
-    });
-  }
-
   /** Stops listening. */
   [Symbol.dispose](): void {
     this.#isOver = true;
-    this.#pause();
+    this.pause();
   }
 }

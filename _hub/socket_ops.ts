@@ -99,7 +99,7 @@ export class SocketOps {
     return false;
   }
 
-  /** What an operation gives that was over when it returned; else `NONE`. */
+  /** The result of an operation that was over when it returned; else `NONE`. */
   resultOf(operation: Promise<number>): number {
     if (this.#ids === "seen" && this.#id in operation) return NONE;
     const details = this.#internals.getPromiseDetails(operation);

@@ -4,7 +4,7 @@
  * @module
  */
 
-/** What a stream gets its bytes by. It may keep the process alive. */
+/** The source of a stream's bytes. It may keep the process alive. */
 export interface StreamSource {
   /** Has it not keep the process alive, as nothing waits for the stream. */
   rest(): void;
@@ -21,7 +21,7 @@ export function setSource(stream: ReadableStream, source: StreamSource): void {
   sources.set(stream, source);
 }
 
-/** What a stream gets its bytes by, if we were told. */
+/** The source of a stream's bytes, if it is known. */
 export function sourceOf(stream: ReadableStream): StreamSource | undefined {
   return sources.get(stream);
 }

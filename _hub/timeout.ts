@@ -269,11 +269,11 @@ class Limited extends Suspension<unknown> implements Reaction, Race {
   readonly #ms: number;
   readonly #options: WithTimeoutOptions<unknown>;
   #timeout: Timeout | null = null;
-  /** What is beneath the wait that the function has returned, if it is the library's. */
+  /** The suspension beneath the wait that the function has returned, if it is the library's. */
   #returned: ReturnType<typeof beneath> = null;
   /** Errors that have interrupted the greenlet while it waited for nothing but the function. */
   #passed: unknown[] | null = null;
-  /** How it ends by an error that escalates its greenlet. */
+  /** Whether the last error of an escalated greenlet is thrown, or ends its body by `return()`. */
   #lastThrow: Settled = "thrown";
 
   constructor(outer: Scope, ms: number, options: WithTimeoutOptions<unknown>) {
@@ -301,7 +301,7 @@ class Limited extends Suspension<unknown> implements Reaction, Race {
     this.#returned = beneath(result);
   }
 
-  /** What the function has returned may take something, which we have then taken. */
+  /** The wait that the function has returned may take something. Then this one has taken it. */
   override enterRace(): void {
     super.enterRace();
     const one = this.#returned;

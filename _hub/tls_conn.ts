@@ -15,7 +15,7 @@ import { markHandled } from "../_base/language.ts";
 import { runDetached } from "./current.ts";
 import { startTimer, stopTimer } from "./timers.ts";
 
-/** What `node:tls` takes for a server: `cert` and `key` in PEM format, and more. */
+/** The options of a server in `node:tls`: `cert` and `key` in PEM format, and more. */
 export type TlsOptions = SecureContextOptions & {
   /** The certificate, and those between it and the root, in PEM format. */
   cert: string;
@@ -25,9 +25,9 @@ export type TlsOptions = SecureContextOptions & {
   alpnProtocols?: string[];
 };
 
-/** How many bytes are read at once. */
+/** The most bytes that are read at once. */
 const MOST_READ = 64 * 1024;
-/** How long a peer may take for the last bytes when it is closed, in ms. */
+/** The time that a peer has to take the last bytes when the connection is closed, in ms. */
 const CLOSING = 1000;
 
 /**
@@ -128,7 +128,7 @@ export class ServerTlsConn implements Deno.Conn {
   readonly #handshake = Promise.withResolvers<Deno.TlsHandshakeInfo>();
   readonly localAddr: Deno.Addr;
   readonly remoteAddr: Deno.Addr;
-  /** What was read and not taken. */
+  /** The bytes that were read and not taken. */
   #rest: Uint8Array | null = null;
   #isEnded = false;
   #failure: Error | null = null;

@@ -25,7 +25,7 @@ export abstract class QueuedWait<P extends QueuedWait<P, T>, T>
     return callOf(this.list?.owner, this.call);
   }
 
-  /** What the call does, as `read` or `get()`. */
+  /** The call as a person would write it, such as `read` or `get()`. */
   protected get call(): string {
     return "wait";
   }

@@ -13,10 +13,10 @@ import { main } from "./main.ts";
 import { isAboutToGoOn, noteWakeUps } from "./run_queue.ts";
 import type { Scope, Waited } from "./scope.ts";
 
-/** What a body waits in that awaits a promise which is not one of the library's. */
+/** The text for a body that awaits a promise which is not one of the library's. */
 export const FOREIGN = "a foreign promise";
 
-/** How many different waits of one scope are named. */
+/** The most different waits of one scope that are named. */
 const MOST_NAMED = 3;
 
 /** Describes what a scope waits in; `null` if no wait of the library is pending. */
@@ -68,7 +68,7 @@ export function durationText(waited: Waited | null): string {
   return ` for ${isExact ? "" : "up to "}${time}`;
 }
 
-/** What is pending, but for what is there besides, as a child is that was spawned. */
+/** The pending waits, without those that only stand beside, such as that of a spawned child. */
 function waitedIn(scope: Scope): Scope["pending"] {
   const { pending } = scope;
   if (!(pending instanceof Set)) return pending;

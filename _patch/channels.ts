@@ -8,7 +8,7 @@ import type { Disposals } from "../_base/disposals.ts";
 
 type Listener = (message: unknown) => void;
 
-/** What is used of `node:diagnostics_channel`. */
+/** The part of `node:diagnostics_channel` that is used. */
 interface Channels {
   subscribe(channel: string, listener: Listener): void;
   unsubscribe(channel: string, listener: Listener): boolean;

@@ -66,12 +66,12 @@ class Datagrams extends Inbox<Datagram, Receiver, Datagram> {
   #datagram: Datagram | null = null;
 
   constructor(
-    sources: Inboxes,
+    inboxes: Inboxes,
     socket: DatagramConn,
     receive: Receive,
     hold: Hold,
   ) {
-    super(sources, hold);
+    super(inboxes, hold);
     this.#socket = socket;
     this.#receive = receive;
   }
@@ -126,7 +126,7 @@ class Datagrams extends Inbox<Datagram, Receiver, Datagram> {
 const datagramsOf = new WeakMap<object, Datagrams>();
 
 /** Patches datagrams, if the runtime has them. */
-export function patchDatagrams(patches: Patches, sources: Inboxes): void {
+export function patchDatagrams(patches: Patches, inboxes: Inboxes): void {
   if (!("listenDatagram" in Deno)) return;
   patches.replace<ListenDatagram>(
     Deno,
@@ -135,7 +135,7 @@ export function patchDatagrams(patches: Patches, sources: Inboxes): void {
       function (this: unknown) {
         const socket = Reflect.apply(listen, this, arguments as never);
         patches.onFirstInstance(socket, "receive", (prototype) => {
-          patchSocket(patches, prototype as DatagramConn, sources);
+          patchSocket(patches, prototype as DatagramConn, inboxes);
         });
         return socket;
       },
@@ -145,13 +145,13 @@ export function patchDatagrams(patches: Patches, sources: Inboxes): void {
 function patchSocket(
   patches: Patches,
   prototype: DatagramConn,
-  sources: Inboxes,
+  inboxes: Inboxes,
 ): void {
   patchHold(patches, prototype, datagramsOf);
   patches.replace<Receive>(
     prototype,
     "receive",
-    (receive) => cooperativeReceive(receive, sources, hold),
+    (receive) => cooperativeReceive(receive, inboxes, hold),
   );
   patches.replace<Send>(prototype, "send", cooperativeSend);
   patchClosing(patches, prototype, datagramsOf);
@@ -159,7 +159,7 @@ function patchSocket(
 
 function cooperativeReceive(
   original: Receive,
-  sources: Inboxes,
+  inboxes: Inboxes,
   hold: Hold,
 ): Receive {
   return function (given) {
@@ -171,7 +171,7 @@ function cooperativeReceive(
     const due = checkpoint(scope);
     if (due !== null) return due;
     if (datagrams === undefined) {
-      datagrams = new Datagrams(sources, this, original, hold);
+      datagrams = new Datagrams(inboxes, this, original, hold);
       datagramsOf.set(this, datagrams);
     }
     return datagrams.take(new Receiver(buffer), scope);

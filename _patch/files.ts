@@ -53,7 +53,7 @@ type Unlock<T> = (this: File) => T;
 
 /** The size of the largest buffer that is kept for a file, in bytes. */
 const MOST_KEPT = 64 * 1024;
-/** How many bytes a stream reads at once, as the runtime's own streams do. */
+/** The bytes that a stream reads at once, as the runtime's own streams do. */
 const CHUNK = 64 * 1024;
 
 const NOTHING = new Uint8Array(0);
@@ -79,7 +79,7 @@ const PATCHED_NAMES_OF_LOCKS = [
   "unlockSync",
 ];
 
-const sources = new Inboxes();
+const inboxes = new Inboxes();
 
 /** The reads of a file, and the bytes that are kept for them. */
 type Reads = Position | KeptBytes;
@@ -136,14 +136,14 @@ export function patchFiles(patches: Patches): void {
     patches,
     Object.getPrototypeOf(Deno.stdin),
     (owner, read) =>
-      owner === Deno.stdin ? new KeptBytes(sources, owner, read) : null,
+      owner === Deno.stdin ? new KeptBytes(inboxes, owner, read) : null,
     (read) => readingForProcess(read, patches),
   );
   for (const stream of [Deno.stdout, Deno.stderr]) {
     const prototype = Object.getPrototypeOf(stream);
     patches.replace<Write>(prototype, "write", cooperativeWrite);
   }
-  patches.beforeRestore(() => sources.stayPatched());
+  patches.beforeRestore(() => inboxes.stayPatched());
 }
 
 /** Makes the reads of a file at its first read; returns `null` if it is no file. */
@@ -253,7 +253,7 @@ class Position extends Inbox<unknown, Turn, Outcome> {
   #memory = NOTHING;
 
   constructor(file: object, read: Read) {
-    super(sources);
+    super(inboxes);
     this.#file = file;
     this.#read = read;
   }
@@ -365,7 +365,7 @@ function readsOfFile(file: object, read: Read): Reads | null {
   try {
     return hasPosition(file)
       ? new Position(file, read)
-      : new KeptBytes(sources, file, read);
+      : new KeptBytes(inboxes, file, read);
   } catch {
     // The original throws its own error for this.
     return null;
@@ -610,9 +610,9 @@ class Locks {
     let left = false;
     const begun = new Begun();
     const promise = scope === null ? begin() : begun.watch(begin);
-    if (this.#asking++ === 0) sources.add(this.#reference);
+    if (this.#asking++ === 0) inboxes.add(this.#reference);
     const over = (granted: unknown) => {
-      if (--this.#asking === 0) sources.delete(this.#reference);
+      if (--this.#asking === 0) inboxes.delete(this.#reference);
       if (granted !== false) {
         if (left) this.#late = true;
         else this.#held = true;

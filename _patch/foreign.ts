@@ -19,7 +19,7 @@ import type { Scope } from "../_hub/scope.ts";
 import { checkpoint } from "../_hub/suspension.ts";
 import { NO_BLOCKERS } from "../_hub/waits.ts";
 
-/** What an operation is, and how it is ended. */
+/** Describes an operation, and ends it. */
 export interface Ending {
   /** Says what the operation is, such as `GET http://localhost/`. */
   describe(): string;

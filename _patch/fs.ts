@@ -91,7 +91,7 @@ export function patchFs(): Disposable {
         },
     );
     patchFiles(patches);
-    patches.beforeRestore(() => sources.stayPatched());
+    patches.beforeRestore(() => inboxes.stayPatched());
   });
 }
 
@@ -195,7 +195,7 @@ type Watcher = Deno.FsWatcher & {
 };
 type Iterate = (this: Deno.FsWatcher) => AsyncIterableIterator<Deno.FsEvent>;
 
-const sources = new Inboxes();
+const inboxes = new Inboxes();
 const eventsOf = new WeakMap<Deno.FsWatcher, Events>();
 /** The watchers of `node:fs`, whose events go to listeners. They outlive their creators. */
 const listenedTo = new WeakSet<Deno.FsWatcher>();
@@ -242,7 +242,7 @@ class Events extends Inbox<
   readonly #kept: IteratorResult<Deno.FsEvent>[] = [];
 
   constructor(watcher: Deno.FsWatcher, next: Next) {
-    super(sources);
+    super(inboxes);
     this.#watcher = watcher;
     this.#next = next;
   }

@@ -20,41 +20,41 @@ type Connect = (
 ) => Promise<Deno.Conn>;
 type Listen = (options: Deno.ListenOptions) => Deno.Listener;
 
-const sources = new Inboxes();
-const met = new Prototypes();
+const inboxes = new Inboxes();
+const seen = new Prototypes();
 
 /** Patches sockets; disposing of the result restores the originals. */
 export function patchNet(): Disposable {
   return patchAll((patches) => {
-    const sockets = new Sockets(patches, sources, met);
+    const sockets = new Sockets(patches, inboxes, seen);
     patches.replace<Connect>(
       Deno,
       "connect",
-      (connect) => cooperativeConnect(connect, sockets.meetConn),
+      (connect) => cooperativeConnect(connect, sockets.onConn),
     );
     patches.replace<Listen>(
       Deno,
       "listen",
       (listen) =>
         function (this: unknown) {
-          return sockets.meetListener(
+          return sockets.onListener(
             Reflect.apply(listen, this, arguments as never),
           );
         },
     );
-    patchDatagrams(patches, sources);
+    patchDatagrams(patches, inboxes);
     patchNode(patches);
   });
 }
 
 function cooperativeConnect(
   original: Connect,
-  meet: (conn: Deno.Conn) => Deno.Conn,
+  onConn: (conn: Deno.Conn) => Deno.Conn,
 ): Connect {
   return function (this: unknown, options) {
     const scope = interruptibleScope();
     if (scope === null) {
-      return then(Reflect.apply(original, this, arguments as never), meet);
+      return then(Reflect.apply(original, this, arguments as never), onConn);
     }
     const due = checkpoint(scope);
     if (due !== null) return due;
@@ -62,7 +62,7 @@ function cooperativeConnect(
       scope,
       (options) => original.call(this, options),
       options,
-      meet,
+      onConn,
     );
   };
 }

@@ -71,76 +71,76 @@ export class Prototypes {
 /** Patches connections and listeners: each class when its first instance is made. */
 export class Sockets {
   readonly #patches: Patches;
-  readonly #sources: Inboxes;
-  readonly #met: Prototypes;
+  readonly #inboxes: Inboxes;
+  readonly #seen: Prototypes;
   /** The runtime's operations for each class of connections. */
   readonly #operations = new Map<object, SocketOps | null>();
 
   /** Makes it with the inboxes of the part, and the prototypes that the part has seen. */
-  constructor(patches: Patches, sources: Inboxes, met: Prototypes) {
+  constructor(patches: Patches, inboxes: Inboxes, seen: Prototypes) {
     this.#patches = patches;
-    this.#sources = sources;
-    this.#met = met;
-    met.sockets = this;
+    this.#inboxes = inboxes;
+    this.#seen = seen;
+    seen.sockets = this;
     patches.beforeRestore(() => {
-      sources.stayPatched();
-      met.sockets = null;
+      inboxes.stayPatched();
+      seen.sockets = null;
     });
-    for (const prototype of met.conns) this.#meetConn(Object.create(prototype));
-    for (const prototype of met.listeners) {
-      this.#meetListener(Object.create(prototype));
+    for (const prototype of seen.conns) this.#onConn(Object.create(prototype));
+    for (const prototype of seen.listeners) {
+      this.#onListener(Object.create(prototype));
     }
   }
 
   /** Patches the class of a new connection. Has to be called before the program gets it. */
-  readonly meetConn = <C extends Deno.Conn>(conn: C): C => {
+  readonly onConn = <C extends Deno.Conn>(conn: C): C => {
     // The connection may have been requested under an earlier patch().
-    (this.#met.sockets ?? this).#meetConn(conn);
+    (this.#seen.sockets ?? this).#onConn(conn);
     return conn;
   };
 
   /** Patches the class of a new listener. Has to be called before the program gets it. */
-  readonly meetListener = <L extends Deno.Listener>(listener: L): L => {
-    (this.#met.sockets ?? this).#meetListener(listener);
+  readonly onListener = <L extends Deno.Listener>(listener: L): L => {
+    (this.#seen.sockets ?? this).#onListener(listener);
     return listener;
   };
 
-  #meetConn(conn: Deno.Conn): void {
+  #onConn(conn: Deno.Conn): void {
     // Patches the class of the connection itself. A class that it inherits from may have
     // subclasses of another part.
-    const met = this.#patches.onFirstInstance(
+    const prototype = this.#patches.onFirstInstance(
       conn,
       "constructor",
       (prototype) => {
         const { read, write } = patchConn(
           this.#patches,
           prototype as Deno.Conn,
-          this.#sources,
+          this.#inboxes,
           (conn) => OperationsOf.get(conn, this),
         );
         this.#operations.set(prototype, socketOpsFor([read, write]));
       },
     );
-    if (met === null) return;
-    this.#met.conns.add(met);
-    const operations = this.#operations.get(met);
+    if (prototype === null) return;
+    this.#seen.conns.add(prototype);
+    const operations = this.#operations.get(prototype);
     if (operations?.suit(conn)) OperationsOf.set(conn, operations, this);
   }
 
-  #meetListener(listener: Deno.Listener): void {
-    const met = this.#patches.onFirstInstance(
+  #onListener(listener: Deno.Listener): void {
+    const prototype = this.#patches.onFirstInstance(
       listener,
       "constructor",
       (prototype) => {
         patchListener(
           this.#patches,
           prototype as Deno.Listener,
-          this.#sources,
-          this.meetConn,
+          this.#inboxes,
+          this.onConn,
         );
       },
     );
-    if (met !== null) this.#met.listeners.add(met);
+    if (prototype !== null) this.#seen.listeners.add(prototype);
   }
 }
 
@@ -148,7 +148,7 @@ export class Sockets {
 function patchConn(
   patches: Patches,
   prototype: Deno.Conn,
-  sources: Inboxes,
+  inboxes: Inboxes,
   operationsOf: (conn: unknown) => SocketOps | null,
 ): { read: Read; write: Write } {
   patchHold(patches, prototype, BytesOf);
@@ -158,7 +158,7 @@ function patchConn(
     let bytes = BytesOf.get(conn);
     if (bytes === undefined) {
       const operations = operationsOf(conn);
-      bytes = new ConnBytes(sources, conn, read, hold, operations);
+      bytes = new ConnBytes(inboxes, conn, read, hold, operations);
       BytesOf.set(conn, bytes);
     }
     return bytes;
@@ -194,15 +194,15 @@ function patchConn(
 function patchListener(
   patches: Patches,
   prototype: Deno.Listener,
-  sources: Inboxes,
-  meet: (conn: Deno.Conn) => Deno.Conn,
+  inboxes: Inboxes,
+  onConn: (conn: Deno.Conn) => Deno.Conn,
 ): void {
   patchHold(patches, prototype, connectionsOf);
   patches.replace<Accept>(prototype, "accept", (original) => {
     const accept: Accept = function () {
-      return then(original.call(this), meet);
+      return then(original.call(this), onConn);
     };
-    return cooperativeAccept(accept, sources, hold);
+    return cooperativeAccept(accept, inboxes, hold);
   });
   patches.replace<Iterate>(
     prototype,
@@ -259,7 +259,7 @@ function acceptLoop(
 
 function cooperativeAccept(
   original: Accept,
-  sources: Inboxes,
+  inboxes: Inboxes,
   hold: Hold,
 ): Accept {
   return function () {
@@ -271,7 +271,7 @@ function cooperativeAccept(
     const due = checkpoint(scope);
     if (due !== null) return due;
     if (connections === undefined) {
-      connections = new Connections(sources, this, original, hold);
+      connections = new Connections(inboxes, this, original, hold);
       connectionsOf.set(this, connections);
     }
     return connections.take(new Accepter(), scope);
@@ -379,7 +379,7 @@ interface InboxOf<T> {
 export function patchClosing(
   patches: Patches,
   prototype: object,
-  sources: InboxOf<{ close(): void }>,
+  inboxes: InboxOf<{ close(): void }>,
 ): void {
   ["close", Symbol.dispose].forEach((name) => {
     if (!(name in prototype)) return;
@@ -388,11 +388,11 @@ export function patchClosing(
       name,
       (original) =>
         function (this: object) {
-          const source = sources.get(this);
+          const inbox = inboxes.get(this);
           if (closedByLoop.delete(this)) return;
           // Removed first: later calls find a closed socket, not a cancelled operation.
-          sources.delete(this);
-          source?.close();
+          inboxes.delete(this);
+          inbox?.close();
           return original.call(this);
         },
     );
@@ -405,20 +405,20 @@ export function patchClosing(
 export function patchHold(
   patches: Patches,
   prototype: Socket,
-  sources: InboxOf<Keeper>,
+  inboxes: InboxOf<Keeper>,
 ): void {
   const ref = getOriginal(prototype, "ref");
   const unref = getOriginal(prototype, "unref");
   patches.replace(prototype, "ref", () =>
     function (this: Socket) {
       unreffed.delete(this);
-      if (sources.get(this)?.ref() ?? true) ref.call(this);
+      if (inboxes.get(this)?.ref() ?? true) ref.call(this);
     });
   patches.replace(prototype, "unref", () =>
     function (this: Socket) {
       unref.call(this);
       unreffed.add(this);
-      sources.get(this)?.unref();
+      inboxes.get(this)?.unref();
     });
 }
 

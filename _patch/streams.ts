@@ -180,7 +180,7 @@ function cooperativeRead(
   };
 }
 
-/** What a loop over a stream waits in. */
+/** The text of the wait of a loop over a stream. */
 const NEXT_CHUNK = "for await of ReadableStream";
 
 /** A read of a loop. An interrupt of it ends the loop and cancels the stream. */
@@ -201,7 +201,7 @@ class Step extends Read {
     const { scope } = this;
     this.#isLeft = true;
     const closing = cancel(this.reader as Reader, error);
-    // What cancels may interrupt the same scope.
+    // Code that cancels may interrupt the same scope.
     if (this.state === "waiting" && scope === this.scope) {
       leaveWhenClosed(this, error, closing);
     }

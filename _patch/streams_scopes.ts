@@ -20,7 +20,7 @@ type Algorithm = (this: unknown, ...args: unknown[]) => unknown;
 
 const scopes = new WeakMap<object, Scope>();
 
-/** How often functions of streams were called. */
+/** The number of calls of streams' functions so far. */
 export let calls = 0;
 
 /** Makes a stream whose functions run in a scope of its own from the start. */

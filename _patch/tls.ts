@@ -21,13 +21,13 @@ type StartTls = (
 ) => Promise<Deno.TlsConn>;
 type ListenTls = (options: Deno.ListenTlsOptions) => Deno.TlsListener;
 
-const sources = new Inboxes();
-const met = new Prototypes();
+const inboxes = new Inboxes();
+const seen = new Prototypes();
 
 /** Patches TLS; disposing of the result restores the originals. */
 export function patchTls(): Disposable {
   return patchAll((patches) => {
-    const sockets = new Sockets(patches, sources, met);
+    const sockets = new Sockets(patches, inboxes, seen);
     patches.replace<ConnectTls>(
       Deno,
       "connectTls",
@@ -35,21 +35,21 @@ export function patchTls(): Disposable {
         cooperateLoosely(function connectTls(this: unknown) {
           return then(
             Reflect.apply(connect, this, arguments as never),
-            sockets.meetConn,
+            sockets.onConn,
           );
         } as ConnectTls, close),
     );
     patches.replace<StartTls>(
       Deno,
       "startTls",
-      (start) => cooperativeStartTls(start, sockets.meetConn),
+      (start) => cooperativeStartTls(start, sockets.onConn),
     );
     patches.replace<ListenTls>(
       Deno,
       "listenTls",
       (listen) =>
         function (this: unknown) {
-          return sockets.meetListener(
+          return sockets.onListener(
             Reflect.apply(listen, this, arguments as never),
           );
         },
@@ -63,14 +63,14 @@ function close(conn: Deno.Conn): void {
 
 function cooperativeStartTls(
   original: StartTls,
-  meet: (conn: Deno.TlsConn) => Deno.TlsConn,
+  onConn: (conn: Deno.TlsConn) => Deno.TlsConn,
 ): StartTls {
   return cooperateLoosely(function startTls(this: unknown, conn) {
     // Plain bytes that were received and not read came before TLS. To go on would lose them, or
     // would take bytes that an attacker has inserted for those of the peer.
     const error = obstacle(conn);
     return error === null
-      ? then(Reflect.apply(original, this, arguments as never), meet)
+      ? then(Reflect.apply(original, this, arguments as never), onConn)
       : Promise.reject(error);
   } as StartTls, close);
 }

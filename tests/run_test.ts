@@ -200,7 +200,7 @@ const DEADLOCKS: Record<string, string> = {
 };
 
 for (const [name, deadlock] of Object.entries(DEADLOCKS)) {
-  Deno.test(`run() in a deadlock ${name} ends as a program does without it`, async () => {
+  Deno.test(`run() in a deadlock ${name} ends with a LoopExit`, async () => {
     const { out, err, code } = await runScript(
       `
       await run(async () => {
@@ -213,11 +213,11 @@ for (const [name, deadlock] of Object.entries(DEADLOCKS)) {
       ["--no-check"],
     );
     assertEquals([out, code], [["begun"], 1]);
-    assertStringIncludes(err, "Top-level await promise never resolved");
+    assertStringIncludes(err, "LoopExit: Nothing can end");
   });
 }
 
-Deno.test("run() that is not awaited does not keep the process alive", async () => {
+Deno.test("run() that is not awaited ends with a LoopExit, too, and does not keep the process alive", async () => {
   const { out, err, code } = await runScript(
     `
     run(async () => {
@@ -229,7 +229,8 @@ Deno.test("run() that is not awaited does not keep the process alive", async () 
     undefined,
     ["--no-check"],
   );
-  assertEquals([out, err, code], [["begun"], "", 0]);
+  assertEquals([out, code], [["begun"], 1]);
+  assertStringIncludes(err, "LoopExit: Nothing can end");
 });
 
 Deno.test("run() goes on listening when it has looked for a deadlock and found none", async () => {

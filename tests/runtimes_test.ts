@@ -8,7 +8,7 @@
 import { assertEquals } from "@std/assert";
 
 const ROOT = new URL("..", import.meta.url).pathname.replace(/\/$/, "");
-const PROGRAMS = ["core", "hub", "patch", "signals"];
+const PROGRAMS = ["core", "hub", "loop_exit", "patch", "signals"];
 /** Long enough for a busy machine; what takes longer is stuck. */
 const LIMIT = 60_000;
 

@@ -1,0 +1,193 @@
+/**
+ * The end of the event loop: when nothing is left that could end a wait of main.
+ *
+ * Node and Bun tell that by `beforeExit`, and Deno by `beforeunload` to a program that does not
+ * wait at its top level. One that does is ended by Deno without a word. So there the library
+ * looks itself, when nothing has happened for a while; see `_base/pending.ts`.
+ *
+ * @module
+ */
+
+import { after } from "../_base/after.ts";
+import { setImmediate } from "../_base/immediate.ts";
+import { PendingWork } from "../_base/pending.ts";
+import { isIdle, wakeups } from "./run_queue.ts";
+import { countTimers, hasTimers } from "./timers.ts";
+
+/** Something at the top of the program that waits. */
+export interface TopWait {
+  /** Whether it waits. */
+  readonly waits: boolean;
+  /** Throws an error into the wait, as nothing can end it any more. */
+  loopEnds(): void;
+}
+
+/** Operations of the library's own that look like work, and that can be paused. */
+export interface Pausable {
+  /** How many operations there are while it is not paused. */
+  readonly operations: number;
+  pause(): void;
+  goOn(): void;
+}
+
+/** For how many milliseconds nothing has to happen until the first look; then twice as long. */
+const IDLE = 100;
+const LONGEST_IDLE = 5000;
+/**
+ * How many milliseconds a pause takes, in which the runtime notices that its loop is empty. A
+ * signal in that time is not lost: it ends the process at once, with nothing unwound.
+ */
+const PAUSE = 1;
+
+/** The `run` in progress, and what it does to hear signals. */
+let running: (TopWait & { readonly listener: Pausable }) | null = null;
+/** Main itself, which waits at the top level of a program. */
+let main: TopWait | null = null;
+
+/** `undefined` until it was looked for, `null` where the runtime tells us or can't be seen into. */
+let work: PendingWork | null | undefined;
+let isWatching = false;
+let idle = IDLE;
+/** What was counted at the last look: another number tells that something has happened. */
+let last = -1;
+
+/** Names what waits at the top level of a program. */
+export function setMain(wait: TopWait): void {
+  main = wait;
+}
+
+/** Has to be called when main begins to wait. */
+export function noteMainWaits(): void {
+  if (!isWatching) watch();
+}
+
+/** Watches for a `run`, until this is disposed of. */
+export class RunWatch implements Disposable {
+  /**
+   * @param wait The wait of `run`.
+   * @param listener What hears signals, for as long as it is not paused.
+   */
+  constructor(wait: TopWait, listener: Pausable) {
+    running = {
+      get waits() {
+        return wait.waits;
+      },
+      loopEnds: () => wait.loopEnds(),
+      listener,
+    };
+    if (globalThis.Deno !== undefined) {
+      globalThis.addEventListener?.("beforeunload", unloads);
+    }
+    watch();
+  }
+
+  [Symbol.dispose](): void {
+    running = null;
+    globalThis.removeEventListener?.("beforeunload", unloads);
+  }
+}
+
+/** Deno is about to end a program that does not wait at its top level. */
+function unloads(event: Event): void {
+  if (!running?.waits || !isAtRest()) return;
+  event.preventDefault();
+  running.loopEnds();
+}
+
+/** Whether nothing of the library's can go on by itself. */
+function isAtRest(): boolean {
+  return !hasTimers() && isIdle();
+}
+
+function watch(): void {
+  if (isWatching) return;
+  isWatching = true;
+  if (globalThis.Deno === undefined) return listenToProcess();
+  work ??= PendingWork.find();
+  work?.hold();
+  last = -1;
+  idle = IDLE;
+  after(IDLE, look);
+}
+
+/** What changes when something of the library's happens. */
+function count(): number {
+  return wakeups() + countTimers();
+}
+
+async function look(): Promise<void> {
+  if (!running?.waits && !(work && main?.waits)) return stop();
+  const isQuiet = count() === last && isAtRest();
+  last = count();
+  if (!isQuiet) idle = IDLE;
+  else if (work === null) await pause(null);
+  else if (await isOver(work!)) tell();
+  after(idle, look);
+  // The longer a server is idle, the less often it is looked at.
+  if (isQuiet) idle = Math.min(2 * idle, LONGEST_IDLE);
+}
+
+function stop(): void {
+  isWatching = false;
+  work?.release();
+}
+
+function tell(): void {
+  if (running?.waits) running.loopEnds();
+  else if (main!.waits) main!.loopEnds();
+}
+
+/** Whether nothing is left at all, and a module waits at its top level. */
+async function isOver(work: PendingWork): Promise<boolean> {
+  const before = count();
+  const own = running?.listener.operations ?? 0;
+  let pending = work.look(own);
+  while (pending === "unsure") {
+    await inMs(PAUSE);
+    pending = work.look(own);
+  }
+  if (pending === "busy") return false;
+  await work.modulesLoaded();
+  do {
+    work.note();
+    await inMs(IDLE);
+    if (count() !== before || !isAtRest()) return false;
+  } while (work.isComputing);
+  await pause(() => pending = work.look(0));
+  return pending === "empty" && count() === before && work.isModuleWaiting;
+}
+
+/** Pauses what hears signals, as its operations look like work. */
+async function pause(meanwhile: (() => void) | null): Promise<void> {
+  const listener = running?.listener;
+  listener?.pause();
+  await inMs(PAUSE);
+  meanwhile?.();
+  if (listener !== undefined && listener === running?.listener) listener.goOn();
+}
+
+function inMs(ms: number): Promise<void> {
+  return new Promise((resolve) => after(ms, resolve));
+}
+
+/** As much of `process` as is needed. */
+interface Process {
+  exitCode?: number | string | null | undefined;
+  on(name: string, listener: (code: number) => void): unknown;
+  listeners?(name: string): { readonly name: string }[];
+}
+
+/** Listens for good to what ends the loop of Node or Bun. */
+function listenToProcess(): void {
+  const process = globalThis.process as Process | undefined;
+  if (typeof process?.on !== "function") return;
+  process.on("beforeExit", () => {
+    const isMain = process.listeners?.("exit")
+      .some(({ name }) => name === "handleProcessExit");
+    const wait = running?.waits ? running : isMain && main?.waits ? main : null;
+    if (wait === null || !isAtRest()) return;
+    // So that the loop goes on once more.
+    setImmediate(() => {});
+    wait.loopEnds();
+  });
+}
