@@ -199,6 +199,7 @@ const CASES: Record<string, Case> = {
   },
   JoinableQueue: () => queue(gevent.JoinableQueue),
   LifoQueue: () => queue(gevent.LifoQueue),
+  LoopExit: anError(() => new gevent.LoopExit("stuck")),
   Lock: async function* () {
     const lock = new Lock();
     yield [lock, "Lock { holder: null, waiting: 0 }"];
