@@ -22,6 +22,7 @@
  * @module
  */
 
+import { showAs } from "./_base/inspecting.ts";
 import { NO_OPTIONS } from "./_base/language.ts";
 import { checkCallback, numberError } from "./_base/checks.ts";
 import { List } from "./_base/linked_list.ts";
@@ -205,6 +206,13 @@ class Notified extends QueuedWait<Notified, boolean> {
 export class Condition implements Disposable {
   readonly #lock: Lock | RLock;
   readonly #line: List<Notified> = new List(this);
+
+  static {
+    showAs(this, (condition) => ({
+      lock: condition.#lock,
+      waiting: condition.#line.length,
+    }));
+  }
 
   /**
    * Makes a condition.

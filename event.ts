@@ -16,6 +16,7 @@
  * @module
  */
 
+import { showAs } from "./_base/inspecting.ts";
 import { NO_OPTIONS } from "./_base/language.ts";
 import { currentScope } from "./_hub/current.ts";
 import { checkpoint, failedWait, readyWait } from "./_hub/suspension.ts";
@@ -64,6 +65,13 @@ export class Event implements Waitable {
   // The type should be `Links<this>`, which the waits can't name.
   // deno-lint-ignore no-explicit-any
   readonly #links: Links<any> = new Links(this);
+
+  static {
+    showAs(this, (event) => ({
+      isSet: event.#isSet,
+      waiting: event.#links.length,
+    }));
+  }
 
   /** Whether the flag is set. gevent's `is_set`. */
   isSet(): boolean {
@@ -164,6 +172,16 @@ export class AsyncResult<T = unknown> implements Waitable, Outcome<T> {
   // The type should be `Links<this>`, which the waits can't name.
   // deno-lint-ignore no-explicit-any
   readonly #links: Links<any> = new Links(this);
+
+  static {
+    showAs(this, (result) => ({
+      state: result.#state,
+      ...(result.#state === "pending" ? {} : {
+        [result.#state === "failed" ? "exception" : "value"]: result.#outcome,
+      }),
+      waiting: result.#links.length,
+    }));
+  }
 
   /**
    * Sets the value and wakes all greenlets that wait. Not a switch point. gevent's `set`.

@@ -36,7 +36,7 @@ import { observers } from "./_hub/observer.ts";
 import { reportUntaken } from "./_hub/reports.ts";
 import { hasTasks, runSoon, spendBudget } from "./_hub/run_queue.ts";
 import { RunWatch, type TopWait } from "./_hub/loop_end.ts";
-import { GRACE, type Scope } from "./_hub/scope.ts";
+import { GRACE, type Scope, type Waited } from "./_hub/scope.ts";
 import {
   type EndingSignal,
   setExitCode,
@@ -54,6 +54,7 @@ import {
   checkDuration,
   enterTimer,
   stopTimer,
+  timeLeft,
   type Timer,
 } from "./_hub/timers.ts";
 import { GreenletError, GreenletExit } from "./greenlet.ts";
@@ -316,6 +317,10 @@ class Sleep extends Suspension<void> implements Timer {
 
   override describe(): string {
     return `sleep(${this.value})`;
+  }
+
+  override get waited(): Waited {
+    return { ms: (this.value as number) - timeLeft(this), isExact: true };
   }
 
   override expired(): void {

@@ -556,9 +556,9 @@ export class Greenlet {
     return `<${words.join(" ")}>`;
   }
 
-  /** Returns the text for `console.log` in Deno: the same as `toString()`. */
-  [Symbol.for("Deno.customInspect")](): string {
-    return this.toString();
+  /** Returns the text for `console.log`: the same as `toString()`; of a prototype, itself. */
+  [Symbol.for("nodejs.util.inspect.custom")](): unknown {
+    return #state in this ? this.toString() : this;
   }
 
   /**

@@ -23,6 +23,7 @@
  * @module
  */
 
+import { showAs } from "./_base/inspecting.ts";
 import { NO_OPTIONS } from "./_base/language.ts";
 import { Greenlet } from "./greenlet.ts";
 import { currentScope } from "./_hub/current.ts";
@@ -200,6 +201,14 @@ class WaiterSuspension<T> extends Suspension<T> {
 export class Waiter<T> {
   readonly #suspension: WaiterSuspension<T>;
   #asked = false;
+
+  static {
+    showAs(this, (waiter) => {
+      const { state, value, isPending } = waiter.#suspension;
+      if (state === "idle" || isPending) return { state };
+      return { state, [state === "given" ? "value" : "error"]: value };
+    });
+  }
 
   /**
    * Makes a waiter.

@@ -13,14 +13,18 @@
  * @module
  */
 
-import { checkOptions } from "./_base/checks.ts";
+import { showAs } from "./_base/inspecting.ts";
+import { checkOptions, numberError } from "./_base/checks.ts";
 import { NO_OPTIONS } from "./_base/language.ts";
-import { getCurrent, scopeOf } from "./_hub/current.ts";
+import { BlockingWatch } from "./_hub/blocking.ts";
+import { currentScope, runDetached, scopeOf } from "./_hub/current.ts";
+import { RawGreenlet, stateOf, waitedBy } from "./_hub/greenlet.ts";
 import { listGreenletsBy } from "./_hub/deadlock.ts";
-import { RawGreenlet } from "./_hub/greenlet.ts";
 import { aliveGreenlets } from "./_hub/live.ts";
 import { main } from "./_hub/main.ts";
-import { blockersOf, describeWaits, nameOf } from "./_hub/waits.ts";
+import type { Waited } from "./_hub/scope.ts";
+import { OwnListener } from "./_hub/signals.ts";
+import { blockersOf, durationText, nameOf } from "./_hub/waits.ts";
 import { Greenlet } from "./gevent.ts";
 import type { Greenlet as CoreGreenlet } from "./greenlet.ts";
 
@@ -56,6 +60,10 @@ export class GreenletTree {
   /** The trees of the greenlets that it has spawned, the oldest first. */
   readonly children: readonly GreenletTree[];
 
+  static {
+    showAs<GreenletTree>(this, (tree, colors) => tree.format({ colors }));
+  }
+
   private constructor(
     greenlet: CoreGreenlet,
     children: readonly GreenletTree[],
@@ -83,7 +91,12 @@ export class GreenletTree {
   }
 
   /**
-   * Returns the tree as text, a line for each greenlet: its name, and what it waits in.
+   * Returns the tree as text, a line for each greenlet: its name, what it waits in, and for how
+   * long, if that is a second or more. `for 5 s` is exact. `for up to 5 s` is what can be told
+   * without a look at the clock at each wait, which would take longer than many waits do: the
+   * wait began after a look that the library took for something else. In a program with timers
+   * that is nearly exact. Of a foreign promise nothing can be told.
+   *
    * Greenlets without children that run the same function and wait in the same thing are one
    * line, with their number. A greenlet that can't go on because greenlets wait for each
    * other is marked `deadlock`. Lines below the 50th level are not indented further, and
@@ -115,6 +128,8 @@ interface Line {
   /** What the greenlet does. */
   readonly state: string;
   readonly level: number;
+  /** For how long the greenlet has waited; of equal ones the longest. */
+  waited: Waited | null;
   /** How many equal greenlets it stands for. */
   times: number;
   /** What stands before its text. */
@@ -129,7 +144,8 @@ function linesOf(root: GreenletTree, mark: string): string[] {
   const lineOf = (tree: GreenletTree, level: number): Line => {
     const { greenlet } = tree;
     const state = stateOf(greenlet) + (stuck.has(greenlet) ? ` (${mark})` : "");
-    return { tree, state, level, times: 1, indent: "", below: "" };
+    const waited = waitedBy(greenlet);
+    return { tree, state, waited, level, times: 1, indent: "", below: "" };
   };
   const texts: string[] = [];
   const left = [lineOf(root, 0)];
@@ -144,7 +160,12 @@ function linesOf(root: GreenletTree, mark: string): string[] {
         : `${kindOf(child.greenlet)} ${one.state}`;
       const other = alike.get(key);
       if (other === undefined) alike.set(key, one);
-      else other.times++;
+      else {
+        other.times++;
+        if ((one.waited?.ms ?? 0) > (other.waited?.ms ?? 0)) {
+          other.waited = one.waited;
+        }
+      }
     }
     for (const [i, one] of [...alike.values()].reverse().entries()) {
       one.indent = below + (i === 0 ? "└─ " : "├─ ");
@@ -155,10 +176,11 @@ function linesOf(root: GreenletTree, mark: string): string[] {
   return texts;
 }
 
-function textOf({ tree, state, level, times, indent }: Line): string {
+function textOf({ tree, state, waited, level, times, indent }: Line): string {
   const prefix = level > DEEPEST ? `level ${level}: ` : "";
   const suffix = times > 1 ? ` × ${times}` : "";
-  return `${indent}${prefix}${nameOf(tree.greenlet)} ${state}${suffix}`;
+  const time = durationText(waited);
+  return `${indent}${prefix}${nameOf(tree.greenlet)} ${state}${time}${suffix}`;
 }
 
 /** What greenlets have in common that run the same function: all but their name. */
@@ -171,20 +193,6 @@ function spawnerOf(greenlet: CoreGreenlet): CoreGreenlet | undefined {
   return greenlet instanceof Greenlet || greenlet instanceof RawGreenlet
     ? greenlet.spawningGreenlet
     : undefined;
-}
-
-/** What a greenlet does, in words. */
-function stateOf(greenlet: CoreGreenlet): string {
-  if (greenlet === getCurrent()) return "runs";
-  if (greenlet === main) {
-    const waits = describeWaits(scopeOf(main));
-    return waits === null ? "does not wait" : `waits in ${waits}`;
-  }
-  if (!greenlet.active) return "has not begun";
-  const waits = greenlet instanceof Greenlet || greenlet instanceof RawGreenlet
-    ? greenlet.waitsIn
-    : describeWaits(scopeOf(greenlet));
-  return waits === null ? "is about to go on" : `waits in ${waits}`;
 }
 
 /**
@@ -251,3 +259,166 @@ export function printRunInfo(): void {
 }
 
 listGreenletsBy(formatRunInfo);
+
+/**
+ * Prints the run info to stderr each time that a signal comes: for a program that hangs, and
+ * that was started without anything to ask it. Not a switch point. gevent has no such function;
+ * its `gevent.signal_handler(signal.SIGUSR1, gevent.util.print_run_info)` does the same.
+ *
+ * It listens until it is disposed of, does not keep the process alive, and belongs to no
+ * greenlet, so that no interrupt ends it. Several are independent, and each prints. A program
+ * whose event loop is held up prints when the loop turns again.
+ *
+ * @param signal The signal, such as `"SIGUSR1"`.
+ * @returns What ends the listening, by `using`.
+ * @throws {TypeError} If there is no such signal, or none that can be listened to, as SIGKILL.
+ *
+ * @example Usage
+ * ```ts
+ * import { printRunInfoOn, sleep, spawn } from "@gevent/gevent";
+ *
+ * using _ = printRunInfoOn("SIGUSR1"); // From now on: kill -USR1 PID
+ * const greenlet = spawn(sleep, 1);
+ * await greenlet.join();
+ * ```
+ */
+export function printRunInfoOn(signal: Deno.Signal): Disposable {
+  return new OwnListener(signal, () => runDetached(printRunInfo));
+}
+
+/** Options of {@linkcode assertSwitches}. */
+export interface AssertSwitchesOptions {
+  /**
+   * For how many milliseconds code may run without a switch: a positive number. Without it the
+   * block has to switch, however short it is.
+   */
+  maxBlocking?: number;
+}
+
+/**
+ * A block has held up the event loop: see {@linkcode assertSwitches}. gevent's
+ * `_FailedToSwitch`, which is an `AssertionError`.
+ */
+export class FailedToSwitch extends Error {
+  /** The name of the class. */
+  override name = "FailedToSwitch";
+  /** The greenlet that ran, as its `toString()` gives it; `""` if it is not known. */
+  readonly greenlet: string;
+  /** For how many milliseconds it ran without a switch. */
+  readonly ms: number;
+  /** How many were allowed; `undefined` if the block only had to switch. */
+  readonly maxBlocking: number | undefined;
+
+  /**
+   * Makes the error.
+   *
+   * @param greenlet The greenlet that ran; `""` if it is not known.
+   * @param ms For how many milliseconds.
+   * @param maxBlocking How many were allowed.
+   */
+  constructor(greenlet: string, ms: number, maxBlocking?: number) {
+    const runner = greenlet === ""
+      ? "Code that a foreign promise has resumed"
+      : greenlet;
+    super(
+      maxBlocking === undefined
+        ? `${runner} has not switched in this block, in ${inMs(ms)}`
+        : `${runner} has held up the event loop for ${
+          inMs(ms)
+        } in this block, where ${inMs(maxBlocking)} are allowed`,
+    );
+    this.greenlet = greenlet;
+    this.ms = ms;
+    this.maxBlocking = maxBlocking;
+  }
+}
+
+/** Writes a time with a digit behind the point, where that tells something. */
+function inMs(ms: number): string {
+  return `${ms < 10 ? Math.round(10 * ms) / 10 : Math.round(ms)} ms`;
+}
+
+/**
+ * Asserts that a block of code lets the event loop turn. The end of the block throws if code
+ * has run in it for longer than `maxBlocking` without a switch; or, without that option, if the
+ * block has not switched at all. For tests, and for what must never compute for long. gevent's
+ * `assert_switches`; of its two ways to count, this is the one to any greenlet.
+ *
+ * What counts is all code that runs until the end of the block, as in gevent: that of the block,
+ * of greenlets that it spawns, and of others. The error names the greenlet. Each `await` and
+ * each `yield*` is a switch; what waits does not count. Code that a foreign promise has resumed
+ * is not seen by itself, and is found when it has held up the loop for some 15 to 100 milliseconds
+ * more.
+ *
+ * An error of the block is not hidden: if both throw, `using` throws a `SuppressedError` with
+ * the error of the block as its `suppressed`. A block that a kill or a `Timeout` ends is not
+ * judged. Not a switch point. While the block runs
+ * it looks at the clock at each switch, which takes 0.1 µs; afterwards it costs nothing.
+ *
+ * @param options How long code may run.
+ * @returns What checks at its disposal, by `using`.
+ * @throws {TypeError | RangeError} If `maxBlocking` is not a positive number.
+ * @throws {FailedToSwitch} At the end of the block.
+ *
+ * @example Usage
+ * ```ts
+ * import { assertSwitches, FailedToSwitch, idle } from "@gevent/gevent";
+ *
+ * {
+ *   using _ = assertSwitches({ maxBlocking: 1000 });
+ *   for (let i = 0; i < 3; i++) await idle();
+ * }
+ * try {
+ *   using _ = assertSwitches(); // Nothing in the block waits
+ * } catch (error) {
+ *   console.log(error instanceof FailedToSwitch); // true
+ * }
+ * ```
+ */
+export function assertSwitches(
+  options: AssertSwitchesOptions = NO_OPTIONS,
+): Disposable {
+  checkOptions(options, "assert switches");
+  const { maxBlocking } = options;
+  const isLimit = typeof maxBlocking === "number" && maxBlocking > 0;
+  if (maxBlocking !== undefined && !isLimit) {
+    const wanted = "a positive number of milliseconds";
+    throw numberError("assert switches", "maxBlocking", wanted, maxBlocking);
+  }
+  return new SwitchAssertion(maxBlocking);
+}
+
+class SwitchAssertion implements Disposable {
+  readonly #maxBlocking: number | undefined;
+  #watch: BlockingWatch | null;
+
+  static {
+    showAs<SwitchAssertion>(this, (assertion) => ({
+      state: assertion.#watch === null ? "over" : "watching",
+      maxBlocking: assertion.#maxBlocking,
+    }));
+  }
+
+  constructor(maxBlocking: number | undefined) {
+    this.#maxBlocking = maxBlocking;
+    this.#watch = new BlockingWatch(maxBlocking ?? Infinity);
+  }
+
+  [Symbol.dispose](): void {
+    const watch = this.#watch;
+    if (watch === null) return;
+    this.#watch = null;
+    const { hasSwitched } = watch;
+    const { ms, greenlet } = watch.longest();
+    watch[Symbol.dispose]();
+    // The interrupt that ends the block is not to be taken for a failure.
+    if (currentScope().unwinding !== undefined) return;
+    const limit = this.#maxBlocking;
+    if (limit === undefined ? hasSwitched : ms <= limit) return;
+    throw new FailedToSwitch(
+      greenlet === null ? "" : nameOf(greenlet),
+      ms,
+      limit,
+    );
+  }
+}

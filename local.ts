@@ -16,6 +16,8 @@
  * @module
  */
 
+import { showObjectAs } from "./_base/inspecting.ts";
+import { nameOf } from "./_hub/waits.ts";
 import { bare } from "./_base/language.ts";
 import { checkCallable, isObjectOrFunction, show } from "./_base/checks.ts";
 import { currentScope, scopeOf } from "./_hub/current.ts";
@@ -64,6 +66,11 @@ export function local<T extends object>(init: () => T = () => ({} as T)): T {
     }
     return object;
   };
+  showObjectAs(target, () => {
+    const { greenlet } = currentScope();
+    return scopeOf(greenlet).cold?.locals?.get(target) ??
+      `[local that ${nameOf(greenlet)} has not used]`;
+  });
   // Passes every operation on to the greenlet's own object.
   const handler: ProxyHandler<T> = bare({
     get: (_, name) => Reflect.get(mine(), name),

@@ -22,6 +22,7 @@
  * @module
  */
 
+import { showAs } from "./_base/inspecting.ts";
 import { NO_OPTIONS } from "./_base/language.ts";
 import { currentScope } from "./_hub/current.ts";
 import { checkpoint, readyWait } from "./_hub/suspension.ts";
@@ -49,6 +50,9 @@ export interface AcquireOptions {
   /** How many milliseconds to wait at most. @default {Infinity} */
   timeout?: number;
 }
+
+/** What is shown of a lock: the greenlet that holds it. */
+let showLock: (lock: Lock) => object;
 
 class Available extends LinkedWait<Semaphore, number> {
   override describe(): string {
@@ -90,6 +94,17 @@ export class Semaphore implements Waitable, Disposable {
   // The type should be `Links<this>`, which the waits can't name.
   // deno-lint-ignore no-explicit-any
   readonly #links: Links<any> = new Links(this);
+
+  static {
+    showAs(this, (semaphore) => ({
+      counter: semaphore.#counter,
+      waiting: semaphore.#line.length,
+    }));
+    showLock = (lock) => ({
+      holder: (lock as Semaphore).#taker,
+      waiting: (lock as Semaphore).#line.length,
+    });
+  }
 
   /**
    * Makes a semaphore.
@@ -307,6 +322,10 @@ export class BoundedSemaphore extends Semaphore {
 export class Lock extends BoundedSemaphore {
   #forfeits: Forfeits | null = null;
 
+  static {
+    showAs(this, showLock);
+  }
+
   /** Makes a lock that is free. */
   constructor() {
     super(1);
@@ -443,6 +462,14 @@ export class RLock implements Disposable {
   #depth = 0;
   readonly #line = new OwnersLine(this);
   #forfeits: Forfeits | null = null;
+
+  static {
+    showAs(this, (lock) => ({
+      holder: lock.#owner,
+      depth: lock.#depth,
+      waiting: lock.#line.length,
+    }));
+  }
 
   /** Whether the lock is held. */
   locked(): boolean {

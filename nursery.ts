@@ -14,6 +14,7 @@
  * @module
  */
 
+import { showAs } from "./_base/inspecting.ts";
 import { checkFunction } from "./_base/checks.ts";
 import { currentScope, getCurrent, runIn, scopeOf } from "./_hub/current.ts";
 import { unwrapped } from "./_hub/interrupts.ts";
@@ -166,6 +167,10 @@ export class Nursery {
   }
 
   static {
+    showAs(this, (nursery) => ({
+      state: nursery.#state,
+      greenlets: [...nursery.greenlets],
+    }));
     runNursery = async (run) => {
       currentScope().shielded = true;
       const nursery = new Nursery();

@@ -16,6 +16,7 @@
  * @module
  */
 
+import { showAs } from "./_base/inspecting.ts";
 import { NO_OPTIONS } from "./_base/language.ts";
 import {
   checkFunction,
@@ -196,6 +197,10 @@ export abstract class GroupBase implements AsyncDisposable {
     start: (greenlet) => this.begin(greenlet),
     mappings: new Set(),
   };
+
+  static {
+    showAs(this, (group) => ({ greenlets: [...group.greenlets] }));
+  }
 
   /** Makes a group without greenlets. */
   constructor() {
@@ -786,6 +791,14 @@ export class Group extends GroupBase {
 export class Pool extends GroupBase {
   readonly #room: Semaphore | null;
   readonly #size: number;
+
+  static {
+    showAs(this, (pool) => ({
+      maxsize: pool.#size,
+      greenlets: [...pool.greenlets],
+      waiting: pool.#room?.linkCount() ?? 0,
+    }));
+  }
 
   /**
    * Makes a pool.

@@ -22,6 +22,7 @@
  * @module
  */
 
+import { showAs } from "./_base/inspecting.ts";
 import { NO_OPTIONS } from "./_base/language.ts";
 import { currentScope } from "./_hub/current.ts";
 import type { Scope } from "./_hub/scope.ts";
@@ -330,6 +331,16 @@ export class SimpleQueue<T> {
   readonly #getters: List<Getter<T>> = new List(this);
   readonly #putters: List<Putter<T>> = new List(this);
   #isShutDown = false;
+
+  static {
+    showAs(this, (queue) => ({
+      maxsize: queue.#maxsize,
+      items: [...queue.#items],
+      getters: queue.#getters.length,
+      putters: queue.#putters.length,
+      ...(queue.#isShutDown ? { isShutDown: true } : {}),
+    }));
+  }
 
   /**
    * Makes a queue.
@@ -930,6 +941,13 @@ function compareOne(a: unknown, b: unknown): number {
 export class Channel<T> {
   readonly #getters: List<Getter<T>> = new List(this);
   readonly #putters: List<Putter<T>> = new List(this);
+
+  static {
+    showAs(this, (channel) => ({
+      getters: channel.#getters.length,
+      putters: channel.#putters.length,
+    }));
+  }
 
   /** The number of waits to put, minus the number of waits to get. gevent's `balance`. */
   get balance(): number {

@@ -22,6 +22,7 @@
  * @module
  */
 
+import { showAs } from "./_base/inspecting.ts";
 import type { RemoteInfo, Socket as UdpSocket } from "node:dgram";
 import { getBuiltin } from "./_base/builtin.ts";
 import { NO_OPTIONS, then } from "./_base/language.ts";
@@ -120,6 +121,15 @@ export abstract class BaseServer implements AsyncDisposable {
   readonly #ended = new Event();
   /** The greenlets of `stop()` that have not ended. */
   readonly #stopping = new Set<Greenlet>();
+
+  static {
+    showAs(this, (server) => ({
+      address: addressName(server.address),
+      state: server.#state,
+      connections: server.#connections.size,
+      pool: server.pool,
+    }));
+  }
 
   /**
    * Makes a server that does not listen yet.

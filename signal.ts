@@ -27,6 +27,7 @@
  * @module
  */
 
+import { showAs } from "./_base/inspecting.ts";
 import { checkFunction } from "./_base/checks.ts";
 import { Deque } from "./_base/deque.ts";
 import { List } from "./_base/linked_list.ts";
@@ -167,6 +168,14 @@ class Signals implements SignalIterator {
   /** The scope in which a `for await` loop was begun. Calls from other scopes are made by hand. */
   #loop: Scope | null = null;
   #isOver = false;
+
+  static {
+    showAs(this, (signals) => ({
+      signals: signals.#listeners.map(({ name }) => name),
+      come: [...signals.#come],
+      waiting: signals.#line.length,
+    }));
+  }
 
   constructor(names: Iterable<Deno.Signal>) {
     try {

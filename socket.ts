@@ -26,6 +26,8 @@
  * @module
  */
 
+import { addressName } from "./_base/addresses.ts";
+import { showAs } from "./_base/inspecting.ts";
 import { checkOptions, isObject, numberError, show } from "./_base/checks.ts";
 import { bare, NO_OPTIONS, then } from "./_base/language.ts";
 import { getOriginal } from "./_base/properties.ts";
@@ -326,7 +328,17 @@ export class Socket<A extends Deno.Addr = Deno.Addr> implements Deno.Conn<A> {
   #inbox: ConnBytes | null;
   readonly #outbox: Outbox;
   #timeout = Infinity;
+  #state: "open" | "closed" = "open";
   #writable: WritableStream<Uint8Array<ArrayBufferLike>> | null = null;
+
+  static {
+    showAs(this, (socket) => ({
+      localAddr: addressName(socket.localAddr),
+      remoteAddr: addressName(socket.remoteAddr),
+      state: socket.#state,
+      timeout: socket.#timeout,
+    }));
+  }
 
   /**
    * Makes a socket of a connection. From then on, use the connection only through the socket.
@@ -632,6 +644,7 @@ export class Socket<A extends Deno.Addr = Deno.Addr> implements Deno.Conn<A> {
 
   #closing(): void {
     BytesOf.delete(this.#conn);
+    this.#state = "closed";
     this.#inbox?.close();
     // So a later call throws the error of a closed socket, not of a cancelled operation.
     this.#inbox = null;
@@ -774,8 +787,16 @@ export class SocketListener<A extends Deno.Addr = Deno.Addr>
   readonly #listener: Deno.Listener<Deno.Conn, A>;
   /** `null` before the first call and after `close()`. */
   #inbox: Connections | null = null;
+  #state: "open" | "closed" = "open";
   /** Whether an interrupted loop has closed the listener. `close()` then does not throw, once. */
   #isClosedByLoop = false;
+
+  static {
+    showAs(this, (listener) => ({
+      addr: addressName(listener.addr),
+      state: listener.#state,
+    }));
+  }
 
   /**
    * Makes a listener of sockets of a `Deno.Listener`. From then on, use that only through this
@@ -852,6 +873,7 @@ export class SocketListener<A extends Deno.Addr = Deno.Addr>
 
   #closing(): void {
     const listener: object = this.#listener;
+    this.#state = "closed";
     (this.#inbox ?? connectionsOf.get(listener))?.close();
     connectionsOf.delete(listener);
     this.#inbox = null;

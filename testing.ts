@@ -16,6 +16,7 @@
  * @module
  */
 
+import { showAs } from "./_base/inspecting.ts";
 import { AsyncResource } from "node:async_hooks";
 import { setImmediate } from "./_base/immediate.ts";
 import { numberError } from "./_base/checks.ts";
@@ -71,6 +72,14 @@ export class TestClock implements Disposable {
   #state: State = "ready";
   /** The next deadline, and the callback to call then. */
   #due: { time: number; callback: () => void } | null = null;
+
+  static {
+    showAs(this, (clock) => ({
+      state: clock.#state,
+      now: clock.now,
+      pending: clock.pending,
+    }));
+  }
 
   /**
    * Makes a clock and starts to use it.

@@ -25,6 +25,7 @@
  * @module
  */
 
+import { showAs } from "./_base/inspecting.ts";
 import { after } from "./_base/after.ts";
 import { List } from "./_base/linked_list.ts";
 import {
@@ -233,6 +234,15 @@ export class ThreadPool implements AsyncDisposable {
   readonly #modules = new Set<string>();
   readonly #joiners = new Set<JoinWait>();
   #state: "open" | "closed" = "open";
+
+  static {
+    showAs(this, (pool) => ({
+      size: pool.size,
+      state: pool.#state,
+      busy: pool.busy,
+      waiting: pool.waiting,
+    }));
+  }
 
   /**
    * Makes a pool, and starts nothing.

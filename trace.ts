@@ -14,6 +14,7 @@
  * @module
  */
 
+import { showAs } from "./_base/inspecting.ts";
 import { timelinePage } from "./_base/timeline_page.ts";
 import {
   getCurrent as getRunning,
@@ -245,6 +246,14 @@ class Recorder implements Observer, TraceRecording {
   #arrows = 0;
   #trace: Trace | null = null;
   readonly #observing: Disposable;
+
+  static {
+    showAs(this, (recorder) => ({
+      state: recorder.#trace === null ? "recording" : "stopped",
+      events: recorder.#events.length,
+    }));
+  }
+
   readonly #before = getTrace();
   readonly #switched: TraceCallback = (event, origin, target) => {
     if (this.#trace === null) this.#noteSwitch(origin, target);

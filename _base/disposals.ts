@@ -5,6 +5,8 @@
  * @module
  */
 
+import { showAs } from "./inspecting.ts";
+
 /** One that was added, and those before it. */
 interface Added {
   readonly one: Disposable;
@@ -18,6 +20,10 @@ interface Added {
 export class Disposals implements Disposable {
   #last: Added | null = null;
   #isDisposed = false;
+
+  static {
+    showAs(this, ({ isDisposed }) => ({ isDisposed }));
+  }
 
   /** Whether they were disposed of. */
   get isDisposed(): boolean {

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { showAs } from "../_base/inspecting.ts";
 import { NO_OPTIONS } from "../_base/language.ts";
 import type * as core from "../greenlet.ts";
 import { instanceOf, numberError } from "../_base/checks.ts";
@@ -336,6 +337,14 @@ class Arrivals<S extends Waitable> implements ReadyIterator<S> {
   /** The scope in which a `for await` loop was begun. In others, `next` is called by hand. */
   #loop: Scope | null = null;
   readonly #link = waking((source: S) => this.#arrived(source));
+
+  static {
+    showAs(this, (arrivals) => ({
+      left: arrivals.#left,
+      ready: arrivals.#ready.slice(arrivals.#taken),
+      waiting: arrivals.#waiting.length,
+    }));
+  }
 
   constructor(objects: S[], count: number, timeout: number) {
     this.#objects = objects;

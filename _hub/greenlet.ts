@@ -4,6 +4,7 @@
  * @module
  */
 
+import { showAs } from "../_base/inspecting.ts";
 import { NO_OPTIONS, then } from "../_base/language.ts";
 import * as core from "../greenlet.ts";
 import {
@@ -11,6 +12,8 @@ import {
   checkOptions,
   instanceOf,
   isBody,
+  isObject,
+  show,
 } from "../_base/checks.ts";
 import { type BodyResult, isThenable } from "../_base/thenable.ts";
 import { GreenletError, GreenletExit } from "../greenlet.ts";
@@ -41,7 +44,7 @@ import { observers } from "./observer.ts";
 import { OutcomeWait } from "./outcome.ts";
 import { reportInTurn, reportUnlessTaken, takeError } from "./reports.ts";
 import { runSoon, turn, wake } from "./run_queue.ts";
-import { GRACE } from "./scope.ts";
+import { GRACE, type Waited } from "./scope.ts";
 import { startSoon } from "./start_queue.ts";
 import {
   checkpoint,
@@ -59,7 +62,13 @@ import {
   timeoutOf,
   type Timer,
 } from "./timers.ts";
-import { describeGreenlet } from "./waits.ts";
+import {
+  classOf,
+  describeGreenlet,
+  describeWaits,
+  durationText,
+  waitedOf,
+} from "./waits.ts";
 
 /** Options of {@linkcode Greenlet.join}. */
 export interface JoinOptions {
@@ -124,6 +133,11 @@ const spawnCallbacks = new Set<(greenlet: Greenlet) => void>();
 const names = new WeakMap<core.Greenlet, string>();
 let named = 0;
 
+/** The name of a greenlet, if it was set or asked for. To make one takes 500 ns. */
+export function knownNameOf(greenlet: core.Greenlet): string | undefined {
+  return names.get(greenlet);
+}
+
 /** The timers of greenlets that start later. */
 const delays = new WeakMap<core.Greenlet, Timer | null>();
 /** The controllers that a kill aborts, of greenlets that were asked for their signal. */
@@ -185,6 +199,10 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
   readonly args: readonly unknown[];
 
   static {
+    showAs<Greenlet>(
+      this,
+      (one) => `${one} ${stateOf(one)}${durationText(waitedBy(one))}`,
+    );
     spawnUnreported = (run) => {
       const greenlet = new Greenlet(run);
       ownScopeOf(greenlet).errorIsHandled = true;
@@ -958,12 +976,32 @@ type RawState = "core" | "following" | "ended";
 export class RawGreenlet extends ScopedGreenlet {
   #state: RawState = "core";
 
+  static {
+    // The core's words tell whether it has begun, or is dead.
+    showAs<RawGreenlet>(
+      this,
+      (greenlet) =>
+        greenlet.active
+          ? `${greenlet} ${stateOf(greenlet)}${
+            durationText(waitedBy(greenlet))
+          }`
+          : `${greenlet}`,
+    );
+  }
+
   override get dead(): boolean {
     return this.#state === "ended";
   }
 
   override get active(): boolean {
     return this.#state === "core" ? super.active : !this.dead;
+  }
+
+  /** As of the core, to which a body is dead that has returned a promise. */
+  override toString(): string {
+    if (this.#state !== "following") return super.toString();
+    const label = this.label === "" ? "" : ` ${JSON.stringify(this.label)}`;
+    return `<${this.constructor.name}${label} suspended active started>`;
   }
 
   /** Whether an interrupt of its scope reaches it, as it has not switched to another. */
@@ -1020,6 +1058,41 @@ export class RawGreenlet extends ScopedGreenlet {
     delist(scope);
     scope.close();
   }
+}
+
+/** What a greenlet does, or how it has ended, in words. */
+export function stateOf(greenlet: core.Greenlet): string {
+  if (greenlet === currentScope().greenlet) return "runs";
+  if (greenlet === main) {
+    const waits = describeWaits(scopeOf(main));
+    return waits === null ? "does not wait" : `waits in ${waits}`;
+  }
+  const isOwn = greenlet instanceof Greenlet;
+  if (greenlet.dead) return isOwn ? outcomeOf(greenlet) : "has ended";
+  if (!greenlet.active) {
+    return isOwn && !greenlet.started ? "is not started" : "has not begun";
+  }
+  const waits = isOwn || greenlet instanceof RawGreenlet
+    ? greenlet.waitsIn
+    : describeWaits(scopeOf(greenlet));
+  return waits === null ? "is about to go on" : `waits in ${waits}`;
+}
+
+/** For how long a greenlet has waited; `null` if it does not, or that is not known. */
+export function waitedBy(greenlet: core.Greenlet): Waited | null {
+  if (greenlet.dead) return null;
+  const scope = greenlet instanceof ScopedGreenlet
+    ? knownScopeOf(greenlet)
+    : scopeOf(greenlet);
+  return scope === null || scope === currentScope() ? null : waitedOf(scope);
+}
+
+function outcomeOf(greenlet: Greenlet): string {
+  const { value, exception } = greenlet;
+  if (!greenlet.successful()) return `has failed: ${String(exception)}`;
+  if (value instanceof GreenletExit) return "was killed";
+  if (value === undefined) return "has ended";
+  return `has ended with ${isObject(value) ? classOf(value) : show(value)}`;
 }
 
 /**

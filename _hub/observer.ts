@@ -23,56 +23,103 @@ export interface Observer {
   ended?(greenlet: Greenlet): void;
 }
 
-/** Tells all observers. */
+/** The observers that want to be told of something. */
+type Told<K extends keyof Observer> = Required<Pick<Observer, K>>[];
+
+/**
+ * Tells all observers. For each event the ones that want it are in a list of their own: to go
+ * through all with `for`-`of` took a hand-off 100 ns.
+ */
 class Observers {
   readonly #all = new Set<Observer>();
-  /** The greenlets of waits that are over and whose promises are not resolved yet. */
+  #spawned: Told<"spawned"> = [];
+  #begins: Told<"begins"> = [];
+  #waits: Told<"waits"> = [];
+  #woken: Told<"woken"> = [];
+  #resumes: Told<"resumes"> = [];
+  #ended: Told<"ended"> = [];
+  /** The wait that was over last, whose promise is resolved at once nearly always. */
+  #last: { wait: object; greenlet: Greenlet } | null = null;
+  /** The greenlets of other waits that are over and whose promises are not resolved yet. */
   readonly #resuming = new WeakMap<object, Greenlet>();
 
   add(one: Observer): void {
     this.#all.add(one);
+    this.#sort();
   }
 
   /** Returns whether there are others. */
   remove(one: Observer): boolean {
     this.#all.delete(one);
+    this.#sort();
     return this.#all.size > 0;
   }
 
+  #sort(): void {
+    const those = <K extends keyof Observer>(name: K): Told<K> =>
+      [...this.#all].filter((one) => one[name] !== undefined) as never;
+    this.#spawned = those("spawned");
+    this.#begins = those("begins");
+    this.#waits = those("waits");
+    this.#woken = those("woken");
+    this.#resumes = those("resumes");
+    this.#ended = those("ended");
+  }
+
   spawned(greenlet: Greenlet): void {
-    for (const one of this.#all) one.spawned?.(greenlet);
+    const told = this.#spawned;
+    for (let i = 0; i < told.length; i++) told[i]!.spawned(greenlet);
   }
 
   begins(greenlet: Greenlet): void {
-    for (const one of this.#all) one.begins?.(greenlet);
+    const told = this.#begins;
+    for (let i = 0; i < told.length; i++) told[i]!.begins(greenlet);
   }
 
   waits(greenlet: Greenlet): void {
-    for (const one of this.#all) one.waits?.(greenlet);
+    const told = this.#waits;
+    for (let i = 0; i < told.length; i++) told[i]!.waits(greenlet);
   }
 
   woken(greenlet: Greenlet, wait: object): void {
-    for (const one of this.#all) one.woken?.(greenlet);
+    const told = this.#woken;
+    for (let i = 0; i < told.length; i++) told[i]!.woken(greenlet);
+    if (this.#resumes.length === 0) return;
     // A wait without a promise of its own, such as a timer, calls the body's code now.
-    if ("wake" in wait) this.#resuming.set(wait, greenlet);
-    else this.#resumes(greenlet);
+    if (!("wake" in wait)) return this.#tellResumes(greenlet);
+    if (this.#last !== null) {
+      this.#resuming.set(this.#last.wait, this.#last.greenlet);
+    }
+    this.#last = { wait, greenlet };
   }
 
   /** The promise of a wait that is over is about to be resolved. */
   resolves(wait: object): void {
-    const greenlet = this.#resuming.get(wait);
+    const greenlet = this.#take(wait);
     if (greenlet === undefined) return;
-    this.#resuming.delete(wait);
     // This microtask is right before the one in which the body goes on.
-    queueMicrotask(() => this.#resumes(greenlet));
+    queueMicrotask(() => this.#tellResumes(greenlet));
   }
 
-  #resumes(greenlet: Greenlet): void {
-    for (const one of this.#all) one.resumes?.(greenlet);
+  #take(wait: object): Greenlet | undefined {
+    const last = this.#last;
+    if (last !== null && last.wait === wait) {
+      this.#last = null;
+      return last.greenlet;
+    }
+    const greenlet = this.#resuming.get(wait);
+    if (greenlet !== undefined) this.#resuming.delete(wait);
+    return greenlet;
+  }
+
+  #tellResumes(greenlet: Greenlet): void {
+    const told = this.#resumes;
+    for (let i = 0; i < told.length; i++) told[i]!.resumes(greenlet);
   }
 
   ended(greenlet: Greenlet): void {
-    for (const one of this.#all) one.ended?.(greenlet);
+    const told = this.#ended;
+    for (let i = 0; i < told.length; i++) told[i]!.ended(greenlet);
   }
 }
 

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { showAs } from "../_base/inspecting.ts";
 import { currentScope, scopeOf } from "./current.ts";
 import { Lost } from "./interrupts.ts";
 import { mainScope, type Scope, ScopeOwned } from "./scope.ts";
@@ -170,6 +171,14 @@ export class Results<R> implements MappingSink<R> {
   #untaken: WhenDead | null = null;
 
   readonly beforeItem?: () => Wait<unknown>;
+
+  static {
+    showAs(this, (results) => ({
+      state: results.#isOver ? "over" : results.#state,
+      ready: results.#ready.length,
+      waiting: results.#takers.length,
+    }));
+  }
 
   /** Begins at once. */
   constructor(

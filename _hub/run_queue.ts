@@ -40,6 +40,23 @@ let deferred: Sleeper[] = [];
 let deferredScopes: object[] = [];
 const clock = performance;
 
+/**
+ * The time at the last look at the clock, in whole ms: about when what begins now begins, and
+ * never later. To look at the clock for each wait would take as long as the wait.
+ */
+export let lastLook = Math.floor(clock.now());
+
+/** Notes the time, as the clock was looked at for something else. */
+export function noteTime(ms: number): void {
+  // A small integer, which V8 stores without an object.
+  lastLook = ms | 0;
+}
+
+/** For how many ms something has gone on at most that has begun at a `lastLook`. */
+export function sinceLook(look: number): number {
+  return ((clock.now() | 0) - look) | 0;
+}
+
 /** The number of wake-ups and turns so far. */
 let count = 0;
 
@@ -54,14 +71,44 @@ export function wakeups(): number {
  * @param scope The scope that goes on then.
  */
 export function wake(sleeper: Sleeper, scope: object | null = null): void {
-  if (spendBudget()) return sleeper.wake();
+  if (spendBudget()) {
+    sleeper.wake();
+    if (woken !== null && scope !== null) noteScope(scope, woken);
+    return;
+  }
   if (scope !== null) deferredScopes.push(scope);
   deferToNextTurn(sleeper);
 }
 
-/** Whether a scope goes on when the event loop has turned, as its wake-up was deferred. */
-export function isWakeUpDeferred(scope: object): boolean {
-  return deferredScopes.includes(scope);
+/** The scopes that were woken and have not gone on; `null` while no one asks. */
+let woken: Set<object> | null = null;
+/** For how many wake-ups more they are noted, unless something asks again. */
+let untilUnasked = 0;
+/** To note one takes 100 ns, so it is done only in programs that ask, and for a while. */
+const NOTED = 10_000;
+
+/**
+ * Has the scopes that are woken be noted: otherwise nothing tells a body that is about to go
+ * on from one that waits in a foreign promise.
+ */
+export function noteWakeUps(): void {
+  woken ??= new Set();
+  untilUnasked = NOTED;
+}
+
+function noteScope(scope: object, scopes: Set<object>): void {
+  if (--untilUnasked <= 0) {
+    woken = null;
+    return;
+  }
+  scopes.add(scope);
+  // Its body goes on in a microtask that is before this one.
+  queueMicrotask(() => scopes.delete(scope));
+}
+
+/** Whether a scope was woken and its body has not gone on. */
+export function isAboutToGoOn(scope: object): boolean {
+  return woken !== null && woken.has(scope) || deferredScopes.includes(scope);
 }
 
 /**
@@ -75,6 +122,7 @@ export function spendBudget(): boolean {
   if (deferred.length > 0) return false;
   if (--untilLook > 0) return true;
   const now = clock.now();
+  noteTime(now);
   if (hasTurned) {
     hasTurned = false;
     turned = now;
@@ -115,11 +163,16 @@ export function afterTurn(callback: () => void): void {
 
 function wakeDeferred(): void {
   turned = clock.now();
+  noteTime(turned);
   untilLook = LOOK_EVERY;
   const sleepers = deferred;
+  const scopes = deferredScopes;
   deferred = [];
   deferredScopes = [];
   for (let i = 0; i < sleepers.length; i++) sleepers[i]!.wake();
+  for (let i = 0; woken !== null && i < scopes.length; i++) {
+    noteScope(scopes[i]!, woken);
+  }
   if (following === null) return;
   const callback = following;
   following = null;

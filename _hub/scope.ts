@@ -113,6 +113,13 @@ class InterruptState implements TimerTarget {
   }
 }
 
+/** How long something has been waited in. */
+export interface Waited {
+  readonly ms: number;
+  /** Whether it is just that; otherwise it is that at most, as the clock was not looked at. */
+  readonly isExact: boolean;
+}
+
 /**
  * A wait of a scope, which an interrupt ends. An interface and no class: one more class in
  * the chain of constructors costs each wait as much as all of its fields.
@@ -133,6 +140,9 @@ export interface Pending {
 
   /** Says what is waited in, such as `Queue.get()`. Called when a person asks. */
   describe(): string;
+
+  /** For how long it has been waited in; not there where that is not known. */
+  readonly waited?: Waited;
 
   /** Whether the body may well not wait for it where it waits in something else. */
   readonly isAside?: boolean;

@@ -5,6 +5,7 @@
  * @module
  */
 
+import { showAs } from "../_base/inspecting.ts";
 import { show } from "../_base/checks.ts";
 import type { Pausable } from "./loop_end.ts";
 
@@ -44,6 +45,13 @@ export class OwnListener implements Disposable {
   readonly #name: Deno.Signal;
   #listener: (() => void) | null;
 
+  static {
+    showAs(this, (one) => ({
+      signal: one.#name,
+      state: one.#listener === null ? "disposed" : "listening",
+    }));
+  }
+
   /**
    * Listens from now on.
    *
@@ -68,6 +76,11 @@ export class OwnListener implements Disposable {
       throw notListenable(name, error);
     }
     listening.set(name, (listening.get(name) ?? 0) + 1);
+  }
+
+  /** The signal. */
+  get name(): Deno.Signal {
+    return this.#name;
   }
 
   /** Listens no more. */

@@ -7,6 +7,7 @@
  * @module
  */
 
+import { showAs } from "../_base/inspecting.ts";
 import { markHandled, then } from "../_base/language.ts";
 import {
   getCurrent as getRunning,
@@ -18,13 +19,21 @@ import { errorFor } from "./interrupts.ts";
 import { main, report } from "./main.ts";
 import { observers } from "./observer.ts";
 import { react, type Reaction, type Reactions } from "./reactions.ts";
-import { serveTasks, type Sleeper, spendBudget, wake } from "./run_queue.ts";
+import {
+  lastLook,
+  serveTasks,
+  sinceLook,
+  type Sleeper,
+  spendBudget,
+  wake,
+} from "./run_queue.ts";
 import {
   addPending,
   type Due,
   type Pending,
   removePending,
   type Scope,
+  type Waited,
 } from "./scope.ts";
 import {
   startTimer,
@@ -287,6 +296,10 @@ export class Suspension<T> implements Pending, Sleeper, TimerTarget {
   /** `null` once the promise is resolved, or where there is none. */
   #resolve: ((value: unknown) => void) | null = null;
 
+  static {
+    showAs(this, (wait) => wait.isPending ? wait.describe() : wait.state);
+  }
+
   /** Waits, unless an error is due. */
   get(): Wait<T> {
     return this.getIn(currentScope());
@@ -323,6 +336,8 @@ export class Suspension<T> implements Pending, Sleeper, TimerTarget {
     }
     if (this.state === "idle") {
       this.state = "waiting";
+      // For `waited`. The field is free until the wait is over.
+      if (this.value === undefined) this.value = lastLook;
       if (scope !== null) addPending(scope, this);
     } else {
       wake(this, scope);
@@ -421,6 +436,10 @@ export class Suspension<T> implements Pending, Sleeper, TimerTarget {
 
   describe(): string {
     return "a wait";
+  }
+
+  get waited(): Waited {
+    return { ms: sinceLook(this.value as number), isExact: false };
   }
 
   get blockers(): readonly Greenlet[] {

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { showAs } from "../_base/inspecting.ts";
 import { NO_OPTIONS } from "../_base/language.ts";
 import { Greenlet } from "../greenlet.ts";
 import { current, currentScope, runIn, setScope } from "./current.ts";
@@ -62,6 +63,12 @@ export interface TimeoutOptions {
  */
 export class Timeout extends Error {
   static {
+    // While it runs it is a limit; what was thrown is shown as any error.
+    showAs(
+      this,
+      (timeout) =>
+        timeout.pending ? { ms: timeout.ms, pending: true } : timeout,
+    );
     this.prototype.name = "Timeout";
   }
 

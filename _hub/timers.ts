@@ -17,6 +17,7 @@ import { noteCleared } from "../_base/pending.ts";
 import {
   isTurnDue,
   noteLoopTurn,
+  noteTime,
   runMicrotasks,
   settlesNow,
   wakeups,
@@ -44,7 +45,10 @@ let ahead = 0;
 
 /** The library's time, in milliseconds, which all its deadlines are in. */
 export function now(): number {
-  return hand === null ? realNow() + ahead : hand.now();
+  if (hand !== null) return hand.now();
+  const real = realNow();
+  noteTime(real);
+  return real + ahead;
 }
 
 /** Whether a clock moves time, and not the runtime. */
@@ -289,6 +293,19 @@ export function countTimers(): number {
 /** Whether timers that are due wait for the event loop to turn. */
 export function isTelling(): boolean {
   return immediate !== undefined;
+}
+
+/** The deadlines of the buckets, by the bucket, until the next microtask. */
+let deadlinesOf: Map<unknown, number> | null = null;
+
+/** How many ms are left of a timer that runs. For people who look: it reads all deadlines. */
+export function timeLeft(timer: Timer): number {
+  if (deadlinesOf === null) {
+    deadlinesOf = new Map();
+    for (const [deadline, bucket] of buckets) deadlinesOf.set(bucket, deadline);
+    queueMicrotask(() => deadlinesOf = null);
+  }
+  return (deadlinesOf.get(timer.list) ?? now()) - now();
 }
 
 /** Stops a timer. Does nothing when it has fired. */

@@ -10,8 +10,8 @@
 import { addressName } from "../_base/addresses.ts";
 import { getCurrent as getRunning, Greenlet } from "../greenlet.ts";
 import { main } from "./main.ts";
-import { isWakeUpDeferred } from "./run_queue.ts";
-import type { Scope } from "./scope.ts";
+import { isAboutToGoOn, noteWakeUps } from "./run_queue.ts";
+import type { Scope, Waited } from "./scope.ts";
 
 /** The text for a body that awaits a promise which is not one of the library's. */
 export const FOREIGN = "a foreign promise";
@@ -39,6 +39,33 @@ export function describeWaits(scope: Scope): string | null {
   }
   if (rest > 0) parts.push(`${rest} more`);
   return parts.join(" and ");
+}
+
+/** For how long a scope has waited: in the longest of what it waits in. */
+export function waitedOf(scope: Scope): Waited | null {
+  const pending = waitedIn(scope);
+  if (!(pending instanceof Set)) return pending?.waited ?? null;
+  let longest: Waited | null = null;
+  for (const { waited } of pending) {
+    if (waited !== undefined && !(waited.ms <= (longest?.ms ?? -1))) {
+      longest = waited;
+    }
+  }
+  return longest;
+}
+
+/** Says for how long something has been waited in; `""` for less than a second. */
+export function durationText(waited: Waited | null): string {
+  if (waited === null || !(waited.ms >= 1000)) return "";
+  const { ms, isExact } = waited;
+  const seconds = Math.floor(ms / 1000);
+  const minutes = Math.floor(seconds / 60);
+  const time = seconds < 120
+    ? `${seconds} s`
+    : minutes < 120
+    ? `${minutes} min`
+    : `${Math.floor(minutes / 60)} h`;
+  return ` for ${isExact ? "" : "up to "}${time}`;
 }
 
 /** The pending waits, without those that only stand beside, such as that of a spawned child. */
@@ -80,10 +107,11 @@ export function describeGreenlet(
   scope: Scope | null,
   follows: boolean,
 ): string | null {
+  noteWakeUps();
   const waits = scope === null ? null : describeWaits(scope);
   if (waits !== null) return waits;
   if (follows) {
-    return scope !== null && isWakeUpDeferred(scope) ? null : FOREIGN;
+    return scope !== null && isAboutToGoOn(scope) ? null : FOREIGN;
   }
   if (getRunning() === greenlet) return null;
   // Its wait is over, and it is about to go on.

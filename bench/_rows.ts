@@ -84,6 +84,14 @@ const HAND_OFF: Source = {
   ending: "-queue",
 };
 
+/** The same work in a process that nothing watches. */
+const UNWATCHED: Source = {
+  who: "ours",
+  name: "@gevent/gevent, watched by nothing",
+  file: "ours.ts",
+  ending: "-unwatched",
+};
+
 const GREENLET: Source = {
   who: "gevent",
   name: "greenlet",
@@ -248,6 +256,26 @@ const WORKS: Works[] = [
     [EFFECT, FASTER],
     [EFFECTION, FASTER],
     [BARE_ABORT, SLOWER],
+  ]],
+];
+
+/** What it costs to see what is going on; and that nothing stays behind when it is off again. */
+const WATCHED: Works[] = [
+  ["monitor-queue", "hand-off through a Queue(1), with monitor()", 200_000, [
+    [{ ...OURS, name: "@gevent/gevent, with monitor()" }],
+    [UNWATCHED, atMost(1.02)],
+  ]],
+  ["monitor-spawn", "spawn and join, with monitor()", 200_000, [
+    [{ ...OURS, name: "@gevent/gevent, with monitor()" }],
+    [UNWATCHED, atMost(1.02)],
+  ]],
+  ["off-queue", "hand-off through a Queue(1), after a trace", 200_000, [
+    [{ ...OURS, name: "@gevent/gevent, all of it off again" }],
+    [UNWATCHED, atMost(1.02)],
+  ]],
+  ["off-spawn", "spawn and join, after a trace", 200_000, [
+    [{ ...OURS, name: "@gevent/gevent, all of it off again" }],
+    [UNWATCHED, atMost(1.02)],
   ]],
 ];
 
@@ -491,7 +519,7 @@ class Rows {
 
   all(): Row[] {
     return [
-      ...WORKS.map((works) => this.works(works)),
+      ...[...WORKS, ...WATCHED].map((works) => this.works(works)),
       this.clients("echo", "message of 500 TCP clients, echoed", 40_000, 500, [
         [{ ...OURS, name: "@gevent/gevent, patched", file: "echo_patched.ts" }],
         [{ ...GEVENT, file: "echo_gevent.py" }, atLeast(1.4)],

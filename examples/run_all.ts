@@ -30,6 +30,7 @@ const EXAMPLES = [
   ["chat_server", "local-net"],
   ["hash_tree", "hash-tree"],
   ["trace_crawl", "trace"],
+  ["opentelemetry", "otel"],
 ] as const;
 
 const CLIENTS = 500;

@@ -1368,7 +1368,7 @@ Deno.test("Greenlet.toString() gives the class, the name and the function", asyn
   assertEquals(String(g), `<Greenlet "${g.name}": task>`);
   g.name = "Foo";
   assertEquals(String(g), '<Greenlet "Foo": task>');
-  assertEquals(Deno.inspect(g), '<Greenlet "Foo": task>');
+  assertEquals(Deno.inspect(g), '<Greenlet "Foo": task> has not begun');
   await g.join();
   assertEquals(String(g), '<Greenlet "Foo": task>');
   assertMatch(String(new AsyncDoubler(1)), /^<AsyncDoubler "Greenlet-\d+">$/);

@@ -119,6 +119,21 @@ Deno.test("monitor() names the greenlet that computes before its first wait", as
   assertEquals((told as MonitorDetail).greenlet, "first");
 });
 
+Deno.test("monitor() names a greenlet that has had no name until then", async () => {
+  using watching = monitor({ maxBlocking: 100 });
+  let told: MonitorDetail | null = null;
+  next(watching, "blocked").then((detail) => told = detail);
+  let last = spawn(() => {});
+  while (told === null) {
+    last = spawn(compute, 500);
+    // Others run behind it, before the event.
+    const others = Array.from({ length: 20 }, () => spawn(sleep, 1));
+    await joinAll([last, ...others]);
+    await sleep(1);
+  }
+  assertEquals((told as MonitorDetail).greenlet, last.name);
+});
+
 Deno.test("monitor() names the greenlet that parses a large text", async () => {
   const text = JSON.stringify(Array.from({ length: 2e5 }, (_, i) => [i]));
   using watching = monitor({ maxBlocking: 100 });
@@ -165,10 +180,10 @@ Deno.test("monitor() tells when the memory is well under its limit again", async
 });
 
 Deno.test("monitor() refuses options that are none, and a second one", () => {
-  for (const maxBlocking of [0, -1, NaN, "x" as never]) {
+  for (const maxBlocking of [0, -1, NaN, "x" as never, "100" as never]) {
     assertThrows(() => monitor({ maxBlocking }), Error, "maxBlocking");
   }
-  for (const maxMemory of [0, -1, NaN]) {
+  for (const maxMemory of [0, -1, NaN, "1000000" as never]) {
     assertThrows(() => monitor({ maxMemory }), Error, "maxMemory");
   }
   using _ = monitor();

@@ -6,16 +6,20 @@
 
 import { getCurrent, Greenlet } from "@gevent/gevent/greenlet";
 import {
+  assertSwitches,
   Event,
+  formatRunInfo,
   type Greenlet as SpawnedGreenlet,
   joinAll,
   killAll,
+  monitor,
   Pool,
   Queue,
   select,
   Semaphore,
   sleep,
   spawn,
+  startTrace,
   Timeout,
   withTimeout,
 } from "@gevent/gevent";
@@ -421,6 +425,38 @@ async function sleepersMemory(body: Body, count: number): Promise<Measured> {
   return scales.measured;
 }
 
+let watching: Disposable | null = null;
+
+/** The same work, watched by a monitor. */
+function watched<A extends unknown[], R>(
+  work: (...args: A) => R,
+): (...args: A) => R {
+  return (...args) => {
+    watching ??= monitor({ maxBlocking: 1e9 });
+    return work(...args);
+  };
+}
+
+let isOff = false;
+
+/** The same work, after everything that shows what is going on was on, and off again. */
+function afterwards<A extends unknown[], R>(
+  work: (...args: A) => R,
+): (...args: A) => R {
+  return (...args) => {
+    if (!isOff) {
+      isOff = true;
+      const trace = startTrace();
+      using _ = assertSwitches({ maxBlocking: 1e9 });
+      using _monitor = monitor();
+      spawn(same, 0);
+      formatRunInfo();
+      trace.stop();
+    }
+    return work(...args);
+  };
+}
+
 await serveRounds({
   switch: switching,
   chain: chains,
@@ -432,6 +468,14 @@ await serveRounds({
   "sleep-many": (count) => sleeping(sleeper, MANY, count),
   "sleep-many-generator": (count) => sleeping(sleepingGenerator, MANY, count),
   queue: handOff,
+  "monitor-queue": watched(handOff),
+  "monitor-queue-unwatched": handOff,
+  "monitor-spawn": watched(spawnAndJoin),
+  "monitor-spawn-unwatched": spawnAndJoin,
+  "off-queue": afterwards(handOff),
+  "off-queue-unwatched": handOff,
+  "off-spawn": afterwards(spawnAndJoin),
+  "off-spawn-unwatched": spawnAndJoin,
   "queue-generator": handOffByGenerators,
   select: (count) => selectOfTwo(count, selectAll),
   "select-generator": (count) => selectOfTwo(count, selectAllGenerator),
