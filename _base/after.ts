@@ -4,6 +4,8 @@
  * @module
  */
 
+import { then } from "./language.ts";
+
 /** A cell that never changes: `Atomics.waitAsync` on it is a pure timer. */
 const cell = new Int32Array(new SharedArrayBuffer(4));
 
@@ -14,5 +16,6 @@ const cell = new Int32Array(new SharedArrayBuffer(4));
 export function after(ms: number, callback: () => void): void {
   const { value } = Atomics.waitAsync(cell, 0, 0, ms);
   if (typeof value === "string") callback();
-  else value.then(callback);
+  // What an async callback returns is not followed: that would call the program's `then`.
+  else then(value, () => void callback());
 }
