@@ -62,7 +62,7 @@ await run(async () => {
   const killed = spawn(report, urlOf("/stuck-too"));
   while (connections === 0) await sleep(1);
   await killed.kill();
-  console.log(`killed: ${killed.value instanceof GreenletExit}`);
+  console.log(`killed: ${(killed.value as unknown) instanceof GreenletExit}`);
 
   // The site learns of the end of a connection a moment after the client.
   await withTimeout(5000, async () => {

@@ -5,8 +5,6 @@
  * @module
  */
 
-import { when } from "../_waits.ts";
-
 /** Where it listens. */
 const HOSTNAME = "127.0.0.1";
 
@@ -32,6 +30,7 @@ export class Relay implements AsyncDisposable {
   readonly #conns = new Set<Deno.Conn>();
   #held: PromiseWithResolvers<void> | null = null;
   #received = "";
+  #change = Promise.withResolvers<void>();
   /** How many connections have been accepted. */
   accepted = 0;
   /** How many connections the clients have not closed. */
@@ -66,29 +65,39 @@ export class Relay implements AsyncDisposable {
 
   /** Waits until clients have sent a text since {@linkcode Relay.hold}. */
   heard(text: string): Promise<void> {
-    return when(() => this.#received.includes(text));
+    return this.#until(() => this.#received.includes(text));
   }
 
   /** Waits until a client has connected. */
   connected(): Promise<void> {
-    return when(() => this.accepted > 0);
+    return this.#until(() => this.accepted > 0);
   }
 
   /** Waits until the clients have closed all connections but so many. */
   closed(left = 0): Promise<void> {
-    return when(() => this.open <= left);
+    return this.#until(() => this.open <= left);
+  }
+
+  async #until(holds: () => boolean): Promise<void> {
+    while (!holds()) await this.#change.promise;
+  }
+
+  #tell(): void {
+    this.#change.resolve();
+    this.#change = Promise.withResolvers();
   }
 
   async #serve(): Promise<void> {
     for await (const conn of this.#listener) {
       this.accepted++;
+      this.open++;
+      this.#tell();
       const relay = this.#relay(conn).finally(() => this.#relays.delete(relay));
       this.#relays.add(relay);
     }
   }
 
   async #relay(client: Deno.Conn): Promise<void> {
-    this.open++;
     this.#conns.add(client);
     let server: Deno.Conn | null = null;
     if (this.#target !== null) {
@@ -102,8 +111,10 @@ export class Relay implements AsyncDisposable {
     await this.#copy(client, async (bytes) => {
       this.#received += decoder.decode(bytes);
       if (server !== null) await writeAll(server, bytes);
+      this.#tell();
     });
     this.open--;
+    this.#tell();
     this.#close(client);
     if (server !== null) this.#close(server);
     await back;

@@ -16,6 +16,10 @@ export interface Row {
   /** The function of `_recipes.ts` with which it stops at once, and what then happens. */
   readonly recipe?: string;
   readonly recipeThen?: string;
+  /** The name of the error with which the greenlet fails instead, if it does. */
+  readonly error?: string;
+  /** True if the package prints something of its own. */
+  readonly prints?: true;
 }
 
 /** A package, by its major version. */
@@ -36,64 +40,69 @@ const http = {
   "within the body": atOnce,
 };
 
+/** `node-fetch` tells of an interrupt by an error that does not name it. */
+const wrapped = {
+  stops: "at once",
+  then: CLOSED,
+  error: "FetchError",
+  recipe: "withSignal",
+  recipeThen: CLOSED,
+} as const;
+
+const nodeFetch = {
+  "before the connection": wrapped,
+  "waiting for the answer": wrapped,
+  "within the body": wrapped,
+};
+
+/** The phases of a query. */
+function query(recipe: string, cancelled: string) {
+  return {
+    "waiting for the answer": {
+      stops: "after the wait",
+      then: "the next wait throws",
+      recipe,
+      recipeThen: cancelled,
+    },
+  } as const;
+}
+
+const DROPPED = "the reply is dropped, and the connection stays usable";
+const CANCELLED =
+  "the server cancels the query, and the connection goes back to the pool";
+
 export const table = {
   fetch: { version: null, phases: http },
   axios: { version: 1, phases: http },
   got: { version: 14, phases: http },
   ky: { version: 2, phases: http },
-  "node-fetch": { version: 3, phases: http },
-  superagent: { version: 10, phases: http },
-  undici: { version: 7, phases: http },
-  ws: {
-    version: 8,
+  "node-fetch": { version: 3, phases: nodeFetch },
+  superagent: {
+    version: 10,
     phases: {
-      "before the connection": {
-        stops: "after the wait",
-        then: "",
-        recipe: "connectSocket",
-      },
-      "waiting for a message": {
-        stops: "after the wait",
-        then: "",
-        recipe: "nextMessage",
-      },
-    },
-  },
-  "socket.io-client": {
-    version: 4,
-    phases: {
-      "before the connection": {
-        stops: "after the wait",
-        then: "",
-        recipe: "socketIo",
-      },
-      "waiting for the answer": {
-        stops: "after the wait",
-        then: "",
-        recipe: "socketIo",
-      },
-    },
-  },
-  "@grpc/grpc-js": {
-    version: 1,
-    phases: {
-      "before the connection": {
-        stops: "after the wait",
-        then: "",
-        recipe: "grpc",
-      },
-      "waiting for the answer": {
-        stops: "after the wait",
-        then: "",
-        recipe: "grpc",
-      },
+      ...http,
       "within the body": {
-        stops: "after the wait",
-        then: "",
-        recipe: "grpc",
+        ...atOnce,
+        then: `${CLOSED}; it prints a warning`,
+        prints: true,
       },
     },
   },
+  undici: {
+    version: 7,
+    phases: {
+      ...http,
+      "before the connection": {
+        stops: "at once",
+        then: "its `Agent` goes on to connect, for the next request",
+      },
+    },
+  },
+  ioredis: { version: 6, phases: query("until", DROPPED) },
+  redis: { version: 6, phases: query("until", DROPPED) },
+  pg: { version: 8, phases: query("queryPg", CANCELLED) },
+  postgres: { version: 3, phases: query("queryPostgres", CANCELLED) },
+  mysql2: { version: 3, phases: query("queryMysql", CANCELLED) },
 } as const satisfies Record<string, PackageRows>;
 
 /** The name of a package of the table. */

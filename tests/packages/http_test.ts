@@ -6,6 +6,7 @@ import ky from "ky";
 import nodeFetch from "node-fetch";
 import superagent from "superagent";
 import { Agent, request } from "undici";
+import { withSignal } from "../../mod.ts";
 import { arrive } from "../patch/_stops.ts";
 import { head, Site } from "../patch/_site.ts";
 import { Relay } from "./_relay.ts";
@@ -15,7 +16,7 @@ import { type Scene, testPackage } from "./_scenes.ts";
 type Get = (url: string, stack: AsyncDisposableStack) => PromiseLike<unknown>;
 
 /** The three phases of a request. */
-function scenes(get: Get): Record<
+function scenes(get: Get, recipe: Get = get): Record<
   "before the connection" | "waiting for the answer" | "within the body",
   Scene
 > {
@@ -24,6 +25,7 @@ function scenes(get: Get): Record<
       const silent = stack.use(new Relay());
       return {
         call: () => get(`https://${silent.host}/`, stack),
+        recipe: () => recipe(`https://${silent.host}/`, stack),
         // That of TCP is there; TLS waits for the server.
         begun: () => silent.connected(),
         freed: () => silent.closed(),
@@ -34,6 +36,7 @@ function scenes(get: Get): Record<
       const next = site.next();
       return {
         call: () => get(site.url, stack),
+        recipe: () => recipe(site.url, stack),
         begun: () => next,
         freed: async () => (await next).gone(),
       };
@@ -43,6 +46,7 @@ function scenes(get: Get): Record<
       const next = site.next();
       return {
         call: () => get(site.url, stack),
+        recipe: () => recipe(site.url, stack),
         async begun() {
           await (await next).send(head(100) + "half");
           await arrive();
@@ -59,14 +63,31 @@ testPackage("got", scenes((url) => got(url).text()));
 testPackage("ky", scenes((url) => ky(url).text()));
 testPackage(
   "node-fetch",
-  scenes(async (url) => await (await nodeFetch(url)).text()),
+  scenes(
+    async (url) => await (await nodeFetch(url)).text(),
+    (url) =>
+      withSignal(async (signal) =>
+        await (await nodeFetch(url, { signal })).text()
+      ),
+  ),
 );
 testPackage("superagent", scenes((url) => superagent.get(url)));
-testPackage(
-  "undici",
-  scenes(async (url, stack) => {
-    const dispatcher = new Agent();
-    stack.defer(() => dispatcher.destroy());
-    return await (await request(url, { dispatcher })).body.text();
+
+const readByUndici = scenes(async (url, stack) => {
+  // Without time limits, whose timers it leaves running.
+  const dispatcher = new Agent({
+    headersTimeout: 0,
+    bodyTimeout: 0,
+    connect: { timeout: 0 },
+  });
+  stack.defer(() => dispatcher.destroy());
+  return await (await request(url, { dispatcher })).body.text();
+});
+testPackage("undici", {
+  ...readByUndici,
+  "before the connection": async (stack) => ({
+    ...await readByUndici["before the connection"](stack),
+    // The connection is the agent's.
+    freed: () => Promise.resolve(),
   }),
-);
+});
