@@ -31,9 +31,15 @@ interface MysqlConnection {
   release(): void;
 }
 
-/** The part of a query of `postgres` that the recipe uses. */
-interface PostgresQuery<T> extends PromiseLike<T> {
-  cancel(): void;
+/** The part of `postgres` that the recipe uses. */
+interface Postgres<S extends PostgresConnection> {
+  reserve(): Promise<S>;
+  unsafe(text: string, values: number[]): PromiseLike<unknown>;
+}
+
+interface PostgresConnection {
+  unsafe(text: string): PromiseLike<unknown>;
+  release(): void;
 }
 
 // pg
@@ -82,6 +88,25 @@ export async function queryMysql(
 }
 
 // postgres
-export function queryPostgres<T>(query: PostgresQuery<T>): PromiseLike<T> {
-  return until(query, () => query.cancel());
+export async function queryPostgres<T, S extends PostgresConnection>(
+  sql: Postgres<S>,
+  admin: Omit<Postgres<S>, "reserve">,
+  query: (own: S) => PromiseLike<T>,
+): Promise<T> {
+  const reserving = sql.reserve();
+  const own = await until(reserving, () => {
+    reserving.then((late) => late.release(), () => {});
+  });
+  const asking = Promise.resolve(own.unsafe("SELECT pg_backend_pid() AS pid"));
+  let result: Promise<T> | undefined;
+  let cancel: PromiseLike<unknown> | undefined;
+  try {
+    const [{ pid }] = await until(asking) as [{ pid: number }];
+    result = Promise.resolve(query(own));
+    return await until(result, () => {
+      cancel = admin.unsafe("SELECT pg_cancel_backend($1)", [pid]).then();
+    });
+  } finally {
+    Promise.allSettled([asking, result, cancel]).then(() => own.release());
+  }
 }

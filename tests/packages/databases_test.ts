@@ -7,6 +7,7 @@ import postgres from "postgres";
 import { createClient } from "redis";
 import { until } from "../../mod.ts";
 import { turns } from "../_waits.ts";
+import { testKills } from "./_kills.ts";
 import { missing, serveTests } from "./_programs.ts";
 import { queryMysql, queryPg, queryPostgres } from "./_recipes.ts";
 import { Relay } from "./_relay.ts";
@@ -116,7 +117,11 @@ testPackage("postgres", {
       },
       recipe() {
         isCancelled = true;
-        return queryPostgres(sql`select pg_sleep(1000)`);
+        return queryPostgres(
+          sql,
+          admin,
+          (own) => own`select pg_sleep(1000)`,
+        );
       },
       async begun() {
         await relay.heard("pg_sleep");
@@ -165,4 +170,64 @@ testPackage("mysql2", {
       after: () => pool.query("select 1"),
     };
   },
+}, missing("mariadbd"));
+
+// --- Random interrupts
+
+testKills("ioredis", async (stack) => {
+  const redis = new Redis(redisPort(), "127.0.0.1", { disconnectTimeout: 1 });
+  stack.defer(async () => {
+    await redis.quit();
+  });
+  await redis.ping();
+  return (number) => until(redis.echo(`${number}`));
+}, missing("redis-server"));
+
+testKills("redis", async (stack) => {
+  const client = createClient({ url: `redis://127.0.0.1:${redisPort()}` });
+  await client.connect();
+  stack.defer(() => client.close());
+  return (number) => until(client.echo(`${number}`));
+}, missing("redis-server"));
+
+testKills("pg", (stack) => {
+  const options = { host: "127.0.0.1", user: "postgres", port: postgresPort() };
+  const admin = new pg.Pool({ ...options, max: 2 });
+  stack.defer(() => admin.end());
+  const pool = new pg.Pool({ ...options, max: 3 });
+  stack.defer(() => pool.end());
+  return async (number) => {
+    const text = "select $1::int as number, pg_sleep(0.0005)";
+    const result = await queryPg(pool, admin, text, [number]);
+    return (result as { rows: { number: number }[] }).rows[0]!.number;
+  };
+}, missing("postgres"));
+
+testKills("postgres", (stack) => {
+  const options = { host: "127.0.0.1", user: "postgres", port: postgresPort() };
+  const admin = postgres({ ...options, max: 2 });
+  stack.defer(() => admin.end());
+  const sql = postgres({ ...options, max: 3 });
+  stack.defer(() => sql.end());
+  return async (number) => {
+    const rows = await queryPostgres(
+      sql,
+      admin,
+      (own) => own`select ${number}::int as number, pg_sleep(0.0005)`,
+    );
+    return rows[0]!.number;
+  };
+}, missing("postgres"));
+
+testKills("mysql2", (stack) => {
+  const options = { host: "127.0.0.1", user: "root", port: mariadbPort() };
+  const admin = mysql.createPool({ ...options, connectionLimit: 2 }).promise();
+  stack.defer(() => admin.end());
+  const pool = mysql.createPool({ ...options, connectionLimit: 3 }).promise();
+  stack.defer(() => pool.end());
+  return async (number) => {
+    const text = "select ? as number, sleep(0.0005) as slept";
+    const result = await queryMysql(pool, admin, text, [number]);
+    return (result as { number: number }[][])[0]![0]!.number;
+  };
 }, missing("mariadbd"));
