@@ -50,7 +50,7 @@ export function testKills(
         let interrupted = 0;
 
         /** Asks once; counts whether it was interrupted. */
-        async function once(limit: number): Promise<void> {
+        const once = async (limit: number): Promise<void> => {
           const wanted = number++;
           let isAnswered = false;
           try {
@@ -61,7 +61,7 @@ export function testKills(
           } finally {
             if (!isAnswered) interrupted++;
           }
-        }
+        };
 
         while (interrupted < KILLS) {
           const greenlets = Array.from(

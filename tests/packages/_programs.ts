@@ -15,13 +15,10 @@ interface Program {
   /** What to run before the server, if anything. */
   prepare?(path: string, directory: string): string[];
   command(path: string, directory: string, port: number): string[];
-  env?(directory: string, port: number): Record<string, string>;
   /** What it writes when it listens. */
   readonly ready: string;
   /** The signal that ends it at once. */
   readonly ending: Deno.Signal;
-  /** Ends what it leaves behind, if anything. */
-  tidyUp?(port: number): string[];
 }
 
 /** Finds an executable in the folders of `PATH`, and where Debian has servers. */
@@ -57,9 +54,6 @@ function asPostgres(command: string[]): string[] {
   const user = ["--reuid=postgres", "--regid=postgres", "--clear-groups"];
   return ["setpriv", ...user, ...command];
 }
-
-/** How far from RabbitMQ's own port the port of its daemon is. */
-const EPMD = 2;
 
 const programs = {
   "redis-server": {
@@ -122,31 +116,6 @@ const programs = {
     ready: "Server is ready",
     ending: "SIGKILL",
   },
-  "rabbitmq-server": {
-    package: "rabbitmq-server",
-    // Debian's own command runs it as another user.
-    find: () =>
-      foldersIn("/usr/lib/rabbitmq/lib", "sbin/rabbitmq-server")[0] ?? null,
-    command: (path) => [path],
-    env: (directory, port) => ({
-      HOME: directory,
-      RABBITMQ_NODENAME: `test${port}@localhost`,
-      RABBITMQ_NODE_IP_ADDRESS: "127.0.0.1",
-      RABBITMQ_NODE_PORT: `${port}`,
-      RABBITMQ_MNESIA_BASE: `${directory}/data`,
-      RABBITMQ_LOG_BASE: directory,
-      RABBITMQ_LOGS: "-",
-      RABBITMQ_CONFIG_FILE: `${directory}/none`,
-      RABBITMQ_ENABLED_PLUGINS_FILE: `${directory}/plugins`,
-      RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS: "+S 1:1",
-      // It starts a daemon of its own, where Erlang's nodes find each other.
-      ERL_EPMD_PORT: `${port + EPMD}`,
-      ERL_EPMD_RELAXED_COMMAND_CHECK: "1",
-    }),
-    ready: "Server startup complete",
-    ending: "SIGTERM",
-    tidyUp: (port) => ["epmd", "-port", `${port + EPMD}`, "-kill"],
-  },
 } satisfies Record<string, Program>;
 
 /** The name of a server program. */
@@ -196,7 +165,6 @@ export class RunningProgram implements AsyncDisposable {
       const process = run(
         program.command(path, directory, port),
         log,
-        program.env?.(directory, port),
       );
       let hasEnded = false;
       process.status.then(() => hasEnded = true);
@@ -219,24 +187,17 @@ export class RunningProgram implements AsyncDisposable {
       if (!(error instanceof TypeError)) throw error;
     }
     await this.#process.status;
-    const last = this.#program.tidyUp?.(this.port);
-    if (last !== undefined) await run(last, "/dev/null").status;
     await Deno.remove(this.#directory, { recursive: true });
   }
 }
 
 /** Runs a command whose output goes to a file. */
-function run(
-  command: string[],
-  log: string,
-  env: Record<string, string> = {},
-): Deno.ChildProcess {
+function run(command: string[], log: string): Deno.ChildProcess {
   return new Deno.Command("sh", {
     args: ["-c", 'log="$0"; exec "$@" >>"$log" 2>&1', log, ...command],
     stdin: "null",
     stdout: "null",
     stderr: "null",
-    env,
   }).spawn();
 }
 

@@ -42,6 +42,12 @@ interface PostgresConnection {
   release(): void;
 }
 
+/** The part of a socket of `ws` that the recipe uses. */
+interface Socket {
+  once(event: string, listener: (value: unknown) => void): unknown;
+  terminate(): void;
+}
+
 // pg
 export async function queryPg(
   pool: PgPool,
@@ -109,4 +115,13 @@ export async function queryPostgres<T, S extends PostgresConnection>(
   } finally {
     Promise.allSettled([asking, result, cancel]).then(() => own.release());
   }
+}
+
+// ws
+export function untilMessage(socket: Socket): PromiseLike<unknown> {
+  const message = new Promise((resolve, reject) => {
+    socket.once("message", resolve);
+    socket.once("close", () => reject(new Error("The socket was closed")));
+  });
+  return until(message, () => socket.terminate());
 }

@@ -103,6 +103,9 @@ export const table = {
   pg: { version: 8, phases: query("queryPg", CANCELLED) },
   postgres: { version: 3, phases: query("queryPostgres", CANCELLED) },
   mysql2: { version: 3, phases: query("queryMysql", CANCELLED) },
+  nats: { version: 2, phases: query("until", DROPPED) },
+  mqtt: { version: 5, phases: query("until", DROPPED) },
+  ws: { version: 8, phases: query("untilMessage", CLOSED) },
 } as const satisfies Record<string, PackageRows>;
 
 /** The name of a package of the table. */
