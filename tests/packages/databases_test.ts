@@ -1,10 +1,6 @@
 /** Clients of databases, with servers of the tests' own. */
 
 import { Redis } from "ioredis";
-import mysql from "mysql2";
-import pg from "pg";
-import postgres from "postgres";
-import { createClient } from "redis";
 import { until } from "../../mod.ts";
 import { turns } from "../_waits.ts";
 import { testKills } from "./_kills.ts";
@@ -12,6 +8,12 @@ import { missing, serveTests } from "./_programs.ts";
 import { queryMysql, queryPg, queryPostgres } from "./_recipes.ts";
 import { Relay } from "./_relay.ts";
 import { testPackage } from "./_scenes.ts";
+
+// Loaded without their types, which declare globals of Node and change those of other tests.
+const { default: mysql } = await import("mysql2" as string);
+const { default: pg } = await import("pg" as string);
+const { default: postgres } = await import("postgres" as string);
+const { createClient } = await import("redis" as string);
 
 const redisPort = serveTests("redis-server");
 const postgresPort = serveTests("postgres");

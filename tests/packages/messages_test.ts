@@ -1,6 +1,5 @@
 /** Clients of message brokers, and of servers that send messages. */
 
-import mqtt from "mqtt";
 import { connect } from "nats";
 import type { AddressInfo } from "node:net";
 import { WebSocket, WebSocketServer } from "ws";
@@ -10,6 +9,9 @@ import { missing, serveTests } from "./_programs.ts";
 import { untilMessage } from "./_recipes.ts";
 import { Relay } from "./_relay.ts";
 import { testPackage } from "./_scenes.ts";
+
+// Loaded without their types, which declare globals of Node and change those of other tests.
+const { default: mqtt } = await import("mqtt" as string);
 
 const natsPort = serveTests("nats-server");
 const mosquittoPort = serveTests("mosquitto");
