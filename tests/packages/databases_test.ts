@@ -122,7 +122,7 @@ testPackage("postgres", {
         return queryPostgres(
           sql,
           admin,
-          (own) => own`select pg_sleep(1000)`,
+          (own) => own.unsafe("select pg_sleep(1000)"),
         );
       },
       async begun() {
@@ -215,7 +215,10 @@ testKills("postgres", (stack) => {
     const rows = await queryPostgres(
       sql,
       admin,
-      (own) => own`select ${number}::int as number, pg_sleep(0.0005)`,
+      (own) =>
+        own.unsafe(
+          `select ${number}::int as number, pg_sleep(0.0005)`,
+        ) as PromiseLike<{ number: number }[]>,
     );
     return rows[0]!.number;
   };
