@@ -20,6 +20,7 @@ const EXAMPLES = [
   ["third_party", "none"],
   ["producer_consumer", "none"],
   ["crawler", "crawler"],
+  ["crawler_axios", "crawler-axios"],
   ["bounded_crawl", "local-net"],
   ["fetch_client", "local-net"],
   ["tcp_500_clients", "local-net"],

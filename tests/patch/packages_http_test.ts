@@ -14,6 +14,7 @@ import { GreenletExit, joinAll, patch, sleep, spawn } from "../../mod.ts";
 import { Failures } from "../_bodies.ts";
 import { test, withSeeds } from "../_random.ts";
 import { turns } from "../_waits.ts";
+import { KILLS } from "../packages/_kills.ts";
 import { arrive, type Attempt, testStops } from "./_stops.ts";
 
 testStops("axios.get()", (url) => axios.get(url));
@@ -162,7 +163,7 @@ for (const [name, make] of Object.entries(clients)) {
         using failures = new Failures();
         using _ = patch();
         const greenlets = Array.from(
-          { length: 200 },
+          { length: 2 * KILLS },
           (_, i) =>
             spawn(async () => {
               const path = `/${i}`;

@@ -1,0 +1,127 @@
+/**
+ * Calls of packages that stop at once when their greenlet is interrupted, as
+ * `docs/packages.md` shows them.
+ *
+ * @module
+ */
+
+import { until } from "../../mod.ts";
+
+/** The part of the pool of `pg` that the recipe uses. */
+interface PgPool {
+  connect(): Promise<PgClient>;
+  query(text: string, values?: unknown[]): Promise<unknown>;
+}
+
+interface PgClient {
+  processID: number;
+  query(text: string, values?: unknown[]): Promise<unknown>;
+  release(): void;
+}
+
+/** The part of the pool of `mysql2/promise` that the recipe uses. */
+interface MysqlPool {
+  getConnection(): Promise<MysqlConnection>;
+  query(text: string): Promise<unknown>;
+}
+
+interface MysqlConnection {
+  threadId: number;
+  query(text: string, values?: unknown[]): Promise<unknown>;
+  release(): void;
+}
+
+/** The part of `postgres` that the recipe uses. */
+interface Postgres<S extends PostgresConnection> {
+  reserve(): Promise<S>;
+  unsafe(text: string, values: number[]): PromiseLike<unknown>;
+}
+
+interface PostgresConnection {
+  unsafe(text: string): PromiseLike<unknown>;
+  release(): void;
+}
+
+/** The part of a socket of `ws` that the recipe uses. */
+interface Socket {
+  once(event: string, listener: (value: unknown) => void): unknown;
+  terminate(): void;
+}
+
+// pg
+export async function queryPg(
+  pool: PgPool,
+  admin: PgPool, // Another pool, so that a cancel never waits for a client
+  text: string,
+  values?: unknown[],
+): Promise<unknown> {
+  const connecting = pool.connect();
+  const client = await until(connecting, () => {
+    connecting.then((late) => late.release(), () => {});
+  });
+  const result = client.query(text, values);
+  let cancel: Promise<unknown> | undefined;
+  try {
+    return await until(result, () => {
+      cancel = admin.query("SELECT pg_cancel_backend($1)", [client.processID]);
+    });
+  } finally {
+    // A cancel that comes late must not reach the client's next query
+    Promise.allSettled([result, cancel]).then(() => client.release());
+  }
+}
+
+// mysql2
+export async function queryMysql(
+  pool: MysqlPool,
+  admin: MysqlPool,
+  text: string,
+  values?: unknown[],
+): Promise<unknown> {
+  const connecting = pool.getConnection();
+  const connection = await until(connecting, () => {
+    connecting.then((late) => late.release(), () => {});
+  });
+  const result = connection.query(text, values);
+  let cancel: Promise<unknown> | undefined;
+  try {
+    return await until(result, () => {
+      cancel = admin.query(`KILL QUERY ${connection.threadId}`);
+    });
+  } finally {
+    Promise.allSettled([result, cancel]).then(() => connection.release());
+  }
+}
+
+// postgres
+export async function queryPostgres<T, S extends PostgresConnection>(
+  sql: Postgres<S>,
+  admin: Omit<Postgres<S>, "reserve">,
+  query: (own: S) => PromiseLike<T>,
+): Promise<T> {
+  const reserving = sql.reserve();
+  const own = await until(reserving, () => {
+    reserving.then((late) => late.release(), () => {});
+  });
+  const asking = Promise.resolve(own.unsafe("SELECT pg_backend_pid() AS pid"));
+  let result: Promise<T> | undefined;
+  let cancel: PromiseLike<unknown> | undefined;
+  try {
+    const [{ pid }] = await until(asking) as [{ pid: number }];
+    result = Promise.resolve(query(own));
+    return await until(result, () => {
+      cancel = admin.unsafe("SELECT pg_cancel_backend($1)", [pid]).then();
+    });
+  } finally {
+    Promise.allSettled([asking, result, cancel]).then(() => own.release());
+  }
+}
+
+// ws
+export function untilMessage(socket: Socket): PromiseLike<unknown> {
+  const message = new Promise((resolve, reject) => {
+    socket.once("message", resolve);
+    socket.once("close", () => reject(new Error("The socket was closed")));
+  });
+  return until(message, () => socket.terminate());
+}

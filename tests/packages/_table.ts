@@ -1,0 +1,117 @@
+/**
+ * The table of packages: what a kill and a `Timeout` do to a greenlet that waits in one. Each
+ * row is tested, and `docs/packages.md` says the same.
+ *
+ * @module
+ */
+
+/** When a greenlet stops that is interrupted. */
+export type Stops = "at once" | "after the wait";
+
+/** What happens in one phase of a call. */
+export interface Row {
+  readonly stops: Stops;
+  /** What then becomes of the connection, or of the work. */
+  readonly then: string;
+  /** The function of `_recipes.ts` with which it stops at once, and what then happens. */
+  readonly recipe?: string;
+  readonly recipeThen?: string;
+  /** The name of the error with which the greenlet fails instead, if it does. */
+  readonly error?: string;
+  /** True if the package prints something of its own. */
+  readonly prints?: true;
+}
+
+/** A package, by its major version. */
+export interface PackageRows {
+  readonly version: number | null;
+  readonly phases: Readonly<Record<string, Row>>;
+}
+
+const CLOSED = "the connection is closed";
+
+/** Stops at once, and the connection is closed. */
+const atOnce: Row = { stops: "at once", then: CLOSED };
+
+/** The phases of a client of HTTP that stops at once in all of them. */
+const http = {
+  "before the connection": atOnce,
+  "waiting for the answer": atOnce,
+  "within the body": atOnce,
+};
+
+/** `node-fetch` tells of an interrupt by an error that does not name it. */
+const wrapped = {
+  stops: "at once",
+  then: CLOSED,
+  error: "FetchError",
+  recipe: "withSignal",
+  recipeThen: CLOSED,
+} as const;
+
+const nodeFetch = {
+  "before the connection": wrapped,
+  "waiting for the answer": wrapped,
+  "within the body": wrapped,
+};
+
+/** The phases of a query. */
+function query(recipe: string, cancelled: string) {
+  return {
+    "waiting for the answer": {
+      stops: "after the wait",
+      then: "the next wait throws",
+      recipe,
+      recipeThen: cancelled,
+    },
+  } as const;
+}
+
+const DROPPED = "the reply is dropped, and the connection stays usable";
+const CANCELLED =
+  "the server cancels the query, and the connection goes back to the pool";
+
+export const table = {
+  fetch: { version: null, phases: http },
+  axios: { version: 1, phases: http },
+  got: { version: 14, phases: http },
+  ky: { version: 2, phases: http },
+  "node-fetch": { version: 3, phases: nodeFetch },
+  superagent: {
+    version: 10,
+    phases: {
+      ...http,
+      "within the body": {
+        ...atOnce,
+        then: `${CLOSED}; it prints a warning`,
+        prints: true,
+      },
+    },
+  },
+  undici: {
+    version: 7,
+    phases: {
+      ...http,
+      "before the connection": {
+        stops: "at once",
+        then: "its `Agent` goes on to connect, for the next request",
+      },
+    },
+  },
+  ioredis: { version: 6, phases: query("until", DROPPED) },
+  redis: { version: 6, phases: query("until", DROPPED) },
+  pg: { version: 8, phases: query("queryPg", CANCELLED) },
+  postgres: { version: 3, phases: query("queryPostgres", CANCELLED) },
+  mysql2: { version: 3, phases: query("queryMysql", CANCELLED) },
+  nats: { version: 2, phases: query("until", DROPPED) },
+  mqtt: { version: 5, phases: query("until", DROPPED) },
+  ws: { version: 8, phases: query("untilMessage", CLOSED) },
+} as const satisfies Record<string, PackageRows>;
+
+/** The name of a package of the table. */
+export type PackageName = keyof typeof table;
+
+/** The name of a phase of a package. */
+export type PhaseName<P extends PackageName> =
+  & keyof (typeof table)[P]["phases"]
+  & string;
