@@ -64,7 +64,14 @@ Deno.test("ThreadPool gives a process the permissions that were asked for, and n
 Deno.test("ThreadPool lets a process inherit what the program may", async () => {
   await using pool = new ThreadPool(1);
   const work = pool.import<typeof import("./_work.ts")>(WORK);
-  assertEquals(await work.allowed(), ["read", "write", "net", "env", "run"]);
+  assertEquals(await work.allowed(), [
+    "read",
+    "write",
+    "net",
+    "env",
+    "run",
+    "sys",
+  ]);
   // What a generator needs is loaded without a permission, too.
   await using none = new ThreadPool(1, { permissions: "none" });
   const { generated } = none.import<typeof import("./_work.ts")>(WORK);
