@@ -246,7 +246,7 @@ export class PendingWork {
  */
 function isTesting(): boolean {
   try {
-    (Deno.test as () => void)();
+    Reflect.apply(Deno.test, undefined, []);
     return false;
   } catch {
     return true;
