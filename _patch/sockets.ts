@@ -392,7 +392,7 @@ export function patchClosing(
           if (closedByLoop.delete(this)) return;
           // Removed first: later calls find a closed socket, not a cancelled operation.
           inboxes.delete(this);
-          source?.close();
+          inbox?.close();
           return original.call(this);
         },
     );
