@@ -1,6 +1,6 @@
 /**
- * The observers of greenlets and of their waits: a trace, a monitor. While there is none, each
- * place that would tell them compares a variable with `null`, and does no more.
+ * The observers of greenlets and of their waits: a trace, a monitor. Without observers, each
+ * place that would call them only compares a variable with `null`.
  *
  * @module
  */
@@ -15,7 +15,7 @@ export interface Observer {
   begins?(greenlet: Greenlet): void;
   /** A wait of a greenlet has begun. */
   waits?(greenlet: Greenlet): void;
-  /** A wait of a greenlet is over, and the body will go on. */
+  /** A wait of a greenlet has ended, and the body will go on. */
   woken?(greenlet: Greenlet): void;
   /** The body goes on: at once, or in the microtask after this one. */
   resumes?(greenlet: Greenlet): void;
@@ -26,14 +26,14 @@ export interface Observer {
 /** Tells all observers. */
 class Observers {
   readonly #all = new Set<Observer>();
-  /** The greenlets of waits that are over and whose promises are not resolved yet. */
+  /** The greenlets of waits that have ended and whose promises are not resolved yet. */
   readonly #resuming = new WeakMap<object, Greenlet>();
 
   add(one: Observer): void {
     this.#all.add(one);
   }
 
-  /** Returns whether there are others. */
+  /** Removes an observer. Returns whether others are left. */
   remove(one: Observer): boolean {
     this.#all.delete(one);
     return this.#all.size > 0;
@@ -58,7 +58,7 @@ class Observers {
     else this.#resumes(greenlet);
   }
 
-  /** The promise of a wait that is over is about to be resolved. */
+  /** The promise of a wait that has ended is about to be resolved. */
   resolves(wait: object): void {
     const greenlet = this.#resuming.get(wait);
     if (greenlet === undefined) return;
@@ -79,7 +79,7 @@ class Observers {
 /** The observers; `null` nearly always. */
 export let observers: Observers | null = null;
 
-/** Has an observer told what greenlets do, until the result is disposed of. */
+/** Adds an observer, until the result is disposed of. */
 export function observe(one: Observer): Disposable {
   observers ??= new Observers();
   observers.add(one);

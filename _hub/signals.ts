@@ -1,6 +1,6 @@
 /**
- * Signals: those that a program listens to, and those that end one, which are SIGINT, as
- * Ctrl-C sends it, and SIGTERM.
+ * Signals: listeners of the program, and the signals that end a program: SIGINT (Ctrl-C) and
+ * SIGTERM.
  *
  * @module
  */
@@ -10,7 +10,7 @@ import { show } from "../_base/checks.ts";
 import { hasTimers } from "./timers.ts";
 import { wakeups } from "./run_queue.ts";
 
-/** The signals, and the exit code that a shell gives a process that one has ended. */
+/** The signals that end a program, and the exit status that a shell shows for each. */
 const EXIT_CODES = { SIGINT: 130, SIGTERM: 143 } as const;
 
 /** A signal that ends a program. */
@@ -33,7 +33,7 @@ interface Process {
   off(name: string, listener: () => void): unknown;
 }
 
-/** The listeners of the program's own, by the signal. */
+/** The program's own listeners, by signal. */
 const listening = new Map<string, number>();
 
 /** Whether the program itself listens to a signal. */
@@ -41,7 +41,7 @@ export function isListenedTo(name: string): boolean {
   return listening.has(name);
 }
 
-/** One listener of the program's own for one signal, which keeps no process alive. */
+/** One listener of the program for one signal. It does not keep the process alive. */
 export class OwnListener implements Disposable {
   readonly #name: Deno.Signal;
   #listener: (() => void) | null;
@@ -50,11 +50,11 @@ export class OwnListener implements Disposable {
    * Listens from now on.
    *
    * @param name The signal.
-   * @param told Called each time that it comes.
+   * @param told Called each time that the signal arrives.
    * @throws {TypeError} If there is no such signal, or none that can be listened to.
    */
   constructor(name: Deno.Signal, told: () => void) {
-    // One of its own, as the runtime takes a function once.
+    // A new function for each listener, as the runtime adds the same function only once.
     this.#listener = () => told();
     this.#name = name;
     if (typeof name !== "string") throw notListenable(name);
@@ -72,7 +72,7 @@ export class OwnListener implements Disposable {
     listening.set(name, (listening.get(name) ?? 0) + 1);
   }
 
-  /** Listens no more. */
+  /** Stops listening. */
   [Symbol.dispose](): void {
     const listener = this.#listener;
     if (listener === null) return;
@@ -89,7 +89,7 @@ function findProcess(): Process | null {
   return typeof process?.on === "function" ? process : null;
 }
 
-/** Finds how this runtime listens to signals; `null` in one without, such as a browser. */
+/** Finds how this runtime listens to signals; `null` if it can't, as in a browser. */
 function findListening(): { add: Change; remove: Change } | null {
   const { Deno } = globalThis;
   if (Deno !== undefined) {
@@ -111,17 +111,17 @@ function notListenable(name: unknown, cause?: unknown): TypeError {
   );
 }
 
-/** For how many milliseconds nothing has to happen before it may be a deadlock. */
+/** The milliseconds without any event after which a deadlock is suspected. */
 const IDLE = 1000;
 /**
- * How many milliseconds a pause takes, in which the runtime can notice a deadlock. A signal in
- * that time is not lost: it ends the process at once, with nothing unwound.
+ * The length of a pause in milliseconds, in which the runtime can notice a deadlock. A signal
+ * in a pause ends the process at once, without running `finally` blocks.
  */
 const PAUSE = 1;
 
 /**
- * Listens until the first of the signals comes; the second is left to the process. A signal
- * that the program itself listens to is left to that.
+ * Listens until the first signal arrives; a second one ends the process. Ignores a signal that
+ * the program itself listens to.
  *
  * A listener is an operation of the runtime that has not ended. It keeps no process alive, but
  * as long as there is one, the runtime believes that a module which waits at its top level may
@@ -134,9 +134,12 @@ export class SignalListener implements Disposable {
   readonly #listeners: readonly (readonly [EndingSignal, () => void])[];
   #listens = false;
   #isOver = false;
-  /** The count of wake-ups at the last look: another one tells that something has happened. */
+  /**
+   * The count of wake-ups at the last check: a different count means that something has
+   * happened.
+   */
   #wakeups = wakeups();
-  /** For how many milliseconds nothing has to happen until the next pause. */
+  /** The milliseconds without any event until the next pause. */
   #idle = IDLE;
 
   /** @param told Called once, with the signal. */
