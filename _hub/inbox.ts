@@ -74,7 +74,7 @@ export class Inboxes {
     this.#all.delete(reference);
   }
 
-  /** Has to be called before the prototypes are restored. They may be patched again later. */
+  /** Must be called before the prototypes are restored. They may be patched again later. */
   stayPatched(): void {
     for (const source of this.#all) source.deref()?.stayPatched();
   }
@@ -198,7 +198,7 @@ export abstract class Inbox<T, K extends QueuedWait<K, T>, R> {
   /** Drops or closes the results that were not taken. */
   protected abstract discard(): void;
 
-  /** Has to be called before the owner is closed. */
+  /** Must be called before the owner is closed. */
   close(): void {
     this.closed = true;
     this.#failure = null;

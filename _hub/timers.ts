@@ -431,7 +431,7 @@ const MOST_TURNS = 3;
  * Checks a duration.
  *
  * @param ms Milliseconds: a number or `Infinity`. A negative number counts as 0.
- * @param what For the message: what can't be done.
+ * @param what For the message: the action that failed, such as `wait`.
  * @param name For the message: what the duration is, where there are several.
  * @throws {TypeError} If it is not a number.
  * @throws {RangeError} If it is `NaN`.
@@ -455,7 +455,7 @@ export function checkDuration(
  * Checks the options of a call that waits, and returns its timeout: `Infinity` if there is
  * none.
  *
- * @param what For the message: what can't be done.
+ * @param what For the message: the action that failed, such as `wait`.
  * @throws {TypeError} If the options are not an object, or the timeout is not a number.
  * @throws {RangeError} If the timeout is `NaN`.
  */

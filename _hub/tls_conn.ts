@@ -33,7 +33,7 @@ const CLOSING = 1000;
 /**
  * Checks that there are a certificate and a key.
  *
- * @param what For the message: what can't be done.
+ * @param what For the message: the action that failed, such as `wait`.
  * @throws {TypeError} If one is missing or not a string.
  */
 export function checkTls(tls: unknown, what: string): void {

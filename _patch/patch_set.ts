@@ -49,8 +49,8 @@ export class Patches implements Disposable {
   }
 
   /**
-   * Replaces a class with a proxy that makes instances in a call of `wrap`, which has to call
-   * its argument.
+   * Replaces a class with a proxy that makes instances in a call of `wrap`, which must call its
+   * argument.
    */
   replaceClass(
     object: object,
