@@ -41,7 +41,7 @@ export interface UdpAddress {
   port: number;
 }
 
-/** An address as the runtime gives it, or as a server is given it. */
+/** An address as the runtime returns it, or as a program passes it to a server. */
 export type AnyAddress = ServerAddress | UdpAddress | Deno.Addr;
 
 /** Writes an address: `127.0.0.1:80`, `[::1]:80`, `unix:/path`. */
@@ -56,9 +56,9 @@ export function addressName(address: AnyAddress): string {
 /**
  * Checks where a server is to listen: the runtime would take a wrong port for another one.
  *
- * @param what For the message: what can't be done.
- * @param transports Which there may be; the first is that of one that has none.
- * @throws {TypeError | RangeError} If it is no address.
+ * @param what For the message: the action that failed, such as `wait`.
+ * @param transports The transports that are allowed; the first is the default.
+ * @throws {TypeError | RangeError} If it is not an address.
  */
 export function checkAddress(
   address: unknown,

@@ -10,8 +10,8 @@ import { then } from "./language.ts";
 const cell = new Int32Array(new SharedArrayBuffer(4));
 
 /**
- * Calls back after a time, without a timer of the runtime's: the process does not wait for
- * it, and those who look for timers that were left behind see none.
+ * Calls a function after a time, without a timer of the runtime: it does not keep the process
+ * alive, and a test sanitizer sees no timer that is left behind.
  */
 export function after(ms: number, callback: () => void): void {
   const { value } = Atomics.waitAsync(cell, 0, 0, ms);

@@ -42,7 +42,7 @@ export class Pieces implements BodyReader {
   }
 }
 
-/** Hands a body on to the runtime, and tells what becomes of it. */
+/** Passes a body on to the runtime, and reports its end. */
 export class BodyStream implements UnderlyingDefaultSource<Uint8Array> {
   readonly #reader: BodyReader;
   readonly #gone: () => void;

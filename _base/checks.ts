@@ -1,5 +1,5 @@
 /**
- * Checks of what the user gives.
+ * Checks of arguments.
  *
  * @module
  */
@@ -14,7 +14,7 @@ export function isObject(value: unknown): value is object {
   return typeof value === "object" && value !== null;
 }
 
-/** Whether it is an object or a function: what can have properties of its own. */
+/** Whether a value is an object or a function, and so can have properties. */
 export function isObjectOrFunction(value: unknown): value is object {
   return isObject(value) || typeof value === "function";
 }
@@ -22,7 +22,7 @@ export function isObjectOrFunction(value: unknown): value is object {
 /**
  * Checks options. Without that, the 5 of `join(5)` would do nothing, in silence.
  *
- * @param what For the message: what can't be done.
+ * @param what For the message: the action that failed, such as `wait`.
  * @throws {TypeError} If they are not an object.
  */
 export function checkOptions(options: unknown, what: string): void {
@@ -60,9 +60,9 @@ export function numberError(
  * Checks a function that is called later or run as a body. It may be async, a generator
  * function or plain.
  *
- * @param what For the message: what can't be done.
- * @param name For the message: what the user calls it.
- * @throws {TypeError} If it is none, or an async generator function.
+ * @param what For the message: the action that failed, such as `wait`.
+ * @param name For the message: the name of the argument.
+ * @throws {TypeError} If it is not a function, or is an async generator function.
  */
 export function checkFunction(
   value: unknown,
@@ -83,7 +83,7 @@ export function isBody(value: unknown): boolean {
 /**
  * Checks a function that is called for its effect, or its answer, and must not wait.
  *
- * @throws {TypeError} If it is none, or a generator function of either kind.
+ * @throws {TypeError} If it is not a function, or is a generator function of either kind.
  */
 export function checkCallback(
   value: unknown,

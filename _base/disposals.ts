@@ -1,21 +1,21 @@
 /**
- * What is disposed of together, the last first: what `DisposableStack` of the language is,
- * which not all runtimes have.
+ * Disposes of several objects together, the last first: a stand-in for `DisposableStack`, which
+ * not all runtimes have.
  *
  * @module
  */
 
 import { showAs } from "./inspecting.ts";
 
-/** One that was added, and those before it. */
+/** An object that was added, with the objects before it. */
 interface Added {
   readonly one: Disposable;
   readonly before: Added | null;
 }
 
 /**
- * Disposables that were collected, until they are disposed of. In no array, as a program may
- * have changed what to add to one does.
+ * A collection of disposables. Not kept in an array, as a program may have changed the methods
+ * of arrays.
  */
 export class Disposals implements Disposable {
   #last: Added | null = null;
@@ -30,7 +30,7 @@ export class Disposals implements Disposable {
     return this.#isDisposed;
   }
 
-  /** Adds one, and returns it. */
+  /** Adds an object, and returns it. */
   use<D extends Disposable>(one: D): D {
     this.#last = { one, before: this.#last };
     return one;
@@ -41,7 +41,7 @@ export class Disposals implements Disposable {
     this.use({ [Symbol.dispose]: call });
   }
 
-  /** Disposes of all, whatever some of them throw; then throws what the first of those has. */
+  /** Disposes of all, even if some throw; then throws the first error. */
   [Symbol.dispose](): void {
     this.#isDisposed = true;
     let failure: { readonly error: unknown } | null = null;

@@ -9,7 +9,7 @@ function parentOf(index: number): number {
 }
 
 /**
- * Items of which the least is at hand. Those that are equal come in no particular order.
+ * Items of which the least is found at once. Equal items come in no particular order.
  *
  * A comparison may throw. So places are found first, and nothing is moved until then.
  */

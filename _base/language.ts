@@ -94,7 +94,7 @@ export function iterableOf<T>(one: T, other: T): Iterable<T> {
   };
 }
 
-/** The argument at an index. One that was not given is not looked up in the prototype. */
+/** The argument at an index. A missing argument is not looked up in the prototype. */
 export function argumentAt(args: ArrayLike<unknown>, at: number): unknown {
   return at < args.length ? args[at] : undefined;
 }
@@ -125,7 +125,7 @@ class NoOptions {
   }
 }
 
-/** The options of a call that has none. */
+/** The options of a call without options. */
 export const NO_OPTIONS: Readonly<Record<never, never>> = Object.freeze(
   new NoOptions(),
 );

@@ -1,13 +1,12 @@
 /**
- * A list whose members know their place, so that one in the middle is removed as fast as one
- * is added.
+ * A doubly linked list: a member in the middle is removed as fast as one is added.
  *
  * @module
  */
 
 /** A member of a {@linkcode List}. It can be in one list at a time. */
 export interface Member<M extends Member<M>> {
-  /** The list that it is in; `null` if it is in none. */
+  /** The list that it is in; `null` if it is in no list. */
   list: List<M> | null;
   /** The member before it; for the first one, the last. */
   previous: M | null;
@@ -15,20 +14,20 @@ export interface Member<M extends Member<M>> {
 }
 
 /**
- * Members in the order in which they came. The list itself refers to the first only: to store
- * something new in something old costs the garbage collector work.
+ * Members in the order in which they were added. The list refers only to the first member:
+ * storing a new object in an old one costs the garbage collector work.
  */
 export class List<M extends Member<M>> {
   first: M | null = null;
   length = 0;
-  /** The object that the members wait for, such as a queue; `null` where they are no waits. */
+  /** The object that the members wait for, such as a queue; `null` if they are not waits. */
   readonly owner: object | null;
 
   constructor(owner: object | null = null) {
     this.owner = owner;
   }
 
-  /** The member that has come last. */
+  /** The member that was added last. */
   get last(): M | null {
     return this.first === null ? null : this.first.previous;
   }
@@ -59,7 +58,7 @@ export class List<M extends Member<M>> {
     this.length--;
   }
 
-  /** Takes out a member whose turn has not come; a subclass may do more. */
+  /** Removes a member before its turn; a subclass may do more. */
   leave(member: M): void {
     this.remove(member);
   }

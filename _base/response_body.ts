@@ -1,9 +1,9 @@
 /**
- * What a response has for a body, told without taking it.
+ * Finds the kind of a response's body without reading it.
  *
- * To ask a response for its `body` makes a stream of bytes that are there as a whole, which
- * the runtime then sends in chunks. So its own fields are looked into; where they are not as
- * expected, every body is taken for a stream.
+ * Reading `response.body` turns bytes in memory into a stream, which the runtime then sends in
+ * chunks. So the internal fields are read instead. If they are not as expected, every body
+ * counts as a stream.
  *
  * @module
  */
@@ -73,7 +73,7 @@ export function bodyOf(response: Response): Whole | typeof STREAM | null {
   try {
     if (fields !== null) return lookInto(response, fields);
   } catch {
-    // It is none of the runtime's own.
+    // It is not a body of the runtime.
   }
   return response.body === null ? null : STREAM;
 }

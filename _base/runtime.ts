@@ -1,9 +1,9 @@
 /**
- * The one module that looks into the runtime: for functions that it keeps for itself, and
- * for properties that it hides under symbols.
+ * The one module that uses the runtime's internals: internal functions, and properties that are
+ * hidden under symbols.
  *
- * Nothing here throws. Each use tries what was found before it relies on it, and has another
- * way where something is missing.
+ * Nothing here throws. Each user tests an internal before it relies on it, and has a fallback
+ * if it is missing.
  *
  * @module
  */
@@ -92,14 +92,14 @@ export function isSettled(promise: unknown): boolean {
   }
 }
 
-/** The symbols under which an object itself has properties; none, if it is no object. */
+/** The symbols of an object's own properties; none if the value is not an object. */
 export function symbolsOf(object: unknown): symbol[] {
   return isObject(object) ? Object.getOwnPropertySymbols(object) : [];
 }
 
 /**
- * The symbol under which the runtime keeps a property of an object; `undefined` if there is
- * none of that name.
+ * The symbol with a given name under which the runtime keeps a property of an object;
+ * `undefined` if there is none.
  */
 export function findSymbol(object: unknown, name: string): symbol | undefined {
   return symbolsOf(object).find(({ description }) => description === name);
@@ -160,8 +160,8 @@ export function callerOf(above: number): string {
 }
 
 /**
- * What says of a `Worker` whether it keeps the process alive; `undefined` where the runtime
- * has no such thing, and each does so until it is ended.
+ * Finds the function that sets whether a `Worker` keeps the process alive; `undefined` if the
+ * runtime has none: then each worker does so until it is terminated.
  */
 export function findWorkerRef():
   | ((worker: object, holds: boolean) => void)

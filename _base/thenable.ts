@@ -13,7 +13,7 @@
 export type BodyResult<R> = R extends Generator<unknown, infer T, never> ? T
   : Awaited<R>;
 
-/** Whether what a body has returned has to be awaited. */
+/** Whether the result of a body must be awaited. */
 export function isThenable(result: unknown): result is PromiseLike<unknown> {
   return result instanceof Promise ||
     typeof (result as PromiseLike<unknown> | null | undefined)?.then ===

@@ -1,11 +1,11 @@
 /**
  * Operations of the runtime that a call has begun.
  *
- * An operation that is not over keeps the process alive, unless the runtime is told otherwise.
- * That takes the promise of the operation, which most functions do not return. But the runtime
- * stores the number of an operation in its promise, under a symbol that we know: while a call
- * is watched, a setter on the prototype tells us of the promises. Where the runtime does it in
- * another way, none is seen, and operations keep the process alive as ever.
+ * A running operation keeps the process alive, unless the runtime is told otherwise. That needs
+ * the promise of the operation, which most functions do not return. But the runtime stores the
+ * number of an operation in its promise, under a symbol that we know: while a call is watched,
+ * a setter on the prototype tells us of the promises. If the runtime changes that, no promise
+ * is seen, and operations keep the process alive as usual.
  *
  * @module
  */
@@ -23,7 +23,7 @@ const accessor: PropertyDescriptor = property({
   configurable: true,
   get: () => undefined,
   set(value) {
-    // The promise gets its number as it would without us.
+    // Sets the number as the runtime would without the setter.
     Object.defineProperty(
       this,
       promiseIdSymbol!,
@@ -33,13 +33,14 @@ const accessor: PropertyDescriptor = property({
   },
 });
 
-/** The operations that the call has begun which was watched last. */
+/** The operations that the last watched call has begun. */
 export class Begun {
   #operations: object[] = [];
   #isHeld = true;
 
   /**
-   * Watches a call. That takes 2 µs, so it is for calls that take longer, or may never end.
+   * Watches a call. That takes 2 µs, so use it only for calls that take longer or may never
+   * end.
    */
   watch<R>(call: () => R): R {
     this.#operations = [];
@@ -55,12 +56,12 @@ export class Begun {
   }
 
   /**
-   * Watches a call and the microtask that it queues, as an async function does which first
-   * awaits a promise that is settled.
+   * Watches a call and the microtask that it queues: an async function queues one if it first
+   * awaits a settled promise.
    */
   watchOn<R>(call: () => R): R {
     let before: Begun | null | undefined;
-    // The microtasks before this one are over then, and those behind it have not begun.
+    // By then the microtasks queued before have run, and later ones have not.
     then(resolved, () => {
       if (watching === null && !install()) return;
       before = watching;
@@ -75,22 +76,22 @@ export class Begun {
     return result;
   }
 
-  /** Notes an operation that was begun, and was not over at once. */
+  /** Notes an operation that was begun and did not end at once. */
   note(operation: object): void {
     this.#operations.push(operation);
     if (!this.#isHeld) tell(unrefOpPromise, operation);
   }
 
-  /** Has the operations, and later ones of the call, not keep the process alive. */
+  /** Lets the process end during the operations of the call, also during later ones. */
   unref(): void {
     this.#isHeld = false;
     this.#operations.forEach((it) => tell(unrefOpPromise, it));
   }
 
   /**
-   * Has later operations of the call keep the process alive.
+   * Lets later operations of the call keep the process alive.
    *
-   * @param now Whether the present ones do so as well.
+   * @param now Whether the current operations do so as well.
    */
   ref(now = true): void {
     this.#isHeld = true;
@@ -108,7 +109,7 @@ function tell(
   try {
     what?.(operation);
   } catch {
-    // The runtime has changed. The process is kept alive then.
+    // The runtime has changed: the operations keep the process alive.
   }
 }
 

@@ -1,9 +1,9 @@
 /**
  * Streams of the bytes that an inbox keeps.
  *
- * A stream takes its turn with all others that read. When it asks for bytes and is not read
- * any more, as its reader was released or an interrupt has taken the read back, it leaves the
- * line, so that what comes is for the next reader of whatever kind.
+ * A stream takes its turn among all readers. If it has asked for bytes and is no longer read,
+ * as its reader was released or an interrupt has undone the read, it leaves the line, so that
+ * the bytes are for the next reader of any kind.
  *
  * @module
  */
@@ -23,7 +23,7 @@ class Puller extends BytesTaker<void> {
   readonly #max: number;
   readonly #take: (pulled: Pulled) => void;
 
-  /** @param take Called in its turn: later the stream may not be read any more. */
+  /** @param take Called in its turn, and not later: the stream may no longer be read then. */
   constructor(stream: Readable, max: number, take: (pulled: Pulled) => void) {
     super();
     this.#stream = stream;
@@ -63,11 +63,11 @@ class Puller extends BytesTaker<void> {
 }
 
 /**
- * Makes the stream of an inbox: for its users it is one of the runtime's own.
+ * Makes the stream of an inbox. It is a `ReadableStream` of the runtime.
  *
- * @param findBytes Gives the inbox.
+ * @param findBytes Returns the inbox.
  * @param close Called at the end, at an error, and when the stream is cancelled.
- * @param errorOf Makes the error of the stream of that of a read.
+ * @param errorOf Returns the error of the stream for the error of a read.
  */
 export function byteStreamOf(
   findBytes: () => Bytes,
@@ -115,7 +115,7 @@ export function byteStreamOf(
   function getReader(this: unknown, options: unknown): object {
     const { getReader } = ReadableStream.prototype;
     const reader: object = Reflect.apply(getReader, this, [options]);
-    // It has asked on behalf of the reader before, whose read may have wanted more bytes.
+    // The pending turn belongs to the reader before, whose read may have wanted more bytes.
     puller?.leave();
     if (reader instanceof ReadableStreamBYOBReader) resume();
     return reader;

@@ -1,5 +1,5 @@
 /**
- * Signals by which an interrupt cancels what the runtime does.
+ * Abort signals by which an interrupt cancels an operation of the runtime.
  *
  * @module
  */
@@ -10,16 +10,18 @@ import type { Scope } from "./scope.ts";
 import type { Wait } from "./suspension.ts";
 import { connectingTo } from "./waits.ts";
 
-/** Adds a signal to options, which cancels as well as the one that the caller has given. */
+/** Adds an abort signal to options, beside the signal that the caller has passed. */
 export function addSignal(options: unknown, ours: AbortSignal): unknown {
   // For the runtime to complain of, as of an array.
   const isOptions = typeof options === "object" && options !== null &&
     !Array.isArray(options);
   if (!isOptions) return options;
   const theirs = (options as { signal?: unknown }).signal ?? undefined;
+  // The runtime throws the error for the wrong value.
   if (theirs !== undefined && !(theirs instanceof AbortSignal)) return options;
   const signal = theirs === undefined ? ours : eitherOf(theirs, ours);
-  // The runtime asks once more when the result is there, and to throw would lose it.
+  // The runtime calls this once more when it has the result: throwing then would lose the
+  // result.
   signal.throwIfAborted = () => theirs?.throwIfAborted();
   return withOptions(options, { signal });
 }
@@ -30,7 +32,7 @@ export function eitherOf(one: AbortSignal, other: AbortSignal): AbortSignal {
 }
 
 /**
- * Connects, such that an interrupt cancels it. One that is made nevertheless is closed.
+ * Connects; an interrupt cancels that. A connection that is made nevertheless is closed.
  *
  * @param connect Connects with these options.
  * @param made Called with the connection before anything else has it.

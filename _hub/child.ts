@@ -1,8 +1,9 @@
 /**
- * Child processes: how one is ended, with the processes that it has started, and how all that
- * it prints is collected. What `patch()` and `subprocess.ts` share.
+ * Child processes: ends a child and the processes that it has started, and collects its output.
+ * Shared by `patch()` and `subprocess.ts`.
  *
- * What is called here is called outside greenlets, where a patched function is the original.
+ * Functions of the runtime are called outside greenlets here, where patched functions act as
+ * the originals.
  *
  * @module
  */
@@ -11,26 +12,26 @@ import { after } from "../_base/after.ts";
 import { bare, membersOf, then } from "../_base/language.ts";
 import { current, runDetached } from "./current.ts";
 
-/** Bytes that are in memory of their own. */
+/** Bytes in a plain buffer. */
 export type Bytes = Uint8Array<ArrayBuffer>;
 
-/** The options of ending a child. */
+/** The options for ending a child. */
 export interface ChildEnding {
-  /** After how many milliseconds SIGKILL follows SIGTERM; never for `Infinity`. */
+  /** The milliseconds from SIGTERM to SIGKILL; never for `Infinity`. */
   readonly grace: number;
-  /** Whether the processes that it has started are ended as well: it leads a group. */
+  /** Whether the processes that it has started are ended as well: the child leads a group. */
   readonly group: boolean;
-  /** Whether the process is not to end within the grace, which would be over then. */
+  /** Whether the grace keeps this process alive, so that SIGKILL is still sent. */
   readonly holds: boolean;
 }
 
 /**
- * Whether a child can lead a group that is ended as a whole: a process that may signal any
- * other may, on a system that has groups.
+ * Whether a child can lead a process group: on a system with groups, if this process may signal
+ * any other.
  */
 export function canEndGroups(): boolean {
   if (Deno.build.os === "windows") return false;
-  // Where it is to be asked for, the user would be asked at a time of no meaning.
+  // A permission that would have to be prompted for counts as missing.
   return Deno.permissions.querySync({ name: "run" }).state === "granted";
 }
 
@@ -41,7 +42,7 @@ export function statusOf(
   return runDetached(() => child.status);
 }
 
-/** Sends a signal to the group of processes that one leads; `false` if there is none. */
+/** Sends a signal to the process group that a child leads. Returns `false` if there is none. */
 export function signalGroup(pid: number, signal: Deno.Signal): boolean {
   try {
     Deno.kill(-pid, signal);
@@ -52,7 +53,7 @@ export function signalGroup(pid: number, signal: Deno.Signal): boolean {
 }
 
 function hasGroup(pid: number): boolean {
-  // 0 sends nothing, and finds out whether something could be sent.
+  // Signal 0 sends nothing, and checks that the group exists.
   return signalGroup(pid, 0 as unknown as Deno.Signal);
 }
 
@@ -70,7 +71,7 @@ export function signalChild(
   }
 }
 
-/** Has a child not keep the process alive. One that has ended does not. */
+/** Lets the process end while a child runs. Does nothing if the child has ended. */
 export function unrefChild(child: Deno.ChildProcess): void {
   try {
     child.unref();
@@ -79,7 +80,7 @@ export function unrefChild(child: Deno.ChildProcess): void {
   }
 }
 
-/** Tells a child to end, and sees to it if it does not. Waits for nothing. */
+/** Sends SIGTERM to a child, and SIGKILL after the grace. Does not wait. */
 export function endChild(
   child: Deno.ChildProcess,
   { grace, group, holds }: ChildEnding,
@@ -96,7 +97,7 @@ export function endChild(
     over();
     signalChild(child, "SIGKILL", group);
   };
-  // The child keeps the process alive for as long as the user wants it to.
+  // The child keeps the process alive if the program wants it to.
   current.clear(after, grace, kill);
   if (!holds) atEnd.add(kill);
   whenEnded(child, () => {
@@ -104,12 +105,15 @@ export function endChild(
   });
 }
 
-/** Calls `ended` when a child has ended, in no context, which that would keep alive. */
+/**
+ * Calls `ended` when a child has ended. Clears the async context, which the promise would keep
+ * alive.
+ */
 export function whenEnded(child: Deno.ChildProcess, ended: () => void): void {
   current.clear(() => void then(statusOf(child), ended, ended));
 }
 
-/** Calls functions when the process ends. Listens as long as there are any. */
+/** Calls functions when the process ends. Listens for that only while there are any. */
 class AtEnd {
   readonly #calls = new Set<() => void>();
   readonly #callAll = () => membersOf(this.#calls).forEach((call) => call());
@@ -126,19 +130,18 @@ class AtEnd {
 }
 
 /**
- * What is done with children when the process ends: those that were told to end, and would
- * outlive their grace, are ended at once.
+ * Runs when the process ends: children in their grace get SIGKILL at once.
  */
 export const atEnd: AtEnd = new AtEnd();
 
-/** Collects what comes out of a pipe. */
+/** Collects the output of a pipe. */
 export class OutputPipe {
-  /** All of it, when the pipe has ended. */
+  /** The whole output, once the pipe has ended. */
   readonly bytes: Promise<Bytes>;
-  /** The chunks that have come so far; `null` when nothing wants them any more. */
+  /** The chunks that have arrived; `null` when nothing needs them any more. */
   #chunks: Bytes[] | null = [];
 
-  /** @param abort Closes the pipe, which the child may have left to others. */
+  /** @param abort Closes the pipe: a process that the child has started may hold it open. */
   constructor(stream: ReadableStream<Bytes>, abort: AbortController) {
     const sink = new WritableStream<Bytes>(
       bare({
@@ -151,7 +154,7 @@ export class OutputPipe {
     this.bytes = then(piped, () => this.read());
   }
 
-  /** Returns the bytes that have come so far. */
+  /** Returns the bytes that have arrived. */
   read(): Bytes {
     return concat(this.#chunks ?? []);
   }

@@ -1,9 +1,9 @@
 /**
- * Connections and listeners: what `patch()` and our own sockets share.
+ * Connections and listeners, as `patch()` and `socket.ts` share them.
  *
- * One inbox keeps the bytes of a connection, whatever reads them, and one the connections of
- * a listener. So what is read through our own socket, or through the patched methods of the
- * runtime's connection, is read once.
+ * Each connection has one inbox for its bytes, and each listener one for its connections. A
+ * `Socket` and the patched methods of the runtime's connection use the same inbox, so each byte
+ * is read once.
  *
  * @module
  */
@@ -35,22 +35,22 @@ interface Holding {
   unref(): void;
 }
 
-/** A method of the runtime's object, whatever patch() has put in its place. */
+/** Returns the original method of the runtime's object, even under `patch()`. */
 export function originalOf<T extends object, K extends keyof T>(
   object: T,
   name: K,
 ): T[K] {
-  // A method of its own may be one that `patch()` has left there.
+  // A method of the object itself may be one that `patch()` has put there.
   return getOriginal(Object.getPrototypeOf(object) as T, name) ?? object[name];
 }
 
-/** The sockets that their user has told not to keep the process alive. */
+/** The sockets on which the program has called `unref()`. */
 export const unreffed = new WeakSet<object>();
 
 /** The runtime's operations of each class of connections; `null` where they can't be used. */
 const operationsOf = new WeakMap<object, SocketOps | null>();
 
-/** By which operations a connection can be read and written, if not by its methods. */
+/** Returns the operations to read and write a connection with; `null` to use its methods. */
 export function operationsFor(conn: Deno.Conn): SocketOps | null {
   const prototype = Object.getPrototypeOf(conn);
   let operations = operationsOf.get(prototype);
@@ -63,7 +63,7 @@ export function operationsFor(conn: Deno.Conn): SocketOps | null {
   return operations?.suit(conn) ? operations : null;
 }
 
-/** Has a socket keep the process alive, if its user wants it, or not. */
+/** Sets whether a socket keeps the process alive; it never does after the program's `unref()`. */
 export const hold: Hold = {
   take(socket) {
     if (!unreffed.has(socket)) {
@@ -75,7 +75,7 @@ export const hold: Hold = {
   },
 };
 
-/** One `accept`. */
+/** The wait of one `accept`. */
 export class Accepter extends QueuedWait<Accepter, Deno.Conn> {
   protected override get call(): string {
     return "accept";
@@ -256,8 +256,8 @@ export class BytesOf extends Stamp {
 
 /**
  * Keeps the operations with which a connection is read and written, if these are not its own
- * methods. It is set on a new connection before the program gets it, so that we see each `ref`
- * and `unref`.
+ * methods. Set on a new connection before the program gets it, so that every `ref` and `unref`
+ * is seen.
  */
 export class OperationsOf extends Stamp {
   #operations: SocketOps | null = null;
@@ -293,7 +293,7 @@ export class WritesOf extends Stamp {
 export const readableOf = new WeakMap<object, Readable>();
 export const connectionsOf = new WeakMap<object, Connections>();
 
-/** Makes a stream of a connection. It does what the runtime's stream does, and reads our bytes. */
+/** Makes a stream of a connection. It behaves as the runtime's stream, and reads from the inbox. */
 export function readableBy(
   conn: Disposable,
   takeBytes: () => ConnBytes,

@@ -1,5 +1,5 @@
 /**
- * The current scope: the one that running code belongs to.
+ * The current scope: the scope that the running code belongs to.
  *
  * @module
  */
@@ -27,13 +27,13 @@ export const current: Context<Scope> = makeContext();
 // The access of other modules to the private fields of a ScopedGreenlet. Functions, as methods
 // would be seen in the public class that extends it.
 
-/** The scope of a greenlet of ours, which is made when it is first asked for. */
+/** Returns the scope of a greenlet of ours. Makes it on the first call. */
 export let ownScopeOf: (greenlet: ScopedGreenlet) => Scope;
 /** The scope of a greenlet of ours, if there is one. */
 export let knownScopeOf: (greenlet: ScopedGreenlet) => Scope | null;
 /** Forgets the scope of a greenlet that is dead. */
 export let forgetScopeOf: (greenlet: ScopedGreenlet) => void;
-/** The greenlet that was current when one of ours was made, unless it is gone. */
+/** The greenlet that was current when a greenlet of ours was made, unless it was collected. */
 export let spawnerOf: (greenlet: ScopedGreenlet) => Greenlet | undefined;
 /** Whether a greenlet is one of ours. `instanceof` would take twice the time. */
 let isOurs: (greenlet: Greenlet) => greenlet is ScopedGreenlet;
@@ -41,8 +41,8 @@ let isOurs: (greenlet: Greenlet) => greenlet is ScopedGreenlet;
 let giveUp: (greenlet: ScopedGreenlet, error: unknown) => void;
 
 /**
- * A greenlet of ours: one that knows its scope, and in which scope it was made. To have two
- * classes in place of one takes 8 ns for each greenlet.
+ * A greenlet of ours: it knows its scope, and the scope in which it was made. Two classes in
+ * place of one cost 8 ns for each greenlet.
  *
  * @internal
  */
@@ -69,7 +69,7 @@ export abstract class ScopedGreenlet extends Greenlet {
     };
   }
 
-  // Explicit, as the one that the language makes copies its arguments.
+  // An explicit constructor, as the implicit one copies its arguments.
   constructor(
     // deno-lint-ignore no-explicit-any
     run: ((...args: any[]) => unknown) | undefined,

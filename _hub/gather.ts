@@ -41,9 +41,9 @@ export interface KillAllOptions extends KillOptions {
 
 /** Options of {@linkcode wait} and {@linkcode iwait}. */
 export interface WaitOptions {
-  /** After how many milliseconds to wait no longer. @default {Infinity} */
+  /** The time limit in milliseconds. @default {Infinity} */
   timeout?: number;
-  /** For how many of the objects to wait. @default {all of them} */
+  /** The number of objects to wait for. @default {all of them} */
   count?: number;
 }
 
@@ -96,7 +96,7 @@ class Waiting<S extends Waitable> extends Suspension<S[]> {
   }
 
   override get blockers(): readonly core.Greenlet[] {
-    // If some are enough, it is open which ones.
+    // If a few are enough, it is not known which ones.
     if (this.#count < this.#objects.length) return NO_BLOCKERS;
     return this.#left.filter((object) => object instanceof Greenlet);
   }
@@ -130,7 +130,7 @@ class Waiting<S extends Waitable> extends Suspension<S[]> {
   }
 }
 
-/** A short name of what is waited for. */
+/** A short name of the objects that are waited for. */
 function titleOf(object: unknown): string {
   return object instanceof Greenlet
     ? String(object)
@@ -197,9 +197,9 @@ function checkCount(
  *
  * @typeParam G The type of the greenlets.
  * @param greenlets The greenlets, or other objects that have links.
- * @param options How long, for how many, and whether to throw.
- * @returns The greenlets that have ended, in the order in which they did.
- * @throws {unknown} With `raiseError`, the error of the first one that has failed.
+ * @param options The time limit, the number of greenlets, and whether to throw.
+ * @returns The greenlets that have ended, in the order in which they ended.
+ * @throws {unknown} With `raiseError`, the error of the first greenlet that failed.
  * @throws {TypeError | RangeError} If an option or an object is not what it must be.
  *
  * @example Usage
@@ -237,8 +237,9 @@ export function wait(objects?: null, options?: WaitOptions): Wait<boolean>;
  *
  * @typeParam S The type of the objects.
  * @param objects Greenlets, events, semaphores.
- * @param options How long, and for how many.
- * @returns The objects that are ready, in the order in which they became ready.
+ * @param options The time limit, and the number of objects.
+ * @returns The objects that are
+ * ready, in the order in which they became ready.
  * @throws {TypeError | RangeError} If an option or an object is not what it must be.
  *
  * @example Usage
@@ -278,7 +279,7 @@ export interface ReadyIterator<S> extends AsyncIterableIterator<S> {
   next(): Wait<IteratorResult<S, undefined>>;
   /** Gives up the objects that are not ready. */
   return(): Wait<IteratorResult<S, undefined>>;
-  /** Itself. */
+  /** Returns the iterator itself. */
   [Symbol.asyncIterator](): ReadyIterator<S>;
   /** Gives up the objects that are not ready. */
   [Symbol.dispose](): void;
@@ -356,7 +357,7 @@ class Arrivals<S extends Waitable> implements ReadyIterator<S> {
     }, undefined);
   }
 
-  /** Whether the time is over, and no wait is left for objects that were ready in time. */
+  /** Whether the time limit has passed, and no object that was ready in time is left to return. */
   get #isLate(): boolean {
     return this.#remaining <= 0 && !this.#begins && this.#waiting.length === 0;
   }
@@ -407,7 +408,7 @@ class Arrivals<S extends Waitable> implements ReadyIterator<S> {
     return arriving.suspend(scope);
   }
 
-  /** Ends the iterator, and takes its links back. */
+  /** Ends the iterator, and removes its links. */
   leave(): void {
     this.#taken = this.#ready.length;
     this.#close();
@@ -429,14 +430,15 @@ class Arrivals<S extends Waitable> implements ReadyIterator<S> {
 }
 
 /**
- * Gives objects as they become ready. gevent's `iwait`.
+ * Iterates over objects in the order in which they become ready. gevent's `iwait`.
  *
- * A `for await` loop takes its links back when it is left in any way, by an interrupt as well.
- * Code that calls `next` by hand can go on after an interrupt, and closes it by `using`.
+ * Leaving a `for await` loop in any way, also by an interrupt, removes its links from the
+ * objects. Code that calls `next` by hand can go on after an interrupt, and closes the iterator
+ * by `using`.
  *
  * @typeParam S The type of the objects.
  * @param objects Greenlets, events, semaphores.
- * @param options How long, and for how many. The time runs from this call.
+ * @param options The time limit, which runs from this call, and the number of objects.
  * @returns An iterator; it ends at the timeout.
  * @throws {TypeError | RangeError} If an option or an object is not what it must be.
  *
@@ -464,16 +466,16 @@ export function iwait<S extends Waitable>(
  * Kills greenlets, all at once, and waits until they have ended. A switch point, unless
  * `block` is false. gevent's `killall`.
  *
- * Each is killed once, however often it is given. If one of them is not a greenlet, none is
+ * A greenlet that is passed twice is killed once. If one of them is not a greenlet, none is
  * killed.
  *
  * @param greenlets The greenlets.
- * @param options What to throw, whether and how long to wait, and how long the bodies may
- * take to clean up; see {@linkcode Greenlet.kill}.
+ * @param options The error to throw, whether to wait, the time limit, and the grace; see
+ * {@linkcode Greenlet.kill}.
  * @returns Nothing.
  * @throws {Timeout} If some are alive at the timeout.
- * @throws {TypeError | RangeError} If a time is not a number of milliseconds, or one of the
- * greenlets not a greenlet.
+ * @throws {TypeError | RangeError} If a time is not a number of milliseconds, or one of
+ * `greenlets` is not a greenlet.
  *
  * @example Usage
  * ```ts

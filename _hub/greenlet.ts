@@ -72,7 +72,7 @@ import {
 
 /** Options of {@linkcode Greenlet.join}. */
 export interface JoinOptions {
-  /** After how many milliseconds to wait no longer. @default {Infinity} */
+  /** The time limit in milliseconds. @default {Infinity} */
   timeout?: number;
 }
 
@@ -80,7 +80,7 @@ export interface JoinOptions {
 export interface GetOptions {
   /** Whether to wait for a greenlet that is not ready. @default {true} */
   block?: boolean;
-  /** After how many milliseconds to throw a `Timeout`. @default {Infinity} */
+  /** The time limit in milliseconds, after which a `Timeout` is thrown. @default {Infinity} */
   timeout?: number;
 }
 
@@ -88,10 +88,10 @@ export interface GetOptions {
 export interface KillOptions {
   /** Whether to wait until the body has ended. @default {true} */
   block?: boolean;
-  /** After how many milliseconds to wait no longer. @default {Infinity} */
+  /** The time limit in milliseconds. @default {Infinity} */
   timeout?: number;
   /**
-   * How many milliseconds the body may take to clean up, before each of its waits throws. 0
+   * The milliseconds that the body may take to clean up, before each of its waits throws. 0
    * gives it no time. `Infinity` is gevent's rule: a body that swallows the error lives on.
    *
    * @default {1000}
@@ -104,7 +104,7 @@ export interface Waitable {
   /** Calls `link` from the hub once the object is ready. */
   // deno-lint-ignore no-explicit-any
   rawlink(link: (source: any) => unknown): void;
-  /** Takes the link back. */
+  /** Removes the link. */
   // deno-lint-ignore no-explicit-any
   unlink(link: (source: any) => unknown): void;
 }
@@ -125,11 +125,11 @@ type State =
   | "succeeded"
   | "failed";
 
-/** The arguments of all greenlets that have none: one array, as they are many. */
+/** The arguments of all greenlets without arguments: one shared array, as they are many. */
 const NONE: readonly unknown[] = Object.freeze([]);
 
 const spawnCallbacks = new Set<(greenlet: Greenlet) => void>();
-/** Names, of the few greenlets that are asked for them. */
+/** The names of greenlets. Only the few whose name was read or set have one. */
 const names = new WeakMap<core.Greenlet, string>();
 let named = 0;
 
@@ -140,18 +140,18 @@ export function knownNameOf(greenlet: core.Greenlet): string | undefined {
 
 /** The timers of greenlets that start later. */
 const delays = new WeakMap<core.Greenlet, Timer | null>();
-/** The controllers that a kill aborts, of greenlets that were asked for their signal. */
+/** The controllers that a kill aborts, for greenlets whose `signal` was read. */
 const aborts = new WeakMap<core.Greenlet, AbortController>();
 
 /**
- * Reactions to the promise of a body. They find the greenlet by the context in which they were
- * added, so that it needs no closures of its own: that spares 200 bytes and 300 ns for each.
+ * Reactions to the promise of a body. They find the greenlet by the async context in which they
+ * were added, so no closures are made for each greenlet: that spares 200 bytes and 300 ns.
  */
 let succeed: (value: unknown) => void;
 let fail: (error: unknown) => void;
 /** Begins a greenlet that was started. */
 export let begin: (greenlet: Greenlet) => void;
-/** Calls the only link of a greenlet that has ended, if it was not taken back. */
+/** Calls the only link of a greenlet that has ended, unless it was removed. */
 let callLone: (greenlet: Greenlet) => true | void;
 /** Whether the body has switched to another greenlet, and does not wait. */
 let hasSwitched: (greenlet: Greenlet) => boolean;
@@ -186,16 +186,16 @@ export let spawnUnreported: (run: () => unknown) => Greenlet;
  */
 export class Greenlet<T = unknown> extends ScopedGreenlet
   implements Waitable, AsyncDisposable {
-  // Private methods are static, as other ones would make each instance larger by 8 bytes, and
-  // of 200,000 that are alive at once, each is copied twice.
+  // Private methods are static: others would make each instance 8 bytes larger, and of 200,000
+  // greenlets that are alive at once, each is copied twice by the garbage collector.
   #state: State = "pending";
   #outcome: unknown = undefined;
-  // A single link is kept as it is, which takes 140 bytes less. `joinAll` needs no more.
-  // `any` stands for `this`, which can't be a type argument here.
-  // deno-lint-ignore no-explicit-any
+  // A single link is kept without a list, which saves 140 bytes. `joinAll` needs only one.
+  // `any` stands for `this`, which can't be a type argument here. deno-lint-ignore
+  // no-explicit-any
   #links: Links<any> | Link<any> | null = null;
 
-  /** The arguments of the body; none when it is dead. gevent's `args`. */
+  /** The arguments of the body; empty once the greenlet is dead. gevent's `args`. */
   readonly args: readonly unknown[];
 
   static {
@@ -227,9 +227,9 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
   }
 
   /**
-   * Makes a greenlet that is not started yet; {@linkcode spawn} starts it, too.
+   * Makes a greenlet without starting it; {@linkcode spawn} also starts it.
    *
-   * @param run The body; may be left out where a subclass defines `run`.
+   * @param run The body. Leave it out if a subclass defines `run`.
    * @param args The body's arguments.
    * @throws {TypeError} If `run` is not a function.
    */
@@ -330,7 +330,7 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
    * Adds a function that is called for each greenlet when it is started. gevent's
    * `add_spawn_callback`.
    *
-   * @param callback The function. To add it twice is to add it once.
+   * @param callback The function. Adding it a second time does nothing.
    *
    * @example Usage
    * ```ts
@@ -353,16 +353,16 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
   }
 
   /**
-   * Takes a function back; see {@linkcode Greenlet.addSpawnCallback}. gevent's
+   * Removes a function; see {@linkcode Greenlet.addSpawnCallback}. gevent's
    * `remove_spawn_callback`.
    *
-   * @param callback The function. It need not have been added.
+   * @param callback The function. Does nothing if it was not added.
    */
   static removeSpawnCallback(callback: (greenlet: Greenlet) => void): void {
     spawnCallbacks.delete(callback);
   }
 
-  /** The name in messages. Unless it was set, `Greenlet-` and a number. */
+  /** The name in messages; by default `Greenlet-` and a number. */
   get name(): string {
     let name = names.get(this);
     if (name === undefined) names.set(this, name = `Greenlet-${++named}`);
@@ -374,12 +374,12 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
     names.set(this, String(name));
   }
 
-  /** Whether the body was to be started, and has not ended. gevent's `bool(g)`. */
+  /** Whether the greenlet was started, and has not ended. gevent's `bool(g)`. */
   get started(): boolean {
     return this.#state === "scheduled" || this.active;
   }
 
-  /** Whether it has ended, or was killed before it started. Then it never runs again. */
+  /** Whether it has ended, or was killed before it started. A dead greenlet never runs again. */
   override get dead(): boolean {
     return this.#state === "succeeded" || this.#state === "failed";
   }
@@ -395,8 +395,8 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
   }
 
   /**
-   * Whether it has ended, and not with an error. A greenlet that was killed by a
-   * {@linkcode GreenletExit} is successful. gevent's `successful`.
+   * Whether it has ended without an error. A greenlet that was killed by a {@linkcode
+   * GreenletExit} is successful. gevent's `successful`.
    */
   successful(): boolean {
     return this.#state === "succeeded";
@@ -424,12 +424,13 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
   }
 
   /**
-   * What the greenlet waits in, in words: `Queue.get()`, `sleep(10000)`,
-   * `RLock.acquire(), held by <Greenlet "Greenlet-1">`. `null` for a greenlet that has not
-   * begun, that runs or is about to go on, or that has ended. gevent has no such property.
+   * A description of the greenlet's wait: `Queue.get()`, `sleep(10000)`, `RLock.acquire(), held
+   * by <Greenlet "Greenlet-1">`. `null` for a greenlet that has not begun, that runs or is
+   * about to go on, or that has ended. gevent has no such property.
    *
-   * `a foreign promise` is one that this library knows nothing of: an interrupt can't end that
-   * wait. The text is for people and may change in any version; it is made when you ask for it.
+   * `a foreign promise` is a promise that is not a wait of this library: an interrupt can't end
+   * that wait. The text is for people and may change in any version. It is made when the
+   * property is read.
    *
    * @example Usage
    * ```ts
@@ -452,9 +453,10 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
   }
 
   /**
-   * An object that this greenlet shares with all greenlets that it spawns, and that those
-   * spawn. Each greenlet that main spawns begins a tree of its own. Another object can be set,
-   * for this greenlet and those that it spawns from then on. gevent's `spawn_tree_locals`.
+   * An object that this greenlet shares with all greenlets that it spawns, and their
+   * descendants. Each greenlet that main spawns begins a new tree. Setting another object
+   * affects this greenlet and the greenlets that it spawns from then on. gevent's
+   * `spawn_tree_locals`.
    *
    * @throws {TypeError} If it is set to something that is not an object.
    *
@@ -546,12 +548,15 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
     current.run(scope, enter, greenlet);
   }
 
-  /** Notes that the greenlet is to be started, and tells whether it is: it can be once. */
+  /**
+   * Notes that the greenlet is to be started. Returns `false` if it was started or killed
+   * before.
+   */
   static #schedule(greenlet: Greenlet): boolean {
     if (greenlet.#state !== "pending") return false;
     const { run } = greenlet;
     if (!isBody(run)) throw notStartable(greenlet, run);
-    // Before anything else, as a callback may throw, or kill the greenlet.
+    // Set before anything else, as a callback may throw or kill the greenlet.
     if (spawnCallbacks.size > 0) {
       spawnCallbacks.forEach((callback) => callback(greenlet));
       if (greenlet.#state as State !== "pending") return false;
@@ -563,11 +568,11 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
   }
 
   /**
-   * Switches to a generator body, as the core does, or starts a body at once. For code that
-   * switches by itself: a body that waits is resumed by its wait.
+   * Switches to a generator body, as the core does, or starts a body at once. Only for code
+   * that switches by hand: a body that waits is resumed by its wait.
    *
-   * @typeParam S The type of what is sent back.
-   * @param args What is sent to the body.
+   * @typeParam S The type of the values that are sent back.
+   * @param args The values to send to the body.
    * @returns The switch, as of the core.
    * @throws {GreenletError} If the body is an async function, which only the event loop
    * resumes.
@@ -596,7 +601,10 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
     return Reflect.apply(super.switch, this, args) as core.Switch<S>;
   }
 
-  /** Takes the body away. It begins in its own context, wherever it is switched to. */
+  /**
+   * Returns the body and forgets it. The body begins in its own async context, wherever the
+   * switch comes from.
+   */
   protected override takeRun(): (...args: never[]) => unknown {
     const run = super.takeRun();
     const scope = knownScopeOf(this);
@@ -605,15 +613,15 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
   }
 
   /**
-   * Throws an error into the body, and does not wait for its end. The error is thrown by what
-   * the body waits on, or else by its next wait. A greenlet that has not started never starts.
-   * A generator body or a plain one that throws into itself throws at once. gevent's `throw`.
-   * Not a switch point.
+   * Throws an error into the body, and does not wait for its end. The body's current wait
+   * throws the error; if it has none, its next wait does. A greenlet that has not started never
+   * starts. A generator body or a plain one that throws into itself throws at once. gevent's
+   * `throw`. Not a switch point.
    *
    * @typeParam S The type that the switch would give.
    * @param error What is thrown, or the class of error of which a new one is; by default a
    * new {@linkcode GreenletExit}.
-   * @returns A switch that is over: it gives `undefined`.
+   * @returns A finished switch, whose value is `undefined`.
    */
   override throw<S = unknown>(
     error: unknown = new GreenletExit(),
@@ -660,7 +668,7 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
     }
     if (greenlet.#links instanceof Links) greenlet.#links.schedule();
     else if (greenlet.#links !== null) runSoon(callLone, greenlet);
-    // After the links, as one of them may take the error.
+    // Called after the links, as one of them may receive the error.
     if (fails && !scope?.errorIsHandled) reportUnlessTaken(greenlet, outcome);
   }
 
@@ -677,8 +685,9 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
   /**
    * Waits until the greenlet has ended. A switch point. gevent's `join`.
    *
-   * @param options How long to wait.
-   * @returns Nothing, at the timeout as well: see {@linkcode Greenlet.ready}.
+   * @param options The time limit.
+   * @returns Nothing, also at the timeout: check {@linkcode
+   * Greenlet.ready}.
    * @throws {TypeError | RangeError} If the timeout is not a number of milliseconds.
    *
    * @example Usage
@@ -704,12 +713,12 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
   /**
    * Waits for the result. A switch point. gevent's `get`.
    *
-   * The result of a greenlet that was killed is the {@linkcode GreenletExit}. Most code that
-   * asks for a result is the only code that could kill, so the type has the result of the body
-   * alone. `get<GreenletExit>()` adds the other.
+   * The result of a killed greenlet is its {@linkcode GreenletExit}. The type leaves that out,
+   * as usually only the code that calls `get` could kill the greenlet. `get<GreenletExit>()`
+   * adds it.
    *
    * @typeParam K `GreenletExit`, to have it in the type of the result.
-   * @param options Whether and how long to wait.
+   * @param options Whether to wait, and the time limit.
    * @returns The result of the body; the `GreenletExit`, if it was killed by that.
    * @throws {unknown} The error that the body has thrown.
    * @throws {Timeout} At the timeout; or if it is not ready and `block` is false.
@@ -758,17 +767,17 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
    * Ends the greenlet: throws an error into its body, which may clean up, and waits until
    * it has ended. A switch point, unless `block` is false. gevent's `kill`.
    *
-   * The error is thrown by what the body waits on, or else by its next wait. A greenlet that
-   * has not started never starts. A dead one is left alone.
+   * The body's current wait throws the error; if it has none, its next wait does. A greenlet
+   * that has not started never starts. Killing a dead greenlet does nothing.
    *
-   * An error that the body makes of it, such as the `AggregateError` of `Promise.any` or an
-   * error with it as its `cause`, is taken for the kill. A call that the body has begun, and
-   * does not await, fails without being an unhandled rejection.
+   * If the body throws an error that wraps it, such as the `AggregateError` of `Promise.any` or
+   * an error with it as its `cause`, the greenlet still counts as killed. A call that the body
+   * has begun and does not await rejects, without an unhandled rejection.
    *
-   * A kill insists. A body that is still alive after `grace` gets the error again, from what it
-   * waits on and from every wait that it begins. A generator body is ended, which runs its
-   * `finally` blocks and no `catch` block. A body that swallows the error ten times is left
-   * suspended for good, and `hub.handleError` is told.
+   * A kill insists. If the body is still alive after `grace`, its current wait and every later
+   * wait throw the error again. A generator body is ended, which runs its `finally` blocks and
+   * no `catch` block. A body that swallows the error ten times is left suspended for good, and
+   * `hub.handleError` is told.
    *
    * @param error What is thrown, or the class of error of which a new one is; by default a
    * new {@linkcode GreenletExit}.
@@ -810,15 +819,16 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
     if (!block) return DONE;
     const scope = currentScope();
     if (this.dead || scope.greenlet !== this) return this.join({ timeout });
-    // It kills itself: the call throws, whether or not something else of it waits.
+    // The greenlet kills itself: the call throws, even if the greenlet also waits in another
+    // call.
     return checkpoint(scope) ?? failedWait(thrown);
   }
 
   /**
-   * Has a function called in a new greenlet when this one has ended. gevent's `link`.
+   * Calls a function in a new greenlet when this one has ended. gevent's `link`.
    *
-   * Links are called in the order in which they were made, once each; on a greenlet that
-   * has ended, soon.
+   * Each link is called once, in the order in which they were added; soon, if the greenlet has
+   * ended already.
    *
    * @param link Gets this greenlet; or an object that is linkable.
    * @throws {TypeError} If it is neither.
@@ -836,7 +846,8 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
   }
 
   /**
-   * As {@linkcode Greenlet.link}, if it ends without an error. gevent's `link_value`.
+   * As {@linkcode Greenlet.link}, but only if the greenlet ends without an error. gevent's
+   * `link_value`.
    *
    * @param link Gets this greenlet; or an object that is linkable.
    */
@@ -845,8 +856,8 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
   }
 
   /**
-   * As {@linkcode Greenlet.link}, if it ends by an error, which the link takes: the hub is
-   * not told of it. gevent's `link_exception`.
+   * As {@linkcode Greenlet.link}, but only if the greenlet fails. The link counts as receiving
+   * the error, so the hub does not report it. gevent's `link_exception`.
    *
    * @param link Gets this greenlet; or an object that is linkable.
    */
@@ -866,7 +877,7 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
     links.link(link, (source) => {
       if (!applies()) return;
       if (typeof link !== "function") return link.linked(source);
-      // At once, as this is the hub: the body can take back the links after this one.
+      // Called at once, as this is the hub: the body can remove the links after this one.
       const linked = new Greenlet(link, source);
       if (Greenlet.#schedule(linked)) Greenlet.#begin(linked);
     });
@@ -890,22 +901,22 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
   }
 
   /**
-   * Takes a link back that was not called yet. gevent's `unlink`.
+   * Removes a link that was not called yet. gevent's `unlink`.
    *
-   * @param link What was linked, by whichever method.
+   * @param link The link, added by any of the methods.
    */
   unlink(link: Link<this>): void {
     if (this.#links instanceof Links) this.#links.unlink(link);
     else if (this.#links === link) this.#links = null;
   }
 
-  /** Takes all links back. gevent's `unlink_all`. */
+  /** Removes all links. gevent's `unlink_all`. */
   unlinkAll(): void {
     if (this.#links instanceof Links) this.#links.clear();
     else this.#links = null;
   }
 
-  /** The links in a list, which a single one is put into first. */
+  /** Returns the list of links. A single link is moved into a list first. */
   // deno-lint-ignore no-explicit-any
   static #linksOf(greenlet: Greenlet): Links<any> {
     const lone = greenlet.#links;
@@ -940,12 +951,12 @@ function notStartable(greenlet: Greenlet, run: unknown): TypeError {
 
 function enter(greenlet: Greenlet): void {
   const { args } = greenlet;
-  // To spread a frozen array takes a twentieth of the whole time.
+  // Spreading a frozen array would take a twentieth of the time of a spawn.
   if (args === NONE) greenlet.switch();
   else Reflect.apply(greenlet.switch, greenlet, args as unknown[]);
 }
 
-/** A switch that is over, and gives `undefined`. */
+/** A finished switch, whose value is `undefined`. */
 const PERFORMED: core.Switch<undefined> = {
   value: undefined,
   // deno-lint-ignore require-yield
@@ -966,7 +977,7 @@ class Joining extends LinkedWait<Greenlet, void> {
 }
 
 /**
- * - `core`: as the core says
+ * - `core`: the state that the core has for it
  * - `following`: the body is an async function, which the event loop resumes
  * - `ended`
  */
@@ -1004,7 +1015,10 @@ export class RawGreenlet extends ScopedGreenlet {
     return `<${this.constructor.name}${label} suspended active started>`;
   }
 
-  /** Whether an interrupt of its scope reaches it, as it has not switched to another. */
+  /**
+   * Whether an interrupt of its scope reaches it: it waits, and has not switched to another
+   * greenlet.
+   */
   get waits(): boolean {
     return this.#state === "following" || !super.active ||
       isAwaiting(scopeOf(this));
@@ -1098,7 +1112,7 @@ function outcomeOf(greenlet: Greenlet): string {
 /**
  * Ends a greenlet of any kind. A switch point, unless `block` is false. gevent's `kill`.
  *
- * A greenlet of the core is not waited for, as it can't be joined.
+ * For a greenlet of the core the call does not wait, as such a greenlet can't be joined.
  *
  * @param greenlet The greenlet.
  * @param error What is thrown, or the class of error of which a new one is; by default a
@@ -1138,7 +1152,7 @@ export function checkKillable(greenlet: core.Greenlet, what: string): void {
   );
 }
 
-/** Kills a greenlet that was started, or one of the core's: at once, or else from the hub. */
+/** Kills a started greenlet, or a greenlet of the core: at once if possible, else from the hub. */
 export function killOrRetry(
   greenlet: core.Greenlet,
   error: unknown,
@@ -1165,7 +1179,10 @@ function tryKill(
   return waits;
 }
 
-/** Kills a greenlet that has switched, or has to start. From the hub: nothing switches here. */
+/**
+ * Kills a greenlet that has switched to another or is not started. Runs in the hub, where
+ * nothing switches.
+ */
 async function throwSoon(
   greenlet: core.Greenlet,
   error: unknown,
@@ -1173,7 +1190,7 @@ async function throwSoon(
 ): Promise<void> {
   await turn();
   if (greenlet.dead || tryKill(greenlet, error, grace)) return;
-  // In a wait, so that it is interrupted like a greenlet that waits, and then thrown into.
+  // Waits first, so that an interrupt reaches it as it does any waiting greenlet. Then throws.
   const scope = scopeOf(greenlet);
   const wait = new Suspension<never>();
   wait.suspend(scope);

@@ -1,8 +1,8 @@
 /**
- * Inboxes: what a repeated operation on one socket, file or terminal has brought.
+ * Inboxes: they keep the results of a repeated operation on one socket, file or terminal.
  *
- * The runtime can't cancel a `read` or an `accept` and tell whether it has taken something.
- * So an operation goes on when its caller is interrupted, and what it brings is for the
+ * If a `read` or an `accept` is cancelled, the runtime can't say whether it has taken
+ * something. So the operation goes on when its caller is interrupted, and its result is for the
  * next caller: bytes are read into a buffer of ours, connections are kept.
  *
  * @module
@@ -29,7 +29,7 @@ export const MOST_KEPT = 64 * 1024;
 /** The most bytes that one operation writes: `write` may write less than it is given. */
 export const MOST_WRITTEN = 1024 * 1024;
 
-/** The waits for what an inbox brings, in order. */
+/** The waits for the results of an inbox, in order. */
 class Takers<K extends QueuedWait<K, T>, T> extends List<K> {
   readonly #source: { left(): void };
 
@@ -51,12 +51,15 @@ export interface Hold {
 }
 
 /**
- * The inboxes that one part of `patch()` has made. Those that are not empty when the part
- * is restored have to stay cooperative.
+ * The inboxes that one part of `patch()` has made. When the part is restored, the owners of
+ * inboxes that are not empty keep the patched methods.
  */
 export class Inboxes {
   readonly #all = new Set<WeakRef<{ stayPatched(): void }>>();
-  /** From how many on those are looked for whose owners are gone unclosed. */
+  /**
+   * At this number of inboxes, those whose owners were collected without being closed are
+   * removed.
+   */
   #most = 64;
 
   add(reference: WeakRef<{ stayPatched(): void }>): void {
@@ -71,7 +74,7 @@ export class Inboxes {
     this.#all.delete(reference);
   }
 
-  /** Has to be called before the prototypes are restored. They may be patched again later. */
+  /** Must be called before the prototypes are restored. They may be patched again later. */
   stayPatched(): void {
     for (const source of this.#all) source.deref()?.stayPatched();
   }
@@ -101,16 +104,16 @@ export function keepPatchedNames(
 /**
  * The operation of an inbox:
  *
- * - `idle`: none is under way
- * - `busy`: one is under way, and something waits for what it brings
- * - `orphaned`: one is under way that nothing waits for any more, so it does not keep the
+ * - `idle`: no operation is running
+ * - `busy`: an operation is running, and a wait needs its result
+ * - `orphaned`: an operation is running that no wait needs any more, so it does not keep the
  *   process alive
  */
 type OperationState = "idle" | "busy" | "orphaned";
 
 /**
- * An operation that is repeated on one socket: the waits for it, and what it has brought
- * that was not taken yet.
+ * An operation that is repeated on one socket: the waits for its results, and the results that
+ * were not taken yet.
  */
 export abstract class Inbox<T, K extends QueuedWait<K, T>, R> {
   readonly #line = new Takers<K, T>(this);
@@ -118,12 +121,12 @@ export abstract class Inbox<T, K extends QueuedWait<K, T>, R> {
   readonly #hold: Hold | null;
   readonly #reference = new WeakRef(this);
   #state: OperationState = "idle";
-  /** The error of an operation, until it is thrown by a wait. */
+  /** The error of an operation, until a wait throws it. */
   #failure: { readonly error: unknown } | null = null;
-  /** The owner was closed. No state, as the operation may go on for as long as it likes. */
+  /** Whether the owner was closed. Not an `OperationState`, as the operation may still go on. */
   protected closed = false;
 
-  /** @param sources Those of the part of `patch()` that has made it, if one has. */
+  /** @param sources The inboxes of the part of `patch()` that makes this one, if one does. */
   constructor(sources: Inboxes | null, hold: Hold | null = null) {
     this.#sources = sources;
     this.#hold = hold;
@@ -135,12 +138,12 @@ export abstract class Inbox<T, K extends QueuedWait<K, T>, R> {
     return this.#state;
   }
 
-  /** Whether a wait that begins now is over at once. */
+  /** Whether a wait that begins now ends at once. */
   get ready(): boolean {
     return this.hasResult || this.#failure !== null;
   }
 
-  /** Whether there is nothing that the original method would not know of. */
+  /** Whether the original methods can be used again: nothing is kept here, and nothing waits. */
   get isEmpty(): boolean {
     return this.#state === "idle" && this.#line.first === null && !this.ready;
   }
@@ -170,12 +173,12 @@ export abstract class Inbox<T, K extends QueuedWait<K, T>, R> {
     return !this.isEmpty;
   }
 
-  /** Whether something was brought that was not taken. */
+  /** Whether there is a result that was not taken. */
   protected abstract get hasResult(): boolean;
   /** The socket, file or terminal. */
   protected abstract get owner(): object;
 
-  /** Names a call with what it is a call of, such as `read of 127.0.0.1:80`. */
+  /** Names a call and its owner, such as `read of 127.0.0.1:80`. */
   [CALL](call: string): string {
     return `${call} of ${titleOf(this.owner)}`;
   }
@@ -184,18 +187,18 @@ export abstract class Inbox<T, K extends QueuedWait<K, T>, R> {
   protected abstract get patchedNames(): readonly PropertyKey[];
   /** Begins the operation for the first wait in line. */
   protected abstract begin(taker: K): Promise<R>;
-  /** Keeps what the operation has brought. */
+  /** Keeps a result of the operation. */
   protected abstract keep(result: R): void;
   /** Whether there is enough for a wait. */
   protected isServed(_taker: K): boolean {
     return this.hasResult;
   }
-  /** Ends a wait with what there is. */
+  /** Ends a wait with the results that are kept. */
   protected abstract give(taker: K): void;
-  /** Gets rid of what was not taken. */
+  /** Drops or closes the results that were not taken. */
   protected abstract discard(): void;
 
-  /** Has to be called before the owner is closed. */
+  /** Must be called before the owner is closed. */
   close(): void {
     this.closed = true;
     this.#failure = null;
@@ -213,41 +216,41 @@ export abstract class Inbox<T, K extends QueuedWait<K, T>, R> {
   }
 
   /**
-   * Its user wants the owner to keep the process alive.
+   * Called when the program lets the owner keep the process alive.
    *
-   * @returns Whether what the owner itself waits for may do so.
+   * @returns Whether the owner's own `ref` is to be called, too.
    */
   ref(): boolean {
     return this.#state !== "orphaned";
   }
 
-  /** Its user does not want it. */
+  /** Called when the program lets the process end while the owner waits. */
   unref(): void {}
 
-  /** Has to be called when a wait has come. */
+  /** Must be called when a wait has joined the line. */
   protected joined(): void {
     if (this.#state === "orphaned" && this.isWaitedFor) this.#adopt();
   }
 
-  /** Has to be called when a wait has left the line before its turn. */
+  /** Must be called when a wait has left the line before its turn. */
   left(): void {
     if (this.#state !== "busy" || this.isWaitedFor) return;
     this.#state = "orphaned";
     this.release();
   }
 
-  /** Has the operation keep the process alive again. */
+  /** Lets the operation keep the process alive again. */
   #adopt(): void {
     this.#state = "busy";
     this.retain();
   }
 
-  /** Has the operation not keep the process alive. */
+  /** Lets the process end while the operation runs. */
   protected release(): void {
     this.#hold?.release(this.owner);
   }
 
-  /** Has it do so, if its user wants it. */
+  /** Lets the operation keep the process alive, if the program wants that. */
   protected retain(): void {
     this.#hold?.take(this.owner);
   }
@@ -274,7 +277,7 @@ export abstract class Inbox<T, K extends QueuedWait<K, T>, R> {
     else this.forget();
   }
 
-  /** From now on we are not told what happens to the owner. */
+  /** Called when the owner has its original methods again, and so no longer tells this inbox. */
   protected forget(): void {}
 
   #operate(taker: K): void {
@@ -307,8 +310,8 @@ export abstract class Inbox<T, K extends QueuedWait<K, T>, R> {
   };
 
   readonly #failed = (error: unknown): void => {
-    // Kept as well, as some come once only: after the reset of a connection there is
-    // nothing but its end.
+    // Errors are kept as well, as some are reported only once: after the reset of a connection,
+    // later reads see only its end.
     if (!this.closed) this.#failure = { error };
     else this.#failAll(error);
     this.#over();
@@ -330,8 +333,8 @@ export abstract class Inbox<T, K extends QueuedWait<K, T>, R> {
 }
 
 /**
- * A wait for bytes that are kept in an inbox. As long as they are too few for it, they stay
- * there, and more are read; so an interrupt has nothing to give back.
+ * A wait for bytes that are kept in an inbox. While there are too few bytes, they stay in the
+ * inbox and more are read. So an interrupt has nothing to give back.
  */
 export abstract class BytesTaker<T> extends // Waits of all kinds are in one line, whatever they give.
 // deno-lint-ignore no-explicit-any
@@ -342,7 +345,7 @@ QueuedWait<BytesTaker<any>, any> {
     return "read";
   }
 
-  /** @param ms For how long to wait for something to come, each time. */
+  /** @param ms The time limit of each wait for bytes to arrive, in milliseconds. */
   constructor(ms = Infinity) {
     super();
     this.#ms = ms;
@@ -351,20 +354,20 @@ QueuedWait<BytesTaker<any>, any> {
   /** The most bytes to read, if too few are kept. */
   abstract room(kept: Bytes): number;
 
-  /** Whether it can take from what is kept. */
+  /** Whether the kept bytes are enough for this wait. */
   isServedBy(kept: Bytes): boolean {
     return kept.length > 0 || kept.ended;
   }
 
-  /** Takes from what is kept. */
+  /** Takes its bytes from the kept ones. */
   abstract takeFrom(kept: Bytes): T;
 
-  /** Begins to count the time. */
+  /** Starts the time limit. */
   startTime(): this {
     return this.#ms === Infinity ? this : this.limit(this.#ms);
   }
 
-  /** Counts the time anew, as something has come. */
+  /** Restarts the time limit, as bytes have arrived. */
   restartTime(): void {
     if (this.#ms === Infinity) return;
     stopTimer(this.timer);
@@ -378,7 +381,7 @@ QueuedWait<BytesTaker<any>, any> {
 
 /** One turn of a stream. */
 interface StreamTurn {
-  /** Has it leave the line if it is in it, and the stream has no reader any more. */
+  /** Leaves the line, if it is in the line and the stream no longer has a reader. */
   leaveUnlessRead(): void;
 }
 
@@ -405,7 +408,7 @@ type Read = (this: any, buffer: Uint8Array) => Promise<number | null>;
 // deno-lint-ignore no-explicit-any -- whatever has such a method
 type Write = (this: any, data: Uint8Array) => Promise<number>;
 
-/** The bytes of what is read, in order, for all its readers. */
+/** The bytes that were read from one owner, in order, for all its readers. */
 // deno-lint-ignore no-explicit-any -- its waits give different things
 export class Bytes extends Inbox<any, BytesTaker<any>, number | null> {
   readonly #owner: object;
@@ -414,12 +417,12 @@ export class Bytes extends Inbox<any, BytesTaker<any>, number | null> {
   #memory = new Uint8Array(0);
   /** The part of the memory that the last operation has read into. */
   #target = this.#memory;
-  /** The bytes that were read and not taken lie from here to there. */
+  /** The bytes that were read and not taken lie from `#start` to `#end`. */
   #start = 0;
   #end = 0;
-  /** Whether the end has come, and no reader was told. */
+  /** Whether the end was read and no reader was told yet. */
   #ended = false;
-  /** The last turn of the stream of the owner. */
+  /** The last turn of the owner's stream. */
   #puller: StreamTurn | null = null;
 
   constructor(
@@ -433,7 +436,7 @@ export class Bytes extends Inbox<any, BytesTaker<any>, number | null> {
     this.#read = read;
   }
 
-  /** Reads from the owner, past what is kept and past the line. */
+  /** Reads from the owner directly, ignoring the kept bytes and the line. */
   protected readOn(buffer: Uint8Array): Promise<number | null> {
     return this.#read.call(this.#owner, buffer);
   }
@@ -443,7 +446,7 @@ export class Bytes extends Inbox<any, BytesTaker<any>, number | null> {
     return super.take(taker, scope);
   }
 
-  /** Gives the stream of the owner its turn: no interrupt ends it, but it may leave. */
+  /** Adds a turn of the owner's stream to the line. No interrupt ends it, but it may leave. */
   pull<T>(puller: BytesTaker<T> & StreamTurn): Wait<T> {
     this.#puller = null;
     const wait = this.take(puller, null);
@@ -456,7 +459,7 @@ export class Bytes extends Inbox<any, BytesTaker<any>, number | null> {
     return this.#end - this.#start;
   }
 
-  /** Whether nothing comes behind those that are kept. */
+  /** Whether the connection ends behind the kept bytes. */
   get ended(): boolean {
     return this.#ended;
   }
@@ -495,7 +498,7 @@ export class Bytes extends Inbox<any, BytesTaker<any>, number | null> {
     return this.readOn(this.#target);
   }
 
-  /** Makes room behind what is kept, in memory that grows up to what will be needed. */
+  /** Makes room behind the kept bytes, in memory that grows as far as needed. */
   #makeRoom(most: number, room: number): Uint8Array<ArrayBuffer> {
     const { length } = this;
     const size = this.#memory.length;
@@ -534,7 +537,7 @@ export class Bytes extends Inbox<any, BytesTaker<any>, number | null> {
     }
   }
 
-  /** Takes as many bytes as there are, and as there is room for. */
+  /** Takes as many kept bytes as there is room for. */
   copyTo(buffer: Uint8Array): number {
     const start = this.#start;
     const end = Math.min(start + buffer.length, this.#end);
@@ -543,10 +546,10 @@ export class Bytes extends Inbox<any, BytesTaker<any>, number | null> {
     return end - start;
   }
 
-  /** Takes so many bytes, into memory of their own. */
+  /** Takes `count` bytes, in a new array. */
   takeBytes(count: number): Uint8Array<ArrayBuffer> {
     const isWhole = count === this.#memory.length && this.state === "idle";
-    // Memory that is full is given away, and not copied.
+    // Full memory is handed to the caller without a copy.
     const bytes = isWhole
       ? this.#memory
       : this.#memory.slice(this.#start, this.#start + count);
@@ -555,7 +558,7 @@ export class Bytes extends Inbox<any, BytesTaker<any>, number | null> {
     return bytes;
   }
 
-  /** As {@linkcode Bytes.takeBytes}, with memory that may be larger: spares a copy. */
+  /** As {@linkcode Bytes.takeBytes}, but the array's buffer may be larger, which spares a copy. */
   takeChunk(count: number): Uint8Array<ArrayBuffer> {
     const isAll = this.#start === 0 && count === this.#end &&
       this.state === "idle";
@@ -566,28 +569,28 @@ export class Bytes extends Inbox<any, BytesTaker<any>, number | null> {
     return bytes;
   }
 
-  /** Looks at the first bytes: as they are now, and not later. */
+  /** Returns the first bytes without taking them. The view is valid only until the next call. */
   peek(count: number): Uint8Array<ArrayBuffer> {
     return this.#memory.subarray(this.#start, this.#start + count);
   }
 
-  /** Lets go of the first bytes. */
+  /** Drops the first bytes. */
   drop(count: number): void {
     this.#start += count;
     const isEmpty = this.#start === this.#end && this.state === "idle";
     if (!isEmpty || this.#memory.length <= MOST_READ) return;
-    // It was made for what was larger than most.
+    // The memory had grown for unusually many bytes: makes it small again.
     this.#memory = this.#target = new Uint8Array(0);
     this.#start = this.#end = 0;
   }
 
-  /** Tells a reader of the end. */
+  /** Returns the end, as a reader is told of it. */
   takeEnd(): null {
     this.#ended = false;
     return null;
   }
 
-  /** Looks at one of the kept bytes. */
+  /** Returns one of the kept bytes without taking it. */
   at(index: number): number | undefined {
     return index >= 0 && index < this.length
       ? this.#memory[this.#start + index]
@@ -595,10 +598,10 @@ export class Bytes extends Inbox<any, BytesTaker<any>, number | null> {
   }
 
   /**
-   * Looks for bytes in those that are kept.
+   * Searches the kept bytes for a sequence.
    *
-   * @param from Where they begin at the earliest.
-   * @returns Where they begin, or -1.
+   * @param from The index at which to begin.
+   * @returns The index of the sequence, or -1.
    */
   indexOf(sought: Uint8Array, from: number): number {
     const kept = this.#memory.subarray(this.#start, this.#end);
@@ -625,25 +628,25 @@ function copy(
 }
 
 /**
- * The writes to a connection. What is written is copied: a write that is interrupted goes
- * on, in its place in the order, while its caller may use the bytes for something else.
+ * The writes to a connection. The bytes are copied: an interrupted write goes on, in its place
+ * in the order, while its caller may reuse its own array.
  */
 export class Writes {
   readonly #owner: object;
   readonly #write: Write;
   readonly #isLoose: boolean;
   readonly #most: number;
-  /** The memory that is written from, by one write at a time. */
+  /** The memory for copies, used by one write at a time. */
   #buffer = new Uint8Array(0);
   /** The wait for the write from the buffer. */
   #writer: Suspension<number> | null = null;
-  /** The number of other operations that are under way. */
+  /** The number of other operations that are running. */
   #others = 0;
 
   /**
-   * @param isLoose Whether a write may wait for the other side for ever: then it does not
-   * keep the process alive when its caller is interrupted.
-   * @param most How much is written at once at the most.
+   * @param isLoose Whether a write may wait for the peer for ever: then it does not keep the
+   * process alive after its caller was interrupted.
+   * @param most The most bytes that one operation writes.
    */
   constructor(
     owner: object,
@@ -657,7 +660,7 @@ export class Writes {
     this.#most = most;
   }
 
-  /** Whether something is on its way. */
+  /** Whether a write is running. */
   get busy(): boolean {
     return this.#writer !== null || this.#others > 0;
   }
@@ -743,8 +746,8 @@ class Writer extends Suspension<number> {
 }
 
 /**
- * One piece of memory for the copies of many writes. An operation that is over when it
- * returns has let go of it; to one that is not, the memory is left, and the next gets new.
+ * Memory that is reused for the copies of many writes. An operation that ends at once no longer
+ * needs it. An operation that is still running keeps it, and the next one gets new memory.
  */
 export class Scratch {
   #bytes = new Uint8Array(0);
@@ -760,7 +763,7 @@ export class Scratch {
     return this.#bytes;
   }
 
-  /** Leaves the last copy to the operation that uses it. */
+  /** Gives the memory of the last copy to the operation that still uses it. */
   leave(): void {
     this.#bytes = new Uint8Array(0);
   }
@@ -772,8 +775,8 @@ const getLength: (this: Uint8Array) => number = Object.getOwnPropertyDescriptor(
 )!.get!;
 
 /**
- * The length of the bytes by the class itself: a subclass may say that there are more, and
- * behind a copy lies what others have written.
+ * The true length of a `Uint8Array`. A subclass may claim more, and bytes of other writes lie
+ * behind a copy.
  */
 export function lengthOf(bytes: Uint8Array): number {
   return getLength.call(bytes);

@@ -11,10 +11,10 @@ import { type Greenlet, GreenletError, GreenletExit } from "../greenlet.ts";
 import { isObject } from "../_base/checks.ts";
 import { consistsOf, eachWrapped, findWrapped } from "./wrapped.ts";
 
-/** As much of a scope as has to be known here. */
+/** The members of a scope that are used here. */
 interface Interruptible {
   readonly greenlet: Greenlet;
-  /** The error that it was killed by last, if it was. */
+  /** The error of its last kill, if it was killed. */
   readonly killed: { readonly error: unknown } | null;
   /** The timeout that was thrown into the body last, if there is one. */
   readonly limit: Error | null;
@@ -25,7 +25,7 @@ interface Interruptible {
 /** Errors that have interrupted a greenlet. Other errors belong to no greenlet. */
 const interruptErrors = new WeakSet<object>();
 
-/** The error that a wait throws which has lost in a `select`. */
+/** The error that a wait throws when it has lost in a `select`. */
 export class Lost extends GreenletExit {
   constructor() {
     super("Another alternative of select() was first");
@@ -33,8 +33,8 @@ export class Lost extends GreenletExit {
 }
 
 /**
- * One for all waits that are over at once: there it is seldom seen, and to make another takes
- * longer than the rest of a `select`.
+ * One instance for all waits that end at once: the program seldom sees it there, and making an
+ * error takes longer than the rest of a `select`.
  */
 export const LOST: Lost = new Lost();
 interruptErrors.add(LOST);
@@ -45,7 +45,7 @@ export function noteInterruptOf(error: object, greenlet: Greenlet): void {
   markRecipientOf(error, greenlet);
 }
 
-/** Whether it is an error that has interrupted a greenlet. */
+/** Whether an error has interrupted a greenlet. */
 export function isInterrupt(error: unknown): boolean {
   return isObject(error) && interruptErrors.has(error);
 }
@@ -61,13 +61,13 @@ export function hand(error: object, scope: Interruptible): void {
 }
 
 /**
- * Whether a promise of a scope may fail with an error and not be an unhandled rejection.
+ * Whether a promise of a scope may reject with an error without being reported as unhandled.
  *
- * A kill interrupts also what the body has begun and does not await. That must not end the
- * process, and the end of the greenlet tells of the error. But an interrupt can be the result
- * of a call, such as the `Timeout` of `withTimeout`: in the scope of the call it is an error
- * like any other, and in that of the function it is expected. Elsewhere the promise may be
- * the runtime's or a package's, and the interrupt is expected.
+ * A kill also interrupts waits that the body has begun and does not await. Their rejections
+ * must not end the process; the greenlet's own end reports the error. But an interrupt can be
+ * the result of a call, such as the `Timeout` of `withTimeout`: in the caller's scope it is an
+ * error like any other, in the function's scope it is expected. In other scopes the promise may
+ * be the runtime's or a package's, and the interrupt is expected.
  */
 export function isExpected(error: unknown, scope: Interruptible): boolean {
   return consistsOf(error, (one) => {
@@ -77,7 +77,7 @@ export function isExpected(error: unknown, scope: Interruptible): boolean {
   });
 }
 
-/** The greenlets that one error was meant for, when they are several. */
+/** The greenlets that one error was meant for, if there are several. */
 class Recipients {
   readonly #first: WeakRef<Greenlet>;
   readonly all: WeakSet<Greenlet>;
@@ -166,12 +166,12 @@ function isLimit(error: unknown, limit: Error): boolean {
   return isOnly && findWrapped(error, isIt) !== null;
 }
 
-/** Has `substitute` taken for `error`, where a body ends with it. */
+/** Lets `substitute` stand for `error`: if a body ends with the first, it fails with the second. */
 export function standIn(substitute: object, error: unknown): void {
   standIns.set(substitute, error);
 }
 
-/** The error that another one stands for; the other one itself, if it stands for none. */
+/** Returns the error that `error` stands for, or `error` itself. */
 function original(error: unknown): unknown {
   return isObject(error) && standIns.has(error) ? standIns.get(error) : error;
 }

@@ -1,8 +1,8 @@
 /**
- * The user's iterators: takes items, and closes them as the language does.
+ * Iterators of the program: takes their items, and closes them as a `for` loop does.
  *
- * A `for` loop calls `return()` once when it is left early, and never when the iterator has
- * ended or thrown. So does this. It can be interrupted while it waits for an item.
+ * Like a `for` loop, this calls `return()` once if it is left early, and never if the iterator
+ * has ended or thrown. It can be interrupted while it waits for an item.
  *
  * @module
  */
@@ -19,8 +19,8 @@ import { inTurns } from "./run_queue.ts";
 type Step<T> = IteratorResult<T, unknown>;
 
 /**
- * - `idle`: can be asked for an item
- * - `asked`: was asked for an item, and has not given it
+ * - `idle`: `next()` can be called
+ * - `asked`: `next()` was called and has not settled
  * - `over`: has ended, has thrown, or was closed
  */
 type IterationState = "idle" | "asked" | "over";
@@ -33,12 +33,12 @@ type IterationState = "idle" | "asked" | "over";
 export class Iteration<T> {
   readonly #iterator: Iterator<T> | AsyncIterator<T>;
   readonly #next: () => Step<T> | PromiseLike<Step<T>>;
-  /** Whether each step has to be awaited. */
+  /** Whether each step must be awaited. */
   readonly isAsync: boolean;
   #state: IterationState = "idle";
 
   /**
-   * Opens an iterable. {@linkcode Iteration.close} has to be called in the end.
+   * Opens an iterable. {@linkcode Iteration.close} must be called at the end.
    *
    * @throws {TypeError} If it is not iterable.
    */
@@ -52,11 +52,11 @@ export class Iteration<T> {
     }
     this.isAsync = openAsync !== undefined && openAsync !== null;
     this.#iterator = open.call(items);
-    // Looked up once, as the language does.
+    // Looked up once, as a `for` loop does.
     this.#next = this.#iterator.next;
   }
 
-  /** Whether it was asked for an item, and has not given it. */
+  /** Whether `next()` was called and has not settled. */
   get isAsked(): boolean {
     return this.#state === "asked";
   }
@@ -78,7 +78,8 @@ export class Iteration<T> {
 
   /**
    * Takes the next step of an async iterator. A switch point. An interrupt of the current
-   * greenlet interrupts what the iterator waits for, and the clean-up of that is awaited.
+   * greenlet interrupts the wait of the iterator, and this waits for the clean-up of the
+   * iterator.
    */
   stepAsync(): Wait<Step<T>> {
     return composed(async () => {
@@ -87,7 +88,7 @@ export class Iteration<T> {
         const answer = this.#next.call(this.#iterator);
         return this.#stepOf(isThenable(answer) ? await answer : answer);
       } catch (error) {
-        // An interrupt may not have ended the iterator, so it is closed all the same.
+        // The iterator may have survived the interrupt, so it is closed anyway.
         const isOurs = isInterrupt(error) && isRecipient(error, getCurrent());
         this.#answered(isOurs ? "idle" : "over");
         throw error;
@@ -115,8 +116,8 @@ export class Iteration<T> {
   /**
    * Closes the iterator, unless it is over, and waits for that. A switch point.
    *
-   * An iterator that was asked for an item and has not given it is closed as well, but not
-   * waited for: it may never come to close.
+   * An iterator whose `next()` has not settled is closed as well, but the call does not wait
+   * for it: it may never finish.
    */
   close(): Wait<void> {
     return composed(async () => {
@@ -132,13 +133,13 @@ export class Iteration<T> {
     });
   }
 
-  /** Closes the iterator, unless it is over. Waits for nothing and throws nothing. */
+  /** Closes the iterator, unless it is over. Does not wait and does not throw. */
   closeSoon(): void {
     try {
       const closing = this.#end();
       if (isThenable(closing)) closing.then(undefined, ignore);
     } catch {
-      // It is closed because of another error, which is the one to throw.
+      // The iterator is closed because of another error: that error is thrown instead.
     }
   }
 

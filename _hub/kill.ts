@@ -1,9 +1,9 @@
 /**
- * Kills on the library's own account: each greenlet is killed once.
+ * Kills that the library makes by itself: each greenlet is killed once.
  *
- * Two calls of `kill()` throw into a greenlet twice. But a greenlet that the library kills, as
- * a loop is left, a nursery closes or a program ends, may have been killed before and be
- * cleaning up: a second error would cut that short.
+ * Two calls of `kill()` throw into a greenlet twice. The library kills greenlets when a loop is
+ * left, a nursery closes or a program ends. Such a greenlet may already be cleaning up after a
+ * kill, and a second error would cut that short.
  *
  * @module
  */
@@ -19,16 +19,16 @@ import { type Greenlet, GreenletExit } from "../greenlet.ts";
 import { several } from "./waits.ts";
 
 /**
- * Kills greenlets, and waits for nothing. One that was killed before, by any call, gets no
+ * Kills greenlets without waiting. A greenlet that was killed before, by any call, gets no
  * second error: it cleans up within the grace that it has.
  *
- * If that is `Infinity`, or if `grace` is given, its grace is over in `grace` ms at the latest.
- * One that is past its grace needs no kill, as each of its waits throws.
+ * If that grace is `Infinity`, or if `grace` is passed, it ends in `grace` ms at the latest. A
+ * greenlet that is past its grace needs no kill, as each of its waits throws.
  *
  * @param greenlets The greenlets, of any kind.
  * @param error What is thrown, or the class of error of which a new one is.
- * @param grace For how many milliseconds the bodies may clean up; as long as usual, if left
- * out.
+ * @param grace The milliseconds that the bodies may take to clean up; by default the usual
+ * grace.
  */
 export function killOnce(
   greenlets: Iterable<Greenlet>,
@@ -73,7 +73,7 @@ export function endAll(
   return wait;
 }
 
-/** After how many ms a greenlet is stuck: a little later than its grace is over. */
+/** The milliseconds after which a greenlet counts as stuck: a little longer than its grace. */
 export const STUCK_AFTER: number = GRACE + GRACE / 4;
 
 // deno-lint-ignore no-explicit-any

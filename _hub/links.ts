@@ -1,5 +1,5 @@
 /**
- * The one implementation of links: what is called, once, when something is ready.
+ * The one implementation of links: functions that are called once, when an object is ready.
  *
  * @module
  */
@@ -20,7 +20,7 @@ export type Link<S> = ((source: S) => unknown) | {
 
 /** One link in {@linkcode Links}. */
 export class LinkNode<S> implements Member<LinkNode<S>> {
-  /** The link as the user has given it, by which `unlink` finds it. */
+  /** The link that the program has passed: `unlink` finds it by this. */
   readonly link: Link<S>;
   /** The function to call in place of the link, if there is one. */
   readonly call: ((source: S) => unknown) | null;
@@ -33,7 +33,7 @@ export class LinkNode<S> implements Member<LinkNode<S>> {
     this.call = call;
   }
 
-  /** Takes the link back. Does nothing when it was called. */
+  /** Removes the link. Does nothing if it was called. */
   drop(): void {
     this.list?.remove(this);
   }
@@ -41,7 +41,7 @@ export class LinkNode<S> implements Member<LinkNode<S>> {
 
 /** Links, in the order in which they are added and called. */
 export class Links<S> extends List<LinkNode<S>> {
-  /** The last link to call when the hub comes to it. */
+  /** The last link to call in the hub's next task. */
   #due: LinkNode<S> | null = null;
   #scheduled = false;
 
@@ -72,19 +72,19 @@ export class Links<S> extends List<LinkNode<S>> {
     super.remove(node);
   }
 
-  /** Takes back the oldest link that is `link`, if there is one. */
+  /** Removes the oldest link that was added as `link`, if there is one. */
   unlink(link: Link<S>): void {
     for (let node = this.first; node !== null; node = node.next) {
       if (node.link === link) return node.drop();
     }
   }
 
-  /** Takes back all links. */
+  /** Removes all links. */
   clear(): void {
     while (this.shift() !== null);
   }
 
-  /** Has the hub soon call the links that are here now, and are not taken back before. */
+  /** Lets the hub call, soon, the links that are here now and are not removed before. */
   schedule(): void {
     this.#due = this.last;
     if (this.#scheduled || this.last === null) return;
@@ -92,9 +92,9 @@ export class Links<S> extends List<LinkNode<S>> {
     runSoon(tell<S>, this);
   }
 
-  /** Calls the links; `true` if some have to wait, as a body that was woken goes first. */
+  /** Calls the links. Returns `true` if some must wait, as a body that was woken goes on first. */
   tell(): true | void {
-    // One by one, so that a link can take back those after it.
+    // One by one, as a link may remove later ones.
     while (this.#due !== null) {
       const { link, call } = this.first!;
       if (isTooEarly(link)) return true;
@@ -125,13 +125,13 @@ function isWaking<S>(link: Link<S>): boolean {
     (link as { [WAKES]?: true })[WAKES] === true;
 }
 
-/** Whether a link has to be called later, as a body that was woken goes on first. */
+/** Whether a link must be called later, as a body that was woken goes on first. */
 export function isTooEarly<S>(link: Link<S>): boolean {
   return mustWait() && !isWaking(link);
 }
 
 /**
- * Calls a link, and reports what it throws.
+ * Calls a link, and reports an error that it throws.
  *
  * @param link The link as the user has given it.
  * @param call The function to call in its place, if there is one.
@@ -178,7 +178,7 @@ interface Linkable<S> {
   unlink(link: Link<S>): void;
 }
 
-/** Links one link to several objects; to none of them, if one refuses it. */
+/** Adds a link to several objects; to none of them if one refuses it. */
 export function linkAll<S>(
   sources: readonly Linkable<S>[],
   link: Link<S>,
@@ -212,7 +212,7 @@ export abstract class LinkedWait<S, T> extends Suspension<T> {
     return blockersFor(this.source as object | null);
   }
 
-  /** The object that it waits for; `null` when it is over. */
+  /** The object that it waits for; `null` when the wait has ended. */
   protected get source(): S | null {
     return this.#node.list?.owner as S ?? null;
   }

@@ -1,6 +1,6 @@
 /**
- * The observers of greenlets and of their waits: a trace, a monitor. While there is none, each
- * place that would tell them compares a variable with `null`, and does no more.
+ * The observers of greenlets and of their waits: a trace, a monitor. Without observers, each
+ * place that would call them only compares a variable with `null`.
  *
  * @module
  */
@@ -15,7 +15,7 @@ export interface Observer {
   begins?(greenlet: Greenlet): void;
   /** A wait of a greenlet has begun. */
   waits?(greenlet: Greenlet): void;
-  /** A wait of a greenlet is over, and the body will go on. */
+  /** A wait of a greenlet has ended, and the body will go on. */
   woken?(greenlet: Greenlet): void;
   /** The body goes on: at once, or in the microtask after this one. */
   resumes?(greenlet: Greenlet): void;
@@ -40,7 +40,7 @@ class Observers {
   #ended: Told<"ended"> = [];
   /** The wait that was over last, whose promise is resolved at once nearly always. */
   #last: { wait: object; greenlet: Greenlet } | null = null;
-  /** The greenlets of other waits that are over and whose promises are not resolved yet. */
+  /** The greenlets of waits that have ended and whose promises are not resolved yet. */
   readonly #resuming = new WeakMap<object, Greenlet>();
 
   add(one: Observer): void {
@@ -48,7 +48,7 @@ class Observers {
     this.#sort();
   }
 
-  /** Returns whether there are others. */
+  /** Removes an observer. Returns whether others are left. */
   remove(one: Observer): boolean {
     this.#all.delete(one);
     this.#sort();
@@ -93,7 +93,7 @@ class Observers {
     this.#last = { wait, greenlet };
   }
 
-  /** The promise of a wait that is over is about to be resolved. */
+  /** The promise of a wait that has ended is about to be resolved. */
   resolves(wait: object): void {
     const greenlet = this.#take(wait);
     if (greenlet === undefined) return;
@@ -126,7 +126,7 @@ class Observers {
 /** The observers; `null` nearly always. */
 export let observers: Observers | null = null;
 
-/** Has an observer told what greenlets do, until the result is disposed of. */
+/** Adds an observer, until the result is disposed of. */
 export function observe(one: Observer): Disposable {
   observers ??= new Observers();
   observers.add(one);

@@ -10,7 +10,7 @@ import type { Scope } from "./scope.ts";
 import { PromiseWait, type Wait } from "./suspension.ts";
 import { type Text, textOf } from "./waits.ts";
 
-/** The wait for an operation whose result is for its caller only. */
+/** The wait for an operation whose result no other caller can use. */
 export class Operation<T> extends PromiseWait<T> {
   readonly #text: Text;
   readonly #cancel: (error: unknown) => void;
@@ -48,11 +48,11 @@ export class Operation<T> extends PromiseWait<T> {
 }
 
 /**
- * Waits for an operation that has begun. The scope has to be past its checkpoint.
+ * Waits for an operation that has begun. The caller must have made the checkpoint of the scope.
  *
  * @param text Describes the operation, such as `readFile()`.
  * @param cancel Called when the wait is interrupted.
- * @param discard Called with the result, when it comes after the interrupt.
+ * @param discard Called with a result that arrives after the interrupt.
  */
 export function operate<T>(
   scope: Scope,
@@ -65,8 +65,8 @@ export function operate<T>(
 }
 
 /**
- * As {@linkcode operate}, for what may wait for the other side for ever, as a handshake does:
- * when its caller is interrupted, it goes on, but does not keep the process alive.
+ * As {@linkcode operate}, for an operation that may wait for the peer for ever, such as a
+ * handshake. When its caller is interrupted, it goes on, but does not keep the process alive.
  *
  * @param begin Begins the operation.
  */

@@ -1,9 +1,9 @@
 /**
- * Outboxes: what is written to one connection, in order.
+ * Outboxes: the writes to one connection, in order.
  *
- * One operation of the runtime may write less than it is given. So what has to be written
- * whole takes several, and whatever else is to be written waits until it is over. What has
- * begun goes on when its caller is interrupted: half a message would spoil all that follow.
+ * One operation of the runtime may write fewer bytes than it is given. So a write of all bytes
+ * may take several operations, and later writes wait until it ends. A write that has begun goes
+ * on when its caller is interrupted: half a message would spoil all later ones.
  *
  * @module
  */
@@ -33,16 +33,16 @@ const NOTHING = new Uint8Array(0);
 /** Holds a copy of the bytes that an operation is writing. */
 const scratch = new Scratch();
 
-/** One call that writes, as long as it has to wait. */
+/** The wait of one call that writes. */
 class Sender extends // Waits of all kinds are in one line, whatever they give.
 // deno-lint-ignore no-explicit-any
 QueuedWait<Sender, any> {
   readonly task: Task;
   readonly #outbox: Outbox;
   readonly #ms: number;
-  /** The bytes to write, but for those that it need not have any more. */
+  /** The bytes to write. Bytes that were written may be missing. */
   bytes: Uint8Array;
-  /** Whether the bytes are in memory that the caller does not have. */
+  /** Whether the bytes are a copy, which the caller can't change. */
   isOwn: boolean;
   /** The number of bytes to write, and below it the number that were written. */
   readonly length: number;
@@ -65,9 +65,9 @@ QueuedWait<Sender, any> {
   }
 
   /**
-   * Where those begin that were not written.
+   * The index of the first byte that was not written.
    *
-   * @throws {TypeError} If the caller has given the memory away.
+   * @throws {TypeError} If the caller has transferred the buffer.
    */
   get from(): number {
     const length = lengthOf(this.bytes);
@@ -79,7 +79,7 @@ QueuedWait<Sender, any> {
     return this.sent - (this.length - length);
   }
 
-  /** Copies those that were not written: its caller may change the memory from now on. */
+  /** Copies the bytes that were not written: the caller may change its array from now on. */
   keepBytes(): void {
     const isThere = lengthOf(this.bytes) === this.length;
     this.bytes = isThere
@@ -88,12 +88,12 @@ QueuedWait<Sender, any> {
     this.isOwn = true;
   }
 
-  /** Begins to count the time. */
+  /** Starts the time limit. */
   startTime(): this {
     return this.#ms === Infinity ? this : this.limit(this.#ms);
   }
 
-  /** Counts the time anew, as something was written. */
+  /** Restarts the time limit, as bytes were written. */
   restartTime(): void {
     if (this.#ms === Infinity || this.state !== "waiting") return;
     stopTimer(this.timer);
@@ -114,7 +114,10 @@ QueuedWait<Sender, any> {
   }
 }
 
-/** The writes to one connection, each served whole, in the order of the calls. */
+/**
+ * The writes to one connection. Each is finished before the next begins, in the order of the
+ * calls.
+ */
 export class Outbox {
   readonly owner: object;
   readonly #write: Write;
@@ -125,11 +128,11 @@ export class Outbox {
   #served: Sender | null = null;
   /** Whether it was interrupted. */
   #isOrphaned = false;
-  /** The operation that is under way for it. */
+  /** The operation that is running for it. */
   #operation = NONE;
   #begun: Begun | null = null;
 
-  /** @param operations By which to write, in place of `write`. */
+  /** @param operations The operations to write with, in place of the connection's `write`. */
   constructor(
     owner: object,
     write: Write,
@@ -142,7 +145,7 @@ export class Outbox {
     this.#operations = operations;
   }
 
-  /** Writes some of the bytes. The scope has to be past its checkpoint. */
+  /** Writes some of the bytes. The caller must have made the checkpoint of the scope. */
   write(data: Uint8Array, ms: number, scope: Scope | null): Wait<number> {
     const operations = this.#operations;
     if (this.#served !== null || operations === null) {
@@ -165,8 +168,8 @@ export class Outbox {
     if (this.#served !== null || operations === null) {
       return this.#add(new Sender(this, "writeAll", data, isOwn, ms), scope);
     }
-    // Nearly always the first operation is over when it returns, and has written all: in an
-    // echo server that spares a wait.
+    // Nearly always the first operation ends at once and has written all bytes: that spares a
+    // wait.
     const written = operations.write(
       this.owner,
       this.#copyOf(data, 0, isOwn),
@@ -177,13 +180,13 @@ export class Outbox {
     return this.#serveWith(sender, written, scope);
   }
 
-  /** Ends all writing, behind what was written before. */
+  /** Closes the writing side, after all earlier writes. */
   closeWrite(ms: number, scope: Scope | null): Wait<void> {
     const sender = new Sender(this, "closeWrite", NOTHING, true, ms);
     return this.#add(sender, scope);
   }
 
-  /** Has to be called when a call was interrupted, in its turn or before. */
+  /** Must be called when a call was interrupted, in its turn or before. */
   leftBy(sender: Sender): void {
     if (sender === this.#served) {
       if (!sender.isOwn && sender.task === "writeAll") sender.keepBytes();
@@ -259,7 +262,7 @@ export class Outbox {
     then(operation, this.#written, this.#failed);
   }
 
-  /** Has the operation keep the process alive, or not. */
+  /** Sets whether the operation keeps the process alive. */
   #hold(): void {
     const isWaitedFor = !this.#isOrphaned || this.#line.first !== null;
     if (isWaitedFor) {
@@ -297,7 +300,7 @@ export class Outbox {
   }
 }
 
-/** The wait for what was over at once, but for the turns of others. */
+/** The wait of a write that ended at once. It only lets other greenlets run first. */
 function doneWait(): Wait<void> {
   if (spendBudget()) return DONE;
   const wait = new Suspension<void>();

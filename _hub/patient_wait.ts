@@ -9,18 +9,18 @@ import { type Settled, Suspension } from "./suspension.ts";
 import { inTurns } from "./run_queue.ts";
 
 /**
- * After how many turns of the event loop a last interrupt ends the wait. What is waited for
- * may swallow ten errors, and each takes a turn or two.
+ * A last interrupt ends the wait after this many turns of the event loop. The body that is
+ * waited for may swallow ten errors, and each takes a turn or two.
  */
 const TURNS_AT_LAST = 25;
 
 /**
- * A wait for something that has to be over before the greenlet goes on. An interrupt does not
- * end it, and is thrown by the next wait. When the scope is escalated, the wait ends after
- * some turns of the event loop.
+ * A wait for something that must end before the greenlet goes on. An interrupt does not end it,
+ * and is thrown by the next wait. When the scope is escalated, the wait ends after some turns
+ * of the event loop.
  */
 export abstract class PatientWait<T> extends Suspension<T> {
-  /** The scope that waits; unlike `scope`, also when the wait is over. */
+  /** The scope that waits. Unlike `scope`, it is kept after the end of the wait. */
   readonly waiter: Scope;
   /** The errors that have interrupted it, for the next waits. */
   #later: unknown[] | null = null;
@@ -32,17 +32,17 @@ export abstract class PatientWait<T> extends Suspension<T> {
     this.waiter = scope;
   }
 
-  /** Whether it throws what has interrupted it, however it ends. */
+  /** Whether it throws the interrupt in place of its result. */
   protected get isCutShort(): boolean {
     return this.#last !== null;
   }
 
-  /** Has the things that are waited for end sooner. */
+  /** Makes the things that are waited for end sooner. */
   protected abstract hasten(): void;
 
   override interrupt(error: unknown, final: boolean): void {
     if (!this.isPending) return;
-    // Where nothing awaits it, it is no unhandled rejection.
+    // If nothing awaits the wait, its rejection must not count as unhandled.
     this.markOwnHandled();
     if (!final) return void (this.#later ??= []).push(error);
     this.#later = null;

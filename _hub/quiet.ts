@@ -1,6 +1,6 @@
 /**
- * Waits until the hub comes to rest: nothing happens any more, until time passes or something
- * comes from outside the process.
+ * Waits until the hub is at rest: nothing more happens until time passes or an event arrives
+ * from outside the process.
  *
  * @module
  */
@@ -10,12 +10,12 @@ import { isTelling } from "./timers.ts";
 import { wakeups } from "./run_queue.ts";
 
 /**
- * After how many turns of the event loop without a wake-up the hub is taken to be at rest. The
+ * The hub counts as at rest after this many turns of the event loop without a wake-up. The
  * library's own steps take two or three turns without one.
  */
 const QUIET_TURNS = 8;
 
-/** After how many turns a program is not waited for that never comes to rest. */
+/** After this many turns the wait is given up: the program never comes to rest. */
 const MOST_TURNS = 10_000;
 
 /** Waits for that rest. Not cooperative. */

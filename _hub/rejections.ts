@@ -1,10 +1,10 @@
 /**
  * Unhandled rejections, reported as in a program that does not use this library.
  *
- * The runtime looks for rejected promises without a handler when no microtask is left. So it
- * does in a turn of the event loop that our fairness has put between two steps of a greenlet,
- * where another program would simply have gone on: its `await` of the promise may be the very
- * next step. As long as greenlets wait for such a turn, the rejections that the runtime
+ * The runtime looks for rejected promises without a handler when no microtask is left. This may
+ * be a turn of the event loop that the library has put between two steps of a greenlet for
+ * fairness. Without the library the greenlet would have gone on, and its next step may `await`
+ * the promise. As long as greenlets wait for such a turn, the rejections that the runtime
  * reports are postponed. A promise that is handled meanwhile was never unhandled. The others
  * are reported when the greenlets have no more steps to take.
  *
@@ -25,9 +25,9 @@ import {
 import { afterTurn, isTurnDue } from "./run_queue.ts";
 
 /**
- * For how many ms and how many turns a rejection is postponed at most, where greenlets always
- * have another step to take. Another program would have blocked its event loop that long. Both
- * have to be over, as a process that was stopped for a while has not taken its turns.
+ * The limits, in milliseconds and in turns, of postponing a rejection while greenlets always
+ * have another step. Without the library the event loop would be blocked that long. Both limits
+ * must pass, as a process that was stopped for a while has taken no turns.
  */
 const LONGEST = 1000;
 const MOST_TURNS = 100;
@@ -71,7 +71,7 @@ function judge(
 ): Verdict {
   const promise = standIns.get(found) ?? found;
   const isRaised = promise !== found;
-  // Unless it was handled since it was raised.
+  // Skips it if it was handled since it was raised.
   if (isRaised) return raising.delete(promise) ? promise : null;
   if (judgement.isExpected(reason)) {
     raiseIfMainFailed(promise, reason, judgement.failureOfMain(reason));
@@ -93,8 +93,8 @@ function judge(
 const failuresOfMain = new WeakSet<object>();
 
 /**
- * Has the runtime report an expected error, if the main module has failed with it by an
- * `await` at its top level: nothing else would tell that the program has ended there.
+ * Lets the runtime report an expected error if the main module has failed with it by an `await`
+ * at its top level: nothing else would show that the program has ended there.
  */
 async function raiseIfMainFailed(
   promise: Promise<unknown>,
@@ -108,12 +108,12 @@ async function raiseIfMainFailed(
   raise(promise, failure);
 }
 
-/** Whether a promise that is handled now was never reported. */
+/** Whether a promise that is handled now was not reported before. */
 function wasUntold(promise: Promise<unknown>): boolean {
   return postponed.delete(promise) || raising.delete(promise);
 }
 
-/** Looks at what is postponed, when the greenlets have had their turn. */
+/** Checks the postponed rejections when the greenlets have had their turn. */
 function lookSoon(): void {
   // Before that the runtime tells which promises were handled meanwhile.
   if (postponed.size > 0) setImmediate(look);
@@ -134,7 +134,7 @@ function isOverdue(one: Postponed): boolean {
 }
 
 /**
- * Has the runtime report a rejection as if it had just found it: listeners get this promise,
+ * Lets the runtime report a rejection as if it had just found it: listeners get this promise,
  * and the process ends if none of them prevents it. They are called in the current context.
  */
 export function raise(promise: Promise<unknown>, reason: unknown): void {
@@ -178,7 +178,7 @@ function watchEvents(
       Object.defineProperty(event, "promise", { value: promise });
     }
   });
-  // The runtime calls it even if a listener has stopped the event.
+  // The runtime calls this function even if a listener has stopped the event.
   let isUntold = false;
   listenFirst("rejectionhandled", (event) => {
     isUntold = wasUntold(event.promise);

@@ -7,33 +7,33 @@
 import { mimic } from "../_base/properties.ts";
 
 /**
- * How many microtasks a handler may take before its client is watched. To ask for
- * `request.signal` doubles what a small request costs, and by then most handlers have
- * ended that wait for nothing. But not until the event loop has turned: over HTTP/2 one that
- * asks after the client has gone is not told.
+ * The client of a request is watched after this many microtasks. Reading `request.signal`
+ * doubles the cost of a small request, and most handlers that wait for nothing have ended by
+ * then. It can't wait for a turn of the event loop: over HTTP/2, a signal that is first read
+ * after the client has gone is never aborted.
  */
 export const MICROTASKS = 10;
 
 /** The method and the path, without the query. */
 export function requestName({ method, url }: Request): string {
   const host = url.indexOf("://") + 3;
-  // There is none in that of CONNECT.
+  // The URL of a CONNECT request has no path.
   const start = Math.max(url.indexOf("/", host), host);
   const end = url.indexOf("?", start);
   return `${method} ${url.slice(start, end < 0 ? undefined : end)}`;
 }
 
-/** The answer in place of a handler that was killed. */
+/** The response in place of that of a killed handler. */
 export function unavailable(): Response {
   return new Response("Service Unavailable", { status: 503 });
 }
 
-/** Calls back when the client of a request goes away, until it is disposed of. */
+/** Calls a function when the client of a request goes away, until it is disposed of. */
 export class ClientWatch implements Disposable {
   readonly #signal: AbortSignal;
   readonly #gone: () => void;
 
-  /** @param gone Called once, at once if the client has gone. */
+  /** @param gone Called once; at once if the client has gone already. */
   constructor(request: Request, gone: () => void) {
     silence.begin();
     this.#signal = request.signal;
@@ -51,8 +51,8 @@ export class ClientWatch implements Disposable {
 const WARNING = "Deno.serve: request.signal aborts on successful responses";
 
 /**
- * Stops the runtime's warning of what a request's signal does, which it prints once when a
- * signal was asked for: as it is we who do, it is not for the user.
+ * Suppresses the warning that the runtime prints when `request.signal` is first read: the
+ * library has read it, not the program.
  */
 export class Silence {
   /** The `console.warn` of the program, while ours is in its place. */
@@ -74,12 +74,12 @@ export class Silence {
   }
 
   end(): void {
-    // Somebody else may be in between by now, and calls us.
+    // Another function may have replaced ours by now, and may call it.
     if (console.warn !== this.#filter) return;
     console.warn = this.#warn!;
     this.#warn = null;
   }
 }
 
-/** The one that stands between the runtime and its warning. */
+/** The object that suppresses the warning. */
 export const silence: Silence = new Silence();

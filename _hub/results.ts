@@ -31,17 +31,17 @@ import { Greenlet } from "./greenlet.ts";
 
 type Result<R> = IteratorResult<R, undefined>;
 
-/** The wait of the greenlet that makes results for one of them to be taken. */
+/** The wait of the greenlet that makes results, until one of them is taken. */
 class Ahead extends Suspension<void> {
   override describe(): string {
     return "imap(), for a result to be taken";
   }
 }
 
-/** The reason for which a taker waits for the end. */
+/** Why a taker waits for the end. */
 type Leave = { readonly error: unknown } | "by return()";
 
-/** The wait for a result or, when it leaves, for the end of everything that was begun. */
+/** The wait for a result. When its loop is left, it waits for the end of all calls. */
 class Taker<R> extends PatientWait<Result<R>> implements Member<Taker<R>> {
   readonly #results: Results<R>;
   list: List<Taker<R>> | null = null;
@@ -49,7 +49,7 @@ class Taker<R> extends PatientWait<Result<R>> implements Member<Taker<R>> {
   next: Taker<R> | null = null;
   /** `null` while it waits for a result. */
   leave: Leave | null = null;
-  /** The call whose error it is to throw. */
+  /** The call whose error it throws at the end. */
   #call: Greenlet<R> | null = null;
 
   constructor(results: Results<R>, scope: Scope) {
@@ -58,12 +58,12 @@ class Taker<R> extends PatientWait<Result<R>> implements Member<Taker<R>> {
   }
 
   /**
-   * The first interrupt ends the loop, as the language does not call `return()` where `next()`
+   * The first interrupt ends the loop, as JavaScript does not call `return()` when `next()`
    * throws.
    */
   override interrupt(error: unknown, final: boolean): void {
     if (error instanceof Lost && this.leave === null) {
-      // The loop goes on, and asks again.
+      // The loop goes on and calls `next()` again.
       this.undo();
       return this.throw(error);
     }
@@ -92,11 +92,11 @@ class Taker<R> extends PatientWait<Result<R>> implements Member<Taker<R>> {
     this.#call = null;
   }
 
-  /** Ends the wait, as everything that was begun is over. */
+  /** Ends the wait, as all calls have ended. */
   left(closing: { readonly error: unknown } | null): void {
     const { leave } = this;
     this.#settleError(!this.isCutShort);
-    // An error of the clean-up does not replace the one for which the loop is left.
+    // An error of the clean-up does not replace the error that ends the loop.
     const failure = leave === "by return()" ? closing : leave;
     if (failure === null) this.switch({ done: true, value: undefined });
     else this.throw(failure.error);
@@ -132,7 +132,7 @@ class WhenDead extends ScopeOwned {
 }
 
 /**
- * Results of calls, as they are asked for.
+ * The results of calls, made as the program asks for them.
  *
  * @typeParam R The type of the results.
  */
@@ -143,7 +143,7 @@ export class Results<R> implements MappingSink<R> {
   readonly #ready = new Deque<Greenlet<R>>();
   /** Calls that have ended before their turn, by the index of the item. */
   readonly #early: Map<number, Greenlet<R>> | null;
-  /** The index of the next one that is ready. */
+  /** The index of the next result that is ready. */
   #index = 0;
   /** The number of results that may still be made before one is taken. */
   #ahead: number;
@@ -155,19 +155,19 @@ export class Results<R> implements MappingSink<R> {
   readonly #leaving = new List<Taker<R>>();
   /**
    * - `open`: gives results
-   * - `closed`: gives no more results, and ends what it has begun
+   * - `closed`: gives no more results, and ends the calls that run
    */
   #state: "open" | "closed" = "open";
-  /** Whether everything that was begun is over. */
+  /** Whether all calls have ended. */
   #isOver = false;
   /** Whether a `for await` loop takes the results, which an error ends. */
   #isLoop = false;
-  /** Closes it when a greenlet is dead that called `next` by hand, and was thrown an error. */
+  /** Closes the iterator at the end of a greenlet that called `next` by hand and got an error. */
   #closer: WhenDead | null = null;
 
-  /** The scope of the greenlet that has made it; `null` once anything asks for results. */
+  /** The scope of the greenlet that has made the iterator; `null` after the first `next()`. */
   #maker: Scope | null = scopeOf(currentScope().greenlet);
-  /** Has the hub told of errors, when that greenlet is dead. */
+  /** Reports errors to the hub at the end of that greenlet. */
   #untaken: WhenDead | null = null;
 
   readonly beforeItem?: () => Wait<unknown>;
@@ -230,7 +230,7 @@ export class Results<R> implements MappingSink<R> {
     return taker.suspend(scope);
   }
 
-  /** Gives no more results, and waits until everything that was begun is over. */
+  /** Gives no more results, and waits until all calls have ended. */
   return(): Wait<Result<R>> {
     this.#close();
     if (this.#isOver) return readyWait({ done: true, value: undefined });
@@ -256,19 +256,19 @@ export class Results<R> implements MappingSink<R> {
     this.#untaken?.list?.remove(this.#untaken);
   }
 
-  /** A call has failed: where nothing has asked for results, nothing may ever do. */
+  /** Called when a call has failed. If `next()` was not called yet, it may never be. */
   #noteFailed(): void {
     const maker = this.#maker;
     if (maker === null || this.#untaken !== null) return;
     const giveBack = () => this.#mapping.giveBackErrors();
     if (maker.greenlet.dead) return giveBack();
-    // Main has no end but that of the process, where all are told.
+    // Main ends only with the process, when all errors are reported.
     if (maker === mainScope) return;
     this.#untaken = new WhenDead(giveBack);
     maker.owned.add(this.#untaken);
   }
 
-  /** Takes in a call that has ended, and not by a kill of ours. */
+  /** Notes a call that has ended, unless `imap` itself has killed it. */
   ended(index: number, call: Greenlet<R>): void {
     if (this.#state !== "open") return this.#mapping.giveBackErrors();
     if (!call.successful()) this.#noteFailed();
@@ -282,7 +282,7 @@ export class Results<R> implements MappingSink<R> {
         this.#ready.push(next);
       }
     }
-    // The loop ends by the error, so no later result is given.
+    // The error ends the loop, so no later result is returned.
     if (!call.successful() && this.#isLoop) {
       this.#mapping.stop(early === null ? -1 : index);
     }
@@ -313,7 +313,7 @@ export class Results<R> implements MappingSink<R> {
     this.#closer.moveTo(waiter);
   }
 
-  /** Has a taker wait for the end of everything that was begun. */
+  /** Makes a taker wait for the end of all calls. */
   leave(taker: Taker<R>, leave: Leave): void {
     taker.list?.remove(taker);
     taker.leave = leave;
@@ -366,7 +366,10 @@ export class Results<R> implements MappingSink<R> {
     return wait;
   }
 
-  /** Gives what comes after the last result: once the error, if there is one, then the end. */
+  /**
+   * Ends the iterator after the last result: throws the error once, if there is one, then
+   * returns `done`.
+   */
   #end(scope: Scope): Wait<Result<R>> {
     const failure = this.#state === "open" ? this.#mapping.failure : null;
     this.#close();
@@ -375,13 +378,13 @@ export class Results<R> implements MappingSink<R> {
     return failedWait(failure.error);
   }
 
-  /** Called when the feeder has ended: everything that was begun is over. */
+  /** Called when the feeder has ended: all calls have ended. */
   #ended(): void {
     this.#isOver = true;
     const { failure, closing } = this.#mapping;
     for (let one; (one = this.#leaving.shift()) !== null;) one.left(closing);
     if (this.#takers.first === null) return;
-    // As takers wait, no result is left that comes before the error.
+    // Takers wait, so no earlier result is left to return before the error.
     if (this.#state === "open" && failure !== null) {
       const taker = this.#takers.shift()!;
       taker.waiter.markRecipient(failure.error);

@@ -21,22 +21,22 @@ export interface Sleeper {
 }
 
 /**
- * How long wake-ups may keep the event loop from turning, in ms. A turn costs 2 µs. As long
- * as each turn finds something to do, the runtime looks at its sockets in every 61st only: with
- * gevent's 5 ms a socket would be looked at three times a second.
+ * The time slice: how long wake-ups may keep the event loop from turning, in ms. A turn costs 2
+ * µs. While every turn has work, the runtime polls its sockets only every 61st turn: with
+ * gevent's 5 ms that would be three times a second.
  */
 const SLICE = 0.1;
-/** After how many wake-ups to look at the clock, which costs 100 ns. */
+/** The number of wake-ups between two readings of the clock, each of which costs 100 ns. */
 const LOOK_EVERY = 16;
 
 let untilLook = LOOK_EVERY;
-/** When the event loop has last turned, as far as we know. */
+/** The last known time at which the event loop turned. */
 let turned = 0;
-/** Whether it has turned since we have last looked at the clock. */
+/** Whether it has turned since the last reading of the clock. */
 let hasTurned = false;
 /** The wake-ups that are deferred until the event loop turns. */
 let deferred: Sleeper[] = [];
-/** The scopes that go on by them. */
+/** The scopes that these wake-ups resume. */
 let deferredScopes: object[] = [];
 const clock = performance;
 
@@ -60,7 +60,7 @@ export function sinceLook(look: number): number {
 /** The number of wake-ups and turns so far. */
 let count = 0;
 
-/** Counts wake-ups and turns: a number that has changed tells that there were some. */
+/** The count of wake-ups and turns: it has changed if there were any. */
 export function wakeups(): number {
   return count;
 }
@@ -68,7 +68,7 @@ export function wakeups(): number {
 /**
  * Wakes `sleeper` now, or behind the wake-ups that are deferred.
  *
- * @param scope The scope that goes on then.
+ * @param scope The scope that the wake-up resumes.
  */
 export function wake(sleeper: Sleeper, scope: object | null = null): void {
   if (spendBudget()) {
@@ -112,10 +112,10 @@ export function isAboutToGoOn(scope: object): boolean {
 }
 
 /**
- * Spends one wake-up of the time slice. Has to be called before each wake-up, and before each
+ * Spends one wake-up of the time slice. Must be called before each wake-up, and before each
  * turn that is taken at once.
  *
- * @returns Whether there was time left; if not, it has to wait until the event loop has turned.
+ * @returns Whether there was time left; if not, the wake-up must wait for a turn of the loop.
  */
 export function spendBudget(): boolean {
   count++;
@@ -127,7 +127,7 @@ export function spendBudget(): boolean {
     hasTurned = false;
     turned = now;
   }
-  // From now on there is none left at each call, until the loop has turned.
+  // From now on each call finds no time left, until the loop has turned.
   if (now - turned >= SLICE) return false;
   untilLook = LOOK_EVERY;
   return true;
@@ -138,7 +138,7 @@ export function isIdle(): boolean {
   return deferred.length === 0 && tasks.length === 0;
 }
 
-/** Notes that the event loop has turned. Has to be called by functions that it calls. */
+/** Notes that the event loop has turned. Must be called by functions that the event loop calls. */
 export function noteLoopTurn(): void {
   hasTurned = true;
 }
@@ -153,10 +153,10 @@ export function isTurnDue(): boolean {
   return deferred.length > 0;
 }
 
-/** The function to call after them. */
+/** The function to call after the deferred wake-ups. */
 let following: (() => void) | null = null;
 
-/** Has a function called once, after the wake-ups that are deferred. */
+/** Calls a function once, after the wake-ups that are deferred. */
 export function afterTurn(callback: () => void): void {
   following = callback;
 }
@@ -179,7 +179,7 @@ function wakeDeferred(): void {
   callback();
 }
 
-/** Calls `perform` when the event loop has turned so many times. */
+/** Calls `perform` when the event loop has turned `turns` times. */
 export function inTurns(turns: number, perform: () => void): void {
   deferToNextTurn({
     wake: () => turns > 1 ? inTurns(turns - 1, perform) : perform(),
@@ -187,13 +187,13 @@ export function inTurns(turns: number, perform: () => void): void {
 }
 
 /**
- * Runs bodies that were woken, until each waits again. May be called by a function that the
- * event loop calls, where {@linkcode settlesNow} has told that it works.
+ * Runs bodies that were woken, until each waits again. Only for functions that the event loop
+ * calls, and only if {@linkcode settlesNow} has returned `true`.
  */
 export const runMicrotasks: () => void = findInternals().runMicrotasks ??
   ignore;
 
-/** Runs bodies that were woken, and tells whether that works: not where a body runs. */
+/** Runs bodies that were woken. Returns whether that works: not while a body runs. */
 export function settlesNow(): boolean {
   if (getCurrent().parent !== null) return false;
   let haveGone = false;
@@ -204,7 +204,7 @@ export function settlesNow(): boolean {
 
 const resolved = Promise.resolve();
 
-/** A deferred wake-up for all turns that are asked for one right after the other. */
+/** One deferred wake-up for all turns that are asked for in a row. */
 class Turn implements Sleeper {
   wake!: () => void;
   readonly promise = new Promise<void>((resolve) => this.wake = resolve);
@@ -218,7 +218,7 @@ export function turn(): Promise<void> {
   return (last as Turn).promise;
 }
 
-/** Does something for `target`; `true` to be called again when its turn has come. */
+/** A task for `target`. Returns `true` to be called again in its turn. */
 type Task<T> = (target: T) => true | void;
 
 /** The tasks of the hub: each a {@linkcode Task}, and after it its target. */
@@ -226,14 +226,14 @@ let tasks: unknown[] = [];
 /** Whether a task has woken a body that has not gone on yet; see {@linkcode noteWoken}. */
 let isBehind = false;
 let ring: () => void = ignore;
-/** Whether the tasks wait for greenlets that begin, and that are before them in line. */
+/** Whether the tasks wait for greenlets that begin, and whose turn is before theirs. */
 let isHeld = false;
 
 /**
  * Adds a task of the hub, which is performed soon, in no greenlet.
  *
  * @param perform Called with `target`. Must not throw.
- * @param target Spares a closure.
+ * @param target The argument, which spares a closure.
  */
 export function runSoon<T>(perform: Task<T>, target: T): void {
   if (tasks.push(perform, target) === 2 && !isHeld) ring();
@@ -251,17 +251,17 @@ export function releaseTasks(): void {
   if (tasks.length > 0) ring();
 }
 
-/** Has to be called by a task that has woken a body which goes on before the next tasks. */
+/** Must be called by a task that has woken a body which goes on before the next tasks. */
 export function noteWoken(): void {
   isBehind = true;
 }
 
-/** Whether the hub has tasks that are before what begins to wait for its turn now. */
+/** Whether the hub has tasks that go before a greenlet that begins to wait for its turn now. */
 export function hasTasks(): boolean {
   return isBehind || tasks.length > 0 && !isHeld;
 }
 
-/** A promise that lets those go first for whom the hub has tasks. */
+/** Makes a promise that resolves after the greenlets that the hub has tasks for. */
 export function taskTurn(): Promise<void> {
   return new Promise((resolve) => runSoon(endTaskTurn, resolve));
 }
@@ -270,14 +270,14 @@ function endTaskTurn(resolve: () => void): void {
   resolve();
 }
 
-/** Whether a task has to return `true`, as a body that was woken goes on before it. */
+/** Whether a task must return `true`, as a body that was woken goes on before it. */
 export function mustWait(): boolean {
   return isBehind;
 }
 
 /**
- * Performs the tasks of the hub. Has to be called where no greenlet is current, as a microtask
- * runs in the context in which it was queued, and this loop queues its own.
+ * Performs the tasks of the hub. Must be called where no greenlet is current: it queues
+ * microtasks, which run in the async context in which they were queued.
  */
 export async function serveTasks(): Promise<never> {
   for (;;) {
@@ -296,7 +296,7 @@ export async function serveTasks(): Promise<never> {
       }
     }
     isBehind = false;
-    // As `batch` refers to the array until there is another one.
+    // Emptied, as `batch` refers to the array until the next batch.
     batch.length = 0;
   }
 }

@@ -1,9 +1,9 @@
 /**
- * Scopes: what is pending, what is due, and the states of a kill.
+ * Scopes: the pending waits, the errors that are due, and the stages of a kill.
  *
  * A scope is one greenlet's line of execution as the event loop sees it: the waits that
- * are pending, and the errors that are due. It is what the context carries through every
- * `await`, foreign ones included. A greenlet has one scope, and another for each
+ * are pending, and the errors that are due. The async context carries the current scope through
+ * every `await`, foreign ones included. A greenlet has one scope, and another for each
  * `withTimeout` that it is in. A scope makes no promises: `suspension.ts` does.
  *
  * @module
@@ -43,7 +43,7 @@ const MAX_SWALLOWED = 10;
 interface Kill {
   readonly error: unknown;
   readonly grace: number;
-  /** When the grace is over, in the time of `now()`; `Infinity` until the error is thrown. */
+  /** The end of the grace, in the time of `now()`; `Infinity` until the error is thrown. */
   deadline: number;
 }
 
@@ -52,12 +52,12 @@ interface Kill {
  *
  * - `interrupted`: each error is thrown once
  * - `graced`: killed, and the body may clean up until the deadline
- * - `escalating`: every wait throws from now on, and the first throws an error that is new
- *   to the body
+ * - `escalating`: every wait throws from now on; the error is new to the body, so it is first
+ *   thrown once
  * - `escalated`: every wait throws, and a generator body is ended
  * - `abandoned`: the body has swallowed its kill again and again, and is left suspended for
  *   good
- * - `ended`: what has ended the body does not interrupt what the body has left behind
+ * - `ended`: the body has ended; calls that it has left behind are not interrupted
  */
 type InterruptStage =
   | "interrupted"
@@ -72,7 +72,7 @@ class InterruptState implements TimerTarget {
   readonly scope: Scope;
   stage: InterruptStage = "interrupted";
   /**
-   * The error that has killed the body, or is about to; from `escalating` on, the one that
+   * The error that has killed the body, or is about to; from `escalating` on, the error that
    * every wait throws.
    */
   cause: { readonly error: unknown } | null = null;
@@ -82,12 +82,12 @@ class InterruptState implements TimerTarget {
   held: unknown[] = [];
   /** The error that was thrown last, until the body begins something cooperative. */
   thrown: unknown = undefined;
-  /** The error that has interrupted the body last, and those that have before. */
+  /** The error that has interrupted the body last; `earlier` has those before. */
   last: unknown = undefined;
   earlier: WeakSet<object> | null = null;
   /** The `Timeout` that has interrupted the body last. */
   limit: Error | null = null;
-  /** Whether a kill was thrown into the body. No stage, as it is asked of ended ones too. */
+  /** Whether a kill was thrown into the body. Not a stage, as it is also needed after the end. */
   isKillThrown = false;
   /** Runs while a killed body waits again, until its grace is over. */
   graceTimer: Timer | null = null;
@@ -129,32 +129,32 @@ export interface Pending {
   scope: Scope | null;
 
   /**
-   * Ends what is pending, with an error.
+   * Ends the wait with an error.
    *
    * @param final Whether the scope may not wait any longer.
    */
   interrupt(error: unknown, final: boolean): void;
 
-  /** Takes back an error that it was interrupted by, and that was not thrown yet. */
+  /** Removes an error that has interrupted it and was not thrown yet. */
   unhold(error: unknown): void;
 
-  /** Says what is waited in, such as `Queue.get()`. Called when a person asks. */
+  /** Describes the wait, such as `Queue.get()`. Called only for `waitsIn` and debugging. */
   describe(): string;
 
-  /** For how long it has been waited in; not there where that is not known. */
+  /** The time that the wait has taken so far, if known. */
   readonly waited?: Waited;
 
-  /** Whether the body may well not wait for it where it waits in something else. */
+  /** Whether this wait may run beside the body, so that another wait describes the body better. */
   readonly isAside?: boolean;
 
-  /** Whether it waits for an event of something that may be pending as well, such as a child. */
+  /** Whether it waits for an event of an object that may be pending itself, such as a child. */
   readonly listens?: boolean;
 
-  /** The greenlets each of which has to go on before the wait can end, where that is known. */
+  /** The greenlets that must all go on before the wait can end, if known. */
   readonly blockers: readonly Greenlet[];
 }
 
-/** Adds a wait to what an interrupt of the scope ends. */
+/** Adds a wait to the waits that an interrupt of the scope ends. */
 export function addPending(scope: Scope, one: Pending): void {
   one.scope = scope;
   const { pending } = scope;
@@ -167,7 +167,7 @@ export function addPending(scope: Scope, one: Pending): void {
   if (observers !== null) observers.waits(scope.greenlet);
 }
 
-/** Takes a wait out again, as it is over. */
+/** Removes a wait that has ended. */
 export function removePending(one: Pending): void {
   const { scope } = one;
   if (scope === null) return;
@@ -191,7 +191,7 @@ export abstract class ScopeOwned implements Member<ScopeOwned> {
   /** Called when the body is dead. */
   abstract drop(): void;
 
-  /** Called when the body is dead, and was part of another one: moves to the scope of that. */
+  /** Called when the body is dead and was part of another body: moves to that body's scope. */
   abstract moveTo(scope: Scope): void;
 }
 
@@ -200,26 +200,26 @@ export abstract class ScopeOwned implements Member<ScopeOwned> {
  *
  * - `once`: it was held for the next wait
  * - `thrown`, `returned`: by every wait, into a generator body by its `throw` or `return`
- * - `abandoned`: not at all, as the body has swallowed it too often and is abandoned now
- * - `never`: not at all, as the body was abandoned before
+ * - `abandoned`: not thrown; the body has swallowed it too often and is abandoned now
+ * - `never`: not thrown; the body was abandoned before
  */
 type Way = "once" | "thrown" | "returned" | "abandoned" | "never";
 
-/** An error that the next cooperative call has to throw. */
+/** An error that the next cooperative call must throw. */
 export interface Due {
   readonly error: unknown;
   readonly how: Way;
 }
 
-/** Where greenlets were made. One object for all that were made in the same scope. */
+/** The origin of greenlets. All greenlets that were made in the same scope share one object. */
 export interface Origin {
   /** The greenlet that has spawned them. */
   readonly spawner: WeakRef<Greenlet>;
-  /** The tree that they are in; `null` if each begins one of its own. */
+  /** The tree that they are in; `null` if each begins a new tree. */
   readonly root: Tree | null;
 }
 
-/** A tree of greenlets. It does not keep the first of them, which may be dead. */
+/** A tree of greenlets. It does not keep a reference to its first greenlet, which may be dead. */
 class Tree {
   /** The object that all greenlets of the tree share. */
   readonly shared: Record<PropertyKey, unknown>;
@@ -229,22 +229,22 @@ class Tree {
   }
 }
 
-/** Runs for several waits of one scope, of which one is taken. */
+/** Several waits of one scope, of which one is taken. */
 export interface Race {
   /**
-   * One of them is over. Called at once, before the next can be given anything.
+   * Called as soon as one of them has ended, before another can receive a value.
    *
    * @param scope The scope in which it has waited.
    */
   ended(one: Pending, scope: Scope): void;
-  /** One of them has taken something, and will be over. */
+  /** Called when one of them has taken a value, and is about to end. */
   claimed(one: Pending, scope: Scope): void;
 }
 
 /** Fields that few scopes need. */
 class ColdFields {
   origin: Origin | null = null;
-  /** Of main only: what main spawns is not in a tree of main's. */
+  /** For main only: greenlets that main spawns are not in main's tree. */
   treeLocals: Record<PropertyKey, unknown> | null = null;
   locals: WeakMap<object, object> | null = null;
   shielded = false;
@@ -254,9 +254,8 @@ class ColdFields {
 }
 
 /**
- * A line of execution; see the module's text. Each greenlet that has begun has one, so some
- * of what could be private methods are functions below: a class with private methods makes
- * each instance larger by 8 bytes.
+ * A line of execution; see the module's text. Each greenlet that has begun has a scope, so some
+ * private methods are functions below: private methods make each instance 8 bytes larger.
  */
 export class Scope implements Mapped {
   readonly [KEY] = this;
@@ -297,8 +296,8 @@ export class Scope implements Mapped {
   }
 
   /**
-   * The wait in which the generator body is suspended. `DRIVEN`, if the body runs and `drive`
-   * resumes it after its next wait.
+   * The wait in which the generator body is suspended; `DRIVEN` if the body runs and `drive`
+   * will resume it.
    */
   get awaited(): Pending | null {
     return this.#awaited;
@@ -318,8 +317,8 @@ export class Scope implements Mapped {
   }
 
   /**
-   * The tree of greenlets that this one is in. `null` if it is the first of a tree that was
-   * not asked for. Main is in none, unless its `treeLocals` were set.
+   * The tree that this greenlet is in; `null` if it is the first greenlet of a tree that was
+   * not needed yet. Main is in no tree, unless its `treeLocals` were set.
    */
   get root(): Tree | null {
     return this.#root;
@@ -338,8 +337,8 @@ export class Scope implements Mapped {
   }
 
   /**
-   * The neighbours among the scopes that are alive; see `live.ts`. No `Member` of a `List`,
-   * as the third field of that would make each scope larger by 8 bytes.
+   * The neighbours in the list of live scopes; see `live.ts`. Not a `Member` of a `List`, whose
+   * third field would make each scope 8 bytes larger.
    */
   get previousAlive(): Scope | null {
     return this.#previousAlive;
@@ -364,7 +363,7 @@ export class Scope implements Mapped {
       : treeOf(this).shared;
   }
 
-  /** Sets it for this greenlet and those that it spawns from now on. */
+  /** Sets the object for this greenlet and the greenlets that it spawns from now on. */
   set treeLocals(shared: Record<PropertyKey, unknown>) {
     if (!isObject(shared)) {
       throw new TypeError(
@@ -382,7 +381,7 @@ export class Scope implements Mapped {
     return coldFieldsOf(this).locals ??= new WeakMap();
   }
 
-  /** Whether the call waits for the function to the end, as nothing may outlive it. */
+  /** Whether the call waits until the function has ended, as nothing may outlive it. */
   get shielded(): boolean {
     return this.cold?.shielded ?? false;
   }
@@ -391,7 +390,7 @@ export class Scope implements Mapped {
     coldFieldsOf(this).shielded = isShielded;
   }
 
-  /** Called when the body is abandoned that runs here, and is not that of a greenlet. */
+  /** Called when the body of this scope is abandoned, if that is not the body of a greenlet. */
   set abandoned(abandoned: () => void) {
     coldFieldsOf(this).abandoned = abandoned;
   }
@@ -401,7 +400,7 @@ export class Scope implements Mapped {
     coldFieldsOf(this).race = race;
   }
 
-  /** Things to drop when the body is dead, unless something that it has left behind waits. */
+  /** Things to drop when the body is dead, unless calls that it has left behind still wait. */
   get owned(): List<ScopeOwned> {
     return coldFieldsOf(this).owned ??= new List();
   }
@@ -422,8 +421,8 @@ export class Scope implements Mapped {
   }
 
   /**
-   * Throws an error into the body: by everything that it waits on, or else by the
-   * next wait that it begins.
+   * Throws an error into the body: all its pending waits throw it; if there are none, its next
+   * wait does.
    */
   interrupt(error: unknown): void {
     noteInterrupt(this, error);
@@ -437,7 +436,7 @@ export class Scope implements Mapped {
     this.startGraceTimer();
   }
 
-  /** Throws a timeout into the body, and takes an error that wraps it for the timeout. */
+  /** Throws a timeout into the body. An error of the body that wraps it counts as the timeout. */
   timeOut(timeout: Error): void {
     if (this !== mainScope) interruptStateOf(this).limit = timeout;
     this.interrupt(timeout);
@@ -468,7 +467,7 @@ export class Scope implements Mapped {
     this.interrupt(error);
   }
 
-  /** The error that it was killed by last, if it was. */
+  /** The error of its last kill; `null` if it was not killed. */
   get killed(): { readonly error: unknown } | null {
     return this.interrupts?.cause ?? null;
   }
@@ -500,8 +499,8 @@ export class Scope implements Mapped {
   }
 
   /**
-   * Ends the grace of a body that was killed in `grace` ms, and throws nothing until then. A
-   * grace that is over sooner stays as it is.
+   * Ends the grace of a killed body in `grace` ms, and throws nothing until then. A grace that
+   * ends sooner stays as it is.
    */
   shortenGrace(grace: number): void {
     if (this.grace === null) return;
@@ -517,7 +516,7 @@ export class Scope implements Mapped {
   }
 
   /**
-   * Throws an error by what the body waits on, and by every wait that it begins.
+   * Throws an error from the body's pending waits and from every later wait.
    *
    * @param isNew Whether the error is new to the body: then it is thrown once, before it
    * ends a generator body.
@@ -546,11 +545,11 @@ export class Scope implements Mapped {
   }
 
   /**
-   * Has to be called when the body has ended, or was abandoned.
+   * Must be called when the body has ended, or was abandoned.
    *
-   * Code that a body leaves running in its scope belongs to no greenlet any more, and is not
-   * interrupted. It may be code of other greenlets: a queue that they share starts each task
-   * from the one before it.
+   * Calls that a body leaves running in its scope no longer belong to a greenlet, and are not
+   * interrupted. They may serve other greenlets: a queue in a package may start each task from
+   * the task before it.
    *
    * @param heir The scope that waits for this one, as part of the same greenlet.
    */
@@ -570,7 +569,7 @@ export class Scope implements Mapped {
     if (interrupts === null) return;
     this.stopGraceTimer();
     interrupts.thrown = undefined;
-    // A dead greenlet keeps the error that it was killed by, and no other one alive.
+    // A dead greenlet keeps only the error that it was killed by.
     if (interrupts.last !== this.killed?.error) noteLast(interrupts, undefined);
     interrupts.last = undefined;
     interrupts.limit = null;
@@ -584,7 +583,7 @@ export class Scope implements Mapped {
     interruptStateOf(this).held.push(error);
   }
 
-  /** Takes back an error that was not thrown yet. */
+  /** Removes an error that was not thrown yet. */
   unhold(error: unknown): void {
     const { interrupts } = this;
     const i = interrupts === null ? -1 : interrupts.held.indexOf(error);
@@ -603,8 +602,8 @@ export class Scope implements Mapped {
   }
 
   /**
-   * Notes that a call has thrown an error to this scope as its result: from now on it is the
-   * greenlet's own, and is not reported as another's.
+   * Notes that a call has thrown an error to this scope as its result. From now on the error
+   * counts as the greenlet's own, not as an interrupt of another greenlet.
    */
   markRecipient(error: unknown): void {
     if (isObject(error)) markRecipientOf(error, this.greenlet);
@@ -612,8 +611,8 @@ export class Scope implements Mapped {
   }
 
   /**
-   * Notes that a call of this scope has failed with an error. Where that is, or wraps, an
-   * interrupt of something else that the greenlet has begun, here it is a result.
+   * Notes that a call of this scope has failed with an error. If the error is or wraps an
+   * interrupt of another call of the greenlet, it counts as a result here.
    */
   receiveInterrupts(error: unknown): void {
     eachWrapped(error, (one) => {
@@ -661,8 +660,8 @@ export class Scope implements Mapped {
   }
 
   /**
-   * The interrupt that seems to be ending the body; `undefined` if none does. It can't be
-   * known: a `for await` loop calls the same for an error as for a `break`.
+   * The interrupt that is probably ending the body; `undefined` if none is. It is a guess: a
+   * `for await` loop calls `return()` for an error as for a `break`.
    */
   get unwinding(): unknown {
     const { interrupts } = this;
@@ -686,8 +685,8 @@ export class Scope implements Mapped {
   }
 
   /**
-   * Takes the error that a cooperative call has to throw in place of its operation. `null`
-   * if there is none.
+   * Takes the error that a cooperative call must throw in place of its operation; `null` if
+   * there is none.
    */
   takeDue(): Due | null {
     const { interrupts } = this;
@@ -729,8 +728,8 @@ export class Scope implements Mapped {
   }
 
   /**
-   * Stops it, as the body does not wait: it may be stuck elsewhere for ever, and the timer
-   * would keep the process alive for it.
+   * Stops the timer, as the body no longer waits in the library. It may be stuck in a foreign
+   * promise for ever, and the timer would keep the process alive.
    */
   stopGraceTimer(): void {
     const { interrupts } = this;
@@ -744,10 +743,10 @@ export function coldFieldsOf(scope: Scope): ColdFields {
   return scope.cold ??= new ColdFields();
 }
 
-/** The tree of a scope. One that is in none begins one. */
+/** Returns the tree of a scope. A scope without a tree begins one. */
 export function treeOf(scope: Scope): Tree {
   if (scope.root === null) {
-    // So that the scope is kept when the body is dead, as it knows the tree.
+    // Keeps the scope when the body is dead, as the scope knows the tree.
     coldFieldsOf(scope);
     scope.root = new Tree({});
   }
@@ -782,15 +781,15 @@ function noteLast(interrupts: InterruptState, error: unknown): void {
 function interruptPending(scope: Scope, error: unknown, final: boolean): void {
   const pending = scope.pending!;
   if (!(pending instanceof Set)) return pending.interrupt(error, final);
-  // The undo of one may take out others. It begins no waits, as bodies go on later.
+  // Undoing a wait may remove others. It begins no waits, as bodies go on later.
   membersOf(pending).forEach((one) => {
     if (one.scope === scope) one.interrupt(error, final);
   });
 }
 
 /**
- * Throws an error into what runs in a scope of no greenlet, because the interrupt of a
- * greenlet has made it useless.
+ * Throws an error into code that runs in the scope of no greenlet: an interrupt of a greenlet
+ * has made its work useless.
  */
 export function endWith(scope: Scope, error: unknown): void {
   noteThrown(scope, error);
@@ -803,8 +802,8 @@ function noteInterrupt(scope: Scope, error: unknown): void {
   if (!isObject(error)) return;
   noteInterruptOf(error, scope.greenlet);
   if (scope !== mainScope) return;
-  // Main does not end, so that its end would tell of the error: there, it is an error like
-  // any other. But where it ends several waits, one of them is the wait that it is meant for.
+  // Main has no end that could report the error, so in main it is an error like any other. But
+  // if it ends several waits, it is meant for only one of them.
   if (scope.isPlain) hand(error, scope);
   else endedSeveral.add(error);
 }

@@ -1,6 +1,6 @@
 /**
- * Signals: those that a program listens to, and those that end one, which are SIGINT, as
- * Ctrl-C sends it, and SIGTERM.
+ * Signals: listeners of the program, and the signals that end a program: SIGINT (Ctrl-C) and
+ * SIGTERM.
  *
  * @module
  */
@@ -9,7 +9,7 @@ import { showAs } from "../_base/inspecting.ts";
 import { show } from "../_base/checks.ts";
 import type { Pausable } from "./loop_end.ts";
 
-/** The signals, and the exit code that a shell gives a process that one has ended. */
+/** The signals that end a program, and the exit status that a shell shows for each. */
 const EXIT_CODES = { SIGINT: 130, SIGTERM: 143 } as const;
 
 /** A signal that ends a program. */
@@ -32,7 +32,7 @@ interface Process {
   off(name: string, listener: () => void): unknown;
 }
 
-/** The listeners of the program's own, by the signal. */
+/** The program's own listeners, by signal. */
 const listening = new Map<string, number>();
 
 /** Whether the program itself listens to a signal. */
@@ -40,7 +40,7 @@ export function isListenedTo(name: string): boolean {
   return listening.has(name);
 }
 
-/** One listener of the program's own for one signal, which keeps no process alive. */
+/** One listener of the program for one signal. It does not keep the process alive. */
 export class OwnListener implements Disposable {
   readonly #name: Deno.Signal;
   #listener: (() => void) | null;
@@ -56,11 +56,11 @@ export class OwnListener implements Disposable {
    * Listens from now on.
    *
    * @param name The signal.
-   * @param told Called each time that it comes.
+   * @param told Called each time that the signal arrives.
    * @throws {TypeError} If there is no such signal, or none that can be listened to.
    */
   constructor(name: Deno.Signal, told: () => void) {
-    // One of its own, as the runtime takes a function once.
+    // A new function for each listener, as the runtime adds the same function only once.
     this.#listener = () => told();
     this.#name = name;
     if (typeof name !== "string") throw notListenable(name);
@@ -83,7 +83,7 @@ export class OwnListener implements Disposable {
     return this.#name;
   }
 
-  /** Listens no more. */
+  /** Stops listening. */
   [Symbol.dispose](): void {
     const listener = this.#listener;
     if (listener === null) return;
@@ -100,7 +100,7 @@ function findProcess(): Process | null {
   return typeof process?.on === "function" ? process : null;
 }
 
-/** Finds how this runtime listens to signals; `null` in one without, such as a browser. */
+/** Finds how this runtime listens to signals; `null` if it can't, as in a browser. */
 function findListening(): { add: Change; remove: Change } | null {
   const { Deno } = globalThis;
   if (Deno !== undefined) {
@@ -123,8 +123,8 @@ function notListenable(name: unknown, cause?: unknown): TypeError {
 }
 
 /**
- * Listens until the first of the signals comes; the second is left to the process. A signal
- * that the program itself listens to is left to that.
+ * Listens until the first signal arrives; a second one ends the process. Ignores a signal that
+ * the program itself listens to.
  *
  * A listener is an operation of the runtime that has not ended. It keeps no process alive, but
  * as long as there is one, the runtime believes that a module which waits at its top level may

@@ -1,22 +1,22 @@
 /**
- * By what streams of ours get their bytes.
+ * The sources from which the library's streams get their bytes.
  *
  * @module
  */
 
 /** The source of a stream's bytes. It may keep the process alive. */
 export interface StreamSource {
-  /** Has it not keep the process alive, as nothing waits for the stream. */
+  /** Lets the process end, as nothing waits for the stream. */
   rest(): void;
-  /** Has it do so. */
+  /** Lets the source keep the process alive again. */
   resume(): void;
-  /** Whether it answers what it was asked for before it had to rest. */
+  /** Whether it still answers a pull from before `rest()`. */
   readonly answersLate: boolean;
 }
 
 const sources = new WeakMap<ReadableStream, StreamSource>();
 
-/** Tells what a stream gets its bytes by. */
+/** Notes the source of a stream's bytes. */
 export function setSource(stream: ReadableStream, source: StreamSource): void {
   sources.set(stream, source);
 }

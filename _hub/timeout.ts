@@ -40,13 +40,13 @@ export interface TimeoutOptions {
  * An error that is thrown into the greenlet that has started it, after a time. gevent's
  * `Timeout`.
  *
- * It is thrown once: by what the greenlet waits on then, or else by its next wait. A timeout
- * that was closed is never thrown. Nested timeouts are told apart by identity.
+ * It is thrown once: by the greenlet's current wait, or else by its next wait. A timeout that
+ * was closed is never thrown. Tell nested timeouts apart by identity: `error === timeout`.
  *
- * Outside greenlets all code shares the main greenlet, and a timeout that is started there is
- * thrown into everything that main waits on. In code that runs many times at once, use
- * {@linkcode withTimeout}, or spawn a greenlet. A timeout that is started in a function of
- * `withTimeout` ends with the function.
+ * Outside greenlets all code shares the main greenlet, and a timeout that is started there ends
+ * all waits of main. In code that runs many times at once, use {@linkcode withTimeout}, or
+ * spawn a greenlet. A timeout that is started in a function of `withTimeout` ends with the
+ * function.
  *
  * @example Usage
  * ```ts
@@ -72,7 +72,7 @@ export class Timeout extends Error {
     this.prototype.name = "Timeout";
   }
 
-  /** After how many milliseconds it is thrown; `Infinity` for never. */
+  /** The time limit in milliseconds; `Infinity` for none. */
   readonly ms: number;
   readonly #error: unknown;
   #countdown: Countdown | null = null;
@@ -80,7 +80,7 @@ export class Timeout extends Error {
   /**
    * Makes a timeout that is not started.
    *
-   * @param ms After how many milliseconds it is thrown, once it is started; never, if left out.
+   * @param ms The time from its start to the throw, in milliseconds; never, if left out.
    * @param options What to throw.
    * @throws {TypeError | RangeError} If `ms` is not a number of milliseconds.
    */
@@ -96,7 +96,7 @@ export class Timeout extends Error {
   /**
    * Makes a timeout and starts it. gevent's `Timeout.start_new`.
    *
-   * @param ms After how many milliseconds it is thrown; never, if left out.
+   * @param ms The time until it is thrown, in milliseconds; never, if left out.
    * @param options What to throw.
    * @returns The timeout: `using` closes it at the end of the block.
    * @throws {TypeError | RangeError} If `ms` is not a number of milliseconds.
@@ -119,7 +119,7 @@ export class Timeout extends Error {
   }
 
   /**
-   * Starts the time for the current greenlet, again if it was started before. gevent's
+   * Starts the timeout for the current greenlet; restarts it if it was started before. gevent's
    * `Timeout.start`. Not a switch point.
    */
   start(): void {
@@ -128,13 +128,13 @@ export class Timeout extends Error {
     this.#countdown = new Countdown(currentScope(), this.#error, this.ms);
   }
 
-  /** Whether the time runs. gevent's `Timeout.pending`. */
+  /** Whether the timeout runs. gevent's `Timeout.pending`. */
   get pending(): boolean {
     return this.#countdown?.runs ?? false;
   }
 
   /**
-   * Stops the time. A timeout that was not thrown yet never is, even if its time is over.
+   * Stops the timeout. If it was not thrown yet, it never is, even if its time has passed.
    * gevent's `Timeout.close`.
    */
   close(): void {
@@ -154,8 +154,8 @@ export class Timeout extends Error {
 }
 
 /**
- * The time of a timeout that was started. It ends with its greenlet: nothing can be thrown into
- * that any more, and a timer would only keep the process alive.
+ * The timer of a started timeout. It ends with its greenlet: nothing can be thrown into a dead
+ * greenlet, and the timer would only keep the process alive.
  */
 class Countdown extends ScopeOwned implements TimerTarget {
   #scope: Scope;
@@ -182,7 +182,7 @@ class Countdown extends ScopeOwned implements TimerTarget {
     else this.#scope.interrupt(error);
   }
 
-  /** Stops the time, and takes back an error that was not thrown yet. */
+  /** Stops the timer, and removes an error that was not thrown yet. */
   stop(): void {
     this.list?.remove(this);
     this.drop();
@@ -210,22 +210,23 @@ export interface WithTimeoutOptions<V> {
  * Calls a function and waits for its result, for a limited time. A switch point. gevent's
  * `with_timeout`.
  *
- * At the limit a {@linkcode Timeout} is thrown into what the function waits on. If the function
- * ends at once, its result is taken. If not, the call returns or throws all the same: it always
- * does so in time, even when the function waits for a foreign promise or swallows the error.
- * The rest of the function gets the `Timeout` from every wait that it begins, and after ten of
- * them it is left suspended for good.
+ * At the limit, the function's current wait throws a {@linkcode Timeout}. If the function then
+ * ends at once, the call returns its result. Otherwise the call returns or throws without it:
+ * it always ends in time, even if the function waits for a foreign promise or swallows the
+ * error. In the rest of the function every wait throws the `Timeout`, and after ten of them it
+ * is left suspended for good.
  *
  * The function runs in the current greenlet, and an interrupt of the greenlet interrupts it. An
- * error that it makes of the `Timeout`, such as the `AggregateError` of `Promise.any` or an
- * error with it as its `cause`, is taken for the `Timeout`.
+ * error of the function that wraps the `Timeout`, such as the `AggregateError` of `Promise.any`
+ * or an error with it as its `cause`, counts as the `Timeout`.
  *
- * A call that throws its `Timeout`, and that nothing awaits, is an unhandled rejection, as any
- * call that fails. A wait that the function has begun, and does not await, is not.
+ * If nothing awaits a call that throws its `Timeout`, that is an unhandled rejection, as with
+ * any call that fails. An interrupted wait that the function has begun and does not await is
+ * not.
  *
  * @typeParam R What the function returns.
  * @typeParam V The type of `value`.
- * @param ms After how many milliseconds; `Infinity` for no limit.
+ * @param ms The time limit in milliseconds; `Infinity` for none.
  * @param run The function: async, generator or plain.
  * @param options What to return at the timeout.
  * @returns The function's result, or `value`.
@@ -271,7 +272,7 @@ class Limited extends Suspension<unknown> implements Reaction, Race {
   #timeout: Timeout | null = null;
   /** The suspension beneath the wait that the function has returned, if it is the library's. */
   #returned: ReturnType<typeof beneath> = null;
-  /** Errors that have interrupted the greenlet while it waited for nothing but the function. */
+  /** Errors that have interrupted the greenlet while it waited only for the function. */
   #passed: unknown[] | null = null;
   /** Whether the last error of an escalated greenlet is thrown, or ends its body by `return()`. */
   #lastThrow: Settled = "thrown";
@@ -301,7 +302,7 @@ class Limited extends Suspension<unknown> implements Reaction, Race {
     this.#returned = beneath(result);
   }
 
-  /** The wait that the function has returned may take something. Then this one has taken it. */
+  /** If the wait that the function has returned takes a value, this wait has taken it. */
   override enterRace(): void {
     super.enterRace();
     const one = this.#returned;
@@ -336,7 +337,8 @@ class Limited extends Suspension<unknown> implements Reaction, Race {
         this.#end(outcome, failed || this.#inner.isEscalation(outcome)),
     );
     setScope(body, this.#inner);
-    // From the event loop, as the generator gives control back to where it was switched to.
+    // Runs from the event loop, as the generator returns control to the place that switched to
+    // it.
     await turn();
     current.run(this.#inner, () => body.switch());
   }
@@ -388,7 +390,7 @@ class Limited extends Suspension<unknown> implements Reaction, Race {
       this.#lastThrow = this.#outer.lastThrow;
       this.#inner.escalate(error, this.#lastThrow === "thrown");
     } else this.#inner.interrupt(error);
-    // Where nothing awaits the call, an interrupt is no unhandled rejection.
+    // If nothing awaits the call, an interrupt must not count as an unhandled rejection.
     this.markOwnHandled();
     const isStuck = final || this.#inner.holds(error);
     if (isStuck) this.#leaveSoon(error);
@@ -402,7 +404,7 @@ class Limited extends Suspension<unknown> implements Reaction, Race {
    * Leaves a function that does not end within a turn of the event loop.
    */
   #leaveSoon(error: unknown): void {
-    // A second turn, as a wait of the function that is over may be deferred to the first, and
+    // Waits a second turn: a finished wait of the function may be deferred to the first, and
     // its result must not be lost.
     deferToNextTurn({
       wake: () => deferToNextTurn({ wake: () => this.#leave(error) }),
@@ -425,7 +427,7 @@ class Limited extends Suspension<unknown> implements Reaction, Race {
     else this.#fail(error);
   }
 
-  /** Gives the greenlet the errors that the function has not been thrown, for its next waits. */
+  /** Holds the errors that were not thrown into the function for the next waits of the greenlet. */
   #handBack(): void {
     for (const error of this.#passed ?? []) {
       if (this.#inner.holds(error)) this.#outer.hold(error);
@@ -446,9 +448,10 @@ class Limited extends Suspension<unknown> implements Reaction, Race {
 }
 
 /**
- * Closes the scope of a function that ends after `withTimeout` has left it. Code that still runs
- * there is not interrupted any more: a queue that greenlets share may start all its tasks from
- * there. When nothing can run there, the scope is collected, and this is removed.
+ * Closes the scope of a function that ends after `withTimeout` has left it. Code that still
+ * runs there is no longer interrupted: a queue of a package that greenlets share may start all
+ * its tasks from there. When nothing can run there, the scope is collected, and this is
+ * removed.
  */
 class LateEnd implements Reaction {
   static readonly #collected = new FinalizationRegistry<LateEnd>((end) =>

@@ -32,9 +32,9 @@ const realNow = clock.now.bind(clock);
 export interface Clock {
   /** The time in milliseconds. */
   now(): number;
-  /** Has `callback` called at a time, in place of the callback before. */
+  /** Calls `callback` at a time, in place of the callback that was set before. */
   callAt(time: number, callback: () => void): void;
-  /** Takes the callback back. */
+  /** Removes the callback. */
   cancel(): void;
 }
 
@@ -51,14 +51,14 @@ export function now(): number {
   return real + ahead;
 }
 
-/** Whether a clock moves time, and not the runtime. */
+/** Whether a test clock moves time, and not the runtime. */
 export function isMovedByHand(): boolean {
   return hand !== null;
 }
 
 /**
- * Has a clock move time from now on, or the runtime again. Time goes on from where it is:
- * timers that run keep what remains of them.
+ * Lets a clock move time from now on, or the runtime again. Time goes on from its current
+ * value: timers that run keep their remaining time.
  */
 export function useClock(next: Clock | null): void {
   const isArmed = armed !== Infinity && armed !== TICKING;
@@ -78,13 +78,13 @@ const MOST_HOLLOW = 1000;
 /** The steps of bodies that a timer has woken, which come before the next timer. */
 type Owed = "nothing" | "a step" | "steps" | "a turn";
 
-/** An object that a timer tells when it is due. */
+/** An object that is called when its timer is due. */
 export interface TimerTarget {
   /**
-   * Called once, from the event loop. Has to be quick, and must not throw.
+   * Called once, from the event loop. Must be quick and must not throw.
    *
-   * @returns What has to be done before the next timer is due, if that is not the one step in
-   * which a body that was woken goes on.
+   * @returns What must happen before the next timer is called; by default one step, in which
+   * the woken body goes on.
    */
   expired(): Owed | void;
 }
@@ -113,16 +113,16 @@ class TimerFor implements Timer {
 
 /** The place of one of the runtime's own timers among ours. */
 export interface QueuedWait {
-  /** Has to be called by the runtime's timer. Calls `run`, now or in its turn. */
+  /** Must be called by the runtime's timer. Calls `run`, now or in its turn. */
   proceed(run: () => void): void;
-  /** Has to be called when the runtime's timer was cleared. */
+  /** Must be called when the runtime's timer was cleared. */
   drop(): void;
 }
 
 /**
  * Takes a place for one of the runtime's timers, which is started now.
  *
- * @param ms In how many milliseconds it is due.
+ * @param ms The time until it is due, in milliseconds.
  */
 export function takePlace(ms: number): QueuedWait {
   return new RuntimePlace(ms);
@@ -130,8 +130,8 @@ export function takePlace(ms: number): QueuedWait {
 
 /**
  * - `empty`: the runtime's timer has not fired
- * - `awaited`: likewise, and the timers behind have waited a turn for it
- * - `taken`: the runtime's timer has fired before its turn, and waits for it
+ * - `awaited`: the same, and the later timers have waited a turn for it
+ * - `taken`: the runtime's timer has fired, and waits for its turn
  */
 type PlaceState = "empty" | "awaited" | "taken";
 
@@ -169,7 +169,7 @@ class RuntimePlace implements QueuedWait, Timer {
     if (this.#deadline < armed && immediate === undefined) arm(this.#deadline);
   }
 
-  /** Whether a timer of ours comes before it, or has woken a body that has not gone on. */
+  /** Whether a timer of ours must be called before it, or has woken a body that has not gone on. */
   get #isPreceded(): boolean {
     // The timers behind have waited for it, so nothing is before it.
     if (this.#state === "awaited") return false;
@@ -181,7 +181,7 @@ class RuntimePlace implements QueuedWait, Timer {
     return deadlines.someBefore(this.#deadline, isToTell);
   }
 
-  /** Has the timers behind wait for the runtime's timer, once. */
+  /** Lets the later timers wait for the runtime's timer, once. */
   awaits(): boolean {
     if (this.#state !== "empty") return false;
     this.#state = "awaited";
@@ -203,12 +203,12 @@ class RuntimePlace implements QueuedWait, Timer {
   }
 }
 
-/** Whether it is one of ours, or a place whose timer has fired. */
+/** Whether a timer is one of ours, or a place whose timer has fired. */
 function isToBeTold(timer: Timer): boolean {
   return !(timer instanceof RuntimePlace) || timer.isTaken;
 }
 
-/** Whether a timer is to be told at a deadline. */
+/** Whether a timer is to be called at a deadline. */
 function isToTell(deadline: number): boolean {
   const { first } = buckets.get(deadline)!;
   for (let timer = first; timer !== null; timer = timer.next) {
@@ -236,8 +236,8 @@ let immediate: ReturnType<typeof setImmediate> | undefined;
 /**
  * Starts a timer.
  *
- * @param ms In how many milliseconds; `Infinity` starts none.
- * @param target The object to tell.
+ * @param ms The delay in milliseconds; `Infinity` starts no timer.
+ * @param target The object to call.
  */
 export function startTimer(ms: number, target: TimerTarget): Timer | null {
   if (ms === Infinity) return null;
@@ -247,9 +247,9 @@ export function startTimer(ms: number, target: TimerTarget): Timer | null {
 }
 
 /**
- * Starts a timer that tells itself.
+ * Starts a timer that is its own target.
  *
- * @param ms In how many milliseconds; `Infinity` does not start it.
+ * @param ms The delay in milliseconds; `Infinity` does not start it.
  */
 export function enterTimer(ms: number, timer: Timer): void {
   if (ms === Infinity) return;
@@ -260,9 +260,9 @@ export function enterTimer(ms: number, timer: Timer): void {
 }
 
 /**
- * The deadline in `ms`, rounded up. It is never now, so that a timer that another one starts is
- * told in a later turn. Real time has moved on since it was read, so a whole millisecond is
- * added. Time that is moved by hand has not.
+ * Returns the deadline in `ms`, rounded up. It is never now, so a timer that a timer starts is
+ * called in a later turn. Real time has moved on since it was read, so a whole millisecond is
+ * added. A test clock has not moved.
  */
 function deadlineIn(ms: number): number {
   const time = now();
@@ -335,19 +335,19 @@ function arm(deadline: number): void {
 }
 
 /**
- * Whether a timer is being set that `patch()` has to leave as it is. A variable, as other code
- * may have wrapped the runtime's function, and passes on nothing of ours.
+ * Whether the timer that is being set now must not be patched. A variable, as other code may
+ * have wrapped the runtime's function and would not pass on an argument of ours.
  */
 let setsInternally = false;
 
-/** Whether `patch()` has to leave the timer as it is that is being set now. */
+/** Returns whether the timer that is being set now must not be patched. */
 export function isSetInternally(): boolean {
   return setsInternally;
 }
 
 /**
- * Sets a timer that `patch()` has to leave as it is. The callback does not tell, as other code
- * may have wrapped the runtime's function, and pass on a callback of its own.
+ * Sets a timer that `patch()` must not change. The callback can't mark it, as other code may
+ * have wrapped the runtime's function and pass on its own callback.
  */
 export function setInternally<T>(set: () => T): T {
   const before = setsInternally;
@@ -377,16 +377,16 @@ function disarm(): void {
   deadlines.clear();
 }
 
-/** Callbacks of timers that `patch()` has to leave as they are. */
+/** Callbacks of timers that `patch()` must not change. */
 export const internalCallbacks = new WeakSet<(...args: never[]) => unknown>([
   tick,
 ]);
 
 /**
- * Tells the timers that are due, in the order of their deadlines and then of their starts.
- * When the loop is late, several deadlines are due at once. Then a timer is told when the bodies
- * that the one before it has woken wait again, which may take many steps. Bodies of one deadline
- * are woken together, a step each, which spares 150 ns of 600 for each.
+ * Calls the timers that are due, in the order of their deadlines and then of their starts. If
+ * the loop is late, several deadlines are due at once. Then a timer is called when the bodies
+ * woken by the timer before it wait again, which may take many steps. Bodies of one deadline
+ * are woken together, a step each, which saves 150 of 600 ns for each.
  */
 function tick(): void {
   armed = TICKING;
@@ -445,7 +445,7 @@ function pause(turns: number): void {
   immediate = setImmediate(tick);
 }
 
-/** For how many turns more the bodies that were woken are waited for; see {@linkcode tick}. */
+/** The number of turns for which woken bodies are still waited for; see {@linkcode tick}. */
 let turnsLeft = 0;
 /** A body that is stuck in a foreign promise is not waited for after two turns. */
 const MOST_TURNS = 3;
@@ -453,8 +453,8 @@ const MOST_TURNS = 3;
 /**
  * Checks a duration.
  *
- * @param ms Milliseconds: a number, `Infinity` included. What is below 0 is 0.
- * @param what For the message: what can't be done.
+ * @param ms Milliseconds: a number or `Infinity`. A negative number counts as 0.
+ * @param what For the message: the action that failed, such as `wait`.
  * @param name For the message: what the duration is, where there are several.
  * @throws {TypeError} If it is not a number.
  * @throws {RangeError} If it is `NaN`.
@@ -475,10 +475,10 @@ export function checkDuration(
 }
 
 /**
- * Checks the options of a call that waits, and gives its timeout: `Infinity`, if there is
+ * Checks the options of a call that waits, and returns its timeout: `Infinity` if there is
  * none.
  *
- * @param what For the message: what can't be done.
+ * @param what For the message: the action that failed, such as `wait`.
  * @throws {TypeError} If the options are not an object, or the timeout is not a number.
  * @throws {RangeError} If the timeout is `NaN`.
  */

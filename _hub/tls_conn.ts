@@ -1,8 +1,8 @@
 /**
- * The server's end of TLS over a connection, by `node:tls`.
+ * The server side of TLS over a connection, by `node:tls`.
  *
- * A handshake of the runtime's own `TlsConn` can't be ended: its file stays open as long as the
- * peer likes, whatever is closed. Here the connection beneath is ours to close.
+ * A handshake of the runtime's own `TlsConn` can't be stopped: its file stays open until the
+ * peer ends it. Here the underlying connection can be closed.
  *
  * @module
  */
@@ -17,11 +17,11 @@ import { startTimer, stopTimer } from "./timers.ts";
 
 /** The options of a server in `node:tls`: `cert` and `key` in PEM format, and more. */
 export type TlsOptions = SecureContextOptions & {
-  /** The certificate, and those between it and the root, in PEM format. */
+  /** The certificate and its intermediate certificates, in PEM format. */
   cert: string;
   /** Its key, in PEM format. */
   key: string;
-  /** The protocols that are offered, the preferred first. */
+  /** The offered protocols, in order of preference. */
   alpnProtocols?: string[];
 };
 
@@ -33,8 +33,8 @@ const CLOSING = 1000;
 /**
  * Checks that there are a certificate and a key.
  *
- * @param what For the message: what can't be done.
- * @throws {TypeError} If one is missing, or no text.
+ * @param what For the message: the action that failed, such as `wait`.
+ * @throws {TypeError} If one is missing or not a string.
  */
 export function checkTls(tls: unknown, what: string): void {
   const { cert, key } = (tls ?? {}) as Record<string, unknown>;
@@ -50,7 +50,7 @@ export function checkTls(tls: unknown, what: string): void {
 export class TlsIdentity {
   readonly #options: Record<string, unknown>;
 
-  /** @throws {Error} What `node:crypto` throws if one is none, or they don't go together. */
+  /** @throws {Error} The error of `node:crypto`, if one is invalid or they don't match. */
   constructor({ alpnProtocols, ...options }: TlsOptions) {
     checkPair(options.cert, options.key, options.passphrase);
     const secureContext = getBuiltin("node:tls")
@@ -68,13 +68,13 @@ export class TlsIdentity {
     const options = { ...this.#options, isServer: true, allowHalfOpen: true };
     const duplex = duplexOf(conn);
     const tls = new TLSSocket(duplex as never, options);
-    // It does not hear of that by itself, and a write would wait for ever.
+    // TLS does not see this error by itself, and a write would wait for ever.
     duplex.on("error", (error) => tls.destroy(error));
     return new ServerTlsConn(conn, tls);
   }
 }
 
-/** The runtime would find out when the first client comes. */
+/** Without this check, the error would appear only when the first client connects. */
 function checkPair(cert: string, key: string, passphrase?: string): void {
   const { createPrivateKey, X509Certificate } = getBuiltin(
     "node:crypto",
@@ -88,14 +88,14 @@ function checkPair(cert: string, key: string, passphrase?: string): void {
   );
 }
 
-/** A connection as the streams of Node have them. */
+/** A connection as a duplex stream of Node. */
 function duplexOf(conn: Deno.Conn): Duplex {
   const { Duplex } = getBuiltin("node:stream");
   return new Duplex({
     allowHalfOpen: true,
     read() {
       const buffer = new Uint8Array(MOST_READ);
-      // No greenlet's part, whichever happens to ask: others read after it.
+      // Belongs to no greenlet, whichever asked first: others read after it.
       runDetached(() => conn.read(buffer)).then(
         (count) =>
           void this.push(count === null ? null : buffer.subarray(0, count)),
@@ -121,7 +121,7 @@ async function writeAll(conn: Deno.Conn, bytes: Uint8Array): Promise<void> {
   }
 }
 
-/** A connection of TLS, at the server's end. */
+/** The server side of a TLS connection. */
 export class ServerTlsConn implements Deno.Conn {
   readonly #conn: Deno.Conn;
   readonly #tls: TLSSocket;
@@ -133,7 +133,7 @@ export class ServerTlsConn implements Deno.Conn {
   #isEnded = false;
   #failure: Error | null = null;
   #isClosed = false;
-  /** Wakes what waits for something to read. */
+  /** Wakes a read that waits for bytes. */
   #wake: (() => void) | null = null;
 
   constructor(conn: Deno.Conn, tls: TLSSocket) {
@@ -215,7 +215,10 @@ export class ServerTlsConn implements Deno.Conn {
     return new Promise((resolve) => this.#tls.end(() => resolve()));
   }
 
-  /** Closes it: what was written is sent, and that this is the end, if the peer takes it. */
+  /**
+   * Closes the connection. The bytes that were written are sent first, and then the end, if the
+   * peer reads them in time.
+   */
   close(): void {
     if (this.#isClosed) throw badResource();
     this[Symbol.dispose]();
@@ -237,7 +240,7 @@ export class ServerTlsConn implements Deno.Conn {
     });
   }
 
-  /** Closes it at once, whatever is under way. */
+  /** Closes the connection at once, without sending the rest. */
   abort(): void {
     this.#isClosed = true;
     this.#tls.destroy();
@@ -261,7 +264,7 @@ export class ServerTlsConn implements Deno.Conn {
   }
 }
 
-/** They are asked of the `Socket` above, which has its own. */
+/** The `Socket` above has addresses of its own, so these are never asked for. */
 function notHere(name: string): TypeError {
   return new TypeError(
     `Cannot give ${name} of a connection that a Socket uses`,

@@ -1,8 +1,8 @@
 /**
- * What greenlets wait in, in words, and for which greenlets.
+ * Describes the waits of greenlets, and finds the greenlets that they wait for.
  *
- * Each wait describes itself when a person asks. Nothing is kept for that, so a wait costs
- * the same whether or not it is ever asked.
+ * Each wait describes itself on request. Nothing is stored for that, so descriptions cost a
+ * wait nothing.
  *
  * @module
  */
@@ -13,13 +13,13 @@ import { main } from "./main.ts";
 import { isAboutToGoOn, noteWakeUps } from "./run_queue.ts";
 import type { Scope, Waited } from "./scope.ts";
 
-/** The text for a body that awaits a promise which is not one of the library's. */
+/** The text for a body that awaits a promise which is not a wait of the library. */
 export const FOREIGN = "a foreign promise";
 
-/** The most different waits of one scope that are named. */
+/** The greatest number of different waits of one scope that are named. */
 const MOST_NAMED = 3;
 
-/** Describes what a scope waits in; `null` if no wait of the library is pending. */
+/** Describes the wait of a scope; `null` if no wait of the library is pending. */
 export function describeWaits(scope: Scope): string | null {
   const pending = waitedIn(scope);
   if (pending === null) return null;
@@ -29,7 +29,7 @@ export function describeWaits(scope: Scope): string | null {
     const text = one.describe();
     counts.set(text, (counts.get(text) ?? 0) + 1);
   }
-  // Nearly always that of an async function which waits in the others.
+  // Nearly always the wait for an async function that itself waits in the others.
   if (counts.size > 1) counts.delete(FOREIGN);
   const parts: string[] = [];
   let rest = 0;
@@ -68,7 +68,10 @@ export function durationText(waited: Waited | null): string {
   return ` for ${isExact ? "" : "up to "}${time}`;
 }
 
-/** The pending waits, without those that only stand beside, such as that of a spawned child. */
+/**
+ * The pending waits, without those that only run beside the body, such as that of a spawned
+ * child.
+ */
 function waitedIn(scope: Scope): Scope["pending"] {
   const { pending } = scope;
   if (!(pending instanceof Set)) return pending;
@@ -77,27 +80,27 @@ function waitedIn(scope: Scope): Scope["pending"] {
   return waits.length === 0 ? pending : new Set(waits);
 }
 
-/** Describes what a function waits in that runs in a scope of its own. */
+/** Describes the wait of a function that runs in a scope of its own. */
 export function describeInner(scope: Scope): string {
   return describeWaits(scope) ?? FOREIGN;
 }
 
 /**
- * Returns the greenlets each of which has to go on before the wait of a scope can end; none
- * where that is not known.
+ * Returns the greenlets that must all go on before the wait of a scope can end; none if that is
+ * not known.
  */
 export function blockersOf(scope: Scope): readonly Greenlet[] {
   const pending = waitedIn(scope);
-  // Of several waits, as those of `Promise.any`, one may be enough.
+  // Of several waits, as in `Promise.any`, one may be enough.
   if (pending === null || pending instanceof Set) return NO_BLOCKERS;
   return pending.blockers;
 }
 
-/** Of waits that may be ended by anything. */
+/** For waits that anything may end. */
 export const NO_BLOCKERS: readonly Greenlet[] = Object.freeze([]) as never[];
 
 /**
- * Describes what a greenlet waits in that has begun and not ended.
+ * Describes the wait of a greenlet that has begun and not ended.
  *
  * @param scope Its scope; `null` if it never had one.
  * @param follows Whether its body is an async function that has reached its first `await`.
@@ -114,12 +117,12 @@ export function describeGreenlet(
     return scope !== null && isAboutToGoOn(scope) ? null : FOREIGN;
   }
   if (getRunning() === greenlet) return null;
-  // Its wait is over, and it is about to go on.
+  // Its wait has ended, and it is about to go on.
   if (scope !== null && scope.awaited !== null) return null;
   return "a switch to another greenlet";
 }
 
-/** A description, or a function that makes it when it is asked for. */
+/** A description, or a function that makes it on request. */
 export type Text = string | (() => string);
 
 /** Returns a description. */
@@ -127,19 +130,19 @@ export function textOf(text: Text): string {
   return typeof text === "string" ? text : text();
 }
 
-/** The key of the method by which an object that belongs to another names calls of that. */
+/** The key of the method by which an inner object names calls of the object it belongs to. */
 export const CALL: unique symbol = Symbol("call");
 
 /** The key of the method that returns the blockers of calls of an object. */
 export const BLOCKERS: unique symbol = Symbol("blockers");
 
-/** An object that knows more of the calls that wait for it. */
+/** An object that can describe the calls that wait for it. */
 interface WaitedFor {
   [CALL]?(call: string): string;
   [BLOCKERS]?(): readonly Greenlet[];
 }
 
-/** Returns the greenlets each of which has to go on before calls of an object can end. */
+/** Returns the greenlets that must all go on before calls of an object can end. */
 export function blockersFor(
   owner: object | null | undefined,
 ): readonly Greenlet[] {

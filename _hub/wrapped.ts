@@ -1,5 +1,5 @@
 /**
- * Errors that wrap others, as those of `Promise.any`, of `using`, or with a `cause`.
+ * Errors that wrap other errors: of `Promise.any`, of `using`, or with a `cause`.
  *
  * @module
  */
@@ -7,7 +7,7 @@
 import { isObject } from "../_base/checks.ts";
 import { GreenletError } from "../greenlet.ts";
 
-/** Tells whether an error is one that is looked for. */
+/** Tells whether an error is of the kind that is searched for. */
 type Is = (error: unknown) => boolean;
 
 /**
@@ -24,8 +24,8 @@ interface Wrapping {
 }
 
 /**
- * Looks into an error for one that it stands for: any of an `AggregateError`, the `cause` of
- * another error, or the first of a `SuppressedError`, if it stands for both.
+ * Searches an error for a wrapped error that it stands for: any of an `AggregateError`, the
+ * `cause` of another error, or the first of a `SuppressedError`, if it stands for both.
  *
  * @param is Tells whether an error is one that is looked for.
  * @returns The error that was found, in an array of one; `null` if none was.
@@ -84,7 +84,7 @@ export function eachWrapped(
 }
 
 /**
- * Whether an error is one that is looked for, or wraps such errors and no others.
+ * Whether an error is of the kind that is searched for, or wraps such errors and no others.
  *
  * @param is Tells whether an error is one that is looked for.
  */
@@ -106,11 +106,12 @@ export function consistsOf(error: unknown, is: Is): boolean {
   return found;
 }
 
-/** Whether an error wraps others. By its properties, as it may be of another class. */
+/** Whether an error wraps others. Decided by its properties, as its class may differ. */
 function wraps(error: unknown): error is Partial<AllWrapping> {
   if (!isObject(error)) return false;
   try {
-    // A `GreenletError` with a `cause` tells of another greenlet, and does not stand for it.
+    // A `GreenletError` with a `cause` reports on another greenlet, and does not stand for the
+    // cause.
     return ("cause" in error || "errors" in error || "suppressed" in error) &&
       !(error instanceof GreenletError);
   } catch {
@@ -121,7 +122,7 @@ function wraps(error: unknown): error is Partial<AllWrapping> {
 
 type AllWrapping = SuppressedError & AggregateError;
 
-/** The errors that one wraps; `null` if there are none, or if it was seen before. */
+/** The errors that an error wraps; `null` if there are none, or if it was seen before. */
 function wrappingOf(error: unknown, seen: Set<unknown>): Wrapping | null {
   if (!isObject(error) || seen.has(error)) return null;
   seen.add(error);

@@ -1,8 +1,8 @@
 /**
  * Operations of packages and of `node:` modules that belong to a greenlet.
  *
- * The greenlet awaits a promise of the package, of which this library knows nothing. But it
- * knows the operation beneath, such as a request. An interrupt of the greenlet ends the
+ * The greenlet awaits a promise of the package, which this library can't reach. But it can
+ * reach the underlying operation, such as a request. An interrupt of the greenlet ends the
  * operation with its error, and the package rejects its promise with that error or with one
  * that has it as its `cause`. So the interrupt counts as delivered, as if it had ended a wait
  * of this library.
@@ -25,8 +25,8 @@ export interface Ending {
   describe(): string;
 
   /**
-   * Whether an interrupt that is no kill leaves it alone if the greenlet waits in a call of
-   * this library.
+   * Whether an interrupt other than a kill spares the operation while the greenlet waits in a
+   * call of this library.
    */
   readonly isLeftAlone?: boolean;
 
@@ -41,8 +41,8 @@ export interface Ending {
   end(error: unknown): boolean;
 
   /**
-   * Ends it in such a way that the promise of the package never settles: the body has
-   * swallowed its kill again and again. Called outside greenlets.
+   * Ends it so that the package's promise never settles: the body has swallowed its kill again
+   * and again. Called outside greenlets.
    */
   silence(): void;
 }
@@ -73,8 +73,8 @@ export class ForeignOperation implements Pending {
   }
 
   /**
-   * Code waits for it, of the given scope, or else of the scope that it belongs to. If an
-   * interrupt is due in the scope, it ends the operation.
+   * Notes that code waits for it, in `scope` or else in the scope that it belongs to. An
+   * interrupt that is due there ends the operation.
    */
   wait(scope: Scope | null = null): void {
     if (this.#state !== "resting") return;
@@ -92,21 +92,21 @@ export class ForeignOperation implements Pending {
     });
   }
 
-  /** No code waits for it. */
+  /** Notes that no code waits for it. */
   rest(): void {
     if (this.#state !== "waiting") return;
     this.#state = "resting";
     removePending(this);
   }
 
-  /** It has ended by itself, and lets go of the greenlet. */
+  /** Notes that it has ended by itself: it no longer belongs to the greenlet. */
   over(): void {
     if (this.#state === "over") return;
     this.#state = "over";
     removePending(this);
   }
 
-  /** Calls a listener of the operation: what it begins belongs to the same scope. */
+  /** Calls a listener of the operation. Operations that it begins belong to the same scope. */
   tell<R>(call: () => R): R {
     return requester.run(this.#owner, call);
   }
@@ -165,12 +165,12 @@ function isOtherAwaited(operation: ForeignOperation): boolean {
 }
 
 /**
- * The scope that has made an operation, in its listeners and in what they begin: `patch()`
- * calls listeners outside greenlets, and a redirect, for example, makes the next request there.
+ * The scope that has made an operation, also while its listeners run: `patch()` calls listeners
+ * outside greenlets, but a redirect, for example, makes the next request in one.
  */
 const requester = new AsyncLocalStorage<Scope>();
 
-/** The scope that an operation belongs to that is made now; `null` if there is none. */
+/** Returns the scope that a new operation belongs to; `null` if there is none. */
 export function owningScope(): Scope | null {
   return interruptibleScope() ?? requester.getStore() ?? null;
 }
@@ -185,7 +185,7 @@ export interface Emitter {
 // deno-lint-ignore no-explicit-any -- whatever it takes and gives
 type Method = (this: any, ...args: any[]) => any;
 
-/** Gives an instance a method of its own, which calls the one that it has. */
+/** Wraps a method of one instance. */
 export function override(
   instance: object,
   name: string,
@@ -200,7 +200,7 @@ export function override(
   });
 }
 
-/** Has an emitter emit nothing any more. */
+/** Stops an emitter from emitting events. */
 export function mute(emitter: Emitter): void {
   override(emitter, "emit", () => () => false);
 }

@@ -1,9 +1,8 @@
 /**
- * Loops of which an interrupt ends the `next()`.
+ * `for await` loops whose `next()` is interrupted.
  *
- * The language calls no `return()` for a loop whose `next()` has failed. So what the loop is
- * over is closed here, and the interrupt is thrown when it has been closed: it is when the
- * loop is over, as by `break`.
+ * JavaScript does not call `return()` if `next()` fails. So the object that the loop iterates
+ * over is closed here, and the interrupt is thrown once it is closed, as with a `break`.
  *
  * @module
  */
@@ -25,18 +24,18 @@ import {
 import type { Text } from "../_hub/waits.ts";
 
 /**
- * Begins to close what a loop is over. What it gives is waited for, and does not reject. Gets
- * the promise of the `next()` that is interrupted, if there is one.
+ * Begins to close the object that a loop iterates over. Gets the promise of the `next()` that
+ * is interrupted, if there is one. Returns a promise of the end, which does not reject.
  */
 export type Closing = (
   error: unknown,
-  // deno-lint-ignore no-explicit-any -- whatever its items are
+  // deno-lint-ignore no-explicit-any -- the items may be of any type
   next?: Promise<any>,
 ) => PromiseLike<unknown>;
 
-/** The wait for what a loop is over to be closed, by which the loop is then left. */
+/** The wait for the loop's object to be closed. The loop is left by its error. */
 class Leaving extends PatientWait<never> {
-  /** The `next()` that ends as this does. */
+  /** The `next()` that ends with this wait. */
   readonly #next: Suspension<unknown> | null;
 
   constructor(
@@ -59,7 +58,7 @@ class Leaving extends PatientWait<never> {
   protected override hasten(): void {}
 }
 
-/** Ends a wait by the interrupt that it is told of, when all is closed. */
+/** Ends a wait by an interrupt, once the loop's object is closed. */
 export function leaveWhenClosed(
   wait: Suspension<unknown>,
   error: unknown,
@@ -71,7 +70,7 @@ export function leaveWhenClosed(
   markHandled(new Leaving(scope, error, closing, wait).suspend(scope));
 }
 
-/** Leaves a loop by an error that is due, when all is closed. */
+/** Leaves a loop by an error that is due, once its object is closed. */
 export function leaveBy(
   due: Wait<never>,
   scope: Scope,
@@ -97,7 +96,7 @@ class Step<T> extends Operation<T> {
   }
 
   override interrupt(error: unknown, final: boolean): void {
-    // One that is being left waits for that.
+    // A loop that is being left already waits for the close.
     if (this.state !== "waiting" || this.scope === null) return;
     if (final) return super.interrupt(error, final);
     const next = this.reactions?.promise;
@@ -110,7 +109,7 @@ class Step<T> extends Operation<T> {
   }
 }
 
-/** As `operate()`, for a `next()`: an interrupt closes what the loop is over. */
+/** As `operate()`, for a `next()`: an interrupt closes the object of the loop. */
 export function operateStep<T>(
   scope: Scope,
   promise: Promise<T>,

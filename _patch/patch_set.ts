@@ -49,8 +49,8 @@ export class Patches implements Disposable {
   }
 
   /**
-   * Does the same, unless the property is read-only. For what is patched while the program runs,
-   * so that a runtime which has changed it stops no program.
+   * Replaces a method, unless the property is read-only. Used while the program runs, so that a
+   * runtime in which the property has changed stops no program.
    */
   replaceIfAllowed<F extends Method>(
     object: object,
@@ -58,7 +58,7 @@ export class Patches implements Disposable {
     wrap: (original: F) => F,
   ): void {
     const own = Object.getOwnPropertyDescriptor(object, name);
-    // Those of a module's namespace are writable and not configurable.
+    // The properties of a module's namespace are writable and not configurable.
     const isAllowed = own === undefined
       ? Object.isExtensible(object)
       : own.configurable;
@@ -66,8 +66,8 @@ export class Patches implements Disposable {
   }
 
   /**
-   * Replaces a class with a proxy that makes instances in a call of `wrap`, which has to call
-   * its argument.
+   * Replaces a class with a proxy that makes instances in a call of `wrap`, which must call its
+   * argument.
    */
   replaceClass(
     object: object,

@@ -50,7 +50,7 @@ type Accepting = AsyncIterableIterator<Deno.Conn>;
 type Iterate = (this: Deno.Listener) => Accepting;
 type Readable = ReadableStream<Uint8Array<ArrayBuffer>>;
 
-/** The memory that writes are copied to, while they are under way. */
+/** The memory that the bytes of running writes are copied to. */
 const scratch = new Scratch();
 
 /** An object that can be closed, and that has `ref` and `unref`. */
@@ -92,14 +92,14 @@ export class Sockets {
     }
   }
 
-  /** Patches the class of a new connection. Has to be called before the program gets it. */
+  /** Patches the class of a new connection. Must be called before the program gets it. */
   readonly onConn = <C extends Deno.Conn>(conn: C): C => {
     // The connection may have been requested under an earlier patch().
     (this.#seen.sockets ?? this).#onConn(conn);
     return conn;
   };
 
-  /** Patches the class of a new listener. Has to be called before the program gets it. */
+  /** Patches the class of a new listener. Must be called before the program gets it. */
   readonly onListener = <L extends Deno.Listener>(listener: L): L => {
     (this.#seen.sockets ?? this).#onListener(listener);
     return listener;
@@ -218,7 +218,7 @@ function patchListener(
 }
 
 /**
- * Listeners that were closed because an interrupt ended the loop over them. Their user may not
+ * Listeners that were closed because an interrupt ended the loop over them. The program may not
  * know that, and may close them again.
  */
 const closedByLoop = new WeakSet<object>();
@@ -400,7 +400,7 @@ export function patchClosing(
 }
 
 /**
- * Makes `ref` and `unref` note what the user wants.
+ * Makes `ref` and `unref` note the program's choice.
  */
 export function patchHold(
   patches: Patches,

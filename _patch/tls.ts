@@ -66,8 +66,8 @@ function cooperativeStartTls(
   onConn: (conn: Deno.TlsConn) => Deno.TlsConn,
 ): StartTls {
   return cooperateLoosely(function startTls(this: unknown, conn) {
-    // Plain bytes that were received and not read came before TLS. To go on would lose them, or
-    // would take bytes that an attacker has inserted for those of the peer.
+    // Plain bytes that were received and not read came before TLS. Going on would lose them, or
+    // would accept bytes that an attacker has inserted as the peer's.
     const error = obstacle(conn);
     return error === null
       ? then(Reflect.apply(original, this, arguments as never), onConn)
