@@ -4,16 +4,11 @@
  * @module
  */
 
-import {
-  getCurrent,
-  Greenlet,
-  joinAll,
-  sleep,
-  spawn,
-  subprocess,
-  Timeout,
-} from "../mod.ts";
+// What it needs, and not the whole library: each worker loads it.
+import { getCurrent, Greenlet, joinAll, sleep, spawn } from "../gevent.ts";
+import * as subprocess from "../subprocess.ts";
 import { PoolClosed, transfer, WorkerDied } from "../threadpool.ts";
+import { Timeout } from "../timeout.ts";
 
 export const version = 1;
 
