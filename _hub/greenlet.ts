@@ -191,8 +191,8 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
   #state: State = "pending";
   #outcome: unknown = undefined;
   // A single link is kept without a list, which saves 140 bytes. `joinAll` needs only one.
-  // `any` stands for `this`, which can't be a type argument here. deno-lint-ignore
-  // no-explicit-any
+  // `any` stands for `this`, which can't be a type argument here.
+  // deno-lint-ignore no-explicit-any
   #links: Links<any> | Link<any> | null = null;
 
   /** The arguments of the body; empty once the greenlet is dead. gevent's `args`. */
