@@ -320,7 +320,9 @@ class Sleep extends Suspension<void> implements Timer {
   }
 
   override get waited(): Waited {
-    return { ms: (this.value as number) - timeLeft(this), isExact: true };
+    const ms = this.value as number;
+    // A sleep without an end has no timer that could tell.
+    return { ms: ms < Infinity ? ms - timeLeft(this) : NaN, isExact: true };
   }
 
   override expired(): void {
