@@ -24,6 +24,7 @@ import { aliveGreenlets } from "./_hub/live.ts";
 import { main } from "./_hub/main.ts";
 import type { Waited } from "./_hub/scope.ts";
 import { OwnListener } from "./_hub/signals.ts";
+import { placesOf, recordSites } from "./_hub/spawn_sites.ts";
 import { blockersOf, durationText, nameOf } from "./_hub/waits.ts";
 import { Greenlet } from "./gevent.ts";
 import type { Greenlet as CoreGreenlet } from "./greenlet.ts";
@@ -98,7 +99,8 @@ export class GreenletTree {
    * that is nearly exact. Of a foreign promise nothing can be told.
    *
    * Greenlets without children that run the same function and wait in the same thing are one
-   * line, with their number. A greenlet that can't go on because greenlets wait for each
+   * line, with their number. With {@linkcode trackSpawns} a line ends with where the greenlet was
+   * spawned; that of one whose spawner has ended, with where the spawner was, too. A greenlet that can't go on because greenlets wait for each
    * other is marked `deadlock`. Lines below the 50th level are not indented further, and
    * begin with their level. Not a switch point. gevent's `format`.
    *
@@ -127,6 +129,8 @@ interface Line {
   readonly tree: GreenletTree;
   /** What the greenlet does. */
   readonly state: string;
+  /** Where it was spawned, if that is known. */
+  readonly spawned: string;
   readonly level: number;
   /** For how long the greenlet has waited; of equal ones the longest. */
   waited: Waited | null;
@@ -145,7 +149,21 @@ function linesOf(root: GreenletTree, mark: string): string[] {
     const { greenlet } = tree;
     const state = stateOf(greenlet) + (stuck.has(greenlet) ? ` (${mark})` : "");
     const waited = waitedBy(greenlet);
-    return { tree, state, waited, level, times: 1, indent: "", below: "" };
+    // The line above it tells of its spawner, unless that has ended.
+    const places = placesOf(greenlet).slice(0, level > 0 ? 1 : undefined);
+    const spawned = places.length > 0
+      ? `, spawned at ${places.join(", from ")}`
+      : "";
+    return {
+      tree,
+      state,
+      spawned,
+      waited,
+      level,
+      times: 1,
+      indent: "",
+      below: "",
+    };
   };
   const texts: string[] = [];
   const left = [lineOf(root, 0)];
@@ -157,7 +175,7 @@ function linesOf(root: GreenletTree, mark: string): string[] {
       const one = lineOf(child, level + 1);
       const key = child.children.length > 0
         ? child
-        : `${kindOf(child.greenlet)} ${one.state}`;
+        : `${kindOf(child.greenlet)} ${one.state}${one.spawned}`;
       const other = alike.get(key);
       if (other === undefined) alike.set(key, one);
       else {
@@ -176,11 +194,13 @@ function linesOf(root: GreenletTree, mark: string): string[] {
   return texts;
 }
 
-function textOf({ tree, state, waited, level, times, indent }: Line): string {
+function textOf(line: Line): string {
+  const { tree, state, spawned, waited, level, times, indent } = line;
   const prefix = level > DEEPEST ? `level ${level}: ` : "";
   const suffix = times > 1 ? ` × ${times}` : "";
   const time = durationText(waited);
-  return `${indent}${prefix}${nameOf(tree.greenlet)} ${state}${time}${suffix}`;
+  const name = nameOf(tree.greenlet);
+  return `${indent}${prefix}${name} ${state}${time}${suffix}${spawned}`;
 }
 
 /** What greenlets have in common that run the same function: all but their name. */
@@ -284,6 +304,39 @@ listGreenletsBy(formatRunInfo);
  */
 export function printRunInfoOn(signal: Deno.Signal): Disposable {
   return new OwnListener(signal, () => runDetached(printRunInfo));
+}
+
+/**
+ * Records where each greenlet is spawned, until it is disposed of. Not a switch point. gevent
+ * always does so, if `GEVENT_TRACK_GREENLET_TREE` does not say otherwise: `spawning_stack`.
+ *
+ * {@linkcode formatRunInfo} and `LoopExit` then end each line with the place, `file:line:column`:
+ * that of the user's code which has called `spawn`, `pool.spawn`, `nursery.start` or the like. An
+ * error that `hub.handleError` prints is followed by the place where the greenlet was spawned, and
+ * by those of its spawner and of the spawners before, of up to 8 generations.
+ *
+ * A greenlet that the library makes later on its own, such as one for a connection of a
+ * server, has no place; the next one of the chain is shown. In a bundle the frames of this
+ * library are not told from those of the user, so the place may be one of the library.
+ *
+ * What was recorded is kept as long as the greenlet. While it is on, a spawn takes some
+ * microseconds more. Several are independent: it is on until the last one is disposed of.
+ *
+ * @returns What ends the recording, by `using`.
+ *
+ * @example Usage
+ * ```ts
+ * import { formatRunInfo, sleep, spawn, trackSpawns } from "@gevent/gevent";
+ *
+ * using _ = trackSpawns();
+ * const greenlet = spawn(sleep, 100_000);
+ * await sleep(1);
+ * console.log(/waits in sleep\(100000\), spawned at .*:\d+:\d+$/.test(formatRunInfo())); // true
+ * await greenlet.kill();
+ * ```
+ */
+export function trackSpawns(): Disposable {
+  return recordSites();
 }
 
 /** Options of {@linkcode assertSwitches}. */

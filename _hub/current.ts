@@ -12,6 +12,7 @@ import {
 import { type Context, makeContext } from "./async_context.ts";
 import { errorFor, isExpected } from "./interrupts.ts";
 import { main } from "./main.ts";
+import { observers } from "./observer.ts";
 import { watchRejections } from "./rejections.ts";
 import {
   coldFieldsOf,
@@ -76,6 +77,7 @@ export abstract class ScopedGreenlet extends Greenlet {
     parent: Greenlet,
   ) {
     super(run, parent);
+    if (observers !== null) observers.made(this, getCurrent());
   }
 }
 

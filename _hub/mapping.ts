@@ -9,6 +9,7 @@ import { currentScope, runIn, scopeOf } from "./current.ts";
 import { isInterrupt } from "./interrupts.ts";
 import { giveBackError, keepError, takeError } from "./reports.ts";
 import { GRACE, Scope } from "./scope.ts";
+import { type Site, siteHere, spawnedAt } from "./spawn_sites.ts";
 import { composed } from "./composed.ts";
 import type { Iteration } from "./iteration.ts";
 import { endAll, killOnce } from "./kill.ts";
@@ -71,6 +72,8 @@ export class Mapping<T, R> {
   /** The scope in which items are taken, while they are. */
   #feeding: Scope | null = null;
   #isFed = false;
+  /** Where the mapping was begun, while that is recorded. */
+  readonly #site: Site | null = siteHere();
   /** Calls for items with a higher index are killed. */
   #lastWanted = Infinity;
   #failure: Failure | null = null;
@@ -194,6 +197,7 @@ export class Mapping<T, R> {
 
   #begin(index: number, item: T): void {
     const greenlet = new Greenlet(this.#run, item) as Greenlet<R>;
+    if (this.#site !== null) spawnedAt(this.#site, greenlet);
     this.#room.start(greenlet);
     this.#running.set(greenlet, index);
     greenlet.rawlink(this.#ended);

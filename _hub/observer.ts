@@ -9,6 +9,8 @@ import type { Greenlet } from "../greenlet.ts";
 
 /** Is told what greenlets do. Its methods must not throw. */
 export interface Observer {
+  /** A greenlet is made, in code of its spawner. */
+  made?(greenlet: Greenlet, spawner: Greenlet): void;
   /** A greenlet is to be started. */
   spawned?(greenlet: Greenlet): void;
   /** The body of a greenlet begins. */
@@ -32,6 +34,7 @@ type Told<K extends keyof Observer> = Required<Pick<Observer, K>>[];
  */
 class Observers {
   readonly #all = new Set<Observer>();
+  #made: Told<"made"> = [];
   #spawned: Told<"spawned"> = [];
   #begins: Told<"begins"> = [];
   #waits: Told<"waits"> = [];
@@ -58,12 +61,18 @@ class Observers {
   #sort(): void {
     const those = <K extends keyof Observer>(name: K): Told<K> =>
       [...this.#all].filter((one) => one[name] !== undefined) as never;
+    this.#made = those("made");
     this.#spawned = those("spawned");
     this.#begins = those("begins");
     this.#waits = those("waits");
     this.#woken = those("woken");
     this.#resumes = those("resumes");
     this.#ended = those("ended");
+  }
+
+  made(greenlet: Greenlet, spawner: Greenlet): void {
+    const told = this.#made;
+    for (let i = 0; i < told.length; i++) told[i]!.made(greenlet, spawner);
   }
 
   spawned(greenlet: Greenlet): void {

@@ -5,6 +5,7 @@
  */
 
 import { GreenletExit } from "../greenlet.ts";
+import { placesOf } from "./spawn_sites.ts";
 
 /** Classes of errors that end a greenlet without being a failure. */
 const endings: (abstract new () => Error)[] = [GreenletExit];
@@ -39,7 +40,11 @@ export function printError(context: unknown, error: unknown): void {
     // A getter of the error may throw.
     console.error(inWords(() => String(error)));
   }
-  console.error(`${name} failed with ${inWords(() => nameOf(error))}`);
+  const what = inWords(() => nameOf(error));
+  const sites = placesOf(context).map((place, i) =>
+    `\n    ${i === 0 ? "spawned" : "by a greenlet spawned"} at ${place}`
+  );
+  console.error(`${name} failed with ${what}${sites.join("")}`);
 }
 
 function nameOf(error: unknown): string {
