@@ -28,6 +28,7 @@ import { timeoutOf } from "./_hub/timers.ts";
 import { callOf } from "./_hub/waits.ts";
 import type { Wait } from "./hub.ts";
 import { Timeout } from "./timeout.ts";
+import { errorIn } from "./_hub/stacks.ts";
 import type { GetOptions, JoinOptions, Waitable } from "./gevent.ts";
 
 export type { Outcome };
@@ -276,7 +277,9 @@ export class AsyncResult<T = unknown> implements Waitable, Outcome<T> {
       scope.markRecipient(this.#outcome);
       return failedWait(this.#outcome);
     }
-    if (!block) return failedWait(new Timeout(0));
+    if (!block) {
+      return failedWait(errorIn(AsyncResult.prototype.get, Timeout, 0));
+    }
     return new OutcomeWait<T>(this.#links, scope, timeout).suspend(scope);
   }
 
@@ -288,7 +291,9 @@ export class AsyncResult<T = unknown> implements Waitable, Outcome<T> {
    * @throws {Timeout} If nothing is set.
    */
   getNowait(): T {
-    if (this.#state === "pending") throw new Timeout(0);
+    if (this.#state === "pending") {
+      throw errorIn(AsyncResult.prototype.getNowait, Timeout, 0);
+    }
     if (this.#state === "failed") {
       currentScope().markRecipient(this.#outcome);
       throw this.#outcome;

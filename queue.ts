@@ -33,6 +33,7 @@ import { QueuedWait } from "./_hub/wait_queue.ts";
 import { List } from "./_base/linked_list.ts";
 import { checkCallback, numberError } from "./_base/checks.ts";
 import { addEnding } from "./_hub/print.ts";
+import { errorIn, placeLater } from "./_hub/stacks.ts";
 import { timeoutOf } from "./_hub/timers.ts";
 import { CALL, callOf, classOf } from "./_hub/waits.ts";
 import { Event } from "./event.ts";
@@ -145,6 +146,9 @@ export interface ShutdownOptions {
   immediate?: boolean;
 }
 
+const NO_GETTER = "No get() waits for an item";
+const NO_PUTTER = "No put() offers an item";
+
 /** A wait for an item. */
 class Getter<T> extends QueuedWait<Getter<T>, unknown> {
   /** Whether the item stays in the queue. */
@@ -159,11 +163,11 @@ class Getter<T> extends QueuedWait<Getter<T>, unknown> {
 
   /** Ends the wait, as the queue is shut down. */
   shutDown(): void {
-    this.throw(new ShutDown());
+    this.throw(placeLater(new ShutDown()));
   }
 
   protected override timedOut(): void {
-    this.throw(new Empty());
+    this.throw(placeLater(new Empty()));
   }
 
   override describe(): string {
@@ -217,7 +221,7 @@ class Putter<T> extends QueuedWait<Putter<T>, void> {
   }
 
   protected override timedOut(): void {
-    this.throw(new Full());
+    this.throw(placeLater(new Full()));
   }
 
   override describe(): string {
@@ -429,8 +433,10 @@ export class SimpleQueue<T> {
     const scope = currentScope();
     const due = checkpoint(scope);
     if (due !== null) return due;
-    if (this.#isShutDown) return failedWait(new ShutDown());
-    if (!block) return failedWait(new Full());
+    if (this.#isShutDown) {
+      return failedWait(errorIn(Queue.prototype.put, ShutDown));
+    }
+    if (!block) return failedWait(errorIn(Queue.prototype.put, Full));
     const putter = new Putter(item);
     this.#putters.add(putter);
     return putter.limit(timeout).suspend(scope);
@@ -445,8 +451,8 @@ export class SimpleQueue<T> {
    * @throws {ShutDown} If the queue is shut down.
    */
   putNowait(item: T): void {
-    if (this.#isShutDown) throw new ShutDown();
-    if (this.full()) throw new Full();
+    if (this.#isShutDown) throw errorIn(Queue.prototype.putNowait, ShutDown);
+    if (this.full()) throw errorIn(Queue.prototype.putNowait, Full);
     this.#accept(item);
   }
 
@@ -473,7 +479,7 @@ export class SimpleQueue<T> {
    * @throws {ShutDown} If there is none, and the queue is shut down.
    */
   getNowait(): T {
-    this.#checkItem();
+    this.#checkItem(Queue.prototype.getNowait);
     return this.#take();
   }
 
@@ -500,13 +506,13 @@ export class SimpleQueue<T> {
    * @throws {ShutDown} If there is none, and the queue is shut down.
    */
   peekNowait(): T {
-    this.#checkItem();
+    this.#checkItem(Queue.prototype.peekNowait);
     return this.#items.peek();
   }
 
-  #checkItem(): void {
+  #checkItem(door: () => unknown): void {
     if (this.#items.length > 0) return;
-    throw this.#isShutDown ? new ShutDown() : new Empty();
+    throw errorIn(door, this.#isShutDown ? ShutDown : Empty);
   }
 
   #get(peeks: boolean, options: QueueOptions): Wait<T> {
@@ -518,8 +524,9 @@ export class SimpleQueue<T> {
     if (this.#items.length > 0) {
       return readyWait(peeks ? this.#items.peek() : this.#take());
     }
-    if (this.#isShutDown) return failedWait(new ShutDown());
-    if (!block) return failedWait(new Empty());
+    const door = peeks ? Queue.prototype.peek : Queue.prototype.get;
+    if (this.#isShutDown) return failedWait(errorIn(door, ShutDown));
+    if (!block) return failedWait(errorIn(door, Empty));
     const getter: Getter<T> = peeks ? new Peeker() : new Getter();
     this.#getters.add(getter);
     return getter.limit(timeout).suspend(scope) as Wait<T>;
@@ -594,7 +601,7 @@ export class SimpleQueue<T> {
       }
     }
     for (let p = this.#putters.shift(); p !== null; p = this.#putters.shift()) {
-      p.throw(new ShutDown());
+      p.throw(placeLater(new ShutDown()));
     }
     for (let g = this.#getters.shift(); g !== null; g = this.#getters.shift()) {
       g.shutDown();
@@ -990,7 +997,9 @@ export class Channel<T> {
     const scope = currentScope();
     const due = checkpoint(scope);
     if (due !== null) return due;
-    if (!block) return failedWait(new Full("No get() waits for an item"));
+    if (!block) {
+      return failedWait(errorIn(Channel.prototype.put, Full, NO_GETTER));
+    }
     const putter = new Putter(item);
     this.#putters.add(putter);
     return putter.limit(timeout).suspend(scope);
@@ -1004,7 +1013,9 @@ export class Channel<T> {
    */
   putNowait(item: T): void {
     const getter = this.#getters.shift();
-    if (getter === null) throw new Full("No get() waits for an item");
+    if (getter === null) {
+      throw errorIn(Channel.prototype.putNowait, Full, NO_GETTER);
+    }
     getter.take(item);
   }
 
@@ -1028,7 +1039,9 @@ export class Channel<T> {
       putter.switch();
       return readyWait(putter.item);
     }
-    if (!block) return failedWait(new Empty("No put() offers an item"));
+    if (!block) {
+      return failedWait(errorIn(Channel.prototype.get, Empty, NO_PUTTER));
+    }
     const getter = new Getter<T>();
     this.#getters.add(getter);
     return getter.limit(timeout).suspend(scope) as Wait<T>;
@@ -1042,7 +1055,9 @@ export class Channel<T> {
    */
   getNowait(): T {
     const putter = this.#putters.shift();
-    if (putter === null) throw new Empty("No put() offers an item");
+    if (putter === null) {
+      throw errorIn(Channel.prototype.getNowait, Empty, NO_PUTTER);
+    }
     putter.switch();
     return putter.item;
   }

@@ -55,6 +55,7 @@ import {
   Suspension,
 } from "./_hub/suspension.ts";
 import { Timeout } from "./_hub/timeout.ts";
+import { placeLater } from "./_hub/stacks.ts";
 import { checkDuration } from "./_hub/timers.ts";
 import { FOREIGN, several } from "./_hub/waits.ts";
 import { findWrapped } from "./_hub/wrapped.ts";
@@ -531,7 +532,10 @@ class Selection extends PatientWait<unknown> implements Race {
 
   end(): void {
     if (!this.isPending || !this.#isOpen) return;
-    this.#ending = { error: new Timeout(this.#ms), isInterrupt: false };
+    this.#ending = {
+      error: placeLater(new Timeout(this.#ms)),
+      isInterrupt: false,
+    };
     this.#loseAllBut(-1, null);
     this.#finish();
   }

@@ -61,6 +61,7 @@ import {
 } from "./_hub/suspension.ts";
 import { checkDuration } from "./_hub/timers.ts";
 import { Timeout } from "./timeout.ts";
+import { placeLater } from "./_hub/stacks.ts";
 
 /** The default limit of one call, in bytes. */
 const MOST = 65536;
@@ -278,7 +279,7 @@ class HandshakeWait extends PromiseWait<Deno.TlsHandshakeInfo> {
   }
 
   protected override timedOut(): void {
-    this.throw(new Timeout(this.#ms));
+    this.throw(placeLater(new Timeout(this.#ms)));
   }
 }
 

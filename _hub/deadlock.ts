@@ -11,6 +11,7 @@ import { setMain, type TopWait } from "./loop_end.ts";
 import { main } from "./main.ts";
 import { printError } from "./print.ts";
 import { mainScope, Scope } from "./scope.ts";
+import { placeLater } from "./stacks.ts";
 import { describeWaits, FOREIGN, nameOf } from "./waits.ts";
 
 /**
@@ -65,15 +66,14 @@ export function listGreenletsBy(better: () => string): void {
   list = better;
 }
 
-/** Makes the error. Its stack has no line, as what is waited in was called long ago. */
+/** Makes the error. */
 export function newLoopExit(): LoopExit {
   // As seen by a greenlet that is in no list, for which none of the others runs.
   const greenlets = runIn(new Scope(new Greenlet(() => {})), list);
   const error = new LoopExit(
     `Nothing can end what the main greenlet waits in, as no greenlet can go on and the event loop is empty:\n${greenlets}`,
   );
-  error.stack = `${error}`;
-  return error;
+  return placeLater(error);
 }
 
 /** What a program waits in at its top level, outside greenlets. */

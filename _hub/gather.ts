@@ -10,6 +10,7 @@ import type * as core from "../greenlet.ts";
 import { instanceOf, numberError } from "../_base/checks.ts";
 import { GreenletExit } from "../greenlet.ts";
 import { Timeout } from "./timeout.ts";
+import { placeLater } from "./stacks.ts";
 import { currentScope } from "./current.ts";
 import {
   checkKillable,
@@ -551,6 +552,6 @@ class KillingAll extends Suspension<void> {
   }
 
   protected override timedOut(): void {
-    this.throw(new Timeout(this.#ms));
+    this.throw(placeLater(new Timeout(this.#ms)));
   }
 }

@@ -45,6 +45,7 @@ import { OutcomeWait } from "./outcome.ts";
 import { reportInTurn, reportUnlessTaken, takeError } from "./reports.ts";
 import { runSoon, turn, wake } from "./run_queue.ts";
 import { GRACE, type Waited } from "./scope.ts";
+import { errorIn } from "./stacks.ts";
 import { startSoon } from "./start_queue.ts";
 import {
   checkpoint,
@@ -758,7 +759,7 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
       scope.markRecipient(this.#outcome);
       return failedWait(this.#outcome);
     }
-    if (!block) return failedWait(new Timeout(0));
+    if (!block) return failedWait(errorIn(Greenlet.prototype.get, Timeout, 0));
     return new OutcomeWait<T>(Greenlet.#linksOf(this), scope, timeout)
       .suspend(scope);
   }

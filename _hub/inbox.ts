@@ -20,6 +20,7 @@ import { operate } from "./operation.ts";
 import { noteLoopTurn } from "./run_queue.ts";
 import { stopTimer } from "./timers.ts";
 import { Timeout } from "./timeout.ts";
+import { placeLater } from "./stacks.ts";
 import { CALL, titleOf } from "./waits.ts";
 
 /** The most bytes that one operation reads. */
@@ -375,7 +376,7 @@ QueuedWait<BytesTaker<any>, any> {
   }
 
   protected override timedOut(): void {
-    this.throw(new Timeout(this.#ms));
+    this.throw(placeLater(new Timeout(this.#ms)));
   }
 }
 

@@ -19,6 +19,7 @@ import { NONE, type SocketOps } from "./socket_ops.ts";
 import { DONE, Suspension, takenWait, type Wait } from "./suspension.ts";
 import { titleOf } from "./waits.ts";
 import { Timeout } from "./timeout.ts";
+import { placeLater } from "./stacks.ts";
 import { stopTimer } from "./timers.ts";
 import { QueuedWait } from "./wait_queue.ts";
 
@@ -105,7 +106,7 @@ QueuedWait<Sender, any> {
   }
 
   protected override timedOut(): void {
-    this.throw(new Timeout(this.#ms));
+    this.throw(placeLater(new Timeout(this.#ms)));
   }
 
   protected override undo(error: unknown): void {

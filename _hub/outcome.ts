@@ -9,6 +9,7 @@ import { LinkedWait, type Links } from "./links.ts";
 import { ScopedGreenlet } from "./current.ts";
 import { takeError } from "./reports.ts";
 import { Timeout } from "./timeout.ts";
+import { placeLater } from "./stacks.ts";
 import { callOf } from "./waits.ts";
 
 /**
@@ -57,6 +58,6 @@ export class OutcomeWait<T> extends LinkedWait<Outcome<T>, T> {
   }
 
   protected override timedOut(): void {
-    this.throw(new Timeout(this.#ms));
+    this.throw(placeLater(new Timeout(this.#ms)));
   }
 }

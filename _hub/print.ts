@@ -5,6 +5,8 @@
  */
 
 import { GreenletExit } from "../greenlet.ts";
+import { waitThatThrew } from "./stacks.ts";
+import { userFrames } from "../_base/frames.ts";
 import { placesOf } from "./spawn_sites.ts";
 
 /** Classes of errors that end a greenlet without being a failure. */
@@ -35,16 +37,44 @@ export function printError(context: unknown, error: unknown): void {
       : String(context)
   );
   try {
-    console.error(error);
+    withUserFrames(error, () => console.error(error));
   } catch {
     // A getter of the error may throw.
     console.error(inWords(() => String(error)));
   }
-  const what = inWords(() => nameOf(error));
+  const wait = waitThatThrew(error);
+  const what = inWords(() => nameOf(error)) +
+    (wait === undefined ? "" : ` in ${wait}`);
   const sites = placesOf(context).map((place, i) =>
     `\n    ${i === 0 ? "spawned" : "by a greenlet spawned"} at ${place}`
   );
   console.error(`${name} failed with ${what}${sites.join("")}`);
+}
+
+/** Calls a function while an error, and those that it has in it, show the user's frames only. */
+function withUserFrames(error: unknown, show: () => void): void {
+  const before = new Map<Error, string>();
+  const left = [error];
+  for (let one; left.length > 0;) {
+    one = left.pop();
+    if (!(one instanceof Error) || before.has(one)) continue;
+    const { stack, cause } = one;
+    if (typeof stack !== "string") continue;
+    before.set(one, stack);
+    left.push(cause);
+    if (one instanceof AggregateError) left.push(...one.errors);
+  }
+  try {
+    for (const [one, stack] of before) setStack(one, userFrames(stack));
+    show();
+  } finally {
+    for (const [one, stack] of before) setStack(one, stack);
+  }
+}
+
+function setStack(error: Error, stack: string): void {
+  // Not that of a frozen error.
+  Reflect.set(error, "stack", stack);
 }
 
 function nameOf(error: unknown): string {

@@ -190,8 +190,20 @@ export function inTurns(turns: number, perform: () => void): void {
  * Runs bodies that were woken, until each waits again. Only for functions that the event loop
  * calls, and only if {@linkcode settlesNow} has returned `true`.
  */
-export const runMicrotasks: () => void = findInternals().runMicrotasks ??
-  ignore;
+export function runMicrotasks(): void {
+  const before = isNested;
+  isNested = true;
+  try {
+    performMicrotasks();
+  } finally {
+    isNested = before;
+  }
+}
+
+const performMicrotasks: () => void = findInternals().runMicrotasks ?? ignore;
+
+/** Whether microtasks run that a function of ours has asked for, which is on their stack. */
+export let isNested = false;
 
 /** Runs bodies that were woken. Returns whether that works: not while a body runs. */
 export function settlesNow(): boolean {

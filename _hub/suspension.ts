@@ -35,6 +35,7 @@ import {
   type Scope,
   type Waited,
 } from "./scope.ts";
+import { isUnplaced, noteWait, placeBelow, rejectPlaced } from "./stacks.ts";
 import {
   startTimer,
   stopTimer,
@@ -280,6 +281,9 @@ export type Settled = "given" | "thrown" | "returned";
  */
 type SuspensionState = "idle" | "waiting" | "racing" | Settled;
 
+/** Waits that are no unhandled rejections once they are rejected. */
+const toMark = new WeakSet<object>();
+
 /**
  * One wait of one scope: the primitive that every blocking call is built on. A
  * subclass says in `undo` how to take back what it has registered.
@@ -368,8 +372,10 @@ export class Suspension<T> implements Pending, Sleeper, TimerTarget {
 
   expired(): "steps" | void {
     this.timer = null;
+    const text = this.describe();
     this.undo(undefined);
     this.timedOut();
+    if (this.state === "thrown") noteWait(this.value, text);
   }
 
   /** Ends the wait at its limit. */
@@ -418,7 +424,11 @@ export class Suspension<T> implements Pending, Sleeper, TimerTarget {
   interrupt(error: unknown, final: boolean): void {
     if (!this.isPending) return;
     const how = final ? this.scope!.lastThrow : "thrown";
-    this.markOwnHandled();
+    if (isUnplaced(error)) {
+      noteWait(error, this.describe());
+      // Not yet: of a promise with two reactions V8 does not find the awaiters.
+      toMark.add(this);
+    } else this.markOwnHandled();
     // Ended before the undo, which may interrupt the same scope.
     this.settle(how, error);
     this.undo(error);
@@ -491,11 +501,26 @@ export class Suspension<T> implements Pending, Sleeper, TimerTarget {
   /** Rejects in the scope of the caller: if nothing awaits the promise, it is unhandled there. */
   #reject(): void {
     const { caller } = this;
-    if (caller === null || current.get() === caller) {
+    if (isUnplaced(this.value)) {
+      this.#rejectPlaced(this.value);
+    } else if (caller === null || current.get() === caller) {
       rejectWith(this.#resolve!, this.value);
     } else {
       current.run(caller, rejectWith, this.#resolve!, this.value);
     }
+  }
+
+  /** As the other, with the frames of the functions that await it. */
+  #rejectPlaced(error: Error): void {
+    const { caller } = this;
+    const resolve = this.#resolve!;
+    const reject = () =>
+      rejectPlaced(resolve, error, () => {
+        if (toMark.delete(this)) this.markOwnHandled();
+        rejectWith(resolve, error);
+      });
+    if (caller === null) reject();
+    else current.run(caller, reject);
   }
 
   /** The scope of the caller, if the error may be a result and not an interrupt. */
@@ -682,6 +707,7 @@ class Delegation implements Iterator<unknown, unknown, unknown> {
   }
 
   throw(error: unknown): never {
+    placeBelow(error, this.throw);
     throw this.#orphaned ? this.#abandonWait(error) : error;
   }
 

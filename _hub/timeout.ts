@@ -21,6 +21,7 @@ import {
   type Timer,
   type TimerTarget,
 } from "./timers.ts";
+import { placeLater } from "./stacks.ts";
 import { react, type Reaction, type Reactions } from "./reactions.ts";
 import { deferToNextTurn, turn } from "./run_queue.ts";
 import { type BodyResult, isThenable } from "../_base/thenable.ts";
@@ -178,7 +179,7 @@ class Countdown extends ScopeOwned implements TimerTarget {
     this.#timer = null;
     this.list?.remove(this);
     const error = this.#error = instanceOf(this.#error);
-    if (error instanceof Timeout) this.#scope.timeOut(error);
+    if (error instanceof Timeout) this.#scope.timeOut(placeLater(error));
     else this.#scope.interrupt(error);
   }
 
@@ -375,7 +376,7 @@ class Limited extends Suspension<unknown> implements Reaction, Race {
 
   /** Throws the timeout into the function, and leaves it soon. */
   override expired(): "steps" {
-    const timeout = this.#timeout = new Timeout(this.#ms);
+    const timeout = this.#timeout = placeLater(new Timeout(this.#ms));
     this.#inner.timeOut(timeout);
     this.#leaveSoon(timeout);
     return "steps";
