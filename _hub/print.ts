@@ -55,8 +55,8 @@ export function printError(context: unknown, error: unknown): void {
 function withUserFrames(error: unknown, show: () => void): void {
   const before = new Map<Error, string>();
   const left = [error];
-  for (let one; left.length > 0;) {
-    one = left.pop();
+  while (left.length > 0) {
+    const one = left.pop();
     if (!(one instanceof Error) || before.has(one)) continue;
     const { stack, cause } = one;
     if (typeof stack !== "string") continue;

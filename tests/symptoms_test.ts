@@ -86,3 +86,19 @@ Deno.test("assertSwitches() and console.log() print what the page of docs shows"
   assertShown(err, "FailedToSwitch");
   assertEquals(out, shown("Queue { maxsize: 3"));
 });
+
+Deno.test("trackSpawns() prints what the page of docs shows, of an error that nothing takes", async () => {
+  const example = PAGE.match(
+    /```ts\n(import \{ Queue, spawn, trackS[^]*?)```/,
+  )![1]!
+    .replace(/^import .*/, "")
+    .replace(/: Queue<string>|<string>/g, "");
+  const { err, code } = await runScript(example, () => {}, ["--no-check"]);
+  assertEquals(code, 0);
+  const anyFile = (text: string) => text.replace(/file:\/\/\S+?:/g, "file:");
+  const lines = anyFile(err).split("\n").map(withoutNumbers);
+  for (const line of shown("failed with Empty in")) {
+    const wanted = withoutNumbers(anyFile(line));
+    assert(lines.includes(wanted), `Expected "${wanted}" in:\n${err}`);
+  }
+});
