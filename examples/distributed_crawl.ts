@@ -176,7 +176,7 @@ async function crawl(): Promise<void> {
   await carl.child.status;
   await when(() => site.connections === 0);
 
-  const { completed, failed } = await queue.getJobCounts();
+  const { completed } = await queue.getJobCounts();
   console.log(`${completed} pages are crawled, each of them at least once`);
   console.log(`${takenUp.size} jobs of anna were taken up by others`);
   for (const { data, attemptsMade, failedReason } of await queue.getFailed()) {
