@@ -140,7 +140,7 @@ export function sendMail(
   options: { host: string; port: number },
   mail: object,
 ): PromiseLike<unknown> {
-  const socket = new TcpSocket();
+  const socket = new TcpSocket(); // The Socket of node:net
   const transport = nodemailer.createTransport({ ...options, socket });
   return until(transport.sendMail(mail), () => socket.destroy());
 }

@@ -127,7 +127,15 @@ export const table = {
   nodemailer: { version: 10, phases: query("sendMail", CLOSED) },
   "@grpc/grpc-js": {
     version: 1,
-    phases: query("callGrpc", "the server sees that the call is cancelled"),
+    phases: {
+      "waiting for the answer": {
+        stops: "at once",
+        then: "the server sees that the call is cancelled",
+        error: "Error",
+        recipe: "callGrpc",
+        recipeThen: "the server sees that the call is cancelled",
+      },
+    },
   },
   "p-queue": {
     version: 9,
