@@ -78,7 +78,7 @@ testPackage("bullmq", {
       recipe: () => until(wait()),
       begun: () => begun,
       freed: () => Promise.resolve(),
-      answer: release,
+      answer: () => release(),
       // It has not been stopped.
       async after() {
         release();
@@ -211,7 +211,9 @@ testPackage("@grpc/grpc-js", {
     stack.defer(() => client.close());
     // It connects outside greenlets.
     await promisify(client.waitForReady.bind(client, Infinity))();
-    const ask = promisify(client.ask.bind(client, "question"));
+    const ask: () => Promise<unknown> = promisify(
+      client.ask.bind(client, "question"),
+    );
     return {
       call: ask,
       recipe: () => callGrpc<string>((done) => client.ask("question", done)),
