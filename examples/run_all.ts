@@ -30,6 +30,7 @@ const EXAMPLES = [
   ["tcp_proxy", "local-net"],
   ["chat_server", "local-net"],
   ["hash_tree", "hash-tree"],
+  ["distributed_crawl", "distributed-crawl"],
   ["trace_crawl", "trace"],
   ["opentelemetry", "otel"],
 ] as const;

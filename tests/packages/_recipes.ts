@@ -5,6 +5,7 @@
  * @module
  */
 
+import { Socket as TcpSocket } from "node:net";
 import { until } from "../../mod.ts";
 
 /** The part of the pool of `pg` that the recipe uses. */
@@ -46,6 +47,13 @@ interface PostgresConnection {
 interface Socket {
   once(event: string, listener: (value: unknown) => void): unknown;
   terminate(): void;
+}
+
+/** The part of `nodemailer` that the recipe uses. */
+interface Nodemailer {
+  createTransport(options: object): {
+    sendMail(mail: object): Promise<unknown>;
+  };
 }
 
 // pg
@@ -124,4 +132,24 @@ export function untilMessage(socket: Socket): PromiseLike<unknown> {
     socket.once("close", () => reject(new Error("The socket was closed")));
   });
   return until(message, () => socket.terminate());
+}
+
+// nodemailer
+export function sendMail(
+  nodemailer: Nodemailer,
+  options: { host: string; port: number },
+  mail: object,
+): PromiseLike<unknown> {
+  const socket = new TcpSocket(); // The Socket of node:net
+  const transport = nodemailer.createTransport({ ...options, socket });
+  return until(transport.sendMail(mail), () => socket.destroy());
+}
+
+// @grpc/grpc-js
+export function callGrpc<T>(
+  begin: (done: (error: unknown, value?: T) => void) => { cancel(): void },
+): PromiseLike<T> {
+  const { promise, resolve, reject } = Promise.withResolvers<T>();
+  const call = begin((error, value) => error ? reject(error) : resolve(value!));
+  return until(promise, () => call.cancel());
 }

@@ -5,8 +5,11 @@
  * @module
  */
 
-/** When a greenlet stops that is interrupted. */
-export type Stops = "at once" | "after the wait";
+/**
+ * When a greenlet stops that is interrupted. "not at all": the package takes the interrupt for a
+ * failure of its own.
+ */
+export type Stops = "at once" | "after the wait" | "not at all";
 
 /** What happens in one phase of a call. */
 export interface Row {
@@ -28,6 +31,8 @@ export interface PackageRows {
   readonly phases: Readonly<Record<string, Row>>;
 }
 
+const NEXT = "the next wait throws";
+const NO_OTHER = "no other attempt is made";
 const CLOSED = "the connection is closed";
 
 /** Stops at once, and the connection is closed. */
@@ -60,7 +65,7 @@ function query(recipe: string, cancelled: string) {
   return {
     "waiting for the answer": {
       stops: "after the wait",
-      then: "the next wait throws",
+      then: NEXT,
       recipe,
       recipeThen: cancelled,
     },
@@ -106,6 +111,84 @@ export const table = {
   nats: { version: 2, phases: query("until", DROPPED) },
   mqtt: { version: 5, phases: query("until", DROPPED) },
   ws: { version: 8, phases: query("untilMessage", CLOSED) },
+  "socket.io-client": { version: 4, phases: query("until", DROPPED) },
+  bullmq: {
+    version: 6,
+    phases: {
+      ...query("until", DROPPED),
+      "waiting for the end of a job": {
+        stops: "after the wait",
+        then: NEXT,
+        recipe: "until",
+        recipeThen: "the job goes on",
+      },
+    },
+  },
+  nodemailer: { version: 10, phases: query("sendMail", CLOSED) },
+  "@grpc/grpc-js": {
+    version: 1,
+    phases: {
+      "waiting for the answer": {
+        stops: "at once",
+        then: "the server sees that the call is cancelled",
+        error: "Error",
+        recipe: "callGrpc",
+        recipeThen: "the server sees that the call is cancelled",
+      },
+    },
+  },
+  "p-queue": {
+    version: 9,
+    phases: {
+      "waiting for its turn": {
+        stops: "after the wait",
+        then: NEXT,
+        recipe: "withSignal",
+        recipeThen: "its task never runs",
+      },
+      "in its task": {
+        stops: "at once",
+        then: "the queue goes on with the next task",
+      },
+    },
+  },
+  "p-retry": {
+    version: 9,
+    phases: {
+      "in an attempt": {
+        stops: "not at all",
+        then: "the attempt fails at once, and p-retry makes another",
+        recipe: "withSignal",
+        recipeThen: NO_OTHER,
+      },
+      "between two attempts": {
+        stops: "after the wait",
+        then: "the next attempt is made, and its wait throws",
+        recipe: "withSignal",
+        recipeThen: NO_OTHER,
+      },
+    },
+  },
+  delay: {
+    version: 7,
+    phases: {
+      "in the delay": {
+        stops: "after the wait",
+        then: NEXT,
+        recipe: "withSignal",
+        recipeThen: "its timer is cleared",
+      },
+    },
+  },
+  execa: {
+    version: 9,
+    phases: {
+      "waiting for its child": {
+        stops: "at once",
+        then: "the child gets SIGTERM, and SIGKILL a second later",
+      },
+    },
+  },
 } as const satisfies Record<string, PackageRows>;
 
 /** The name of a package of the table. */

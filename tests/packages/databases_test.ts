@@ -2,6 +2,7 @@
 
 import { Redis } from "ioredis";
 import { until } from "../../mod.ts";
+import { test } from "../_random.ts";
 import { turns } from "../_waits.ts";
 import { testKills } from "./_kills.ts";
 import { missing, serveTests } from "./_programs.ts";
@@ -176,6 +177,44 @@ testPackage("mysql2", {
 
 // --- Random interrupts
 
+/**
+ * Ends a client of postgres once all of its connections have been given back: what a recipe
+ * reserved comes back a little after its greenlet has ended, and an `end()` that is called
+ * before that never resolves.
+ */
+async function endPostgres(
+  sql: Sql,
+  connections: number,
+): Promise<void> {
+  const own = await Promise.all(
+    Array.from({ length: connections }, () => sql.reserve()),
+  );
+  for (const connection of own) connection.release();
+  await sql.end();
+}
+
+/** The part of postgres that {@linkcode endPostgres} uses. */
+interface Sql {
+  reserve(): Promise<{ release(): void }>;
+  end(): Promise<void>;
+}
+
+if (missing("postgres") === null) {
+  test("postgres ends when a connection is given back late", async () => {
+    const options = {
+      host: "127.0.0.1",
+      user: "postgres",
+      port: postgresPort(),
+    };
+    const sql = postgres({ ...options, max: 2 });
+    const own = await sql.reserve();
+    const ending = endPostgres(sql, 2);
+    await turns(50);
+    own.release();
+    await ending;
+  });
+}
+
 testKills("ioredis", async (stack) => {
   const redis = new Redis(redisPort(), "127.0.0.1", { disconnectTimeout: 1 });
   stack.defer(async () => {
@@ -210,7 +249,7 @@ testKills("postgres", (stack) => {
   const admin = postgres({ ...options, max: 2 });
   stack.defer(() => admin.end());
   const sql = postgres({ ...options, max: 3 });
-  stack.defer(() => sql.end());
+  stack.defer(() => endPostgres(sql, 3));
   return async (number) => {
     const rows = await queryPostgres(
       sql,
