@@ -25,7 +25,7 @@
 import { showAs } from "./_base/inspecting.ts";
 import type { RemoteInfo, Socket as UdpSocket } from "node:dgram";
 import { getBuiltin } from "./_base/builtin.ts";
-import { NO_OPTIONS, then } from "./_base/language.ts";
+import { markHandled, NO_OPTIONS, then } from "./_base/language.ts";
 import {
   addressName,
   type AnyAddress,
@@ -41,6 +41,7 @@ import {
   numberError,
   show,
 } from "./_base/checks.ts";
+import { setImmediate } from "./_base/immediate.ts";
 import { currentScope, getCurrent, runDetached } from "./_hub/current.ts";
 import { endAll, killOnce, STUCK_AFTER } from "./_hub/kill.ts";
 import { report } from "./_hub/main.ts";
@@ -54,7 +55,11 @@ import {
 import { getOriginal } from "./_base/properties.ts";
 import { isGenerator } from "./_base/thenable.ts";
 import { checkpoint } from "./_hub/suspension.ts";
+import { type EndingSignal, setExitCode } from "./_hub/signals.ts";
 import { checkDuration, now } from "./_hub/timers.ts";
+import { checkProcesses, Fleet } from "./_workers/fleet.ts";
+import { assignedPort, serveAsMember } from "./_workers/member.ts";
+import { checkPermissions } from "./_workers/permissions.ts";
 import { Event } from "./event.ts";
 import { Greenlet, joinAll, sleep, spawn } from "./gevent.ts";
 import { GreenletError } from "./greenlet.ts";
@@ -82,6 +87,38 @@ export interface ServerOptions {
   maxDelay?: number;
   /** For how many milliseconds `stop()` waits for handlers before it kills them. @default {1000} */
   stopTimeout?: number;
+}
+
+/** Options of servers that can be on every core. */
+export interface ProcessOptions {
+  /**
+   * By how many processes the port is served. The program is started so many times more, with
+   * the same arguments: there the same call serves, and `start()` of this one starts them, sees
+   * to them, and accepts nothing itself. Each has all that the options say, such as a `pool`, for
+   * itself. `1` has one process beside this one.
+   *
+   * One that ends is started again, after the delays of {@linkcode ServerOptions}, and the hub
+   * is told. SIGTERM and SIGINT stop the server, and set the exit code as `run` does. SIGHUP
+   * replaces the processes one by one by new ones of the program as it is then; each serves
+   * until the next one does. A process ends when this one has.
+   *
+   * Needs `--unstable-net`, `--allow-run`, and a TCP address. Linux spreads the connections over
+   * the processes; macOS need not, and Windows can't share a port. Until a process has begun to
+   * serve, connections are refused. One server of a program can have processes at a time.
+   *
+   * @default {undefined} This process serves.
+   */
+  processes?: number;
+  /**
+   * What the processes may do, in the form in which the runtime gives a `Worker` permissions.
+   * `"inherit"` is each permission that this program has without exception, and to listen to
+   * the address: what else it has in part has to be said, as it can't be found out.
+   *
+   * They may read one variable of the environment in any case, by which they are told.
+   *
+   * @default {"inherit"}
+   */
+  permissions?: Deno.PermissionOptions;
 }
 
 /** Options of {@linkcode BaseServer.stop}. */
@@ -114,6 +151,12 @@ export abstract class BaseServer implements AsyncDisposable {
   readonly #connections = new Group();
   readonly #stopTimeout: number;
   readonly #asked: AnyAddress;
+  /** The processes that serve; `null` where this one does. */
+  readonly #fleet: Fleet | null;
+  /** The port that this process has been given as one of several. */
+  readonly #assigned: number | null;
+  /** How many connections or requests were accepted. */
+  #accepted = 0;
   #bound: Deno.Addr | null = null;
   #state: State = "idle";
   /** The greenlets that are killed when it closes. */
@@ -140,11 +183,12 @@ export abstract class BaseServer implements AsyncDisposable {
    */
   protected constructor(
     address: AnyAddress,
-    options: ServerOptions = NO_OPTIONS,
+    options: ServerOptions & ProcessOptions = NO_OPTIONS,
   ) {
     checkOptions(options, "create server");
     const { pool, minDelay = 10, maxDelay = 1000, stopTimeout = 1000 } =
       options;
+    const { processes, permissions } = options;
     checkDuration(minDelay, "create server", "'minDelay'");
     checkDuration(maxDelay, "create server", "'maxDelay'");
     checkDuration(stopTimeout, "create server", "'stopTimeout'");
@@ -153,6 +197,16 @@ export abstract class BaseServer implements AsyncDisposable {
     this.#delay = this.#minDelay = minDelay;
     this.#maxDelay = Math.max(minDelay, maxDelay);
     this.#stopTimeout = stopTimeout;
+    this.#assigned = processes === undefined ? null : assignedPort();
+    this.#fleet = processes === undefined || this.#assigned !== null
+      ? null
+      : new Fleet(this, {
+        size: processes,
+        permissions: checkPermissions(permissions, "create server"),
+        minDelay,
+        maxDelay: this.#maxDelay,
+        stopTimeout,
+      });
   }
 
   /** The greenlets that serve a connection, a request or a datagram. */
@@ -178,8 +232,12 @@ export abstract class BaseServer implements AsyncDisposable {
     return this.#bound ?? this.#asked;
   }
 
-  /** Begins to listen, and gives where; throws the runtime's error if it can't. */
-  protected abstract open(): Deno.Addr;
+  /**
+   * Begins to listen, and gives where; throws the runtime's error if it can't.
+   *
+   * @param address What was asked for.
+   */
+  protected abstract open(address: AnyAddress): Deno.Addr;
 
   /** Listens no more: what has not been accepted is closed. */
   protected abstract shut(): void;
@@ -209,13 +267,72 @@ export abstract class BaseServer implements AsyncDisposable {
     }
     // It belongs to nothing that has happened to start it.
     runDetached(() => {
-      this.#bound = this.open();
+      this.#bound = this.#fleet === null
+        ? this.open(this.#toListen())
+        : this.#fleet.start(
+          this.#asked as TcpAddress,
+          (signal) => this.#endBy(signal),
+        );
       this.#state = "started";
+      if (this.#assigned !== null) this.#serveAsMember();
       // It ends with the greenlets, as at the end of `run`.
       const life = spawn(() => this.#ended.wait());
       life.name = String(this);
       life.rawlink(() => this.close());
     });
+  }
+
+  #toListen(): AnyAddress {
+    if (this.#assigned === null) return this.#asked;
+    return {
+      ...this.#asked as TcpAddress,
+      port: this.#assigned,
+      reusePort: true,
+    };
+  }
+
+  #serveAsMember(): void {
+    const isolated = <T>(act: () => T) => runDetached(act);
+    serveAsMember({
+      close: () => isolated(() => void this.#closeEmpty(this.#stopTimeout)),
+      stop: (timeout = this.#stopTimeout) =>
+        isolated(async () => {
+          const deadline = now() + timeout;
+          await this.#closeEmpty(timeout);
+          await this.stop({ timeout: Math.max(deadline - now(), 0) });
+        }),
+      ended: setExitCode,
+    });
+  }
+
+  #endBy(signal: EndingSignal): void {
+    setExitCode(signal);
+    markHandled(runDetached(() => this.stop()));
+  }
+
+  /**
+   * Closes it at the end of a turn of the event loop in which nothing was accepted: a
+   * connection that waits in the system is lost with the listener, and other processes could
+   * not take it. Goes on to accept until then, for a time.
+   */
+  async #closeEmpty(timeout: number): Promise<void> {
+    const end = now() + timeout;
+    let before = -1;
+    while (this.started && now() < end) {
+      if (this.pool?.full()) {
+        await sleep(BACKLOG_DELAY);
+        continue;
+      }
+      if (before === this.accepted) break;
+      before = this.accepted;
+      await new Promise<void>((resolve) => setImmediate(resolve));
+    }
+    this.close();
+  }
+
+  /** How many connections, or requests, it has accepted. */
+  protected get accepted(): number {
+    return this.#accepted;
   }
 
   /**
@@ -250,8 +367,10 @@ export abstract class BaseServer implements AsyncDisposable {
     this.#state = "closed";
     if (before === "closed") return;
     try {
-      if (before === "started") this.shut();
-      else this.closeUnstarted();
+      if (before === "started") {
+        this.#fleet?.close();
+        this.shut();
+      } else this.closeUnstarted();
     } finally {
       this.#ended.set();
       // They may wait for room, or for the next attempt.
@@ -301,6 +420,8 @@ export abstract class BaseServer implements AsyncDisposable {
 
   async #end(deadline: number, caller: AnyGreenlet): Promise<void> {
     try {
+      // To the processes before all else: what is left of the time is theirs.
+      await this.#fleet?.stop(Math.max(deadline - now(), 0));
       await this.drain(deadline, caller);
     } finally {
       try {
@@ -418,6 +539,7 @@ export abstract class BaseServer implements AsyncDisposable {
       }
       if ("connection" in accepted) {
         const { connection } = accepted;
+        this.#accepted++;
         try {
           await this.serve(make(connection));
           this.resetDelay();
@@ -479,6 +601,9 @@ function acceptOne<C extends Disposable>(
   });
 }
 
+/** For how many milliseconds to wait when there is no room for what waits in the system. */
+const BACKLOG_DELAY = 5;
+
 function poolOf(pool: unknown): Pool | null {
   if (pool === undefined || pool === Infinity) return null;
   if (pool instanceof Pool) return pool;
@@ -497,7 +622,7 @@ function poolOf(pool: unknown): Pool | null {
 export type ConnectionHandler = (socket: Socket, address: Deno.Addr) => unknown;
 
 /** Options of {@linkcode StreamServer}. */
-export interface StreamServerOptions extends ServerOptions {
+export interface StreamServerOptions extends ServerOptions, ProcessOptions {
   /**
    * The certificate and the key, in PEM format, and what else `node:tls` takes: the
    * connections are of TLS. The handshake is made in the greenlet of the connection, before
@@ -603,6 +728,7 @@ export class StreamServer extends BaseServer {
   ) {
     const isOpen = isListener(address);
     if (!isOpen) checkAddress(address, "create stream server");
+    checkProcesses(options, isOpen ? null : address, "create stream server");
     checkFunction(handle, "create stream server", "handle");
     super(isOpen ? address.addr : { ...address }, options);
     const { tls, handshakeTimeout = 10_000 } = options;
@@ -626,12 +752,16 @@ export class StreamServer extends BaseServer {
   }
 
   /** Begins to listen. */
-  protected override open(): Deno.Addr {
-    return this.#tls === null ? this.#openPlain() : this.#openTls(this.#tls);
+  protected override open(address: AnyAddress): Deno.Addr {
+    const given = isListener(this.#given)
+      ? this.#given
+      : address as ServerAddress;
+    return this.#tls === null
+      ? this.#openPlain(given)
+      : this.#openTls(this.#tls, given);
   }
 
-  #openPlain(): Deno.Addr {
-    const given = this.#given;
+  #openPlain(given: ServerAddress | SocketListener | Deno.Listener): Deno.Addr {
     const listener = given instanceof SocketListener
       ? given
       : isListener(given)
@@ -652,10 +782,14 @@ export class StreamServer extends BaseServer {
     return listener.addr;
   }
 
-  #openTls(identity: TlsIdentity): Deno.Addr {
-    const given = this.#given as ServerAddress | Deno.Listener;
+  #openTls(
+    identity: TlsIdentity,
+    given: ServerAddress | SocketListener | Deno.Listener,
+  ): Deno.Addr {
     const original = getOriginal(Deno, "listen");
-    const listener = isListener(given) ? given : original(given as TcpAddress);
+    const listener = isListener(given)
+      ? given as Deno.Listener
+      : original(given as TcpAddress);
     this.#listener = listener;
     const isGenerator = isGeneratorFunction(this.#handle);
     this.accept(
@@ -805,6 +939,11 @@ export class DatagramServer extends BaseServer {
     options: ServerOptions = NO_OPTIONS,
   ) {
     checkAddress(address, "create datagram server", ["udp"]);
+    checkProcesses(
+      options as ProcessOptions,
+      { transport: "udp" },
+      "create datagram server",
+    );
     checkFunction(handle, "create datagram server", "handle");
     const hostname = numericHost(
       address.hostname ?? "0.0.0.0",
