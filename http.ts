@@ -54,9 +54,9 @@ import type { AnyGreenlet, Group, Pool } from "./pool.ts";
 import {
   type AnyAddress,
   BaseServer,
-  type ProcessOptions,
   type ServerAddress,
   type ServerOptions,
+  type ServerProcessOptions,
   type TcpAddress,
 } from "./server.ts";
 
@@ -94,7 +94,7 @@ export interface LogEntry {
 }
 
 /** Options of {@linkcode HttpServer}. */
-export interface HttpServerOptions extends ServerOptions, ProcessOptions {
+export interface HttpServerOptions extends ServerOptions, ServerProcessOptions {
   /**
    * What becomes of a request that there is no room for in the pool: it waits, or is answered
    * 503 with `Retry-After`.
@@ -309,9 +309,14 @@ export class HttpServer extends BaseServer {
   }
 
   /** Listens no more. */
-  protected override shut(): void {
+  protected override shut(isEmpty: boolean): void {
+    this.prepareToClose();
+    this.#served?.shutDown(this.#service.load, isEmpty);
+  }
+
+  /** Has each answer tell its client that it is the last of the connection. */
+  protected override prepareToClose(): void {
     this.#service.isDraining = true;
-    this.#served?.shutDown(this.#service.load);
   }
 
   /** Ends the connections, and waits until all is answered. */
@@ -399,10 +404,10 @@ class Served {
    * Accepts no more, and ends connections that wait for no answer. Under a load, not before
    * what the clients have sent meanwhile has come: it would be lost with the connection.
    */
-  shutDown(load: Load): void {
+  shutDown(load: Load, isQuiet: boolean): void {
     if (this.#state !== "serving") return;
     this.#state = "shutting down";
-    if (load.isHigh) load.whenQuiet(() => this.#shutDown());
+    if (load.isHigh && !isQuiet) load.whenQuiet(() => this.#shutDown());
     else this.#shutDown();
   }
 

@@ -30,6 +30,8 @@ import {
   addressName,
   type AnyAddress,
   checkAddress,
+  numericHost,
+  runtimeError,
   type ServerAddress,
   type TcpAddress,
   type UdpAddress,
@@ -41,7 +43,6 @@ import {
   numberError,
   show,
 } from "./_base/checks.ts";
-import { setImmediate } from "./_base/immediate.ts";
 import { currentScope, getCurrent, runDetached } from "./_hub/current.ts";
 import { endAll, killOnce, STUCK_AFTER } from "./_hub/kill.ts";
 import { report } from "./_hub/main.ts";
@@ -90,7 +91,7 @@ export interface ServerOptions {
 }
 
 /** Options of servers that can be on every core. */
-export interface ProcessOptions {
+export interface ServerProcessOptions {
   /**
    * By how many processes the port is served. The program is started so many times more, with
    * the same arguments: there the same call serves, and `start()` of this one starts them, sees
@@ -183,7 +184,7 @@ export abstract class BaseServer implements AsyncDisposable {
    */
   protected constructor(
     address: AnyAddress,
-    options: ServerOptions & ProcessOptions = NO_OPTIONS,
+    options: ServerOptions & ServerProcessOptions = NO_OPTIONS,
   ) {
     checkOptions(options, "create server");
     const { pool, minDelay = 10, maxDelay = 1000, stopTimeout = 1000 } =
@@ -239,8 +240,12 @@ export abstract class BaseServer implements AsyncDisposable {
    */
   protected abstract open(address: AnyAddress): Deno.Addr;
 
-  /** Listens no more: what has not been accepted is closed. */
-  protected abstract shut(): void;
+  /**
+   * Listens no more: what has not been accepted is closed.
+   *
+   * @param isEmpty Whether nothing has come for some turns of the event loop.
+   */
+  protected abstract shut(isEmpty: boolean): void;
 
   /** Closes what it was given to listen by, if it was never started. */
   protected closeUnstarted(): void {}
@@ -311,24 +316,26 @@ export abstract class BaseServer implements AsyncDisposable {
   }
 
   /**
-   * Closes it at the end of a turn of the event loop in which nothing was accepted: a
-   * connection that waits in the system is lost with the listener, and other processes could
-   * not take it. Goes on to accept until then, for a time.
+   * Closes it when nothing has come for some turns of the event loop, or its time is over. A
+   * connection that waits in the system is lost with the listener, and other processes can't
+   * take it; so it goes on to accept until then.
    */
   async #closeEmpty(timeout: number): Promise<void> {
     const end = now() + timeout;
-    let before = -1;
-    while (this.started && now() < end) {
-      if (this.pool?.full()) {
-        await sleep(BACKLOG_DELAY);
-        continue;
-      }
-      if (before === this.accepted) break;
+    let before = this.accepted;
+    let turns = 0;
+    this.prepareToClose();
+    while (this.started && turns < EMPTY_TURNS && now() < end) {
+      await sleep(1);
+      const isEmpty = before === this.accepted && this.pool?.full() !== true;
+      turns = isEmpty ? turns + 1 : 0;
       before = this.accepted;
-      await new Promise<void>((resolve) => setImmediate(resolve));
     }
-    this.close();
+    this.#close(turns >= EMPTY_TURNS);
   }
+
+  /** Asks those that are connected to come back no more, as others will serve them. */
+  protected prepareToClose(): void {}
 
   /** How many connections, or requests, it has accepted. */
   protected get accepted(): number {
@@ -363,13 +370,17 @@ export abstract class BaseServer implements AsyncDisposable {
    * are closed. gevent's `close`. Not a switch point.
    */
   close(): void {
+    this.#close(false);
+  }
+
+  #close(isEmpty: boolean): void {
     const before = this.#state;
     this.#state = "closed";
     if (before === "closed") return;
     try {
       if (before === "started") {
         this.#fleet?.close();
-        this.shut();
+        this.shut(isEmpty);
       } else this.closeUnstarted();
     } finally {
       this.#ended.set();
@@ -601,8 +612,8 @@ function acceptOne<C extends Disposable>(
   });
 }
 
-/** For how many milliseconds to wait when there is no room for what waits in the system. */
-const BACKLOG_DELAY = 5;
+/** In how many turns of the event loop nothing has come to a server that has nothing to accept. */
+const EMPTY_TURNS = 3;
 
 function poolOf(pool: unknown): Pool | null {
   if (pool === undefined || pool === Infinity) return null;
@@ -622,7 +633,8 @@ function poolOf(pool: unknown): Pool | null {
 export type ConnectionHandler = (socket: Socket, address: Deno.Addr) => unknown;
 
 /** Options of {@linkcode StreamServer}. */
-export interface StreamServerOptions extends ServerOptions, ProcessOptions {
+export interface StreamServerOptions
+  extends ServerOptions, ServerProcessOptions {
   /**
    * The certificate and the key, in PEM format, and what else `node:tls` takes: the
    * connections are of TLS. The handshake is made in the greenlet of the connection, before
@@ -940,7 +952,7 @@ export class DatagramServer extends BaseServer {
   ) {
     checkAddress(address, "create datagram server", ["udp"]);
     checkProcesses(
-      options as ProcessOptions,
+      options as ServerProcessOptions,
       { transport: "udp" },
       "create datagram server",
     );
@@ -1086,35 +1098,4 @@ export class DatagramServer extends BaseServer {
       this.#isFed = false;
     }
   }
-}
-
-/**
- * The address that a host stands for, as nothing is looked up.
- *
- * @param what For the message: what can't be done.
- * @param family Of which version of IP it has to be, if that matters.
- * @throws {TypeError} If it stands for none.
- */
-function numericHost(hostname: string, what: string, family?: 4 | 6): string {
-  if (hostname === "localhost") return family === 6 ? "::1" : "127.0.0.1";
-  const version = getBuiltin("node:net").isIP(hostname);
-  if (version !== 0 && version === (family ?? version)) return hostname;
-  const kind = family === undefined ? "IP" : `IPv${family}`;
-  throw new TypeError(
-    `Cannot ${what} as 'hostname' must be an ${kind} address or localhost: received ${
-      show(hostname)
-    }`,
-  );
-}
-
-/** The runtime's own class for an error that a module of Node's has thrown. */
-function runtimeError(error: Error & { code?: string }): Error {
-  const { errors } = Deno;
-  const classes: Record<string, new (message: string) => Error> = {
-    EADDRINUSE: errors.AddrInUse,
-    EADDRNOTAVAIL: errors.AddrNotAvailable,
-    EACCES: errors.PermissionDenied,
-  };
-  const own = classes[error.code ?? ""];
-  return own === undefined ? error : new own(error.message);
 }
