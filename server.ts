@@ -54,7 +54,7 @@ import {
   type TlsOptions,
 } from "./_hub/tls_conn.ts";
 import { getOriginal } from "./_base/properties.ts";
-import { isGenerator } from "./_base/thenable.ts";
+import { isGenerator, isGeneratorFunction } from "./_base/thenable.ts";
 import { checkpoint } from "./_hub/suspension.ts";
 import { type EndingSignal, setExitCode } from "./_hub/signals.ts";
 import { checkDuration, now } from "./_hub/timers.ts";
@@ -879,10 +879,6 @@ function isListener(
   value: unknown,
 ): value is SocketListener | Deno.Listener {
   return typeof (value as Partial<Deno.Listener> | null)?.accept === "function";
-}
-
-function isGeneratorFunction(value: unknown): boolean {
-  return Object.prototype.toString.call(value) === "[object GeneratorFunction]";
 }
 
 /** One datagram, and where it came from. */
