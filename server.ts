@@ -103,7 +103,7 @@ export interface ServerProcessOptions {
    * replaces the processes one by one by new ones of the program as it is then; each serves
    * until the next one does. A process ends when this one has.
    *
-   * Needs `--unstable-net`, `--allow-run`, and a TCP address. Linux spreads the connections over
+   * Needs `--unstable-net`, `--allow-run`, `--allow-env`, and a TCP address. Linux spreads the connections over
    * the processes; macOS need not, and Windows can't share a port. Until a process has begun to
    * serve, connections are refused. One server of a program can have processes at a time.
    *

@@ -128,13 +128,17 @@ export class Fleet {
     markHandled(this.#keepPort(listener));
     running = this;
     this.#state = "serving";
-    this.#signals = [new SignalListener(told), ...this.#listenForReload()];
-    for (const slot of this.#slots) slot.member = this.#begin(slot);
+    this.#signals = [
+      new SignalListener(told),
+      new OwnListener("SIGHUP", () => this.#askForReload()),
+    ];
+    try {
+      for (const slot of this.#slots) slot.member = this.#begin(slot);
+    } catch (error) {
+      this.close();
+      throw error;
+    }
     return address;
-  }
-
-  #listenForReload(): Disposable[] {
-    return [new OwnListener("SIGHUP", () => this.#askForReload())];
   }
 
   /**
@@ -401,12 +405,16 @@ function checkCanShare(what: string): void {
       `${what} as sharing a port needs the flag --unstable-net of the runtime`,
     );
   }
-  const { state } = Deno.permissions.querySync({
-    name: "run",
-    command: Deno.execPath(),
-  });
-  if (state === "granted") return;
-  throw new Deno.errors.NotCapable(
-    `${what} as starting them needs run access to the runtime: pass --allow-run`,
-  );
+  const needed = [
+    { name: "run", command: Deno.execPath() },
+    // The runtime reads it whenever `node:child_process` starts a process.
+    { name: "env", variable: "NODE_V8_COVERAGE" },
+  ] as const;
+  for (const permission of needed) {
+    if (Deno.permissions.querySync(permission).state === "granted") continue;
+    const { name } = permission;
+    throw new Deno.errors.NotCapable(
+      `${what} as starting them needs ${name} access: pass --allow-${name}`,
+    );
+  }
 }

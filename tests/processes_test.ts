@@ -178,7 +178,12 @@ Deno.test("HttpServer.start() serves by processes that are started again, replac
 Deno.test("StreamServer.start() gives its processes no wider permissions, and leaves none when it is killed", async () => {
   await using program = new Program(
     ["stream", "1"],
-    ["--allow-run", "--allow-net=127.0.0.1", "--allow-read=tests"],
+    [
+      "--allow-run",
+      "--allow-net=127.0.0.1",
+      "--allow-read=tests",
+      "--allow-env=NODE_V8_COVERAGE",
+    ],
   );
   await program.started(1);
   const [own, member] = program.lines("started");
