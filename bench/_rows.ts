@@ -368,9 +368,9 @@ class Rows {
   processes(): Row {
     const row = this.clients(
       "processes",
-      "HTTP request that computes for 1 ms, 500 clients",
-      5_000,
-      500,
+      "HTTP request that computes for 1 ms, 250 clients",
+      2_500,
+      250,
       [],
       "http",
     );
@@ -378,7 +378,7 @@ class Rows {
       ...this.#program("clients.py"),
       "http",
       `${row.count}`,
-      "500",
+      "250",
     ];
     const server = (count: number) => [
       Deno.execPath(),
