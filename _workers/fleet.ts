@@ -224,9 +224,8 @@ export class Fleet {
       this.#reload = "under way";
       for (const slot of this.#slots) {
         if (this.#state !== "serving") return;
-        const old = slot.member;
         // One that waits for its start is new anyway.
-        if (old === null) continue;
+        if (slot.member === null) continue;
         const next = this.#begin(slot);
         const isReady = await next.ready;
         if (this.#state as string === "closed") return;
@@ -240,11 +239,13 @@ export class Fleet {
           );
           break;
         }
-        if (slot.member === null) stopTimer(slot.timer);
+        // Another one than before, if that has ended meanwhile.
+        const before = slot.member;
+        stopTimer(slot.timer);
         slot.timer = null;
         slot.member = next;
-        old.stop(this.#options.stopTimeout);
-        await old.ended;
+        before?.stop(this.#options.stopTimeout);
+        await before?.ended;
       }
     } while (this.#reload as string === "once more");
     this.#reload = "none";
