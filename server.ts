@@ -101,7 +101,8 @@ export interface ServerProcessOptions {
    * One that ends is started again, after the delays of {@linkcode ServerOptions}, and the hub
    * is told. SIGTERM and SIGINT stop the server, and set the exit code as `run` does. SIGHUP
    * replaces the processes one by one by new ones of the program as it is then; each serves
-   * until the next one does. A process ends when this one has.
+   * until the next one does. No connection is refused by that, but the system resets one that
+   * arrives in the moment in which a listener is closed. A process ends when this one has.
    *
    * Needs `--unstable-net`, `--allow-run`, `--allow-env`, and a TCP address. Linux spreads the connections over
    * the processes; macOS need not, and Windows can't share a port. Until a process has begun to
