@@ -46,14 +46,17 @@ import {
 import { checkTls } from "./_hub/tls_conn.ts";
 import { getOriginal } from "./_base/properties.ts";
 import { setImmediate } from "./_base/immediate.ts";
+import { checkProcesses } from "./_workers/fleet.ts";
 import { Greenlet, spawn } from "./gevent.ts";
 import { GreenletExit } from "./greenlet.ts";
 import { until, type Wait } from "./hub.ts";
 import type { AnyGreenlet, Group, Pool } from "./pool.ts";
 import {
+  type AnyAddress,
   BaseServer,
   type ServerAddress,
   type ServerOptions,
+  type ServerProcessOptions,
   type TcpAddress,
 } from "./server.ts";
 
@@ -91,7 +94,7 @@ export interface LogEntry {
 }
 
 /** Options of {@linkcode HttpServer}. */
-export interface HttpServerOptions extends ServerOptions {
+export interface HttpServerOptions extends ServerOptions, ServerProcessOptions {
   /**
    * What becomes of a request that there is no room for in the pool: it waits, or is answered
    * 503 with `Retry-After`.
@@ -181,7 +184,7 @@ const LOAD_TIME = 50;
  * ```
  */
 export class HttpServer extends BaseServer {
-  readonly #requested: ServerAddress;
+  #requested: ServerAddress;
   readonly #tls: { cert: string; key: string } | null;
   readonly #service: Service;
   #served: Served | null = null;
@@ -204,6 +207,7 @@ export class HttpServer extends BaseServer {
   ) {
     checkAddress(address, "create HTTP server");
     checkFunction(handler, "create HTTP server", "handler");
+    checkProcesses(options, address, "create HTTP server");
     super({ ...address }, options);
     const { overload = "wait", requestTimeout = Infinity, log, tls } = options;
     if (overload !== "wait" && overload !== "reject") {
@@ -255,9 +259,15 @@ export class HttpServer extends BaseServer {
   }
 
   /** Begins to listen. */
-  protected override open(): Deno.Addr {
+  protected override open(address: AnyAddress): Deno.Addr {
     giveExitsResponses();
+    this.#requested = address as ServerAddress;
     return this.#serve(this.#requested).address;
+  }
+
+  /** How many requests have come. */
+  protected override get accepted(): number {
+    return this.#service.load.count;
   }
 
   #serve(address: ServerAddress): Served {
@@ -299,9 +309,14 @@ export class HttpServer extends BaseServer {
   }
 
   /** Listens no more. */
-  protected override shut(): void {
+  protected override shut(isEmpty: boolean): void {
+    this.prepareToClose();
+    this.#served?.shutDown(this.#service.load, isEmpty);
+  }
+
+  /** Has each answer tell its client that it is the last of the connection. */
+  protected override prepareToClose(): void {
     this.#service.isDraining = true;
-    this.#served?.shutDown(this.#service.load);
   }
 
   /** Ends the connections, and waits until all is answered. */
@@ -389,10 +404,10 @@ class Served {
    * Accepts no more, and ends connections that wait for no answer. Under a load, not before
    * what the clients have sent meanwhile has come: it would be lost with the connection.
    */
-  shutDown(load: Load): void {
+  shutDown(load: Load, isQuiet: boolean): void {
     if (this.#state !== "serving") return;
     this.#state = "shutting down";
-    if (load.isHigh) load.whenQuiet(() => this.#shutDown());
+    if (load.isHigh && !isQuiet) load.whenQuiet(() => this.#shutDown());
     else this.#shutDown();
   }
 

@@ -25,11 +25,13 @@
 import { showAs } from "./_base/inspecting.ts";
 import type { RemoteInfo, Socket as UdpSocket } from "node:dgram";
 import { getBuiltin } from "./_base/builtin.ts";
-import { NO_OPTIONS, then } from "./_base/language.ts";
+import { markHandled, NO_OPTIONS, then } from "./_base/language.ts";
 import {
   addressName,
   type AnyAddress,
   checkAddress,
+  numericHost,
+  runtimeError,
   type ServerAddress,
   type TcpAddress,
   type UdpAddress,
@@ -52,9 +54,13 @@ import {
   type TlsOptions,
 } from "./_hub/tls_conn.ts";
 import { getOriginal } from "./_base/properties.ts";
-import { isGenerator } from "./_base/thenable.ts";
+import { isGenerator, isGeneratorFunction } from "./_base/thenable.ts";
 import { checkpoint } from "./_hub/suspension.ts";
+import { type EndingSignal, setExitCode } from "./_hub/signals.ts";
 import { checkDuration, now } from "./_hub/timers.ts";
+import { checkProcesses, Fleet } from "./_workers/fleet.ts";
+import { assignedPort, serveAsMember } from "./_workers/member.ts";
+import { checkPermissions } from "./_workers/permissions.ts";
 import { Event } from "./event.ts";
 import { Greenlet, joinAll, sleep, spawn } from "./gevent.ts";
 import { GreenletError } from "./greenlet.ts";
@@ -82,6 +88,39 @@ export interface ServerOptions {
   maxDelay?: number;
   /** For how many milliseconds `stop()` waits for handlers before it kills them. @default {1000} */
   stopTimeout?: number;
+}
+
+/** Options of servers that can be on every core. */
+export interface ServerProcessOptions {
+  /**
+   * By how many processes the port is served. The program is started so many times more, with
+   * the same arguments: there the same call serves, and `start()` of this one starts them, sees
+   * to them, and accepts nothing itself. Each has all that the options say, such as a `pool`, for
+   * itself. `1` has one process beside this one.
+   *
+   * One that ends is started again, after the delays of {@linkcode ServerOptions}, and the hub
+   * is told. SIGTERM and SIGINT stop the server, and set the exit code as `run` does. SIGHUP
+   * replaces the processes one by one by new ones of the program as it is then; each serves
+   * until the next one does. No connection is refused by that, but the system resets one that
+   * arrives in the moment in which a listener is closed. A process ends when this one has.
+   *
+   * Needs `--unstable-net`, `--allow-run`, `--allow-env`, and a TCP address. Linux spreads the connections over
+   * the processes; macOS need not, and Windows can't share a port. Until a process has begun to
+   * serve, connections are refused. One server of a program can have processes at a time.
+   *
+   * @default {undefined} This process serves.
+   */
+  processes?: number;
+  /**
+   * What the processes may do, in the form in which the runtime gives a `Worker` permissions.
+   * `"inherit"` is each permission that this program has without exception, and to listen to
+   * the address: what else it has in part has to be said, as it can't be found out.
+   *
+   * They may read one variable of the environment in any case, by which they are told.
+   *
+   * @default {"inherit"}
+   */
+  permissions?: Deno.PermissionOptions;
 }
 
 /** Options of {@linkcode BaseServer.stop}. */
@@ -114,6 +153,12 @@ export abstract class BaseServer implements AsyncDisposable {
   readonly #connections = new Group();
   readonly #stopTimeout: number;
   readonly #asked: AnyAddress;
+  /** The processes that serve; `null` where this one does. */
+  readonly #fleet: Fleet | null;
+  /** The port that this process has been given as one of several. */
+  readonly #assigned: number | null;
+  /** How many connections or requests were accepted. */
+  #accepted = 0;
   #bound: Deno.Addr | null = null;
   #state: State = "idle";
   /** The greenlets that are killed when it closes. */
@@ -140,11 +185,12 @@ export abstract class BaseServer implements AsyncDisposable {
    */
   protected constructor(
     address: AnyAddress,
-    options: ServerOptions = NO_OPTIONS,
+    options: ServerOptions & ServerProcessOptions = NO_OPTIONS,
   ) {
     checkOptions(options, "create server");
     const { pool, minDelay = 10, maxDelay = 1000, stopTimeout = 1000 } =
       options;
+    const { processes, permissions } = options;
     checkDuration(minDelay, "create server", "'minDelay'");
     checkDuration(maxDelay, "create server", "'maxDelay'");
     checkDuration(stopTimeout, "create server", "'stopTimeout'");
@@ -153,6 +199,16 @@ export abstract class BaseServer implements AsyncDisposable {
     this.#delay = this.#minDelay = minDelay;
     this.#maxDelay = Math.max(minDelay, maxDelay);
     this.#stopTimeout = stopTimeout;
+    this.#assigned = processes === undefined ? null : assignedPort();
+    this.#fleet = processes === undefined || this.#assigned !== null
+      ? null
+      : new Fleet(this, {
+        size: processes,
+        permissions: checkPermissions(permissions, "create server"),
+        minDelay,
+        maxDelay: this.#maxDelay,
+        stopTimeout,
+      });
   }
 
   /** The greenlets that serve a connection, a request or a datagram. */
@@ -178,11 +234,19 @@ export abstract class BaseServer implements AsyncDisposable {
     return this.#bound ?? this.#asked;
   }
 
-  /** Begins to listen, and gives where; throws the runtime's error if it can't. */
-  protected abstract open(): Deno.Addr;
+  /**
+   * Begins to listen, and gives where; throws the runtime's error if it can't.
+   *
+   * @param address What was asked for.
+   */
+  protected abstract open(address: AnyAddress): Deno.Addr;
 
-  /** Listens no more: what has not been accepted is closed. */
-  protected abstract shut(): void;
+  /**
+   * Listens no more: what has not been accepted is closed.
+   *
+   * @param isEmpty Whether nothing has come for some turns of the event loop.
+   */
+  protected abstract shut(isEmpty: boolean): void;
 
   /** Closes what it was given to listen by, if it was never started. */
   protected closeUnstarted(): void {}
@@ -209,13 +273,74 @@ export abstract class BaseServer implements AsyncDisposable {
     }
     // It belongs to nothing that has happened to start it.
     runDetached(() => {
-      this.#bound = this.open();
+      this.#bound = this.#fleet === null
+        ? this.open(this.#toListen())
+        : this.#fleet.start(
+          this.#asked as TcpAddress,
+          (signal) => this.#endBy(signal),
+        );
       this.#state = "started";
+      if (this.#assigned !== null) this.#serveAsMember();
       // It ends with the greenlets, as at the end of `run`.
       const life = spawn(() => this.#ended.wait());
       life.name = String(this);
       life.rawlink(() => this.close());
     });
+  }
+
+  #toListen(): AnyAddress {
+    if (this.#assigned === null) return this.#asked;
+    return {
+      ...this.#asked as TcpAddress,
+      port: this.#assigned,
+      reusePort: true,
+    };
+  }
+
+  #serveAsMember(): void {
+    const isolated = <T>(act: () => T) => runDetached(act);
+    serveAsMember({
+      close: () => isolated(() => void this.#closeEmpty(this.#stopTimeout)),
+      stop: (timeout = this.#stopTimeout) =>
+        isolated(async () => {
+          const deadline = now() + timeout;
+          await this.#closeEmpty(timeout);
+          await this.stop({ timeout: Math.max(deadline - now(), 0) });
+        }),
+      ended: setExitCode,
+    });
+  }
+
+  #endBy(signal: EndingSignal): void {
+    setExitCode(signal);
+    markHandled(runDetached(() => this.stop()));
+  }
+
+  /**
+   * Closes it when nothing has come for some turns of the event loop, or its time is over. A
+   * connection that waits in the system is lost with the listener, and other processes can't
+   * take it; so it goes on to accept until then.
+   */
+  async #closeEmpty(timeout: number): Promise<void> {
+    const end = now() + timeout;
+    let before = this.accepted;
+    let turns = 0;
+    this.prepareToClose();
+    while (this.started && turns < EMPTY_TURNS && now() < end) {
+      await sleep(1);
+      const isEmpty = before === this.accepted && this.pool?.full() !== true;
+      turns = isEmpty ? turns + 1 : 0;
+      before = this.accepted;
+    }
+    this.#close(turns >= EMPTY_TURNS);
+  }
+
+  /** Asks those that are connected to come back no more, as others will serve them. */
+  protected prepareToClose(): void {}
+
+  /** How many connections, or requests, it has accepted. */
+  protected get accepted(): number {
+    return this.#accepted;
   }
 
   /**
@@ -246,12 +371,18 @@ export abstract class BaseServer implements AsyncDisposable {
    * are closed. gevent's `close`. Not a switch point.
    */
   close(): void {
+    this.#close(false);
+  }
+
+  #close(isEmpty: boolean): void {
     const before = this.#state;
     this.#state = "closed";
     if (before === "closed") return;
     try {
-      if (before === "started") this.shut();
-      else this.closeUnstarted();
+      if (before === "started") {
+        this.#fleet?.close();
+        this.shut(isEmpty);
+      } else this.closeUnstarted();
     } finally {
       this.#ended.set();
       // They may wait for room, or for the next attempt.
@@ -301,6 +432,8 @@ export abstract class BaseServer implements AsyncDisposable {
 
   async #end(deadline: number, caller: AnyGreenlet): Promise<void> {
     try {
+      // To the processes before all else: what is left of the time is theirs.
+      await this.#fleet?.stop(Math.max(deadline - now(), 0));
       await this.drain(deadline, caller);
     } finally {
       try {
@@ -418,6 +551,7 @@ export abstract class BaseServer implements AsyncDisposable {
       }
       if ("connection" in accepted) {
         const { connection } = accepted;
+        this.#accepted++;
         try {
           await this.serve(make(connection));
           this.resetDelay();
@@ -479,6 +613,9 @@ function acceptOne<C extends Disposable>(
   });
 }
 
+/** In how many turns of the event loop nothing has come to a server that has nothing to accept. */
+const EMPTY_TURNS = 3;
+
 function poolOf(pool: unknown): Pool | null {
   if (pool === undefined || pool === Infinity) return null;
   if (pool instanceof Pool) return pool;
@@ -497,7 +634,8 @@ function poolOf(pool: unknown): Pool | null {
 export type ConnectionHandler = (socket: Socket, address: Deno.Addr) => unknown;
 
 /** Options of {@linkcode StreamServer}. */
-export interface StreamServerOptions extends ServerOptions {
+export interface StreamServerOptions
+  extends ServerOptions, ServerProcessOptions {
   /**
    * The certificate and the key, in PEM format, and what else `node:tls` takes: the
    * connections are of TLS. The handshake is made in the greenlet of the connection, before
@@ -603,6 +741,7 @@ export class StreamServer extends BaseServer {
   ) {
     const isOpen = isListener(address);
     if (!isOpen) checkAddress(address, "create stream server");
+    checkProcesses(options, isOpen ? null : address, "create stream server");
     checkFunction(handle, "create stream server", "handle");
     super(isOpen ? address.addr : { ...address }, options);
     const { tls, handshakeTimeout = 10_000 } = options;
@@ -626,12 +765,16 @@ export class StreamServer extends BaseServer {
   }
 
   /** Begins to listen. */
-  protected override open(): Deno.Addr {
-    return this.#tls === null ? this.#openPlain() : this.#openTls(this.#tls);
+  protected override open(address: AnyAddress): Deno.Addr {
+    const given = isListener(this.#given)
+      ? this.#given
+      : address as ServerAddress;
+    return this.#tls === null
+      ? this.#openPlain(given)
+      : this.#openTls(this.#tls, given);
   }
 
-  #openPlain(): Deno.Addr {
-    const given = this.#given;
+  #openPlain(given: ServerAddress | SocketListener | Deno.Listener): Deno.Addr {
     const listener = given instanceof SocketListener
       ? given
       : isListener(given)
@@ -652,10 +795,14 @@ export class StreamServer extends BaseServer {
     return listener.addr;
   }
 
-  #openTls(identity: TlsIdentity): Deno.Addr {
-    const given = this.#given as ServerAddress | Deno.Listener;
+  #openTls(
+    identity: TlsIdentity,
+    given: ServerAddress | SocketListener | Deno.Listener,
+  ): Deno.Addr {
     const original = getOriginal(Deno, "listen");
-    const listener = isListener(given) ? given : original(given as TcpAddress);
+    const listener = isListener(given)
+      ? given as Deno.Listener
+      : original(given as TcpAddress);
     this.#listener = listener;
     const isGenerator = isGeneratorFunction(this.#handle);
     this.accept(
@@ -735,10 +882,6 @@ function isListener(
   return typeof (value as Partial<Deno.Listener> | null)?.accept === "function";
 }
 
-function isGeneratorFunction(value: unknown): boolean {
-  return Object.prototype.toString.call(value) === "[object GeneratorFunction]";
-}
-
 /** One datagram, and where it came from. */
 interface Datagram {
   readonly data: Uint8Array;
@@ -805,6 +948,11 @@ export class DatagramServer extends BaseServer {
     options: ServerOptions = NO_OPTIONS,
   ) {
     checkAddress(address, "create datagram server", ["udp"]);
+    checkProcesses(
+      options as ServerProcessOptions,
+      { transport: "udp" },
+      "create datagram server",
+    );
     checkFunction(handle, "create datagram server", "handle");
     const hostname = numericHost(
       address.hostname ?? "0.0.0.0",
@@ -947,35 +1095,4 @@ export class DatagramServer extends BaseServer {
       this.#isFed = false;
     }
   }
-}
-
-/**
- * The address that a host stands for, as nothing is looked up.
- *
- * @param what For the message: what can't be done.
- * @param family Of which version of IP it has to be, if that matters.
- * @throws {TypeError} If it stands for none.
- */
-function numericHost(hostname: string, what: string, family?: 4 | 6): string {
-  if (hostname === "localhost") return family === 6 ? "::1" : "127.0.0.1";
-  const version = getBuiltin("node:net").isIP(hostname);
-  if (version !== 0 && version === (family ?? version)) return hostname;
-  const kind = family === undefined ? "IP" : `IPv${family}`;
-  throw new TypeError(
-    `Cannot ${what} as 'hostname' must be an ${kind} address or localhost: received ${
-      show(hostname)
-    }`,
-  );
-}
-
-/** The runtime's own class for an error that a module of Node's has thrown. */
-function runtimeError(error: Error & { code?: string }): Error {
-  const { errors } = Deno;
-  const classes: Record<string, new (message: string) => Error> = {
-    EADDRINUSE: errors.AddrInUse,
-    EADDRNOTAVAIL: errors.AddrNotAvailable,
-    EACCES: errors.PermissionDenied,
-  };
-  const own = classes[error.code ?? ""];
-  return own === undefined ? error : new own(error.message);
 }

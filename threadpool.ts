@@ -266,7 +266,10 @@ export class ThreadPool implements AsyncDisposable {
     }
     checkOptions(options, "create thread pool");
     const { isolate = "process" } = options;
-    const permissions = checkPermissions(options.permissions);
+    const permissions = checkPermissions(
+      options.permissions,
+      "create thread pool",
+    );
     if (isolate !== "process" && isolate !== "thread") {
       throw new TypeError(
         `Cannot create thread pool as 'isolate' must be "process" or "thread": received ${

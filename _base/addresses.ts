@@ -4,6 +4,7 @@
  * @module
  */
 
+import { getBuiltin } from "./builtin.ts";
 import { numberError, show } from "./checks.ts";
 
 /** Where a TCP server listens: as for `Deno.listen`. */
@@ -103,4 +104,39 @@ function checkOptionsOf(address: unknown, what: string): void {
       show(address)
     }`,
   );
+}
+
+/**
+ * The address that a host stands for, as nothing is looked up.
+ *
+ * @param what For the message: what can't be done.
+ * @param family Of which version of IP it has to be, if that matters.
+ * @throws {TypeError} If it stands for none.
+ */
+export function numericHost(
+  hostname: string,
+  what: string,
+  family?: 4 | 6,
+): string {
+  if (hostname === "localhost") return family === 6 ? "::1" : "127.0.0.1";
+  const version = getBuiltin("node:net").isIP(hostname);
+  if (version !== 0 && version === (family ?? version)) return hostname;
+  const kind = family === undefined ? "IP" : `IPv${family}`;
+  throw new TypeError(
+    `Cannot ${what} as 'hostname' must be an ${kind} address or localhost: received ${
+      show(hostname)
+    }`,
+  );
+}
+
+/** The runtime's own class for an error that a module of Node's has thrown. */
+export function runtimeError(error: Error & { code?: string }): Error {
+  const { errors } = Deno;
+  const classes: Record<string, new (message: string) => Error> = {
+    EADDRINUSE: errors.AddrInUse,
+    EADDRNOTAVAIL: errors.AddrNotAvailable,
+    EACCES: errors.PermissionDenied,
+  };
+  const own = classes[error.code ?? ""];
+  return own === undefined ? error : new own(error.message);
 }

@@ -27,3 +27,8 @@ export function isGenerator(
   const { next, throw: fail } = (result ?? {}) as Partial<Generator>;
   return typeof next === "function" && typeof fail === "function";
 }
+
+/** Whether a value is a generator function. */
+export function isGeneratorFunction(value: unknown): boolean {
+  return Object.prototype.toString.call(value) === "[object GeneratorFunction]";
+}

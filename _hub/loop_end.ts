@@ -1,7 +1,7 @@
 /**
  * The end of the event loop: when nothing is left that could end a wait of main.
  *
- * Node and Bun tell that by `beforeExit`, and Deno by `beforeunload` to a program that does not
+ * Node tells that by `beforeExit`, and Deno by `beforeunload` to a program that does not
  * wait at its top level. One that does is ended by Deno without a word. So there the library
  * looks itself, when nothing has happened for a while; see `_base/pending.ts`.
  *
@@ -177,10 +177,13 @@ interface Process {
   listeners?(name: string): { readonly name: string }[];
 }
 
-/** Listens for good to what ends the loop of Node or Bun. */
+/**
+ * Listens for good to the end of Node's loop. Bun goes on for ever when its loop is empty and a
+ * module waits at its top level, and tells nothing.
+ */
 function listenToProcess(): void {
   const process = globalThis.process as Process | undefined;
-  if (typeof process?.on !== "function") return;
+  if (typeof process?.on !== "function" || "Bun" in globalThis) return;
   process.on("beforeExit", () => {
     const isMain = process.listeners?.("exit")
       .some(({ name }) => name === "handleProcessExit");

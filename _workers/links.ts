@@ -124,7 +124,7 @@ class ThreadLink implements WorkerLink {
 const holdThread = findWorkerRef();
 
 /** A child of `node:child_process`, as far as it is used. */
-interface Child {
+export interface Child {
   readonly pid?: number;
   readonly connected: boolean;
   readonly channel?: { ref(): void; unref(): void } | null;
@@ -139,6 +139,41 @@ interface Child {
 
 interface ChildProcessModule {
   spawn(command: string, args: string[], options: object): Child;
+}
+
+/**
+ * Starts a process of this runtime, which leads a group, out of reach of Ctrl-C: it is the
+ * parent that decides when it ends.
+ *
+ * @param flags Those of the runtime, permissions included.
+ * @param program The main module, and the arguments of the program.
+ * @param env Variables that it gets beside those of this process.
+ */
+export function startProcess(
+  flags: readonly string[],
+  program: readonly string[],
+  env: Readonly<Record<string, string>> = {},
+): Child {
+  const isEnvOpen =
+    Deno.permissions.querySync({ name: "env" }).state === "granted";
+  return findChildProcess().spawn(
+    Deno.execPath(),
+    ["run", "-q", "--no-prompt", ...flags, ...program],
+    {
+      stdio: ["ignore", "inherit", "inherit", "ipc"],
+      serialization: "advanced",
+      detached: true,
+      // What may not be read can't be handed on.
+      env: isEnvOpen ? { ...Deno.env.toObject(), ...env } : env,
+    },
+  );
+}
+
+/** Ends a process at once, with those that it has started if its group can be ended. */
+export function killProcess(child: Child): void {
+  const { pid } = child;
+  if (pid === undefined) return;
+  if (!canEndGroups() || !signalGroup(pid, "SIGKILL")) child.kill("SIGKILL");
 }
 
 function findChildProcess(): ChildProcessModule {
@@ -165,7 +200,6 @@ const LAST_WORDS = 1000;
 
 class ProcessLink implements WorkerLink {
   readonly #child: Child;
-  readonly #isGroup = canEndGroups();
   readonly #events: WorkerEvents;
   readonly #atEnd = () => this.#kill();
   #isOver = false;
@@ -181,19 +215,9 @@ class ProcessLink implements WorkerLink {
   ) {
     this.#events = events;
     const main = mainModule("serveProcess", modules, Deno.pid);
-    const isEnvOpen =
-      Deno.permissions.querySync({ name: "env" }).state === "granted";
-    const child = this.#child = findChildProcess().spawn(
-      Deno.execPath(),
-      ["run", "-q", "--no-prompt", ...permissionFlags(permissions), main],
-      {
-        stdio: ["ignore", "inherit", "inherit", "ipc"],
-        serialization: "advanced",
-        // Out of reach of Ctrl-C, as it is the parent that decides.
-        detached: true,
-        // What may not be read can't be handed on.
-        ...!isEnvOpen && { env: {} },
-      },
+    const child = this.#child = startProcess(
+      permissionFlags(permissions),
+      [main],
     );
     const { promise, resolve } = Promise.withResolvers<void>();
     this.ended = promise;
@@ -265,10 +289,6 @@ class ProcessLink implements WorkerLink {
   }
 
   #kill(): void {
-    const { pid } = this.#child;
-    if (pid === undefined || this.#end !== null) return;
-    if (!this.#isGroup || !signalGroup(pid, "SIGKILL")) {
-      this.#child.kill("SIGKILL");
-    }
+    if (this.#end === null) killProcess(this.#child);
   }
 }

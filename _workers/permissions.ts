@@ -32,11 +32,19 @@ export type PermissionFlags =
 /**
  * Checks permissions, and copies them.
  *
+ * @param what For the message: what can't be done.
  * @throws {TypeError} If they are none.
  */
-export function checkPermissions(permissions: unknown): PermissionFlags {
+export function checkPermissions(
+  permissions: unknown,
+  what: string,
+): PermissionFlags {
   if (permissions === undefined || permissions === "inherit") return "inherit";
   if (permissions === "none") return "none";
+  const wrong: Wrong = (name, kind, value) =>
+    new TypeError(
+      `Cannot ${what} as '${name}' must be ${kind}: received ${show(value)}`,
+    );
   if (typeof permissions !== "object" || permissions === null) {
     throw wrong("permissions", `"inherit", "none" or an object`, permissions);
   }
@@ -45,12 +53,16 @@ export function checkPermissions(permissions: unknown): PermissionFlags {
     if (!(NAMES as readonly string[]).includes(name)) {
       throw wrong("permissions", `of ${NAMES.join(", ")}`, name);
     }
-    if (extent !== undefined) checked[name as Name] = checkExtent(name, extent);
+    if (extent === undefined) continue;
+    checked[name as Name] = checkExtent(name, extent, wrong);
   }
   return checked;
 }
 
-function checkExtent(name: string, extent: unknown): Extent {
+/** Makes the error of a value that is none. */
+type Wrong = (name: string, kind: string, value: unknown) => TypeError;
+
+function checkExtent(name: string, extent: unknown, wrong: Wrong): Extent {
   if (typeof extent === "boolean" || extent === "inherit") return extent;
   if (!Array.isArray(extent)) {
     throw wrong(
@@ -72,22 +84,19 @@ function checkExtent(name: string, extent: unknown): Extent {
   });
 }
 
-function wrong(name: string, kind: string, value: unknown): TypeError {
-  return new TypeError(
-    `Cannot create thread pool as '${name}' must be ${kind}: received ${
-      show(value)
-    }`,
-  );
-}
-
 /**
  * The flags of the runtime that give permissions, and no more than those. What is not given is
  * denied by name: a program that `node:child_process` starts as `deno run` without any such
  * flag gets `-A`. Nothing is denied of `import`, which is needed to load what is imported.
+ *
+ * @param more What is given of a permission in any case.
  */
-export function permissionFlags(permissions: PermissionFlags): string[] {
+export function permissionFlags(
+  permissions: PermissionFlags,
+  more: { readonly [name in Name]?: string } = {},
+): string[] {
   return NAMES.flatMap((name) => {
-    const flag = flagOf(name, extentOf(permissions, name));
+    const flag = flagOf(name, extentOf(permissions, name), more[name]);
     return flag ?? (name === "import" ? [] : `--deny-${name}`);
   });
 }
@@ -97,11 +106,15 @@ function extentOf(permissions: PermissionFlags, name: Name): Extent {
   return permissions === "inherit" ? "inherit" : permissions[name] ?? false;
 }
 
-function flagOf(name: Name, extent: Extent): string | null {
+function flagOf(
+  name: Name,
+  extent: Extent,
+  more: string | undefined,
+): string | null {
   if (extent === "inherit") extent = hasAll(name);
   if (extent === true) return `--allow-${name}`;
-  if (extent === false || extent.length === 0) return null;
-  return `--allow-${name}=${extent.join(",")}`;
+  const some = [...extent || [], ...more === undefined ? [] : [more]];
+  return some.length === 0 ? null : `--allow-${name}=${some.join(",")}`;
 }
 
 /**

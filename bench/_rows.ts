@@ -364,6 +364,48 @@ class Rows {
     };
   }
 
+  /** Servers that compute, on two processes that share a port, and on one. */
+  processes(): Row {
+    const row = this.clients(
+      "processes",
+      "HTTP request that computes for 1 ms, 250 clients",
+      2_500,
+      250,
+      [],
+      "http",
+    );
+    const command = [
+      ...this.#program("clients.py"),
+      "http",
+      `${row.count}`,
+      "250",
+    ];
+    const server = (count: number) => [
+      Deno.execPath(),
+      "run",
+      "-q",
+      "--unstable-net",
+      "--allow-net=127.0.0.1",
+      "--allow-run",
+      "--allow-env",
+      "bench/peers/http_processes.ts",
+      `${count}`,
+    ];
+    const peer = (name: string, count: number): Peer => ({
+      who: "ours",
+      name,
+      command,
+      server: server(count),
+    });
+    return {
+      ...row,
+      peers: [
+        peer("HttpServer, two processes", 2),
+        { ...peer("HttpServer, one process", 1), ratio: atLeast(1.8) },
+      ],
+    };
+  }
+
   /** Clients that one server has pages for. */
   fetches(...works: Works): Row {
     return { ...this.works(works), server: this.#program("pages.ts") };
@@ -564,6 +606,7 @@ class Rows {
         ],
         "http",
       ),
+      this.processes(),
       this.fetches("fetch", "fetch of a short page, 100 at once", 5_000, [
         [{
           ...OURS,

@@ -1,0 +1,421 @@
+/**
+ * The processes that serve one port, on the side of the program that has started them: they
+ * are started, replaced and ended, and no connection is accepted here.
+ *
+ * Each is started with the main module and the arguments of this program, and gets to the same
+ * server by the same way; see `member.ts` for its side.
+ *
+ * @module
+ */
+
+import type { TcpAddress } from "../_base/addresses.ts";
+import { checkOptions, numberError, show } from "../_base/checks.ts";
+import { markHandled, then } from "../_base/language.ts";
+import { getOriginal } from "../_base/properties.ts";
+import { atEnd } from "../_hub/child.ts";
+import { report } from "../_hub/main.ts";
+import {
+  type EndingSignal,
+  OwnListener,
+  SignalListener,
+} from "../_hub/signals.ts";
+import { now, startTimer, stopTimer, type Timer } from "../_hub/timers.ts";
+import { GreenletError } from "../greenlet.ts";
+import { type Child, killProcess, startProcess } from "./links.ts";
+import { isForMember, type Order, VARIABLE } from "./member.ts";
+import { type PermissionFlags, permissionFlags } from "./permissions.ts";
+
+/**
+ * Checks whether a server can have the processes that it is to have.
+ *
+ * @param address Where it is to listen; `null` for a listener.
+ * @param what For the message: what can't be done.
+ * @throws {TypeError | RangeError} If it can't have them.
+ */
+export function checkProcesses(
+  options: { readonly processes?: number },
+  address: { readonly transport?: string } | null,
+  what: string,
+): void {
+  checkOptions(options, what);
+  const { processes } = options;
+  if (processes === undefined) return;
+  if (!Number.isInteger(processes) || processes <= 0) {
+    throw numberError(what, "processes", "a positive integer", processes);
+  }
+  if (address !== null && (address.transport ?? "tcp") === "tcp") return;
+  const given = address === null
+    ? "a listener"
+    : `one of transport ${show(address.transport)}`;
+  throw new TypeError(
+    `Cannot ${what} as 'processes' needs a TCP address: received ${given}`,
+  );
+}
+
+/** How a server is served by several processes. */
+export interface FleetOptions {
+  /** How many. */
+  readonly size: number;
+  /** What they may do. */
+  readonly permissions: PermissionFlags;
+  /** After how many milliseconds one that has ended is started again, at first and at most. */
+  readonly minDelay: number;
+  readonly maxDelay: number;
+  /** For how many milliseconds one that is replaced may serve on. */
+  readonly stopTimeout: number;
+}
+
+/** For how many milliseconds one may still be there that has stopped in time. */
+const GRACE = 500;
+/** For how many more after its timeout, as it kills what is left, and answers for it. */
+const STOP_GRACE = 2000;
+
+/** The program's fleet, as its processes could not tell for which server they are. */
+let running: Fleet | null = null;
+
+/** One place, and the process that has it. */
+interface Slot {
+  member: Member | null;
+  /** After how many milliseconds the next one is started if this one ends. */
+  delay: number;
+  timer: Timer | null;
+}
+
+/** The processes of a server. */
+export class Fleet {
+  readonly #server: object;
+  readonly #options: FleetOptions;
+  readonly #slots: Slot[];
+  /** Those that have not ended. */
+  readonly #members = new Set<Member>();
+  #state: "idle" | "serving" | "closed" = "idle";
+  #reload: "none" | "under way" | "once more" = "none";
+  #address: Deno.NetAddr | null = null;
+  #flags: readonly string[] = [];
+  #hold: Disposable | null = null;
+  #signals: readonly Disposable[] = [];
+
+  /** @param server The server, for what is reported. */
+  constructor(server: object, options: FleetOptions) {
+    this.#server = server;
+    this.#options = options;
+    this.#slots = Array.from({ length: options.size }, () => ({
+      member: null,
+      delay: options.minDelay,
+      timer: null,
+    }));
+  }
+
+  /**
+   * Finds the port, and starts the processes.
+   *
+   * @param asked Where they are to listen.
+   * @param told Called with the first signal that is to end the program.
+   * @returns Where they will listen.
+   */
+  start(asked: TcpAddress, told: (signal: EndingSignal) => void): Deno.NetAddr {
+    const what = `Cannot start ${this.#server} in processes`;
+    checkCanShare(what);
+    if (running !== null) {
+      throw new GreenletError(
+        `${what} as the program has ${running.#server} already: one server of a program can have processes at a time`,
+      );
+    }
+    const listen = getOriginal(Deno, "listen");
+    const listener = listen({ ...asked, reusePort: true });
+    const address = this.#address = listener.addr;
+    this.#flags = flagsFor(this.#options.permissions, asked, address.port);
+    markHandled(this.#keepPort(listener));
+    running = this;
+    this.#state = "serving";
+    this.#signals = [
+      new SignalListener(told),
+      new OwnListener("SIGHUP", () => this.#askForReload()),
+    ];
+    try {
+      for (const slot of this.#slots) slot.member = this.#begin(slot);
+    } catch (error) {
+      this.close();
+      throw error;
+    }
+    return address;
+  }
+
+  /**
+   * Keeps the port while no process listens to it: by a connection to itself, as a listener
+   * would get a part of the connections that are for the processes.
+   */
+  async #keepPort(listener: Deno.TcpListener): Promise<void> {
+    const { hostname, port } = listener.addr;
+    try {
+      using ours = await getOriginal(Deno, "connect")({ hostname, port });
+      const { port: from } = ours.localAddr;
+      for (;;) {
+        const conn = await listener.accept();
+        if (conn.remoteAddr.port !== from) {
+          conn.close();
+          continue;
+        }
+        conn.unref();
+        if (this.#state === "closed") conn.close();
+        else this.#hold = conn;
+        return;
+      }
+    } finally {
+      listener.close();
+    }
+  }
+
+  #begin(slot: Slot): Member {
+    const { port } = this.#address!;
+    const member = new Member(this.#flags, port);
+    this.#members.add(member);
+    then(member.ready, (isReady) => {
+      if (isReady) this.#began(slot, member);
+    });
+    then(member.ended, (how) => {
+      this.#members.delete(member);
+      this.#ended(slot, member, how);
+    });
+    return member;
+  }
+
+  /** The delay is the first one again when a process has lived for the longest. */
+  #began(slot: Slot, member: Member): void {
+    const { minDelay, maxDelay } = this.#options;
+    const since = now();
+    then(member.ended, () => {
+      if (now() - since >= maxDelay) slot.delay = minDelay;
+    });
+  }
+
+  #ended(slot: Slot, member: Member, how: string): void {
+    if (slot.member !== member) return;
+    slot.member = null;
+    if (this.#state !== "serving") return;
+    const { delay } = slot;
+    slot.delay = Math.min(Math.max(2 * delay, 1), this.#options.maxDelay);
+    report(
+      this.#server,
+      new GreenletError(
+        `Process ${member.pid} of ${this.#server} ${how}: another one is started in ${delay} ms`,
+      ),
+    );
+    slot.timer = startTimer(delay, {
+      expired: () => {
+        slot.timer = null;
+        slot.member = this.#begin(slot);
+      },
+    });
+  }
+
+  #askForReload(): void {
+    if (this.#state !== "serving") return;
+    if (this.#reload !== "none") {
+      this.#reload = "once more";
+      return;
+    }
+    markHandled(this.#replaceAll());
+  }
+
+  /** Replaces the processes one by one: each serves until the next one does. */
+  async #replaceAll(): Promise<void> {
+    do {
+      this.#reload = "under way";
+      for (const slot of this.#slots) {
+        if (this.#state !== "serving") return;
+        // One that waits for its start is new anyway.
+        if (slot.member === null) continue;
+        const next = this.#begin(slot);
+        const isReady = await next.ready;
+        if (this.#state as string === "closed") return;
+        if (!isReady) {
+          report(
+            this.#server,
+            new GreenletError(
+              `Process ${next.pid} of ${this.#server} ${await next
+                .ended} before it served: those that serve are kept`,
+            ),
+          );
+          break;
+        }
+        // Another one than before, if that has ended meanwhile.
+        const before = slot.member;
+        stopTimer(slot.timer);
+        slot.timer = null;
+        slot.member = next;
+        before?.stop(this.#options.stopTimeout);
+        await before?.ended;
+      }
+    } while (this.#reload as string === "once more");
+    this.#reload = "none";
+  }
+
+  /** Has the processes accept no more, and serve what they have to its end. */
+  close(): void {
+    this.#end();
+    for (const member of this.#members) member.close();
+  }
+
+  #end(): void {
+    if (this.#state === "closed") return;
+    this.#state = "closed";
+    if (running === this) running = null;
+    this.#hold?.[Symbol.dispose]();
+    for (const listener of this.#signals) listener[Symbol.dispose]();
+    for (const slot of this.#slots) {
+      stopTimer(slot.timer);
+      slot.timer = null;
+    }
+  }
+
+  /**
+   * Stops the processes, and waits until they have ended.
+   *
+   * @param timeout For how many milliseconds they may serve what they have.
+   */
+  async stop(timeout: number): Promise<void> {
+    this.#end();
+    const members = [...this.#members];
+    for (const member of members) member.stop(timeout);
+    for (const member of members) await member.ended;
+  }
+}
+
+/**
+ * - `starting`: it does not listen yet
+ * - `serving`
+ * - `stopping`: it was told to, and is killed when the time is over
+ * - `ended`
+ */
+type State = "starting" | "serving" | "stopping" | "ended";
+
+/** One process. */
+class Member {
+  readonly #child: Child;
+  /** Whether it has begun to serve, or else has ended. */
+  readonly ready: Promise<boolean>;
+  /** How it has ended, when it has. */
+  readonly ended: Promise<string>;
+  readonly #kill = () => killProcess(this.#child);
+  #state: State = "starting";
+  #timer: Timer | null = null;
+
+  constructor(flags: readonly string[], port: number) {
+    const child = this.#child = startProcess(
+      flags,
+      [Deno.mainModule, ...Deno.args],
+      { [VARIABLE]: `${Deno.pid}:${port}` },
+    );
+    const ready = Promise.withResolvers<boolean>();
+    const ended = Promise.withResolvers<string>();
+    this.ready = ready.promise;
+    this.ended = ended.promise;
+    atEnd.add(this.#kill);
+    const over = (how: string) => {
+      this.#state = "ended";
+      atEnd.delete(this.#kill);
+      stopTimer(this.#timer);
+      ready.resolve(false);
+      ended.resolve(how);
+    };
+    child.on("message", (message: unknown) => {
+      if (!isForMember(message)) return;
+      if (message[1] === "ready") {
+        if (this.#state === "starting") this.#state = "serving";
+        ready.resolve(true);
+      } else this.#killIn(GRACE);
+    });
+    child.on("error", (error: Error) => {
+      if (child.pid === undefined) {
+        over(`could not be started: ${error.message}`);
+      }
+    });
+    child.on("exit", (code: number | null, signal: string | null) => {
+      over(
+        signal === null
+          ? `has exited with code ${code}`
+          : `was ended by ${signal}`,
+      );
+    });
+  }
+
+  get pid(): number | undefined {
+    return this.#child.pid;
+  }
+
+  #send(...order: Order): void {
+    if (!this.#child.connected) return this.#kill();
+    this.#child.send(order, (error) => {
+      if (error !== null && this.#state !== "ended") this.#kill();
+    });
+  }
+
+  /** Has it accept no more; one that does not serve yet is ended. */
+  close(): void {
+    if (this.#state === "starting") this.#kill();
+    else if (this.#state === "serving") this.#send(VARIABLE, "close", 0);
+  }
+
+  /** Has it stop, and sees to it if it does not. */
+  stop(timeout: number): void {
+    if (this.#state === "ended") return;
+    if (this.#state === "starting") return this.#kill();
+    this.#state = "stopping";
+    this.#send(VARIABLE, "stop", timeout);
+    this.#killIn(timeout + STOP_GRACE);
+  }
+
+  #killIn(ms: number): void {
+    if (this.#state === "ended") return;
+    stopTimer(this.#timer);
+    this.#timer = ms === Infinity ? null : startTimer(ms, {
+      expired: this.#kill,
+    });
+  }
+}
+
+/** The flags of a process: no permission is wider than this program's. */
+function flagsFor(
+  permissions: PermissionFlags,
+  { hostname = "0.0.0.0" }: TcpAddress,
+  port: number,
+): string[] {
+  const host = hostname.includes(":")
+    ? `[${hostname}]:${port}`
+    : `${hostname}:${port}`;
+  // What the program has in part is not told, but this part can be asked for.
+  const mayListen = permissions === "inherit" &&
+    Deno.permissions.querySync({ name: "net", host }).state === "granted";
+  const more = { env: VARIABLE, ...mayListen && { net: host } };
+  return ["--unstable-net", ...permissionFlags(permissions, more)];
+}
+
+function checkCanShare(what: string): void {
+  if (Deno.build.os === "windows") {
+    throw new GreenletError(`${what} as Windows has no port that is shared`);
+  }
+  if (Deno.build.standalone) {
+    throw new GreenletError(
+      `${what} as a compiled program can't be started by "deno run"`,
+    );
+  }
+  // Without the flag the runtime does not throw, but ends the process.
+  if (!("listenDatagram" in Deno)) {
+    throw new GreenletError(
+      `${what} as sharing a port needs the flag --unstable-net of the runtime`,
+    );
+  }
+  const needed = [
+    { name: "run", command: Deno.execPath() },
+    // The runtime reads it whenever `node:child_process` starts a process.
+    { name: "env", variable: "NODE_V8_COVERAGE" },
+  ] as const;
+  for (const permission of needed) {
+    if (Deno.permissions.querySync(permission).state === "granted") continue;
+    const { name } = permission;
+    throw new Deno.errors.NotCapable(
+      `${what} as starting them needs ${name} access: pass --allow-${name}`,
+    );
+  }
+}

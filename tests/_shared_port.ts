@@ -1,0 +1,59 @@
+/**
+ * A program whose server is on several processes; for `processes_test.ts`.
+ *
+ * ```sh
+ * deno run --unstable-net -A tests/_shared_port.ts http 2
+ * ```
+ *
+ * @module
+ */
+
+import { getHub, HttpServer, sleep, StreamServer } from "../mod.ts";
+
+const NAMES = ["read", "write", "net", "env", "run", "sys", "ffi"] as const;
+
+const [kind, count] = Deno.args;
+
+getHub().handleError = (_context, error) => {
+  console.log("error", error instanceof Error ? error.message : error);
+};
+
+const address = { hostname: "127.0.0.1", port: 0 };
+const options = {
+  processes: Number(count),
+  minDelay: 1,
+  maxDelay: 50,
+  stopTimeout: 20_000,
+};
+
+function states(): string {
+  return NAMES.map((name) => Deno.permissions.querySync({ name }).state).join();
+}
+
+const server = kind === "http"
+  ? new HttpServer(address, async (request) => {
+    const { pathname } = new URL(request.url);
+    if (pathname === "/crash") Deno.exit(3);
+    if (pathname === "/slow") {
+      console.log("slow", Deno.pid);
+      // Long enough for what ends its process to come.
+      await sleep(300);
+    }
+    return new Response(`${Deno.pid}`);
+  }, options)
+  : new StreamServer(address, async (socket) => {
+    for await (const line of socket.lines()) {
+      await socket.sendAll(`${Deno.pid} ${states()} ${line}\n`);
+    }
+  }, options);
+
+server.start();
+const { port } = server.address as Deno.NetAddr;
+console.log("started", Deno.pid, port, states());
+if (kind === "stop") {
+  await server.stop();
+  console.log("stopped", server.started, server.closed);
+} else {
+  await server.serveForever();
+  console.log("over", Deno.pid);
+}
