@@ -7,6 +7,7 @@
 import { firstPlace } from "../_base/frames.ts";
 import type { Greenlet } from "../greenlet.ts";
 import { observe } from "./observer.ts";
+import { followAwaits } from "./stacks.ts";
 
 /** How many generations are kept: a greenlet that spawns its successor may go on for days. */
 const MOST_GENERATIONS = 8;
@@ -68,13 +69,17 @@ export function spawnedAt(site: Site, greenlet: Greenlet): void {
 /** Records where greenlets are spawned, until the result is disposed of. */
 export function recordSites(): Disposable {
   sites ??= new WeakMap();
-  if (asked++ === 0) observing = observe({ made: note });
+  if (asked++ === 0) {
+    observing = observe({ made: note });
+    followAwaits(true);
+  }
   let isOver = false;
   return {
     [Symbol.dispose]() {
       if (isOver) return;
       isOver = true;
       if (--asked > 0) return;
+      followAwaits(false);
       observing![Symbol.dispose]();
       observing = null;
     },

@@ -54,6 +54,17 @@ export function placeBelow(error: unknown, door: Door): void {
 }
 
 /**
+ * Whether errors get the frames of async functions, too. Their greenlets then go on a microtask
+ * later, so that a greenlet which is woken after them may go on before them.
+ */
+export let followsAwaits = false;
+
+/** Sets {@linkcode followsAwaits}. */
+export function followAwaits(follows: boolean): void {
+  followsAwaits = follows;
+}
+
+/**
  * Rejects a wait, in the next microtask, with an error that has the frames of the async
  * functions which await it.
  *

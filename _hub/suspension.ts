@@ -35,7 +35,13 @@ import {
   type Scope,
   type Waited,
 } from "./scope.ts";
-import { isUnplaced, noteWait, placeBelow, rejectPlaced } from "./stacks.ts";
+import {
+  followsAwaits,
+  isUnplaced,
+  noteWait,
+  placeBelow,
+  rejectPlaced,
+} from "./stacks.ts";
 import {
   startTimer,
   stopTimer,
@@ -501,7 +507,7 @@ export class Suspension<T> implements Pending, Sleeper, TimerTarget {
   /** Rejects in the scope of the caller: if nothing awaits the promise, it is unhandled there. */
   #reject(): void {
     const { caller } = this;
-    if (isUnplaced(this.value)) {
+    if (followsAwaits && isUnplaced(this.value)) {
       this.#rejectPlaced(this.value);
     } else if (caller === null || current.get() === caller) {
       rejectWith(this.#resolve!, this.value);

@@ -17,6 +17,7 @@ import {
   sleep,
   spawn,
   Timeout,
+  trackSpawns,
   until,
   type Wait,
   withTimeout,
@@ -114,7 +115,8 @@ for (const [name, type, call] of CALLS) {
   const title = `${type.name} of ${name} (call ${
     CALLS.findIndex((one) => one[2] === call)
   })`;
-  Deno.test(`${title} has the frames of the user`, async () => {
+  Deno.test(`${title} has the frames of the user, with trackSpawns()`, async () => {
+    using _ = trackSpawns();
     const bodies = [
       spawn(async function asyncBody() {
         return await inAsync(call);
@@ -179,9 +181,10 @@ function quietConsole(): Disposable {
   };
 }
 
-Deno.test("LoopExit has the frames of the function of run()", async () => {
+Deno.test("LoopExit has the frames of the function of run(), with trackSpawns()", async () => {
   const { out } = await runScript(
     `
+    using _ = trackSpawns();
     await run(async function main() {
       try { await new Queue().get(); } catch (error) {
         console.log(error.stack.split("\\n    at ").slice(1).join("|"));
