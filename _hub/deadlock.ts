@@ -6,7 +6,6 @@
 
 import { Greenlet, GreenletError } from "../greenlet.ts";
 import { knownScopeOf, runDetached, runIn, ScopedGreenlet } from "./current.ts";
-import { aliveGreenlets } from "./live.ts";
 import { setMain, type TopWait } from "./loop_end.ts";
 import { main } from "./main.ts";
 import { printError } from "./print.ts";
@@ -20,9 +19,10 @@ import { describeWaits, FOREIGN, nameOf } from "./waits.ts";
  * other operation. gevent's `LoopExit`.
  *
  * It is thrown by what the function of `run` waits in, and without `run` by what a program waits
- * in at its top level. The message lists all greenlets and what each waits in; those that wait
- * for each other are marked `deadlock`. A function that catches it goes on. If nothing catches
- * it, the process ends with the exit code 1.
+ * in at its top level. The message lists all greenlets and what each waits in: as their tree, in
+ * which greenlets that wait for each other are marked `deadlock`, if the program has loaded
+ * `mod.ts` or `inspect.ts`. A function that catches it goes on. If nothing catches it, the
+ * process ends with the exit code 1.
  *
  * Deno does not tell a program that waits at its top level when the event loop is empty. The
  * library looks when nothing has happened for a while, so the error comes some tenths of a second
@@ -49,17 +49,19 @@ export class LoopExit extends GreenletError {
   }
 }
 
-/** Lists the greenlets and what each waits in. */
-let list = (): string =>
-  [main, ...aliveGreenlets().reverse()].map((greenlet) => {
-    const scope = greenlet === main
-      ? mainScope
-      : greenlet instanceof ScopedGreenlet
-      ? knownScopeOf(greenlet)
-      : null;
-    const waits = scope === null ? null : describeWaits(scope);
-    return `${nameOf(greenlet)} waits in ${waits ?? FOREIGN}`;
-  }).join("\n");
+/** Lists the greenlets and what each waits in; main alone where no module spawns any. */
+let list = (): string => lineOf(main);
+
+/** Says what a greenlet waits in. */
+export function lineOf(greenlet: Greenlet): string {
+  const scope = greenlet === main
+    ? mainScope
+    : greenlet instanceof ScopedGreenlet
+    ? knownScopeOf(greenlet)
+    : null;
+  const waits = scope === null ? null : describeWaits(scope);
+  return `${nameOf(greenlet)} waits in ${waits ?? FOREIGN}`;
+}
 
 /** Has greenlets listed by a function that knows more of them. */
 export function listGreenletsBy(better: () => string): void {

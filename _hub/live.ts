@@ -6,6 +6,8 @@
 
 import type { Greenlet } from "../greenlet.ts";
 import { getCurrent, scopeOf } from "./current.ts";
+import { lineOf, listGreenletsBy } from "./deadlock.ts";
+import { main } from "./main.ts";
 import type { Scope } from "./scope.ts";
 import { starters } from "./start_queue.ts";
 import { Suspension, type Wait } from "./suspension.ts";
@@ -95,3 +97,7 @@ export function whenAllEnded(timeout: number): Wait<boolean> {
   wait.limit(timeout).look();
   return wait.get();
 }
+
+listGreenletsBy(() =>
+  [main, ...aliveGreenlets().reverse()].map(lineOf).join("\n")
+);

@@ -7,6 +7,8 @@
  * @module
  */
 
+// So that the end of the event loop is seen by whatever waits.
+import "./deadlock.ts";
 import { showAs } from "../_base/inspecting.ts";
 import { markHandled, then } from "../_base/language.ts";
 import {
