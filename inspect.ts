@@ -99,10 +99,11 @@ export class GreenletTree {
    * that is nearly exact. Of a foreign promise nothing can be told.
    *
    * Greenlets without children that run the same function and wait in the same thing are one
-   * line, with their number. With {@linkcode trackSpawns} a line ends with where the greenlet was
-   * spawned; that of one whose spawner has ended, with where the spawner was, too. A greenlet that can't go on because greenlets wait for each
-   * other is marked `deadlock`. Lines below the 50th level are not indented further, and
-   * begin with their level. Not a switch point. gevent's `format`.
+   * line, with their number. With {@linkcode trackSpawns} a line ends with the place where the
+   * greenlet was spawned; if its spawner has ended, with the spawner's place, too. A greenlet
+   * that can't go on because greenlets wait for each other is marked `deadlock`. Lines below the
+   * 50th level are not indented further, and begin with their level. Not a switch point.
+   * gevent's `format`.
    *
    * @param options Whether to use colours.
    * @returns The text, without a newline at its end.
@@ -127,7 +128,7 @@ const DEEPEST = 50;
 /** A line that is to be written. */
 interface Line {
   readonly tree: GreenletTree;
-  /** What the greenlet does. */
+  /** The activity of the greenlet. */
   readonly state: string;
   /** Where it was spawned, if that is known. */
   readonly spawned: string;
@@ -136,9 +137,9 @@ interface Line {
   waited: Waited | null;
   /** How many equal greenlets it stands for. */
   times: number;
-  /** What stands before its text. */
+  /** The text before its own. */
   indent: string;
-  /** What stands before the indent of the lines below it. */
+  /** The text before the indent of the lines below it. */
   below: string;
 }
 
@@ -319,10 +320,15 @@ export function printRunInfoOn(signal: Deno.Signal): Disposable {
  * server, has no place; the next one of the chain is shown. In a bundle the frames of this
  * library are not told from those of the user, so the place may be one of the library.
  *
- * What was recorded is kept as long as the greenlet. While it is on, a spawn takes some
- * microseconds more. Several are independent: it is on until the last one is disposed of.
+ * While it is on, the errors of the library (`Timeout`, `Empty`, …) show the async functions
+ * that have waited, too. Finding these takes a microtask, so a greenlet that gets such an error
+ * may go on behind one that was woken after it.
  *
- * @returns What ends the recording, by `using`.
+ * A recorded place is kept as long as its greenlet. While it is on, a spawn takes some
+ * microseconds more. Several calls are independent: it is on until the last result is disposed
+ * of.
+ *
+ * @returns A `Disposable` that ends the recording.
  *
  * @example Usage
  * ```ts
