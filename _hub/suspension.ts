@@ -432,11 +432,11 @@ export class Suspension<T> implements Pending, Sleeper, TimerTarget {
   interrupt(error: unknown, final: boolean): void {
     if (!this.isPending) return;
     const how = final ? this.scope!.lastThrow : "thrown";
-    if (isUnplaced(error)) {
-      noteWait(error, this.describe());
-      // Not yet: of a promise with two reactions V8 does not find the awaiters.
-      toMark.add(this);
-    } else this.markOwnHandled();
+    const isOurs = isUnplaced(error);
+    if (isOurs) noteWait(error, this.describe());
+    // Not yet: of a promise with two reactions V8 does not find the awaiters.
+    if (isOurs && followsAwaits) toMark.add(this);
+    else this.markOwnHandled();
     // Ended before the undo, which may interrupt the same scope.
     this.settle(how, error);
     this.undo(error);
