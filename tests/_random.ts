@@ -19,9 +19,18 @@ export function random(seed: number): () => number {
   };
 }
 
-/** A test that fails when what it waits for does not come. */
-export function test(name: string, body: () => Promise<void>): void {
-  Deno.test(name, async () => {
+/**
+ * A test that fails when what it waits for does not come.
+ *
+ * @param reason Why it is skipped, if it is.
+ */
+export function test(
+  name: string,
+  body: () => Promise<void>,
+  reason: string | null = null,
+): void {
+  const title = reason === null ? name : `${name} (skipped: ${reason})`;
+  Deno.test(title, { ignore: reason !== null }, async () => {
     const { promise, reject } = Promise.withResolvers<never>();
     const late = new Error("Waits for what does not come");
     const timer = setTimeout(() => reject(late), PATIENCE);

@@ -60,6 +60,8 @@ class Calls {
   /** The promise that they wait for. */
   readonly gate = new Signal();
   owner!: Greenlet<unknown>;
+  /** The number of calls that wait: an interval and an observer make several. */
+  #waiting = 0;
 
   /** Tells of some that will be made later, and have to be called. */
   expect(...names: string[]): void {
@@ -75,6 +77,7 @@ class Calls {
     return async (...args) => {
       const callers = [getCurrent()];
       this.begun.set();
+      this.#waiting++;
       try {
         await this.gate.wait();
         await new Promise((resolve) => setTimeout(resolve, 1));
@@ -82,6 +85,8 @@ class Calls {
         told.resolve(callers.includes(this.owner) ? "the owner's" : "apart");
       } catch (error) {
         told.resolve(String(error));
+      } finally {
+        this.#waiting--;
       }
       return result?.(...args as never[]);
     };
@@ -91,6 +96,13 @@ class Calls {
   async allApart(): Promise<void> {
     for (const [name, { promise }] of this.#told) {
       assertEquals(await promise, "apart", name);
+    }
+  }
+
+  /** Waits until none of the calls waits. */
+  async allEnded(): Promise<void> {
+    while (this.#waiting > 0) {
+      await new Promise((resolve) => setTimeout(resolve, 1));
     }
   }
 }
@@ -896,39 +908,33 @@ const registrations: Record<string, Registration> = {
 
 for (const [name, it] of Object.entries(registrations)) {
   for (const when of ["was killed", "is killed then"]) {
-    Deno.test({
-      name:
-        `${name} calls its callback outside the greenlet that has registered it, when that ${when}`,
-      // The runtime sets timers of its own for what earlier tests have closed, now and then
-      // while one of these runs.
-      sanitizeOps: false,
-      fn: async () => {
-        using _ = patch({ process: { killChildren: false } });
-        using failures = new Failures();
-        using told = it.isTold ? null : new Uncaught();
-        // Not all that is registered keeps the process alive.
-        const awake = setInterval(() => {}, 1000);
-        const calls = new Calls();
-        let source: unknown;
-        calls.owner = spawn(async () => {
-          source = it.register(calls);
-          await sleep(1e9);
-        });
-        await sleep(0);
-        if (when === "was killed") {
-          await calls.owner.kill();
-          calls.gate.set();
-        }
-        await it.cause?.(source);
-        await calls.begun.wait();
+    Deno.test(`${name} calls its callback outside the greenlet that has registered it, when that ${when}`, async () => {
+      using _ = patch({ process: { killChildren: false } });
+      using failures = new Failures();
+      using told = it.isTold ? null : new Uncaught();
+      // Not all that is registered keeps the process alive.
+      const awake = setInterval(() => {}, 1000);
+      const calls = new Calls();
+      let source: unknown;
+      calls.owner = spawn(async () => {
+        source = it.register(calls);
+        await sleep(1e9);
+      });
+      await sleep(0);
+      if (when === "was killed") {
         await calls.owner.kill();
         calls.gate.set();
-        await calls.allApart();
-        await it.end?.(source);
-        clearInterval(awake);
-        assertEquals(failures.errors, []);
-        if (told) assertEquals([told.errors, told.rejections], [[], []]);
-      },
+      }
+      await it.cause?.(source);
+      await calls.begun.wait();
+      await calls.owner.kill();
+      calls.gate.set();
+      await calls.allApart();
+      await it.end?.(source);
+      await calls.allEnded();
+      clearInterval(awake);
+      assertEquals(failures.errors, []);
+      if (told) assertEquals([told.errors, told.rejections], [[], []]);
     });
   }
 }
