@@ -138,10 +138,15 @@ Deno.test("HttpServer.start() serves by processes that are started again, replac
   const load = Array.from({ length: 3 }, async () => {
     while (!isOver) {
       try {
-        assertMatch(await ask(port), /^\d+$/);
-        answered++;
+        const answer = await ask(port);
+        // Linux ends what arrives in the very moment in which a listener closes; see
+        // docs/scaling.md. Nothing else may happen: no refusal, no half of an answer.
+        if (/^\d+$/.test(answer)) answered++;
+        else if (answer !== "") failures.push(answer);
       } catch (error) {
-        failures.push(error);
+        if (!(error instanceof Deno.errors.ConnectionReset)) {
+          failures.push(error);
+        }
       }
     }
   });
@@ -154,10 +159,7 @@ Deno.test("HttpServer.start() serves by processes that are started again, replac
   await Promise.all(load);
   assertMatch(await slow, /^\d+$/);
   assert(answered > 0);
-  const refused = failures.filter((error) =>
-    error instanceof Deno.errors.ConnectionRefused
-  );
-  assertEquals(refused, []);
+  assertEquals(failures, []);
   const pid = Number(await ask(port));
   assert(replaced.includes(pid), `${pid} of ${replaced}`);
   assertEquals(program.lines("error").length, 2);
