@@ -32,9 +32,9 @@ export function then<T, A = T, B = never>(
 export function ownThen<T>(
   promise: Promise<T>,
   onFulfilled: ((value: T) => unknown) | undefined,
-  onRejected: (error: unknown) => unknown,
-): void {
-  apply(original as () => never, promise, [onFulfilled, onRejected]);
+  onRejected: ((error: unknown) => unknown) | undefined,
+): Promise<unknown> {
+  return apply(original as () => never, promise, [onFulfilled, onRejected]);
 }
 
 /** Makes it no unhandled rejection if a promise fails. */

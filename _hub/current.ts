@@ -216,6 +216,7 @@ watchRejections(
   {
     isExpected: (reason) => isExpected(reason, current.get() ?? mainScope),
     failureOfMain: (reason) => errorFor(reason, mainScope),
+    capture: () => current.capture(),
   },
   runDetached,
   (judge) => rejectedIn === null ? judge() : current.run(rejectedIn, judge),

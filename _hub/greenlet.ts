@@ -150,6 +150,12 @@ const aborts = new WeakMap<core.Greenlet, AbortController>();
  */
 let succeed: (value: unknown) => void;
 let fail: (error: unknown) => void;
+
+/** Ends the current greenlet when the promise of its body settles. */
+function follow(promise: Promise<unknown>): void {
+  then(promise, current.keep(succeed), current.keep(fail));
+}
+
 /** Begins a greenlet that was started. */
 export let begin: (greenlet: Greenlet) => void;
 /** Calls the only link of a greenlet that has ended, unless it was removed. */
@@ -644,8 +650,8 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
     if (!isThenable(outcome)) return Greenlet.#finish(this, outcome, false);
     this.#state = "following";
     const promise = Promise.resolve(outcome);
-    if (current.get() === scope) then(promise, succeed, fail);
-    else current.run(scope, () => then(promise, succeed, fail));
+    if (current.get() === scope) follow(promise);
+    else current.run(scope, follow, promise);
   }
 
   /** Ends the greenlet with an error of the body. */

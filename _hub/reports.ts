@@ -10,10 +10,9 @@
  */
 
 import { then } from "../_base/language.ts";
-import { AsyncLocalStorage } from "node:async_hooks";
 import { getProcess } from "../_base/builtin.ts";
 import { setImmediate } from "../_base/immediate.ts";
-import { runDetached } from "./current.ts";
+import { current, runDetached } from "./current.ts";
 import { report } from "./main.ts";
 import { isIdle, runSoon } from "./run_queue.ts";
 
@@ -40,7 +39,7 @@ export function reportInTurn(context: unknown, error: unknown): void {
 }
 
 function reportLater(key: object, context: unknown, error: unknown): void {
-  const inContext = AsyncLocalStorage.snapshot();
+  const inContext = current.capture();
   const tell = () => runDetached(() => report(context, error));
   untaken.set(key, () => inContext(tell));
   // A task of the hub, as the links that may take it are tasks before it.
@@ -96,7 +95,11 @@ function tellOf(key: object): void {
 
 /** Looks when the greenlets that are ready have run: a tick comes after the microtasks. */
 function lookAtTheEnd(failed: object[], turns: number): void {
-  then(Promise.resolve(), () => getProcess().nextTick(look, failed, turns));
+  const lookNow = () => look(failed, turns);
+  then(Promise.resolve(), () => {
+    const process: Partial<ReturnType<typeof getProcess>> = getProcess() ?? {};
+    (process.nextTick ?? setImmediate)(lookNow);
+  });
 }
 
 function look(failed: object[], turns: number): void {

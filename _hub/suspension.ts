@@ -10,7 +10,7 @@
 // So that the end of the event loop is seen by whatever waits.
 import "./deadlock.ts";
 import { showAs } from "../_base/inspecting.ts";
-import { markHandled, then } from "../_base/language.ts";
+import { markHandled, ownThen, then } from "../_base/language.ts";
 import {
   getCurrent as getRunning,
   Greenlet,
@@ -32,6 +32,7 @@ import {
 import {
   addPending,
   type Due,
+  mainScope,
   type Pending,
   removePending,
   type Scope,
@@ -96,6 +97,51 @@ function iterateWait(this: OwnWait): Iterator<unknown, unknown, unknown> {
   return this[WAITING].delegate(this);
 }
 
+const { carry } = current;
+const { then: plainThen } = Promise.prototype;
+
+/** The class of waits where nothing carries the scope through `await`: the waits do it. */
+class CarryingWait extends Promise<unknown> {
+  static {
+    Object.defineProperties(this.prototype, {
+      // `await` gets the `then` of a promise of another class, in the scope that awaits it.
+      then: {
+        get(this: OwnWait) {
+          const scope = currentScope();
+          return scope === mainScope ? plainThen : thenIn.bind(this, scope);
+        },
+      },
+      [Symbol.iterator]: { value: iterateWait },
+    });
+  }
+
+  static override get [Symbol.species](): PromiseConstructor {
+    return Promise;
+  }
+}
+
+/** As `then`: calls back in a scope, and the code that goes on belongs to it. */
+function thenIn(
+  this: OwnWait,
+  scope: Scope,
+  onFulfilled: unknown,
+  onRejected: unknown,
+): Promise<unknown> {
+  const inScope = (callback: unknown) =>
+    typeof callback === "function"
+      ? (value: unknown) => carry!(scope, () => callback(value))
+      : undefined;
+  const next = ownThen(this, inScope(onFulfilled), inScope(onRejected));
+  return carrying(next as OwnWait);
+}
+
+/** Makes the wait one that carries the scope, if nothing else does. */
+function carrying(wait: OwnWait): OwnWait {
+  return carry === null
+    ? wait
+    : Object.setPrototypeOf(wait, CarryingWait.prototype);
+}
+
 let resolveLast: (value: unknown) => void;
 
 function keepResolver(resolve: (value: unknown) => void): void {
@@ -127,7 +173,7 @@ function newWait(waiting: Delegable): OwnWait {
   const wait = new Promise(keepResolver) as OwnWait;
   wait[WAITING] = waiting;
   wait[Symbol.iterator] = iterateWait;
-  return wait;
+  return carrying(wait);
 }
 
 /**
@@ -144,6 +190,7 @@ export class LeanWait extends Promise<unknown> {
   constructor(waiting: Delegable) {
     super(keepResolver);
     this[WAITING] = waiting;
+    carrying(this);
   }
 
   [Symbol.iterator](): Iterator<unknown, unknown, unknown> {
@@ -340,7 +387,10 @@ export class Suspension<T> implements Pending, Sleeper, TimerTarget {
   /** Waits, even if an error is due. If `scope` is `null`, nothing interrupts the wait. */
   suspend(scope: Scope | null): Wait<T> {
     let wait: OwnWait;
-    if (scope !== null && scope.cold !== null && scope.cold.race !== null) {
+    if (
+      scope !== null && scope.cold !== null && scope.cold.race !== null &&
+      carry === null
+    ) {
       wait = new RaceWait(this as Suspension<unknown>) as unknown as OwnWait;
     } else {
       wait = this.promise = this.makeWait();

@@ -8,12 +8,12 @@
  * @module
  */
 
-import { AsyncResource } from "node:async_hooks";
 import { clearImmediate, setImmediate } from "../_base/immediate.ts";
 import { checkOptions, show } from "../_base/checks.ts";
 import { Heap } from "../_base/heap.ts";
 import { List, type Member } from "../_base/linked_list.ts";
 import { noteCleared } from "../_base/pending.ts";
+import type { CallInContext } from "./async_context.ts";
 import {
   isTurnDue,
   noteLoopTurn,
@@ -123,9 +123,13 @@ export interface QueuedWait {
  * Takes a place for one of the runtime's timers, which is started now.
  *
  * @param ms The time until it is due, in milliseconds.
+ * @param capture Gives the context for what is called later.
  */
-export function takePlace(ms: number): QueuedWait {
-  return new RuntimePlace(ms);
+export function takePlace(
+  ms: number,
+  capture: () => CallInContext,
+): QueuedWait {
+  return new RuntimePlace(ms, capture);
 }
 
 /**
@@ -141,11 +145,13 @@ class RuntimePlace implements QueuedWait, Timer {
   previous: Timer | null = null;
   next: Timer | null = null;
   readonly #deadline: number;
+  readonly #capture: () => CallInContext;
   #state: PlaceState = "empty";
   #run: (() => void) | null = null;
   #immediate: ReturnType<typeof setImmediate> | undefined;
 
-  constructor(ms: number) {
+  constructor(ms: number, capture: () => CallInContext) {
+    this.#capture = capture;
     this.#deadline = deadlineIn(ms);
     enterBucket(this.#deadline, this);
     places++;
@@ -164,7 +170,8 @@ class RuntimePlace implements QueuedWait, Timer {
       return run();
     }
     this.#state = "taken";
-    this.#run = AsyncResource.bind(run);
+    const inContext = this.#capture();
+    this.#run = () => inContext(run);
     count++;
     if (this.#deadline < armed && immediate === undefined) arm(this.#deadline);
   }

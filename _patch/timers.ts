@@ -13,7 +13,7 @@ import { argumentAt, markHandled, property, then } from "../_base/language.ts";
 import { findSymbol } from "../_base/runtime.ts";
 import { AsyncResource } from "node:async_hooks";
 import timers, { setImmediate } from "node:timers";
-import { interruptibleScope, scopeOf } from "../_hub/current.ts";
+import { current, interruptibleScope, scopeOf } from "../_hub/current.ts";
 import { isInterrupt } from "../_hub/interrupts.ts";
 import { main } from "../_hub/main.ts";
 import {
@@ -208,17 +208,21 @@ function setByHand<T>(setting: Setting<T>, callback: Callback): T {
   return timer;
 }
 
+const capture = () => current.capture();
+
 /** Makes a timer fire in order with the hub's timers that are due at the same time. */
 function inLine<T>(setting: Setting<T>): (callback: Callback) => T {
   const { ms, repeats, set, keyOf } = setting;
   if (ms === null) return set;
   if (isMovedByHand()) return (callback) => setByHand(setting, callback);
   return (callback) => {
-    let place = takePlace(ms);
+    let place = takePlace(ms, capture);
     const fire = function (this: unknown, ...args: unknown[]): void {
       place.proceed(() => {
         if (!repeats) places.delete(key);
-        else if (places.has(key)) places.set(key, place = takePlace(ms));
+        else if (places.has(key)) {
+          places.set(key, place = takePlace(ms, capture));
+        }
         Reflect.apply(callback, this, args);
       });
     };
