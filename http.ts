@@ -44,7 +44,7 @@ import {
   type TimerTarget,
 } from "./_hub/timers.ts";
 import { checkTls } from "./_hub/tls_conn.ts";
-import { getOriginal } from "./_base/properties.ts";
+import { denoFunction } from "./_base/properties.ts";
 import { setImmediate } from "./_base/immediate.ts";
 import { checkProcesses } from "./_workers/fleet.ts";
 import { Greenlet, spawn } from "./gevent.ts";
@@ -377,7 +377,7 @@ class Served {
     handler: (request: Request, info: Info) => Response | Promise<Response>,
     gaveUp: (error: unknown) => void,
   ) {
-    const serve = getOriginal(Deno, "serve") as unknown as Serve;
+    const serve = denoFunction("serve") as unknown as Serve;
     this.#server = serve({
       ...options,
       onListen() {},

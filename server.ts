@@ -53,7 +53,7 @@ import {
   TlsIdentity,
   type TlsOptions,
 } from "./_hub/tls_conn.ts";
-import { getOriginal } from "./_base/properties.ts";
+import { denoFunction } from "./_base/properties.ts";
 import { isGenerator, isGeneratorFunction } from "./_base/thenable.ts";
 import { checkpoint } from "./_hub/suspension.ts";
 import { type EndingSignal, setExitCode } from "./_hub/signals.ts";
@@ -799,7 +799,7 @@ export class StreamServer extends BaseServer {
     identity: TlsIdentity,
     given: ServerAddress | SocketListener | Deno.Listener,
   ): Deno.Addr {
-    const original = getOriginal(Deno, "listen");
+    const original = denoFunction("listen");
     const listener = isListener(given)
       ? given as Deno.Listener
       : original(given as TcpAddress);

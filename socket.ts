@@ -30,7 +30,7 @@ import { addressName } from "./_base/addresses.ts";
 import { showAs } from "./_base/inspecting.ts";
 import { checkOptions, isObject, numberError, show } from "./_base/checks.ts";
 import { bare, NO_OPTIONS, then } from "./_base/language.ts";
-import { getOriginal } from "./_base/properties.ts";
+import { denoFunction } from "./_base/properties.ts";
 import { Begun } from "./_hub/begun.ts";
 import { connectIn } from "./_hub/cancelling.ts";
 import {
@@ -955,7 +955,7 @@ export function connect(options: ConnectOptions): Wait<Socket>;
 export function connect(options: ConnectOptions): Wait<Socket> {
   checkOptions(options, "connect");
   const scope = currentScope();
-  const original = getOriginal(Deno, "connect");
+  const original = denoFunction("connect");
   return checkpoint(scope) ??
     connectIn(
       scope,
@@ -1000,7 +1000,7 @@ export function connectTls(
 ): Wait<Socket<Deno.NetAddr>> {
   checkOptions(options, "connect by TLS");
   const scope = currentScope();
-  const original = getOriginal(Deno, "connectTls");
+  const original = denoFunction("connectTls");
   return checkpoint(scope) ??
     operateLoosely(
       scope,
@@ -1046,7 +1046,7 @@ export function listen(
 export function listen(options: ListenOptions): SocketListener;
 export function listen(options: ListenOptions): SocketListener {
   checkOptions(options, "listen");
-  const original = getOriginal(Deno, "listen") as (
+  const original = denoFunction("listen") as (
     options: ListenOptions,
   ) => Deno.Listener;
   return new SocketListener(original(options));
@@ -1076,7 +1076,7 @@ export function listenTls(
   options: Deno.ListenTlsOptions & Deno.TlsCertifiedKeyPem,
 ): SocketListener<Deno.NetAddr> {
   checkOptions(options, "listen for TLS");
-  return new SocketListener(getOriginal(Deno, "listenTls")(options));
+  return new SocketListener(denoFunction("listenTls")(options));
 }
 
 function checkConn(conn: unknown): void {

@@ -24,6 +24,7 @@
 import { after } from "./_base/after.ts";
 import { allOf, NO_OPTIONS, then } from "./_base/language.ts";
 import { checkOptions, show } from "./_base/checks.ts";
+import { denoFunction } from "./_base/properties.ts";
 import { Begun } from "./_hub/begun.ts";
 import {
   atEnd,
@@ -299,6 +300,7 @@ class Program {
     args: readonly string[],
     options: RunOptions,
   ) {
+    denoFunction("Command");
     checkCommand(command);
     checkArgs(args);
     checkOptions(options, "run a command");

@@ -42,6 +42,7 @@ import {
   show,
 } from "./_base/checks.ts";
 import type { BodyResult } from "./_base/thenable.ts";
+import { denoFunction } from "./_base/properties.ts";
 import { currentScope, runDetached } from "./_hub/current.ts";
 import { noteLoopTurn } from "./_hub/run_queue.ts";
 import { operate } from "./_hub/operation.ts";
@@ -270,7 +271,8 @@ export class ThreadPool implements AsyncDisposable {
       options.permissions,
       "create thread pool",
     );
-    if (isolate !== "process" && isolate !== "thread") {
+    if (isolate === "process") denoFunction("Command");
+    else if (isolate !== "thread") {
       throw new TypeError(
         `Cannot create thread pool as 'isolate' must be "process" or "thread": received ${
           show(isolate)

@@ -7,6 +7,7 @@
 import { isObjectOrFunction } from "./checks.ts";
 import { Disposals } from "./disposals.ts";
 import { property } from "./language.ts";
+import { isInDeno } from "./runtime.ts";
 
 /** A replaced property. It has the value of the last of `layers`. */
 interface Item {
@@ -205,4 +206,18 @@ export function mimic<F extends (...args: never[]) => unknown>(
     Object.defineProperty(replacement, name, property(descriptor));
   });
   return replacement;
+}
+
+/**
+ * Returns a function of `Deno`, the original if it is patched.
+ *
+ * @throws {TypeError} If this runtime does not have it.
+ */
+export function denoFunction<N extends keyof typeof Deno>(
+  name: N,
+): (typeof Deno)[N] {
+  if (isInDeno(name)) return getOriginal(Deno, name);
+  throw new TypeError(
+    `Cannot call Deno.${name} as this runtime does not have it`,
+  );
 }

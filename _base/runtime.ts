@@ -21,6 +21,12 @@ export interface Internals {
   /** Get and set the context that `AsyncLocalStorage` is built on. */
   getAsyncContext(): Mapping;
   setAsyncContext(mapping: Mapping): void;
+  /** A value in that context. */
+  readonly AsyncVariable: new () => {
+    /** Puts a value in force, and returns the context before. */
+    enter(value: unknown): Mapping;
+    get(): unknown;
+  };
 
   /** Runs the microtasks, unless a microtask calls it. */
   runMicrotasks(): void;
@@ -77,6 +83,11 @@ export function findShared(): Record<string, unknown> & {
     string,
     unknown
   >;
+}
+
+/** Whether the runtime is Deno, and `Deno` has a property. */
+export function isInDeno(name: string): boolean {
+  return globalThis.Deno !== undefined && name in Deno;
 }
 
 const { getPromiseDetails } = findInternals();

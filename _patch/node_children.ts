@@ -15,6 +15,7 @@
  * @module
  */
 
+import { after } from "../_base/after.ts";
 import type { Disposals } from "../_base/disposals.ts";
 import { listen } from "./channels.ts";
 import {
@@ -26,7 +27,6 @@ import {
   owningScope,
 } from "./foreign.ts";
 import { GRACE, type Scope } from "../_hub/scope.ts";
-import { getOriginal } from "../_base/properties.ts";
 import { killsChildren } from "./process.ts";
 
 /** `child_process.ChildProcess`, as far as it is used here. */
@@ -35,7 +35,12 @@ interface Child extends Emitter {
   readonly spawnfile: string;
   killed: boolean;
   kill(signal: string): boolean;
-  once(event: string, listener: () => void): unknown;
+  /** Begins the child, in Node. */
+  spawn?(options: SpawnOptions): unknown;
+}
+
+interface SpawnOptions {
+  readonly detached?: boolean;
 }
 
 /** Makes each child belong to the greenlet that makes it, until the stack is disposed of. */
@@ -46,13 +51,23 @@ export function watchChildren(disposals: Disposals): void {
     const scope = owningScope();
     if (scope === null || !killsChildren()) return;
     made.set(process, new OwnedChild(process, scope, isExecuted()));
+    // Node has no message when a child begins. It calls this method.
+    if (process.spawn !== undefined) {
+      override(process, "spawn", (spawn) => (options) => {
+        const result = Reflect.apply(spawn!, process, [options]);
+        begin(process, options);
+        return result;
+      });
+    }
   });
-  listen<{ process: Child; options: { detached?: boolean } }>(
+  const begin = (process: Child, options: SpawnOptions | undefined) => {
+    if (!options?.detached) made.get(process)?.begin();
+    made.delete(process);
+  };
+  listen<{ process: Child; options: SpawnOptions }>(
     disposals,
     "tracing:child_process.spawn:start",
-    ({ process, options }) => {
-      if (!options?.detached) made.get(process)?.begin();
-    },
+    ({ process, options }) => begin(process, options),
   );
 }
 
@@ -109,16 +124,12 @@ class OwnedChild implements Ending {
     const child = this.#child;
     if (this.#hasExited) return;
     child.kill("SIGTERM");
-    const timer = getOriginal(globalThis, "setTimeout")(
-      () => {
-        // The runtime sends no second signal (2.9.6).
-        child.killed = false;
-        child.kill("SIGKILL");
-      },
-      GRACE,
-    );
-    Deno.unrefTimer(timer);
-    child.once("exit", () => getOriginal(globalThis, "clearTimeout")(timer));
+    after(GRACE, () => {
+      if (this.#hasExited) return;
+      // The runtime sends no second signal (2.9.6).
+      child.killed = false;
+      child.kill("SIGKILL");
+    });
   }
 }
 

@@ -50,14 +50,20 @@ interface Response extends Readable {
 
 /** Makes each request belong to the greenlet that makes it, until the stack is disposed of. */
 export function watchRequests(disposals: Disposals): void {
-  listen<{ request: Request }>(
-    disposals,
-    "http.client.request.created",
-    ({ request }) => {
-      const scope = owningScope();
-      if (scope !== null) new OwnedRequest(request, scope);
-    },
-  );
+  const seen = new WeakSet<Request>();
+  // Node 20 has only the second one: it tells when the program has ended the request.
+  for (const event of ["created", "start"]) {
+    listen<{ request: Request }>(
+      disposals,
+      `http.client.request.${event}`,
+      ({ request }) => {
+        if (seen.has(request)) return;
+        seen.add(request);
+        const scope = owningScope();
+        if (scope !== null) new OwnedRequest(request, scope);
+      },
+    );
+  }
 }
 
 /** The events after which a request waits for nothing any more. */
