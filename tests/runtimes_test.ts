@@ -18,6 +18,7 @@ const PROGRAMS = [
   "patch",
   "patch_waits",
   "patch_node",
+  "observe",
   "signals",
 ];
 /** Those that need nothing of a runtime but the web platform. */
