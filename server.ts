@@ -101,8 +101,9 @@ export interface ServerProcessOptions {
    * One that ends is started again, after the delays of {@linkcode ServerOptions}, and the hub
    * is told. SIGTERM and SIGINT stop the server, and set the exit code as `run` does. SIGHUP
    * replaces the processes one by one by new ones of the program as it is then; each serves
-   * until the next one does. No connection is refused by that, but the system resets one that
-   * arrives in the moment in which a listener is closed. A process ends when this one has.
+   * until the next one does, and then what it has to its end. No connection is refused by that.
+   * On Linux, with `--allow-ffi`, none is lost; else the system resets one that arrives in the
+   * moment in which a listener is closed. A process ends when this one has.
    *
    * Needs `--unstable-net`, `--allow-run`, `--allow-env`, and a TCP address. Linux spreads the connections over
    * the processes; macOS need not, and Windows can't share a port. Until a process has begun to
@@ -280,7 +281,7 @@ export abstract class BaseServer implements AsyncDisposable {
           (signal) => this.#endBy(signal),
         );
       this.#state = "started";
-      if (this.#assigned !== null) this.#serveAsMember();
+      if (this.#assigned !== null) this.#serveAsMember(this.#assigned);
       // It ends with the greenlets, as at the end of `run`.
       const life = spawn(() => this.#ended.wait());
       life.name = String(this);
@@ -297,14 +298,15 @@ export abstract class BaseServer implements AsyncDisposable {
     };
   }
 
-  #serveAsMember(): void {
+  #serveAsMember(port: number): void {
     const isolated = <T>(act: () => T) => runDetached(act);
-    serveAsMember({
-      close: () => isolated(() => void this.#closeEmpty(this.#stopTimeout)),
-      stop: (timeout = this.#stopTimeout) =>
+    serveAsMember(port, {
+      close: () =>
+        isolated(() => void this.#closeEmpty(this.#stopTimeout, EMPTY)),
+      stop: (timeout = this.#stopTimeout, isDiverted) =>
         isolated(async () => {
           const deadline = now() + timeout;
-          await this.#closeEmpty(timeout);
+          await this.#closeEmpty(timeout, isDiverted ? DIVERTED : EMPTY);
           await this.stop({ timeout: Math.max(deadline - now(), 0) });
         }),
       ended: setExitCode,
@@ -317,22 +319,26 @@ export abstract class BaseServer implements AsyncDisposable {
   }
 
   /**
-   * Closes it when nothing has come for some turns of the event loop, or its time is over. A
-   * connection that waits in the system is lost with the listener, and other processes can't
-   * take it; so it goes on to accept until then.
+   * Closes it when nothing has come for a while, or its time is over: half of a stop's, as what
+   * has come needs the other half. A connection that waits in the system is lost with the
+   * listener, and other processes can't take it; so it goes on to accept until then.
    */
-  async #closeEmpty(timeout: number): Promise<void> {
-    const end = now() + timeout;
+  async #closeEmpty(timeout: number, quiet: Quiet): Promise<void> {
+    const end = now() + Math.min(timeout / 2, LONGEST_CLOSE);
     let before = this.accepted;
     let turns = 0;
+    let since = now();
+    const isQuiet = () => turns >= quiet.turns && now() - since >= quiet.ms;
     this.prepareToClose();
-    while (this.started && turns < EMPTY_TURNS && now() < end) {
+    while (this.started && !isQuiet() && now() < end) {
       await sleep(1);
-      const isEmpty = before === this.accepted && this.pool?.full() !== true;
-      turns = isEmpty ? turns + 1 : 0;
+      turns++;
+      if (before === this.accepted && this.pool?.full() !== true) continue;
       before = this.accepted;
+      turns = 0;
+      since = now();
     }
-    this.#close(turns >= EMPTY_TURNS);
+    this.#close(isQuiet());
   }
 
   /** Asks those that are connected to come back no more, as others will serve them. */
@@ -613,8 +619,21 @@ function acceptOne<C extends Disposable>(
   });
 }
 
-/** In how many turns of the event loop nothing has come to a server that has nothing to accept. */
-const EMPTY_TURNS = 3;
+/** In how many turns of the event loop, and milliseconds, nothing has come. */
+interface Quiet {
+  readonly turns: number;
+  readonly ms: number;
+}
+
+/** Nothing was there to be accepted: for longer it may never be so, as more comes. */
+const EMPTY: Quiet = { turns: 3, ms: 0 };
+/**
+ * Nothing is on its way, where no new connection comes: neither one whose handshake is not
+ * over, nor the first request of one that was accepted.
+ */
+const DIVERTED: Quiet = { turns: 10, ms: 250 };
+/** For how many milliseconds a process that leaves accepts what comes, at most. */
+const LONGEST_CLOSE = 10_000;
 
 function poolOf(pool: unknown): Pool | null {
   if (pool === undefined || pool === Infinity) return null;

@@ -244,11 +244,19 @@ export class Fleet {
         stopTimer(slot.timer);
         slot.timer = null;
         slot.member = next;
-        before?.stop(this.#options.stopTimeout);
-        await before?.ended;
+        if (before === null) continue;
+        before.leave(this.#options.stopTimeout, this.#countListeners());
+        await before.ended;
+        next.spread();
       }
     } while (this.#reload as string === "once more");
     this.#reload = "none";
+  }
+
+  #countListeners(): number {
+    let count = 0;
+    for (const { listens } of this.#members) if (listens) count++;
+    return count;
   }
 
   /** Has the processes accept no more, and serve what they have to its end. */
@@ -354,16 +362,40 @@ class Member {
   /** Has it accept no more; one that does not serve yet is ended. */
   close(): void {
     if (this.#state === "starting") this.#kill();
-    else if (this.#state === "serving") this.#send(VARIABLE, "close", 0);
+    else if (this.#state === "serving") this.#send(VARIABLE, "close");
   }
 
   /** Has it stop, and sees to it if it does not. */
   stop(timeout: number): void {
+    this.#stop(timeout, VARIABLE, "stop", timeout);
+  }
+
+  /**
+   * Has it stop, as {@linkcode Member.stop}, when what has come to it is served.
+   *
+   * @param listeners How many have the port now. The last one that has begun gets what comes
+   * from now on.
+   */
+  leave(timeout: number, listeners: number): void {
+    this.#stop(timeout, VARIABLE, "leave", timeout, listeners);
+  }
+
+  #stop(timeout: number, ...order: Order): void {
     if (this.#state === "ended") return;
     if (this.#state === "starting") return this.#kill();
     this.#state = "stopping";
-    this.#send(VARIABLE, "stop", timeout);
+    this.#send(...order);
     this.#killIn(timeout + STOP_GRACE);
+  }
+
+  /** Has it get no more than its part of the connections, after another one has left. */
+  spread(): void {
+    if (this.#state === "serving") this.#send(VARIABLE, "spread");
+  }
+
+  /** Whether it listens to the port, as far as it has told. */
+  get listens(): boolean {
+    return this.#state === "serving" || this.#state === "stopping";
   }
 
   #killIn(ms: number): void {
