@@ -301,6 +301,7 @@ export abstract class BaseServer implements AsyncDisposable {
   #serveAsMember(port: number): void {
     const isolated = <T>(act: () => T) => runDetached(act);
     serveAsMember(port, {
+      stopTimeout: this.#stopTimeout,
       close: () =>
         isolated(() => void this.#closeEmpty(this.#stopTimeout, EMPTY)),
       stop: (timeout = this.#stopTimeout, isDiverted) =>

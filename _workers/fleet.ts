@@ -22,7 +22,7 @@ import {
 import { now, startTimer, stopTimer, type Timer } from "../_hub/timers.ts";
 import { GreenletError } from "../greenlet.ts";
 import { type Child, killProcess, startProcess } from "./links.ts";
-import { isForMember, type Order, VARIABLE } from "./member.ts";
+import { isForMember, type Order, STOP_GRACE, VARIABLE } from "./member.ts";
 import { type PermissionFlags, permissionFlags } from "./permissions.ts";
 
 /**
@@ -67,8 +67,6 @@ export interface FleetOptions {
 
 /** For how many milliseconds one may still be there that has stopped in time. */
 const GRACE = 500;
-/** For how many more after its timeout, as it kills what is left, and answers for it. */
-const STOP_GRACE = 2000;
 
 /** The program's fleet, as its processes could not tell for which server they are. */
 let running: Fleet | null = null;

@@ -8,6 +8,7 @@
 import { getProcess } from "../_base/builtin.ts";
 import { type EndingSignal, SignalListener } from "../_hub/signals.ts";
 import { divertConnections, spreadConnections } from "./diversion.ts";
+import { endWithParent } from "./watch.ts";
 
 /** The variable, which has the process id of the parent, and the port: `4711:8080`. */
 export const VARIABLE = "GEVENT_SERVER_PROCESS";
@@ -30,8 +31,16 @@ export function isForMember(message: unknown): message is Order {
   return Array.isArray(message) && message[0] === VARIABLE;
 }
 
+/**
+ * For how many milliseconds after the timeout of its stop a process may still be there, as it
+ * kills what is left, and answers for it.
+ */
+export const STOP_GRACE = 2000;
+
 /** What a process does when it is told to. */
 export interface Serving {
+  /** For how many milliseconds it serves what it has, when nothing else is said. */
+  readonly stopTimeout: number;
   /** Accepts no more. */
   close(): void;
   /**
@@ -94,5 +103,6 @@ export function serveAsMember(port: number, serving: Serving): void {
   });
   // It is the server that keeps the process alive.
   (process as { channel?: { unref(): void } }).channel?.unref();
+  endWithParent(Deno.ppid, serving.stopTimeout + STOP_GRACE);
   tell(VARIABLE, "ready");
 }

@@ -7,21 +7,13 @@
 import { GreenletError } from "../greenlet.ts";
 import { isThenable } from "../_base/thenable.ts";
 import { isPlain, packError } from "./pack.ts";
-import {
-  type Answer,
-  dataUrl,
-  NOTHING,
-  type Request,
-  takeMoved,
-} from "./messages.ts";
+import { type Answer, NOTHING, type Request, takeMoved } from "./messages.ts";
+import { endWithParent } from "./watch.ts";
 
 /** Modules that can be loaded: by their addresses, what imports each. */
 type Modules = Record<string, () => Promise<Record<string, unknown>>>;
 type Function = (...args: unknown[]) => unknown;
 type Send = (answer: Answer, moved: readonly Transferable[]) => void;
-
-/** How often a worker looks whether its parent is still there, in milliseconds. */
-const WATCH_EVERY = 250;
 
 /** Serves a pool in the process that has started this one. */
 export async function serveProcess(
@@ -42,19 +34,7 @@ export async function serveProcess(
   // Its parent has ended, or wants no more of it.
   process.on("disconnect", () => Deno.exit());
   process.send!(["ready"]);
-  watch(parent);
-}
-
-/**
- * Ends this process when its parent is gone, although it may be busy: from a thread, and by
- * a signal, as nothing else reaches a thread that computes.
- */
-function watch(parent: number): void {
-  const code = `import process from "node:process";
-    setInterval(() => {
-      if (Deno.ppid !== ${parent}) process.kill(process.pid, "SIGKILL");
-    }, ${WATCH_EVERY});`;
-  new Worker(dataUrl(code), { type: "module" });
+  endWithParent(parent, 0);
 }
 
 /** The realm of a thread. */

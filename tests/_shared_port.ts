@@ -28,7 +28,7 @@ const options = {
   processes: Number(count),
   minDelay: 1,
   maxDelay: 50,
-  stopTimeout: 20_000,
+  stopTimeout: kind === "short" ? 0 : 20_000,
   ...kind === "tls" && {
     tls: {
       cert: Deno.readTextFileSync(
@@ -56,6 +56,10 @@ const server = kind === "http"
   }, options)
   : new StreamServer(address, async (socket) => {
     for await (const line of socket.lines()) {
+      if (line === "block") {
+        console.log("blocked", Deno.pid);
+        Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0);
+      }
       await socket.sendAll(`${Deno.pid} ${states()} ${line}\n`);
     }
   }, options);
