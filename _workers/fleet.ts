@@ -21,7 +21,7 @@ import {
 } from "../_hub/signals.ts";
 import { now, startTimer, stopTimer, type Timer } from "../_hub/timers.ts";
 import { GreenletError } from "../greenlet.ts";
-import { type Child, killProcess, startProcess } from "./links.ts";
+import { type Child, howEnded, killProcess, startProcess } from "./links.ts";
 import { isForMember, type Order, STOP_GRACE, VARIABLE } from "./member.ts";
 import { type PermissionFlags, permissionFlags } from "./permissions.ts";
 
@@ -338,11 +338,7 @@ class Member {
       }
     });
     child.on("exit", (code: number | null, signal: string | null) => {
-      over(
-        signal === null
-          ? `has exited with code ${code}`
-          : `was ended by ${signal}`,
-      );
+      over(howEnded(code, signal));
     });
   }
 
