@@ -6,7 +6,7 @@
 
 import { GreenletError } from "../greenlet.ts";
 import { isThenable } from "../_base/thenable.ts";
-import { isPlain, packError } from "./pack.ts";
+import { checkForProcess, isPlain, packError } from "./pack.ts";
 import { type Answer, NOTHING, type Request, takeMoved } from "./messages.ts";
 import { endWithParent } from "./watch.ts";
 
@@ -23,10 +23,12 @@ export async function serveProcess(
   const { default: process } = await import("node:process");
   const own = new Calls(modules, (answer, moved) => {
     // What another process gets is a copy; what was to be moved is gone here all the same.
-    const value = answer[0] === "value" && !isPlain(answer[1])
-      ? ["value", structuredClone(answer[1], { transfer: [...moved] })]
-      : answer;
-    process.send!(value, (error: Error | null) => {
+    let sent: Answer = answer;
+    if (answer[0] === "value" && !isPlain(answer[1])) {
+      sent = ["value", structuredClone(answer[1], { transfer: [...moved] })];
+      checkForProcess(sent[1]);
+    }
+    process.send!(sent, (error: Error | null) => {
       if (error !== null) process.send!(["error", packError(error)]);
     });
   });
@@ -190,18 +192,30 @@ function isGenerator(
 /** How many functions are kept that came as code. */
 const MOST_COMPILED = 1000;
 
-/** Makes a function of its code, as `toString()` gives it: an expression, or a method. */
+/**
+ * Makes a function of its code, as `toString()` gives it: an expression, or a method, which an
+ * object has to be around.
+ */
 function compile(code: string): Function {
   const run = (text: string) => (0, eval)(`"use strict"; (${text})`);
+  let error: unknown;
   try {
     return run(code);
-  } catch (error) {
-    try {
-      return Object.values(run(`{ ${code} }`))[0] as Function;
-    } catch {
-      throw error;
-    }
+  } catch (thrown) {
+    error = thrown;
   }
+  let method: PropertyDescriptor;
+  try {
+    const object: object = run(`{ ${code} }`);
+    const [key] = Reflect.ownKeys(object);
+    method = Object.getOwnPropertyDescriptor(object, key!)!;
+  } catch (thrown) {
+    // Of code that was no expression, this tells more.
+    throw /^Unexpected token '\{'/.test((error as Error).message)
+      ? thrown
+      : error;
+  }
+  return method.value ?? method.get ?? method.set;
 }
 
 function unsendable(error: unknown, name: string): DOMException {
