@@ -406,7 +406,7 @@ export class ThreadPool implements AsyncDisposable {
     const worker = this.#findWorker(module);
     // One that is ready takes a copy by itself.
     if (worker?.state === "idle" && this.#start.copies) {
-      call.request = ["call", module, code, args];
+      call.request = ["call", call.id, module, code, args];
       call.moved = list;
       try {
         worker.give(call);
@@ -416,7 +416,7 @@ export class ThreadPool implements AsyncDisposable {
       return call.suspend(scope);
     }
     const [copy, moved] = copyOf(args, list, name, !this.#start.copies);
-    call.request = ["call", module, code, copy];
+    call.request = ["call", call.id, module, code, copy];
     call.moved = moved;
     if (worker !== null) worker.give(call);
     else this.#wait(call);
@@ -477,7 +477,7 @@ export class ThreadPool implements AsyncDisposable {
   readonly #freed = (worker: PoolWorker): void => {
     const call = this.#waiting.shift();
     if (call === null) worker.rest();
-    else if (worker.knows(call.request![1])) worker.give(call);
+    else if (worker.knows(call.request![2])) worker.give(call);
     else {
       this.#drop(worker);
       this.#startFor(call);
@@ -607,11 +607,16 @@ const READ_BY_LANGUAGE: ReadonlySet<string> = new Set([
   "toJSON",
 ]);
 
+/** How many calls there were. */
+let calls = 0;
+
 /** The wait for what a worker does. */
 class Call extends QueuedWait<Call, unknown> {
   readonly #interrupted: (call: Call) => void;
   readonly #owner: Scope;
   readonly name: string;
+  /** Its number, by which its answer is known. */
+  readonly id = ++calls;
   /** What is to be done, until a worker was told. */
   request: Request | null = null;
   moved: readonly Transferable[] = NOTHING;
@@ -758,10 +763,12 @@ class PoolWorker implements WorkerEvents {
     const { call } = this;
     if (this.state !== "busy" || call === null) return;
     if (answer[0] !== "value" && answer[0] !== "error") return;
+    // A function of the program's has sent it.
+    if (answer[1] !== call.id) return;
     this.state = "idle";
     this.call = call.worker = null;
-    if (answer[0] === "value") call.switch(answer[1]);
-    else call.throw(unpackError(answer[1], ERRORS));
+    if (answer[0] === "value") call.switch(answer[2]);
+    else call.throw(unpackError(answer[2], ERRORS));
     this.#freed(this);
   }
 

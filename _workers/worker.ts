@@ -24,12 +24,13 @@ export async function serveProcess(
   const own = new Calls(modules, (answer, moved) => {
     // What another process gets is a copy; what was to be moved is gone here all the same.
     let sent: Answer = answer;
-    if (answer[0] === "value" && !isPlain(answer[1])) {
-      sent = ["value", structuredClone(answer[1], { transfer: [...moved] })];
-      checkForProcess(sent[1]);
+    if (answer[0] === "value" && !isPlain(answer[2])) {
+      const [tag, id, value] = answer;
+      sent = [tag, id, structuredClone(value, { transfer: [...moved] })];
+      checkForProcess(sent[2]);
     }
     process.send!(sent, (error: Error | null) => {
-      if (error !== null) process.send!(["error", packError(error)]);
+      if (error !== null) process.send!(["error", answer[1], packError(error)]);
     });
   });
   process.on("message", (message: unknown) => own.take(message as Request));
@@ -74,6 +75,8 @@ class Calls {
   readonly #modules: Modules;
   readonly #send: Send;
   readonly #loaded = new Map<string, Record<string, unknown>>();
+  /** Which call is done now. */
+  #id = 0;
   /** Functions that came as code. */
   readonly #compiled = new Map<string, Function>();
 
@@ -85,7 +88,8 @@ class Calls {
   /** Does what was asked for, and answers: at once, where there is nothing to wait for. */
   take(request: Request): void {
     if (!Array.isArray(request) || request[0] !== "call") return;
-    const [, module, name, args] = request;
+    const [, id, module, name, args] = request;
+    this.#id = id;
     const called = module === null ? null : this.#loaded.get(module)?.[name];
     if (typeof called !== "function") {
       return void this.#prepare(module, name, args);
@@ -127,7 +131,7 @@ class Calls {
 
   #succeed(value: unknown, name: string): void {
     try {
-      this.#send(["value", value], takeMoved(value));
+      this.#send(["value", this.#id, value], takeMoved(value));
     } catch (error) {
       this.#fail(unsendable(error, name));
     }
@@ -141,7 +145,7 @@ class Calls {
       // Its properties may be getters, which may throw.
       packed = packError(unreadable(thrown));
     }
-    this.#send(["error", packed], NOTHING);
+    this.#send(["error", this.#id, packed], NOTHING);
   }
 
   async #find(module: string, name: string): Promise<Function> {

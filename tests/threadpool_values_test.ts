@@ -119,6 +119,27 @@ for (const isolate of ["process", "thread"] as const) {
   });
 }
 
+for (const isolate of ["process", "thread"] as const) {
+  Deno.test(`ThreadPool takes no message of the program's for an answer, ${isolate}`, async () => {
+    await using pool = new ThreadPool(1, { isolate });
+    const odd = async () => {
+      const { default: process } = await import("node:process");
+      const isThread = "postMessage" in globalThis;
+      const send = isThread
+        ? self.postMessage.bind(self)
+        : process.send!.bind(process);
+      const messages = [["value", "odd"], ["value", 0, "odd"], ["error", 0]];
+      for (const message of [...messages, ["ready"], "value", null]) {
+        send(message);
+      }
+      await new Promise((resolve) => setTimeout(resolve, 0));
+      return "real";
+    };
+    const answers = [pool.apply(odd), pool.apply(() => "next")];
+    assertEquals(await Promise.all(answers), ["real", "next"]);
+  });
+}
+
 Deno.test("ThreadPool.import() calls nothing when its object is printed or written as JSON", async () => {
   await using pool = new ThreadPool(1);
   const work = pool.import<Record<string, never>>("data:text/javascript,");
