@@ -61,6 +61,7 @@ import { checkDuration, now } from "./_hub/timers.ts";
 import { checkProcesses, Fleet } from "./_workers/fleet.ts";
 import { assignedPort, serveAsMember } from "./_workers/member.ts";
 import { checkPermissions } from "./_workers/permissions.ts";
+import { DIVERTED, EMPTY, type Quiet, waitForQuiet } from "./_workers/quiet.ts";
 import { Event } from "./event.ts";
 import { Greenlet, joinAll, sleep, spawn } from "./gevent.ts";
 import { GreenletError } from "./greenlet.ts";
@@ -325,21 +326,14 @@ export abstract class BaseServer implements AsyncDisposable {
    * listener, and other processes can't take it; so it goes on to accept until then.
    */
   async #closeEmpty(timeout: number, quiet: Quiet): Promise<void> {
-    const end = now() + Math.min(timeout / 2, LONGEST_CLOSE);
-    let before = this.accepted;
-    let turns = 0;
-    let since = now();
-    const isQuiet = () => turns >= quiet.turns && now() - since >= quiet.ms;
     this.prepareToClose();
-    while (this.started && !isQuiet() && now() < end) {
-      await sleep(1);
-      turns++;
-      if (before === this.accepted && this.pool?.full() !== true) continue;
-      before = this.accepted;
-      turns = 0;
-      since = now();
-    }
-    this.#close(isQuiet());
+    const isQuiet = await waitForQuiet(
+      quiet,
+      timeout / 2,
+      () => this.started,
+      () => this.pool?.full() === true ? null : this.accepted,
+    );
+    this.#close(isQuiet);
   }
 
   /** Asks those that are connected to come back no more, as others will serve them. */
@@ -619,22 +613,6 @@ function acceptOne<C extends Disposable>(
     isLeft = true;
   });
 }
-
-/** In how many turns of the event loop, and milliseconds, nothing has come. */
-interface Quiet {
-  readonly turns: number;
-  readonly ms: number;
-}
-
-/** Nothing was there to be accepted: for longer it may never be so, as more comes. */
-const EMPTY: Quiet = { turns: 3, ms: 0 };
-/**
- * Nothing is on its way, where no new connection comes: neither one whose handshake is not
- * over, nor the first request of one that was accepted.
- */
-const DIVERTED: Quiet = { turns: 10, ms: 250 };
-/** For how many milliseconds a process that leaves accepts what comes, at most. */
-const LONGEST_CLOSE = 10_000;
 
 function poolOf(pool: unknown): Pool | null {
   if (pool === undefined || pool === Infinity) return null;
