@@ -12,6 +12,7 @@
 
 // The same on x86-64 and on ARM64.
 const SOL_SOCKET = 1;
+const SO_REUSEPORT = 15;
 const SO_ACCEPTCONN = 30;
 const SO_ATTACH_REUSEPORT_CBPF = 51;
 const SO_DETACH_REUSEPORT_BPF = 68;
@@ -103,19 +104,16 @@ function findListener(
   port: number,
   { getsockopt, getsockname }: Library,
 ): number | null {
-  const listens = new Int32Array(1);
+  const value = new Int32Array(1);
   const length = new Uint32Array(1);
   const name = new DataView(new ArrayBuffer(128));
+  const has = (fd: number, option: number) => {
+    length[0] = value.byteLength;
+    return getsockopt(fd, SOL_SOCKET, option, value, length) === 0 &&
+      value[0] === 1;
+  };
   for (let fd = 3; fd < MOST_DESCRIPTORS; fd++) {
-    length[0] = listens.byteLength;
-    const isSocket = getsockopt(
-      fd,
-      SOL_SOCKET,
-      SO_ACCEPTCONN,
-      listens,
-      length,
-    ) === 0;
-    if (!isSocket || listens[0] !== 1) continue;
+    if (!has(fd, SO_ACCEPTCONN) || !has(fd, SO_REUSEPORT)) continue;
     length[0] = name.byteLength;
     // The port is at the same place in addresses of both versions.
     const isNamed = getsockname(fd, name.buffer, length) === 0;
