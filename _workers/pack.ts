@@ -44,16 +44,14 @@ export function packError(error: unknown, depth = 0): SentError {
   } as const;
   if (depth === DEEPEST) return sent;
   const { errors } = error as { errors?: unknown };
-  const links = LINKS.filter((link) => isLink(error, link));
+  const linked: Record<string, SentError> = {};
+  for (const link of LINKS) {
+    if (!isLink(error, link)) continue;
+    linked[link] = packError(Reflect.get(error, link), depth + 1);
+  }
   return {
     ...sent,
-    ...links.length > 0 && {
-      linked: Object.fromEntries(
-        links.map((
-          link,
-        ) => [link, packError(Reflect.get(error, link), depth + 1)]),
-      ),
-    },
+    linked,
     ...Array.isArray(errors) &&
       { errors: errors.map((one) => packError(one, depth + 1)) },
   };
