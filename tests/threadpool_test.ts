@@ -308,9 +308,9 @@ testEach(
       "Cannot call 'version'",
     );
     await assertRejects(
-      () => odd.hasOwnProperty!(),
+      () => odd.__defineGetter__!(),
       TypeError,
-      "Cannot call 'hasOwnProperty'",
+      "Cannot call '__defineGetter__'",
     );
     const missing = pool.import<{ f(): void }>(
       import.meta.resolve("./no_such_module.ts"),

@@ -124,10 +124,8 @@ for (const isolate of ["process", "thread"] as const) {
     await using pool = new ThreadPool(1, { isolate });
     const odd = async () => {
       const { default: process } = await import("node:process");
-      const isThread = "postMessage" in globalThis;
-      const send = isThread
-        ? self.postMessage.bind(self)
-        : process.send!.bind(process);
+      const post: typeof process.send = Reflect.get(globalThis, "postMessage");
+      const send = post ?? process.send!.bind(process);
       const messages = [["value", "odd"], ["value", 0, "odd"], ["error", 0]];
       for (const message of [...messages, ["ready"], "value", null]) {
         send(message);
