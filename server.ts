@@ -61,6 +61,7 @@ import { checkDuration, now } from "./_hub/timers.ts";
 import { checkProcesses, Fleet } from "./_workers/fleet.ts";
 import { assignedPort, serveAsMember } from "./_workers/member.ts";
 import { checkPermissions } from "./_workers/permissions.ts";
+import { DIVERTED, EMPTY, type Quiet, waitForQuiet } from "./_workers/quiet.ts";
 import { Event } from "./event.ts";
 import { Greenlet, joinAll, sleep, spawn } from "./gevent.ts";
 import { GreenletError } from "./greenlet.ts";
@@ -101,8 +102,9 @@ export interface ServerProcessOptions {
    * One that ends is started again, after the delays of {@linkcode ServerOptions}, and the hub
    * is told. SIGTERM and SIGINT stop the server, and set the exit code as `run` does. SIGHUP
    * replaces the processes one by one by new ones of the program as it is then; each serves
-   * until the next one does. No connection is refused by that, but the system resets one that
-   * arrives in the moment in which a listener is closed. A process ends when this one has.
+   * until the next one does, and then what it has to its end. No connection is refused by that.
+   * On Linux, with `--allow-ffi`, none is lost; else the system resets one that arrives in the
+   * moment in which a listener is closed. A process ends when this one has.
    *
    * Needs `--unstable-net`, `--allow-run`, `--allow-env`, and a TCP address. Linux spreads the connections over
    * the processes; macOS need not, and Windows can't share a port. Until a process has begun to
@@ -280,7 +282,7 @@ export abstract class BaseServer implements AsyncDisposable {
           (signal) => this.#endBy(signal),
         );
       this.#state = "started";
-      if (this.#assigned !== null) this.#serveAsMember();
+      if (this.#assigned !== null) this.#serveAsMember(this.#assigned);
       // It ends with the greenlets, as at the end of `run`.
       const life = spawn(() => this.#ended.wait());
       life.name = String(this);
@@ -297,14 +299,16 @@ export abstract class BaseServer implements AsyncDisposable {
     };
   }
 
-  #serveAsMember(): void {
+  #serveAsMember(port: number): void {
     const isolated = <T>(act: () => T) => runDetached(act);
-    serveAsMember({
-      close: () => isolated(() => void this.#closeEmpty(this.#stopTimeout)),
-      stop: (timeout = this.#stopTimeout) =>
+    serveAsMember(port, {
+      stopTimeout: this.#stopTimeout,
+      close: () =>
+        isolated(() => void this.#closeEmpty(this.#stopTimeout, EMPTY)),
+      stop: (timeout = this.#stopTimeout, isDiverted) =>
         isolated(async () => {
           const deadline = now() + timeout;
-          await this.#closeEmpty(timeout);
+          await this.#closeEmpty(timeout, isDiverted ? DIVERTED : EMPTY);
           await this.stop({ timeout: Math.max(deadline - now(), 0) });
         }),
       ended: setExitCode,
@@ -317,22 +321,19 @@ export abstract class BaseServer implements AsyncDisposable {
   }
 
   /**
-   * Closes it when nothing has come for some turns of the event loop, or its time is over. A
-   * connection that waits in the system is lost with the listener, and other processes can't
-   * take it; so it goes on to accept until then.
+   * Closes it when nothing has come for a while, or its time is over: half of a stop's, as what
+   * has come needs the other half. A connection that waits in the system is lost with the
+   * listener, and other processes can't take it; so it goes on to accept until then.
    */
-  async #closeEmpty(timeout: number): Promise<void> {
-    const end = now() + timeout;
-    let before = this.accepted;
-    let turns = 0;
+  async #closeEmpty(timeout: number, quiet: Quiet): Promise<void> {
     this.prepareToClose();
-    while (this.started && turns < EMPTY_TURNS && now() < end) {
-      await sleep(1);
-      const isEmpty = before === this.accepted && this.pool?.full() !== true;
-      turns = isEmpty ? turns + 1 : 0;
-      before = this.accepted;
-    }
-    this.#close(turns >= EMPTY_TURNS);
+    const isQuiet = await waitForQuiet(
+      quiet,
+      timeout / 2,
+      () => this.started,
+      () => this.pool?.full() === true ? null : this.accepted,
+    );
+    this.#close(isQuiet);
   }
 
   /** Asks those that are connected to come back no more, as others will serve them. */
@@ -612,9 +613,6 @@ function acceptOne<C extends Disposable>(
     isLeft = true;
   });
 }
-
-/** In how many turns of the event loop nothing has come to a server that has nothing to accept. */
-const EMPTY_TURNS = 3;
 
 function poolOf(pool: unknown): Pool | null {
   if (pool === undefined || pool === Infinity) return null;

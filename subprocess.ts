@@ -35,6 +35,7 @@ import {
   signalChild,
   statusOf,
   unrefChild,
+  whenEnded,
 } from "./_hub/child.ts";
 import { currentScope, runDetached } from "./_hub/current.ts";
 import type { Scope } from "./_hub/scope.ts";
@@ -510,7 +511,11 @@ class RunningProgram {
     atEnd.delete(this.#exit);
     const { grace } = this.#program;
     runDetached(() =>
-      endChild(this.#child, { grace, group: this.#isGroup, holds: false })
+      endChild(
+        this.#child,
+        { grace, group: this.#isGroup, holds: false },
+        (call) => whenEnded(this.#child, call),
+      )
     );
   }
 

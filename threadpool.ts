@@ -64,7 +64,7 @@ import {
   type Request,
   takeMoved,
 } from "./_workers/messages.ts";
-import { isPlain } from "./_workers/pack.ts";
+import { checkForProcess, isPlain } from "./_workers/pack.ts";
 import { checkPermissions } from "./_workers/permissions.ts";
 import { type ErrorClasses, unpackError } from "./_workers/unpack.ts";
 import type { JoinOptions } from "./gevent.ts";
@@ -190,7 +190,8 @@ export function transfer<T extends object>(
  *
  * A worker starts when there is a call for it, and stays. Arguments and results are copied as
  * by `structuredClone`, at the call; {@linkcode transfer} moves them. Into another process go
- * the values of the language only, and no `SharedArrayBuffer`, no `Blob`.
+ * the values of the language only: what else there is, such as a `Blob` or a
+ * `SharedArrayBuffer`, is refused.
  *
  * **An interrupt** of a call that waits for a worker takes it back: it has done nothing. One
  * of a call that runs ends the worker, with all processes that this has started, and the next
@@ -331,8 +332,9 @@ export class ThreadPool implements AsyncDisposable {
       this.#call(module, name, name, args);
     return new Proxy(Object.create(null), {
       get(_target, name) {
-        // With a `then` it would be taken for a promise.
-        if (typeof name !== "string" || name === "then") return undefined;
+        if (typeof name !== "string" || READ_BY_LANGUAGE.has(name)) {
+          return undefined;
+        }
         let found = functions.get(name);
         if (found === undefined) {
           found = { [name]: (...args: unknown[]) => call(name, args) }[name];
@@ -404,7 +406,7 @@ export class ThreadPool implements AsyncDisposable {
     const worker = this.#findWorker(module);
     // One that is ready takes a copy by itself.
     if (worker?.state === "idle" && this.#start.copies) {
-      call.request = ["call", module, code, args];
+      call.request = ["call", call.id, module, code, args];
       call.moved = list;
       try {
         worker.give(call);
@@ -413,8 +415,8 @@ export class ThreadPool implements AsyncDisposable {
       }
       return call.suspend(scope);
     }
-    const [copy, moved] = copyOf(args, list, name);
-    call.request = ["call", module, code, copy];
+    const [copy, moved] = copyOf(args, list, name, !this.#start.copies);
+    call.request = ["call", call.id, module, code, copy];
     call.moved = moved;
     if (worker !== null) worker.give(call);
     else this.#wait(call);
@@ -475,7 +477,7 @@ export class ThreadPool implements AsyncDisposable {
   readonly #freed = (worker: PoolWorker): void => {
     const call = this.#waiting.shift();
     if (call === null) worker.rest();
-    else if (worker.knows(call.request![1])) worker.give(call);
+    else if (worker.knows(call.request![2])) worker.give(call);
     else {
       this.#drop(worker);
       this.#startFor(call);
@@ -594,11 +596,27 @@ export class ThreadPool implements AsyncDisposable {
   }
 }
 
+/**
+ * Properties that the language reads by itself: an object with a `then` would be taken for a
+ * promise, and to print it or to write it as JSON would call the others.
+ */
+const READ_BY_LANGUAGE: ReadonlySet<string> = new Set([
+  "then",
+  "toString",
+  "valueOf",
+  "toJSON",
+]);
+
+/** How many calls there were. */
+let calls = 0;
+
 /** The wait for what a worker does. */
 class Call extends QueuedWait<Call, unknown> {
   readonly #interrupted: (call: Call) => void;
   readonly #owner: Scope;
   readonly name: string;
+  /** Its number, by which its answer is known. */
+  readonly id = ++calls;
   /** What is to be done, until a worker was told. */
   request: Request | null = null;
   moved: readonly Transferable[] = NOTHING;
@@ -745,10 +763,12 @@ class PoolWorker implements WorkerEvents {
     const { call } = this;
     if (this.state !== "busy" || call === null) return;
     if (answer[0] !== "value" && answer[0] !== "error") return;
+    // A function of the program's has sent it.
+    if (answer[1] !== call.id) return;
     this.state = "idle";
     this.call = call.worker = null;
-    if (answer[0] === "value") call.switch(answer[1]);
-    else call.throw(unpackError(answer[1], ERRORS));
+    if (answer[0] === "value") call.switch(answer[2]);
+    else call.throw(unpackError(answer[2], ERRORS));
     this.#freed(this);
   }
 
@@ -782,13 +802,13 @@ function copyOf(
   args: readonly unknown[],
   list: readonly Transferable[],
   name: string,
+  isForProcess: boolean,
 ): [args: readonly unknown[], moved: readonly Transferable[]] {
   if (args.every(isPlain)) return [args, NOTHING];
   try {
-    return structuredClone([args, list], { transfer: [...list] }) as [
-      unknown[],
-      Transferable[],
-    ];
+    const copy = structuredClone([args, list], { transfer: [...list] });
+    if (isForProcess) checkForProcess(copy[0]);
+    return copy as [unknown[], Transferable[]];
   } catch (error) {
     throw uncloneable(error, name);
   }

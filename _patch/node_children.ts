@@ -15,7 +15,6 @@
  * @module
  */
 
-import { after } from "../_base/after.ts";
 import type { Disposals } from "../_base/disposals.ts";
 import { listen } from "./channels.ts";
 import {
@@ -26,6 +25,7 @@ import {
   override,
   owningScope,
 } from "./foreign.ts";
+import { endChild } from "../_hub/child.ts";
 import { GRACE, type Scope } from "../_hub/scope.ts";
 import { killsChildren } from "./process.ts";
 
@@ -33,6 +33,7 @@ import { killsChildren } from "./process.ts";
 interface Child extends Emitter {
   /** The program. */
   readonly spawnfile: string;
+  readonly pid?: number;
   killed: boolean;
   kill(signal: string): boolean;
   /** Begins the child, in Node. */
@@ -123,13 +124,17 @@ class OwnedChild implements Ending {
   #kill(): void {
     const child = this.#child;
     if (this.#hasExited) return;
-    child.kill("SIGTERM");
-    after(GRACE, () => {
+    const kill = (signal: Deno.Signal) => {
       if (this.#hasExited) return;
       // The runtime sends no second signal (2.9.6).
       child.killed = false;
-      child.kill("SIGKILL");
-    });
+      child.kill(signal);
+    };
+    endChild(
+      { pid: child.pid!, kill },
+      { grace: GRACE, group: false, holds: true },
+      (call) => void child.on("exit", call),
+    );
   }
 }
 

@@ -21,8 +21,8 @@ import {
 } from "../_hub/signals.ts";
 import { now, startTimer, stopTimer, type Timer } from "../_hub/timers.ts";
 import { GreenletError } from "../greenlet.ts";
-import { type Child, killProcess, startProcess } from "./links.ts";
-import { isForMember, type Order, VARIABLE } from "./member.ts";
+import { type Child, howEnded, killProcess, startProcess } from "./links.ts";
+import { isForMember, type Order, STOP_GRACE, VARIABLE } from "./member.ts";
 import { type PermissionFlags, permissionFlags } from "./permissions.ts";
 
 /**
@@ -67,8 +67,6 @@ export interface FleetOptions {
 
 /** For how many milliseconds one may still be there that has stopped in time. */
 const GRACE = 500;
-/** For how many more after its timeout, as it kills what is left, and answers for it. */
-const STOP_GRACE = 2000;
 
 /** The program's fleet, as its processes could not tell for which server they are. */
 let running: Fleet | null = null;
@@ -244,11 +242,19 @@ export class Fleet {
         stopTimer(slot.timer);
         slot.timer = null;
         slot.member = next;
-        before?.stop(this.#options.stopTimeout);
-        await before?.ended;
+        if (before === null) continue;
+        before.leave(this.#options.stopTimeout, this.#countListeners());
+        await before.ended;
+        next.spread();
       }
     } while (this.#reload as string === "once more");
     this.#reload = "none";
+  }
+
+  #countListeners(): number {
+    let count = 0;
+    for (const { listens } of this.#members) if (listens) count++;
+    return count;
   }
 
   /** Has the processes accept no more, and serve what they have to its end. */
@@ -332,11 +338,7 @@ class Member {
       }
     });
     child.on("exit", (code: number | null, signal: string | null) => {
-      over(
-        signal === null
-          ? `has exited with code ${code}`
-          : `was ended by ${signal}`,
-      );
+      over(howEnded(code, signal));
     });
   }
 
@@ -354,16 +356,40 @@ class Member {
   /** Has it accept no more; one that does not serve yet is ended. */
   close(): void {
     if (this.#state === "starting") this.#kill();
-    else if (this.#state === "serving") this.#send(VARIABLE, "close", 0);
+    else if (this.#state === "serving") this.#send(VARIABLE, "close");
   }
 
   /** Has it stop, and sees to it if it does not. */
   stop(timeout: number): void {
+    this.#stop(timeout, VARIABLE, "stop", timeout);
+  }
+
+  /**
+   * Has it stop, as {@linkcode Member.stop}, when what has come to it is served.
+   *
+   * @param listeners How many have the port now. The last one that has begun gets what comes
+   * from now on.
+   */
+  leave(timeout: number, listeners: number): void {
+    this.#stop(timeout, VARIABLE, "leave", timeout, listeners);
+  }
+
+  #stop(timeout: number, ...order: Order): void {
     if (this.#state === "ended") return;
     if (this.#state === "starting") return this.#kill();
     this.#state = "stopping";
-    this.#send(VARIABLE, "stop", timeout);
+    this.#send(...order);
     this.#killIn(timeout + STOP_GRACE);
+  }
+
+  /** Has it get no more than its part of the connections, after another one has left. */
+  spread(): void {
+    if (this.#state === "serving") this.#send(VARIABLE, "spread");
+  }
+
+  /** Whether it listens to the port, as far as it has told. */
+  get listens(): boolean {
+    return this.#state === "serving" || this.#state === "stopping";
   }
 
   #killIn(ms: number): void {

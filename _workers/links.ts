@@ -169,6 +169,18 @@ export function startProcess(
   );
 }
 
+/** By which signals the engine ends a process whose memory is used up. */
+const OUT_OF_MEMORY = ["SIGTRAP", "SIGILL", "SIGABRT"];
+
+/** Tells how a process has ended, as what it has done. */
+export function howEnded(code: number | null, signal: string | null): string {
+  if (signal === null) return `has exited with code ${code}`;
+  const isEngine = OUT_OF_MEMORY.includes(signal);
+  return `was ended by ${signal}${
+    isEngine ? ", as when it runs out of memory" : ""
+  }`;
+}
+
 /** Ends a process at once, with those that it has started if its group can be ended. */
 export function killProcess(child: Child): void {
   const { pid } = child;
@@ -240,9 +252,7 @@ class ProcessLink implements WorkerLink {
     });
     child.on("exit", (code: number | null, signal: string | null) => {
       over();
-      this.#end = signal === null
-        ? `has exited with code ${code}`
-        : `was ended by ${signal}`;
+      this.#end = howEnded(code, signal);
       if (this.#isDisconnected) return this.#die(this.#end);
       after(LAST_WORDS, () => this.#die(this.#end!));
     });

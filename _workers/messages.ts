@@ -9,6 +9,8 @@ import type { SentError } from "./pack.ts";
 /** What a worker is to do. */
 export type Request = readonly [
   tag: "call",
+  /** Which call of this worker, as its answer has to say. */
+  id: number,
   module: string | null,
   /** The name of the function, or its code. */
   name: string,
@@ -18,8 +20,8 @@ export type Request = readonly [
 /** What a worker tells. */
 export type Answer =
   | readonly [tag: "ready"]
-  | readonly [tag: "value", value: unknown]
-  | readonly [tag: "error", error: SentError]
+  | readonly [tag: "value", id: number, value: unknown]
+  | readonly [tag: "error", id: number, error: SentError]
   /** It ends itself, of which a thread tells nothing else. */
   | readonly [tag: "exit", code: number];
 

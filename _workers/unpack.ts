@@ -27,8 +27,8 @@ export function unpackError(sent: SentError, others: ErrorClasses): unknown {
   if (error.name !== name) define(error, "name", name);
   if (error.message !== message) define(error, "message", message);
   if (stack !== undefined) define(error, "stack", stack);
-  if (sent.cause !== undefined) {
-    define(error, "cause", unpackError(sent.cause, others));
+  for (const [link, linked] of Object.entries(sent.linked ?? {})) {
+    define(error, link, unpackError(linked, others));
   }
   if (sent.errors !== undefined) {
     const errors = sent.errors.map((one) => unpackError(one, others));

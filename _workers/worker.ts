@@ -6,22 +6,14 @@
 
 import { GreenletError } from "../greenlet.ts";
 import { isThenable } from "../_base/thenable.ts";
-import { isPlain, packError } from "./pack.ts";
-import {
-  type Answer,
-  dataUrl,
-  NOTHING,
-  type Request,
-  takeMoved,
-} from "./messages.ts";
+import { checkForProcess, isPlain, packError } from "./pack.ts";
+import { type Answer, NOTHING, type Request, takeMoved } from "./messages.ts";
+import { endWithParent } from "./watch.ts";
 
 /** Modules that can be loaded: by their addresses, what imports each. */
 type Modules = Record<string, () => Promise<Record<string, unknown>>>;
 type Function = (...args: unknown[]) => unknown;
 type Send = (answer: Answer, moved: readonly Transferable[]) => void;
-
-/** How often a worker looks whether its parent is still there, in milliseconds. */
-const WATCH_EVERY = 250;
 
 /** Serves a pool in the process that has started this one. */
 export async function serveProcess(
@@ -31,30 +23,21 @@ export async function serveProcess(
   const { default: process } = await import("node:process");
   const own = new Calls(modules, (answer, moved) => {
     // What another process gets is a copy; what was to be moved is gone here all the same.
-    const value = answer[0] === "value" && !isPlain(answer[1])
-      ? ["value", structuredClone(answer[1], { transfer: [...moved] })]
-      : answer;
-    process.send!(value, (error: Error | null) => {
-      if (error !== null) process.send!(["error", packError(error)]);
+    let sent: Answer = answer;
+    if (answer[0] === "value" && !isPlain(answer[2])) {
+      const [tag, id, value] = answer;
+      sent = [tag, id, structuredClone(value, { transfer: [...moved] })];
+      checkForProcess(sent[2]);
+    }
+    process.send!(sent, (error: Error | null) => {
+      if (error !== null) process.send!(["error", answer[1], packError(error)]);
     });
   });
   process.on("message", (message: unknown) => own.take(message as Request));
   // Its parent has ended, or wants no more of it.
   process.on("disconnect", () => Deno.exit());
   process.send!(["ready"]);
-  watch(parent);
-}
-
-/**
- * Ends this process when its parent is gone, although it may be busy: from a thread, and by
- * a signal, as nothing else reaches a thread that computes.
- */
-function watch(parent: number): void {
-  const code = `import process from "node:process";
-    setInterval(() => {
-      if (Deno.ppid !== ${parent}) process.kill(process.pid, "SIGKILL");
-    }, ${WATCH_EVERY});`;
-  new Worker(dataUrl(code), { type: "module" });
+  endWithParent(parent, 0);
 }
 
 /** The realm of a thread. */
@@ -92,6 +75,8 @@ class Calls {
   readonly #modules: Modules;
   readonly #send: Send;
   readonly #loaded = new Map<string, Record<string, unknown>>();
+  /** Which call is done now. */
+  #id = 0;
   /** Functions that came as code. */
   readonly #compiled = new Map<string, Function>();
 
@@ -103,7 +88,8 @@ class Calls {
   /** Does what was asked for, and answers: at once, where there is nothing to wait for. */
   take(request: Request): void {
     if (!Array.isArray(request) || request[0] !== "call") return;
-    const [, module, name, args] = request;
+    const [, id, module, name, args] = request;
+    this.#id = id;
     const called = module === null ? null : this.#loaded.get(module)?.[name];
     if (typeof called !== "function") {
       return void this.#prepare(module, name, args);
@@ -145,7 +131,7 @@ class Calls {
 
   #succeed(value: unknown, name: string): void {
     try {
-      this.#send(["value", value], takeMoved(value));
+      this.#send(["value", this.#id, value], takeMoved(value));
     } catch (error) {
       this.#fail(unsendable(error, name));
     }
@@ -159,7 +145,7 @@ class Calls {
       // Its properties may be getters, which may throw.
       packed = packError(unreadable(thrown));
     }
-    this.#send(["error", packed], NOTHING);
+    this.#send(["error", this.#id, packed], NOTHING);
   }
 
   async #find(module: string, name: string): Promise<Function> {
@@ -210,18 +196,30 @@ function isGenerator(
 /** How many functions are kept that came as code. */
 const MOST_COMPILED = 1000;
 
-/** Makes a function of its code, as `toString()` gives it: an expression, or a method. */
+/**
+ * Makes a function of its code, as `toString()` gives it: an expression, or a method, which an
+ * object has to be around.
+ */
 function compile(code: string): Function {
   const run = (text: string) => (0, eval)(`"use strict"; (${text})`);
+  let error: unknown;
   try {
     return run(code);
-  } catch (error) {
-    try {
-      return Object.values(run(`{ ${code} }`))[0] as Function;
-    } catch {
-      throw error;
-    }
+  } catch (thrown) {
+    error = thrown;
   }
+  let method: PropertyDescriptor;
+  try {
+    const object: object = run(`{ ${code} }`);
+    const [key] = Reflect.ownKeys(object);
+    method = Object.getOwnPropertyDescriptor(object, key!)!;
+  } catch (thrown) {
+    // Of code that was no expression, this tells more.
+    throw /^Unexpected token '\{'/.test((error as Error).message)
+      ? thrown
+      : error;
+  }
+  return method.value ?? method.get ?? method.set;
 }
 
 function unsendable(error: unknown, name: string): DOMException {
