@@ -333,8 +333,8 @@ export function parseOutput(
 }
 
 /**
- * Runs the suite: checks the types of the tests, of the library and of the examples in its
- * documentation, and runs the test files.
+ * Runs the suite: checks the types of every file and of the examples in the documentation,
+ * or of the test files that are given, and runs the test files.
  *
  * @returns The sum of the outcomes.
  */
@@ -353,8 +353,10 @@ export async function runSuite(options: SuiteOptions = {}): Promise<Outcome> {
   };
 
   const checkTypes = async (): Promise<void> => {
-    const docs = files.length > 0 ? [] : documented();
-    const args = ["check", "-q", "--doc", ...importMap, ...paths, ...docs];
+    // As `deno task check` does: after that, nothing is left to be checked.
+    const pages = documented().filter((path) => path.endsWith(".md"));
+    const all = files.length > 0 ? files : [".", ...pages];
+    const args = ["check", "-q", "--doc", ...importMap, ...all];
     const { text, code } = await runDeno(args);
     if (code === 0) return;
     total.failed++;
