@@ -41,7 +41,7 @@ import {
   type Transport,
   unix,
 } from "./patch/socket_suite.ts";
-import { inParallel, runToEnd } from "./_processes.ts";
+import { runToEnds } from "./_processes.ts";
 import { Interrupts, turns, when } from "./_waits.ts";
 
 const transports: Record<string, Transport> = { tcp, unix, tls };
@@ -1204,15 +1204,14 @@ const endings: Record<string, [string, boolean]> = {
 
 Deno.test("A Socket keeps the process alive as long as something waits, and no longer", async (t) => {
   const cases = Object.entries(endings);
-  const results = await inParallel(
-    cases,
-    ([_what, [body]]) => runToEnd(PAIR + body),
-  );
+  const results = await runToEnds({
+    before: PAIR,
+    statements: cases.map(([_what, [body]]) => body),
+    cleanUp: "for (const each of [socket, peer, listener]) each.close();",
+  });
   for (const [i, [what, [_body, ends]]] of cases.entries()) {
     await t.step(`${ends ? "It ends" : "It lives on"}: ${what}`, () => {
-      const { out, err, code, livesOn } = results[i]!;
-      assertEquals([err, out, code], ["", [], 0]);
-      assertEquals(livesOn, !ends);
+      assertEquals(results[i], { out: [], livesOn: !ends });
     });
   }
 });
