@@ -5,7 +5,7 @@
  * open file descriptors and children, send signals, and look at what a process holds
  * when it ends, so the files would see each other.
  *
- * Small files run one after the other in one process, as one module that imports them:
+ * Most files run one after the other with others in one process, as one module that imports them:
  * `deno test` takes 0.5 s of processor time for each module that it is given, most of it
  * for an array of 80 MB that benchmarks would use, and loading the library takes 0.2 s.
  *
@@ -50,8 +50,7 @@ const JOBS = navigator.hardwareConcurrency + 1;
 /**
  * The files that share a process. Only files that change nothing when they are imported may
  * be here: those that put the clock of the tests in place are with their like, and the ones
- * that put other things in the place of the runtime's run by themselves. Nor does a file
- * gain from it that takes many seconds, which are better spent beside others.
+ * that put other things in the place of the runtime's run by themselves.
  */
 export const GROUPS: readonly (readonly string[])[] = [
   // In each test of these files time jumps: `Clock.inEachTest()` is for a whole module.
@@ -60,6 +59,7 @@ export const GROUPS: readonly (readonly string[])[] = [
     "tests/gevent_test.ts",
     "tests/hub/fairness_test.ts",
     "tests/hub/gather_test.ts",
+    "tests/hub/interrupt_test.ts",
     "tests/hub_test.ts",
     "tests/local_test.ts",
     "tests/lock_test.ts",
@@ -129,21 +129,48 @@ export const GROUPS: readonly (readonly string[])[] = [
     "tests/patch/packages_redis_test.ts",
     "tests/patch/packages_sleep_test.ts",
   ],
+  [
+    "tests/auto_test.ts",
+    "tests/docs_test.ts",
+    "tests/hub/errors_test.ts",
+    "tests/hub/main_errors_test.ts",
+    "tests/hub/unhandled_test.ts",
+  ],
+  // These wait for their processes most of the time.
+  [
+    "tests/hub/loop_exit_test.ts",
+    "tests/run_info_signal_test.ts",
+    "tests/run_signals_test.ts",
+    "tests/run_test.ts",
+  ],
+  [
+    "tests/hub/outlives_test.ts",
+    "tests/hub/process_end_test.ts",
+    "tests/signal_test.ts",
+    "tests/symptoms_test.ts",
+  ],
+  [
+    "tests/monitor_test.ts",
+    "tests/processes_test.ts",
+    "tests/subprocess_test.ts",
+  ],
+  [
+    "tests/patch/datagrams_test.ts",
+    "tests/patch/fs_test.ts",
+    "tests/patch/process_test.ts",
+    "tests/patch/streams_test.ts",
+    "tests/patch/waits_in_test.ts",
+  ],
+  ["tests/http_test.ts", "tests/server_test.ts", "tests/socket_test.ts"],
+  ["tests/patch/net_test.ts", "tests/patch/tls_test.ts"],
+  ["tests/patch/polluted_test.ts", "tests/patch/stdin_test.ts"],
 ];
 
-/** Files that take long for their size, as they wait for other processes. */
+/** Files by themselves that take long for their size. */
 const LONG: readonly string[] = [
-  "tests/monitor_test.ts",
-  "tests/hub/loop_exit_test.ts",
-  "tests/patch/shared_queues_test.ts",
-  "tests/run_test.ts",
-  "tests/run_signals_test.ts",
   "tests/threadpool_test.ts",
+  "tests/patch/shared_queues_test.ts",
   "tests/threadpool_programs_test.ts",
-  "tests/hub/process_end_test.ts",
-  "tests/hub/outlives_test.ts",
-  "tests/subprocess_test.ts",
-  "tests/hub/main_errors_test.ts",
   "tests/runtimes_test.ts",
 ];
 
