@@ -5,9 +5,10 @@
  * open file descriptors and children, send signals, and look at what a process holds
  * when it ends, so the files would see each other.
  *
- * Most files run one after the other with others in one process, as one module that imports them:
- * `deno test` takes 0.5 s of processor time for each module that it is given, most of it
- * for an array of 80 MB that benchmarks would use, and loading the library takes 0.2 s.
+ * Most files run one after the other in a process that they share, as one module that
+ * imports them: `deno test` takes 0.5 s of processor time for each module that it is given,
+ * most of it for an array of 80 MB that benchmarks would use, and to load the library takes
+ * 0.2 s.
  *
  * @module
  */
