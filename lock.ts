@@ -55,8 +55,8 @@ export interface AcquireOptions {
 let showLock: (lock: Lock) => object;
 
 class Available extends LinkedWait<Semaphore, number> {
-  override describe(): string {
-    return callOf(this.source, "wait()");
+  override describe(subject = this.subject): string {
+    return callOf(subject, "wait()");
   }
 
   override linked(source: Semaphore): void {

@@ -170,8 +170,8 @@ class Getter<T> extends QueuedWait<Getter<T>, unknown> {
     this.throw(placeLater(new Empty()));
   }
 
-  override describe(): string {
-    return callOf(this.list?.owner, this.peeks ? "peek()" : "get()");
+  protected override get call(): string {
+    return this.peeks ? "peek()" : "get()";
   }
 }
 
@@ -192,8 +192,8 @@ class LoopGetter<T> extends Getter<T> {
     this.switch({ done: true, value: undefined });
   }
 
-  override describe(): string {
-    return `for await of ${classOf(this.list?.owner)}`;
+  override describe(subject = this.subject): string {
+    return `for await of ${classOf(subject)}`;
   }
 }
 
@@ -224,8 +224,8 @@ class Putter<T> extends QueuedWait<Putter<T>, void> {
     this.throw(placeLater(new Full()));
   }
 
-  override describe(): string {
-    return callOf(this.list?.owner, "put()");
+  protected override get call(): string {
+    return "put()";
   }
 }
 

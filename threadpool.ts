@@ -634,8 +634,13 @@ class Call extends QueuedWait<Call, unknown> {
     this.name = name;
   }
 
-  override describe(): string {
-    const state = this.worker === null ? ", waiting for a worker" : "";
+  /** The worker. */
+  override get subject(): PoolWorker | null {
+    return this.worker;
+  }
+
+  override describe(subject = this.subject): string {
+    const state = subject === null ? ", waiting for a worker" : "";
     return `${this.name} in a ThreadPool${state}`;
   }
 

@@ -544,7 +544,10 @@ class KillingAll extends Suspension<void> {
   }
 
   override describe(): string {
-    return `killAll() of ${several(this.blockers)}`;
+    const alive = this.blockers;
+    return `killAll() of ${
+      several(alive.length > 0 ? alive : this.#greenlets)
+    }`;
   }
 
   override get blockers(): readonly core.Greenlet[] {
