@@ -304,7 +304,7 @@ listGreenletsBy(formatRunInfo);
  * ```
  */
 export function printRunInfoOn(signal: Deno.Signal): Disposable {
-  return new OwnListener(signal, () => runDetached(printRunInfo));
+  return new OwnListener(signal, () => runDetached(printRunInfo), false);
 }
 
 /**

@@ -22,7 +22,9 @@ import { checkOptions, numberError } from "./_base/checks.ts";
 import { ignore, NO_OPTIONS } from "./_base/language.ts";
 import { runDetached } from "./_hub/current.ts";
 import { knownNameOf } from "./_hub/greenlet.ts";
+import { pauseAtEnd } from "./_hub/loop_end.ts";
 import { observe } from "./_hub/observer.ts";
+import { noteIdleTimer } from "./_base/pending.ts";
 import { Disposals } from "./_base/disposals.ts";
 import { type Greenlet, GreenletError } from "./greenlet.ts";
 
@@ -233,18 +235,34 @@ class LoopMonitor extends EventTarget implements Monitor {
     const never = Math.max(NEVER * maxBlocking, NEVER_MS);
     const workerData = { buffer, maxBlocking, never, FIELDS, LONGEST_NAME };
     const disposals = this.#disposals;
-    runDetached(() => {
-      const worker = new Worker(WATCH, { eval: true, workerData });
+    let worker: InstanceType<typeof Worker>;
+    const watch = () => {
+      worker = new Worker(WATCH, { eval: true, workerData });
       worker.unref();
-      disposals.defer(() => {
-        Atomics.store(this.#fields, STOP, 1);
-        Atomics.notify(this.#fields, STOP);
-        worker.terminate().catch(ignore);
-      });
-      const timer = setInterval(() => this.#beat(), maxBlocking / 4);
+    };
+    const unwatch = async () => {
+      Atomics.store(this.#fields, STOP, 1);
+      Atomics.notify(this.#fields, STOP);
+      await worker.terminate().catch(ignore);
+    };
+    runDetached(() => {
+      watch();
+      disposals.defer(() => void unwatch());
+      const beat = Math.trunc(maxBlocking / 4);
+      const timer = setInterval(() => this.#beat(), beat);
       timer.unref();
       disposals.defer(() => clearInterval(timer as never));
+      disposals.use(noteIdleTimer(timer, beat));
     });
+    // The thread ends nothing that anything waits in, but looks to the runtime as if it might.
+    disposals.use(pauseAtEnd({
+      operations: 2,
+      pause: unwatch,
+      goOn: () => {
+        Atomics.store(this.#fields, STOP, 0);
+        runDetached(watch);
+      },
+    }));
     const note = (greenlet: Greenlet) => this.#noteGreenlet(greenlet);
     disposals.use(observe({ begins: note, resumes: note }));
     this.#profiler = profile ? Profiler.start() : null;
