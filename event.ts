@@ -16,7 +16,7 @@
  * @module
  */
 
-import { showAs } from "./_base/inspecting.ts";
+import { nameClasses, showAs } from "./_base/inspecting.ts";
 import { NO_OPTIONS } from "./_base/language.ts";
 import { currentScope } from "./_hub/current.ts";
 import { checkpoint, failedWait, readyWait } from "./_hub/suspension.ts";
@@ -353,3 +353,5 @@ export class AsyncResult<T = unknown> implements Waitable, Outcome<T> {
     return this.#links.length;
   }
 }
+
+nameClasses({ Event, AsyncResult });

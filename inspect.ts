@@ -13,7 +13,7 @@
  * @module
  */
 
-import { showAs } from "./_base/inspecting.ts";
+import { nameClasses, showAs } from "./_base/inspecting.ts";
 import { checkOptions, numberError } from "./_base/checks.ts";
 import { NO_OPTIONS } from "./_base/language.ts";
 import { BlockingWatch } from "./_hub/blocking.ts";
@@ -481,3 +481,5 @@ class SwitchAssertion implements Disposable {
     );
   }
 }
+
+nameClasses({ GreenletTree, FailedToSwitch, SwitchAssertion });

@@ -15,7 +15,7 @@
  * @module
  */
 
-import { showAs } from "./_base/inspecting.ts";
+import { nameClasses, showAs } from "./_base/inspecting.ts";
 import { getBuiltin, getProcess } from "./_base/builtin.ts";
 import { setInterval } from "node:timers";
 import { checkOptions, numberError } from "./_base/checks.ts";
@@ -438,3 +438,5 @@ function hottestStack(nodes: readonly ProfileNode[]): string {
   }
   return lines.join("\n");
 }
+
+nameClasses({ LoopMonitor });

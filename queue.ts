@@ -22,7 +22,7 @@
  * @module
  */
 
-import { showAs } from "./_base/inspecting.ts";
+import { nameClasses, showAs } from "./_base/inspecting.ts";
 import { NO_OPTIONS } from "./_base/language.ts";
 import { currentScope } from "./_hub/current.ts";
 import type { Scope } from "./_hub/scope.ts";
@@ -1083,3 +1083,14 @@ export class Channel<T> {
     return loop.wait(this.#getters, scope);
   }
 }
+
+nameClasses({
+  Empty,
+  Full,
+  ShutDown,
+  SimpleQueue,
+  Queue,
+  LifoQueue,
+  PriorityQueue,
+  Channel,
+});

@@ -25,7 +25,7 @@
  * @module
  */
 
-import { showAs } from "./_base/inspecting.ts";
+import { nameClasses, showAs } from "./_base/inspecting.ts";
 import { after } from "./_base/after.ts";
 import { List } from "./_base/linked_list.ts";
 import {
@@ -837,3 +837,5 @@ function checkUrl(url: string | URL): string {
     }`,
   );
 }
+
+nameClasses({ PoolClosed, WorkerDied, ThreadPool });

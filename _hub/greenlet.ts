@@ -4,7 +4,7 @@
  * @module
  */
 
-import { showAs } from "../_base/inspecting.ts";
+import { nameClasses, showAs } from "../_base/inspecting.ts";
 import { NO_OPTIONS, then } from "../_base/language.ts";
 import * as core from "../greenlet.ts";
 import {
@@ -1211,3 +1211,5 @@ async function throwSoon(
     report(greenlet, thrown);
   }
 }
+
+nameClasses({ Greenlet, RawGreenlet });

@@ -5,7 +5,7 @@
  * @module
  */
 
-import { showAs } from "../_base/inspecting.ts";
+import { nameClasses, showAs } from "../_base/inspecting.ts";
 import { show } from "../_base/checks.ts";
 import { type Pausable, pauseAtEnd } from "./loop_end.ts";
 
@@ -194,3 +194,5 @@ export class SignalListener implements Disposable, Pausable {
     this.pause();
   }
 }
+
+nameClasses({ OwnListener });
