@@ -19,6 +19,7 @@ import { nameClasses, showAs } from "./_base/inspecting.ts";
 import { getBuiltin, getProcess } from "./_base/builtin.ts";
 import { setInterval } from "node:timers";
 import { checkOptions, numberError } from "./_base/checks.ts";
+import { userFrames } from "./_base/frames.ts";
 import { ignore, NO_OPTIONS } from "./_base/language.ts";
 import { runDetached } from "./_hub/current.ts";
 import { knownNameOf } from "./_hub/greenlet.ts";
@@ -52,7 +53,11 @@ export interface MonitorDetail {
   readonly greenlet: string;
   /** How many milliseconds the loop was held up; 0 for `"memory"`. */
   readonly ms: number;
-  /** The hottest stack, one function a line; `""` if it is not known. */
+  /**
+   * The hottest stack, without the frames of this library: one function a line, with the place
+   * where it begins, in a TypeScript module that of the JavaScript that it is made to. `""` if it
+   * is not known.
+   */
   readonly stack: string;
   /** How many bytes the process uses; 0 for `"blocked"`. */
   readonly memory: number;
@@ -379,6 +384,7 @@ interface ProfileNode {
     readonly functionName: string;
     readonly url: string;
     readonly lineNumber: number;
+    readonly columnNumber: number;
   };
 }
 
@@ -432,11 +438,12 @@ function hottestStack(nodes: readonly ProfileNode[]): string {
   }
   const lines: string[] = [];
   for (let node = hottest; node !== undefined; node = callers.get(node.id)) {
-    const { functionName, url, lineNumber } = node.callFrame;
+    const { functionName, url, lineNumber, columnNumber } = node.callFrame;
     if (functionName === "(root)" || lines.length === DEEPEST) break;
-    lines.push(`${functionName || "<anonymous>"} (${url}:${lineNumber + 1})`);
+    const place = `${url}:${lineNumber + 1}:${columnNumber + 1}`;
+    lines.push(`    at ${functionName || "<anonymous>"} (${place})`);
   }
-  return lines.join("\n");
+  return userFrames(lines.join("\n")).replace(/^ {4}at /gm, "");
 }
 
 nameClasses({ LoopMonitor });
