@@ -23,6 +23,7 @@
  * @module
  */
 
+import { nameClasses } from "./_base/inspecting.ts";
 import { getBuiltin } from "./_base/builtin.ts";
 import { addressName, type ServerAddress } from "./_base/addresses.ts";
 import { checkOptions, isObject, show } from "./_base/checks.ts";
@@ -320,3 +321,5 @@ function leave(greenlet: Greenlet): void {
   Object.defineProperty(globalThis, "console", original!);
   dispatching = null;
 }
+
+nameClasses({ BackdoorServer });

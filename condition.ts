@@ -22,7 +22,7 @@
  * @module
  */
 
-import { showAs } from "./_base/inspecting.ts";
+import { nameClasses, showAs } from "./_base/inspecting.ts";
 import { NO_OPTIONS } from "./_base/language.ts";
 import { checkCallback, numberError } from "./_base/checks.ts";
 import { List } from "./_base/linked_list.ts";
@@ -353,3 +353,5 @@ export class Condition implements Disposable {
     this.release();
   }
 }
+
+nameClasses({ Condition });

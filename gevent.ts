@@ -315,8 +315,13 @@ class Sleep extends Suspension<void> implements Timer {
     enterTimer(ms, this);
   }
 
-  override describe(): string {
-    return `sleep(${this.value})`;
+  /** How many milliseconds it takes; something else when it is over. */
+  override get subject(): unknown {
+    return this.value;
+  }
+
+  override describe(subject = this.subject): string {
+    return `sleep(${subject})`;
   }
 
   override get waited(): Waited {

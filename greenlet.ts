@@ -923,3 +923,12 @@ function describe(value: unknown): string {
     return `a value of type ${typeof value}`;
   }
 }
+
+// A minifier shortens the names of classes, and leaves the keys of an object as they are.
+for (
+  const [value, one] of Object.entries({
+    Greenlet,
+    GreenletError,
+    GreenletExit,
+  })
+) Object.defineProperty(one, "name", { value, configurable: true });

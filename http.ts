@@ -19,6 +19,7 @@
  * @module
  */
 
+import { nameClasses } from "./_base/inspecting.ts";
 import { checkAddress } from "./_base/addresses.ts";
 import { checkFunction, isObject, show } from "./_base/checks.ts";
 import { markHandled, NO_OPTIONS, then } from "./_base/language.ts";
@@ -940,3 +941,5 @@ function clfDate(date: Date): string {
   const time = [date.getUTCHours(), date.getUTCMinutes(), date.getUTCSeconds()];
   return `${day}/${date.getUTCFullYear()}:${time.map(two).join(":")} +0000`;
 }
+
+nameClasses({ HttpServer, RequestGreenlet });

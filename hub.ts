@@ -23,7 +23,7 @@
  * @module
  */
 
-import { showAs } from "./_base/inspecting.ts";
+import { nameClasses, showAs } from "./_base/inspecting.ts";
 import { NO_OPTIONS } from "./_base/language.ts";
 import { Greenlet } from "./greenlet.ts";
 import { currentScope } from "./_hub/current.ts";
@@ -399,3 +399,5 @@ export function withSignal<T>(
   const abort = (error: unknown) => controller.abort(error);
   return new Until<T>(scope, abort).follow(result).begin();
 }
+
+nameClasses({ Hub, Waiter });

@@ -13,7 +13,7 @@
  * @module
  */
 
-import { showAs } from "./_base/inspecting.ts";
+import { nameClasses, showAs } from "./_base/inspecting.ts";
 import { checkOptions, numberError } from "./_base/checks.ts";
 import { NO_OPTIONS } from "./_base/language.ts";
 import { BlockingWatch } from "./_hub/blocking.ts";
@@ -304,7 +304,7 @@ listGreenletsBy(formatRunInfo);
  * ```
  */
 export function printRunInfoOn(signal: Deno.Signal): Disposable {
-  return new OwnListener(signal, () => runDetached(printRunInfo));
+  return new OwnListener(signal, () => runDetached(printRunInfo), false);
 }
 
 /**
@@ -481,3 +481,5 @@ class SwitchAssertion implements Disposable {
     );
   }
 }
+
+nameClasses({ GreenletTree, FailedToSwitch, SwitchAssertion });

@@ -14,7 +14,7 @@
  * @module
  */
 
-import { showAs } from "./_base/inspecting.ts";
+import { nameClasses, showAs } from "./_base/inspecting.ts";
 import { checkFunction } from "./_base/checks.ts";
 import { currentScope, getCurrent, runIn, scopeOf } from "./_hub/current.ts";
 import { unwrapped } from "./_hub/interrupts.ts";
@@ -366,3 +366,5 @@ export function nursery<R>(run: (nursery: Nursery) => R): Wait<BodyResult<R>> {
   const wait = checkpoint(scope) ?? new Nursing(scope).start(run);
   return wait as Wait<BodyResult<R>>;
 }
+
+nameClasses({ Nursery });

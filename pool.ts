@@ -16,7 +16,7 @@
  * @module
  */
 
-import { showAs } from "./_base/inspecting.ts";
+import { nameClasses, showAs } from "./_base/inspecting.ts";
 import { NO_OPTIONS } from "./_base/language.ts";
 import {
   checkFunction,
@@ -944,3 +944,5 @@ function checkGreenlet(greenlet: unknown): void {
     }`,
   );
 }
+
+nameClasses({ PoolFull, GroupBase, Group, Pool });

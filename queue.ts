@@ -22,7 +22,7 @@
  * @module
  */
 
-import { showAs } from "./_base/inspecting.ts";
+import { nameClasses, showAs } from "./_base/inspecting.ts";
 import { NO_OPTIONS } from "./_base/language.ts";
 import { currentScope } from "./_hub/current.ts";
 import type { Scope } from "./_hub/scope.ts";
@@ -170,8 +170,8 @@ class Getter<T> extends QueuedWait<Getter<T>, unknown> {
     this.throw(placeLater(new Empty()));
   }
 
-  override describe(): string {
-    return callOf(this.list?.owner, this.peeks ? "peek()" : "get()");
+  protected override get call(): string {
+    return this.peeks ? "peek()" : "get()";
   }
 }
 
@@ -192,8 +192,8 @@ class LoopGetter<T> extends Getter<T> {
     this.switch({ done: true, value: undefined });
   }
 
-  override describe(): string {
-    return `for await of ${classOf(this.list?.owner)}`;
+  override describe(subject = this.subject): string {
+    return `for await of ${classOf(subject)}`;
   }
 }
 
@@ -224,8 +224,8 @@ class Putter<T> extends QueuedWait<Putter<T>, void> {
     this.throw(placeLater(new Full()));
   }
 
-  override describe(): string {
-    return callOf(this.list?.owner, "put()");
+  protected override get call(): string {
+    return "put()";
   }
 }
 
@@ -1083,3 +1083,14 @@ export class Channel<T> {
     return loop.wait(this.#getters, scope);
   }
 }
+
+nameClasses({
+  Empty,
+  Full,
+  ShutDown,
+  SimpleQueue,
+  Queue,
+  LifoQueue,
+  PriorityQueue,
+  Channel,
+});

@@ -22,7 +22,7 @@
  * @module
  */
 
-import { showAs } from "./_base/inspecting.ts";
+import { nameClasses, showAs } from "./_base/inspecting.ts";
 import type { RemoteInfo, Socket as UdpSocket } from "node:dgram";
 import { getBuiltin } from "./_base/builtin.ts";
 import { markHandled, NO_OPTIONS, then } from "./_base/language.ts";
@@ -1094,3 +1094,5 @@ export class DatagramServer extends BaseServer {
     }
   }
 }
+
+nameClasses({ BaseServer, StreamServer, DatagramServer, ConnectionGreenlet });

@@ -27,7 +27,7 @@
  */
 
 import { addressName } from "./_base/addresses.ts";
-import { showAs } from "./_base/inspecting.ts";
+import { nameClasses, showAs } from "./_base/inspecting.ts";
 import { checkOptions, isObject, numberError, show } from "./_base/checks.ts";
 import { bare, NO_OPTIONS, then } from "./_base/language.ts";
 import { denoFunction } from "./_base/properties.ts";
@@ -1120,3 +1120,5 @@ function bytesOf(data: unknown, what: string, name: string): Uint8Array {
     }`,
   );
 }
+
+nameClasses({ Socket, SocketListener });

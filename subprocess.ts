@@ -21,6 +21,7 @@
  * @module
  */
 
+import { nameClasses } from "./_base/inspecting.ts";
 import { after } from "./_base/after.ts";
 import { allOf, NO_OPTIONS, then } from "./_base/language.ts";
 import { checkOptions, show } from "./_base/checks.ts";
@@ -600,3 +601,5 @@ function wrong(name: string, kind: string, value: unknown): TypeError {
     }`,
   );
 }
+
+nameClasses({ CalledProcessError, TimeoutExpired });

@@ -16,7 +16,7 @@
  * @module
  */
 
-import { showAs } from "./_base/inspecting.ts";
+import { nameClasses, showAs } from "./_base/inspecting.ts";
 import { setImmediate } from "./_base/immediate.ts";
 import { numberError } from "./_base/checks.ts";
 import { current } from "./_hub/current.ts";
@@ -268,3 +268,5 @@ export class TestClock implements Disposable {
     return true;
   }
 }
+
+nameClasses({ TestClock });

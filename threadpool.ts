@@ -25,7 +25,7 @@
  * @module
  */
 
-import { showAs } from "./_base/inspecting.ts";
+import { nameClasses, showAs } from "./_base/inspecting.ts";
 import { after } from "./_base/after.ts";
 import { List } from "./_base/linked_list.ts";
 import {
@@ -634,8 +634,13 @@ class Call extends QueuedWait<Call, unknown> {
     this.name = name;
   }
 
-  override describe(): string {
-    const state = this.worker === null ? ", waiting for a worker" : "";
+  /** The worker. */
+  override get subject(): PoolWorker | null {
+    return this.worker;
+  }
+
+  override describe(subject = this.subject): string {
+    const state = subject === null ? ", waiting for a worker" : "";
     return `${this.name} in a ThreadPool${state}`;
   }
 
@@ -832,3 +837,5 @@ function checkUrl(url: string | URL): string {
     }`,
   );
 }
+
+nameClasses({ PoolClosed, WorkerDied, ThreadPool });

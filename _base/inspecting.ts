@@ -94,3 +94,13 @@ function hide(object: object, key: symbol, value: unknown): void {
     writable: true,
   });
 }
+
+/**
+ * Gives classes the names that they have here, also in a bundle whose names were shortened: a
+ * minifier leaves the keys of an object as they are.
+ */
+export function nameClasses(classes: Readonly<Record<string, object>>): void {
+  for (const [value, one] of Object.entries(classes)) {
+    Object.defineProperty(one, "name", { value, configurable: true });
+  }
+}

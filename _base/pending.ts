@@ -3,14 +3,15 @@
  *
  * Deno tells it to a program that has ended (`beforeunload`), but not to one that waits at its
  * top level: it ends that with an error, and calls nothing. So here the library finds out by
- * itself: whether an operation is pending, a timer is set, or a module is being loaded. What
- * can't be seen is taken to be there.
+ * itself: whether an operation is pending that may wake something, a timer is set, or a module
+ * is being loaded. What can't be seen is taken to be there.
  *
  * @module
  */
 
 import { findInternals, type Internals, type ListedTimer } from "./runtime.ts";
 import { getProcess } from "./builtin.ts";
+import { isLeft } from "./left.ts";
 import { ignore, markHandled } from "./language.ts";
 
 /** The number that follows the highest one of an operation is 0. */
@@ -42,6 +43,20 @@ const MOST_CLEARED = 1000;
 export function noteCleared(ms: number): void {
   if (cleared.size === MOST_CLEARED) cleared.clear();
   cleared.add(ms);
+}
+
+/** Timers of the library's own that wake nothing, with their durations. */
+const idleTimers = new Map<object, number>();
+
+/** Notes a timer of the runtime that wakes nothing, until the result is disposed of. */
+export function noteIdleTimer(timer: object, ms: number): Disposable {
+  idleTimers.set(timer, ms);
+  return {
+    [Symbol.dispose]() {
+      idleTimers.delete(timer);
+      noteCleared(ms);
+    },
+  };
 }
 
 /**
@@ -151,7 +166,7 @@ export class PendingWork {
     const { hasPromise } = this.#core;
     this.#known = this.#known.filter((id) => hasPromise(id));
     // What costs least comes first, as a server is looked at again and again.
-    if (this.#known.length > own || this.#hasHandles()) return "busy";
+    if (this.#countKnown() > own || this.#hasHandles()) return "busy";
     const count = this.#operations(own + 1);
     if (count === null) return "unsure";
     if (count > own || this.#hasTimers()) return "busy";
@@ -165,11 +180,18 @@ export class PendingWork {
   #hasTimers(): boolean {
     const hold = this.#hold;
     if (hold !== null && !isAlone(hold)) return true;
+    const idle = new Set(idleTimers.values());
+    const timers = new Set([...idleTimers.keys()].map(listedOf));
+    for (const timer of timers) if (!isAmong(timers, timer)) return true;
     // The lists that are there no more come back by this, so that their number is known.
-    for (const ms of cleared) if (!isAlone(this.#probe(ms))) return true;
+    for (const ms of cleared) {
+      if (idle.has(ms)) cleared.delete(ms);
+      else if (!isAlone(this.#probe(ms))) return true;
+    }
     const probe = this.#probe(LONG + ++this.#probes);
     const { priorityQueuePosition } = probe._idleNext;
-    const own = this.#probes + cleared.size + (this.#hasHeld ? 1 : 0);
+    const own = this.#probes + cleared.size + idle.size +
+      (this.#hasHeld ? 1 : 0);
     return !isAlone(probe) || priorityQueuePosition !== own;
   }
 
@@ -191,6 +213,13 @@ export class PendingWork {
       process.getActiveResourcesInfo().some((name) => name !== "TTYWrap");
   }
 
+  /** Counts the known operations that may wake something. */
+  #countKnown(): number {
+    let count = 0;
+    for (const id of this.#known) if (!isLeft(id)) count++;
+    return count;
+  }
+
   /** Counts the pending operations, up to `most`; `null` if there are too many to look at. */
   #operations(most: number): number | null {
     const { hasPromise } = this.#core;
@@ -198,8 +227,8 @@ export class PendingWork {
     if (id === undefined) return most;
     if (id !== this.#next) this.#unseen.push([this.#next, id]);
     this.#next = (id + 1) & MASK;
-    const known = this.#known;
-    for (let looks = 0; known.length < most;) {
+    let count = this.#countKnown();
+    for (let looks = 0; count < most;) {
       // The latest first: one that is pending is found soon where there is one.
       const range = this.#unseen.at(-1);
       if (range === undefined) break;
@@ -209,9 +238,11 @@ export class PendingWork {
       }
       if (++looks > MOST_LOOKS) return null;
       range[1] = (range[1] - 1) & MASK;
-      if (hasPromise(range[1])) known.push(range[1]);
+      if (!hasPromise(range[1])) continue;
+      this.#known.push(range[1]);
+      if (!isLeft(range[1])) count++;
     }
-    return known.length;
+    return count;
   }
 
   /** The number of an operation that begins now: it writes nothing to stderr or stdout. */
@@ -256,4 +287,22 @@ function isTesting(): boolean {
 /** Whether there is no other timer of the same duration: then both neighbours are the list. */
 function isAlone({ _idleNext, _idlePrev }: ListedTimer): boolean {
   return _idleNext === _idlePrev;
+}
+
+/** The runtime's own timer in one of `node:timers`. */
+function listedOf(timer: object): object {
+  return (timer as { readonly _timer?: object })._timer ?? timer;
+}
+
+/** Whether all timers of the same duration are among these; the list itself is one of the ring. */
+function isAmong(timers: ReadonlySet<object>, timer: object): boolean {
+  let lists = 0;
+  let one: object | null = timer;
+  do {
+    one = (one as { readonly _idleNext?: object | null })._idleNext ?? null;
+    // One that is being called at the moment is in no list.
+    if (one === null) return false;
+    if (!timers.has(one) && ++lists > 1) return false;
+  } while (one !== timer);
+  return lists === 1;
 }

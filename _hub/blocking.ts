@@ -5,6 +5,7 @@
  */
 
 import { setInterval } from "node:timers";
+import { noteIdleTimer } from "../_base/pending.ts";
 import { Disposals } from "../_base/disposals.ts";
 import { clearImmediate, setImmediate } from "../_base/immediate.ts";
 import type { Greenlet } from "../greenlet.ts";
@@ -46,13 +47,16 @@ export class BlockingWatch implements Observer, Disposable {
 
   /** @param limit How long a stretch may be, in ms. Sets how often the timer beats. */
   constructor(limit: number) {
-    this.#beat = Math.max(SHORTEST, Math.min(limit / 4, LONGEST));
+    this.#beat = Math.trunc(
+      Math.max(SHORTEST, Math.min(limit / 4, LONGEST)),
+    );
     const disposals = this.#disposals;
     disposals.use(observe(this));
     runDetached(() => {
       const timer = setInterval(() => this.#beats(), this.#beat);
       timer.unref();
       disposals.defer(() => clearInterval(timer as never));
+      disposals.use(noteIdleTimer(timer, this.#beat));
       queueMicrotask(() => this.#hasSwitched = true);
     });
     this.#began = this.#clock.now();

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { nameClasses } from "../_base/inspecting.ts";
 import { Greenlet, GreenletError } from "../greenlet.ts";
 import { knownScopeOf, runDetached, runIn, ScopedGreenlet } from "./current.ts";
 import { setMain, type TopWait } from "./loop_end.ts";
@@ -100,3 +101,5 @@ class MainWait implements TopWait {
 }
 
 setMain(new MainWait());
+
+nameClasses({ LoopExit });

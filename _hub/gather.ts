@@ -4,7 +4,7 @@
  * @module
  */
 
-import { showAs } from "../_base/inspecting.ts";
+import { nameClasses, showAs } from "../_base/inspecting.ts";
 import { NO_OPTIONS } from "../_base/language.ts";
 import type * as core from "../greenlet.ts";
 import { instanceOf, numberError } from "../_base/checks.ts";
@@ -544,7 +544,10 @@ class KillingAll extends Suspension<void> {
   }
 
   override describe(): string {
-    return `killAll() of ${several(this.blockers)}`;
+    const alive = this.blockers;
+    return `killAll() of ${
+      several(alive.length > 0 ? alive : this.#greenlets)
+    }`;
   }
 
   override get blockers(): readonly core.Greenlet[] {
@@ -555,3 +558,5 @@ class KillingAll extends Suspension<void> {
     this.throw(placeLater(new Timeout(this.#ms)));
   }
 }
+
+nameClasses({ Arrivals });

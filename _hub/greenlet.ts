@@ -4,7 +4,7 @@
  * @module
  */
 
-import { showAs } from "../_base/inspecting.ts";
+import { nameClasses, showAs } from "../_base/inspecting.ts";
 import { NO_OPTIONS, then } from "../_base/language.ts";
 import * as core from "../greenlet.ts";
 import {
@@ -45,7 +45,7 @@ import { OutcomeWait } from "./outcome.ts";
 import { reportInTurn, reportUnlessTaken, takeError } from "./reports.ts";
 import { runSoon, turn, wake } from "./run_queue.ts";
 import { GRACE, type Waited } from "./scope.ts";
-import { errorIn } from "./stacks.ts";
+import { errorIn, waitThatThrew } from "./stacks.ts";
 import { startSoon } from "./start_queue.ts";
 import {
   checkpoint,
@@ -676,6 +676,8 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
     if (greenlet.#links instanceof Links) greenlet.#links.schedule();
     else if (greenlet.#links !== null) runSoon(callLone, greenlet);
     // Called after the links, as one of them may receive the error.
+    // The error may be kept as the result, and must not keep what was waited for.
+    if (fails) waitThatThrew(outcome);
     if (fails && !scope?.errorIsHandled) reportUnlessTaken(greenlet, outcome);
   }
 
@@ -974,8 +976,8 @@ const PERFORMED: core.Switch<undefined> = {
 
 /** The wait for a greenlet's end. */
 class Joining extends LinkedWait<Greenlet, void> {
-  override describe(): string {
-    return `join of ${this.source}`;
+  override describe(subject = this.subject): string {
+    return `join of ${subject}`;
   }
 
   override linked(): void {
@@ -1209,3 +1211,5 @@ async function throwSoon(
     report(greenlet, thrown);
   }
 }
+
+nameClasses({ Greenlet, RawGreenlet });

@@ -24,10 +24,19 @@ export interface TopWait {
 
 /** Operations of the library's own that look like work, and that can be paused. */
 export interface Pausable {
-  /** How many operations there are while it is not paused. */
+  /** How many operations there are at most while it is not paused. */
   readonly operations: number;
-  pause(): void;
+  pause(): void | Promise<void>;
   goOn(): void;
+}
+
+/** What is paused while it is looked whether anything else is left. */
+const pausables = new Set<Pausable>();
+
+/** Adds something to be paused, until the result is disposed of. */
+export function pauseAtEnd(one: Pausable): Disposable {
+  pausables.add(one);
+  return { [Symbol.dispose]: () => void pausables.delete(one) };
 }
 
 /** For how many milliseconds nothing has to happen until the first look; then twice as long. */
@@ -39,8 +48,8 @@ const LONGEST_IDLE = 5000;
  */
 const PAUSE = 1;
 
-/** The `run` in progress, and what it does to hear signals. */
-let running: (TopWait & { readonly listener: Pausable }) | null = null;
+/** The `run` in progress. */
+let running: TopWait | null = null;
 /** Main itself, which waits at the top level of a program. */
 let main: TopWait | null = null;
 
@@ -63,18 +72,15 @@ export function noteMainWaits(): void {
 
 /** Watches for a `run`, until this is disposed of. */
 export class RunWatch implements Disposable {
+  readonly #pausing: Disposable;
+
   /**
    * @param wait The wait of `run`.
    * @param listener What hears signals, for as long as it is not paused.
    */
   constructor(wait: TopWait, listener: Pausable) {
-    running = {
-      get waits() {
-        return wait.waits;
-      },
-      loopEnds: () => wait.loopEnds(),
-      listener,
-    };
+    running = wait;
+    this.#pausing = pauseAtEnd(listener);
     if (globalThis.Deno !== undefined) {
       globalThis.addEventListener?.("beforeunload", unloads);
     }
@@ -83,6 +89,7 @@ export class RunWatch implements Disposable {
 
   [Symbol.dispose](): void {
     running = null;
+    this.#pausing[Symbol.dispose]();
     globalThis.removeEventListener?.("beforeunload", unloads);
   }
 }
@@ -140,7 +147,8 @@ function tell(): void {
 /** Whether nothing is left at all, and a module waits at its top level. */
 async function isOver(work: PendingWork): Promise<boolean> {
   const before = count();
-  const own = running?.listener.operations ?? 0;
+  let own = 0;
+  for (const { operations } of pausables) own += operations;
   let pending = work.look(own);
   while (pending === "unsure") {
     await inMs(PAUSE);
@@ -157,13 +165,13 @@ async function isOver(work: PendingWork): Promise<boolean> {
   return pending === "empty" && count() === before && work.isModuleWaiting;
 }
 
-/** Pauses what hears signals, as its operations look like work. */
+/** Pauses what is the library's own, as its operations look like work. */
 async function pause(meanwhile: (() => void) | null): Promise<void> {
-  const listener = running?.listener;
-  listener?.pause();
+  const paused = [...pausables];
+  await Promise.all(paused.map((one) => one.pause()));
   await inMs(PAUSE);
   meanwhile?.();
-  if (listener !== undefined && listener === running?.listener) listener.goOn();
+  for (const one of paused) if (pausables.has(one)) one.goOn();
 }
 
 function inMs(ms: number): Promise<void> {

@@ -267,10 +267,10 @@ export class Outbox {
   #hold(): void {
     const isWaitedFor = !this.#isOrphaned || this.#line.first !== null;
     if (isWaitedFor) {
-      this.#operations?.ref(this.#operation);
+      this.#operations?.take(this.#operation, true);
       this.#begun?.ref();
     } else {
-      this.#operations?.unref(this.#operation);
+      this.#operations?.leave(this.#operation);
       this.#begun?.unref();
     }
   }

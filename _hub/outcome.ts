@@ -46,11 +46,10 @@ export class OutcomeWait<T> extends LinkedWait<Outcome<T>, T> {
     this.throw(source.exception);
   }
 
-  override describe(): string {
-    const { source } = this;
-    return source instanceof ScopedGreenlet
-      ? `get of ${source}`
-      : callOf(source, "get()");
+  override describe(subject = this.subject): string {
+    return subject instanceof ScopedGreenlet
+      ? `get of ${subject}`
+      : callOf(subject, "get()");
   }
 
   protected override get caller(): Scope {

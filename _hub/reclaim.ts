@@ -7,7 +7,7 @@
 import type { Greenlet } from "../greenlet.ts";
 import { getCurrent } from "./current.ts";
 import { QueuedWait } from "./wait_queue.ts";
-import { callOf, nameOf } from "./waits.ts";
+import { blockersFor, callOf, nameOf } from "./waits.ts";
 
 /** A wait for a lock. */
 export class Acquirer<L> extends QueuedWait<Acquirer<L>, L | null> {
@@ -26,9 +26,9 @@ export class Acquirer<L> extends QueuedWait<Acquirer<L>, L | null> {
     this.switch(null);
   }
 
-  override describe(): string {
-    const call = callOf(this.list?.owner, "acquire()");
-    const [holder] = this.blockers;
+  override describe(subject = this.subject): string {
+    const call = callOf(subject, "acquire()");
+    const [holder] = blockersFor(subject);
     if (holder === undefined) return call;
     return `${call}, held by ${nameOf(holder)}${
       holder.dead ? ", which is dead" : ""

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { showAs } from "../_base/inspecting.ts";
+import { nameClasses, showAs } from "../_base/inspecting.ts";
 import { currentScope, scopeOf } from "./current.ts";
 import { Lost } from "./interrupts.ts";
 import { mainScope, type Scope, ScopeOwned } from "./scope.ts";
@@ -396,3 +396,5 @@ export class Results<R> implements MappingSink<R> {
     }
   }
 }
+
+nameClasses({ Results });

@@ -10,6 +10,7 @@
  * @module
  */
 
+import { noteLeft, noteTaken } from "../_base/left.ts";
 import { markHandled } from "../_base/language.ts";
 import { findInternals, type Internals } from "../_base/runtime.ts";
 
@@ -126,6 +127,20 @@ export class SocketOps {
   /** Has an operation not keep the process alive. */
   unref(id: number): void {
     if (id !== NONE) this.#internals.unrefOpPromise({ [this.#id]: id });
+  }
+
+  /** As `unref`, for an operation that nothing waits for. */
+  leave(id: number): void {
+    if (id === NONE) return;
+    this.unref(id);
+    noteLeft(id);
+  }
+
+  /** Ends `leave`. */
+  take(id: number, holds: boolean): void {
+    if (id === NONE) return;
+    if (holds) this.ref(id);
+    noteTaken(id);
   }
 
   #isKnownById(operation: Promise<unknown>): boolean {

@@ -107,15 +107,45 @@ const SYNC_FRAMES = /^ {4}at (?!async ).*\n?/gm;
 
 const resolved = Promise.resolve();
 
-/** What the waits were in that errors were thrown by. */
-const waits = new WeakMap<object, string>();
-
-/** Notes what a wait was in that has thrown an error of this library. */
-export function noteWait(error: unknown, wait: string): void {
-  if (isUnplaced(error)) waits.set(error, wait);
+/** A wait that can tell, when it is over, what it was in. */
+interface Described {
+  describe(subject: unknown): string;
 }
 
-/** What the wait was in that has thrown an error; `undefined` where that is not known. */
+/** The waits that errors were thrown by, or what these were in. */
+const waits = new WeakMap<object, Described | string>();
+/** What those waits waited for. In a map of its own, as a record would have to be made for each. */
+const subjects = new WeakMap<object, unknown>();
+
+/** Notes the wait that has thrown an error of this library. Nothing is described yet. */
+export function noteWait(
+  error: unknown,
+  wait: Described,
+  subject: unknown,
+): void {
+  if (!isUnplaced(error)) return;
+  waits.set(error, wait);
+  subjects.set(error, subject);
+}
+
+/**
+ * What the wait was in that has thrown an error; `undefined` where that is not known. From now
+ * on only the text is kept, so that an error which is kept keeps no queue or connection.
+ */
 export function waitThatThrew(error: unknown): string | undefined {
-  return waits.get(error as object);
+  const wait = waits.get(error as object);
+  if (wait === undefined || typeof wait === "string") return wait;
+  const text = describe(wait, subjects.get(error as object));
+  subjects.delete(error as object);
+  waits.set(error as object, text);
+  return text;
+}
+
+function describe(wait: Described, subject: unknown): string {
+  try {
+    return wait.describe(subject);
+  } catch {
+    // The name of a greenlet or of a class may be a getter that throws.
+    return "a wait that can't be described";
+  }
 }

@@ -430,10 +430,10 @@ export class Suspension<T> implements Pending, Sleeper, TimerTarget {
 
   expired(): "steps" | void {
     this.timer = null;
-    const text = this.describe();
+    const { subject } = this;
     this.undo(undefined);
     this.timedOut();
-    if (this.state === "thrown") noteWait(this.value, text);
+    if (this.state === "thrown") noteWait(this.value, this, subject);
   }
 
   /** Ends the wait at its limit. */
@@ -483,7 +483,7 @@ export class Suspension<T> implements Pending, Sleeper, TimerTarget {
     if (!this.isPending) return;
     const how = final ? this.scope!.lastThrow : "thrown";
     const isOurs = isUnplaced(error);
-    if (isOurs) noteWait(error, this.describe());
+    if (isOurs) noteWait(error, this, this.subject);
     // Not yet: of a promise with two reactions V8 does not find the awaiters.
     if (isOurs && followsAwaits) toMark.add(this);
     else this.markOwnHandled();
@@ -505,7 +505,13 @@ export class Suspension<T> implements Pending, Sleeper, TimerTarget {
 
   unhold(_error: unknown): void {}
 
-  describe(): string {
+  /** What `describe` tells of and `undo` gives up, such as the queue of a `get()`. */
+  get subject(): unknown {
+    return undefined;
+  }
+
+  /** Describes the wait. If it is over, gets the subject that it had. */
+  describe(_subject?: unknown): string {
     return "a wait";
   }
 
@@ -621,20 +627,24 @@ export class PromiseWait<T> extends Suspension<T> implements Reaction {
     this.reactions?.remove(this);
   }
 
-  override describe(): string {
-    const waiting = this.#followed;
-    return waiting === null ? FOREIGN : waiting.describe();
+  /** The promise. */
+  override get subject(): unknown {
+    return this.reactions?.promise;
+  }
+
+  override describe(subject: unknown = this.subject): string {
+    return followedBy(subject)?.describe() ?? FOREIGN;
   }
 
   override get blockers(): readonly Greenlet[] {
-    return this.#followed?.blockers ?? NO_BLOCKERS;
+    return followedBy(this.subject)?.blockers ?? NO_BLOCKERS;
   }
+}
 
-  /** The wait of the library that is behind the promise, if there is one. */
-  get #followed(): Suspension<unknown> | null {
-    const waiting = (this.reactions?.promise as Partial<OwnWait>)?.[WAITING];
-    return waiting instanceof Suspension ? waiting : null;
-  }
+/** The wait of the library that is behind a promise, if there is one. */
+function followedBy(promise: unknown): Suspension<unknown> | null {
+  const waiting = (promise as Partial<OwnWait> | undefined)?.[WAITING];
+  return waiting instanceof Suspension ? waiting : null;
 }
 
 /** The wait for another wait, possibly of another greenlet. */

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { showAs } from "../_base/inspecting.ts";
+import { nameClasses, showAs } from "../_base/inspecting.ts";
 import { NO_OPTIONS } from "../_base/language.ts";
 import { Greenlet } from "../greenlet.ts";
 import { current, currentScope, runIn, setScope } from "./current.ts";
@@ -492,3 +492,5 @@ class LimitedBody extends Greenlet {
     this.#end(outcome, failed);
   }
 }
+
+nameClasses({ Timeout });

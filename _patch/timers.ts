@@ -201,7 +201,7 @@ class HandMovedTimer<T> implements QueuedWait {
 
 /** Sets a timer that a test clock moves. */
 function setByHand<T>(setting: Setting<T>, callback: Callback): T {
-  const timer = setting.set(nothing, LONGEST);
+  const timer = setting.set(nothing, TRIED);
   const key = setting.keyOf(timer);
   const bound = AsyncResource.bind(callback) as Callback;
   places.set(key, new HandMovedTimer(setting, bound, timer));
@@ -452,6 +452,12 @@ interface Timeout {
   readonly [property: symbol]: unknown;
 }
 
+/**
+ * The delay of timers that are only tried, in ms. They are cleared at once, but until then the
+ * runtime keeps a list that looks like a timer, and no `LoopExit` would come.
+ */
+const TRIED = 1;
+
 /** The longest delay of a timer, in ms. The runtime turns a longer one into 1. */
 const LONGEST = 2 ** 31 - 1;
 
@@ -464,7 +470,7 @@ export function areTimersKnown(): boolean {
 function findTimeouts(): Timeouts | null {
   const set = getOriginal(timers, "setTimeout") as SetTimer;
   const clear = getOriginal(timers, "clearTimeout") as ClearTimer;
-  const timer = set(nothing, LONGEST);
+  const timer = set(nothing, TRIED);
   clear(timer);
   const prototype = Object.getPrototypeOf(timer);
   const create = findTyped(prototype, "createTimer", "function");
@@ -487,7 +493,7 @@ function findTimeouts(): Timeouts | null {
         return original.call(this);
       });
   });
-  const trial = set(nothing, LONGEST);
+  const trial = set(nothing, TRIED);
   const id = Number(trial);
   clear(trial);
   trialPatches[Symbol.dispose]();

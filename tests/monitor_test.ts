@@ -242,6 +242,7 @@ Deno.test("monitor() finds the hottest stack, and prints what is not prevented",
   assertStringIncludes(printed, "Greenlet 'burner' has held up the event loop");
   assertStringIncludes(decoder.decode(stdout), "burn (");
   assertStringIncludes(printed, "    at burn (");
+  assert(!printed.includes("/_hub/"), printed);
 });
 
 Deno.test("monitor() does not keep the process alive", async () => {
