@@ -1,6 +1,6 @@
 /**
- * One of the processes that serve a port, on its own side: it knows by a variable of its
- * environment that it is one, tells its parent when it serves, and does what that says.
+ * The side of a child: one of the processes that serve a port. An environment variable tells it
+ * that it is one. It reports to its parent when it serves, and obeys the parent's orders.
  *
  * @module
  */
@@ -8,32 +8,32 @@
 import { getProcess } from "../_base/builtin.ts";
 import { type EndingSignal, SignalListener } from "../_hub/signals.ts";
 
-/** The variable, which has the process id of the parent, and the port: `4711:8080`. */
+/** The name of the variable. Its value is the parent's process id and the port: `4711:8080`. */
 export const VARIABLE = "GEVENT_SERVER_PROCESS";
 
-/** What a parent and its process send each other; `stop` has a time in milliseconds. */
+/** A message between parent and child. `stop` has a time in milliseconds. */
 export type Order =
   | [typeof VARIABLE, "close" | "stop", number]
   | [typeof VARIABLE, "ready" | "stopped"];
 
-/** Whether a message is one of those, and none of the program's own. */
+/** Whether a message is an {@linkcode Order}, and not one of the user's program. */
 export function isForMember(message: unknown): message is Order {
   return Array.isArray(message) && message[0] === VARIABLE;
 }
 
-/** What a process does when it is told to. */
+/** The reactions of a child to its parent's orders and to signals. */
 export interface Serving {
-  /** Accepts no more. */
+  /** Stops accepting. */
   close(): void;
-  /** Stops; `undefined`: with the server's own timeout. */
+  /** Stops; without a timeout, with that of the server. */
   stop(timeout?: number): Promise<void>;
-  /** A signal is to end the process. */
+  /** Called when a signal ends the process. */
   ended(signal: EndingSignal): void;
 }
 
 /**
- * The port that this process is to listen to, as one of several; `null` if it is none. One
- * that it has started itself is none.
+ * The port on which this process has to listen, if it is a child that serves; else `null`.
+ * Processes that such a child starts are no such children.
  */
 export function assignedPort(): number | null {
   const { Deno } = globalThis;
@@ -44,11 +44,11 @@ export function assignedPort(): number | null {
   return Number(parent) === Deno.ppid ? Number(port) : null;
 }
 
-/** Tells the parent that this process serves, and listens to what it says. */
+/** Reports to the parent that this process serves, and listens to its orders. */
 export function serveAsMember(serving: Serving): void {
   const process = getProcess();
   const tell = (...order: Order) => {
-    // Where the parent is gone, "disconnect" comes.
+    // Ignores errors: if the parent is gone, "disconnect" comes.
     if (process.connected) process.send!(order, () => {});
   };
   const stop = async (timeout?: number) => {
@@ -76,7 +76,7 @@ export function serveAsMember(serving: Serving): void {
       Deno.exit(1);
     }
   });
-  // It is the server that keeps the process alive.
+  // The server keeps the process alive, and not the channel.
   (process as { channel?: { unref(): void } }).channel?.unref();
   tell(VARIABLE, "ready");
 }
