@@ -198,7 +198,7 @@ export function mimic<F extends (...args: never[]) => unknown>(
 ): F {
   // These are its name, its length, and the symbol for `util.promisify` of `setTimeout`.
   Reflect.ownKeys(original).forEach((name) => {
-    // One that `replacement` has set for good.
+    // Skips a property that `replacement` has and that can't be changed.
     const own = Object.getOwnPropertyDescriptor(replacement, name);
     if (name === "prototype" || own?.configurable === false) return;
     const descriptor = Object.getOwnPropertyDescriptor(original, name)!;
