@@ -186,7 +186,9 @@ export function getOriginal<T extends object, K extends keyof T>(
 function checkObject(object: unknown, what: string): void {
   if (!isObjectOrFunction(object)) {
     throw new TypeError(
-      `Cannot ${what} as it must be of an object: received ${String(object)}`,
+      `Cannot ${what} as 'object' must be an object or a function: received ${
+        String(object)
+      }`,
     );
   }
 }
