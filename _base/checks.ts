@@ -124,7 +124,7 @@ function neverRun(
   name: string,
 ): TypeError {
   return new TypeError(
-    `Cannot ${what} as '${name}' must not be ${kind}, as a call of that runs no line: received ${
+    `Cannot ${what} as '${name}' must not be ${kind}, as a call of it would run no line: received ${
       (value as { name?: string }).name || "an anonymous one"
     }`,
   );
