@@ -74,7 +74,7 @@ QueuedWait<Sender, any> {
     const length = lengthOf(this.bytes);
     if (length < this.length - this.sent) {
       throw new TypeError(
-        "Cannot write on as the buffer of the bytes was transferred",
+        "Cannot go on writing as the buffer of the bytes was transferred",
       );
     }
     return this.sent - (this.length - length);
