@@ -84,7 +84,7 @@ function checkPair(cert: string, key: string, passphrase?: string): void {
   );
   if (isPair) return;
   throw new TypeError(
-    "Cannot use the certificate as 'key' is not its key",
+    "Cannot use the certificate as 'key' does not belong to 'cert'",
   );
 }
 
