@@ -185,7 +185,7 @@ export function monitor(options: MonitorOptions = NO_OPTIONS): Monitor {
   }
   if (isOn) {
     throw new GreenletError(
-      "Cannot start monitor as there is one already: dispose that first",
+      "Cannot start monitor as there is one already: dispose of it first",
     );
   }
   return new LoopMonitor(maxBlocking, maxMemory, profile);
