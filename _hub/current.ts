@@ -113,7 +113,7 @@ export function interruptibleScope(): Scope | null {
   return scope === mainScope ? null : scope;
 }
 
-/** The scope of the function that `runIn` runs. A variable, as it can't be passed as an argument. */
+/** The scope of the function that `runIn` runs. A variable, as it can't be passed along. */
 let called: Scope | null = null;
 /** The greenlet that runs the function. If it switches to another one, that is not in `called`. */
 let caller: Greenlet;
