@@ -109,7 +109,7 @@ class Step<T> extends Operation<T> {
   }
 }
 
-/** Waits for an operation, like `operate()`, in a `next()`. An interrupt closes the loop's object. */
+/** `operate()` for a `next()`: an interrupt closes the object of the loop. */
 export function operateStep<T>(
   scope: Scope,
   promise: Promise<T>,
