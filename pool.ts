@@ -940,7 +940,7 @@ export class Pool extends GroupBase {
 function checkGreenlet(greenlet: unknown): void {
   if (greenlet instanceof Greenlet) return;
   throw new TypeError(
-    `Cannot add to the group as 'greenlet' must be a Greenlet: received ${
+    `Cannot add to the group as 'greenlet' must be a greenlet: received ${
       String(greenlet)
     }`,
   );
