@@ -50,7 +50,7 @@ class Notified extends QueuedWait<Notified, boolean> {
   readonly #lock: ReclaimableLock;
   readonly #scope: Scope;
   readonly #predicate: (() => unknown) | null;
-  /** How often the greenlet has to release the lock when it holds it again. */
+  /** How many times the greenlet has to release the lock when it holds it again. */
   #depth = Infinity;
   /** Whether the timeout has passed. */
   #late = false;

@@ -94,11 +94,11 @@ const STOP = 1;
 const SEEN = 2;
 const RUNNING = 3;
 const BLOCKING = 4;
-/** How many switches there have been, and at which one the loop was held up. */
+/** The number of switches, and the number at which the loop was held up. */
 const COUNT = 5;
 const BLOCKING_COUNT = 6;
 const FIELDS = 7;
-/** How many of the last greenlets are kept, to give them names when they are asked for. */
+/** How many of the last greenlets are kept, so that they can be named later. */
 const KEPT = 1024;
 /** In place of the length of a name: the greenlet has none yet. */
 const UNNAMED = -1;
@@ -192,7 +192,7 @@ export function monitor(options: MonitorOptions = NO_OPTIONS): Monitor {
   }
   if (isOn) {
     throw new GreenletError(
-      "Cannot start monitor as there is one already: dispose that first",
+      "Cannot start monitor as there is one already: dispose of it first",
     );
   }
   return new LoopMonitor(maxBlocking, maxMemory, profile);
@@ -211,7 +211,7 @@ class LoopMonitor extends EventTarget implements Monitor {
   #reported = -Infinity;
   /** The greenlets that have run last, by their number. */
   readonly #lastRun = new Array<Greenlet | null>(KEPT).fill(null);
-  /** How many switches there have been; a small integer. */
+  /** The number of switches; a small integer. */
   #count = 0;
   #looked = -Infinity;
   #isOver = false;
@@ -313,7 +313,7 @@ class LoopMonitor extends EventTarget implements Monitor {
       }
       this.#last = this.#clock.now();
     }
-    // So that none is kept that is dead.
+    // Otherwise dead greenlets would be kept in memory.
     this.#lastRun.fill(null);
     if (now - this.#looked >= LOOK_EVERY) {
       this.#looked = now;
@@ -399,7 +399,7 @@ class Profiler implements Disposable {
     session.post("Profiler.start");
   }
 
-  /** Starts it; `null` where there is none, or it is not permitted. */
+  /** Starts a profiler. Returns `null` if the runtime has none, or does not permit it. */
   static start(): Profiler | null {
     try {
       const { Session } = getBuiltin("node:inspector");

@@ -349,8 +349,7 @@ export class SimpleQueue<T> {
   /**
    * Makes a queue.
    *
-   * @param maxsize How many items there is room for; without limit if it is left out, or is
-   * 0 or less.
+   * @param maxsize The most items at a time; no limit if it is left out, or is 0 or less.
    * @param items The first items of the queue.
    * @throws {TypeError | RangeError} If `maxsize` is not an integer.
    */
@@ -366,7 +365,7 @@ export class SimpleQueue<T> {
   }
 
   /**
-   * How many items there is room for, or `Infinity`. It can be set. gevent's `maxsize`.
+   * The most items at a time, or `Infinity`. It can be set. gevent's `maxsize`.
    *
    * @throws {TypeError | RangeError} If it is set to a value that is not an integer.
    */
@@ -736,8 +735,7 @@ export class Queue<T> extends SimpleQueue<T> {
   /**
    * Makes a queue.
    *
-   * @param maxsize How many items there is room for; without limit if it is left out, or is
-   * 0 or less.
+   * @param maxsize The most items at a time; no limit if it is left out, or is 0 or less.
    * @param items The first items of the queue. They count as unfinished tasks.
    * @throws {TypeError | RangeError} If `maxsize` is not an integer.
    */
@@ -845,7 +843,7 @@ export class LifoQueue<T> extends Queue<T> {
 
 /** Options of a {@linkcode PriorityQueue}. */
 export interface PriorityQueueOptions<T> {
-  /** How many items there is room for. @default {Infinity} */
+  /** The most items at a time. @default {Infinity} */
   maxsize?: number | null;
   /** The first items of the queue. @default {[]} */
   items?: Iterable<T>;

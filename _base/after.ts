@@ -1,5 +1,5 @@
 /**
- * Time that goes by without a timer.
+ * Delays without a timer of the runtime.
  *
  * @module
  */
@@ -20,6 +20,6 @@ export function after(ms: number, callback: () => void): void {
   cell ??= new Int32Array(new SharedArrayBuffer(4));
   const { value } = Atomics.waitAsync(cell, 0, 0, ms);
   if (typeof value === "string") callback();
-  // What an async callback returns is not followed: that would call the program's `then`.
+  // The result is dropped: returning a promise here would call a `then` of the program.
   else then(value, () => void callback());
 }

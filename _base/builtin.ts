@@ -1,6 +1,6 @@
 /**
- * Node's built-in modules, loaded when they are first used: to import `node:process` with the
- * library would make the import of it 20 ms slower.
+ * Node's built-in modules, loaded when they are first used. Importing `node:process` with the
+ * library would make the import 20 ms slower.
  *
  * @module
  */

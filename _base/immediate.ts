@@ -52,10 +52,10 @@ export const { clearImmediate } = runtime;
 
 const { setImmediate: original } = runtime;
 
-/** As that of `node:timers`, for a function without arguments. */
+/** `setImmediate` of `node:timers`, for a function without arguments. */
 export function setImmediate(callback: () => void): Immediate {
   const immediate = original(callback);
-  // Otherwise the runtime spreads an empty array, which fails where a program has changed the
+  // Otherwise the runtime would spread an empty array, which fails if a program has changed the
   // iterator of arrays.
   (immediate as { _argv?: undefined })._argv = undefined;
   return immediate;

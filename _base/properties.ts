@@ -187,7 +187,9 @@ export function getOriginal<T extends object, K extends keyof T>(
 function checkObject(object: unknown, what: string): void {
   if (!isObjectOrFunction(object)) {
     throw new TypeError(
-      `Cannot ${what} as it must be of an object: received ${String(object)}`,
+      `Cannot ${what} as 'object' must be an object or a function: received ${
+        String(object)
+      }`,
     );
   }
 }
@@ -199,7 +201,7 @@ export function mimic<F extends (...args: never[]) => unknown>(
 ): F {
   // These are its name, its length, and the symbol for `util.promisify` of `setTimeout`.
   Reflect.ownKeys(original).forEach((name) => {
-    // One that `replacement` has set for good.
+    // Skips a property that `replacement` has and that can't be changed.
     const own = Object.getOwnPropertyDescriptor(replacement, name);
     if (name === "prototype" || own?.configurable === false) return;
     const descriptor = Object.getOwnPropertyDescriptor(original, name)!;

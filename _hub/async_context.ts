@@ -1,5 +1,5 @@
 /**
- * The context of a line of execution, which `await` carries along.
+ * The async context: values that stay in force through every `await`.
  *
  * @module
  */
@@ -12,17 +12,17 @@ import {
   type Mapping,
 } from "../_base/runtime.ts";
 
-/** A value in force in a call and in everything that it begins, through every `await`. */
+/** A value that is in force during a call and everything that the call begins. */
 export interface Context<T extends Mapped> {
-  /** Calls `run` with `value` in force; with none, if it is `undefined`. */
+  /** Calls `run` with `value` in force; without one, if it is `undefined`. */
   run<A extends unknown[], R>(
     value: T | undefined,
     run: (...args: A) => R,
     ...args: A
   ): R;
   /**
-   * Calls `run` with nothing in force, values of other code included: what `run` begins would
-   * keep them alive until it is over. Where the runtime's own functions can't be reached, the
+   * Calls `run` with no value in force, not even one of other code: the operations that `run`
+   * begins would keep the values alive. Without access to the runtime's own functions, the
    * values of other code stay in force.
    */
   clear<A extends unknown[], R>(run: (...args: A) => R, ...args: A): R;
@@ -51,21 +51,21 @@ export type Carry<T> = <R>(value: T, run: () => R) => R;
 export const KEY = Symbol("gevent");
 
 /**
- * A value that is also the mapping in which it alone is in force. It can have no other
- * enumerable property, as that would get into the mappings with values of other code.
+ * A value that is also a mapping, with itself as the only value. It must have no other
+ * enumerable property: that would be copied into the mappings with values of other code.
  */
 export interface Mapped {
   readonly [KEY]: this;
 }
 
-/** The runtime's own two functions for it, on which `AsyncLocalStorage` is built. */
+/** The two functions of the runtime on which `AsyncLocalStorage` is built. */
 type Carrier = Pick<Internals, "getAsyncContext" | "setAsyncContext">;
 
 /**
- * The context by the runtime's own functions. Its `AsyncLocalStorage` makes a dictionary and an
- * entry in a `WeakMap` for each value in force: 350 bytes. With 200,000 greenlets alive, the
- * garbage collector spends three times the time of a bare `async` function on them. An entry
- * among the other values under a key of ours takes 8 bytes, and nothing to collect.
+ * The context by the runtime's own functions. `AsyncLocalStorage` makes a dictionary and an
+ * entry in a `WeakMap` for each value: 350 bytes. With 200,000 greenlets alive, the garbage
+ * collector then takes three times as long as with bare `async` functions. An entry under a key
+ * of this library takes 8 bytes, and leaves nothing to collect.
  */
 class Direct<T extends Mapped> implements Context<T> {
   readonly carry = null;
@@ -138,7 +138,7 @@ function isEmpty(mapping: Mapping): boolean {
   return mapping === undefined || mapping === null || mapping[KEY] === mapping;
 }
 
-/** The context by `AsyncLocalStorage`, where the runtime's own functions can't be reached. */
+/** The context by `AsyncLocalStorage`, for runtimes whose own functions can't be reached. */
 class Stored<T extends Mapped> implements Context<T> {
   readonly carry = null;
   readonly keep = same;
@@ -171,7 +171,7 @@ class Stored<T extends Mapped> implements Context<T> {
   }
 
   snapshot(): unknown {
-    // The values of other code can't be seen, so it is never the same.
+    // Values of other code can't be seen, so two contexts are never known to be the same.
     return Symbol();
   }
 }
@@ -307,7 +307,7 @@ function findCarrier(): Carrier | undefined {
   }
 }
 
-/** Makes the context. There can be one only, as there is one key. */
+/** Makes the context. There is one key, so this must be called once only. */
 export function makeContext<T extends Mapped>(): Context<T> {
   const carrier = findCarrier();
   if (carrier !== undefined) return new Direct(carrier);

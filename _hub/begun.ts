@@ -3,9 +3,9 @@
  *
  * A running operation keeps the process alive, unless the runtime is told otherwise. That needs
  * the promise of the operation, which most functions do not return. But the runtime stores the
- * number of an operation in its promise, under a symbol that we know: while a call is watched,
- * a setter on the prototype tells us of the promises. If the runtime changes that, no promise
- * is seen, and operations keep the process alive as usual.
+ * number of an operation in its promise, under a known symbol. So while a call is watched, a
+ * setter on the prototype notes these promises. If the runtime changes that, none is noted, and
+ * operations keep the process alive as usual.
  *
  * @module
  */
@@ -16,7 +16,7 @@ import { findInternals } from "../_base/runtime.ts";
 
 const { promiseIdSymbol, refOpPromise, unrefOpPromise } = findInternals();
 
-/** Where the setter notes operations. A variable, as nothing can be passed to it. */
+/** The call that is watched. A variable, as nothing can be passed to a setter. */
 let watching: Begun | null = null;
 
 /** The property of promises that stands for the number, while a call is watched. */

@@ -1,5 +1,5 @@
 /**
- * Connections and listeners, as `patch()` and `socket.ts` share them.
+ * Connections and listeners. Shared by `patch()` and `socket.ts`.
  *
  * Each connection has one inbox for its bytes, and each listener one for its connections. A
  * `Socket` and the patched methods of the runtime's connection use the same inbox, so each byte

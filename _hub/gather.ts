@@ -116,7 +116,7 @@ class Waiting<S extends Waitable> extends Suspension<S[]> {
     for (const object of this.#objects) object.unlink(this.#link);
   }
 
-  /** Ends the wait in its turn, after objects that are ready and are about to tell it. */
+  /** Ends the wait in its turn: objects that are ready already call their links first. */
   override expired(): "steps" {
     runSoon(endInTime, this);
     return "steps";
@@ -239,8 +239,7 @@ export function wait(objects?: null, options?: WaitOptions): Wait<boolean>;
  * @typeParam S The type of the objects.
  * @param objects Greenlets, events, semaphores.
  * @param options The time limit, and the number of objects.
- * @returns The objects that are
- * ready, in the order in which they became ready.
+ * @returns The objects that are ready, in the order in which they became ready.
  * @throws {TypeError | RangeError} If an option or an object is not what it must be.
  *
  * @example Usage
@@ -309,7 +308,7 @@ class Arriving<S extends Waitable>
     return "the next of iwait()";
   }
 
-  /** Ends the wait in its turn, after objects that are ready and are about to tell it. */
+  /** Ends the wait in its turn: objects that are ready already call their links first. */
   override expired(): "steps" {
     runSoon(endInTime, this);
     return "steps";

@@ -135,9 +135,9 @@ function notListenable(name: unknown, cause?: unknown): TypeError {
  * Listens until the first signal arrives; a second one ends the process. Ignores a signal that
  * the program itself listens to.
  *
- * A listener is an operation of the runtime that has not ended. It keeps no process alive, but
- * as long as there is one, the runtime believes that a module which waits at its top level may
- * still go on. So it can be paused; see `loop_end.ts`.
+ * A listener is a pending operation of the runtime. It does not keep the process alive. But while
+ * there is one, the runtime believes that a module which waits at its top level may still go on.
+ * So the listener can be paused; see `loop_end.ts`.
  */
 export class SignalListener implements Disposable, Pausable {
   readonly #told: (signal: EndingSignal) => void;
@@ -158,7 +158,7 @@ export class SignalListener implements Disposable, Pausable {
     this.#told(signal);
   }
 
-  /** How many operations of the runtime the listeners are. */
+  /** The number of pending operations of the listeners. */
   get operations(): number {
     return this.#listeners.length;
   }
@@ -170,7 +170,7 @@ export class SignalListener implements Disposable, Pausable {
     this.#change("add");
   }
 
-  /** Listens no more, until {@linkcode SignalListener.goOn}. */
+  /** Stops listening until {@linkcode SignalListener.goOn}. */
   pause(): void {
     if (!this.#listens) return;
     this.#listens = false;

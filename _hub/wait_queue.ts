@@ -1,5 +1,5 @@
 /**
- * Waits that stand in line for one thing.
+ * Waits in a queue, for one object.
  *
  * @module
  */
@@ -9,7 +9,7 @@ import type { Greenlet } from "../greenlet.ts";
 import { Suspension } from "./suspension.ts";
 import { blockersFor, callOf } from "./waits.ts";
 
-/** A wait that stands in a line, and leaves it when it is interrupted. */
+/** A wait that is in a queue, and leaves it when it is interrupted. */
 export abstract class QueuedWait<P extends QueuedWait<P, T>, T>
   extends Suspension<T>
   implements Member<P> {

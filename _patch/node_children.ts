@@ -1,16 +1,16 @@
 /**
  * Children of `node:child_process`, for the part `node` of `patch()`.
  *
- * - A child of `exec` or `execFile` is ended by every interrupt of its greenlet, as that of
- *   `command.output()` of `Deno` is.
- * - A child of `spawn` or `fork` is ended by a kill of its greenlet. Another interrupt leaves it
- *   alone if the greenlet waits in a call of this library; else it is the child that the
- *   greenlet waits for, and the interrupt ends it.
- * - A greenlet that ends by itself leaves its children alone. No interrupt ends a child that
- *   was spawned with `detached`.
+ * - Every interrupt of the greenlet ends a child of `exec` or `execFile`, as it ends one of
+ *   `Deno.Command.output()`.
+ * - A kill of the greenlet ends a child of `spawn` or `fork`. Another interrupt ends it only if
+ *   the greenlet does not wait in a call of this library: then the greenlet probably waits for
+ *   the child.
+ * - A child goes on when its greenlet has ended without an interrupt. No interrupt ends a child
+ *   that was spawned with `detached`.
  *
  * The child is ended as by an aborted `signal` of `node:child_process`: it gets SIGTERM, and its
- * `error` event tells of the interrupt at once. A second later it gets SIGKILL.
+ * `error` event has the interrupt, at once. A second later it gets SIGKILL.
  *
  * @module
  */
@@ -29,7 +29,7 @@ import { endChild } from "../_hub/child.ts";
 import { GRACE, type Scope } from "../_hub/scope.ts";
 import { killsChildren } from "./process.ts";
 
-/** `child_process.ChildProcess`, as far as it is used here. */
+/** The part of `child_process.ChildProcess` that is used here. */
 interface Child extends Emitter {
   /** The program. */
   readonly spawnfile: string;
@@ -44,9 +44,9 @@ interface SpawnOptions {
   readonly detached?: boolean;
 }
 
-/** Makes each child belong to the greenlet that makes it, until the stack is disposed of. */
+/** Lets each new child belong to the greenlet that makes it, until the patch is undone. */
 export function watchChildren(disposals: Disposals): void {
-  /** The children that are made, and not spawned yet. */
+  /** Children that were made and are not spawned yet. */
   const made = new WeakMap<Child, OwnedChild>();
   listen<{ process: Child }>(disposals, "child_process", ({ process }) => {
     const scope = owningScope();
@@ -72,7 +72,7 @@ export function watchChildren(disposals: Disposals): void {
   );
 }
 
-/** Whether `exec` or `execFile` makes the child: only the stack tells. */
+/** Whether `exec` or `execFile` makes the child. Only the stack shows that. */
 function isExecuted(): boolean {
   return /\bexecFile \((?:ext:deno_node\/|node:)/.test(
     String(new Error().stack),
@@ -97,7 +97,7 @@ class OwnedChild implements Ending {
     override(child, "emit", (emit) => (...args: unknown[]) => {
       const [event] = args;
       if (event === "exit") this.#hasExited = true;
-      // After `exit`, a child of the child may still have its pipes open.
+      // After `exit`, a process that the child has started may still have its pipes open.
       if (event === "close" || event === "error") operation.over();
       return operation.tell(() => Reflect.apply(emit, child, args));
     });
@@ -111,7 +111,7 @@ class OwnedChild implements Ending {
     const child = this.#child;
     this.#kill();
     const isHeard = child.listenerCount("error") > 0;
-    // As by an aborted signal. The caller of `execFile` adds properties to this error.
+    // The same error as for an aborted signal. `execFile` adds properties to it.
     if (isHeard) child.emit("error", interrupted(error));
     return isHeard;
   }
@@ -138,7 +138,7 @@ class OwnedChild implements Ending {
   }
 }
 
-/** The error by which `node:child_process` tells that a signal was aborted. */
+/** The error that `node:child_process` makes when a signal is aborted. */
 function interrupted(cause: unknown): Error {
   const error = new Error("The operation was aborted", { cause });
   error.name = "AbortError";

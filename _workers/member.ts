@@ -1,6 +1,6 @@
 /**
- * One of the processes that serve a port, on its own side: it knows by a variable of its
- * environment that it is one, tells its parent when it serves, and does what that says.
+ * The side of a child: one of the processes that serve a port. An environment variable tells it
+ * that it is one. It reports to its parent when it serves, and obeys the parent's orders.
  *
  * @module
  */
@@ -10,7 +10,7 @@ import { type EndingSignal, SignalListener } from "../_hub/signals.ts";
 import { divertConnections, spreadConnections } from "./diversion.ts";
 import { endWithParent } from "./watch.ts";
 
-/** The variable, which has the process id of the parent, and the port: `4711:8080`. */
+/** The name of the variable. Its value is the parent's process id and the port: `4711:8080`. */
 export const VARIABLE = "GEVENT_SERVER_PROCESS";
 
 /**
@@ -26,7 +26,7 @@ export type Order =
   | [typeof VARIABLE, "leave", timeout: number, listeners: number]
   | [typeof VARIABLE, "close" | "spread" | "ready" | "stopped"];
 
-/** Whether a message is one of those, and none of the program's own. */
+/** Whether a message is an {@linkcode Order}, and not one of the user's program. */
 export function isForMember(message: unknown): message is Order {
   return Array.isArray(message) && message[0] === VARIABLE;
 }
@@ -54,8 +54,8 @@ export interface Serving {
 }
 
 /**
- * The port that this process is to listen to, as one of several; `null` if it is none. One
- * that it has started itself is none.
+ * The port on which this process has to listen, if it is a child that serves; else `null`.
+ * Processes that such a child starts are no such children.
  */
 export function assignedPort(): number | null {
   const { Deno } = globalThis;
@@ -70,7 +70,7 @@ export function assignedPort(): number | null {
 export function serveAsMember(port: number, serving: Serving): void {
   const process = getProcess();
   const tell = (...order: Order) => {
-    // Where the parent is gone, "disconnect" comes.
+    // Ignores errors: if the parent is gone, "disconnect" comes.
     if (process.connected) process.send!(order, () => {});
   };
   const stop = async (timeout?: number, isDiverted = false) => {
@@ -101,7 +101,7 @@ export function serveAsMember(port: number, serving: Serving): void {
       Deno.exit(1);
     }
   });
-  // It is the server that keeps the process alive.
+  // The server keeps the process alive, and not the channel.
   (process as { channel?: { unref(): void } }).channel?.unref();
   endWithParent(Deno.ppid, serving.stopTimeout + STOP_GRACE);
   tell(VARIABLE, "ready");

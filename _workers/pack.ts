@@ -1,19 +1,19 @@
 /**
- * Errors as they are sent by a worker: with their class, message and stack.
+ * Packs errors that a worker sends: class, message and stack.
  *
- * What a worker needs is kept apart from what its pool needs, as it loads each module anew.
+ * Separate from `unpack.ts`: each worker loads its modules anew, and needs only this one.
  *
  * @module
  */
 
 import { GreenletError } from "../greenlet.ts";
 
-/** What was thrown, as it can be sent. */
+/** A thrown value in a form that can be sent. */
 export type SentError =
   | { readonly kind: "value"; readonly value: unknown }
   | {
     readonly kind: "error";
-    /** The names of its classes, its own first. */
+    /** The names of its classes, the most derived first. */
     readonly classes: readonly string[];
     readonly name: string;
     readonly message: string;
@@ -25,12 +25,12 @@ export type SentError =
     readonly errors?: readonly SentError[];
   };
 
-/** How many causes of causes are sent. */
+/** How many levels of causes are sent. */
 const DEEPEST = 10;
 /** Own properties of errors that may be errors, and that nothing enumerates. */
 const LINKS = ["cause", "error", "suppressed"] as const;
 
-/** Puts what was thrown into a form that can be sent. */
+/** Converts a thrown value to a form that can be sent. */
 export function packError(error: unknown, depth = 0): SentError {
   if (!(error instanceof Error)) return packValue(error);
   const { name, message, stack } = error;
@@ -67,7 +67,7 @@ function packValue(value: unknown): SentError {
   if (canBeSent(value)) return { kind: "value", value };
   return packError(
     new GreenletError(
-      `A worker has thrown what can't be sent: ${describe(value)}`,
+      `A worker has thrown a value that can't be sent: ${describe(value)}`,
     ),
   );
 }

@@ -1,5 +1,5 @@
 /**
- * What runs in a worker of a `ThreadPool`.
+ * The side of a worker of a `ThreadPool`: receives calls, and sends results.
  *
  * @module
  */
@@ -10,7 +10,7 @@ import { checkForProcess, isPlain, packError } from "./pack.ts";
 import { type Answer, NOTHING, type Request, takeMoved } from "./messages.ts";
 import { endWithParent } from "./watch.ts";
 
-/** Modules that can be loaded: by their addresses, what imports each. */
+/** The modules that the worker can load: URLs, and functions that import them. */
 type Modules = Record<string, () => Promise<Record<string, unknown>>>;
 type Function = (...args: unknown[]) => unknown;
 type Send = (answer: Answer, moved: readonly Transferable[]) => void;
@@ -34,34 +34,34 @@ export async function serveProcess(
     });
   });
   process.on("message", (message: unknown) => own.take(message as Request));
-  // Its parent has ended, or wants no more of it.
+  // The parent has ended, or has dropped this worker.
   process.on("disconnect", () => Deno.exit());
   process.send!(["ready"]);
   endWithParent(parent, 0);
 }
 
-/** The realm of a thread. */
+/** The global object of a thread. */
 interface Thread {
   onmessage: (event: MessageEvent<Request>) => void;
   postMessage(message: unknown, transfer?: Transferable[]): void;
   close(): void;
 }
 
-/** Serves a pool in the thread that has started this one. */
+/** Serves the pool of the thread that has started this thread. */
 export function serveThread(modules: Modules): void {
   const thread = globalThis as unknown as Thread;
-  // An empty list of what is moved costs 1.5 µs.
+  // Passing an empty list of objects to move costs 1.5 µs.
   const send: Send = (answer, moved) =>
     moved.length === 0
       ? thread.postMessage(answer)
       : thread.postMessage(answer, [...moved]);
   const own = new Calls(modules, send);
-  // Of a thread that ends itself its parent is told nothing.
+  // The runtime does not tell the parent that a thread has ended itself, so this tells it.
   const close = thread.close.bind(thread);
   const exit = (code?: number): never => {
     send(["exit", code ?? Deno.exitCode], NOTHING);
     close();
-    // Nothing of the caller is to go on.
+    // `Deno.exit()` must not return.
     throw new Error("This thread has ended");
   };
   Object.defineProperty(Deno, "exit", { value: exit, configurable: true });
@@ -85,7 +85,7 @@ class Calls {
     this.#send = send;
   }
 
-  /** Does what was asked for, and answers: at once, where there is nothing to wait for. */
+  /** Performs a call and answers; at once, if there is nothing to wait for. */
   take(request: Request): void {
     if (!Array.isArray(request) || request[0] !== "call") return;
     const [, id, module, name, args] = request;
@@ -97,7 +97,7 @@ class Calls {
     this.#run(called as Function, name, args);
   }
 
-  /** Finds out first what is to be called. */
+  /** Finds the function, then calls it. */
   async #prepare(
     module: string | null,
     name: string,
@@ -142,14 +142,14 @@ class Calls {
     try {
       packed = packError(error);
     } catch (thrown) {
-      // Its properties may be getters, which may throw.
+      // A property of the error may be a getter that throws.
       packed = packError(unreadable(thrown));
     }
     this.#send(["error", this.#id, packed], NOTHING);
   }
 
   async #find(module: string, name: string): Promise<Function> {
-    // To import it for each call would take as long as the call.
+    // Importing the module for each call would take as long as the call.
     let exports = this.#loaded.get(module);
     if (exports === undefined) {
       exports = await this.#modules[module]!();
@@ -172,7 +172,7 @@ class Calls {
   }
 }
 
-/** Runs it in a greenlet: what that needs takes 30 ms to load, of the 150 of a start. */
+/** Runs a generator in a greenlet. Loads `gevent.ts` only now: that takes 30 ms. */
 async function runGenerator(
   body: Generator<unknown, unknown, never>,
 ): Promise<unknown> {
@@ -186,14 +186,14 @@ function unreadable(thrown: unknown): GreenletError {
   });
 }
 
-/** Whether it is the body of a generator function, which nothing has begun to run. */
+/** Whether a function's result is a generator, which has to be run. */
 function isGenerator(
   result: unknown,
 ): result is Generator<unknown, unknown, never> {
   return Object.prototype.toString.call(result) === "[object Generator]";
 }
 
-/** How many functions are kept that came as code. */
+/** How many compiled functions are kept. */
 const MOST_COMPILED = 1000;
 
 /**

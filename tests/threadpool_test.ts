@@ -345,7 +345,7 @@ Deno.test("ThreadPool.import() refuses what is no absolute address", async () =>
     assertThrows(
       () => pool.import(url as string),
       TypeError,
-      "'url' must be an absolute address",
+      "'url' must be an absolute URL",
     );
   }
 });
