@@ -162,6 +162,7 @@ export function afterTurn(callback: () => void): void {
 }
 
 function wakeDeferred(): void {
+  haveTasksDeferred = false;
   turned = clock.now();
   noteTime(turned);
   untilLook = LOOK_EVERY;
@@ -237,6 +238,8 @@ type Task<T> = (target: T) => true | void;
 let tasks: unknown[] = [];
 /** Whether a task has woken a body that has not gone on yet; see {@linkcode noteWoken}. */
 let isBehind = false;
+/** Whether wake-ups of tasks are deferred. What was to begin after the tasks waits for them. */
+let haveTasksDeferred = false;
 let ring: () => void = ignore;
 /** Whether the tasks wait until greenlets that come before them have begun. */
 let isHeld = false;
@@ -278,7 +281,8 @@ export function taskTurn(): Promise<void> {
   return new Promise((resolve) => runSoon(endTaskTurn, resolve));
 }
 
-function endTaskTurn(resolve: () => void): void {
+function endTaskTurn(resolve: () => void): true | void {
+  if (haveTasksDeferred) return true;
   resolve();
 }
 
@@ -302,13 +306,12 @@ export async function serveTasks(): Promise<never> {
     tasks = [];
     isBehind = false;
     for (let i = 0; i < batch.length; i += 2) {
-      // A task before this one may have woken a body when the time slice was spent.
-      let isTooEarly = isTurnDue();
-      while (isTooEarly || (batch[i] as Task<unknown>)(batch[i + 1])) {
-        isTooEarly = false;
+      const before = deferred.length;
+      while ((batch[i] as Task<unknown>)(batch[i + 1])) {
         await turn();
         isBehind = false;
       }
+      if (deferred.length > before) haveTasksDeferred = true;
     }
     isBehind = false;
     // The variable keeps the array alive until the next batch.

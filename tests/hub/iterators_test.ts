@@ -481,13 +481,15 @@ for (const [name, make] of mappers) {
     Deno.test(`${name}.${method}() throws an error that interrupts the end of its loop after that end`, async () => {
       using _clock = clock.stop();
       const group = make();
+      const begun = new Event();
       const gate = new Event();
       const order: string[] = [];
       const consumer = spawn(async () => {
         using timeout = Timeout.start(5);
         for await (
           const _ of group[method](async (i: number) => {
-            if (i === 0) return;
+            if (i === 0) return await begun.wait();
+            begun.set();
             try {
               await sleep(FOREVER);
             } finally {
