@@ -18,6 +18,7 @@
 import type { Disposals } from "../_base/disposals.ts";
 import { listen } from "./channels.ts";
 import {
+  abortError,
   type Emitter,
   type Ending,
   ForeignOperation,
@@ -96,7 +97,7 @@ class OwnedChild implements Ending {
     this.#kill();
     const isHeard = child.listenerCount("error") > 0;
     // As by an aborted signal. The caller of `execFile` adds properties to this error.
-    if (isHeard) child.emit("error", interrupted(error));
+    if (isHeard) child.emit("error", abortError(error));
     return isHeard;
   }
 
@@ -120,11 +121,4 @@ class OwnedChild implements Ending {
     Deno.unrefTimer(timer);
     child.once("exit", () => getOriginal(globalThis, "clearTimeout")(timer));
   }
-}
-
-/** The error by which `node:child_process` tells that a signal was aborted. */
-function interrupted(cause: unknown): Error {
-  const error = new Error("The operation was aborted", { cause });
-  error.name = "AbortError";
-  return Object.assign(error, { code: "ABORT_ERR" });
 }

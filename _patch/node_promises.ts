@@ -10,21 +10,19 @@
  * @module
  */
 
-import { markHandled, property } from "../_base/language.ts";
+import { markHandled, property, then } from "../_base/language.ts";
 import { getBuiltin } from "../_base/builtin.ts";
 import { callerOf, findShared } from "../_base/runtime.ts";
 import { interruptibleScope } from "../_hub/current.ts";
-import {
-  cooperate,
-  cooperateBySignal,
-  cooperateLoosely,
-  cooperateRelease,
-} from "./cooperate.ts";
+import { cooperate, cooperateBySignal, cooperateLoosely } from "./cooperate.ts";
 import { detached, onEmitter } from "./detached.ts";
 import { type Ending, ForeignOperation, override } from "./foreign.ts";
+import { leavable } from "./leaving.ts";
+import { isHandle, patchHandleReads, takesBytes } from "./node_handles.ts";
 import { mimic } from "../_base/properties.ts";
 import type { Patches } from "./patch_set.ts";
 import type { Scope } from "../_hub/scope.ts";
+import { checkpoint } from "../_hub/suspension.ts";
 import { classOf } from "../_hub/waits.ts";
 
 type Asking = (this: unknown, ...args: unknown[]) => Promise<unknown>;
@@ -195,6 +193,7 @@ function patchFiles(patches: Patches): void {
     const at = WHOLE[name]!;
     replace(name, (original) => cooperativeWhole(named(name, original), at));
   });
+  patchGlob(patches, promises.glob);
   const discards: Record<string, Discard> = {
     ...DISCARDS,
     open: (file: number) => fs.closeSync(file),
@@ -206,6 +205,28 @@ function patchFiles(patches: Patches): void {
     Object.keys(WHOLE),
   )
     .forEach((name) => patchCallback(patches, fs, name, discards[name]));
+}
+
+/**
+ * Makes loops over `glob()` cooperative, also where it was imported by name: all of its generators
+ * inherit from one object. They run outside greenlets, as they take an error for a missing file.
+ */
+function patchGlob(patches: Patches, glob: (pattern: string) => object): void {
+  // In Node, a call prints a warning.
+  if (findShared().core === undefined) return;
+  const generators = Object.getPrototypeOf(glob(""));
+  patches.replaceIfAllowed<Asking>(
+    generators,
+    "next",
+    (next) =>
+      function (this: AsyncGenerator<unknown>) {
+        if (interruptibleScope() === null) {
+          return Reflect.apply(next, this, arguments as never);
+        }
+        override(this, "next", () => detached(next));
+        return leavable(this, { text: "for await of glob()" }).next();
+      } as Asking,
+  );
 }
 
 /** Calls `discard` with a result, whatever comes of it. */
@@ -233,6 +254,10 @@ function cooperativeWhole(original: Asking, at: number): Asking {
   // Detached, as the methods of the file that it opens are patched.
   const bySignal = cooperateBySignal(mimic(detached(original), original), at);
   return function (...args) {
+    const [file] = args;
+    if (original.name === "readFile" && isHandle(file)) {
+      return file.readFile(args[1]);
+    }
     if (interruptibleScope() === null) {
       return Reflect.apply(original, this, args);
     }
@@ -242,15 +267,12 @@ function cooperativeWhole(original: Asking, at: number): Asking {
   };
 }
 
-/** The methods of a `FileHandle` that wait. */
+/** The methods of a `FileHandle` that wait and read nothing. */
 const OF_HANDLES = [
   "appendFile",
   "chmod",
   "chown",
   "datasync",
-  "read",
-  "readFile",
-  "readv",
   "stat",
   "sync",
   "truncate",
@@ -268,11 +290,7 @@ function patchHandles(patches: Patches, prototype: object): void {
       (method) => cooperate(method),
     )
   );
-  patches.replaceIfAllowed<Asking>(
-    prototype,
-    "close",
-    (close) => cooperateRelease(close),
-  );
+  patchHandleReads(patches, prototype);
 }
 
 // Names
@@ -369,8 +387,18 @@ function patchCallback(
       const scope = interruptibleScope();
       if (
         scope === null || typeof callback !== "function" ||
-        !PROMISIFY.test(callerOf(1))
+        patches.isOver || !PROMISIFY.test(callerOf(1))
       ) return Reflect.apply(original, this, args);
+      const due = checkpoint(scope);
+      if (due !== null) {
+        return then(due, undefined, (error) => callback(error));
+      }
+      const [file, options] = args;
+      if (name === "readFile" && isHandle(file)) {
+        const text = file.readFile(options === callback ? null : options);
+        return then(text, (text) => callback(null, text), callback as Callback);
+      }
+      if (takesBytes(name, args)) return Reflect.apply(original, this, args);
       const wait = new CallbackWait(
         `${name}()`,
         callback as Callback,
