@@ -211,10 +211,14 @@ function patchFiles(patches: Patches): void {
  * Makes loops over `glob()` cooperative, also where it was imported by name: all of its generators
  * inherit from one object. They run outside greenlets, as they take an error for a missing file.
  */
-function patchGlob(patches: Patches, glob: (pattern: string) => object): void {
+function patchGlob(
+  patches: Patches,
+  glob: (patterns: string[]) => object,
+): void {
   // In Node, a call prints a warning.
   if (findShared().core === undefined) return;
-  const generators = Object.getPrototypeOf(glob(""));
+  // Without patterns, as for one it would load a module that needs a permission.
+  const generators = Object.getPrototypeOf(glob([]));
   patches.replaceIfAllowed<Asking>(
     generators,
     "next",
