@@ -43,6 +43,11 @@ interface PostgresConnection {
   release(): void;
 }
 
+/** The part of `amqplib` that the recipe uses. */
+interface Amqp<C extends { close(): unknown }> {
+  connect(url: string): Promise<C>;
+}
+
 /** The part of a socket of `ws` that the recipe uses. */
 interface Socket {
   once(event: string, listener: (value: unknown) => void): unknown;
@@ -123,6 +128,17 @@ export async function queryPostgres<T, S extends PostgresConnection>(
   } finally {
     Promise.allSettled([asking, result, cancel]).then(() => own.release());
   }
+}
+
+// amqplib
+export function connectAmqp<C extends { close(): unknown }>(
+  amqp: Amqp<C>,
+  url: string,
+): PromiseLike<C> {
+  const connecting = amqp.connect(url);
+  return until(connecting, () => {
+    connecting.then((late) => late.close(), () => {});
+  });
 }
 
 // ws
