@@ -14,17 +14,17 @@ interface Protocol {
   /** The size of the first message; `Infinity` if too little has come to tell. */
   sizeOf(bytes: Buffer): number;
   /** Answers one message. */
-  answer(message: Buffer, socket: Socket): void;
+  answer(message: Buffer): void;
 }
 
 /** Serves a protocol; gives the port. A connection has a protocol of its own. */
 async function serve(
   stack: AsyncDisposableStack,
-  protocolOf: () => Protocol,
+  protocolOf: (socket: Socket) => Protocol,
 ): Promise<number> {
   const sockets = new Set<Socket>();
   const server = createServer((socket) => {
-    const protocol = protocolOf();
+    const protocol = protocolOf(socket);
     let bytes = Buffer.alloc(0);
     sockets.add(socket);
     socket.on("close", () => sockets.delete(socket));
@@ -32,7 +32,7 @@ async function serve(
     socket.on("data", (more: Buffer) => {
       bytes = Buffer.concat([bytes, more]);
       for (let size; (size = protocol.sizeOf(bytes)) <= bytes.length;) {
-        protocol.answer(bytes.subarray(0, size), socket);
+        protocol.answer(bytes.subarray(0, size));
         bytes = bytes.subarray(size);
       }
     });
@@ -43,6 +43,29 @@ async function serve(
     return new Promise<void>((resolve) => server.close(() => resolve()));
   });
   return (server.address() as AddressInfo).port;
+}
+
+// SMTP
+
+/** Serves mail: the answer to each mail is its subject. */
+export function serveMail(stack: AsyncDisposableStack): Promise<number> {
+  return serve(stack, (socket) => {
+    let isText = false;
+    let subject = "";
+    socket.write("220 Ready\r\n");
+    return {
+      sizeOf: (bytes) => bytes.indexOf("\n") + 1 || Infinity,
+      answer(message) {
+        const line = message.toString().trimEnd();
+        if (isText && line.startsWith("Subject: ")) subject = line.slice(9);
+        if (isText && line !== ".") return;
+        isText = line === "DATA";
+        if (line === "QUIT") socket.end("221 Bye\r\n");
+        else if (line === ".") socket.write(`250 ${subject}\r\n`);
+        else socket.write(isText ? "354 Go on\r\n" : "250 Done\r\n");
+      },
+    };
+  });
 }
 
 // AMQP 0-9-1
@@ -87,7 +110,7 @@ function nameIn(args: Buffer): Buffer {
 
 /** Serves AMQP 0-9-1 to `amqplib`: connections, channels, and the names of queues. */
 export function serveAmqp(stack: AsyncDisposableStack): Promise<number> {
-  return serve(stack, () => {
+  return serve(stack, (socket) => {
     let isGreeted = false;
     return {
       sizeOf: (bytes) =>
@@ -96,10 +119,11 @@ export function serveAmqp(stack: AsyncDisposableStack): Promise<number> {
           : bytes.length < 7
           ? Infinity
           : bytes.readUInt32BE(3) + 8,
-      answer(message, socket) {
+      answer(message) {
         if (!isGreeted) {
           isGreeted = true;
-          return socket.write(frame(0, START));
+          socket.write(frame(0, START));
+          return;
         }
         const channel = message.readUInt16BE(1);
         const name = `${message.readUInt16BE(7)}.${message.readUInt16BE(9)}`;
@@ -154,9 +178,9 @@ export function serveMongo(
   bson: Bson,
 ): Promise<number> {
   let last = 0;
-  return serve(stack, () => ({
+  return serve(stack, (socket) => ({
     sizeOf: (bytes) => bytes.length < 4 ? Infinity : bytes.readInt32LE(0),
-    answer(message, socket) {
+    answer(message) {
       const isQuery = message.readInt32LE(12) === OP_QUERY;
       // Behind the name of a collection and two numbers, or behind flags and a byte
       const start = isQuery ? message.indexOf(0, 20) + 9 : 21;

@@ -158,7 +158,12 @@ export function sendMail(
 ): PromiseLike<unknown> {
   const socket = new TcpSocket(); // The Socket of node:net
   const transport = nodemailer.createTransport({ ...options, socket });
-  return until(transport.sendMail(mail), () => socket.destroy());
+  return until(transport.sendMail(mail), () => {
+    // nodemailer may not have begun to connect, and stops at an error only
+    const stop = () => void socket.destroy(new Error("The mail is not sent"));
+    socket.on("error", () => {}).on("connect", stop);
+    stop();
+  });
 }
 
 // @grpc/grpc-js
