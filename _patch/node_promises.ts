@@ -361,12 +361,28 @@ function patchCrypto(patches: Patches): void {
 // Lines
 
 function patchLines(patches: Patches): void {
+  patchQuestion(patches);
   // The loop over an interface is one over `events.on()`.
   patches.replaceIfAllowed<Asking>(
     getBuiltin("node:readline/promises").Interface.prototype,
     "question",
     (question) => cooperateBySignal(question, 1),
   );
+}
+
+/** Makes what `util.promisify` gives for `question()` cooperative. */
+function patchQuestion(patches: Patches): void {
+  const { prototype } = getBuiltin("node:readline").Interface;
+  patches.replaceIfAllowed<Method>(prototype, "question", (question) => {
+    const same: Method = function () {
+      return Reflect.apply(question, this, arguments as never);
+    };
+    return withCustom(
+      same,
+      question,
+      (promisified) => cooperateBySignal(named("question", promisified), 1),
+    );
+  });
 }
 
 // Functions with callbacks
@@ -417,18 +433,28 @@ function patchCallback(
         throw error;
       }
     };
-    const own = Object.getOwnPropertyDescriptor(original, CUSTOM);
-    if (typeof own?.value === "function") {
-      const promisified = cooperate(named(name, own.value));
-      const value = mimic(promisified, own.value);
-      Object.defineProperty(
-        replacement,
-        CUSTOM,
-        property({ ...own, value }),
-      );
-    }
-    return replacement;
+    return withCustom(
+      replacement,
+      original,
+      (own) => cooperate(named(name, own)),
+    );
   });
+}
+
+/** Gives a function the promisified form of the original, if that is a special one. */
+function withCustom(
+  replacement: Method,
+  original: Method,
+  wrap: (promisified: Asking) => Asking,
+): Method {
+  const own = Object.getOwnPropertyDescriptor(original, CUSTOM);
+  if (typeof own?.value === "function") {
+    const value = mimic(wrap(own.value), own.value);
+    // For good: else it would get that of the original.
+    const descriptor = { ...own, value, configurable: false };
+    Object.defineProperty(replacement, CUSTOM, property(descriptor));
+  }
+  return replacement;
 }
 
 /** The key under which a function has its promisified form, if it is a special one. */
