@@ -10,7 +10,8 @@
  *   was spawned with `detached`.
  *
  * The child is ended as by an aborted `signal` of `node:child_process`: it gets SIGTERM, and its
- * `error` event tells of the interrupt at once. A second later it gets SIGKILL.
+ * `error` event tells of the interrupt at once. A second later it gets SIGKILL, and its pipes
+ * are closed.
  *
  * @module
  */
@@ -30,11 +31,19 @@ import { GRACE, type Scope } from "../_hub/scope.ts";
 import { getOriginal } from "../_base/properties.ts";
 import { killsChildren } from "./process.ts";
 
+/**
+ * After how long SIGKILL follows, in milliseconds: a little before the grace of the greenlet is
+ * over, as a package such as execa waits for the exit whatever is thrown into its wait.
+ */
+const PATIENCE = GRACE - 100;
+
 /** `child_process.ChildProcess`, as far as it is used here. */
 interface Child extends Emitter {
   /** The program. */
   readonly spawnfile: string;
   killed: boolean;
+  readonly stdout: { destroy(): unknown } | null;
+  readonly stderr: { destroy(): unknown } | null;
   kill(signal: string): boolean;
   once(event: string, listener: () => void): unknown;
 }
@@ -108,17 +117,21 @@ class OwnedChild implements Ending {
 
   #kill(): void {
     const child = this.#child;
-    if (this.#hasExited) return;
-    child.kill("SIGTERM");
+    if (!this.#hasExited) child.kill("SIGTERM");
     const timer = getOriginal(globalThis, "setTimeout")(
       () => {
-        // The runtime sends no second signal (2.9.6).
-        child.killed = false;
-        child.kill("SIGKILL");
+        if (!this.#hasExited) {
+          // The runtime sends no second signal (2.9.6).
+          child.killed = false;
+          child.kill("SIGKILL");
+        }
+        // A child of the child may keep them open, and a package may wait for their end.
+        child.stdout?.destroy();
+        child.stderr?.destroy();
       },
-      GRACE,
+      PATIENCE,
     );
     Deno.unrefTimer(timer);
-    child.once("exit", () => getOriginal(globalThis, "clearTimeout")(timer));
+    child.once("close", () => getOriginal(globalThis, "clearTimeout")(timer));
   }
 }
