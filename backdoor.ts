@@ -17,12 +17,13 @@
  * console.log(new TextDecoder().decode(await socket.recvUntil("\n"))); // 4
  * ```
  *
- * It asks for no password: who can connect can do all that the program can. That is why it
- * listens on loopback addresses and Unix sockets only, unless it is told otherwise.
+ * It asks for no password: a client can do everything that the program can do. So it listens only
+ * on loopback addresses and Unix sockets, unless the option `remote` is set.
  *
  * @module
  */
 
+import { nameClasses } from "./_base/inspecting.ts";
 import { getBuiltin } from "./_base/builtin.ts";
 import { addressName, type ServerAddress } from "./_base/addresses.ts";
 import { checkOptions, isObject, show } from "./_base/checks.ts";
@@ -37,16 +38,16 @@ import type { Socket, SocketListener } from "./socket.ts";
 /** Options of {@linkcode BackdoorServer}. */
 export interface BackdoorOptions extends StreamServerOptions {
   /**
-   * Names for the code that is typed. They are shared: a change of an object is seen by all,
-   * and so is a name that is added later. An assignment to a name makes it the connection's
-   * own.
+   * Names for the typed code, with their values. All connections share the object: they see
+   * changed objects, and names that are added later. An assignment to a name changes it only for
+   * the connection.
    *
    * @default {{}}
    */
   locals?: object;
-  /** Text that each connection is sent first. */
+  /** Text that is sent first to each connection. */
   banner?: string;
-  /** Whether it may listen where other machines can connect. @default {false} */
+  /** Whether the address may be one to which other machines can connect. @default {false} */
   remote?: boolean;
 }
 
@@ -66,18 +67,17 @@ const LONGEST_LINE = 1024 * 1024;
  * A console in the running program, with a greenlet for each connection. gevent's
  * `BackdoorServer`.
  *
- * What is typed is evaluated as JavaScript, with `await` at the top level, in the greenlet of
- * the connection: `getCurrent()` gives that one. The value is printed unless it is `undefined`,
- * and `_` is the last one; an error is printed, and ends nothing. An input that is incomplete
- * goes on in the next line. Names that are declared or assigned belong to the connection.
+ * Each input is evaluated as JavaScript, with `await` at the top level, in the greenlet of the
+ * connection, which `getCurrent()` returns. The value is printed unless it is `undefined`, and
+ * `_` is the last value. An error is printed, and the session goes on. An incomplete input
+ * continues in the next line. Names that are declared or assigned belong to the connection.
  * `console` prints to the connection, also in functions of the program that the code calls.
  *
  * Commands: `.tree` prints the greenlets, `.break` drops an incomplete input, `.exit` closes
  * the connection, `.help` lists them.
  *
- * Code that computes for long holds up the whole program, as in any greenlet. When a client
- * leaves, the code that runs is not ended: the next read or write of the connection ends its
- * greenlet.
+ * Code that computes for long blocks the whole program, as in any greenlet. When a client leaves,
+ * the running code goes on. The next read or write of the connection ends its greenlet.
  *
  * @example Usage
  * ```ts
@@ -94,17 +94,17 @@ const LONGEST_LINE = 1024 * 1024;
 export class BackdoorServer extends StreamServer {
   /** The names that all connections share. gevent's `locals`. */
   readonly locals: object;
-  /** Text that each connection is sent first; `""` for none. */
+  /** Text that is sent first to each connection; `""` for none. */
   readonly banner: string;
 
   /**
    * Makes a back door that is not open yet.
    *
-   * @param address Where it is to listen: a loopback address or a Unix socket, or a listener
-   * there.
-   * @param options Names, a banner, and what any server has.
+   * @param address The address to listen on, a loopback address or a Unix socket; or a listener
+   * on such an address.
+   * @param options Names, a banner, and the options of a server.
    * @throws {TypeError} If other machines could connect, and `remote` is not `true`.
-   * @throws {TypeError | RangeError} If the address or an option is none.
+   * @throws {TypeError | RangeError} If the address or an option is invalid.
    */
   constructor(
     address: ServerAddress | SocketListener | Deno.Listener,
@@ -153,7 +153,7 @@ export class BackdoorServer extends StreamServer {
   }
 }
 
-/** Whether only programs of this machine can connect there. */
+/** Whether only programs on this machine can connect to an address. */
 function isLocal(address: object): boolean {
   if ("path" in address) return true;
   const { hostname } = address as { hostname?: string };
@@ -171,11 +171,11 @@ function isGone(error: unknown): boolean {
     error instanceof errors.ConnectionAborted;
 }
 
-/** A connection: what was typed, and the names that it has. */
+/** A connection: its names, and its input so far. */
 class Session {
   readonly #socket: Socket;
   readonly #names: Names;
-  /** The lines of an input that is incomplete. */
+  /** The lines of an incomplete input. */
   #lines: string[] = [];
 
   constructor(socket: Socket, locals: object) {
@@ -183,9 +183,9 @@ class Session {
     this.#names = new Names(locals);
   }
 
-  /** Sends text after all that was printed before, and waits for nothing. */
+  /** Sends text, after all earlier text. Does not wait. */
   print(text: string): void {
-    // Detached, as an interrupt of the code that prints would take it back.
+    // Detached, as an interrupt of the printing code would cancel the write.
     runDetached(() => this.#socket.sendAll(text)).catch(ignore);
   }
 
@@ -198,10 +198,10 @@ class Session {
     await socket.sendAll(PROMPT);
     let isFirst = true;
     for await (const line of socket.lines({ max: LONGEST_LINE })) {
-      // A page in a browser can have text sent here, and can't leave out the first line.
+      // A web page may try to send code by an HTTP request. Its first line shows that.
       if (isFirst && /^[A-Z]+ \S+ HTTP\/\d/.test(line)) return;
       isFirst = false;
-      // Bytes that are no text are telnet's: Ctrl-C.
+      // Bytes that are not valid text are commands of telnet, such as Ctrl-C.
       const text = line.includes("\ufffd") ? ".break" : line;
       if (text.trim() === ".exit") return;
       await this.#take(text);
@@ -244,7 +244,7 @@ class Session {
       if (value === undefined) return;
       this.#names.define("_", value);
       this.print(`${inspect(value)}\n`);
-      // Unhandled, its rejection would end the program.
+      // An unhandled rejection would end the program.
       if (value instanceof Promise) value.catch((error) => this.#fail(error));
     } catch (error) {
       if (error instanceof GreenletExit) throw error;
@@ -258,7 +258,7 @@ class Session {
   }
 }
 
-/** Leaves out the frames that are not of the code that was typed, or of what it calls. */
+/** Leaves only the frames of the typed code and of the functions that it calls. */
 function withoutOurFrames(text: string): string {
   const lines = text.split("\n");
   const isFrame = (line: string) => /^\s+at /.test(line);
@@ -289,13 +289,13 @@ function consoleFor(print: (text: string) => void): Console {
   return new Console({ stdout }) as unknown as Console;
 }
 
-/** The consoles of the greenlets of connections. */
+/** The consoles of the connections, by greenlet. */
 const consoles = new Map<Greenlet, Console>();
 /** The descriptor of `console` before the first connection. */
 let original: PropertyDescriptor | undefined;
 let dispatching: Console | null = null;
 
-/** Has `console` print to a connection whenever its greenlet runs. */
+/** Makes `console` print to a connection while its greenlet runs. */
 function enter(greenlet: Greenlet, console: Console): void {
   if (consoles.size === 0) {
     original = Object.getOwnPropertyDescriptor(globalThis, "console");
@@ -315,8 +315,10 @@ function enter(greenlet: Greenlet, console: Console): void {
 
 function leave(greenlet: Greenlet): void {
   consoles.delete(greenlet);
-  // Other code may have replaced it since.
+  // Other code may have replaced `console` meanwhile.
   if (consoles.size > 0 || globalThis.console !== dispatching) return;
   Object.defineProperty(globalThis, "console", original!);
   dispatching = null;
 }
+
+nameClasses({ BackdoorServer });

@@ -22,7 +22,7 @@
  * @module
  */
 
-import { showAs } from "./_base/inspecting.ts";
+import { nameClasses, showAs } from "./_base/inspecting.ts";
 import { NO_OPTIONS } from "./_base/language.ts";
 import { checkCallback, numberError } from "./_base/checks.ts";
 import { List } from "./_base/linked_list.ts";
@@ -50,7 +50,7 @@ class Notified extends QueuedWait<Notified, boolean> {
   readonly #lock: ReclaimableLock;
   readonly #scope: Scope;
   readonly #predicate: (() => unknown) | null;
-  /** How often the greenlet has to release the lock when it holds it again. */
+  /** How many times the greenlet has to release the lock when it holds it again. */
   #depth = Infinity;
   /** Whether the timeout has passed. */
   #late = false;
@@ -353,3 +353,5 @@ export class Condition implements Disposable {
     this.release();
   }
 }
+
+nameClasses({ Condition });

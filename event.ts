@@ -16,7 +16,7 @@
  * @module
  */
 
-import { showAs } from "./_base/inspecting.ts";
+import { nameClasses, showAs } from "./_base/inspecting.ts";
 import { NO_OPTIONS } from "./_base/language.ts";
 import { currentScope } from "./_hub/current.ts";
 import { checkpoint, failedWait, readyWait } from "./_hub/suspension.ts";
@@ -34,8 +34,8 @@ import type { GetOptions, JoinOptions, Waitable } from "./gevent.ts";
 export type { Outcome };
 
 class EventWait extends LinkedWait<Event, boolean> {
-  override describe(): string {
-    return callOf(this.source, "wait()");
+  override describe(subject = this.subject): string {
+    return callOf(subject, "wait()");
   }
 
   override linked(): void {
@@ -143,8 +143,8 @@ export class Event implements Waitable {
 }
 
 class ReadyWait<T> extends LinkedWait<AsyncResult<T>, T | undefined> {
-  override describe(): string {
-    return callOf(this.source, "wait()");
+  override describe(subject = this.subject): string {
+    return callOf(subject, "wait()");
   }
 
   override linked(source: AsyncResult<T>): void {
@@ -353,3 +353,5 @@ export class AsyncResult<T = unknown> implements Waitable, Outcome<T> {
     return this.#links.length;
   }
 }
+
+nameClasses({ Event, AsyncResult });

@@ -87,8 +87,8 @@ export {
 /**
  * Makes a greenlet and starts it soon. gevent's `spawn`. Not a switch point.
  *
- * The body starts after this call returns, and after the bodies that were spawned before.
- * It inherits the `AsyncLocalStorage` context of the caller.
+ * The body starts after this call has returned, and after the bodies that were spawned
+ * earlier. It inherits the `AsyncLocalStorage` context of the caller.
  *
  * @typeParam A The types of the arguments.
  * @typeParam R What the function returns.
@@ -125,7 +125,7 @@ export function spawn<A extends unknown[], R>(
 /**
  * Makes a greenlet and starts it after a delay. gevent's `spawn_later`. Not a switch point.
  *
- * A kill before that keeps it from starting.
+ * A kill during the delay keeps it from starting.
  *
  * @typeParam A The types of the arguments.
  * @typeParam R What the function returns.
@@ -195,11 +195,11 @@ export function spawnRaw<A extends unknown[]>(
 }
 
 /**
- * Kills a greenlet when a signal aborts, or at once if it has aborted already. Not a switch
- * point. gevent has no such call.
+ * Kills a greenlet when a signal aborts; at once, if the signal is aborted already. Not a
+ * switch point. gevent has no such call.
  *
  * The greenlet is killed with a `GreenletExit` whose `cause` is the `reason` of the signal. If
- * the reason is a `GreenletExit`, the greenlet is killed with that. So it counts as killed, and
+ * the reason is itself a `GreenletExit`, it is used. So the greenlet counts as killed, and
  * nothing is printed. When the greenlet has ended, the listener is removed from the signal.
  *
  * For the other direction, an interrupt that aborts a signal, see `withSignal`.
@@ -259,8 +259,8 @@ export function abortedBy<G extends Greenlet>(
  * Waits for a number of milliseconds, while other greenlets run. A switch point. gevent's
  * `sleep`. An interrupt ends the sleep at once.
  *
- * @param ms How long to sleep. 0 or less lets the greenlets run that are ready now;
- * `Infinity` waits until an interrupt.
+ * @param ms How long to sleep. With 0 or less, the greenlets that are ready now run first;
+ * with `Infinity`, only an interrupt ends the sleep.
  * @returns Nothing.
  * @throws {TypeError | RangeError} If `ms` is not a number of milliseconds.
  *
@@ -281,7 +281,7 @@ export function sleep(ms = 0): Wait<void> {
   if (ms > 0) return new Sleep(ms).suspend(scope);
   if (hasTasks()) {
     const turn = new Turn();
-    // The hub has earlier tasks, which may still interrupt this greenlet.
+    // The hub has tasks that come first, and may interrupt this greenlet.
     runSoon(endTurn, turn);
     return turn.suspend(scope);
   }
@@ -302,7 +302,7 @@ class Turn extends Suspension<void> {
   }
 }
 
-/** A sleep. It is the wait and its timer in one object, which saves 50 bytes. */
+/** The wait of a sleep, and its timer: one object for both saves 50 bytes. */
 class Sleep extends Suspension<void> implements Timer {
   list: List<Timer> | null = null;
   previous: Timer | null = null;
@@ -310,18 +310,23 @@ class Sleep extends Suspension<void> implements Timer {
 
   constructor(ms: number) {
     super();
-    // For `describe`. The field is free until the sleep is over.
+    // `describe()` needs it. The field holds the result only when the sleep is over.
     this.value = ms;
     enterTimer(ms, this);
   }
 
-  override describe(): string {
-    return `sleep(${this.value})`;
+  /** How many milliseconds it takes; something else when it is over. */
+  override get subject(): unknown {
+    return this.value;
+  }
+
+  override describe(subject = this.subject): string {
+    return `sleep(${subject})`;
   }
 
   override get waited(): Waited {
     const ms = this.value as number;
-    // A sleep without an end has no timer that could tell.
+    // An endless sleep has no timer, so its time is not known.
     return { ms: ms < Infinity ? ms - timeLeft(this) : NaN, isExact: true };
   }
 
@@ -338,13 +343,13 @@ class Sleep extends Suspension<void> implements Timer {
   }
 }
 
-/** The wait for the event loop to have nothing to do. */
+/** The wait of `idle()`. */
 class Idling extends Suspension<void> {
   #immediate = setImmediate(() => this.#look());
   #turns = 0;
 
   #look(): void {
-    // Greenlets that were ready at the first turn of the loop have run by the second.
+    // The greenlets that were ready in the first turn of the loop have run in the second.
     if (++this.#turns === 2) this.switch();
     else this.#immediate = setImmediate(() => this.#look());
   }
@@ -392,19 +397,19 @@ const LEEWAY = GRACE / 4;
  * have run, and returns the function's result. In gevent, too, greenlets die with the main
  * greenlet. A greenlet that was killed before is not killed again: it finishes its clean-up.
  *
- * SIGINT (Ctrl-C) and SIGTERM kill the function, and then the other greenlets. After that the
- * exit code of the process is set: 130 for SIGINT, 143 for SIGTERM. A second signal ends the
- * process at once. If a greenlet still awaits a foreign promise when its grace is over, this
- * returns without it; the same holds for the function itself. If the operation behind that
- * promise keeps the process alive after that, a second signal or `Deno.exit()` ends it.
+ * SIGINT (Ctrl-C) and SIGTERM kill the function, and then the other greenlets. Then the exit
+ * code of the process is set: 130 for SIGINT, 143 for SIGTERM. A second signal ends the process
+ * at once. A greenlet, or the function, that still awaits a foreign promise when its grace is
+ * over is left behind, and `run` returns. If the operation behind that promise keeps the
+ * process alive, a second signal or `Deno.exit()` ends it.
  *
- * `run` does not keep the process alive. If nothing is left that could end what the function
- * waits in, that throws a {@linkcode LoopExit}, whose message lists all greenlets. If the function
- * awaits a foreign promise, which nothing can interrupt, `run` itself throws it.
+ * `run` does not keep the process alive. If nothing is left that could end the wait of the
+ * function, this wait throws a {@linkcode LoopExit}, whose message lists all greenlets. If the
+ * function awaits a foreign promise, which nothing can interrupt, `run` itself throws it.
  *
- * The type of the result does not mention a kill, as most programs end when they are killed.
- * To tell whether this one was, assign the result to a variable of type `unknown`, or write
- * all type arguments: `run<[], Promise<string>, GreenletExit>(main)`.
+ * The type of the result leaves out a kill, as most programs end when they are killed. If
+ * yours goes on, assign the result to a variable of type `unknown`, or write all type
+ * arguments: `run<[], Promise<string>, GreenletExit>(main)`.
  *
  * @typeParam A The types of the arguments.
  * @typeParam R What the function returns.
@@ -467,12 +472,12 @@ export async function run<
     try {
       await ending.get();
     } finally {
-      // It was killed by a signal, or it awaits a foreign promise, and can't be ended.
+      // A function that is not dead now awaits a foreign promise. It can't be ended.
       const isStuck = signal !== null || ending.isStuck;
       await killTheRest(isStuck ? greenlet : undefined);
     }
     if (greenlet.dead) return await greenlet.get() as BodyResult<R>;
-    // This does not throw what it may fail with later: the hub reports that.
+    // If the function fails later, `run` can't throw its error any more: the hub reports it.
     scopeOf(greenlet).errorIsHandled = false;
     return exit as BodyResult<R>;
   } finally {
@@ -488,7 +493,7 @@ export async function run<
 class Ending extends Suspension<void> implements TopWait {
   readonly #main: Greenlet;
   readonly #link = () => this.switch();
-  /** What the main greenlet was waiting in when it was thrown a {@linkcode LoopExit}. */
+  /** The wait of the main greenlet into which a {@linkcode LoopExit} was thrown. */
   #thrownInto: Scope["pending"] = null;
   /** Whether the main greenlet can't be ended. */
   isStuck = false;
@@ -529,7 +534,7 @@ class Ending extends Suspension<void> implements TopWait {
   }
 }
 
-/** The most rounds of kills. Clean-up may start greenlets, which the next round kills. */
+/** The most rounds of kills: a clean-up may start greenlets, which the next round kills. */
 const MOST_ROUNDS = 10;
 
 /** A spawn callback that kills each greenlet before it starts. */
@@ -538,7 +543,7 @@ const refuseToStart = (greenlet: Greenlet) => killOnce([greenlet]);
 /**
  * Kills all greenlets but the caller and its spawners, and waits until they have ended.
  *
- * @param stuck A greenlet to leave out, as it did not end in time.
+ * @param stuck A greenlet that did not end in time, and is left out.
  */
 async function killTheRest(stuck?: core.Greenlet): Promise<void> {
   const spared = new Set([stuck]);
@@ -551,7 +556,7 @@ async function killTheRest(stuck?: core.Greenlet): Promise<void> {
     for (let round = 1; round < 2 * MOST_ROUNDS; round++) {
       const rest = aliveGreenlets().filter((greenlet) => !spared.has(greenlet));
       if (rest.length === 0) return;
-      // Ends greenlets that start another one whenever they are killed.
+      // Otherwise a greenlet that starts another one in its clean-up would keep this busy.
       if (round === MOST_ROUNDS) Greenlet.addSpawnCallback(refuseToStart);
       for (const greenlet of rest) spared.add(greenlet);
       killOnce(rest);
@@ -560,7 +565,7 @@ async function killTheRest(stuck?: core.Greenlet): Promise<void> {
         grace = Math.max(grace, scopeOf(greenlet).graceLeft);
       }
       const joined = rest.filter((greenlet) => greenlet instanceof Greenlet);
-      // Cooperative waits end soon after the grace; foreign ones can't be ended.
+      // Cooperative waits end soon after the grace. A wait in a foreign promise may not.
       await joinAll(joined, { timeout: grace + LEEWAY });
     }
   } finally {

@@ -28,16 +28,16 @@
  * be a plain function, which can't be suspended: a greenlet that it switches to runs on top
  * of it on the JavaScript stack, and has to give control back to it.
  *
- * A greenlet belongs to its realm (main thread or Worker), as greenlet's belong to their
+ * A greenlet belongs to its realm (main thread or Worker), as in Python it belongs to its
  * thread. A suspended body that is garbage-collected gets no {@linkcode GreenletExit}:
- * JavaScript has no hook that could run its `finally`.
+ * JavaScript has no hook that could run its `finally` blocks.
  *
  * @module
  */
 
 /**
- * The error that ends a greenlet without counting as a failure: if a body doesn't catch it,
- * its parent gets it as a value. greenlet's `GreenletExit`.
+ * The error that ends a greenlet and does not count as a failure. If the body does not catch
+ * it, the parent gets it as a value. greenlet's `GreenletExit`.
  *
  * @example Usage
  * ```ts
@@ -112,7 +112,7 @@ export interface Switch<T = unknown> {
 }
 
 /**
- * A function that {@linkcode setTrace} installs, to be called at every switch.
+ * A function that {@linkcode setTrace} installs. It is called at every switch.
  *
  * @param event `"switch"` if `target` gets a value, `"throw"` if it gets an error.
  * @param origin The greenlet that gives up control.
@@ -125,28 +125,28 @@ export type TraceCallback = (
 ) => void;
 
 /**
- * How control arrives in a greenlet. `return` has no counterpart in greenlet: it
- * ends a generator body past its `catch` blocks.
+ * The way in which control arrives in a greenlet. `return` ends a generator body and runs none
+ * of its `catch` blocks; Python's greenlet has nothing like it.
  */
 type How = "switch" | "throw" | "return";
 
 /**
  * - `pending`: not started
  * - `active`: a generator body that has started, or a plain body that is executing
- * - `blocked`: has called `switch` outside a generator body, and waits for control further
- *   down on the JavaScript stack
+ * - `blocked`: has called `switch` outside a generator body. The call is on the JavaScript
+ *   stack and waits for control.
  * - `dead`
  */
 type State = "pending" | "active" | "blocked" | "dead";
 
-/** A switch that was asked for: also its own iterator and its own iterator result. */
+/** A requested switch. It is its own iterator, and its own iterator result. */
 class SwitchRequest<T> implements Switch<T> {
   readonly target: Greenlet;
   readonly how: How;
   /** The value to send; dropped when the switch is performed. */
   sent: unknown;
   value: T;
-  /** The number of arguments in `sent`: a target that starts gets them one by one. */
+  /** The number of arguments in `sent`: a body that starts gets them as separate arguments. */
   readonly count: number;
   done: boolean;
   #delegated = false;
@@ -167,7 +167,7 @@ class SwitchRequest<T> implements Switch<T> {
     this.done = done;
   }
 
-  /** Whether `yield*` performs the switch, and not `yield`. */
+  /** Whether the body has used `yield*`, and not `yield`. */
   get isDelegated(): boolean {
     return this.#delegated;
   }
@@ -178,8 +178,8 @@ class SwitchRequest<T> implements Switch<T> {
   }
 
   next(value: unknown): this {
-    // `yield*` calls this first to begin, then with the value that was sent back. One object
-    // is the request, the iterator and both results: 12 ns less a switch than three objects.
+    // `yield*` calls this twice: to begin, and with the value that was sent back. One object
+    // for the request, the iterator and both results saves 12 ns a switch.
     if (this.#delegated) {
       this.done = true;
       this.value = value as T;
@@ -204,13 +204,13 @@ class SwitchRequest<T> implements Switch<T> {
 
 /** The greenlet that has control. */
 let current: Greenlet;
-/** The greenlet whose generator is executing, and so can yield. */
+/** The greenlet whose generator is executing. It can yield. */
 let yielder: Greenlet | null = null;
 /** The request that the executing generator has made and has not yielded yet. */
 let pending: SwitchRequest<unknown> | null = null;
 let tracer: TraceCallback | null = null;
 
-/** Hands control over from outside a generator body; see `Greenlet.#drive`. */
+/** Hands over control from outside a generator body: `Greenlet.#drive`. */
 let drive: (
   top: Greenlet,
   target: Greenlet,
@@ -280,8 +280,8 @@ export class Greenlet {
   #state: State = "pending";
   /**
    * The value of `run`, unless the instance or its class defines `run`; `null` after the
-   * start. Not `#run`: structuredClone() must refuse a greenlet, as it does because of the
-   * function here, and it would copy an object with private fields only.
+   * start. Not `#run`, as structuredClone() has to refuse a greenlet: it refuses the function
+   * in this field, but it would copy an object that has only private fields.
    */
   private _run: ((...args: never[]) => unknown) | null | undefined = undefined;
   /** `null` only in main. */
@@ -291,7 +291,7 @@ export class Greenlet {
   /** The name in messages. */
   #label = "";
 
-  /** The property `run`: not an accessor in the class, as a subclass may define a method. */
+  /** The property `run`. Not an accessor of the class, as a subclass may define it as a method. */
   static readonly #runProperty: PropertyDescriptor & ThisType<Greenlet> = {
     get() {
       return this._run ?? undefined;
@@ -325,8 +325,8 @@ export class Greenlet {
    * @param run The body: a generator function or a plain one. It is called with the arguments
    * of the first `switch`. Leave it out if a subclass defines `run`.
    * @param parent The greenlet that gets the body's result; by default the current one.
-   * @throws {TypeError} If `run` is not a function or is an async generator function, of which
-   * no line would run, or if `parent` is not a greenlet.
+   * @throws {TypeError} If `run` is not a function; if it is an async generator function, of
+   * which no line would run; or if `parent` is not a greenlet.
    */
   constructor(run?: (...args: never[]) => unknown, parent?: Greenlet) {
     if (run !== undefined) {
@@ -402,9 +402,9 @@ export class Greenlet {
    * Hands control to this greenlet. greenlet's `switch`.
    *
    * The first switch starts the body with the arguments. A later one resumes the body: the
-   * `switch` in which it is suspended returns the arguments, as `undefined` if there are
-   * none, as itself if there is one, and as an array if there are several. If the greenlet is
-   * dead, control goes to its parent instead.
+   * `switch` in which it is suspended returns `undefined` if there are no arguments, the
+   * argument if there is one, and an array if there are several. If the greenlet is dead,
+   * control goes to its parent instead.
    *
    * A switch point: in a generator body write `yield* greenlet.switch(...)`.
    *
@@ -433,14 +433,14 @@ export class Greenlet {
   /**
    * Hands control to this greenlet and throws an error there. greenlet's `throw`.
    *
-   * If the greenlet has not started, it is dead and its body never runs. If the body doesn't
-   * catch the error, it is thrown in the parent, except a {@linkcode GreenletExit}, which the
-   * parent gets as a value.
+   * If the greenlet has not started, it is dead after this and its body never runs. If the body
+   * does not catch the error, the error is thrown in the parent; only a {@linkcode GreenletExit}
+   * is given to the parent as a value.
    *
    * A switch point: in a generator body write `yield* greenlet.throw(...)`.
    *
    * @typeParam T The type of the value that is sent back.
-   * @param error The error, or a class of errors of which this makes one; by default a new
+   * @param error The error, or a class of errors, of which a new one is made; by default a new
    * `GreenletExit`.
    * @returns See {@linkcode Greenlet.switch}.
    * @throws {GreenletError} See {@linkcode Greenlet.switch}.
@@ -467,11 +467,11 @@ export class Greenlet {
 
   /**
    * Hands control to this greenlet and ends its generator body, as an iterator's `return()`
-   * does: its `finally` blocks run, its `catch` blocks don't. greenlet has no such call, as
-   * Python's `except Exception` lets `GreenletExit` pass.
+   * does: its `finally` blocks run, its `catch` blocks don't. Python's greenlet needs no such
+   * call: there `except Exception` does not catch a `GreenletExit`.
    *
-   * If the greenlet has not started, it is dead and its body never runs. For the main
-   * greenlet, a plain body and a dead greenlet this is a `switch`.
+   * If the greenlet has not started, it is dead after this and its body never runs. For the
+   * main greenlet, a plain body and a dead greenlet this is a `switch`.
    *
    * A switch point: in a generator body write `yield* greenlet.return(...)`.
    *
@@ -516,7 +516,7 @@ export class Greenlet {
   }
 
   /**
-   * Removes the body from the greenlet, when it starts or is killed before its start.
+   * Removes the body from the greenlet. Called when it starts, or is killed before its start.
    *
    * @returns The body.
    */
@@ -528,14 +528,14 @@ export class Greenlet {
     return run;
   }
 
-  /** Hides a `run` that the instance or its class defines. Takes 200 ns. */
+  /** Hides a `run` that the instance or its class defines. That takes 200 ns. */
   static #hideRun(greenlet: Greenlet): void {
     if (Reflect.defineProperty(greenlet, "run", Greenlet.#runProperty)) return;
-    // The property can't be redefined: a setter of the user decides what this does.
+    // The property can't be redefined. This calls the setter of the user, if there is one.
     greenlet.run = undefined!;
   }
 
-  /** The name of the body in messages: that of its function. */
+  /** The name in messages: by default the name of the function. */
   protected get label(): string {
     return this.#label || this.run?.name || "";
   }
@@ -556,14 +556,14 @@ export class Greenlet {
     return `<${words.join(" ")}>`;
   }
 
-  /** Returns the text for `console.log`: the same as `toString()`; of a prototype, itself. */
+  /** Returns what `console.log` shows: `toString()`, or a prototype as it is. */
   [Symbol.for("nodejs.util.inspect.custom")](): unknown {
     return #state in this ? this.toString() : this;
   }
 
   /**
-   * Hands control from `top`, which has it, to `target`, and returns when `top` gets control
-   * again. This loop resumes all generator bodies meanwhile.
+   * Hands control from `top` to `target`, and returns when `top` gets control again. Meanwhile
+   * this loop resumes all generator bodies.
    *
    * Static, as a private method makes each instance 8 bytes larger.
    */
@@ -578,16 +578,16 @@ export class Greenlet {
     const before = top.#state;
     top.#state = "blocked";
     let from = top;
-    // The error of a mistake is thrown back without a switch, and is not traced.
+    // The error about a mistake is thrown back to its author. That is no switch: not traced.
     let mistake = false;
     for (;;) {
       let failed = false;
       try {
-        // This loop is inside the `try`, which is entered once for each body that ends, and
-        // not for each switch: 6 ns less a switch.
+        // The loop is inside the `try`, so that only the end of a body enters the `try` again,
+        // and not each switch: this saves 6 ns a switch.
         for (;;) {
           while (target.#state === "dead") {
-            // A dead greenlet can't return or exit again, so the parent gets a value.
+            // A dead greenlet can't return or exit again: its parent gets a value.
             if (how === "return" || value instanceof GreenletExit) {
               how = "switch";
             }
@@ -610,7 +610,7 @@ export class Greenlet {
               mistake = true;
               continue;
             }
-            // A getter `run` may have switched to the target, which may have ended.
+            // A getter of `run` may have switched to the target, and the target may have ended.
             if ((target.#state as State) === "dead") continue;
           }
           if (tracer !== null && !mistake) {
@@ -629,7 +629,7 @@ export class Greenlet {
             top.#state = before;
             current = top;
             if (how !== "throw") return value;
-            // Thrown outside the `try`, whose `catch` is for errors of bodies.
+            // Throws outside the `try`: the `catch` is for the errors of bodies.
             break;
           }
 
@@ -670,8 +670,8 @@ export class Greenlet {
       } catch (error) {
         yielder = pending = null;
         failed = true;
-        // If a body delegates to an iterator without throw(), such as an array's, the engine
-        // replaces our error by a TypeError that names no greenlet.
+        // If a body delegates to an iterator without throw(), such as that of an array, the
+        // engine replaces our error by a TypeError, which names no greenlet.
         if (value instanceof GreenletError && error instanceof TypeError) {
           error.cause ??= value;
         }
@@ -716,9 +716,9 @@ export class Greenlet {
 /**
  * Returns the greenlet that has control. greenlet's `getcurrent`. Not a switch point.
  *
- * An async function that goes on after an `await` is resumed by the event loop, and so runs
- * in the main greenlet. `getCurrent` of the `hub` module returns the greenlet to which such a
- * function belongs.
+ * After an `await`, the event loop resumes an async function: for the core it then runs in the
+ * main greenlet. `getCurrent` of the `hub` module returns the greenlet to which such a function
+ * belongs.
  *
  * @returns The current greenlet.
  *
@@ -801,14 +801,14 @@ function checkRun(run: unknown, what: string): void {
   }
 }
 
-/** Checks the tag, which a bound function has as well. */
+/** Checks the tag: a bound function has it, too. */
 // deno-lint-ignore ban-types
 function isAsyncGeneratorFunction(run: Function): boolean {
   return (run as { [Symbol.toStringTag]?: unknown })[Symbol.toStringTag] ===
     "AsyncGeneratorFunction";
 }
 
-/** Makes an error if its class is given, as in Python. */
+/** Returns an error. If a class of errors is given, makes one, as Python does. */
 function instanceOf(error: unknown): unknown {
   const isClass = typeof error === "function" &&
     (error === Error || error.prototype instanceof Error);
@@ -822,15 +822,15 @@ function checkParent(parent: Greenlet): Greenlet {
   );
 }
 
-// Checks the result's tag, not the function: an arrow function may return a generator, and a
-// bound or wrapped generator function is not recognizable.
+// Checks what the function has returned, and not the function: an arrow function may return a
+// generator, and a bound or wrapped generator function can't be recognized.
 function isGenerator(result: unknown): result is Generator {
   return typeof result === "object" && result !== null &&
     (result as Generator)[Symbol.toStringTag] === "Generator" &&
     typeof (result as Generator).next === "function";
 }
 
-/** The reason why a switch can't be made. */
+/** A reason why a switch is not possible. */
 interface Obstacle {
   readonly error: unknown;
 }
@@ -840,7 +840,7 @@ function noBody(target: Greenlet): Obstacle | null {
   try {
     run = target.run;
   } catch (error) {
-    // A getter `run` has thrown. The greenlet has not started, and can still be started.
+    // A getter of `run` has thrown. The greenlet has not started, and can be started later.
     return { error };
   }
   if (typeof run !== "function") {
@@ -923,3 +923,12 @@ function describe(value: unknown): string {
     return `a value of type ${typeof value}`;
   }
 }
+
+// A minifier shortens the names of classes, and leaves the keys of an object as they are.
+for (
+  const [value, one] of Object.entries({
+    Greenlet,
+    GreenletError,
+    GreenletExit,
+  })
+) Object.defineProperty(one, "name", { value, configurable: true });

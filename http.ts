@@ -19,6 +19,7 @@
  * @module
  */
 
+import { nameClasses } from "./_base/inspecting.ts";
 import { checkAddress } from "./_base/addresses.ts";
 import { checkFunction, isObject, show } from "./_base/checks.ts";
 import { markHandled, NO_OPTIONS, then } from "./_base/language.ts";
@@ -44,7 +45,7 @@ import {
   type TimerTarget,
 } from "./_hub/timers.ts";
 import { checkTls } from "./_hub/tls_conn.ts";
-import { getOriginal } from "./_base/properties.ts";
+import { denoFunction } from "./_base/properties.ts";
 import { setImmediate } from "./_base/immediate.ts";
 import { checkProcesses } from "./_workers/fleet.ts";
 import { Greenlet, spawn } from "./gevent.ts";
@@ -61,12 +62,12 @@ import {
 } from "./server.ts";
 
 /**
- * What answers a request: an async function, a generator function or a plain function. It is
- * called with the runtime's own arguments, as `app.fetch` of Hono and the like expect.
+ * A function that answers a request: async, generator or plain. It gets the arguments that
+ * `Deno.serve` passes, so you can use `app.fetch` of Hono and similar frameworks.
  */
 export type HttpHandler = (
   request: Request,
-  // As the handlers of frameworks name what they take by types of their own.
+  // `any`, as frameworks declare their own type for it.
   // deno-lint-ignore no-explicit-any
   info: any,
 ) =>
@@ -75,52 +76,51 @@ export type HttpHandler = (
   // deno-lint-ignore no-explicit-any
   | Generator<unknown, Response, any>;
 
-/** What is told of each request when it is over. */
+/** The log entry of a request, made when the request is over. */
 export interface LogEntry {
   /** The method. */
   readonly method: string;
   /** The whole URL. */
   readonly url: string;
-  /** What it was answered with. */
+  /** The status of the response. */
   readonly status: number;
-  /** How many bytes the body of the answer had, as far as it was sent. */
+  /** The number of bytes of the body that were sent. */
   readonly bytes: number;
-  /** How many milliseconds it took, until the answer was sent. */
+  /** The time until the response was sent, in milliseconds. */
   readonly ms: number;
-  /** Where the client is. */
+  /** The address of the client. */
   readonly remoteAddr: Deno.Addr;
-  /** What the handler has failed with, or was killed by; `undefined` if it was not. */
+  /** The error with which the handler failed or was killed; `undefined` if there was none. */
   readonly error: unknown;
 }
 
 /** Options of {@linkcode HttpServer}. */
 export interface HttpServerOptions extends ServerOptions, ServerProcessOptions {
   /**
-   * What becomes of a request that there is no room for in the pool: it waits, or is answered
-   * 503 with `Retry-After`.
+   * What happens to a request when the pool is full: it waits for room, or the server answers
+   * it with 503 and `Retry-After`.
    *
    * @default {"wait"}
    */
   overload?: "wait" | "reject";
   /**
-   * How many milliseconds a request may take, from when it comes until its answer is sent. A
-   * handler that is late is killed, and answered for with 503; an answer that has begun is
+   * How many milliseconds a request may take, from its arrival until its response is sent. After
+   * that, the server kills the handler and answers with 503. A response that is being sent is
    * cut off.
    *
    * @default {Infinity}
    */
   requestTimeout?: number;
   /**
-   * Called with an entry for each request when it is over; `"common"` prints a line in the
-   * Common Log Format to stdout, in which every request is of HTTP/1.1, as the runtime does
-   * not tell.
+   * Called with an entry when a request is over. `"common"` prints a line in the Common Log
+   * Format to stdout; the line always says HTTP/1.1, as the runtime does not pass on the version.
    */
   log?: ((entry: LogEntry) => unknown) | "common";
-  /** The certificate and the key, in PEM format: HTTPS, and HTTP/2 for who asks for it. */
+  /** The certificate and the key, in PEM format. The server then speaks HTTPS, with HTTP/2. */
   tls?: { cert: string; key: string };
 }
 
-/** What the runtime passes to a handler, beside the request. */
+/** The second argument that the runtime passes to a handler. */
 type Info = Deno.ServeHandlerInfo<Deno.Addr>;
 
 type Serve = (
@@ -128,40 +128,42 @@ type Serve = (
   handler: (request: Request, info: Info) => Response | Promise<Response>,
 ) => Deno.HttpServer<Deno.Addr>;
 
-/** For how many seconds one comes back at the earliest that was rejected. */
+/** The `Retry-After` of a rejected request, in seconds. */
 const RETRY_AFTER = "1";
 
 /**
- * A server that stops under a load ends its connections when no request has come for so many
- * milliseconds and turns of the event loop: until then each answer tells its client that it
- * is the last. With a request that is under way when its connection is ended, the client can't
- * know what has become of it.
+ * A server that stops under a load closes its connections when no request has come for so many
+ * milliseconds and turns of the event loop. Until then each response tells its client to close
+ * the connection. If a connection were closed while a request is on its way, the client could
+ * not know whether the request was handled.
  */
 const QUIET = 30;
 const QUIET_TURNS = 20;
-/** For how many milliseconds it waits for that, where other clients come and come. */
+/** How many milliseconds it waits for that at most, while new clients keep coming. */
 const LINGER = 200;
-/** How many requests within that time, in ms, are a load. */
+/** The number of requests within `LOAD_TIME` ms that counts as a load. */
 const LOAD = 16;
 const LOAD_TIME = 50;
 
 /**
- * An HTTP server, over the runtime's own: a greenlet for each request, which is named after
- * it, `GET /path`. gevent's `pywsgi.WSGIServer`, for `Request` and `Response`.
+ * An HTTP server. It runs the handler of each request in a greenlet, named `GET /path`, and uses
+ * the runtime's own HTTP server beneath. gevent's `pywsgi.WSGIServer`, for `Request` and
+ * `Response`.
  *
- * A request lasts until the body of its answer has been sent: so long it holds its place in
- * the pool and is in {@linkcode BaseServer.connections}. When its client goes away it is
- * killed, and the stream of its body is cancelled. (The client of a request for a WebSocket
- * is not watched.) One that the server kills is answered 503. A handler that fails, or gives
- * what is no `Response`, is answered for with 500, and the hub is told once.
+ * A request lasts until the body of its response has been sent. Until then it holds its place in
+ * the pool, and its greenlet is in {@linkcode BaseServer.connections}. When the client goes away,
+ * the greenlet is killed and the stream of the body is cancelled; only the client of a WebSocket
+ * request is not watched. If the server kills a handler, it answers with 503. If a handler fails,
+ * or returns something other than a `Response`, the server answers with 500 and reports the error
+ * to the hub, once.
  *
- * `stop()` drains: nothing is accepted any more, connections are ended after the answer that
- * they wait for, and what has not been answered at the timeout is killed. A WebSocket is
- * closed by it, and is otherwise no request any more.
+ * `stop()` drains: the server accepts no more connections, closes each one after the response
+ * that it waits for, and kills the handlers that have not answered at the timeout. It also closes
+ * WebSockets. An upgraded WebSocket no longer counts as a request.
  *
- * The runtime accepts connections by itself, and ends all of them when it can't, as for want
- * of file descriptors: then the hub is told, and the server listens again after the delays
- * of {@linkcode ServerOptions}.
+ * The runtime accepts connections by itself. If that fails, for example because file descriptors
+ * have run out, the runtime closes all connections. The server then reports the error to the hub
+ * and listens again, after the delays of {@linkcode ServerOptions}.
  *
  * @example A streaming answer
  * ```ts
@@ -188,17 +190,17 @@ export class HttpServer extends BaseServer {
   readonly #tls: { cert: string; key: string } | null;
   readonly #service: Service;
   #served: Served | null = null;
-  /** How many requests had come when it began to listen. */
+  /** The number of requests before it began to listen. */
   #countBefore = 0;
 
   /**
    * Makes a server that does not listen yet.
    *
-   * @param address Where it is to listen.
+   * @param address The address to listen on.
    * @param handler Answers a request.
    * @param options How many requests may be handled at once, and other limits.
-   * @throws {TypeError | RangeError} If the address or an option is none, or `handler` not a
-   * function.
+   * @throws {TypeError | RangeError} If the address or an option is invalid, or `handler` is not
+   * a function.
    */
   constructor(
     address: ServerAddress,
@@ -236,21 +238,21 @@ export class HttpServer extends BaseServer {
     };
   }
 
-  /** The greenlets of the requests that are not over. */
+  /** The greenlets of the requests in progress. */
   override get connections(): Group {
     listNew();
     return super.connections;
   }
 
   /**
-   * Where it answers: `http://127.0.0.1:8080/`.
+   * The URL of the server, such as `http://127.0.0.1:8080/`.
    *
-   * @throws {TypeError} If it listens on a Unix socket, which has none.
+   * @throws {TypeError} If the server listens on a Unix socket, which has no URL.
    */
   get url(): string {
     if ("path" in this.address) {
       throw new TypeError(
-        `Cannot give the URL of ${this} as a Unix socket has none`,
+        `Cannot get the URL of ${this} as a Unix socket has none`,
       );
     }
     const { hostname = "0.0.0.0", port } = this.address as TcpAddress;
@@ -265,7 +267,7 @@ export class HttpServer extends BaseServer {
     return this.#serve(this.#requested).address;
   }
 
-  /** How many requests have come. */
+  /** The number of requests so far. */
   protected override get accepted(): number {
     return this.#service.load.count;
   }
@@ -282,7 +284,7 @@ export class HttpServer extends BaseServer {
     return served;
   }
 
-  /** The runtime serves no longer: what it has accepted is closed. */
+  /** Called when the runtime's server has failed. It has closed all its connections. */
   #gaveUp(error: unknown): void {
     report(this, error);
     if (!this.started) return;
@@ -301,58 +303,57 @@ export class HttpServer extends BaseServer {
     }
   }
 
-  /** What was asked for, with the port that it has got. */
+  /** The requested address, with the port that the system has chosen. */
   #boundAddress(): ServerAddress {
     const asked = this.#requested;
     if (asked.transport === "unix") return asked;
     return { ...asked, port: (this.address as TcpAddress).port };
   }
 
-  /** Listens no more. */
+  /** Stops listening. */
   protected override shut(isEmpty: boolean): void {
     this.prepareToClose();
     this.#served?.shutDown(this.#service.load, isEmpty);
   }
 
-  /** Has each answer tell its client that it is the last of the connection. */
+  /** From now on each response tells its client to close the connection. */
   protected override prepareToClose(): void {
     this.#service.isDraining = true;
   }
 
-  /** Ends the connections, and waits until all is answered. */
+  /** Closes the connections, and waits until all requests are answered. */
   protected override async drain(
     deadline: number,
     caller: AnyGreenlet,
   ): Promise<void> {
-    // A handler that stops its server has not been answered for.
+    // If a handler stops its own server, its request can't be answered yet.
     if (!this.#handles(caller)) {
       await this.#served?.whenFinished(deadline - now());
     }
     await super.drain(deadline, caller);
   }
 
-  /** Waits until what was killed is answered for. */
+  /** Waits until the responses to killed requests are sent. */
   protected override async finish(caller: AnyGreenlet): Promise<void> {
     if (this.#handles(caller)) return;
-    // For the answers to what was killed.
     await this.#served?.whenFinished(LINGER);
     this.#served?.leave();
   }
 
-  /** Whether a greenlet is that of a request to this server. */
+  /** Whether a greenlet handles a request to this server. */
   #handles(greenlet: AnyGreenlet): boolean {
     return greenlet instanceof RequestGreenlet &&
       greenlet.exchange.isOf(this.#service);
   }
 
-  /** Kills a handler, and answers for it. */
+  /** Kills a handler, and answers its request. */
   protected override kill(greenlet: AnyGreenlet): void {
     if (!(greenlet instanceof RequestGreenlet)) killOnce([greenlet]);
     else greenlet.exchange.kill(new GreenletExit("The server stops"));
   }
 }
 
-/** What the requests of a server have in common. */
+/** The part of a server that its requests share. */
 interface Service {
   readonly handler: HttpHandler;
   readonly pool: Pool | null;
@@ -361,7 +362,7 @@ interface Service {
   readonly requestTimeout: number;
   readonly log: ((entry: LogEntry) => unknown) | null;
   readonly load: Load;
-  /** Whether connections are to be ended after the next answer. */
+  /** Whether each response tells its client to close the connection. */
   isDraining: boolean;
 }
 
@@ -377,7 +378,7 @@ class Served {
     handler: (request: Request, info: Info) => Response | Promise<Response>,
     gaveUp: (error: unknown) => void,
   ) {
-    const serve = getOriginal(Deno, "serve") as unknown as Serve;
+    const serve = denoFunction("serve") as unknown as Serve;
     this.#server = serve({
       ...options,
       onListen() {},
@@ -401,8 +402,8 @@ class Served {
   }
 
   /**
-   * Accepts no more, and ends connections that wait for no answer. Under a load, not before
-   * what the clients have sent meanwhile has come: it would be lost with the connection.
+   * Stops accepting, and closes idle connections. Under a load it first waits for a quiet moment:
+   * requests that are on their way would be lost with their connections.
    */
   shutDown(load: Load, isQuiet: boolean): void {
     if (this.#state !== "serving") return;
@@ -416,7 +417,7 @@ class Served {
     markHandled(this.#begun.watch(() => this.#server.shutdown()));
   }
 
-  /** Waits until all connections have ended, or for so many milliseconds. */
+  /** Waits until all connections are closed, for `ms` milliseconds at most. */
   async whenFinished(ms: number): Promise<void> {
     if (this.#state === "finished") return;
     const { promise, resolve } = Promise.withResolvers<void>();
@@ -434,8 +435,8 @@ class Served {
   }
 
   /**
-   * Leaves connections to themselves whose clients don't read what was written: the runtime
-   * can't end them any more, but they hold up no process.
+   * Leaves behind the connections whose clients don't read their responses. The runtime can't
+   * close them any more. They don't keep the process alive.
    */
   leave(): void {
     if (this.#state === "finished") return;
@@ -444,7 +445,7 @@ class Served {
   }
 }
 
-/** Hono asks an error for its response, and prints one that has none. */
+/** Gives `GreenletExit` a response for Hono, which prints an error that has none. */
 function giveExitsResponses(): void {
   if ("getResponse" in GreenletExit.prototype) return;
   Object.defineProperty(GreenletExit.prototype, "getResponse", {
@@ -460,10 +461,10 @@ function onError(error: unknown): Response {
   return failed();
 }
 
-/** How many requests come. */
+/** Counts requests, and tells whether many come. */
 class Load {
   #count = 0;
-  /** When the last so many had come, and when those before. */
+  /** The times at which the count last was a multiple of `LOAD`, and the multiple before. */
   #last = -Infinity;
   #before = -Infinity;
 
@@ -481,7 +482,7 @@ class Load {
     return performance.now() - this.#before < 2 * LOAD_TIME;
   }
 
-  /** Calls back when none has come for a while, or has for too long. */
+  /** Calls back when no request has come for a while, after `LINGER` ms at the latest. */
   whenQuiet(callback: () => void): void {
     const end = performance.now() + LINGER;
     let count = this.#count;
@@ -502,7 +503,7 @@ class Load {
   }
 }
 
-/** Calls back in one of the next turns of the event loop, when a millisecond is over. */
+/** Calls back in a later turn of the event loop, a millisecond from now. */
 function setTimer(callback: () => void): void {
   startTimer(1, {
     expired() {
@@ -513,20 +514,20 @@ function setTimer(callback: () => void): void {
 }
 
 /**
- * - `waiting`: for room in the pool
- * - `handling`: until there is an answer
- * - `sending`: its body is sent
+ * - `waiting`: waits for room in the pool
+ * - `handling`: the handler runs
+ * - `sending`: the body of the response is being sent
  * - `over`
  */
 type Stage = "waiting" | "handling" | "sending" | "over";
 
 /**
- * The greenlet of a request. It knows of that by fields of its own: to find it in a `WeakMap`
- * would have the garbage collector take half of the time of a small request.
+ * The greenlet of a request, with a field for the exchange. With a `WeakMap` from greenlets to
+ * exchanges, the garbage collector would take half of the time of a small request.
  */
 class RequestGreenlet extends Greenlet {
   static {
-    // To be seen as what it is to its user.
+    // Printed under the name of the public class.
     Object.defineProperty(this, "name", { value: "Greenlet" });
   }
 
@@ -552,7 +553,7 @@ class RequestGreenlet extends Greenlet {
   }
 }
 
-// Shared by all, so that no request needs functions of its own.
+// One function for all requests: a closure for each would take memory.
 function run(exchange: Exchange): unknown {
   return exchange.handle();
 }
@@ -562,8 +563,8 @@ function endExchange(greenlet: unknown): void {
 }
 
 /**
- * Those that have begun in these microtasks. Most are over at the end of them: to list those,
- * and to watch their clients, would take a third of the time of a small request.
+ * The exchanges that have begun in the present microtasks. Most are over soon. Listing them and
+ * watching their clients would take a third of the time of a small request.
  */
 let young: Exchange[] = [];
 const isOver = (exchange: Exchange) => exchange.isOver;
@@ -582,33 +583,33 @@ async function lookAfterMicrotasks(): Promise<void> {
   for (const exchange of exchanges) exchange.look();
 }
 
-/** Lists those as well that have just begun. */
+/** Lists the exchanges that have just begun. */
 function listNew(): void {
   for (const exchange of young) exchange.list();
 }
 
-/** A request and its answer. */
+/** A request and its response. */
 class Exchange implements TimerTarget {
   readonly #service: Service;
   readonly #request: Request;
   readonly #info: Info;
   readonly #greenlet: Greenlet;
   readonly #start: number;
-  /** Where the client is, if that is to be told. */
+  /** The address of the client; `null` without a log. */
   readonly #remoteAddr: Deno.Addr | null;
   #stage: Stage = "handling";
-  /** Whether it is in the group of the server, and told when its greenlet has ended. */
+  /** Whether its greenlet is in the server's group and calls {@linkcode endExchange}. */
   #isListed = false;
   #answer: Response | null = null;
-  /** Gives the answer to the runtime, which waits for it. */
+  /** Resolves the promise with which the runtime waits for the response. */
   #resolve: ((answer: Response) => void) | null = null;
   #body: BodyStream | null = null;
-  /** How many bytes an answer has that is there as a whole, if that is to be told. */
+  /** The length of a body that is no stream, for the log. */
   #bytes = 0;
   #waiter: Greenlet | null = null;
   #watch: ClientWatch | null = null;
   #timer: Timer | null = null;
-  /** What it was killed by. */
+  /** The error with which the handler was killed. */
   #killedBy: unknown = undefined;
 
   constructor(service: Service, request: Request, info: Info) {
@@ -634,7 +635,7 @@ class Exchange implements TimerTarget {
     } else {
       greenlet.switch(this);
       if (greenlet.dead) {
-        // At once, and not when the hub comes to the links.
+        // Gives the place back now. The hub would call the links later.
         pool?.discard(greenlet);
         this.ended();
         return this.#answer!;
@@ -647,17 +648,17 @@ class Exchange implements TimerTarget {
     });
   }
 
-  /** Whether it is of the server that has this service. */
+  /** Whether this is a request to the server of `service`. */
   isOf(service: Service): boolean {
     return this.#service === service;
   }
 
-  /** Whether nothing is left to be done. */
+  /** Whether nothing is left to do. */
   get isOver(): boolean {
     return this.#stage === "over" || this.#greenlet.dead;
   }
 
-  /** Has it be seen from outside. */
+  /** Adds its greenlet to `connections` of the server. */
   list(): void {
     if (this.#isListed || this.isOver) return;
     this.#isListed = true;
@@ -665,14 +666,14 @@ class Exchange implements TimerTarget {
     this.#greenlet.rawlink(endExchange);
   }
 
-  /** Looks for what it has come to, and for its client. */
+  /** Ends the exchange if its greenlet is dead; otherwise lists it and watches its client. */
   look(): void {
     this.list();
     if (this.#isListed) this.#watchClient();
     else this.ended();
   }
 
-  /** Waits for room in a greenlet of its own, which takes its place in the line. */
+  /** Waits for room in the pool, in a second greenlet. */
   #waitIn(pool: Pool): void {
     const greenlet = this.#greenlet;
     this.#stage = "waiting";
@@ -685,7 +686,7 @@ class Exchange implements TimerTarget {
     this.#waiter.name = `${greenlet.name}, waiting`;
   }
 
-  /** What the handler is called. */
+  /** The name of the handler. */
   get label(): string {
     return this.#service.handler.name;
   }
@@ -693,7 +694,8 @@ class Exchange implements TimerTarget {
   /** Runs the handler: the body of the greenlet. */
   handle(): unknown {
     const { pool } = this.#service;
-    // There is room. Here, as an error that is due where the runtime calls is not for us.
+    // There is room. Added here, in the greenlet: in begin(), the runtime's call may come from a
+    // greenlet for which an interrupt is due, and add() would throw that.
     if (!pool?.has(this.#greenlet)) void pool?.add(this.#greenlet);
     const result: unknown = this.#service.handler(this.#request, this.#info);
     if (result instanceof Response) return this.#respond(result);
@@ -711,11 +713,11 @@ class Exchange implements TimerTarget {
     if (sent !== undefined) yield* sent;
   }
 
-  /** Answers, and waits until the body is sent if that takes time. */
+  /** Answers, and waits until the body is sent, unless that is done at once. */
   #respond(response: unknown): Wait<void> | undefined {
     if (!(response instanceof Response)) throw notAResponse(response);
     if (this.#answer !== null) {
-      // It was killed and is answered for.
+      // The handler was killed, and the request is answered already.
       markHandled(Promise.resolve(response.body?.cancel()));
       return;
     }
@@ -724,7 +726,7 @@ class Exchange implements TimerTarget {
         `Cannot answer ${this.#greenlet.name} with a response ${
           response.bodyUsed
             ? "whose body was used before"
-            : "that is an error: give one with a status"
+            : "that is an error: return one with a status"
         }`,
       );
     }
@@ -768,20 +770,20 @@ class Exchange implements TimerTarget {
     return until(stream.over, (error) => stream.cut(error));
   }
 
-  /** Gives the runtime the answer. */
+  /** Gives the response to the runtime. */
   #give(response: Response): undefined {
-    // Before the runtime takes it.
+    // Measured before the runtime takes the body.
     if (this.#service.log !== null) this.#bytes = lengthOf(bodyOf(response));
     const answer = this.#service.isDraining ? last(response) : response;
     this.#answer = answer;
-    // The runtime ends the request, which looks as if the client had gone.
+    // The runtime ends the request now, which looks as if the client had gone.
     this.#unwatch();
     this.#resolve?.(answer);
   }
 
   #watchClient(): void {
     if (this.#answer !== null) return;
-    // By an upgrade the runtime ends the request, as if the client had gone.
+    // An upgrade ends the request, which looks as if the client had gone.
     if (isUpgrade(this.#request)) return;
     this.#watch = new ClientWatch(this.#request, () => this.#gone());
   }
@@ -795,7 +797,7 @@ class Exchange implements TimerTarget {
     this.kill(new GreenletExit("The client has gone away"));
   }
 
-  /** The time of the request is over. */
+  /** Called when `requestTimeout` is over. */
   expired(): void {
     this.#timer = null;
     const { requestTimeout } = this.#service;
@@ -806,7 +808,7 @@ class Exchange implements TimerTarget {
     );
   }
 
-  /** Kills the handler, and answers for it unless it has. */
+  /** Kills the handler, and answers the request unless it is answered. */
   kill(error: GreenletExit): void {
     if (this.#stage === "over") return;
     this.#killedBy ??= error;
@@ -818,7 +820,7 @@ class Exchange implements TimerTarget {
       error,
     );
     stopTimer(this.#timer);
-    // One that is stuck in a promise that nothing settles gives its place back.
+    // A handler may be stuck in a foreign promise. Its place in the pool is then given back.
     this.#timer = startTimer(STUCK_AFTER, {
       expired: () => {
         pool?.discard(greenlet);
@@ -828,7 +830,7 @@ class Exchange implements TimerTarget {
     });
   }
 
-  /** The greenlet has ended. */
+  /** Called when the greenlet has ended. */
   ended(): void {
     if (this.#answer === null) {
       this.#give(this.#greenlet.successful() ? unavailable() : failed());
@@ -874,12 +876,12 @@ function isUpgrade(request: Request): boolean {
   try {
     return request.headers.has("upgrade");
   } catch {
-    // It has been upgraded, and is closed.
+    // The request was upgraded and is closed.
     return true;
   }
 }
 
-/** How many bytes a body has that is there as a whole. */
+/** The length of a body in bytes; 0 for a stream. */
 function lengthOf(body: string | Uint8Array | typeof STREAM | null): number {
   if (typeof body === "string") return new TextEncoder().encode(body).length;
   return body === null || body === STREAM ? 0 : body.length;
@@ -887,7 +889,7 @@ function lengthOf(body: string | Uint8Array | typeof STREAM | null): number {
 
 function notAResponse(value: unknown): TypeError {
   return new TypeError(
-    `Cannot answer the request as the handler must give a Response: received ${
+    `Cannot answer the request as the handler must return a Response: received ${
       show(value)
     }`,
   );
@@ -902,15 +904,15 @@ function overloaded(): Response {
   return new Response("Service Unavailable", { status: 503, headers });
 }
 
-/** A response after which the client is to end the connection. */
+/** Returns a response that tells the client to close the connection. */
 function last(response: Response): Response {
-  // That of an upgrade is known by its identity.
+  // The runtime recognizes the response to an upgrade by its identity.
   if (response.status === 101) return response;
   try {
     response.headers.set("connection", "close");
     return response;
   } catch {
-    // Its headers can't be changed, as those of what fetch() has given.
+    // The headers can't be changed: those of a response of fetch(), for example.
     const { status, statusText } = response;
     const headers = new Headers(response.headers);
     headers.set("connection", "close");
@@ -920,7 +922,7 @@ function last(response: Response): Response {
 
 const MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split(" ");
 
-/** Prints an entry in the Common Log Format. */
+/** Prints an entry as a line of the Common Log Format. */
 function printCommon(
   { remoteAddr, method, url, status, bytes }: LogEntry,
 ): void {
@@ -933,10 +935,12 @@ function printCommon(
   );
 }
 
-/** `27/Nov/2026:23:10:00 +0000`. */
+/** Formats a date: `27/Nov/2026:23:10:00 +0000`. */
 function clfDate(date: Date): string {
   const two = (value: number) => String(value).padStart(2, "0");
   const day = `${two(date.getUTCDate())}/${MONTHS[date.getUTCMonth()]}`;
   const time = [date.getUTCHours(), date.getUTCMinutes(), date.getUTCSeconds()];
   return `${day}/${date.getUTCFullYear()}:${time.map(two).join(":")} +0000`;
 }
+
+nameClasses({ HttpServer, RequestGreenlet });

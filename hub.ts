@@ -3,8 +3,7 @@
  *
  * The {@linkcode Hub} is the core's main greenlet. It has control whenever no other greenlet
  * runs. A greenlet waits with a {@linkcode Waiter}, which gives control to the hub.
- * {@linkcode until} waits for any promise, in such a way that a kill or a timeout ends the
- * wait.
+ * {@linkcode until} waits for any promise; a kill or a timeout ends that wait.
  *
  * ```ts
  * import { spawn, until } from "@gevent/gevent";
@@ -23,7 +22,7 @@
  * @module
  */
 
-import { showAs } from "./_base/inspecting.ts";
+import { nameClasses, showAs } from "./_base/inspecting.ts";
 import { NO_OPTIONS } from "./_base/language.ts";
 import { Greenlet } from "./greenlet.ts";
 import { currentScope } from "./_hub/current.ts";
@@ -54,9 +53,9 @@ export interface HubJoinOptions {
 }
 
 /**
- * The greenlet that runs the event loop, whenever no other greenlet runs. It is the core's
- * main greenlet. There is one in each realm, and {@linkcode getHub} returns it. gevent's
- * `Hub`.
+ * The greenlet that runs the event loop while no other greenlet runs. It is the core's main
+ * greenlet. Each realm (main thread or Worker) has one, and {@linkcode getHub} returns it.
+ * gevent's `Hub`.
  *
  * @example Write errors to your own log
  * ```ts
@@ -73,9 +72,8 @@ export interface HubJoinOptions {
  */
 export class Hub extends Greenlet {
   /**
-   * Waits until all greenlets have ended, except the calling one. A switch point. gevent's
-   * `Hub.join`, which waits for timers and watchers as well; here those belong to the
-   * runtime.
+   * Waits until all greenlets except the calling one have ended. A switch point. gevent's
+   * `Hub.join`; that waits for timers and watchers as well, which belong to the runtime here.
    *
    * @param options How long to wait.
    * @returns `true` if all have ended, `false` at the timeout.
@@ -97,18 +95,17 @@ export class Hub extends Greenlet {
 
   /**
    * Reports an error that no other code receives: of a greenlet, of a link, or of a callback
-   * that undoes a wait. Writes it to stderr; the process goes on. You can replace this method.
-   * gevent's `Hub.handle_error`.
+   * that undoes a wait. Writes it to stderr, and the process goes on. You can replace this
+   * method. gevent's `Hub.handle_error`.
    *
-   * It is called once for each error. The error of a greenlet is not reported if it is
-   * received when the greenlet dies, or later in the same turn of the event loop, by one of
-   * these: `get()`, `joinAll()` with `raiseError`, a `nursery`, `apply()`, `map()`,
-   * `linkException()`, a linked `AsyncResult`. Otherwise it is reported at the end of that
-   * turn, or when the process ends. A `GreenletExit` is never reported, and neither is the
-   * `ShutDown` of a queue that ends a greenlet.
+   * It is called once for each error. The error of a greenlet is not reported if one of these
+   * receives it when the greenlet dies, or later in the same turn of the event loop: `get()`,
+   * `joinAll()` with `raiseError`, a `nursery`, `apply()`, `map()`, `linkException()`, a linked
+   * `AsyncResult`. Otherwise it is reported at the end of that turn, or when the process ends.
+   * Two errors are never reported: a `GreenletExit`, and the `ShutDown` of a queue.
    *
    * The call runs outside greenlets, in the `AsyncLocalStorage` context of the greenlet that
-   * failed. If a replacement throws, or returns a promise that rejects, both errors are
+   * has failed. If your method throws, or returns a promise that rejects, both errors are
    * written to stderr, and the process goes on.
    *
    * @param context The greenlet or the callback that has failed.
@@ -119,13 +116,13 @@ export class Hub extends Greenlet {
   }
 }
 
-// The core has made the main greenlet already, and there can be only one: it becomes the hub.
+// The main greenlet of the core exists already, and there can be only one: it becomes the hub.
 const hub = Object.setPrototypeOf(main, Hub.prototype) as Hub;
 
 /**
  * Returns the hub of this realm. gevent's `get_hub`. Not a switch point.
  *
- * @returns The hub. Outside greenlets, `getCurrent` returns it, too.
+ * @returns The hub. `getCurrent` also returns it, outside greenlets.
  *
  * @example Usage
  * ```ts
@@ -138,7 +135,7 @@ export function getHub(): Hub {
   return hub;
 }
 
-/** Calls the user's callback that undoes a wait, and reports its error. */
+/** Calls the user's callback that undoes a wait. If it throws, reports the error. */
 function callUndo(
   undo: ((error: unknown) => void) | undefined,
   error: unknown,
@@ -172,11 +169,11 @@ class WaiterSuspension<T> extends Suspension<T> {
 }
 
 /**
- * One wait of one greenlet. Use it to write calls that wait. gevent's `Waiter`.
+ * One wait of one greenlet. Use it to write your own calls that wait. gevent's `Waiter`.
  *
  * A greenlet waits in {@linkcode Waiter.get} until {@linkcode Waiter.switch} or
- * {@linkcode Waiter.throw} is called. If the wait is interrupted, `undo` is called, so that
- * it can remove a listener, for example.
+ * {@linkcode Waiter.throw} is called. If the wait is interrupted, `undo` is called: remove the
+ * listener there, for example.
  *
  * @typeParam T The type of the wait's result.
  *
@@ -222,8 +219,8 @@ export class Waiter<T> {
   }
 
   /**
-   * Waits until {@linkcode Waiter.switch} or {@linkcode Waiter.throw} is called. Returns at
-   * once if that has happened. A switch point. gevent's `get`.
+   * Waits until {@linkcode Waiter.switch} or {@linkcode Waiter.throw} is called. Does not wait
+   * if that has happened already. A switch point. gevent's `get`.
    *
    * @returns The value that {@linkcode Waiter.switch} was called with.
    * @throws {unknown} The error that {@linkcode Waiter.throw} was called with.
@@ -253,8 +250,8 @@ export class Waiter<T> {
    * Ends the wait with an error. Does nothing if the wait is over. Not a switch point.
    * gevent's `throw`.
    *
-   * @param error The error that {@linkcode Waiter.get} throws, or a class of errors of which
-   * it throws a new one.
+   * @param error The error that {@linkcode Waiter.get} throws; or a class of errors, of which
+   * a new one is thrown.
    */
   throw(error: unknown): void {
     this.#suspension.throw(instanceOf(error));
@@ -293,17 +290,17 @@ class Until<T> extends PromiseWait<T> {
 }
 
 /**
- * Waits for any promise, until it settles or the wait is interrupted. A kill or a timeout
- * can't end `await promise`; it ends `await until(promise)` at once. A switch point. gevent
- * has no such call.
+ * Waits until any promise settles, or the wait is interrupted. A kill or a timeout can't end
+ * `await promise`; it ends `await until(promise)` at once. A switch point. gevent has no such
+ * call.
  *
- * An interrupt leaves the operation behind the promise running, unless `onInterrupt` cancels
- * it. If the promise rejects after that, this is not an unhandled rejection.
+ * An interrupt ends the wait only. The operation behind the promise runs on, unless
+ * `onInterrupt` cancels it. If the promise rejects later, this is not an unhandled rejection.
  *
  * @typeParam T The type of the promise's value.
  * @param promise The promise.
- * @param onInterrupt Called with the error when the wait is interrupted. Cancel the
- * operation here.
+ * @param onInterrupt Called with the error when the wait is interrupted. Cancel the operation
+ * there.
  * @returns The value of the promise.
  * @throws {unknown} The error with which the promise rejects.
  * @throws {TypeError} If `onInterrupt` is not a function.
@@ -331,8 +328,8 @@ export function until<T>(
     checkCallback(onInterrupt, "wait", "onInterrupt");
   }
   const scope = currentScope();
-  // A wait of this library is interrupted by itself, and then has taken nothing. A second wait
-  // around it could be interrupted after the first has taken something.
+  // A wait of this library is returned as it is: an interrupt reaches it, and it has then taken
+  // nothing. A second wait around it could be interrupted after the first has taken an item.
   if (promise instanceof LazyPromise) {
     const wait: Wait<T> = promise.waitIn(scope);
     if (onInterrupt === undefined) return wait;
@@ -347,16 +344,16 @@ export function until<T>(
  * Use it for functions that take a signal, such as those of a client that `patch()` does not
  * reach. A switch point. gevent has no such call.
  *
- * An interrupt (a kill, a `Timeout`, `throw`) ends the wait at once, and aborts the signal
- * with the error of the interrupt as its `reason`. If the function's promise settles after
- * that, the result is dropped, and a rejection is not an unhandled rejection. If the call ends
+ * An interrupt (a kill, a `Timeout`, `throw`) ends the wait at once, and aborts the signal. The
+ * `reason` of the signal is the error of the interrupt. If the function's promise settles
+ * later, its value is dropped, and its rejection is not an unhandled one. If the call ends
  * without an interrupt, the signal is never aborted.
  *
  * For the other direction, a signal that kills a greenlet, see `abortedBy`.
  *
  * @typeParam T The type of the result.
- * @param call The function. It is called at once, in the current greenlet. It is not called if
- * an interrupt is due.
+ * @param call The function. It is called at once, in the current greenlet; not if an interrupt
+ * is due.
  * @returns The result of the call.
  * @throws {unknown} The error that the call throws or rejects with.
  * @throws {TypeError} If `call` is not a function.
@@ -399,3 +396,5 @@ export function withSignal<T>(
   const abort = (error: unknown) => controller.abort(error);
   return new Until<T>(scope, abort).follow(result).begin();
 }
+
+nameClasses({ Hub, Waiter });

@@ -1,5 +1,6 @@
 /**
- * The greenlets that are alive: which greenlet has spawned which, and what each waits in.
+ * Shows the greenlets that are alive, as a tree: each below its spawner, with the call in which
+ * it waits.
  *
  * ```ts
  * import { printRunInfo, sleep, spawn } from "@gevent/gevent";
@@ -13,7 +14,7 @@
  * @module
  */
 
-import { showAs } from "./_base/inspecting.ts";
+import { nameClasses, showAs } from "./_base/inspecting.ts";
 import { checkOptions, numberError } from "./_base/checks.ts";
 import { NO_OPTIONS } from "./_base/language.ts";
 import { BlockingWatch } from "./_hub/blocking.ts";
@@ -92,15 +93,15 @@ export class GreenletTree {
   }
 
   /**
-   * Returns the tree as text, a line for each greenlet: its name, what it waits in, and for how
-   * long, if that is a second or more. `for 5 s` is exact. `for up to 5 s` is what can be told
-   * without a look at the clock at each wait, which would take longer than many waits do: the
-   * wait began after a look that the library took for something else. In a program with timers
-   * that is nearly exact. Of a foreign promise nothing can be told.
+   * Returns the tree as text, a line for each greenlet: its name, the call in which it waits, and
+   * for how long, if that is a second or more. `for 5 s` is exact. `for up to 5 s` is an upper
+   * bound, as the library does not read the clock at each wait: that would take longer than many
+   * waits do. In a program with timers the bound is nearly exact. For a foreign promise the time
+   * is not known.
    *
-   * Greenlets without children that run the same function and wait in the same thing are one
+   * Greenlets without children that run the same function and wait in the same call share one
    * line, with their number. With {@linkcode trackSpawns} a line ends with the place where the
-   * greenlet was spawned; if its spawner has ended, with the spawner's place, too. A greenlet
+   * greenlet was spawned; if its spawner has ended, also with the spawner's place. A greenlet
    * that can't go on because greenlets wait for each other is marked `deadlock`. Lines below the
    * 50th level are not indented further, and begin with their level. Not a switch point.
    * gevent's `format`.
@@ -122,10 +123,10 @@ export class GreenletTree {
   }
 }
 
-/** How many levels are indented: with thousands the text would be too long for a string. */
+/** The most levels that are indented: with thousands, the text would be too long for a string. */
 const DEEPEST = 50;
 
-/** A line that is to be written. */
+/** A line to write. */
 interface Line {
   readonly tree: GreenletTree;
   /** The activity of the greenlet. */
@@ -133,9 +134,9 @@ interface Line {
   /** Where it was spawned, if that is known. */
   readonly spawned: string;
   readonly level: number;
-  /** For how long the greenlet has waited; of equal ones the longest. */
+  /** How long the greenlet has waited; the longest time of equal greenlets. */
   waited: Waited | null;
-  /** How many equal greenlets it stands for. */
+  /** The number of equal greenlets in the line. */
   times: number;
   /** The text before its own. */
   indent: string;
@@ -143,14 +144,14 @@ interface Line {
   below: string;
 }
 
-/** Writes the lines of a tree. Greenlets may be deeper in it than functions can call each other. */
+/** Writes the lines of a tree. Not recursive, as the tree may be deeper than the stack allows. */
 function linesOf(root: GreenletTree, mark: string): string[] {
   const stuck = findStuck();
   const lineOf = (tree: GreenletTree, level: number): Line => {
     const { greenlet } = tree;
     const state = stateOf(greenlet) + (stuck.has(greenlet) ? ` (${mark})` : "");
     const waited = waitedBy(greenlet);
-    // The line above it tells of its spawner, unless that has ended.
+    // The line of the spawner shows the spawner's place, unless the spawner has ended.
     const places = placesOf(greenlet).slice(0, level > 0 ? 1 : undefined);
     const spawned = places.length > 0
       ? `, spawned at ${places.join(", from ")}`
@@ -204,7 +205,7 @@ function textOf(line: Line): string {
   return `${indent}${prefix}${name} ${state}${time}${suffix}${spawned}`;
 }
 
-/** What greenlets have in common that run the same function: all but their name. */
+/** The text of a greenlet without its name: equal for greenlets that run the same function. */
 function kindOf(greenlet: CoreGreenlet): string {
   if (!(greenlet instanceof Greenlet)) return String(greenlet);
   return String(greenlet).replace(/"Greenlet-\d+"/, "");
@@ -217,8 +218,8 @@ function spawnerOf(greenlet: CoreGreenlet): CoreGreenlet | undefined {
 }
 
 /**
- * The greenlets that wait for each other in a circle, and those that wait for these. Takes
- * away the greenlets that can go on, until none is left that can.
+ * Finds the greenlets that wait for each other in a circle, and those that wait for them. Removes
+ * greenlets that can go on, until none is left that can.
  */
 function findStuck(): Set<CoreGreenlet> {
   const blocked = new Map<CoreGreenlet, number>();
@@ -286,13 +287,13 @@ listGreenletsBy(formatRunInfo);
  * that was started without anything to ask it. Not a switch point. gevent has no such function;
  * its `gevent.signal_handler(signal.SIGUSR1, gevent.util.print_run_info)` does the same.
  *
- * It listens until it is disposed of, does not keep the process alive, and belongs to no
- * greenlet, so that no interrupt ends it. Several are independent, and each prints. A program
- * whose event loop is held up prints when the loop turns again.
+ * It listens until it is disposed of, and does not keep the process alive. It belongs to no
+ * greenlet, so no interrupt ends it. Several calls are independent, and each prints. If the event
+ * loop is blocked, it prints when the loop turns again.
  *
  * @param signal The signal, such as `"SIGUSR1"`.
- * @returns What ends the listening, by `using`.
- * @throws {TypeError} If there is no such signal, or none that can be listened to, as SIGKILL.
+ * @returns A `Disposable` that ends the listening.
+ * @throws {TypeError} If the signal does not exist, or can't be listened to, such as SIGKILL.
  *
  * @example Usage
  * ```ts
@@ -304,29 +305,29 @@ listGreenletsBy(formatRunInfo);
  * ```
  */
 export function printRunInfoOn(signal: Deno.Signal): Disposable {
-  return new OwnListener(signal, () => runDetached(printRunInfo));
+  return new OwnListener(signal, () => runDetached(printRunInfo), false);
 }
 
 /**
- * Records where each greenlet is spawned, until it is disposed of. Not a switch point. gevent
- * always does so, if `GEVENT_TRACK_GREENLET_TREE` does not say otherwise: `spawning_stack`.
+ * Records where each greenlet is spawned, until the result is disposed of. Not a switch point.
+ * gevent records it by default (`GEVENT_TRACK_GREENLET_TREE`), as `spawning_stack`.
  *
- * {@linkcode formatRunInfo} and `LoopExit` then end each line with the place, `file:line:column`:
- * that of the user's code which has called `spawn`, `pool.spawn`, `nursery.start` or the like. An
- * error that `hub.handleError` prints is followed by the place where the greenlet was spawned, and
- * by those of its spawner and of the spawners before, of up to 8 generations.
+ * {@linkcode formatRunInfo} and `LoopExit` then end each line with the place, `file:line:column`,
+ * of the user's call of `spawn`, `pool.spawn`, `nursery.spawn` and so on. Below an error,
+ * `hub.handleError` prints the place where the greenlet was spawned, and the places of its
+ * spawners, for up to 8 generations.
  *
- * A greenlet that the library makes later on its own, such as one for a connection of a
- * server, has no place; the next one of the chain is shown. In a bundle the frames of this
- * library are not told from those of the user, so the place may be one of the library.
+ * A greenlet that the library makes by itself, such as one for a connection of a server, has no
+ * place; the place of its spawner is shown. In a bundle, the frames of this library look like
+ * those of the user, so the place may be one of the library.
  *
- * While it is on, the errors of the library (`Timeout`, `Empty`, …) show the async functions
- * that have waited, too. Finding these takes a microtask, so a greenlet that gets such an error
- * may go on behind one that was woken after it.
+ * While the recording is on, the errors of the library (`Timeout`, `Empty`, …) also show the
+ * async functions that have waited. Finding these takes a microtask, so a greenlet that gets such
+ * an error may go on behind one that was woken after it.
  *
- * A recorded place is kept as long as its greenlet. While it is on, a spawn takes some
- * microseconds more. Several calls are independent: it is on until the last result is disposed
- * of.
+ * A recorded place is kept as long as its greenlet. While the recording is on, a spawn takes some
+ * microseconds more. Several calls are independent: the recording is on until the last result is
+ * disposed of.
  *
  * @returns A `Disposable` that ends the recording.
  *
@@ -348,14 +349,14 @@ export function trackSpawns(): Disposable {
 /** Options of {@linkcode assertSwitches}. */
 export interface AssertSwitchesOptions {
   /**
-   * For how many milliseconds code may run without a switch: a positive number. Without it the
-   * block has to switch, however short it is.
+   * How many milliseconds code may run without a switch: a positive number. If it is left out,
+   * the block has to switch at least once.
    */
   maxBlocking?: number;
 }
 
 /**
- * A block has held up the event loop: see {@linkcode assertSwitches}. gevent's
+ * Thrown if a block has held up the event loop: see {@linkcode assertSwitches}. gevent's
  * `_FailedToSwitch`, which is an `AssertionError`.
  */
 export class FailedToSwitch extends Error {
@@ -363,17 +364,17 @@ export class FailedToSwitch extends Error {
   override name = "FailedToSwitch";
   /** The greenlet that ran, as its `toString()` gives it; `""` if it is not known. */
   readonly greenlet: string;
-  /** For how many milliseconds it ran without a switch. */
+  /** How many milliseconds it ran without a switch. */
   readonly ms: number;
-  /** How many were allowed; `undefined` if the block only had to switch. */
+  /** How many milliseconds were allowed; `undefined` if the block only had to switch. */
   readonly maxBlocking: number | undefined;
 
   /**
    * Makes the error.
    *
    * @param greenlet The greenlet that ran; `""` if it is not known.
-   * @param ms For how many milliseconds.
-   * @param maxBlocking How many were allowed.
+   * @param ms How many milliseconds it ran.
+   * @param maxBlocking How many milliseconds were allowed.
    */
   constructor(greenlet: string, ms: number, maxBlocking?: number) {
     const runner = greenlet === ""
@@ -392,30 +393,29 @@ export class FailedToSwitch extends Error {
   }
 }
 
-/** Writes a time with a digit behind the point, where that tells something. */
+/** Formats a time. Shows a digit behind the point if the time is short. */
 function inMs(ms: number): string {
   return `${ms < 10 ? Math.round(10 * ms) / 10 : Math.round(ms)} ms`;
 }
 
 /**
- * Asserts that a block of code lets the event loop turn. The end of the block throws if code
- * has run in it for longer than `maxBlocking` without a switch; or, without that option, if the
- * block has not switched at all. For tests, and for what must never compute for long. gevent's
- * `assert_switches`; of its two ways to count, this is the one to any greenlet.
+ * Asserts that a block of code lets the event loop turn. The end of the block throws if code in
+ * it has run for longer than `maxBlocking` without a switch; or, without that option, if the
+ * block has not switched at all. For tests, and for code that must never compute for long.
+ * gevent's `assert_switches`; a switch to any greenlet counts, not only one to the hub.
  *
- * What counts is all code that runs until the end of the block, as in gevent: that of the block,
- * of greenlets that it spawns, and of others. The error names the greenlet. Each `await` and
- * each `yield*` is a switch; what waits does not count. Code that a foreign promise has resumed
- * is not seen by itself, and is found when it has held up the loop for some 15 to 100 milliseconds
- * more.
+ * As in gevent, all code counts that runs before the end of the block: that of the block, of
+ * greenlets that it spawns, and of other greenlets. The error names the greenlet. Each `await`
+ * and each `yield*` is a switch; the time of waits does not count. Code that a foreign promise
+ * has resumed is noticed only when it has held up the loop for some 15 to 100 milliseconds more.
  *
- * An error of the block is not hidden: if both throw, `using` throws a `SuppressedError` with
- * the error of the block as its `suppressed`. A block that a kill or a `Timeout` ends is not
- * judged. Not a switch point. While the block runs
- * it looks at the clock at each switch, which takes 0.1 µs; afterwards it costs nothing.
+ * If the block itself throws as well, `using` throws a `SuppressedError` with the error of the
+ * block as its `suppressed`. A block that a kill or a `Timeout` ends is not checked. Not a switch
+ * point. While the block runs, it reads the clock at each switch, which takes 0.1 µs; after that
+ * it costs nothing.
  *
  * @param options How long code may run.
- * @returns What checks at its disposal, by `using`.
+ * @returns A `Disposable` that checks at the end of the block.
  * @throws {TypeError | RangeError} If `maxBlocking` is not a positive number.
  * @throws {FailedToSwitch} At the end of the block.
  *
@@ -470,7 +470,7 @@ class SwitchAssertion implements Disposable {
     const { hasSwitched } = watch;
     const { ms, greenlet } = watch.longest();
     watch[Symbol.dispose]();
-    // The interrupt that ends the block is not to be taken for a failure.
+    // An interrupt ends the block: that is no failure to switch.
     if (currentScope().unwinding !== undefined) return;
     const limit = this.#maxBlocking;
     if (limit === undefined ? hasSwitched : ms <= limit) return;
@@ -481,3 +481,5 @@ class SwitchAssertion implements Disposable {
     );
   }
 }
+
+nameClasses({ GreenletTree, FailedToSwitch, SwitchAssertion });

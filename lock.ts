@@ -22,7 +22,7 @@
  * @module
  */
 
-import { showAs } from "./_base/inspecting.ts";
+import { nameClasses, showAs } from "./_base/inspecting.ts";
 import { NO_OPTIONS } from "./_base/language.ts";
 import { currentScope } from "./_hub/current.ts";
 import { checkpoint, readyWait } from "./_hub/suspension.ts";
@@ -55,8 +55,8 @@ export interface AcquireOptions {
 let showLock: (lock: Lock) => object;
 
 class Available extends LinkedWait<Semaphore, number> {
-  override describe(): string {
-    return callOf(this.source, "wait()");
+  override describe(subject = this.subject): string {
+    return callOf(subject, "wait()");
   }
 
   override linked(source: Semaphore): void {
@@ -589,3 +589,5 @@ export class RLock implements Disposable {
     (this.#forfeits ??= new Forfeits()).add(greenlet, releases);
   }
 }
+
+nameClasses({ Semaphore, BoundedSemaphore, Lock, DummySemaphore, RLock });

@@ -15,14 +15,17 @@
  * @module
  */
 
-import { showAs } from "./_base/inspecting.ts";
+import { nameClasses, showAs } from "./_base/inspecting.ts";
 import { getBuiltin, getProcess } from "./_base/builtin.ts";
 import { setInterval } from "node:timers";
 import { checkOptions, numberError } from "./_base/checks.ts";
+import { userFrames } from "./_base/frames.ts";
 import { ignore, NO_OPTIONS } from "./_base/language.ts";
 import { runDetached } from "./_hub/current.ts";
 import { knownNameOf } from "./_hub/greenlet.ts";
+import { pauseAtEnd } from "./_hub/loop_end.ts";
 import { observe } from "./_hub/observer.ts";
+import { noteIdleTimer } from "./_base/pending.ts";
 import { Disposals } from "./_base/disposals.ts";
 import { type Greenlet, GreenletError } from "./greenlet.ts";
 
@@ -50,7 +53,11 @@ export interface MonitorDetail {
   readonly greenlet: string;
   /** How many milliseconds the loop was held up; 0 for `"memory"`. */
   readonly ms: number;
-  /** The hottest stack, one function a line; `""` if it is not known. */
+  /**
+   * The hottest stack, without the frames of this library: one function a line, with the place
+   * where it begins, in a TypeScript module that of the JavaScript that it is made to. `""` if it
+   * is not known.
+   */
   readonly stack: string;
   /** How many bytes the process uses; 0 for `"blocked"`. */
   readonly memory: number;
@@ -87,11 +94,11 @@ const STOP = 1;
 const SEEN = 2;
 const RUNNING = 3;
 const BLOCKING = 4;
-/** How many switches there have been, and at which one the loop was held up. */
+/** The number of switches, and the number at which the loop was held up. */
 const COUNT = 5;
 const BLOCKING_COUNT = 6;
 const FIELDS = 7;
-/** How many of the last greenlets are kept, to give them names when they are asked for. */
+/** How many of the last greenlets are kept, so that they can be named later. */
 const KEPT = 1024;
 /** In place of the length of a name: the greenlet has none yet. */
 const UNNAMED = -1;
@@ -185,7 +192,7 @@ export function monitor(options: MonitorOptions = NO_OPTIONS): Monitor {
   }
   if (isOn) {
     throw new GreenletError(
-      "Cannot start monitor as there is one already: dispose that first",
+      "Cannot start monitor as there is one already: dispose of it first",
     );
   }
   return new LoopMonitor(maxBlocking, maxMemory, profile);
@@ -204,7 +211,7 @@ class LoopMonitor extends EventTarget implements Monitor {
   #reported = -Infinity;
   /** The greenlets that have run last, by their number. */
   readonly #lastRun = new Array<Greenlet | null>(KEPT).fill(null);
-  /** How many switches there have been; a small integer. */
+  /** The number of switches; a small integer. */
   #count = 0;
   #looked = -Infinity;
   #isOver = false;
@@ -233,18 +240,34 @@ class LoopMonitor extends EventTarget implements Monitor {
     const never = Math.max(NEVER * maxBlocking, NEVER_MS);
     const workerData = { buffer, maxBlocking, never, FIELDS, LONGEST_NAME };
     const disposals = this.#disposals;
-    runDetached(() => {
-      const worker = new Worker(WATCH, { eval: true, workerData });
+    let worker: InstanceType<typeof Worker>;
+    const watch = () => {
+      worker = new Worker(WATCH, { eval: true, workerData });
       worker.unref();
-      disposals.defer(() => {
-        Atomics.store(this.#fields, STOP, 1);
-        Atomics.notify(this.#fields, STOP);
-        worker.terminate().catch(ignore);
-      });
-      const timer = setInterval(() => this.#beat(), maxBlocking / 4);
+    };
+    const unwatch = async () => {
+      Atomics.store(this.#fields, STOP, 1);
+      Atomics.notify(this.#fields, STOP);
+      await worker.terminate().catch(ignore);
+    };
+    runDetached(() => {
+      watch();
+      disposals.defer(() => void unwatch());
+      const beat = Math.trunc(maxBlocking / 4);
+      const timer = setInterval(() => this.#beat(), beat);
       timer.unref();
       disposals.defer(() => clearInterval(timer as never));
+      disposals.use(noteIdleTimer(timer, beat));
     });
+    // The thread ends nothing that anything waits in, but looks to the runtime as if it might.
+    disposals.use(pauseAtEnd({
+      operations: 2,
+      pause: unwatch,
+      goOn: () => {
+        Atomics.store(this.#fields, STOP, 0);
+        runDetached(watch);
+      },
+    }));
     const note = (greenlet: Greenlet) => this.#noteGreenlet(greenlet);
     disposals.use(observe({ begins: note, resumes: note }));
     this.#profiler = profile ? Profiler.start() : null;
@@ -290,7 +313,7 @@ class LoopMonitor extends EventTarget implements Monitor {
       }
       this.#last = this.#clock.now();
     }
-    // So that none is kept that is dead.
+    // Otherwise dead greenlets would be kept in memory.
     this.#lastRun.fill(null);
     if (now - this.#looked >= LOOK_EVERY) {
       this.#looked = now;
@@ -361,6 +384,7 @@ interface ProfileNode {
     readonly functionName: string;
     readonly url: string;
     readonly lineNumber: number;
+    readonly columnNumber: number;
   };
 }
 
@@ -375,7 +399,7 @@ class Profiler implements Disposable {
     session.post("Profiler.start");
   }
 
-  /** Starts it; `null` where there is none, or it is not permitted. */
+  /** Starts a profiler. Returns `null` if the runtime has none, or does not permit it. */
   static start(): Profiler | null {
     try {
       const { Session } = getBuiltin("node:inspector");
@@ -414,9 +438,12 @@ function hottestStack(nodes: readonly ProfileNode[]): string {
   }
   const lines: string[] = [];
   for (let node = hottest; node !== undefined; node = callers.get(node.id)) {
-    const { functionName, url, lineNumber } = node.callFrame;
+    const { functionName, url, lineNumber, columnNumber } = node.callFrame;
     if (functionName === "(root)" || lines.length === DEEPEST) break;
-    lines.push(`${functionName || "<anonymous>"} (${url}:${lineNumber + 1})`);
+    const place = `${url}:${lineNumber + 1}:${columnNumber + 1}`;
+    lines.push(`    at ${functionName || "<anonymous>"} (${place})`);
   }
-  return lines.join("\n");
+  return userFrames(lines.join("\n")).replace(/^ {4}at /gm, "");
 }
+
+nameClasses({ LoopMonitor });

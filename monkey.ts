@@ -33,6 +33,7 @@
 
 import { Disposals } from "./_base/disposals.ts";
 import { NO_OPTIONS } from "./_base/language.ts";
+import { isInDeno } from "./_base/runtime.ts";
 import { patchDns } from "./_patch/dns.ts";
 import { patchFetch } from "./_patch/fetch.ts";
 import { patchFs } from "./_patch/fs.ts";
@@ -148,6 +149,22 @@ const parts: Record<Part, () => Disposable> = {
   node: patchNodeModules,
 };
 
+/** A function that each part replaces which only some runtimes have. */
+const needs: Partial<Record<Part, string>> = {
+  net: "connect",
+  tls: "connectTls",
+  dns: "resolveDns",
+  fs: "readFile",
+  process: "Command",
+  http: "serve",
+};
+
+/** Whether this runtime has what a part replaces. */
+function isThere(part: Part): boolean {
+  const name = needs[part];
+  return name === undefined || isInDeno(name);
+}
+
 /** The parts that are patched: the number of calls that ask for each, and how to restore it. */
 const patched = new Map<
   Part,
@@ -162,9 +179,13 @@ const patched = new Map<
  * been disposed of. Operations that are pending then go on. If several calls give options for
  * the same part, those of the latest call that is not disposed of apply.
  *
+ * In Node and Bun it patches the parts `timers`, `fetch`, `streams`, `websocket` and `node`, as
+ * the others replace functions of `Deno`.
+ *
  * @param options The parts to leave out, and options of parts.
  * @returns An object that restores the originals when it is disposed of.
- * @throws {TypeError} If a part or an option does not exist, or has a value of the wrong type.
+ * @throws {TypeError} If a part or an option does not exist, or has a value of the wrong type; or
+ * if the options ask for a part that this runtime does not have.
  *
  * @example Usage
  * ```ts
@@ -194,11 +215,16 @@ export function patch(options: PatchOptions = NO_OPTIONS): Disposable {
         `Cannot patch as '${name}' must be a boolean: received ${value}`,
       );
     }
+    if (value && !isThere(name)) {
+      throw new TypeError(
+        `Cannot patch '${name}' as this runtime has no Deno.${needs[name]}`,
+      );
+    }
   }
   const stack = new Disposals();
   try {
     for (const part of Object.keys(parts) as Part[]) {
-      if (options[part] ?? true) stack.use(patchPart(part));
+      if (isThere(part) && (options[part] ?? true)) stack.use(patchPart(part));
     }
     for (const part of Object.keys(partOptions) as (keyof PartOptions)[]) {
       const own = options[part];
@@ -287,7 +313,7 @@ export function isPatched(part: Part): boolean {
  *
  * - `full`: it keeps all its promises
  * - `reduced`: the runtime's internals are not as expected, and it promises less; see
- *   {@linkcode support}
+ *   {@linkcode support}; or the runtime does not have what the part replaces
  */
 export type Support = "full" | "reduced";
 
@@ -327,7 +353,8 @@ const probes: Partial<Record<Part, () => boolean>> = {
 export function support(): Record<Part, Support> {
   const found = {} as Record<Part, Support>;
   for (const part of Object.keys(parts) as Part[]) {
-    found[part] = probes[part]?.() ?? true ? "full" : "reduced";
+    const isFull = isThere(part) && (probes[part]?.() ?? true);
+    found[part] = isFull ? "full" : "reduced";
   }
   return found;
 }

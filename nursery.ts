@@ -14,7 +14,7 @@
  * @module
  */
 
-import { showAs } from "./_base/inspecting.ts";
+import { nameClasses, showAs } from "./_base/inspecting.ts";
 import { checkFunction } from "./_base/checks.ts";
 import { currentScope, getCurrent, runIn, scopeOf } from "./_hub/current.ts";
 import { unwrapped } from "./_hub/interrupts.ts";
@@ -43,7 +43,7 @@ import type { Wait } from "./hub.ts";
 import type { AnyGreenlet } from "./pool.ts";
 import { withTimeout } from "./timeout.ts";
 
-/** Is set while a nursery has no greenlets. */
+/** An event that is set while a nursery has no greenlets. */
 class Drained extends Event {
   readonly #nursery: Nursery;
 
@@ -82,7 +82,7 @@ export class Nursery {
   /** The greenlets of the nursery that have not ended. */
   readonly greenlets: Set<AnyGreenlet> = new Set();
   readonly #drained = new Drained(this);
-  /** The errors of greenlets, and of the function, that failed by themselves. */
+  /** The errors of the function and of greenlets that failed without a kill. */
   readonly #errors: unknown[] = [];
   /** The error with which the others are killed. */
   readonly #exit = new GreenletExit("The nursery is closed");
@@ -90,7 +90,7 @@ export class Nursery {
   #body: Scope | null = null;
 
   /**
-   * Makes a greenlet and starts it soon. It does not outlive the nursery. Not a switch point.
+   * Makes a greenlet and starts it soon. The nursery ends after it. Not a switch point.
    *
    * @typeParam A The types of the arguments.
    * @typeParam R What the function returns.
@@ -150,7 +150,7 @@ export class Nursery {
     killOnce(this.greenlets, this.#exit);
   }
 
-  /** Kills the function, unless its greenlet was killed and it cleans up because of that. */
+  /** Kills the function, unless it is cleaning up after a kill of its greenlet. */
   #killBody(): void {
     const body = this.#body;
     if (body === null) return;
@@ -161,7 +161,7 @@ export class Nursery {
     if (!cleansUp) body.kill(this.#exit, GRACE);
   }
 
-  /** Ends the clean-up of the greenlets, as the grace of the caller is over. */
+  /** Ends the clean-up of the greenlets: the grace of the caller is over. */
   #end(): void {
     killOnce(this.greenlets, this.#exit, 0);
   }
@@ -180,7 +180,7 @@ export class Nursery {
       try {
         result = await withTimeout(Infinity, () => {
           const body = nursery.#body = currentScope();
-          // A function that has swallowed too many errors is not waited for any longer.
+          // A function that has swallowed too many errors may never end: stops the wait for it.
           body.abandoned = () => scope.interrupt(nursery.#exit);
           return run(nursery);
         });
@@ -196,7 +196,7 @@ export class Nursery {
       while (nursery.greenlets.size > 0) {
         nursery.#drained.clear();
         if (interrupt !== null) {
-          // The greenlets were killed and will end. Until then this call must not return.
+          // The greenlets were killed. This call must not return before they have ended.
           const wait = new ChildrenWait(
             scope,
             nursery.#drained,
@@ -219,7 +219,7 @@ export class Nursery {
         for (const error of errors) report(getCurrent(), error);
         throw interrupt.error;
       }
-      // The caller fails with these errors, even if one of them has killed a greenlet.
+      // Even an error that has killed a greenlet is now an error of the caller.
       for (const error of errors) scope.markRecipient(error);
       if (errors.length === 1) throw errors[0];
       if (errors.length > 1) {
@@ -233,7 +233,7 @@ export class Nursery {
   }
 }
 
-/** A wait for greenlets that were killed. No interrupt ends it. */
+/** The wait for greenlets that were killed. No interrupt ends it. */
 class ChildrenWait extends PatientWait<void> {
   readonly #drained: Event;
   readonly #end: () => void;
@@ -262,14 +262,13 @@ class ChildrenWait extends PatientWait<void> {
 }
 
 /**
- * The wait for a nursery. It passes an interrupt on to the waits inside the nursery. No
- * interrupt ends it before the nursery's greenlets have ended; the wait for a `withTimeout`
- * differs in that.
+ * The wait for a nursery. It passes an interrupt on to the waits inside the nursery. Unlike the
+ * wait for a `withTimeout`, it ends only when the nursery's greenlets have ended.
  */
 class Nursing extends Suspension<unknown> {
   readonly #outer: Scope;
   readonly #inner: Scope;
-  /** Whether the last error of an escalated greenlet is thrown, or ends its body by `return()`. */
+  /** How the error of an escalated kill arrives: thrown, or by `return()` of a generator body. */
   #lastThrow: Settled = "thrown";
 
   constructor(outer: Scope) {
@@ -297,7 +296,7 @@ class Nursing extends Suspension<unknown> {
     }
   }
 
-  /** Closes the inner scope. The greenlet throws its interrupts that are still due later. */
+  /** Closes the inner scope. Interrupts that it holds are thrown later, by the outer scope. */
   #close(): void {
     for (const error of this.#inner.interrupts?.held ?? []) {
       this.#outer.hold(error);
@@ -332,17 +331,17 @@ class Nursing extends Suspension<unknown> {
 }
 
 /**
- * Calls a function that spawns greenlets, and waits until the function and all of them have
- * ended. A switch point. gevent has none; the name and the rules are Trio's.
+ * Calls a function that spawns greenlets, and waits until the function and these greenlets
+ * have ended. A switch point. gevent has none; the name and the rules are Trio's.
  *
- * When one of them fails, the others are killed. An interrupt of the calling greenlet kills
- * all of them. When this returns or throws, all have ended.
+ * When the function or a greenlet fails, the rest is killed. An interrupt of the calling
+ * greenlet kills all. When this returns or throws, all have ended.
  *
  * @typeParam R What the function returns.
  * @param run The function, called with a {@linkcode Nursery}. It runs in the current greenlet.
  * @returns The function's result.
- * @throws {unknown} The error of the function, or of the greenlet, that has failed.
- * @throws {AggregateError} If several have failed by themselves.
+ * @throws {unknown} The error of the function or of the greenlet that has failed.
+ * @throws {AggregateError} If several have failed without a kill.
  * @throws {TypeError} If `run` is not a function.
  *
  * @example Usage
@@ -366,3 +365,5 @@ export function nursery<R>(run: (nursery: Nursery) => R): Wait<BodyResult<R>> {
   const wait = checkpoint(scope) ?? new Nursing(scope).start(run);
   return wait as Wait<BodyResult<R>>;
 }
+
+nameClasses({ Nursery });

@@ -16,7 +16,7 @@
  * @module
  */
 
-import { showAs } from "./_base/inspecting.ts";
+import { nameClasses, showAs } from "./_base/inspecting.ts";
 import { NO_OPTIONS } from "./_base/language.ts";
 import {
   checkFunction,
@@ -107,14 +107,14 @@ export interface PoolOptions {
 /** Options of {@linkcode GroupBase.imap}. */
 export interface ImapOptions {
   /**
-   * How many calls may be in progress or have results that the loop has not taken.
+   * The most calls that may be in progress, or have a result that the loop has not taken yet.
    *
    * @default {Infinity}
    */
   maxsize?: number;
 }
 
-/** Is set while a group has no greenlets. */
+/** An event that is set while a group has no greenlets. */
 class Emptied extends Event {
   readonly #group: GroupBase;
 
@@ -134,7 +134,7 @@ class Emptied extends Event {
   }
 }
 
-/** The room of a pool. */
+/** The free places of a pool. */
 class PoolRoom extends Semaphore {
   readonly #pool: Pool;
 
@@ -149,13 +149,13 @@ class PoolRoom extends Semaphore {
   }
 }
 
-/** The greenlets of a group that a call of `kill` waits for. */
+/** The greenlets that one call of `kill` waits for. */
 class Dying {
   /** The greenlets that were killed and have not ended. */
   greenlets: Set<AnyGreenlet>;
-  /** Greenlets that were spawned in the group meanwhile by `greenlets`, or by one of these. */
+  /** The greenlets that `greenlets`, or their descendants, have spawned in the group since. */
   spawned = new Set<AnyGreenlet>();
-  /** Whether greenlets that are spawned from now on are killed before they start. */
+  /** Whether a greenlet that is spawned from now on is killed before it starts. */
   isLast = false;
 
   constructor(greenlets: Iterable<AnyGreenlet>) {
@@ -207,17 +207,17 @@ export abstract class GroupBase implements AsyncDisposable {
     this.#empty.set();
   }
 
-  /** Waits for room for another greenlet, and takes it. */
+  /** Waits for a free place for a greenlet, and takes it. */
   protected abstract enter(): Wait<unknown>;
 
-  /** Takes room for another greenlet, if there is room now. Returns whether there was. */
+  /** Takes a place if one is free now. Returns whether it has taken one. */
   protected abstract tryEnter(): boolean;
 
-  /** Gives room back. */
+  /** Gives a place back. */
   protected abstract leave(): void;
 
   /**
-   * Adds a greenlet for which room was taken. Gives the room back if that fails.
+   * Adds a greenlet for which a place was taken. Gives the place back if that fails.
    *
    * @returns Whether the greenlet is new in the group.
    */
@@ -238,7 +238,7 @@ export abstract class GroupBase implements AsyncDisposable {
     return true;
   }
 
-  /** Adds a greenlet for which room was taken, and starts it. */
+  /** Adds a greenlet for which a place was taken, and starts it. */
   protected begin(greenlet: AnyGreenlet): void {
     const isNew = this.admit(greenlet);
     try {
@@ -250,7 +250,7 @@ export abstract class GroupBase implements AsyncDisposable {
     }
   }
 
-  /** Notes a new greenlet for `kill`, if a greenlet that is being killed has spawned it. */
+  /** Tells `kill` of a new greenlet, if a greenlet that is being killed has spawned it. */
   #noteSpawned(greenlet: AnyGreenlet): void {
     const spawner = getCurrent() as AnyGreenlet;
     for (const dying of this.#dying) {
@@ -258,7 +258,7 @@ export abstract class GroupBase implements AsyncDisposable {
         continue;
       }
       dying.spawned.add(greenlet);
-      // Ends greenlets that spawn another one whenever they are killed.
+      // Otherwise a greenlet that spawns another one in its clean-up would keep kill() busy.
       if (dying.isLast) killOnce([greenlet]);
     }
   }
@@ -283,7 +283,7 @@ export abstract class GroupBase implements AsyncDisposable {
   }
 
   /**
-   * Removes a greenlet from the group, and does not end it. Not a switch point. gevent's
+   * Removes a greenlet from the group. The greenlet goes on. Not a switch point. gevent's
    * `discard`.
    *
    * @param greenlet The greenlet. Does nothing if it is not in the group.
@@ -301,8 +301,8 @@ export abstract class GroupBase implements AsyncDisposable {
    *
    * @param options How long to wait, and whether to throw.
    * @returns `true` if the group has no greenlet, `false` at the timeout.
-   * @throws {unknown} With `raiseError`, after all have ended or at the timeout: the error of
-   * the first greenlet that has failed, of those that were in the group at the call.
+   * @throws {unknown} With `raiseError`, when all have ended or at the timeout: the error of
+   * the first failed greenlet among those that were in the group at the call.
    * @throws {TypeError | RangeError} If the timeout is not a number of milliseconds.
    */
   join(options: GroupJoinOptions = NO_OPTIONS): Wait<boolean> {
@@ -311,7 +311,7 @@ export abstract class GroupBase implements AsyncDisposable {
     if (!raiseError) return this.#empty.wait({ timeout });
     const greenlets = [...this.greenlets];
     return composed(async () => {
-      // Until the end it is open which error is thrown. The others are then reported.
+      // Which error is thrown is known only at the end. The other errors are reported then.
       for (const greenlet of greenlets) greenlet.rawlink(keepError);
       try {
         const isEmpty = await this.#empty.wait({ timeout });
@@ -333,18 +333,18 @@ export abstract class GroupBase implements AsyncDisposable {
    * Kills all greenlets and waits until they have ended. A switch point, unless `block` is
    * `false`. gevent's `kill`.
    *
-   * Greenlets that they spawn in this group during their clean-up are killed as well. This
-   * does not wait for greenlets that others spawn here meanwhile.
+   * Greenlets that they spawn in this group during their clean-up are killed as well. Greenlets
+   * that other code spawns here meanwhile are not, and this does not wait for them.
    *
    * A greenlet that was killed before does not get a second error. It finishes its clean-up
-   * within the grace of its kill, or within the grace given here if that is shorter.
+   * within the grace of its first kill, or within the grace given here if that is shorter.
    *
    * A `map` in progress and a loop over `imap` begin no more calls. They throw the error,
-   * unless they had taken all their items. An `applyAsync` that waits for room is killed.
+   * unless they had taken all their items. An `applyAsync` that waits for room is killed, too.
    *
    * @param options What to throw, and how long to wait; see `killAll`.
-   * @returns Nothing, at the timeout as well. {@linkcode GroupBase.size} tells how many
-   * greenlets are left.
+   * @returns Nothing, also at the timeout. {@linkcode GroupBase.size} is then the number of
+   * greenlets that are left.
    * @throws {TypeError | RangeError} If a time is not a number of milliseconds.
    */
   kill(options: KillAllOptions = NO_OPTIONS): Wait<void> {
@@ -361,7 +361,7 @@ export abstract class GroupBase implements AsyncDisposable {
       this.#dying.add(dying);
       try {
         while (dying.greenlets.size > 0) {
-          // The current greenlet can't wait for its own end.
+          // A greenlet can't wait for its own end.
           dying.greenlets.delete(getCurrent() as AnyGreenlet);
           const left = until - now();
           await joinAll(dying.greenlets, { timeout: left });
@@ -401,7 +401,7 @@ export abstract class GroupBase implements AsyncDisposable {
     const { block = true, grace } = options;
     if (grace !== undefined) checkDuration(grace, "kill");
     killOnce([greenlet], error, grace);
-    // A greenlet that calls this for itself can't wait for its own end.
+    // A greenlet can't wait for its own end.
     if (!block || getCurrent() === greenlet) return DONE;
     return greenlet.join({ timeout });
   }
@@ -411,7 +411,7 @@ export abstract class GroupBase implements AsyncDisposable {
    * gevent's `apply`.
    *
    * An interrupt of the caller, or a `withTimeout` around the call, kills that greenlet. The
-   * interrupt is thrown when the greenlet has ended and its room is free. In gevent the
+   * interrupt is thrown when the greenlet has ended and its place is free. In gevent the
    * greenlet goes on.
    *
    * @typeParam A The types of the arguments.
@@ -427,23 +427,23 @@ export abstract class GroupBase implements AsyncDisposable {
     args: A = [] as unknown[] as A,
   ): Wait<BodyResult<R>> {
     checkFunction(run, "apply", "run");
-    // A greenlet of the group calls the function itself, as in gevent: its own room may be
-    // the last.
+    // A greenlet of the group calls the function itself, as in gevent: it may hold the last
+    // place, and would wait for itself.
     if (this.has(getCurrent() as AnyGreenlet)) {
       return withTimeout(Infinity, () => run(...args)) as Wait<BodyResult<R>>;
     }
     const greenlet = new Greenlet(run, ...args) as Greenlet<BodyResult<R>>;
     return composed(async () => {
       await this.enter();
-      // Its error is thrown here.
+      // The error of the greenlet is thrown here.
       scopeOf(greenlet).errorIsHandled = true;
       this.begin(greenlet);
       try {
         return await greenlet.get();
       } catch (error) {
         if (!greenlet.dead) await endAll([greenlet]);
-        // A greenlet that has not ended reports its own error later. If it has failed with
-        // another error than the one thrown here, reports that.
+        // A greenlet that has not ended reports its error itself, later. One that has failed
+        // with another error than the one thrown here is reported now.
         if (!greenlet.dead) scopeOf(greenlet).errorIsHandled = false;
         else if (!greenlet.successful() && greenlet.exception !== error) {
           report(greenlet, greenlet.exception);
@@ -462,8 +462,8 @@ export abstract class GroupBase implements AsyncDisposable {
    * @param run The function.
    * @param args Its arguments.
    * @param callback Called with the function's result, in a greenlet of its own.
-   * @returns A greenlet with the function's result. It waits for room if there is none. A
-   * kill of it stops the function.
+   * @returns A greenlet with the function's result. If there is no room, the greenlet waits
+   * for it. A kill of the greenlet stops the function.
    * @throws {TypeError} If `run` or `callback` is not a function.
    */
   applyAsync<A extends unknown[], R>(
@@ -491,21 +491,21 @@ export abstract class GroupBase implements AsyncDisposable {
    *
    * An item is taken only when there is room for its greenlet. When a call fails, no more
    * items are taken, and the calls for later items are killed. The calls for earlier items go
-   * on for up to a second, as one of them may fail, too, and its error is the one to throw;
-   * then they are killed. gevent waits for them without limit.
+   * on for up to a second, and are killed then: if one of them fails as well, its error is
+   * thrown. gevent waits for them without limit.
    *
    * An interrupt of the caller kills all calls. When this returns or throws, all calls have
-   * ended and the iterable has been closed. The errors of other calls, and those of killed
-   * calls in their clean-up, are reported to the hub.
+   * ended and the iterable has been closed. An error that is not thrown, or that a killed call
+   * throws in its clean-up, is reported to the hub.
    *
    * @typeParam T The type of the items.
    * @typeParam R What the function returns.
    * @param run The function.
    * @param items The items: an iterable, sync or async.
    * @returns The results, in the order of the items.
-   * @throws {unknown} The error of the first item, in the items' order, whose call has failed
-   * by itself; the error of the iterable; or the error of {@linkcode GroupBase.kill}, if that
-   * was called before all items were taken.
+   * @throws {unknown} The error of the first call, in the order of the items, that has failed
+   * without a kill; the error of the iterable; or the error of {@linkcode GroupBase.kill}, if
+   * that was called before all items were taken.
    * @throws {TypeError} If `run` is not a function, or `items` not iterable.
    */
   map<T, R>(
@@ -519,7 +519,7 @@ export abstract class GroupBase implements AsyncDisposable {
     return new MappingWait(mapping, results).start();
   }
 
-  /** Makes a mapping, which has opened the items and has to be run. */
+  /** Opens the items, and makes a mapping that has not run yet. */
   #mapping<T, R>(
     run: (item: T) => R,
     items: Iterable<T> | AsyncIterable<T>,
@@ -536,8 +536,8 @@ export abstract class GroupBase implements AsyncDisposable {
   }
 
   /**
-   * Does the same as {@linkcode GroupBase.map}, but returns at once. Not a switch point.
-   * gevent's `map_async`.
+   * {@linkcode GroupBase.map} in a new greenlet: returns at once. Not a switch point. gevent's
+   * `map_async`.
    *
    * @typeParam T The type of the items.
    * @typeParam R What the function returns.
@@ -558,7 +558,7 @@ export abstract class GroupBase implements AsyncDisposable {
     const greenlet = new Greenlet(() =>
       new MappingWait(mapping, results).start()
     );
-    // A greenlet that is killed before it starts has not closed the items.
+    // If the greenlet is killed before it starts, nothing else closes the items.
     greenlet.rawlink(() => mapping.abandon(greenlet.value));
     try {
       greenlet.start();
@@ -576,15 +576,16 @@ export abstract class GroupBase implements AsyncDisposable {
    * The calls begin at once. If a call fails, its error is thrown in place of its result. If
    * the iterable throws, its error is thrown after the last result, and the iteration ends.
    *
-   * However a `for await` loop over the results ends (`break`, an error, an interrupt), the
-   * calls have been killed and have ended, and the iterable has been closed, when the loop is
-   * over. An interrupt that arrives meanwhile is thrown by the next wait. A call that awaits a
-   * foreign promise is left behind after its grace.
+   * A `for await` loop over the results may end in any way: `break`, an error, an interrupt.
+   * When it is over, the calls were killed and have ended, and the iterable is closed. An
+   * interrupt that arrives meanwhile is thrown by the next wait. A call that awaits a foreign
+   * promise is left behind after its grace.
    *
    * If you call `yield* results.next()` yourself, call `results.return()` in a `finally`
-   * block. After the error of a call you can call `next()` again, as in gevent.
-   * An error that is not asked for is reported to the hub: when the results are closed, and,
-   * if none was asked for, when the greenlet that has called this is dead, or the process ends.
+   * block. After `next()` has thrown the error of a call, you can call it again, as in gevent.
+   * An error that `next()` has not thrown is reported to the hub when the results are closed.
+   * If `next()` was never called, it is reported when the greenlet that has called `imap` is
+   * dead, or when the process ends.
    *
    * @typeParam T The type of the items.
    * @typeParam R What the function returns.
@@ -604,8 +605,8 @@ export abstract class GroupBase implements AsyncDisposable {
   }
 
   /**
-   * Does the same as {@linkcode GroupBase.imap}, but returns the results in the order in which
-   * the calls end. Not a switch point. gevent's `imap_unordered`.
+   * Like {@linkcode GroupBase.imap}, but with the results in the order in which the calls end.
+   * Not a switch point. gevent's `imap_unordered`.
    *
    * @typeParam T The type of the items.
    * @typeParam R What the function returns.
@@ -652,7 +653,7 @@ export abstract class GroupBase implements AsyncDisposable {
   }
 }
 
-/** Calls a callback with a greenlet's value, once it has one. */
+/** Calls a callback with the value of a greenlet, when the greenlet has succeeded. */
 function follow<T>(
   greenlet: Greenlet<T>,
   callback: ((value: T) => unknown) | undefined,
@@ -803,7 +804,7 @@ export class Pool extends GroupBase {
   /**
    * Makes a pool.
    *
-   * @param size How many greenlets there is room for; without limit if it is left out.
+   * @param size The most greenlets at a time; no limit if it is left out.
    * @throws {TypeError | RangeError} If it is not a positive integer.
    */
   constructor(size?: number | null) {
@@ -816,25 +817,25 @@ export class Pool extends GroupBase {
     this.#room = most === Infinity ? null : new PoolRoom(this, most);
   }
 
-  /** Waits for room for another greenlet, and takes it. */
+  /** Waits for a free place for a greenlet, and takes it. */
   protected override enter(): Wait<unknown> {
     return this.#room?.acquire() ?? checkpoint(currentScope()) ?? DONE;
   }
 
-  /** Takes room for another greenlet, if there is room now. Returns whether there was. */
+  /** Takes a place if one is free now. Returns whether it has taken one. */
   protected override tryEnter(): boolean {
-    // If an interrupt is due, acquire() would throw it, which only a switch point may do.
+    // If an interrupt is due, acquire() would throw it. Only a switch point may do that.
     if (this.full() || currentScope().interrupts !== null) return false;
     this.#room?.acquire();
     return true;
   }
 
-  /** Gives room back. */
+  /** Gives a place back. */
   protected override leave(): void {
     this.#room?.release();
   }
 
-  /** How many greenlets the pool has room for, or `Infinity`. gevent's `size`. */
+  /** The most greenlets at a time, or `Infinity`. gevent's `size`. */
   get maxsize(): number {
     return this.#size;
   }
@@ -844,18 +845,18 @@ export class Pool extends GroupBase {
     return this.freeCount() <= 0;
   }
 
-  /** Returns how many more greenlets there is room for, or `Infinity`. gevent's `free_count`. */
+  /** Returns the number of free places, or `Infinity`. gevent's `free_count`. */
   freeCount(): number {
     return this.#room?.counter ?? Infinity;
   }
 
   /**
-   * Waits until there is room, and does not take it. A switch point. gevent's
+   * Waits until a place is free, and does not take it. A switch point. gevent's
    * `wait_available`.
    *
    * @param options How long to wait.
-   * @returns How many greenlets there is room for. 0 at the timeout, or if other greenlets
-   * have taken the room before this one goes on.
+   * @returns The number of free places: 0 at the timeout, or if other greenlets have taken
+   * them before this one goes on.
    * @throws {TypeError | RangeError} If the timeout is not a number of milliseconds.
    */
   waitAvailable(options: JoinOptions = NO_OPTIONS): Wait<number> {
@@ -939,8 +940,10 @@ export class Pool extends GroupBase {
 function checkGreenlet(greenlet: unknown): void {
   if (greenlet instanceof Greenlet) return;
   throw new TypeError(
-    `Cannot add to the group as it must be a greenlet: received ${
+    `Cannot add to the group as 'greenlet' must be a greenlet: received ${
       String(greenlet)
     }`,
   );
 }
+
+nameClasses({ PoolFull, GroupBase, Group, Pool });

@@ -22,7 +22,7 @@
  * @module
  */
 
-import { showAs } from "./_base/inspecting.ts";
+import { nameClasses, showAs } from "./_base/inspecting.ts";
 import { NO_OPTIONS } from "./_base/language.ts";
 import { currentScope } from "./_hub/current.ts";
 import type { Scope } from "./_hub/scope.ts";
@@ -170,8 +170,8 @@ class Getter<T> extends QueuedWait<Getter<T>, unknown> {
     this.throw(placeLater(new Empty()));
   }
 
-  override describe(): string {
-    return callOf(this.list?.owner, this.peeks ? "peek()" : "get()");
+  protected override get call(): string {
+    return this.peeks ? "peek()" : "get()";
   }
 }
 
@@ -192,8 +192,8 @@ class LoopGetter<T> extends Getter<T> {
     this.switch({ done: true, value: undefined });
   }
 
-  override describe(): string {
-    return `for await of ${classOf(this.list?.owner)}`;
+  override describe(subject = this.subject): string {
+    return `for await of ${classOf(subject)}`;
   }
 }
 
@@ -224,8 +224,8 @@ class Putter<T> extends QueuedWait<Putter<T>, void> {
     this.throw(placeLater(new Full()));
   }
 
-  override describe(): string {
-    return callOf(this.list?.owner, "put()");
+  protected override get call(): string {
+    return "put()";
   }
 }
 
@@ -349,8 +349,7 @@ export class SimpleQueue<T> {
   /**
    * Makes a queue.
    *
-   * @param maxsize How many items there is room for; without limit if it is left out, or is
-   * 0 or less.
+   * @param maxsize The most items at a time; no limit if it is left out, or is 0 or less.
    * @param items The first items of the queue.
    * @throws {TypeError | RangeError} If `maxsize` is not an integer.
    */
@@ -366,7 +365,7 @@ export class SimpleQueue<T> {
   }
 
   /**
-   * How many items there is room for, or `Infinity`. It can be set. gevent's `maxsize`.
+   * The most items at a time, or `Infinity`. It can be set. gevent's `maxsize`.
    *
    * @throws {TypeError | RangeError} If it is set to a value that is not an integer.
    */
@@ -736,8 +735,7 @@ export class Queue<T> extends SimpleQueue<T> {
   /**
    * Makes a queue.
    *
-   * @param maxsize How many items there is room for; without limit if it is left out, or is
-   * 0 or less.
+   * @param maxsize The most items at a time; no limit if it is left out, or is 0 or less.
    * @param items The first items of the queue. They count as unfinished tasks.
    * @throws {TypeError | RangeError} If `maxsize` is not an integer.
    */
@@ -845,7 +843,7 @@ export class LifoQueue<T> extends Queue<T> {
 
 /** Options of a {@linkcode PriorityQueue}. */
 export interface PriorityQueueOptions<T> {
-  /** How many items there is room for. @default {Infinity} */
+  /** The most items at a time. @default {Infinity} */
   maxsize?: number | null;
   /** The first items of the queue. @default {[]} */
   items?: Iterable<T>;
@@ -1083,3 +1081,14 @@ export class Channel<T> {
     return loop.wait(this.#getters, scope);
   }
 }
+
+nameClasses({
+  Empty,
+  Full,
+  ShutDown,
+  SimpleQueue,
+  Queue,
+  LifoQueue,
+  PriorityQueue,
+  Channel,
+});

@@ -7,7 +7,7 @@
  * await using server = new StreamServer(
  *   { hostname: "127.0.0.1", port: 0 },
  *   async (socket) => {
- *     await socket.sendAll("hello\n"); // And the socket is closed
+ *     await socket.sendAll("hello\n"); // Then the server closes the socket
  *   },
  * );
  * server.start();
@@ -22,7 +22,7 @@
  * @module
  */
 
-import { showAs } from "./_base/inspecting.ts";
+import { nameClasses, showAs } from "./_base/inspecting.ts";
 import type { RemoteInfo, Socket as UdpSocket } from "node:dgram";
 import { getBuiltin } from "./_base/builtin.ts";
 import { markHandled, NO_OPTIONS, then } from "./_base/language.ts";
@@ -53,7 +53,7 @@ import {
   TlsIdentity,
   type TlsOptions,
 } from "./_hub/tls_conn.ts";
-import { getOriginal } from "./_base/properties.ts";
+import { denoFunction } from "./_base/properties.ts";
 import { isGenerator, isGeneratorFunction } from "./_base/thenable.ts";
 import { checkpoint } from "./_hub/suspension.ts";
 import { type EndingSignal, setExitCode } from "./_hub/signals.ts";
@@ -61,6 +61,7 @@ import { checkDuration, now } from "./_hub/timers.ts";
 import { checkProcesses, Fleet } from "./_workers/fleet.ts";
 import { assignedPort, serveAsMember } from "./_workers/member.ts";
 import { checkPermissions } from "./_workers/permissions.ts";
+import { DIVERTED, EMPTY, type Quiet, waitForQuiet } from "./_workers/quiet.ts";
 import { Event } from "./event.ts";
 import { Greenlet, joinAll, sleep, spawn } from "./gevent.ts";
 import { GreenletError } from "./greenlet.ts";
@@ -76,47 +77,60 @@ export type { AnyAddress, ServerAddress, TcpAddress, UdpAddress, UnixAddress };
 /** Options of every server. */
 export interface ServerOptions {
   /**
-   * How many handlers may run at once, or the pool that they run in, which may be shared. A
-   * server takes no more than there is room for.
+   * How many handlers may run at once; or a pool to run them in, which several servers may
+   * share. The server accepts only while there is room.
    *
    * @default {Infinity}
    */
   pool?: number | Pool;
-  /** For how many milliseconds to wait when accepting fails, as for want of file descriptors. @default {10} */
+  /**
+   * How many milliseconds to wait after accepting has failed, for example because file
+   * descriptors have run out.
+   *
+   * @default {10}
+   */
   minDelay?: number;
-  /** For how many at most, when it fails again and again: each wait is twice as long. @default {1000} */
+  /**
+   * The longest of these waits, in milliseconds: each is twice as long as the one before.
+   *
+   * @default {1000}
+   */
   maxDelay?: number;
-  /** For how many milliseconds `stop()` waits for handlers before it kills them. @default {1000} */
+  /** How many milliseconds `stop()` waits for handlers before it kills them. @default {1000} */
   stopTimeout?: number;
 }
 
-/** Options of servers that can be on every core. */
+/** Options of servers that can use several cores. */
 export interface ServerProcessOptions {
   /**
-   * By how many processes the port is served. The program is started so many times more, with
-   * the same arguments: there the same call serves, and `start()` of this one starts them, sees
-   * to them, and accepts nothing itself. Each has all that the options say, such as a `pool`, for
-   * itself. `1` has one process beside this one.
+   * The number of processes that serve the port. `start()` starts the program again, so many
+   * times and with the same arguments. In each of these processes the same code makes the same
+   * server, which serves. This process accepts no connections: it watches over the others. Each
+   * process has its own `pool` and limits. With `1` there are two processes: this one and one
+   * that serves.
    *
    * One that ends is started again, after the delays of {@linkcode ServerOptions}, and the hub
    * is told. SIGTERM and SIGINT stop the server, and set the exit code as `run` does. SIGHUP
    * replaces the processes one by one by new ones of the program as it is then; each serves
-   * until the next one does. No connection is refused by that, but the system resets one that
-   * arrives in the moment in which a listener is closed. A process ends when this one has.
+   * until the next one does, and then what it has to its end. No connection is refused by that.
+   * On Linux, with `--allow-ffi`, none is lost; else the system resets one that arrives in the
+   * moment in which a listener is closed. A process ends when this one has.
    *
-   * Needs `--unstable-net`, `--allow-run`, `--allow-env`, and a TCP address. Linux spreads the connections over
-   * the processes; macOS need not, and Windows can't share a port. Until a process has begun to
-   * serve, connections are refused. One server of a program can have processes at a time.
+   * Needs `--unstable-net`, `--allow-run`, `--allow-env`, and a TCP address. Linux spreads the
+   * connections over the processes; macOS may not, and Windows can't share a port. Connections
+   * are refused until the first process serves. A program can have one such server at a time.
    *
    * @default {undefined} This process serves.
    */
   processes?: number;
   /**
-   * What the processes may do, in the form in which the runtime gives a `Worker` permissions.
-   * `"inherit"` is each permission that this program has without exception, and to listen to
-   * the address: what else it has in part has to be said, as it can't be found out.
+   * The permissions of the processes, in the form of the permissions of a `Worker`. `"inherit"`
+   * passes on each permission that this program has in full, and the permission to listen on the
+   * address. A permission for some paths or hosts only has to be repeated here, as a program
+   * can't list its own.
    *
-   * They may read one variable of the environment in any case, by which they are told.
+   * In any case the processes may read one environment variable, which this process sets for
+   * them.
    *
    * @default {"inherit"}
    */
@@ -125,39 +139,38 @@ export interface ServerProcessOptions {
 
 /** Options of {@linkcode BaseServer.stop}. */
 export interface StopOptions {
-  /** After how many milliseconds to kill what still runs. @default {the server's `stopTimeout`} */
+  /** After how many milliseconds to kill the handlers. @default {the server's `stopTimeout`} */
   timeout?: number;
 }
 
 /**
- * - `idle`: made, not started
+ * - `idle`: not started yet
  * - `started`
- * - `closed`: listens no more
+ * - `closed`: does not listen any more
  */
 type State = "idle" | "started" | "closed";
 
 /**
- * What all servers have in common: to start, to stop, and the greenlets that serve. gevent's
+ * The base class of all servers: starts, stops, and keeps the greenlets that serve. gevent's
  * `BaseServer`.
  *
- * A subclass says in `open` how to listen and in `shut` how to end that, and has its handlers
- * run by `serve`.
+ * A subclass listens in `open`, stops listening in `shut`, and runs its handlers with `serve`.
  */
 export abstract class BaseServer implements AsyncDisposable {
-  /** The pool that limits how many there are; `null` if nothing does. */
+  /** The pool in which the handlers run; `null` without a limit. */
   readonly pool: Pool | null;
   readonly #minDelay: number;
   readonly #maxDelay: number;
-  /** How long the next {@linkcode BaseServer.delayRetry} waits. */
+  /** How long the next {@linkcode BaseServer.delayRetry} waits, in ms. */
   #delay: number;
   readonly #connections = new Group();
   readonly #stopTimeout: number;
   readonly #asked: AnyAddress;
-  /** The processes that serve; `null` where this one does. */
+  /** The processes that serve; `null` if this process serves. */
   readonly #fleet: Fleet | null;
-  /** The port that this process has been given as one of several. */
+  /** The port, if this process is one of several that serve it; else `null`. */
   readonly #assigned: number | null;
-  /** How many connections or requests were accepted. */
+  /** The number of accepted connections. */
   #accepted = 0;
   #bound: Deno.Addr | null = null;
   #state: State = "idle";
@@ -179,9 +192,9 @@ export abstract class BaseServer implements AsyncDisposable {
   /**
    * Makes a server that does not listen yet.
    *
-   * @param address Where it is to listen.
+   * @param address The address to listen on.
    * @param options How many handlers may run at once, and other limits.
-   * @throws {TypeError | RangeError} If the address or an option is none.
+   * @throws {TypeError | RangeError} If the address or an option is invalid.
    */
   protected constructor(
     address: AnyAddress,
@@ -216,53 +229,55 @@ export abstract class BaseServer implements AsyncDisposable {
     return this.#connections;
   }
 
-  /** Whether it was started, and not closed. gevent's `started`. */
+  /** Whether the server was started and is not closed. gevent's `started`. */
   get started(): boolean {
     return this.#state === "started";
   }
 
-  /** Whether it was closed: it never listens again. gevent's `closed`. */
+  /** Whether the server is closed: it never listens again. gevent's `closed`. */
   get closed(): boolean {
     return this.#state === "closed";
   }
 
   /**
-   * Where it listens: once it was started, with the port that the system has given. gevent's
-   * `address`.
+   * The address of the server. After the start it has the port that the system has chosen.
+   * gevent's `address`.
    */
   get address(): AnyAddress {
     return this.#bound ?? this.#asked;
   }
 
   /**
-   * Begins to listen, and gives where; throws the runtime's error if it can't.
+   * Begins to listen.
    *
-   * @param address What was asked for.
+   * @param address The requested address.
+   * @returns The address on which it listens.
+   * @throws {Error} The error of the runtime, if it can't listen.
    */
   protected abstract open(address: AnyAddress): Deno.Addr;
 
   /**
-   * Listens no more: what has not been accepted is closed.
+   * Stops listening, and closes connections that were not accepted.
    *
-   * @param isEmpty Whether nothing has come for some turns of the event loop.
+   * @param isEmpty Whether no connection has come for some turns of the event loop.
    */
   protected abstract shut(isEmpty: boolean): void;
 
-  /** Closes what it was given to listen by, if it was never started. */
+  /** Closes a listener that was passed to the constructor, if the server was never started. */
   protected closeUnstarted(): void {}
 
-  /** What is left of greenlets that have not ended although they were killed. */
+  /** Called for a greenlet that was killed and has not ended in time. */
   protected abandon(_greenlet: AnyGreenlet): void {}
 
   /**
-   * Begins to listen, and to serve. Does nothing when it was started before. gevent's
-   * `start`. Not a switch point: the first connection is accepted after this returns.
+   * Begins to listen and to serve. Does nothing if the server is started already. gevent's
+   * `start`. Not a switch point: the first connection is accepted after this has returned.
    *
-   * A server that is started keeps the process alive.
+   * A started server keeps the process alive.
    *
-   * @throws {Error} The runtime's error, if it can't listen there: `Deno.errors.AddrInUse`
-   * where another one does.
-   * @throws {GreenletError} If it is closed.
+   * @throws {Error} The error of the runtime, if it can't listen: `Deno.errors.AddrInUse` if the
+   * address is taken.
+   * @throws {GreenletError} If the server is closed.
    */
   start(): void {
     if (this.#state === "started") return;
@@ -271,7 +286,7 @@ export abstract class BaseServer implements AsyncDisposable {
         `Cannot start ${this} as it is closed: make a new server`,
       );
     }
-    // It belongs to nothing that has happened to start it.
+    // The greenlet that calls this does not own the server: its interrupts don't reach it.
     runDetached(() => {
       this.#bound = this.#fleet === null
         ? this.open(this.#toListen())
@@ -280,7 +295,7 @@ export abstract class BaseServer implements AsyncDisposable {
           (signal) => this.#endBy(signal),
         );
       this.#state = "started";
-      if (this.#assigned !== null) this.#serveAsMember();
+      if (this.#assigned !== null) this.#serveAsMember(this.#assigned);
       // It ends with the greenlets, as at the end of `run`.
       const life = spawn(() => this.#ended.wait());
       life.name = String(this);
@@ -297,14 +312,16 @@ export abstract class BaseServer implements AsyncDisposable {
     };
   }
 
-  #serveAsMember(): void {
+  #serveAsMember(port: number): void {
     const isolated = <T>(act: () => T) => runDetached(act);
-    serveAsMember({
-      close: () => isolated(() => void this.#closeEmpty(this.#stopTimeout)),
-      stop: (timeout = this.#stopTimeout) =>
+    serveAsMember(port, {
+      stopTimeout: this.#stopTimeout,
+      close: () =>
+        isolated(() => void this.#closeEmpty(this.#stopTimeout, EMPTY)),
+      stop: (timeout = this.#stopTimeout, isDiverted) =>
         isolated(async () => {
           const deadline = now() + timeout;
-          await this.#closeEmpty(timeout);
+          await this.#closeEmpty(timeout, isDiverted ? DIVERTED : EMPTY);
           await this.stop({ timeout: Math.max(deadline - now(), 0) });
         }),
       ended: setExitCode,
@@ -317,41 +334,38 @@ export abstract class BaseServer implements AsyncDisposable {
   }
 
   /**
-   * Closes it when nothing has come for some turns of the event loop, or its time is over. A
-   * connection that waits in the system is lost with the listener, and other processes can't
-   * take it; so it goes on to accept until then.
+   * Closes it when nothing has come for a while, or its time is over: half of a stop's, as what
+   * has come needs the other half. A connection that waits in the system is lost with the
+   * listener, and other processes can't take it; so it goes on to accept until then.
    */
-  async #closeEmpty(timeout: number): Promise<void> {
-    const end = now() + timeout;
-    let before = this.accepted;
-    let turns = 0;
+  async #closeEmpty(timeout: number, quiet: Quiet): Promise<void> {
     this.prepareToClose();
-    while (this.started && turns < EMPTY_TURNS && now() < end) {
-      await sleep(1);
-      const isEmpty = before === this.accepted && this.pool?.full() !== true;
-      turns = isEmpty ? turns + 1 : 0;
-      before = this.accepted;
-    }
-    this.#close(turns >= EMPTY_TURNS);
+    const isQuiet = await waitForQuiet(
+      quiet,
+      timeout / 2,
+      () => this.started,
+      () => this.pool?.full() === true ? null : this.accepted,
+    );
+    this.#close(isQuiet);
   }
 
-  /** Asks those that are connected to come back no more, as others will serve them. */
+  /** Asks the clients to close their connections: other processes will serve them. */
   protected prepareToClose(): void {}
 
-  /** How many connections, or requests, it has accepted. */
+  /** The number of connections, or requests, that were accepted. */
   protected get accepted(): number {
     return this.#accepted;
   }
 
   /**
-   * Starts it, unless it is, and waits until it is closed; then stops it, unless that is
-   * under way, and waits for that, too. A switch point. gevent's `serve_forever`.
+   * Starts the server if it is not started, and waits until it is closed and has stopped. A
+   * switch point. gevent's `serve_forever`.
    *
-   * What interrupts the wait stops the server, and is thrown when it has stopped, or when the
-   * grace of the kill is over.
+   * An interrupt of the wait stops the server. Its error is thrown when the server has stopped,
+   * or when the grace of the kill is over.
    *
    * @returns Nothing.
-   * @throws {Error} What {@linkcode BaseServer.start} throws.
+   * @throws {Error} See {@linkcode BaseServer.start}.
    */
   serveForever(): Wait<void> {
     this.start();
@@ -367,8 +381,8 @@ export abstract class BaseServer implements AsyncDisposable {
   }
 
   /**
-   * Listens no more. What is served is served to its end; connections that were not accepted
-   * are closed. gevent's `close`. Not a switch point.
+   * Stops listening. Handlers go on; connections that were not accepted are closed. gevent's
+   * `close`. Not a switch point.
    */
   close(): void {
     this.#close(false);
@@ -385,19 +399,19 @@ export abstract class BaseServer implements AsyncDisposable {
       } else this.closeUnstarted();
     } finally {
       this.#ended.set();
-      // They may wait for room, or for the next attempt.
+      // These greenlets may wait for room, or for the next attempt to accept.
       const caller = getCurrent();
       killOnce([...this.#workers].filter((worker) => worker !== caller));
     }
   }
 
   /**
-   * Closes it, waits for the handlers that run, and kills those that still do at the timeout.
-   * A switch point. gevent's `stop`.
+   * Closes the server, waits for the handlers, and kills those that still run at the timeout. A
+   * switch point. gevent's `stop`.
    *
-   * It ends in time: a handler that is stuck in a promise that nothing settles is left behind
-   * after its grace, and its connection is closed. A handler that calls it does not wait for
-   * itself. An interrupt of the caller kills the handlers at once and is thrown.
+   * It always returns in time: a handler that is stuck in a foreign promise is left behind after
+   * its grace, and its connection is closed. A handler that calls `stop` does not wait for
+   * itself. An interrupt of the caller is thrown at once, and the handlers are killed.
    *
    * @param options How long to wait.
    * @returns Nothing.
@@ -410,7 +424,7 @@ export abstract class BaseServer implements AsyncDisposable {
     const caller = getCurrent();
     this.close();
     const deadline = now() + timeout;
-    // In a greenlet of its own, as it goes on when its caller is interrupted.
+    // In a new greenlet, as the stop goes on when the caller is interrupted.
     const stopping = runDetached(() => {
       return spawn(() => this.#end(deadline, caller as AnyGreenlet));
     });
@@ -425,14 +439,14 @@ export abstract class BaseServer implements AsyncDisposable {
     return until(ended, () => this.#hurry(stopping));
   }
 
-  /** Stops it, at the end of an `await using` block. */
+  /** Stops the server, at the end of an `await using` block. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.stop();
   }
 
   async #end(deadline: number, caller: AnyGreenlet): Promise<void> {
     try {
-      // To the processes before all else: what is left of the time is theirs.
+      // The processes come first: they get all the time that is left.
       await this.#fleet?.stop(Math.max(deadline - now(), 0));
       await this.drain(deadline, caller);
     } finally {
@@ -444,19 +458,19 @@ export abstract class BaseServer implements AsyncDisposable {
     }
   }
 
-  /** Called when all has ended, or was killed. */
+  /** Called when all handlers have ended or were killed. */
   protected async finish(_caller: AnyGreenlet): Promise<void> {}
 
-  /** The caller of a stop does not wait any longer. */
+  /** Called when the caller of `stop` was interrupted: ends the stop soon. */
   #hurry(stopping: Greenlet): void {
     killOnce([stopping], undefined, 2 * STUCK_AFTER);
   }
 
   /**
-   * Waits until nothing is served any more, or the time is over.
+   * Waits until all handlers have ended, or until the deadline.
    *
-   * @param deadline When the time is over, by the clock of the library.
-   * @param caller What is not waited for.
+   * @param deadline The end of the wait, by the clock of the library.
+   * @param caller The greenlet that calls `stop`. It is not waited for.
    */
   protected async drain(deadline: number, caller: AnyGreenlet): Promise<void> {
     for (;;) {
@@ -482,17 +496,17 @@ export abstract class BaseServer implements AsyncDisposable {
     }
   }
 
-  /** Kills what still serves when the time of a stop is over. */
+  /** Kills a handler that still runs at the timeout of `stop`. */
   protected kill(greenlet: AnyGreenlet): void {
     killOnce([greenlet]);
   }
 
   /**
-   * Accepts connections one after the other, as long as there is room and the server is
-   * started, and has a greenlet serve each.
+   * Accepts connections while the server is started and there is room, and serves each in a
+   * greenlet.
    *
-   * @param accept Accepts one.
-   * @param make Makes its greenlet.
+   * @param accept Accepts one connection.
+   * @param make Makes the greenlet for a connection.
    */
   protected accept<C extends Disposable>(
     accept: () => Promise<C>,
@@ -506,10 +520,10 @@ export abstract class BaseServer implements AsyncDisposable {
   }
 
   /**
-   * Runs a function in a greenlet that is not of a connection, and belongs to nothing that is
-   * under way. It is killed when the server closes.
+   * Runs a function in a greenlet of the server, which serves no connection. The greenlet is
+   * killed when the server closes. It does not belong to the greenlet that calls this.
    *
-   * @param what What it does, for its name.
+   * @param what Says in the greenlet's name what it does.
    * @param run The function.
    * @returns The greenlet.
    */
@@ -522,8 +536,8 @@ export abstract class BaseServer implements AsyncDisposable {
   }
 
   /**
-   * Waits before the next attempt to accept: for `minDelay` ms, and twice as long each time
-   * up to `maxDelay`. A switch point.
+   * Waits before the next attempt to accept: for `minDelay` ms at first, then twice as long each
+   * time, for `maxDelay` ms at most. A switch point.
    *
    * @returns Nothing.
    */
@@ -533,7 +547,7 @@ export abstract class BaseServer implements AsyncDisposable {
     return sleep(delay);
   }
 
-  /** Has the next delay be `minDelay` again, as it accepts. */
+  /** Resets the next delay to `minDelay`, as accepting has succeeded. */
   protected resetDelay(): void {
     this.#delay = this.#minDelay;
   }
@@ -563,14 +577,14 @@ export abstract class BaseServer implements AsyncDisposable {
         }
       } else {
         report(this, accepted.error);
-        // Something else has closed the listener.
+        // Other code has closed the listener.
         if (accepted.error instanceof Deno.errors.BadResource) return;
       }
       await this.delayRetry();
     }
   }
 
-  /** Has a greenlet serve: now, or when there is room in the pool. */
+  /** Starts a greenlet that serves: now, or when there is room in the pool. */
   protected async serve(greenlet: AnyGreenlet): Promise<void> {
     this.connections.add(greenlet);
     try {
@@ -586,16 +600,16 @@ export abstract class BaseServer implements AsyncDisposable {
     return [...this.connections].filter((greenlet) => greenlet !== caller);
   }
 
-  /** The class, and where it listens. */
+  /** Returns the name of the class and the address. */
   toString(): string {
     return `<${this.constructor.name} ${addressName(this.address)}>`;
   }
 }
 
-/** What comes of an accept: the connection, or why there is none. */
+/** The result of an accept: a connection, or the error. */
 type Accepted<C> = { readonly connection: C } | { readonly error: unknown };
 
-/** Accepts once. When it is interrupted, the connection that comes is closed. */
+/** Accepts once. If it is interrupted, a connection that comes later is closed. */
 function acceptOne<C extends Disposable>(
   accept: () => Promise<C>,
 ): Wait<Accepted<C>> {
@@ -613,9 +627,6 @@ function acceptOne<C extends Disposable>(
   });
 }
 
-/** In how many turns of the event loop nothing has come to a server that has nothing to accept. */
-const EMPTY_TURNS = 3;
-
 function poolOf(pool: unknown): Pool | null {
   if (pool === undefined || pool === Infinity) return null;
   if (pool instanceof Pool) return pool;
@@ -630,34 +641,34 @@ function poolOf(pool: unknown): Pool | null {
   );
 }
 
-/** What {@linkcode StreamServer} calls for each connection. */
+/** The function that {@linkcode StreamServer} calls for each connection. */
 export type ConnectionHandler = (socket: Socket, address: Deno.Addr) => unknown;
 
 /** Options of {@linkcode StreamServer}. */
 export interface StreamServerOptions
   extends ServerOptions, ServerProcessOptions {
   /**
-   * The certificate and the key, in PEM format, and what else `node:tls` takes: the
-   * connections are of TLS. The handshake is made in the greenlet of the connection, before
-   * the handler is called.
+   * The certificate and the key, in PEM format, and other options of `node:tls`. The connections
+   * then use TLS. The handshake is made in the greenlet of the connection, before the handler is
+   * called.
    */
   tls?: TlsOptions;
   /**
-   * For how many milliseconds the handshake may last: after that the connection is closed.
+   * How many milliseconds the handshake may take. After that, the connection is closed.
    *
    * @default {10000}
    */
   handshakeTimeout?: number;
 }
 
-/** The greenlet of a connection, which knows what to close. */
+/** The greenlet of a connection. It closes the connection when it has ended. */
 class ConnectionGreenlet extends Greenlet {
   static {
-    // To be seen as what it is to its user.
+    // Printed under the name of the public class.
     Object.defineProperty(this, "name", { value: "Greenlet" });
   }
 
-  /** What is closed when it has ended, or is left behind. */
+  /** Closed when the greenlet has ended or is left behind. */
   readonly connection: Disposable;
   readonly #handle: ConnectionHandler;
 
@@ -683,19 +694,19 @@ function closeConnection(greenlet: unknown): void {
 }
 
 /**
- * A server for TCP, Unix sockets and TLS: a greenlet for each connection, which is named after
- * the peer. gevent's `StreamServer`.
+ * A server for TCP, Unix sockets and TLS. It runs the handler of each connection in a greenlet,
+ * which is named after the peer. gevent's `StreamServer`.
  *
- * The socket is closed when the greenlet has ended, in whatever way: when the handler returns
- * or fails, when it is killed, be it before it begins. A handler's error is reported to the
- * hub with the greenlet, and ends nothing else.
+ * The socket is closed when the greenlet has ended: the handler has returned, failed or was
+ * killed, even before its start. The error of a handler is reported to the hub, and does not
+ * affect other connections.
  *
- * With a `pool`, it accepts only while there is room; those that come meanwhile wait in the
- * system. When accepting fails, as for want of file descriptors, the hub is told, and the
- * server tries again after the delays of {@linkcode ServerOptions}.
+ * With a `pool`, the server accepts only while there is room; further connections wait in the
+ * system. If accepting fails, for example because file descriptors have run out, the server
+ * reports the error to the hub and tries again, after the delays of {@linkcode ServerOptions}.
  *
- * Nothing is assumed of the peer: one that sends nothing holds its place until its handler
- * gives up. `socket.timeout` limits each wait.
+ * A client that sends nothing keeps its place until its handler gives up. Set `socket.timeout`
+ * to limit each wait.
  *
  * @example An echo server
  * ```ts
@@ -725,14 +736,14 @@ export class StreamServer extends BaseServer {
   /**
    * Makes a server that does not listen yet.
    *
-   * @param address Where it is to listen, or a listener of the runtime or of `listen()`, which
-   * is to be used through the server alone, and is closed with it.
-   * @param handle Called in a greenlet of its own with the socket of each connection and the
-   * address of the peer.
+   * @param address The address to listen on; or a listener of the runtime or of `listen()`. Don't
+   * use that listener any more: the server closes it.
+   * @param handle Called for each connection, in a new greenlet, with the socket and the address
+   * of the peer.
    * @param options How many connections may be served at once, TLS, and other limits.
-   * @throws {TypeError | RangeError} If the address or an option is none, or `handle` not a
+   * @throws {TypeError | RangeError} If the address or an option is invalid, or `handle` is not a
    * function.
-   * @throws {Error} What `node:tls` throws, if the certificate is none.
+   * @throws {Error} The error of `node:tls`, if the certificate is invalid.
    */
   constructor(
     address: ServerAddress | SocketListener | Deno.Listener,
@@ -799,7 +810,7 @@ export class StreamServer extends BaseServer {
     identity: TlsIdentity,
     given: ServerAddress | SocketListener | Deno.Listener,
   ): Deno.Addr {
-    const original = getOriginal(Deno, "listen");
+    const original = denoFunction("listen");
     const listener = isListener(given)
       ? given as Deno.Listener
       : original(given as TcpAddress);
@@ -820,13 +831,13 @@ export class StreamServer extends BaseServer {
   }
 
   #name(greenlet: ConnectionGreenlet, peer: Deno.Addr): ConnectionGreenlet {
-    // That of a Unix socket has no path.
+    // The address of a Unix socket's peer has no path.
     const isKnown = "hostname" in peer || "path" in peer && peer.path !== null;
     greenlet.name = addressName(isKnown ? peer : this.address);
     return greenlet;
   }
 
-  // Generator and async bodies of the same: a handshake, then the handler.
+  // The same body twice, as an async function and as a generator: a handshake, then the handler.
 
   async #serveTls(server: StreamServer, conn: ServerTlsConn): Promise<void> {
     if (!await server.#shakeHands(conn)) return;
@@ -842,7 +853,7 @@ export class StreamServer extends BaseServer {
     yield* server.#handle(socket, conn.remoteAddr) as Generator;
   }
 
-  /** @returns Whether there is a peer that goes on. */
+  /** @returns Whether the handshake is done; `false` if the peer has left. */
   #shakeHands(conn: ServerTlsConn): Wait<boolean> {
     return composed(async () => {
       try {
@@ -853,24 +864,24 @@ export class StreamServer extends BaseServer {
         return true;
       } catch (error) {
         conn.abort();
-        // One that has left is no error of anybody's.
+        // A peer that leaves during the handshake is no error.
         if (error instanceof Deno.errors.UnexpectedEof) return false;
         throw error;
       }
     });
   }
 
-  /** Listens no more. */
+  /** Stops listening. */
   protected override shut(): void {
     this.#listener?.[Symbol.dispose]();
   }
 
-  /** Closes the listener that it was given. */
+  /** Closes a listener that was passed to the constructor. */
   protected override closeUnstarted(): void {
     if (isListener(this.#given)) this.#given[Symbol.dispose]();
   }
 
-  /** Closes the connection of a handler that is stuck. */
+  /** Closes the connection of a handler that is left behind. */
   protected override abandon(greenlet: AnyGreenlet): void {
     if (greenlet instanceof ConnectionGreenlet) closeConnection(greenlet);
   }
@@ -882,31 +893,30 @@ function isListener(
   return typeof (value as Partial<Deno.Listener> | null)?.accept === "function";
 }
 
-/** One datagram, and where it came from. */
+/** A datagram and the address of its sender. */
 interface Datagram {
   readonly data: Uint8Array;
   readonly address: Deno.NetAddr;
 }
 
-/** How many bytes of datagrams wait for room: as many as Linux keeps for a socket. */
+/** How many bytes of datagrams may wait for room: as many as Linux keeps for a socket. */
 const MOST_WAITING = 212_992;
-/** What each counts beside its own bytes, as one without any takes memory as well. */
+/** The bytes that each datagram counts more than it has, as an empty one takes memory, too. */
 const DATAGRAM_COST = 128;
 
-/** What {@linkcode DatagramServer} calls for each datagram. */
+/** The function that {@linkcode DatagramServer} calls for each datagram. */
 export type DatagramHandler = (
   data: Uint8Array,
   address: Deno.NetAddr,
 ) => unknown;
 
 /**
- * A server for UDP: a greenlet for each datagram. gevent's `DatagramServer`.
+ * A server for UDP. It handles each datagram in a greenlet. gevent's `DatagramServer`.
  *
- * Datagrams that come while there is no room in the pool wait, up to 208 KiB of them, where
- * each counts 128 bytes more than it has; what comes then is dropped, as the system would drop
- * it.
+ * Datagrams that come while the pool is full wait. Up to 208 KiB may wait, where each datagram
+ * counts 128 bytes more than it has. Further datagrams are dropped, as the system would do.
  *
- * It stands on `node:dgram`, and needs no flag of Deno's.
+ * It uses `node:dgram`, and needs no flag of Deno.
  *
  * @example Usage
  * ```ts
@@ -929,17 +939,17 @@ export class DatagramServer extends BaseServer {
   #socket: UdpSocket | null = null;
   #waiting: Datagram[] = [];
   #waitingBytes = 0;
-  /** Whether a greenlet begins those that wait. */
+  /** Whether a greenlet is starting handlers for the waiting datagrams. */
   #isFed = false;
 
   /**
    * Makes a server that does not listen yet.
    *
-   * @param address Where it is to listen.
-   * @param handle Called in a greenlet of its own with the bytes of each datagram and the
-   * address of its sender, by which the greenlet is named.
+   * @param address The address to listen on.
+   * @param handle Called for each datagram, with its bytes and the address of its sender, in a
+   * new greenlet that is named after the sender.
    * @param options How many handlers may run at once, and other limits.
-   * @throws {TypeError | RangeError} If the address or an option is none, or `handle` not a
+   * @throws {TypeError | RangeError} If the address or an option is invalid, or `handle` is not a
    * function.
    */
   constructor(
@@ -971,7 +981,7 @@ export class DatagramServer extends BaseServer {
     let failure: Error | null = null;
     const socket = dgram.createSocket({
       type: `udp${family}`,
-      // Calls back at once, so that the socket is bound, or is not, when bind() returns.
+      // Calls back at once: when bind() returns, the socket is bound or has failed.
       lookup: (host, _options, found) => found(null, host, family),
     });
     const note = (error: Error) => {
@@ -995,7 +1005,7 @@ export class DatagramServer extends BaseServer {
     return this.#hostname.includes(":") ? 6 : 4;
   }
 
-  /** Listens no more. */
+  /** Stops listening. */
   protected override shut(): void {
     this.#socket?.close();
     this.#socket = null;
@@ -1006,15 +1016,15 @@ export class DatagramServer extends BaseServer {
   /**
    * Sends a datagram. A switch point. gevent's `sendto`.
    *
-   * An interrupt does not take it back: it has been handed to the system by then.
+   * An interrupt does not take the datagram back: the system has it by then.
    *
-   * @param data The bytes, or text for its UTF-8; a copy is sent.
-   * @param address Where to: an IP address of the version that the server listens by, or
-   * `localhost`, which it is without a `hostname`. No name is looked up.
-   * @returns How many bytes were sent.
-   * @throws {TypeError | RangeError} If the data or the address is none.
+   * @param data The bytes, of which a copy is sent; or a text, which is sent as UTF-8.
+   * @param address The receiver: an IP address of the version that the server uses, or
+   * `localhost`, which is the default. Other host names are not looked up.
+   * @returns The number of bytes that were sent.
+   * @throws {TypeError | RangeError} If the data or the address is invalid.
    * @throws {GreenletError} If the server is not started.
-   * @throws {Error} The runtime's error, as for a datagram that is too long.
+   * @throws {Error} The error of the runtime, for example if the datagram is too long.
    */
   sendTo(
     data: string | Uint8Array,
@@ -1023,7 +1033,7 @@ export class DatagramServer extends BaseServer {
     checkAddress(address, "send datagram", ["udp"]);
     if (typeof data !== "string" && !(data instanceof Uint8Array)) {
       throw new TypeError(
-        `Cannot send datagram as it must be a string or a Uint8Array: received ${
+        `Cannot send datagram as 'data' must be a string or a Uint8Array: received ${
           show(data)
         }`,
       );
@@ -1082,7 +1092,7 @@ export class DatagramServer extends BaseServer {
     return this.serve(greenlet);
   }
 
-  /** Begins what waits, as room is made for it. */
+  /** Starts a handler for each waiting datagram, when there is room. */
   async #feed(): Promise<void> {
     try {
       for (;;) {
@@ -1096,3 +1106,5 @@ export class DatagramServer extends BaseServer {
     }
   }
 }
+
+nameClasses({ BaseServer, StreamServer, DatagramServer, ConnectionGreenlet });

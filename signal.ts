@@ -27,7 +27,7 @@
  * @module
  */
 
-import { showAs } from "./_base/inspecting.ts";
+import { nameClasses, showAs } from "./_base/inspecting.ts";
 import { checkFunction } from "./_base/checks.ts";
 import { Deque } from "./_base/deque.ts";
 import { List } from "./_base/linked_list.ts";
@@ -232,3 +232,5 @@ class Signals implements SignalIterator {
     }
   }
 }
+
+nameClasses({ Signals });

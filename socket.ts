@@ -27,10 +27,10 @@
  */
 
 import { addressName } from "./_base/addresses.ts";
-import { showAs } from "./_base/inspecting.ts";
+import { nameClasses, showAs } from "./_base/inspecting.ts";
 import { checkOptions, isObject, numberError, show } from "./_base/checks.ts";
 import { bare, NO_OPTIONS, then } from "./_base/language.ts";
-import { getOriginal } from "./_base/properties.ts";
+import { denoFunction } from "./_base/properties.ts";
 import { Begun } from "./_hub/begun.ts";
 import { connectIn } from "./_hub/cancelling.ts";
 import {
@@ -175,7 +175,7 @@ class UntilReceiver extends BytesTaker<Uint8Array<ArrayBuffer>> {
     const what = "Cannot receive until the delimiter as";
     if (isFound || kept.length >= this.#max) {
       throw new RangeError(
-        `${what} it does not end within 'max' bytes, which is ${this.#max}`,
+        `${what} it does not end within 'max': ${this.#max} bytes`,
       );
     }
     throw new Deno.errors.UnexpectedEof(
@@ -218,7 +218,7 @@ class LineReceiver extends BytesTaker<IteratorResult<string, undefined>> {
     const length = at < 0 ? kept.length : kept.at(at - 1) === CR ? at - 1 : at;
     if (length > this.#max) {
       throw new RangeError(
-        `Cannot receive the line as it is longer than 'max' bytes, which is ${this.#max}`,
+        `Cannot receive the line as it is longer than 'max': ${this.#max} bytes`,
       );
     }
     if (at < 0 && length === 0) return { done: true, value: undefined };
@@ -447,8 +447,8 @@ export class Socket<A extends Deno.Addr = Deno.Addr> implements Deno.Conn<A> {
     if (sought.length === 0 || sought.length > max) {
       throw new RangeError(
         sought.length === 0
-          ? `Cannot ${what} as it must not be empty`
-          : `Cannot ${what} as 'max' must not be less than its length, which is ${sought.length}: received ${max}`,
+          ? `Cannot ${what} as 'delimiter' must not be empty`
+          : `Cannot ${what} as 'max' must be the length of the delimiter, ${sought.length}, or more: received ${max}`,
       );
     }
     return this.#take((ms) => new UntilReceiver(sought, max, ms));
@@ -812,7 +812,7 @@ export class SocketListener<A extends Deno.Addr = Deno.Addr>
       !(listener instanceof SocketListener);
     if (!isListener) {
       throw new TypeError(
-        `Cannot create a listener of sockets as it must be of a Deno.Listener: received ${
+        `Cannot create a listener of sockets as 'listener' must be a Deno.Listener: received ${
           show(listener)
         }`,
       );
@@ -955,7 +955,7 @@ export function connect(options: ConnectOptions): Wait<Socket>;
 export function connect(options: ConnectOptions): Wait<Socket> {
   checkOptions(options, "connect");
   const scope = currentScope();
-  const original = getOriginal(Deno, "connect");
+  const original = denoFunction("connect");
   return checkpoint(scope) ??
     connectIn(
       scope,
@@ -1000,7 +1000,7 @@ export function connectTls(
 ): Wait<Socket<Deno.NetAddr>> {
   checkOptions(options, "connect by TLS");
   const scope = currentScope();
-  const original = getOriginal(Deno, "connectTls");
+  const original = denoFunction("connectTls");
   return checkpoint(scope) ??
     operateLoosely(
       scope,
@@ -1046,7 +1046,7 @@ export function listen(
 export function listen(options: ListenOptions): SocketListener;
 export function listen(options: ListenOptions): SocketListener {
   checkOptions(options, "listen");
-  const original = getOriginal(Deno, "listen") as (
+  const original = denoFunction("listen") as (
     options: ListenOptions,
   ) => Deno.Listener;
   return new SocketListener(original(options));
@@ -1076,7 +1076,7 @@ export function listenTls(
   options: Deno.ListenTlsOptions & Deno.TlsCertifiedKeyPem,
 ): SocketListener<Deno.NetAddr> {
   checkOptions(options, "listen for TLS");
-  return new SocketListener(getOriginal(Deno, "listenTls")(options));
+  return new SocketListener(denoFunction("listenTls")(options));
 }
 
 function checkConn(conn: unknown): void {
@@ -1088,7 +1088,7 @@ function checkConn(conn: unknown): void {
   throw new TypeError(
     isConn
       ? "Cannot create a socket as its connection must not be a Socket already"
-      : `Cannot create a socket as it must be of a Deno.Conn: received ${
+      : `Cannot create a socket as 'conn' must be a Deno.Conn: received ${
         show(conn)
       }`,
   );
@@ -1120,3 +1120,5 @@ function bytesOf(data: unknown, what: string, name: string): Uint8Array {
     }`,
   );
 }
+
+nameClasses({ Socket, SocketListener });

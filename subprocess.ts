@@ -1,5 +1,5 @@
 /**
- * Other programs: run one, wait for its end, and have its output.
+ * Runs other programs: waits for their end, and returns their output.
  *
  * ```ts
  * import { subprocess } from "@gevent/gevent";
@@ -8,22 +8,24 @@
  * console.log(stdout); // hello
  * ```
  *
- * When the call is interrupted, or its time is over, the program is ended **with all
- * processes that it has started**: they get SIGTERM, and SIGKILL some time later. Nothing
- * waits for that: the call throws at once, and the own process may end, too.
+ * An interrupt of the call, or its timeout, ends the program **and all processes that it has
+ * started**: they get SIGTERM, and SIGKILL some time later. The call does not wait for that. It
+ * throws at once, and this process may end meanwhile.
  *
- * For this, the child leads a group of processes, which is a session of its own. So Ctrl-C on
- * a terminal reaches the own process only, which ends its children when it is unwound by
- * `run(main)`, or exits. A group can be ended where the process has permission to run any
- * program (`--allow-run`), and not on Windows; elsewhere only the child itself is ended. A
- * process that leaves the group, as daemons do, is not ended either.
+ * For this, the program becomes the leader of a new process group and session. So Ctrl-C on a
+ * terminal reaches only this process, which ends its children when `run(main)` kills the
+ * greenlets, or when it exits. Only with permission to run any program (`--allow-run`), and not
+ * on Windows, can a whole group be ended; otherwise only the program itself is. A process that
+ * leaves the group, such as a daemon, is not ended.
  *
  * @module
  */
 
+import { nameClasses } from "./_base/inspecting.ts";
 import { after } from "./_base/after.ts";
 import { allOf, NO_OPTIONS, then } from "./_base/language.ts";
 import { checkOptions, show } from "./_base/checks.ts";
+import { denoFunction } from "./_base/properties.ts";
 import { Begun } from "./_hub/begun.ts";
 import {
   atEnd,
@@ -34,6 +36,7 @@ import {
   signalChild,
   statusOf,
   unrefChild,
+  whenEnded,
 } from "./_hub/child.ts";
 import { currentScope, runDetached } from "./_hub/current.ts";
 import type { Scope } from "./_hub/scope.ts";
@@ -45,23 +48,23 @@ import { Timeout } from "./timeout.ts";
 /** Options of {@linkcode run} and {@linkcode checkOutput}. */
 export interface RunOptions {
   /**
-   * What the program reads from its standard input; nothing, if left out. That it does not
-   * read all of it is no error.
+   * The standard input of the program; empty, if it is left out. It is no error if the program
+   * does not read all of it.
    */
   input?: string | Uint8Array;
-  /** After how many milliseconds to end the program, and to throw. @default {Infinity} */
+  /** After how many milliseconds to end the program and to throw. @default {Infinity} */
   timeout?: number;
-  /** Whether a program that fails is an error. @default {false} */
+  /** Whether to throw if the exit code is not 0. @default {false} */
   check?: boolean;
-  /** Whether the output is text in UTF-8, and not bytes. @default {false} */
+  /** Whether to decode the output as UTF-8 and return strings. @default {false} */
   text?: boolean;
-  /** The directory to run it in. @default {the current one} */
+  /** The working directory of the program. @default {the current one} */
   cwd?: string | URL;
-  /** Environment variables that it has in addition to our own. */
+  /** Environment variables, in addition to those of this process. */
   env?: Record<string, string>;
   /**
-   * After how many milliseconds a program that was told to end, and has not, is killed.
-   * `Infinity` for never.
+   * How many milliseconds after SIGTERM a program that has not ended gets SIGKILL. `Infinity` for
+   * never.
    *
    * @default {1000}
    */
@@ -69,7 +72,7 @@ export interface RunOptions {
 }
 
 /**
- * What the output of a program is by the options: a string with `text: true`, else bytes.
+ * The type of the output, by the options: a string with `text: true`, otherwise bytes.
  *
  * @typeParam O The options.
  */
@@ -81,27 +84,28 @@ export type OutputOf<O> = O extends { text: infer T }
   : Uint8Array<ArrayBuffer>;
 
 /**
- * How a program has ended, and what it has printed. Python's `CompletedProcess`.
+ * The exit status and the output of a program. Python's `CompletedProcess`.
  *
- * @typeParam T What its output is: bytes, or a string.
+ * @typeParam T The type of the output: bytes or a string.
  */
 export interface Completed<T = Uint8Array<ArrayBuffer>> {
-  /** Its exit code; with a signal, 128 and the number of the signal. */
+  /** The exit code; after a signal, 128 plus the number of the signal. */
   readonly code: number;
-  /** The signal that has ended it; `null` if none has. */
+  /** The signal that has ended the program; `null` if none has. */
   readonly signal: Deno.Signal | null;
   /** Whether the exit code is 0. */
   readonly success: boolean;
-  /** What the program has printed to its standard output. */
+  /** The standard output. */
   readonly stdout: T;
-  /** What the program has printed to its standard error. */
+  /** The standard error. */
   readonly stderr: T;
 }
 
 /**
- * A program has failed that was to be checked. Python's `CalledProcessError`.
+ * Thrown if a program has failed: by {@linkcode run} with `check`, and by
+ * {@linkcode checkOutput}. Python's `CalledProcessError`.
  *
- * @typeParam T What its output is: bytes, or a string.
+ * @typeParam T The type of the output: bytes or a string.
  *
  * @example Usage
  * ```ts
@@ -125,27 +129,27 @@ export class CalledProcessError<T = Uint8Array<ArrayBuffer> | string>
     this.prototype.name = "CalledProcessError";
   }
 
-  /** The program that was run. */
+  /** The program. */
   readonly command: string | URL;
-  /** Its arguments. */
+  /** The arguments of the program. */
   readonly args: readonly string[];
-  /** Its exit code. */
+  /** The exit code; after a signal, 128 plus the number of the signal. */
   readonly code: number;
-  /** The signal that has ended it; `null` if none has. */
+  /** The signal that has ended the program; `null` if none has. */
   readonly signal: Deno.Signal | null;
   /** Whether the exit code is 0. */
   readonly success: boolean;
-  /** What the program has printed to its standard output. */
+  /** The standard output. */
   readonly stdout: T;
-  /** What the program has printed to its standard error. */
+  /** The standard error. */
   readonly stderr: T;
 
   /**
    * Makes the error.
    *
-   * @param command The program that was run.
-   * @param args Its arguments.
-   * @param completed How it has ended.
+   * @param command The program.
+   * @param args The arguments of the program.
+   * @param completed The exit status and the output.
    */
   constructor(
     command: string | URL,
@@ -169,29 +173,29 @@ export class CalledProcessError<T = Uint8Array<ArrayBuffer> | string>
 }
 
 /**
- * A program has not ended in its time. Python's `TimeoutExpired`.
+ * Thrown if a program has not ended before its timeout. Python's `TimeoutExpired`.
  *
- * @typeParam T What its output is: bytes, or a string.
+ * @typeParam T The type of the output: bytes or a string.
  */
 export class TimeoutExpired<T = Uint8Array<ArrayBuffer> | string>
   extends Timeout {
-  /** The program that was run. */
+  /** The program. */
   readonly command: string | URL;
-  /** Its arguments. */
+  /** The arguments of the program. */
   readonly args: readonly string[];
-  /** What it has printed to its standard output until then. */
+  /** The standard output before the timeout. */
   readonly stdout: T;
-  /** What it has printed to its standard error until then. */
+  /** The standard error before the timeout. */
   readonly stderr: T;
 
   /**
    * Makes the error.
    *
-   * @param ms After how many milliseconds.
-   * @param command The program that was run.
-   * @param args Its arguments.
-   * @param stdout What it has printed to its standard output until then.
-   * @param stderr What it has printed to its standard error until then.
+   * @param ms The timeout, in milliseconds.
+   * @param command The program.
+   * @param args The arguments of the program.
+   * @param stdout The standard output before the timeout.
+   * @param stderr The standard error before the timeout.
    */
   constructor(
     ms: number,
@@ -212,22 +216,22 @@ export class TimeoutExpired<T = Uint8Array<ArrayBuffer> | string>
  * Runs a program and waits until it has ended and its output is closed. A switch point.
  * gevent's `subprocess.run`, with the output captured.
  *
- * An interrupt, such as a kill, ends the program and the processes that it has started, and
- * throws at once. An interrupt that is due when this is called starts nothing. A `Timeout`
- * that interrupts the call gets the properties `stdout` and `stderr`, which the call's own
- * has as well: what was printed until then.
+ * An interrupt, such as a kill, ends the program and the processes that it has started, and is
+ * thrown at once. If an interrupt is due already, the program does not start. A `Timeout` that
+ * interrupts the call gets the properties `stdout` and `stderr`, with the output until then; a
+ * {@linkcode TimeoutExpired} has them as well.
  *
- * A program that can't be started, or must not be, makes the call fail with the runtime's own
- * error: `Deno.errors.NotFound`, `Deno.errors.NotCapable`.
+ * If the program does not exist, or must not be run, the call fails with the error of the runtime:
+ * `Deno.errors.NotFound` or `Deno.errors.NotCapable`.
  *
- * @typeParam O The options, which tell what the output is.
- * @param command The program: a name that is looked for in `PATH`, a path, or a `file:` URL.
- * @param args Its arguments.
- * @param options What it reads, how long it may run, and what its output is to be.
- * @returns How it has ended, and what it has printed.
+ * @typeParam O The options, which decide the type of the output.
+ * @param command The program: a name that is looked up in `PATH`, a path, or a `file:` URL.
+ * @param args The arguments of the program.
+ * @param options The input, the time limit, and the form of the output.
+ * @returns The exit status and the output.
  * @throws {CalledProcessError} If `check` is set and the exit code is not 0.
- * @throws {TimeoutExpired} At the timeout; it is a `Timeout`.
- * @throws {TypeError | RangeError} At the call, if an argument is of the wrong kind.
+ * @throws {TimeoutExpired} At the timeout. It is a `Timeout`.
+ * @throws {TypeError | RangeError} At the call, if an argument is invalid.
  *
  * @example A filter, and a time limit
  * ```ts
@@ -251,18 +255,17 @@ export function run<O extends RunOptions = { text?: false }>(
 }
 
 /**
- * Runs a program and gives what it has printed to its standard output. A switch point, as
- * {@linkcode run} is. gevent's `subprocess.check_output`.
+ * Runs a program and returns its standard output. A switch point. An interrupt has the same
+ * effect as in {@linkcode run}. gevent's `subprocess.check_output`.
  *
- * @typeParam O The options, which tell what the output is.
- * @param command The program.
- * @param args Its arguments.
- * @param options What it reads, how long it may run, and what its output is to be.
- * @returns Its output.
- * @throws {CalledProcessError} If the exit code is not 0; it has what was printed to the
- * standard error.
- * @throws {TimeoutExpired} At the timeout; it is a `Timeout`.
- * @throws {TypeError | RangeError} At the call, if an argument is of the wrong kind.
+ * @typeParam O The options, which decide the type of the output.
+ * @param command The program: a name that is looked up in `PATH`, a path, or a `file:` URL.
+ * @param args The arguments of the program.
+ * @param options The input, the time limit, and the form of the output.
+ * @returns The standard output.
+ * @throws {CalledProcessError} If the exit code is not 0. It holds the standard error.
+ * @throws {TimeoutExpired} At the timeout. It is a `Timeout`.
+ * @throws {TypeError | RangeError} At the call, if an argument is invalid.
  *
  * @example Usage
  * ```ts
@@ -284,7 +287,7 @@ export function checkOutput<
 
 type Output = Bytes | string;
 
-/** A program that is to be run, as it was asked for, of which nothing changes any more. */
+/** The checked arguments of a call, copied so that later changes have no effect. */
 class Program {
   readonly command: string | URL;
   readonly args: readonly string[];
@@ -299,6 +302,7 @@ class Program {
     args: readonly string[],
     options: RunOptions,
   ) {
+    denoFunction("Command");
     checkCommand(command);
     checkArgs(args);
     checkOptions(options, "run a command");
@@ -325,7 +329,7 @@ class Program {
     };
   }
 
-  /** Starts it. */
+  /** Starts the program. */
   start(detached: boolean): Deno.ChildProcess {
     return new Deno.Command(this.command, {
       ...this.#place,
@@ -337,7 +341,7 @@ class Program {
     }).spawn();
   }
 
-  /** Turns the output into the form that was asked for: text or bytes. */
+  /** Returns the output as the options ask for it: as text or as bytes. */
   form(bytes: Bytes): Output {
     return this.#text ? new TextDecoder().decode(bytes) : bytes;
   }
@@ -354,8 +358,8 @@ function begin<R>(
 }
 
 /**
- * For how many milliseconds after its time is over a program may still be read, and end: the
- * call throws then at the latest.
+ * How many milliseconds after the timeout the call still reads the output and waits for the end
+ * of the program. Then it throws.
  */
 const LINGER = 50;
 
@@ -365,7 +369,7 @@ class ProgramWait extends Suspension<unknown> {
   readonly #owner: Scope;
   readonly #check: boolean;
   readonly #form: (completed: Completed<Output>) => unknown;
-  /** `null` if it could not be started. */
+  /** `null` if the program could not be started. */
   #running: RunningProgram | null = null;
 
   constructor(
@@ -405,7 +409,7 @@ class ProgramWait extends Suspension<unknown> {
   }
 
   #ended(completed: Completed<Output>): void {
-    // Its time was over before.
+    // The timeout came first.
     if (this.#running!.isEnded) return;
     if (completed.success || !this.#check) {
       return this.switch(this.#form(completed));
@@ -418,7 +422,7 @@ class ProgramWait extends Suspension<unknown> {
     return this.#owner;
   }
 
-  /** Reads the output that came in time first, in case the loop was held up. */
+  /** At the timeout, first reads the output that came in time: the loop may have been held up. */
   override expired(): void {
     this.value = undefined;
     const running = this.#running!;
@@ -429,7 +433,7 @@ class ProgramWait extends Suspension<unknown> {
       const [stdout, stderr] = running.close();
       this.throw(new TimeoutExpired(timeout, command, args, stdout, stderr));
     };
-    // Most programs end at once, and then nothing of them is left when this throws.
+    // Most programs end at once. When this throws, they have ended.
     runDetached(() => {
       void then(running.completed, timedOut, timedOut);
       after(LINGER, timedOut);
@@ -440,13 +444,13 @@ class ProgramWait extends Suspension<unknown> {
     if (this.#running === null) return;
     this.#running.end();
     const [stdout, stderr] = this.#running.close();
-    // One that ends several calls has what the first of them has printed.
+    // A timeout that interrupts several calls keeps the output of the first.
     if (!(error instanceof Timeout) || "stdout" in error) return;
     Object.assign(error, { stdout, stderr });
   }
 }
 
-/** A program that runs. */
+/** A running program. */
 class RunningProgram {
   readonly #program: Program;
   readonly #child: Deno.ChildProcess;
@@ -454,13 +458,13 @@ class RunningProgram {
   readonly #abort = new AbortController();
   readonly #stdout: OutputPipe;
   readonly #stderr: OutputPipe;
-  /** The operation that writes its input, which may never end. */
+  /** The operation that writes the input. It may never end. */
   readonly #writing = new Begun();
-  /** Ends it when the process exits: Ctrl-C on a terminal does not reach it. */
+  /** Ends the program when this process exits: Ctrl-C on a terminal does not reach it. */
   readonly #exit = () => signalChild(this.#child, "SIGTERM", this.#isGroup);
-  /** Whether it was told to end. */
+  /** Whether the program was told to end. */
   isEnded = false;
-  /** Resolves when it has ended. */
+  /** Resolves when the program has ended and its output is closed. */
   readonly completed: Promise<Completed<Output>>;
 
   constructor(program: Program) {
@@ -476,7 +480,7 @@ class RunningProgram {
       allOf([statusOf(child), this.#stdout.bytes, this.#stderr.bytes]),
       (results) => {
         atEnd.delete(this.#exit);
-        // Another program may have its input open, and not read it.
+        // A process that it has started may hold the input open and not read it.
         this.#writing.unref();
         return this.#complete(
           results[0] as Deno.CommandStatus,
@@ -501,18 +505,22 @@ class RunningProgram {
     };
   }
 
-  /** Has it end. */
+  /** Tells the program to end. */
   end(): void {
     if (this.isEnded) return;
     this.isEnded = true;
     atEnd.delete(this.#exit);
     const { grace } = this.#program;
     runDetached(() =>
-      endChild(this.#child, { grace, group: this.#isGroup, holds: false })
+      endChild(
+        this.#child,
+        { grace, group: this.#isGroup, holds: false },
+        (call) => whenEnded(this.#child, call),
+      )
     );
   }
 
-  /** Waits for nothing more of it, and gives what it has printed so far. */
+  /** Stops reading, and returns the output so far. */
   close(): [stdout: Output, stderr: Output] {
     const printed = [this.#stdout, this.#stderr].map((pipe) => {
       const bytes = pipe.read();
@@ -521,13 +529,13 @@ class RunningProgram {
     });
     unrefChild(this.#child);
     runDetached(() => this.#abort.abort());
-    // It ends when the child does, which may take as long as that likes.
+    // The write ends when the child ends, which may be much later.
     this.#writing.unref();
     return printed as [Output, Output];
   }
 }
 
-/** Gives a program its input, as far as it takes it. */
+/** Writes the input of a program, until the program closes it. */
 async function feed(
   stdin: WritableStream<Uint8Array<ArrayBufferLike>>,
   input: Uint8Array,
@@ -535,12 +543,12 @@ async function feed(
 ): Promise<void> {
   try {
     const writer = stdin.getWriter();
-    // As soon as the stream has started, a write begins its operation in the call.
+    // Once the stream is ready, `write()` begins its operation before it returns.
     await writer.ready;
     await writing.watch(() => writer.write(input));
     await writer.close();
   } catch {
-    // It has closed its input, or has ended.
+    // The program has closed its input, or has ended.
   }
 }
 
@@ -593,3 +601,5 @@ function wrong(name: string, kind: string, value: unknown): TypeError {
     }`,
   );
 }
+
+nameClasses({ CalledProcessError, TimeoutExpired });

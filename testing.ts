@@ -16,10 +16,10 @@
  * @module
  */
 
-import { showAs } from "./_base/inspecting.ts";
-import { AsyncResource } from "node:async_hooks";
+import { nameClasses, showAs } from "./_base/inspecting.ts";
 import { setImmediate } from "./_base/immediate.ts";
 import { numberError } from "./_base/checks.ts";
+import { current } from "./_hub/current.ts";
 import { restOfHub } from "./_hub/quiet.ts";
 import {
   checkDuration,
@@ -96,7 +96,8 @@ export class TestClock implements Disposable {
       now: () => this.#base + this.#time,
       callAt: (time, callback) => {
         // Calls it in the context in which the timer was set, as the runtime does.
-        this.#due = { time, callback: AsyncResource.bind(callback) };
+        const inContext = current.capture();
+        this.#due = { time, callback: () => inContext(callback) };
       },
       cancel: () => {
         this.#due = null;
@@ -267,3 +268,5 @@ export class TestClock implements Disposable {
     return true;
   }
 }
+
+nameClasses({ TestClock });

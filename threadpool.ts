@@ -1,5 +1,6 @@
 /**
- * Functions on other cores: what computes for long holds up nothing here, and can be stopped.
+ * Calls functions on other cores, so that long computations don't block the event loop and can be
+ * stopped.
  *
  * ```ts
  * import { ThreadPool } from "@gevent/gevent";
@@ -13,19 +14,19 @@
  * console.log(sum); // 500000500000
  * ```
  *
- * A module's functions are called through {@linkcode ThreadPool.import}, each of which gives
- * a `Wait` here, so that `new Pool(100).map(work.hash, files)` and everything else composes.
+ * {@linkcode ThreadPool.import} gives access to the functions of a module. Each returns a `Wait`,
+ * so it works with everything else in the library: `new Pool(100).map(work.hash, files)`.
  *
- * What computes reaches no `await`, and so no kill and no `Timeout` reach it, where it runs.
- * Here they do: a call that is interrupted while it runs is stopped for good, as its worker is
- * ended and replaced. For that a worker is a **process** unless you ask for threads. On Deno
- * 2.9 a thread that computes can't be stopped: after `terminate()` it goes on and uses its
- * core, and the program can't end before it has.
+ * A function that computes reaches no `await`, so in the main program no kill and no `Timeout`
+ * could stop it. In a pool they can: an interrupt ends the worker that runs the call, and a new
+ * worker replaces it. Therefore a worker is a **process**, unless you ask for threads. On Deno 2.9
+ * a thread that computes can't be stopped: after `terminate()` it goes on and uses its core, and
+ * the program can't end before the thread does.
  *
  * @module
  */
 
-import { showAs } from "./_base/inspecting.ts";
+import { nameClasses, showAs } from "./_base/inspecting.ts";
 import { after } from "./_base/after.ts";
 import { List } from "./_base/linked_list.ts";
 import {
@@ -42,6 +43,7 @@ import {
   show,
 } from "./_base/checks.ts";
 import type { BodyResult } from "./_base/thenable.ts";
+import { denoFunction } from "./_base/properties.ts";
 import { currentScope, runDetached } from "./_hub/current.ts";
 import { noteLoopTurn } from "./_hub/run_queue.ts";
 import { operate } from "./_hub/operation.ts";
@@ -63,7 +65,7 @@ import {
   type Request,
   takeMoved,
 } from "./_workers/messages.ts";
-import { isPlain } from "./_workers/pack.ts";
+import { checkForProcess, isPlain } from "./_workers/pack.ts";
 import { checkPermissions } from "./_workers/permissions.ts";
 import { type ErrorClasses, unpackError } from "./_workers/unpack.ts";
 import type { JoinOptions } from "./gevent.ts";
@@ -74,27 +76,26 @@ import { CalledProcessError, TimeoutExpired } from "./subprocess.ts";
 /** Options of a {@linkcode ThreadPool}. */
 export interface ThreadPoolOptions {
   /**
-   * What a worker is:
+   * The kind of the workers:
    *
-   * - `"process"`: can be stopped whatever it does, may have narrower permissions, and takes
-   *   nothing else along when it runs out of memory. The program needs `--allow-run` and
-   *   `--allow-env`.
-   * - `"thread"`: starts several times as fast and takes less memory. One that computes can't
-   *   be stopped: its call throws at once, but the thread goes on until its function returns,
-   *   and so does the program. The program needs permission to read the modules. Narrower
-   *   `permissions` need `--unstable-worker-options`, without which Deno ends the program.
+   * - `"process"`: can always be stopped, can have fewer permissions, and does not end the
+   *   program when it runs out of memory. The program needs `--allow-run` and `--allow-env`.
+   * - `"thread"`: starts several times as fast and takes less memory. A thread that computes
+   *   can't be stopped: its call throws at once, but the thread runs until its function returns,
+   *   and the program can't end before. The program needs permission to read the modules. Fewer
+   *   `permissions` need `--unstable-worker-options`; without this flag, Deno ends the program.
    *
    * @default {"process"}
    */
   isolate?: "process" | "thread";
   /**
-   * What workers may do: never more than is said here.
+   * The permissions of the workers:
    *
-   * - `"inherit"`: what the program may. Of processes this holds for permissions that the
-   *   program has without exception: the runtime does not tell of what the others are a part.
+   * - `"inherit"`: those of the program. A process gets only the permissions that the program
+   *   has in full, as a program can't list the paths or hosts of a partial permission.
    * - `"none"`
-   * - an object of the runtime's shape, such as `{ read: ["data"], net: true }`: what it does
-   *   not name is not allowed.
+   * - an object in the form of the runtime, such as `{ read: ["data"], net: true }`. Permissions
+   *   that it does not name are denied.
    *
    * @default {"inherit"}
    */
@@ -115,8 +116,8 @@ export type Imported<M> = {
 };
 
 /**
- * A call was left by a pool that was killed, or is refused by it. That nothing awaits it is
- * no unhandled rejection.
+ * Thrown by a call that the pool has not finished, or refuses, because it was killed. Such a call
+ * need not be awaited: it is no unhandled rejection.
  */
 export class PoolClosed extends GreenletError {
   static {
@@ -125,8 +126,8 @@ export class PoolClosed extends GreenletError {
 }
 
 /**
- * A call has failed as its worker has ended: it has called `Deno.exit`, has run out of memory,
- * or an error in it was caught by nothing.
+ * Thrown by a call whose worker has ended: it has called `Deno.exit`, has run out of memory, or
+ * has failed with an uncaught error.
  */
 export class WorkerDied extends GreenletError {
   static {
@@ -134,7 +135,7 @@ export class WorkerDied extends GreenletError {
   }
 }
 
-/** Classes of errors that come back from a worker as themselves, beside those of `unpack.ts`. */
+/** Classes that errors from a worker may have here, in addition to those of `unpack.ts`. */
 const ERRORS: ErrorClasses = {
   PoolClosed,
   WorkerDied,
@@ -143,15 +144,17 @@ const ERRORS: ErrorClasses = {
 };
 
 /**
- * Has objects moved, and not copied, when a value is sent: as an argument or as the result of
- * a function that a {@linkcode ThreadPool} calls. They can't be used here any more then.
+ * Marks objects in a value to be moved, and not copied, when the value is sent as an argument or
+ * a result of a function that a {@linkcode ThreadPool} calls. The sender can't use them any more
+ * after that. Not a switch point.
  *
- * Into another process they are copied all the same, and can't be used here either.
+ * Objects that are sent to another process are copied, but the sender can't use them any more
+ * either.
  *
- * @param value An argument, or a result, as a whole.
- * @param list What is in it and is to be moved, such as the `buffer` of an array of bytes.
+ * @param value The whole argument or result.
+ * @param list The objects in it to move, such as the `buffer` of an array of bytes.
  * @returns The value.
- * @throws {TypeError} If the value is no object, or the list no array.
+ * @throws {TypeError} If the value is not an object, or the list not an array.
  *
  * @example Usage
  * ```ts
@@ -185,27 +188,27 @@ export function transfer<T extends object>(
 }
 
 /**
- * Workers, each of which calls one function at a time, on other cores. gevent's `ThreadPool`.
+ * A pool of workers on other cores. Each worker runs one call at a time. gevent's `ThreadPool`.
  *
  * A worker starts when there is a call for it, and stays. Arguments and results are copied as
  * by `structuredClone`, at the call; {@linkcode transfer} moves them. Into another process go
- * the values of the language only, and no `SharedArrayBuffer`, no `Blob`.
+ * the values of the language only: what else there is, such as a `Blob` or a
+ * `SharedArrayBuffer`, is refused.
  *
- * **An interrupt** of a call that waits for a worker takes it back: it has done nothing. One
- * of a call that runs ends the worker, with all processes that this has started, and the next
- * call gets a new one. The call throws at once in either case. A call that was answered before
- * the interrupt keeps its result.
+ * **An interrupt** always makes the call throw at once. If the call still waits for a worker, it
+ * is removed and never runs. If it runs, its worker is ended, with all processes that the worker
+ * has started, and the next call gets a new worker. A call that was answered before the interrupt
+ * keeps its result.
  *
- * **An error** comes back with its class, message and stack, its properties and its `cause`.
- * A class that only the worker has is stood in for by one of the same name.
+ * **An error** comes back with its class, message, stack, properties and `cause`. If only the
+ * worker has the class, the error gets a class of the same name here.
  *
- * **Inside a worker** the library works as anywhere: a function may be async or a generator, and
- * what it has begun and left goes on, as long as the worker lives.
- * Processes write to the program's own output; they read nothing from its input.
+ * **Inside a worker** the library works as usual. A function may be async or a generator.
+ * Operations and greenlets that it leaves behind go on while the worker lives. Processes write
+ * to the output of the program, and read nothing from its input.
  *
- * Workers that have nothing to do do not keep the program alive. They end with it, whatever
- * ends it, and so do processes that compute, within a moment; on Windows when they come to
- * rest.
+ * Idle workers don't keep the program alive. All workers end with the program, also when it is
+ * killed. A process that computes ends a moment later; on Windows, when its function returns.
  *
  * @example The functions of a module
  * ```ts ignore
@@ -223,14 +226,14 @@ export function transfer<T extends object>(
  * ```
  */
 export class ThreadPool implements AsyncDisposable {
-  /** How many workers there may be. */
+  /** The most workers at a time. */
   readonly size: number;
   readonly #start: StartWorker;
   readonly #waiting = new List<Call>();
   readonly #workers = new Set<PoolWorker>();
-  /** Workers that were told to end, and have not. */
+  /** Workers that were told to end and have not ended. */
   readonly #ending = new Set<WorkerLink>();
-  /** What was imported: a worker can load what was when it was started. */
+  /** The imported modules. A worker can load those that were imported before its start. */
   readonly #modules = new Set<string>();
   readonly #joiners = new Set<JoinWait>();
   #state: "open" | "closed" = "open";
@@ -245,12 +248,12 @@ export class ThreadPool implements AsyncDisposable {
   }
 
   /**
-   * Makes a pool, and starts nothing.
+   * Makes a pool. No worker starts before the first call.
    *
-   * @param size How many workers there may be. @default {the number of cores}
-   * @param options What they are, and what they may do.
+   * @param size The most workers at a time. @default {the number of cores}
+   * @param options The kind of the workers, and their permissions.
    * @throws {TypeError | RangeError} If the size is not a positive integer, or an option is
-   * of the wrong kind.
+   * invalid.
    */
   constructor(
     size: number = navigator.hardwareConcurrency,
@@ -270,7 +273,8 @@ export class ThreadPool implements AsyncDisposable {
       options.permissions,
       "create thread pool",
     );
-    if (isolate !== "process" && isolate !== "thread") {
+    if (isolate === "process") denoFunction("Command");
+    else if (isolate !== "thread") {
       throw new TypeError(
         `Cannot create thread pool as 'isolate' must be "process" or "thread": received ${
           show(isolate)
@@ -283,29 +287,29 @@ export class ThreadPool implements AsyncDisposable {
       : processes(permissions);
   }
 
-  /** How many calls have a worker. */
+  /** The number of calls that have a worker. */
   get busy(): number {
     let busy = 0;
     for (const worker of this.#workers) if (worker.call !== null) busy++;
     return busy;
   }
 
-  /** How many calls wait for a worker. */
+  /** The number of calls that wait for a worker. */
   get waiting(): number {
     return this.#waiting.length;
   }
 
   /**
-   * Gives the functions of a module. Not a switch point, and loads nothing: a worker does,
-   * when the first of them is called.
+   * Returns an object with the functions of a module. Not a switch point. Only workers load the
+   * module, when one of the functions is called.
    *
-   * Each function is a switch point and gives a `Wait`. It throws at the call if an argument
-   * can't be cloned. If the module can't be loaded, or has no such function, the call fails.
+   * Each function returns a `Wait` and is a switch point. It throws at the call if an argument
+   * can't be cloned. If the module can't be loaded, or has no such function, the wait fails.
    *
    * @typeParam M The type of the module: `typeof import("./work.ts")`.
-   * @param url The address of the module, as `import.meta.resolve("./work.ts")` gives it.
-   * @returns An object with a function for each of the module's.
-   * @throws {TypeError} If it is no absolute address.
+   * @param url The absolute URL of the module: `import.meta.resolve("./work.ts")`.
+   * @returns An object with a function for each function of the module.
+   * @throws {TypeError} If `url` is not an absolute URL.
    *
    * @example Usage
    * ```ts
@@ -329,8 +333,9 @@ export class ThreadPool implements AsyncDisposable {
       this.#call(module, name, name, args);
     return new Proxy(Object.create(null), {
       get(_target, name) {
-        // With a `then` it would be taken for a promise.
-        if (typeof name !== "string" || name === "then") return undefined;
+        if (typeof name !== "string" || READ_BY_LANGUAGE.has(name)) {
+          return undefined;
+        }
         let found = functions.get(name);
         if (found === undefined) {
           found = { [name]: (...args: unknown[]) => call(name, args) }[name];
@@ -345,15 +350,15 @@ export class ThreadPool implements AsyncDisposable {
   /**
    * Calls a function in a worker. A switch point. gevent's `ThreadPool.apply`.
    *
-   * The function is sent as its own code. So it must be self-contained: of what is around it,
-   * variables and imports, it finds nothing there.
+   * Only the source code of the function is sent. So it must be self-contained: it can't use
+   * variables and imports from around it.
    *
    * @typeParam A The types of the arguments.
    * @typeParam R What the function returns.
    * @param f The function: async, generator or plain.
    * @param args Its arguments, which are cloned.
-   * @returns What comes of it.
-   * @throws {TypeError} At the call, if it is no function that can be sent.
+   * @returns The function's result.
+   * @throws {TypeError} At the call, if `f` is not a function with source code.
    * @throws {DOMException} At the call, if an argument can't be cloned.
    * @throws {PoolClosed} If the pool was killed.
    * @throws {WorkerDied} If its worker has ended.
@@ -400,9 +405,9 @@ export class ThreadPool implements AsyncDisposable {
     const call = new Call(this.#interrupted, scope, name);
     const list = movedOf(args);
     const worker = this.#findWorker(module);
-    // One that is ready takes a copy by itself.
+    // A thread that is ready gets a copy from postMessage(): no second copy is needed.
     if (worker?.state === "idle" && this.#start.copies) {
-      call.request = ["call", module, code, args];
+      call.request = ["call", call.id, module, code, args];
       call.moved = list;
       try {
         worker.give(call);
@@ -411,15 +416,15 @@ export class ThreadPool implements AsyncDisposable {
       }
       return call.suspend(scope);
     }
-    const [copy, moved] = copyOf(args, list, name);
-    call.request = ["call", module, code, copy];
+    const [copy, moved] = copyOf(args, list, name, !this.#start.copies);
+    call.request = ["call", call.id, module, code, copy];
     call.moved = moved;
     if (worker !== null) worker.give(call);
     else this.#wait(call);
     return call.suspend(scope);
   }
 
-  /** Finds a worker that has nothing to do and can load a module. */
+  /** Finds an idle worker that can load a module. */
   #findWorker(module: string | null): PoolWorker | null {
     for (const worker of this.#workers) {
       if (worker.call === null && worker.knows(module)) return worker;
@@ -427,10 +432,10 @@ export class ThreadPool implements AsyncDisposable {
     return null;
   }
 
-  /** Has a call done by a new worker, or when there is one for it. */
+  /** Starts a worker for a call, or lets the call wait for one. */
   #wait(call: Call): void {
     if (this.#workers.size >= this.size) {
-      // What was imported since it was started it can't load.
+      // An idle worker here can't load the module: it was imported after the worker's start.
       const idle = [...this.#workers].find((worker) => worker.call === null);
       if (idle === undefined) return this.#waiting.add(call);
       this.#drop(idle);
@@ -469,11 +474,11 @@ export class ThreadPool implements AsyncDisposable {
     void then(link.ended, () => this.#ending.delete(link));
   }
 
-  /** A worker has nothing to do any more. */
+  /** Called when a worker has no call any more. */
   readonly #freed = (worker: PoolWorker): void => {
     const call = this.#waiting.shift();
     if (call === null) worker.rest();
-    else if (worker.knows(call.request![1])) worker.give(call);
+    else if (worker.knows(call.request![2])) worker.give(call);
     else {
       this.#drop(worker);
       this.#startFor(call);
@@ -482,7 +487,7 @@ export class ThreadPool implements AsyncDisposable {
     this.#look();
   };
 
-  /** A worker has ended by itself. */
+  /** Called when a worker has ended by itself. */
   readonly #died = (worker: PoolWorker): void => {
     this.#drop(worker);
     this.#next();
@@ -490,8 +495,8 @@ export class ThreadPool implements AsyncDisposable {
   };
 
   /**
-   * Starts workers for the next calls, in the places of those that have ended. A call whose
-   * worker can't be started fails, and leaves its place to the one after it.
+   * Starts workers for the next calls, while there is room. If a worker can't be started, its
+   * call fails, and the next call gets the place.
    */
   #next(): void {
     while (this.#workers.size < this.size) {
@@ -501,13 +506,13 @@ export class ThreadPool implements AsyncDisposable {
     }
   }
 
-  /** A call was interrupted that waits, or runs. */
+  /** Called when a waiting or running call was interrupted. */
   readonly #interrupted = (call: Call): void => {
     const { worker } = call;
     call.worker = null;
     if (worker !== null && worker.state !== "ended") {
       worker.call = null;
-      // It was not told of the call yet: it is there for the next.
+      // A starting worker has not got the call yet, so it can take the next one.
       if (worker.state === "starting") this.#freed(worker);
       else {
         this.#drop(worker);
@@ -517,7 +522,7 @@ export class ThreadPool implements AsyncDisposable {
     this.#look();
   };
 
-  /** Tells those that wait for the end of all calls. */
+  /** Ends the waits of `join()`, if no call is left. */
   #look(): void {
     if (this.#joiners.size === 0 || this.busy + this.waiting > 0) return;
     for (const joiner of this.#joiners) joiner.switch(true);
@@ -528,7 +533,7 @@ export class ThreadPool implements AsyncDisposable {
    * Waits until no call runs or waits. A switch point. gevent's `ThreadPool.join`.
    *
    * @param options How long to wait.
-   * @returns Whether there is none; `false` at the timeout.
+   * @returns `true` if no call is left, `false` at the timeout.
    * @throws {TypeError | RangeError} If the timeout is not a number of milliseconds.
    *
    * @example Usage
@@ -552,11 +557,10 @@ export class ThreadPool implements AsyncDisposable {
   }
 
   /**
-   * Ends all workers, and waits until they have ended. A switch point; what it does it has
-   * done when it returns. gevent's `ThreadPool.kill`.
+   * Ends all workers, and waits until they have ended. A switch point. The call itself ends the
+   * workers: without `await`, or after an interrupt, they still end. gevent's `ThreadPool.kill`.
    *
-   * All calls that run or wait throw {@linkcode PoolClosed}, and so do those that are made
-   * from now on.
+   * All calls that run or wait, and all later calls, throw {@linkcode PoolClosed}.
    *
    * @returns Nothing.
    */
@@ -592,15 +596,31 @@ export class ThreadPool implements AsyncDisposable {
   }
 }
 
+/**
+ * Properties that the language reads by itself: an object with a `then` would be taken for a
+ * promise, and to print it or to write it as JSON would call the others.
+ */
+const READ_BY_LANGUAGE: ReadonlySet<string> = new Set([
+  "then",
+  "toString",
+  "valueOf",
+  "toJSON",
+]);
+
+/** How many calls there were. */
+let calls = 0;
+
 /** The wait for what a worker does. */
 class Call extends QueuedWait<Call, unknown> {
   readonly #interrupted: (call: Call) => void;
   readonly #owner: Scope;
   readonly name: string;
+  /** Its number, by which its answer is known. */
+  readonly id = ++calls;
   /** What is to be done, until a worker was told. */
   request: Request | null = null;
   moved: readonly Transferable[] = NOTHING;
-  /** Which worker it has. */
+  /** The worker that runs the call, or will; `null` if it has none. */
   worker: PoolWorker | null = null;
 
   constructor(
@@ -614,8 +634,13 @@ class Call extends QueuedWait<Call, unknown> {
     this.name = name;
   }
 
-  override describe(): string {
-    const state = this.worker === null ? ", waiting for a worker" : "";
+  /** The worker. */
+  override get subject(): PoolWorker | null {
+    return this.worker;
+  }
+
+  override describe(subject = this.subject): string {
+    const state = subject === null ? ", waiting for a worker" : "";
     return `${this.name} in a ThreadPool${state}`;
   }
 
@@ -651,14 +676,14 @@ class JoinWait extends Suspension<boolean> {
   }
 }
 
-/** For how many milliseconds a worker has nothing to do before the program may end. */
+/** How many milliseconds a worker is idle before the program may end without it. */
 const REST = 10;
 
 /**
- * - `starting`: has not told yet that it is ready
+ * - `starting`: has not reported yet that it is ready
  * - `idle`
- * - `busy`: was told of its call
- * - `ended`: is to have ended
+ * - `busy`: has got its call
+ * - `ended`: has ended, or was told to
  */
 type PoolWorkerState = "starting" | "idle" | "busy" | "ended";
 
@@ -667,9 +692,9 @@ class PoolWorker implements WorkerEvents {
   readonly #modules: ReadonlySet<string>;
   readonly #freed: (worker: PoolWorker) => void;
   readonly #died: (worker: PoolWorker) => void;
-  /** Whether the program is kept alive by it. */
+  /** Whether it keeps the program alive. */
   #isHeld = true;
-  /** Whether it is to be looked at whether it still has nothing to do. */
+  /** Whether {@linkcode PoolWorker.rest} has set a timer. */
   #isResting = false;
   state: PoolWorkerState = "starting";
   call: Call | null = null;
@@ -694,7 +719,7 @@ class PoolWorker implements WorkerEvents {
     return module === null || this.#modules.has(module);
   }
 
-  /** Gives it a call, of which it is told when it is ready. */
+  /** Gives it a call: sends the call now, or when the worker is ready. */
   give(call: Call): void {
     if (this.state === "idle") this.#tell(call);
     else this.#hold(true);
@@ -705,7 +730,7 @@ class PoolWorker implements WorkerEvents {
   #tell(call: Call): void {
     const { request, moved } = call;
     const link = this.link!;
-    // Throws if it can't be cloned, and then it is not told.
+    // Throws if an argument can't be cloned. The worker has then got nothing.
     link.send(request!, moved);
     this.state = "busy";
     call.request = null;
@@ -713,7 +738,10 @@ class PoolWorker implements WorkerEvents {
     this.#hold(true);
   }
 
-  /** Has nothing to do. To say so to the runtime each time would double what a call takes. */
+  /**
+   * Called when the worker is idle. It soon stops keeping the program alive: not at once, as
+   * telling the runtime after each call would double the time of a call.
+   */
   rest(): void {
     if (this.#isResting) return;
     this.#isResting = true;
@@ -731,7 +759,7 @@ class PoolWorker implements WorkerEvents {
 
   told(answer: Answer): void {
     if (this.state === "ended") return;
-    // The event loop has called us: the greenlet that waits is to go on in this turn.
+    // The event loop has called this, so the greenlet that waits can go on in this turn.
     noteLoopTurn();
     if (answer[0] === "ready") {
       if (this.state !== "starting") return;
@@ -743,10 +771,12 @@ class PoolWorker implements WorkerEvents {
     const { call } = this;
     if (this.state !== "busy" || call === null) return;
     if (answer[0] !== "value" && answer[0] !== "error") return;
+    // A function of the program's has sent it.
+    if (answer[1] !== call.id) return;
     this.state = "idle";
     this.call = call.worker = null;
-    if (answer[0] === "value") call.switch(answer[1]);
-    else call.throw(unpackError(answer[1], ERRORS));
+    if (answer[0] === "value") call.switch(answer[2]);
+    else call.throw(unpackError(answer[2], ERRORS));
     this.#freed(this);
   }
 
@@ -770,23 +800,23 @@ class PoolWorker implements WorkerEvents {
   }
 }
 
-/** What is to be moved along with arguments. */
+/** The objects to move with the arguments. */
 function movedOf(args: readonly unknown[]): readonly Transferable[] {
   return args.every(isPlain) ? NOTHING : args.flatMap(takeMoved);
 }
 
-/** What is sent of arguments, which may change until then. */
+/** Copies arguments that are sent later, as the caller may change them until then. */
 function copyOf(
   args: readonly unknown[],
   list: readonly Transferable[],
   name: string,
+  isForProcess: boolean,
 ): [args: readonly unknown[], moved: readonly Transferable[]] {
   if (args.every(isPlain)) return [args, NOTHING];
   try {
-    return structuredClone([args, list], { transfer: [...list] }) as [
-      unknown[],
-      Transferable[],
-    ];
+    const copy = structuredClone([args, list], { transfer: [...list] });
+    if (isForProcess) checkForProcess(copy[0]);
+    return copy as [unknown[], Transferable[]];
   } catch (error) {
     throw uncloneable(error, name);
   }
@@ -805,8 +835,10 @@ function checkUrl(url: string | URL): string {
   if (url instanceof URL) return url.href;
   if (typeof url === "string" && URL.canParse(url)) return new URL(url).href;
   throw new TypeError(
-    `Cannot import as 'url' must be an absolute address, as import.meta.resolve() gives it: received ${
+    `Cannot import as 'url' must be an absolute URL, such as import.meta.resolve("./work.ts"): received ${
       show(url)
     }`,
   );
 }
+
+nameClasses({ PoolClosed, WorkerDied, ThreadPool });

@@ -14,7 +14,7 @@
  * @module
  */
 
-import { showAs } from "./_base/inspecting.ts";
+import { nameClasses, showAs } from "./_base/inspecting.ts";
 import { timelinePage } from "./_base/timeline_page.ts";
 import {
   getCurrent as getRunning,
@@ -569,3 +569,5 @@ function show(error: unknown): string {
     return "an error that can't be shown";
   }
 }
+
+nameClasses({ Trace, Recorder });

@@ -1,5 +1,5 @@
 /**
- * Where servers listen.
+ * The addresses of servers.
  *
  * @module
  */
@@ -7,7 +7,7 @@
 import { getBuiltin } from "./builtin.ts";
 import { numberError, show } from "./checks.ts";
 
-/** Where a TCP server listens: as for `Deno.listen`. */
+/** The address of a TCP server, as for `Deno.listen`. */
 export interface TcpAddress {
   /** The kind of address. @default {"tcp"} */
   transport?: "tcp";
@@ -15,13 +15,13 @@ export interface TcpAddress {
   hostname?: string;
   /** The port: 0 for any that is free. */
   port: number;
-  /** Whether other processes may listen to the port as well. @default {false} */
+  /** Whether other processes may listen on the port as well. @default {false} */
   reusePort?: boolean;
   /** The number of connections that the system keeps until they are accepted. */
   tcpBacklog?: number;
 }
 
-/** Where a server for Unix sockets listens: as for `Deno.listen`. */
+/** The address of a server for Unix sockets, as for `Deno.listen`. */
 export interface UnixAddress {
   /** The kind of address. */
   transport: "unix";
@@ -29,10 +29,10 @@ export interface UnixAddress {
   path: string;
 }
 
-/** Where a server listens. */
+/** The address of a server. */
 export type ServerAddress = TcpAddress | UnixAddress;
 
-/** Where a server for datagrams listens. */
+/** The address of a server for datagrams. */
 export interface UdpAddress {
   /** The kind of address. @default {"udp"} */
   transport?: "udp";
@@ -55,7 +55,7 @@ export function addressName(address: AnyAddress): string {
 }
 
 /**
- * Checks where a server is to listen: the runtime would take a wrong port for another one.
+ * Checks the address of a server: the runtime would convert a wrong port to another one.
  *
  * @param what For the message: the action that failed, such as `wait`.
  * @param transports The transports that are allowed; the first is the default.
@@ -107,11 +107,11 @@ function checkOptionsOf(address: unknown, what: string): void {
 }
 
 /**
- * The address that a host stands for, as nothing is looked up.
+ * Returns the IP address of a host, without a lookup.
  *
- * @param what For the message: what can't be done.
- * @param family Of which version of IP it has to be, if that matters.
- * @throws {TypeError} If it stands for none.
+ * @param what The failed action, for the message.
+ * @param family The version of IP that it must have; any, if it is left out.
+ * @throws {TypeError} If the host is neither an IP address nor `localhost`.
  */
 export function numericHost(
   hostname: string,
@@ -129,7 +129,7 @@ export function numericHost(
   );
 }
 
-/** The runtime's own class for an error that a module of Node's has thrown. */
+/** Converts an error of a module of Node to the error class of the runtime. */
 export function runtimeError(error: Error & { code?: string }): Error {
   const { errors } = Deno;
   const classes: Record<string, new (message: string) => Error> = {

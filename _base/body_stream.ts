@@ -1,5 +1,5 @@
 /**
- * The body of an answer on its way to the runtime, that sends it.
+ * Passes the body of a response to the runtime, and notices when it is sent.
  *
  * @module
  */
@@ -8,21 +8,22 @@ import { isObject, show } from "./checks.ts";
 import { markHandled } from "./language.ts";
 
 /**
- * Of a body that is there as a whole, how many bytes are sent when the runtime has them: they
- * fit into the buffers of the system. Of a longer one we learn by sending it in such pieces.
+ * A body in memory of at most this many bytes counts as sent when the runtime has it: it fits
+ * into the buffers of the system. A longer body is passed in pieces of this size, so that its
+ * end is noticed.
  */
 export const AT_ONCE = 64 * 1024;
 
-/** Errors of bodies, which are their handler's: the runtime tells of them as well. */
+/** Errors of bodies. The handler reports them, so those of the runtime are ignored. */
 export const told = new WeakSet<object>();
 
-/** A reader of a body, as `getReader()` of a stream gives one. */
+/** A reader of a body, such as the result of `getReader()` of a stream. */
 export interface BodyReader {
   read(): Promise<{ done: boolean; value?: Uint8Array | undefined }>;
   cancel(reason: unknown): Promise<unknown>;
 }
 
-/** A body that is there as a whole, in pieces. */
+/** Reads a body in memory in pieces. */
 export class Pieces implements BodyReader {
   readonly #bytes: Uint8Array;
   #at = 0;
@@ -42,14 +43,14 @@ export class Pieces implements BodyReader {
   }
 }
 
-/** Passes a body on to the runtime, and reports its end. */
+/** The stream that the runtime reads a body from. Notices the end. */
 export class BodyStream implements UnderlyingDefaultSource<Uint8Array> {
   readonly #reader: BodyReader;
   readonly #gone: () => void;
   readonly #over = Promise.withResolvers<void>();
   #controller: ReadableStreamDefaultController<Uint8Array> | null = null;
   #isCut = false;
-  /** The number of bytes that were handed on. */
+  /** The number of bytes that the runtime has got. */
   bytes = 0;
 
   /** @param gone Called when the client has gone. */
@@ -64,7 +65,7 @@ export class BodyStream implements UnderlyingDefaultSource<Uint8Array> {
     return this.#over.promise;
   }
 
-  /** To be called when the runtime has sent it. */
+  /** Must be called when the runtime has sent the body. */
   readonly sent = (): void => this.#over.resolve();
 
   start(controller: ReadableStreamDefaultController<Uint8Array>): void {
@@ -90,12 +91,12 @@ export class BodyStream implements UnderlyingDefaultSource<Uint8Array> {
     }
   }
 
-  /** The runtime can't send it any more. */
+  /** Called by the runtime when it can't send the body any more. */
   cancel(): void {
     this.#gone();
   }
 
-  /** Ends it before its end: the client must not take it for the whole. */
+  /** Ends the body with an error, so that the client knows that the rest is missing. */
   cut(error: unknown): void {
     if (this.#isCut) return;
     this.#isCut = true;

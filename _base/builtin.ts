@@ -1,6 +1,6 @@
 /**
- * Node's built-in modules, loaded when they are first used: to import `node:process` with the
- * library would make the import of it 20 ms slower.
+ * Node's built-in modules, loaded when they are first used. Importing `node:process` with the
+ * library would make the import 20 ms slower.
  *
  * @module
  */
@@ -11,6 +11,11 @@ import type nodeProcess from "node:process";
 export function getProcess(): typeof nodeProcess {
   return globalThis.process as typeof nodeProcess;
 }
+
+/** Returns a built-in module of Node; `undefined` in a runtime without it, such as a browser. */
+export const findBuiltin: typeof nodeProcess.getBuiltinModule = (
+  name: string,
+) => getProcess()?.getBuiltinModule?.(name);
 
 /** Returns a built-in module of Node. */
 export const getBuiltin: typeof nodeProcess.getBuiltinModule = (name: string) =>

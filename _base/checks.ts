@@ -20,7 +20,7 @@ export function isObjectOrFunction(value: unknown): value is object {
 }
 
 /**
- * Checks options. Without that, the 5 of `join(5)` would do nothing, in silence.
+ * Checks options. Without this check, `join(5)` would silently ignore the 5.
  *
  * @param what For the message: the action that failed, such as `wait`.
  * @throws {TypeError} If they are not an object.
@@ -34,14 +34,14 @@ export function checkOptions(options: unknown, what: string): void {
   );
 }
 
-/** The error to throw, for an error or, as in Python, for a class of which a new one is made. */
+/** Returns the error to throw. If a class of errors is given, makes one, as Python does. */
 export function instanceOf(error: unknown): unknown {
   const isClass = typeof error === "function" &&
     (error === Error || error.prototype instanceof Error);
   return isClass ? new (error as new () => Error)() : error;
 }
 
-/** Makes the error for a value that is not the number that it has to be. */
+/** Makes the error for a value that is not the required number. */
 export function numberError(
   what: string,
   name: string,
@@ -111,12 +111,12 @@ export function checkCallable(
   );
 }
 
-/** The kind of a function by its tag, which a bound function has as well. */
+/** The kind of a function, by its tag: a bound function has it, too. */
 function kindOf(value: unknown): unknown {
   return (value as { [Symbol.toStringTag]?: unknown })[Symbol.toStringTag];
 }
 
-/** Makes the error for a function of which a call runs no line. */
+/** Makes the error for a function whose call would run no line. */
 function neverRun(
   value: unknown,
   kind: string,
@@ -124,7 +124,7 @@ function neverRun(
   name: string,
 ): TypeError {
   return new TypeError(
-    `Cannot ${what} as '${name}' must not be ${kind}, as a call of that runs no line: received ${
+    `Cannot ${what} as '${name}' must not be ${kind}, as a call of it would run no line: received ${
       (value as { name?: string }).name || "an anonymous one"
     }`,
   );

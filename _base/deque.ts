@@ -4,7 +4,7 @@
  * @module
  */
 
-/** Items in order. To take one from either end costs the same; an array's `shift` does not. */
+/** Items in order. Unlike an array, it takes an item from the front as fast as from the end. */
 export class Deque<T> {
   #ring: (T | undefined)[] = new Array(8);
   #head = 0;
@@ -21,7 +21,7 @@ export class Deque<T> {
     this.#ring[(this.#head + this.#length++) & (this.#ring.length - 1)] = item;
   }
 
-  /** Takes the first item, of which there must be one. */
+  /** Takes the first item. The deque must not be empty. */
   shift(): T {
     const item = this.#ring[this.#head] as T;
     this.#ring[this.#head] = undefined;
@@ -30,7 +30,7 @@ export class Deque<T> {
     return item;
   }
 
-  /** Takes the last item, of which there must be one. */
+  /** Takes the last item. The deque must not be empty. */
   pop(): T {
     const last = (this.#head + --this.#length) & (this.#ring.length - 1);
     const item = this.#ring[last] as T;
@@ -38,7 +38,7 @@ export class Deque<T> {
     return item;
   }
 
-  /** The item at an index that is in range. */
+  /** The item at an index, which must be in range. */
   at(index: number): T {
     return this.#ring[(this.#head + index) & (this.#ring.length - 1)] as T;
   }

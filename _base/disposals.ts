@@ -36,7 +36,7 @@ export class Disposals implements Disposable {
     return one;
   }
 
-  /** Adds a call that is made then. */
+  /** Adds a function, which is called at the disposal. */
   defer(call: () => void): void {
     this.use({ [Symbol.dispose]: call });
   }

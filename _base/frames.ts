@@ -1,22 +1,22 @@
 /**
- * The frames of stacks: which are the user's, and which those of this library or the runtime.
+ * Tells the user's frames in a stack from those of this library and of the runtime.
  *
  * @module
  */
 
 /**
- * Where the library's modules are. In a bundle, where they are in one file with the user's
- * code, nothing tells the frames apart, and all count as the user's.
+ * The folder of the library's modules. `null` in a bundle: the modules are then in one file with
+ * the user's code, and all frames count as the user's.
  */
 const root = /^(.*\/)_base\/frames\.[jt]s$/.exec(import.meta.url)?.[1] ?? null;
 
-/** A module of the library, below the root: tests and examples are not. */
+/** Matches a module of the library, but no test and no example. */
 const MODULE = /^(?:_\w+\/)*\w+\.[jt]s:\d/;
 
-/** A line of a stack with a place: the URL or path, the line and the column. */
+/** Matches a line of a stack that has a place: URL or path, line and column. */
 const FRAME = /^ {4}at (?:.* \()?(?:async )?(.*:\d+:\d+)\)?$/;
 
-/** The place of a frame of the user; `null` for other frames, and for what is no frame. */
+/** The place of a frame of the user; `null` for other frames and other lines. */
 function placeOf(line: string): string | null {
   const place = FRAME.exec(line)?.[1];
   if (place === undefined || /^(?:ext|node):/.test(place)) return null;
@@ -37,7 +37,7 @@ export function firstPlace(stack: string): string | null {
   return null;
 }
 
-/** Returns a stack without the frames of the library; as it is, if it has no others. */
+/** Removes the frames of the library from a stack, unless it has no others. */
 export function userFrames(stack: string): string {
   const lines = stack.split("\n");
   const kept = lines.filter((line) => {

@@ -9,9 +9,9 @@ function parentOf(index: number): number {
 }
 
 /**
- * Items of which the least is found at once. Equal items come in no particular order.
+ * Items whose least one is found at once. Equal items come in no particular order.
  *
- * A comparison may throw. So places are found first, and nothing is moved until then.
+ * A comparison may throw. So each method finds the places first, and moves items after that.
  */
 export class Heap<T> {
   readonly #items: T[] = [];
@@ -45,12 +45,12 @@ export class Heap<T> {
     items[place] = item;
   }
 
-  /** Takes the least item, of which there must be one. */
+  /** Takes the least item. The heap must not be empty. */
   shift(): T {
     const items = this.#items;
     const first = items[0]!;
     const last = items.length - 1;
-    // The last one goes where there is room for it below the first, which is taken.
+    // The first place becomes free. Finds the place below it into which the last item fits.
     let moved = items[last]!;
     let place = 0;
     for (;;) {

@@ -1,32 +1,32 @@
 /**
- * What `console.log`, `Deno.inspect` and `util.inspect` of Node show of an object.
+ * Decides how `console.log`, `Deno.inspect` and `util.inspect` of Node show an object.
  *
- * All runtimes call the method under one symbol of Node's, and show what it returns in place
- * of the object: with the depth, the colours and the marks of circular objects that they have
- * been asked for. So an object's class only says which fields to show.
+ * All runtimes call a method under a symbol of Node, and show its result in place of the object.
+ * They apply depth and colours, and mark circular objects. So a class only says which fields to
+ * show.
  *
  * @module
  */
 
 const INSPECT = Symbol.for("nodejs.util.inspect.custom");
-/** What Deno asks for first. */
+/** Other symbols that Deno looks for first. */
 const OTHERS = ["Deno.customInspect", "Deno.privateCustomInspect"].map((name) =>
   Symbol.for(name)
 );
 
 /**
- * What is shown of each object, until the next microtask: in an object that is in itself, the
- * runtime has to find the same again. No longer, as it refers to what is in the object.
+ * The views that were made of objects. If an object contains itself, the runtime must find the
+ * same view again. Dropped in the next microtask, as views keep the objects' values alive.
  */
 let views: Map<object, object> | null = null;
 
 /**
- * Says what is shown of the instances of a class, and of its subclasses.
+ * Says how to show the instances of a class and of its subclasses.
  *
  * @param shown The class.
- * @param stateOf Returns the fields, or a text. Called when a person looks; must not change
- * anything. The object itself is shown as any other. Where it throws, as for a prototype, which has no private fields, the object is
- * shown as any other.
+ * @param stateOf Returns the fields to show, or a text. If it returns the object itself, or
+ * throws (as for a prototype, which has no private fields), the runtime shows the object as it
+ * shows any other. Called while a person debugs: must not change anything.
  */
 export function showAs<T extends object>(
   shown: { readonly prototype: T },
@@ -46,13 +46,13 @@ export function showAs<T extends object>(
     }
   };
   hide(shown.prototype, INSPECT, inspect);
-  // An `EventTarget` has one of its own.
+  // `EventTarget` defines one of these.
   for (const key of OTHERS) {
     if (key in shown.prototype) hide(shown.prototype, key, undefined);
   }
 }
 
-/** Has an object be shown as another one; see {@linkcode showAs}. */
+/** Shows an object as another one or as a text; see {@linkcode showAs}. */
 export function showObjectAs(
   object: object,
   other: () => object | string,
@@ -60,7 +60,7 @@ export function showObjectAs(
   hide(object, INSPECT, other);
 }
 
-/** An object of the same class that has the fields of a state, and those that users have added. */
+/** Makes an object of the same class, with the fields of a state and fields that users added. */
 function viewOf(object: object, state: object): object {
   if (views === null) {
     views = new Map();
@@ -74,7 +74,7 @@ function viewOf(object: object, state: object): object {
   for (const key of Object.keys(view!)) Reflect.deleteProperty(view!, key);
   for (const fields of [state, object]) {
     for (const [key, value] of Object.entries(fields)) {
-      // Of fields that have no value yet nothing is to be told.
+      // Skips fields of the object that have no value.
       if (fields === object && (key in state || value === undefined)) continue;
       Object.defineProperty(view, key, {
         value,
@@ -93,4 +93,14 @@ function hide(object: object, key: symbol, value: unknown): void {
     configurable: true,
     writable: true,
   });
+}
+
+/**
+ * Gives classes the names that they have here, also in a bundle whose names were shortened: a
+ * minifier leaves the keys of an object as they are.
+ */
+export function nameClasses(classes: Readonly<Record<string, object>>): void {
+  for (const [value, one] of Object.entries(classes)) {
+    Object.defineProperty(one, "name", { value, configurable: true });
+  }
 }

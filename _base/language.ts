@@ -1,9 +1,9 @@
 /**
  * The language as it was when this module was loaded.
  *
- * A program may change `Promise.prototype.then`, or the iterator of arrays, and the runtime's
- * own functions go on working. The functions that replace them have to do so as well: they use
- * what is here, and neither spread nor destructure an array.
+ * If a program changes `Promise.prototype.then` or the iterator of arrays, the runtime's own
+ * functions go on working. The functions that replace them must do so as well. So they use this
+ * module, and neither spread nor destructure an array.
  *
  * @module
  */
@@ -32,17 +32,17 @@ export function then<T, A = T, B = never>(
 export function ownThen<T>(
   promise: Promise<T>,
   onFulfilled: ((value: T) => unknown) | undefined,
-  onRejected: (error: unknown) => unknown,
-): void {
-  apply(original as () => never, promise, [onFulfilled, onRejected]);
+  onRejected: ((error: unknown) => unknown) | undefined,
+): Promise<unknown> {
+  return apply(original as () => never, promise, [onFulfilled, onRejected]);
 }
 
-/** Makes it no unhandled rejection if a promise fails. */
+/** Marks a promise as handled: if it fails, that is no unhandled rejection. */
 export function markHandled(promise: PromiseLike<unknown>): void {
   then(promise, undefined, ignore);
 }
 
-/** Gives the values of several promises, when all are fulfilled; or the first failure. */
+/** Resolves to the values of several promises, or rejects with the first failure. */
 export function allOf(
   promises: readonly (PromiseLike<unknown> | undefined)[],
 ): Promise<unknown[]> {
@@ -63,8 +63,8 @@ const iterators = Object.getPrototypeOf([][Symbol.iterator]());
 const { next } = iterators;
 
 /**
- * Whether nothing has changed the iterator of arrays. Where something has, the runtime itself
- * fails when it combines signals.
+ * Whether the iterator of arrays is the original one. If it was changed, the runtime itself fails
+ * when it combines signals.
  */
 export function canIterateArrays(): boolean {
   return Array.prototype[Symbol.iterator] === values && iterators.next === next;
@@ -115,9 +115,9 @@ export function noOptions<O extends object>(): O {
 }
 
 /**
- * Inherits nothing that a program can have put into `Object.prototype`. Its instances are read
- * as fast as literals. An object without a prototype is a dictionary for the engine: with that
- * a hand-off through a `Queue` took 12 % longer.
+ * A class that does not inherit from `Object.prototype`, where a program may have put something.
+ * The engine reads its instances as fast as literals. It stores an object without a prototype as
+ * a dictionary: with that, a hand-off through a `Queue` took 12 % longer.
  */
 class NoOptions {
   static {

@@ -51,7 +51,7 @@ export class List<M extends Member<M>> {
     const { previous, next } = member;
     if (member === first) this.first = next;
     else previous!.next = next;
-    // It was the last, if there is none behind it.
+    // Without a next member, it was the last one.
     if (next !== null) next.previous = previous;
     else if (member !== first) first!.previous = previous;
     member.list = member.previous = member.next = null;

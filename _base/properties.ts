@@ -7,6 +7,7 @@
 import { isObjectOrFunction } from "./checks.ts";
 import { Disposals } from "./disposals.ts";
 import { property } from "./language.ts";
+import { isInDeno } from "./runtime.ts";
 
 /** A replaced property. It has the value of the last of `layers`. */
 interface Item {
@@ -186,7 +187,9 @@ export function getOriginal<T extends object, K extends keyof T>(
 function checkObject(object: unknown, what: string): void {
   if (!isObjectOrFunction(object)) {
     throw new TypeError(
-      `Cannot ${what} as it must be of an object: received ${String(object)}`,
+      `Cannot ${what} as 'object' must be an object or a function: received ${
+        String(object)
+      }`,
     );
   }
 }
@@ -198,11 +201,25 @@ export function mimic<F extends (...args: never[]) => unknown>(
 ): F {
   // These are its name, its length, and the symbol for `util.promisify` of `setTimeout`.
   Reflect.ownKeys(original).forEach((name) => {
-    // One that `replacement` has set for good.
+    // Skips a property that `replacement` has and that can't be changed.
     const own = Object.getOwnPropertyDescriptor(replacement, name);
     if (name === "prototype" || own?.configurable === false) return;
     const descriptor = Object.getOwnPropertyDescriptor(original, name)!;
     Object.defineProperty(replacement, name, property(descriptor));
   });
   return replacement;
+}
+
+/**
+ * Returns a function of `Deno`, the original if it is patched.
+ *
+ * @throws {TypeError} If this runtime does not have it.
+ */
+export function denoFunction<N extends keyof typeof Deno>(
+  name: N,
+): (typeof Deno)[N] {
+  if (isInDeno(name)) return getOriginal(Deno, name);
+  throw new TypeError(
+    `Cannot call Deno.${name} as this runtime does not have it`,
+  );
 }

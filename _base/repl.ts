@@ -1,9 +1,9 @@
 /**
- * Evaluates code that is typed line by line: with top-level `await`, and with declarations
- * that last from one input to the next.
+ * Evaluates code that is typed line by line, with top-level `await`. Declarations last from one
+ * input to the next.
  *
- * It has no parser of its own. The engine's is asked instead, by compiling the code in several
- * settings: that takes tens of microseconds each.
+ * It has no parser. It asks the engine instead: it compiles the code with different text around
+ * it, and sees which version is valid. That takes tens of microseconds each time.
  *
  * @module
  */
@@ -17,16 +17,16 @@ export type Parsed =
   | { readonly kind: "wrong"; readonly error: Error };
 
 const OPEN = "async () => {\n";
-/** Begins code in which these are statements and no expressions. */
+/** Matches code that begins with a function or a class: then it is no expression. */
 const DECLARATION = /^\s*(?:async\s+)?(?:function|class)\b/;
 const DECLARES = /\b(?:let|const|var|function|class|using)\b/;
 const IDENTIFIER = /[\p{ID_Start}$_][\p{ID_Continue}$]*/gu;
-/** Begins a line that goes on with the one before, in spite of the line's end. */
+/** Matches a line that continues the statement of the line before. */
 const CONTINUES = /^\s*(?:[-+*/%&|^=<>?:.,([`]|!=|in\b|instanceof\b)/;
 /** The deepest nesting of calls over several lines. */
 const DEEPEST = 32;
 
-/** Why the engine does not compile the code; `null` if it does. */
+/** Compiles the code. Returns the engine's error, or `null` if it is valid. */
 function refusal(code: string): Error | null {
   const { Script } = getBuiltin("node:vm");
   try {
@@ -46,13 +46,14 @@ function isExpression(code: string): boolean {
     refusal(`async () => (\n${code}\n)`) === null;
 }
 
-/** Whether the code could be completed by more lines. */
+/** Whether more lines could complete the code. */
 function isIncomplete(code: string): boolean {
   const open = OPEN + code;
   const message = refusal(open)?.message;
   if (message === undefined) return false; // It closes the function itself
   if (message === "Unexpected end of input") return true;
-  // These messages come from the middle of code, too. At the end, what is missing changes them.
+  // These messages may be about the middle of the code. If they are about its end, they change
+  // when the missing text is added.
   const changes = (rest: string) => refusal(open + rest)?.message !== message;
   if (message.startsWith("missing )")) {
     for (let depth = 1; depth <= DEEPEST; depth++) {
@@ -63,7 +64,7 @@ function isIncomplete(code: string): boolean {
     (changes("\n*/") || code.endsWith("\\"));
 }
 
-/** Finds out whether the code is whole, and has its last expression returned. */
+/** Finds out whether the code is whole. If so, makes it return its last expression. */
 export function parse(code: string): Parsed {
   const trimmed = code.replace(/[\s;]+$/, "");
   if (isExpression(trimmed)) {
@@ -79,7 +80,7 @@ export function parse(code: string): Parsed {
 }
 
 function returning(expression: string): string {
-  // In an object, as a promise would be awaited.
+  // In an object, as an async function would await a returned promise.
   return `return { value: (\n${expression}\n) };`;
 }
 
@@ -92,14 +93,14 @@ function bodyOf(code: string, trimmed: string): string {
     const tail = trimmed.slice(at + 1);
     if (char === "\n" && CONTINUES.test(tail)) continue;
     if (!isExpression(tail) || !isBody(head)) continue;
-    // A line comment takes the rest of its line.
+    // If this is valid as well, the semicolon is in a line comment.
     if (char === ";" && isBody(head + " @")) continue;
     return head + returning(tail);
   }
   return code;
 }
 
-/** The names that the code declares outside functions and blocks. */
+/** Returns the names that the code declares outside functions and blocks. */
 function declaredNames(code: string): string[] {
   if (!DECLARES.test(code)) return [];
   const names = new Set(code.match(IDENTIFIER));
@@ -109,7 +110,7 @@ function declaredNames(code: string): string[] {
   );
 }
 
-/** The names that the code assigns to, perhaps without a declaration. */
+/** Returns the names that the code assigns to, declared or not. */
 function assignedNames(code: string): string[] {
   const assignments = code.matchAll(
     /(?<![.\p{ID_Continue}$])([\p{ID_Start}$_][\p{ID_Continue}$]*)\s*=(?![=>])/gu,
@@ -117,13 +118,13 @@ function assignedNames(code: string): string[] {
   return [...assignments].map(([, name]) => name!);
 }
 
-/** Names and what they stand for, and code that is run with them. */
+/** The names that code can use, with their values. Runs code with them. */
 export class Names {
   readonly #own: Record<string, unknown> = Object.create(null);
   readonly #assigned = new Set<string>();
   readonly #scope: object;
 
-  /** @param shared Names that are shared with others. An assignment hides one, and leaves it. */
+  /** @param shared Names shared with other sessions. An assignment here hides one, unchanged. */
   constructor(shared: object) {
     const own = this.#own;
     const assigned = this.#assigned;
@@ -145,7 +146,7 @@ export class Names {
     });
   }
 
-  /** Has a name stand for a value. */
+  /** Defines a name, with its value. */
   define(name: string, value: unknown): void {
     Object.defineProperty(this.#own, name, {
       value,
@@ -156,7 +157,7 @@ export class Names {
   }
 
   /**
-   * Runs the body of an async function. What it declares lasts, also when it fails later.
+   * Runs the body of an async function. Its declarations last, even if it fails later.
    *
    * @returns The value of its last expression, in an object; `undefined` if it has none.
    */
@@ -166,8 +167,8 @@ export class Names {
       `get ${name}() { return ${name}; }, set ${name}(_${name}) { ${name} = _${name}; }`
     );
     let declared: object = {};
-    // A function of its own, in which "with" is allowed. The declarations are in it, and the
-    // accessors reach them, so that functions typed earlier see what is assigned later.
+    // `new Function` allows "with". The declarations are inside the function. The accessors read
+    // and write them there, so functions typed earlier see later assignments.
     const make = new Function(
       "$scope",
       "$declare",
@@ -191,7 +192,7 @@ export class Names {
       try {
         property.get?.();
       } catch {
-        continue; // The code has failed before it
+        continue; // The code has failed before this declaration
       }
       Object.defineProperty(this.#own, name, property);
     }

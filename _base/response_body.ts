@@ -8,7 +8,7 @@
  * @module
  */
 
-/** A body that is in memory as a whole. */
+/** A body in memory. */
 type Whole = string | Uint8Array;
 
 /** Stands for a stream. */
@@ -19,7 +19,7 @@ interface Fields {
   readonly fast: symbol | undefined;
 }
 
-/** Where a response keeps its body; `null` where that is not known. */
+/** The internal fields that hold a response's body; `null` if they are not as expected. */
 let fields: Fields | null | undefined;
 
 function findFields(): Fields | null {
@@ -33,7 +33,7 @@ function findFields(): Fields | null {
   return isExpected(found) ? found : null;
 }
 
-/** Whether bodies of each kind are known for what they are. */
+/** Tries the fields: whether they show a body of each kind correctly. */
 function isExpected(found: Fields): boolean {
   try {
     const stream = new Response(new ReadableStream({ type: "bytes" }));
@@ -65,15 +65,15 @@ function lookInto(
 }
 
 /**
- * The body of a response that is there as a whole: text or bytes; {@linkcode STREAM} if it is
- * a stream, or may be; `null` if there is none.
+ * The body of a response: text or bytes if it is in memory, {@linkcode STREAM} if it is or may be
+ * a stream, `null` if there is none.
  */
 export function bodyOf(response: Response): Whole | typeof STREAM | null {
   if (fields === undefined) fields = findFields();
   try {
     if (fields !== null) return lookInto(response, fields);
   } catch {
-    // It is not a body of the runtime.
+    // The object is no response of the runtime.
   }
   return response.body === null ? null : STREAM;
 }

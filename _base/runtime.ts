@@ -21,6 +21,12 @@ export interface Internals {
   /** Get and set the context that `AsyncLocalStorage` is built on. */
   getAsyncContext(): Mapping;
   setAsyncContext(mapping: Mapping): void;
+  /** A value in that context. */
+  readonly AsyncVariable: new () => {
+    /** Puts a value in force, and returns the context before. */
+    enter(value: unknown): Mapping;
+    get(): unknown;
+  };
 
   /** Runs the microtasks, unless a microtask calls it. */
   runMicrotasks(): void;
@@ -49,11 +55,11 @@ export interface Internals {
     isSystem: boolean,
   ): ListedTimer;
   cancelTimer(timer: ListedTimer): void;
-  /** Whether anything keeps the process alive, a module that awaits at its top level included. */
+  /** Whether anything keeps the process alive, including a module that waits at its top level. */
   eventLoopHasMoreWork(): boolean;
 }
 
-/** A timer of the runtime, in the ring of those with the same duration. */
+/** A timer of the runtime, in the ring of timers with the same duration. */
 export interface ListedTimer {
   /** The next one, or the list itself, which has a place in the heap of lists. */
   readonly _idleNext: { readonly priorityQueuePosition?: number | null };
@@ -79,15 +85,20 @@ export function findShared(): Record<string, unknown> & {
   >;
 }
 
+/** Whether the runtime is Deno, and `Deno` has a property. */
+export function isInDeno(name: string): boolean {
+  return globalThis.Deno !== undefined && name in Deno;
+}
+
 const { getPromiseDetails } = findInternals();
 
-/** Whether a promise has settled. Where the runtime does not tell, it has not. */
+/** Whether a promise has settled; `false` if the runtime has no function to ask. */
 export function isSettled(promise: unknown): boolean {
   try {
     return promise instanceof Promise && getPromiseDetails !== undefined &&
       getPromiseDetails(promise)[0] !== 0;
   } catch {
-    // A runtime that has changed it.
+    // This version of the runtime has changed the function.
     return false;
   }
 }
@@ -119,8 +130,8 @@ interface Listening {
 }
 
 /**
- * Whether the program's main module has failed, and with this error. To import it again gives
- * its outcome, and runs nothing.
+ * Whether the program's main module has failed with this error. A second import of the module
+ * runs nothing, and fails in the same way.
  */
 export async function hasMainModuleFailed(error: unknown): Promise<boolean> {
   const { Deno, location, WorkerGlobalScope } = globalThis as
@@ -138,13 +149,13 @@ export async function hasMainModuleFailed(error: unknown): Promise<boolean> {
 }
 
 /**
- * The line of the stack that names a caller: for 1 the caller of the function that calls this,
- * for 2 the caller of that. An empty string where it can't be had. Nothing else tells it.
+ * The line of the stack for a caller: with 1, the caller of the function that calls this; with 2,
+ * its caller. An empty string if there is no such line. JavaScript has no other way to find out.
  */
 export function callerOf(above: number): string {
   const limit = Error.stackTraceLimit;
   try {
-    // A program may have set it so low that the caller is cut off.
+    // A program may have set a limit so low that the caller is cut off.
     Error.stackTraceLimit = above + 2;
     // The first line is the message, and the second is this function.
     return String(new Error().stack).split("\n")[above + 2] ?? "";
@@ -154,14 +165,14 @@ export function callerOf(above: number): string {
     try {
       Error.stackTraceLimit = limit;
     } catch {
-      // The program has frozen it.
+      // The program has frozen the limit.
     }
   }
 }
 
 /**
- * Finds the function that sets whether a `Worker` keeps the process alive; `undefined` if the
- * runtime has none: then each worker does so until it is terminated.
+ * Finds the function that sets whether a `Worker` keeps the process alive. If the runtime has
+ * none, returns `undefined`: each worker then keeps it alive until it is terminated.
  */
 export function findWorkerRef():
   | ((worker: object, holds: boolean) => void)
@@ -178,7 +189,7 @@ export function findWorkerRef():
     try {
       Reflect.apply(ref, worker, [holds]);
     } catch {
-      // A runtime that has changed it: the worker keeps the process alive then.
+      // This version of the runtime has changed it. The worker then keeps the process alive.
     }
   };
 }

@@ -20,7 +20,7 @@ export function isThenable(result: unknown): result is PromiseLike<unknown> {
       "function";
 }
 
-/** Whether it is the object of a generator function, to be delegated to. */
+/** Whether a value is a generator, which has to be run. */
 export function isGenerator(
   result: unknown,
 ): result is Generator<unknown, unknown, unknown> {

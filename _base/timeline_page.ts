@@ -53,7 +53,7 @@ header { display: flex; flex-wrap: wrap; gap: 10px; align-items: center; padding
 h1 { font-size: 15px; margin: 0; }
 input, button { font: inherit; padding: 3px 8px; }
 #summary, .legend { color: var(--dim); }
-.legend i { display: inline-block; width: 10px; height: 10px; margin-left: 6px; }
+.legend i { display: inline-block; width: 10px; height: 10px; margin: 0 4px 0 8px; }
 .legend .running { background: var(--running); } .legend .ready { background: var(--ready); } .legend .waiting { background: var(--waiting); }
 main { flex: 1; min-height: 0; position: relative; overflow: hidden; }
 canvas { position: absolute; inset: 0; width: 100%; height: 100%; cursor: crosshair; touch-action: none; }
@@ -193,13 +193,19 @@ function draw() {
   }
   pen.strokeStyle = dim;
   pen.lineWidth = 1;
-  let shown = 0;
-  for (const { s, f } of arrows) {
+  const inView = (row) => row >= first && row < until;
+  const shown = arrows.filter(({ s, f }) => {
+    if (f.ts < from || s.ts > from + span) return false;
     const a = rowOf.get(s.tid), b = rowOf.get(f.tid);
-    if (a === undefined || b === undefined || f.ts < from || s.ts > from + span) continue;
-    if (Math.max(a, b) < first || Math.min(a, b) > until) continue;
-    const mine = picked && (picked.tid === s.tid || picked.tid === f.tid);
-    if (picked ? !mine : ++shown > 400) continue;
+    if (a === undefined || b === undefined) return false;
+    // Of what is far away only what belongs to the picked track matters.
+    if (picked) return (picked.tid === s.tid || picked.tid === f.tid) && (inView(a) || inView(b));
+    return inView(a) && inView(b);
+  });
+  // Many arrows would hide the slices.
+  pen.globalAlpha = Math.min(1, Math.max(0.15, 40 / shown.length));
+  for (const { s, f } of shown.slice(0, 2000)) {
+    const a = rowOf.get(s.tid), b = rowOf.get(f.tid);
     const x = xOf(f.ts), y = AXIS + b * ROW - scrolled + ROW / 2;
     pen.beginPath();
     pen.moveTo(xOf(s.ts), AXIS + a * ROW - scrolled + ROW / 2);

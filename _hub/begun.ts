@@ -3,19 +3,20 @@
  *
  * A running operation keeps the process alive, unless the runtime is told otherwise. That needs
  * the promise of the operation, which most functions do not return. But the runtime stores the
- * number of an operation in its promise, under a symbol that we know: while a call is watched,
- * a setter on the prototype tells us of the promises. If the runtime changes that, no promise
- * is seen, and operations keep the process alive as usual.
+ * number of an operation in its promise, under a known symbol. So while a call is watched, a
+ * setter on the prototype notes these promises. If the runtime changes that, none is noted, and
+ * operations keep the process alive as usual.
  *
  * @module
  */
 
 import { property, then } from "../_base/language.ts";
+import { noteLeft, noteTaken } from "../_base/left.ts";
 import { findInternals } from "../_base/runtime.ts";
 
 const { promiseIdSymbol, refOpPromise, unrefOpPromise } = findInternals();
 
-/** Where the setter notes operations. A variable, as nothing can be passed to it. */
+/** The call that is watched. A variable, as nothing can be passed to a setter. */
 let watching: Begun | null = null;
 
 /** The property of promises that stands for the number, while a call is watched. */
@@ -79,13 +80,26 @@ export class Begun {
   /** Notes an operation that was begun and did not end at once. */
   note(operation: object): void {
     this.#operations.push(operation);
-    if (!this.#isHeld) tell(unrefOpPromise, operation);
+    if (!this.#isHeld) leave(operation);
   }
 
-  /** Lets the process end during the operations of the call, also during later ones. */
+  /**
+   * Leaves the operations of the call behind, and later ones: nothing waits for them, so they
+   * keep neither the process alive nor main from a `LoopExit`.
+   */
   unref(): void {
     this.#isHeld = false;
-    this.#operations.forEach((it) => tell(unrefOpPromise, it));
+    this.#operations.forEach(leave);
+  }
+
+  /** As {@linkcode Begun.unref}, where the owner itself lets the process end. */
+  leave(): void {
+    this.#operations.forEach(noteLeft);
+  }
+
+  /** Ends {@linkcode Begun.leave}. */
+  take(): void {
+    this.#operations.forEach(noteTaken);
   }
 
   /**
@@ -95,12 +109,19 @@ export class Begun {
    */
   ref(now = true): void {
     this.#isHeld = true;
+    this.take();
     if (!now) return;
     this.#operations.forEach((it) => tell(refOpPromise, it));
   }
 }
 
 const resolved = Promise.resolve();
+
+/** Has an operation keep neither the process alive nor main from a `LoopExit`. */
+function leave(operation: object): void {
+  tell(unrefOpPromise, operation);
+  noteLeft(operation);
+}
 
 function tell(
   what: ((operation: object) => void) | undefined,

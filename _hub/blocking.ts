@@ -1,10 +1,11 @@
 /**
- * How long a block of code holds up the event loop.
+ * Measures for how long a block of code holds up the event loop.
  *
  * @module
  */
 
 import { setInterval } from "node:timers";
+import { noteIdleTimer } from "../_base/pending.ts";
 import { Disposals } from "../_base/disposals.ts";
 import { clearImmediate, setImmediate } from "../_base/immediate.ts";
 import type { Greenlet } from "../greenlet.ts";
@@ -17,7 +18,7 @@ const LONGEST = 100;
 /** How late a timer may be, in ms, when nothing holds up the loop. */
 const SLACK = 5;
 
-/** A time in which nothing else could run. */
+/** A time in which no other code could run. */
 export interface Stretch {
   /** How long it was, in ms. */
   readonly ms: number;
@@ -26,33 +27,37 @@ export interface Stretch {
 }
 
 /**
- * Measures, until it is disposed of, for how long code runs without a switch. A stretch
- * begins with the block, where a greenlet begins or goes on, and where the event loop calls
- * something; it ends at the next of these. What a foreign promise resumes is not seen, so a
- * timer beats beside: how late it is tells for how long the loop was held up at least.
+ * Measures for how long code runs without a switch, until it is disposed of.
+ *
+ * A stretch begins with the block, and when a greenlet begins or goes on. It ends with the next
+ * stretch, or when the event loop turns. Code that a foreign promise resumes is not noticed. So
+ * a timer beats as well: if it is late, the loop was held up for that time at least.
  */
 export class BlockingWatch implements Observer, Disposable {
   readonly #clock = performance;
   readonly #beat: number;
   readonly #disposals = new Disposals();
-  /** When the stretch has begun; `null` if only the beats tell, as the loop has turned. */
+  /** The time at which the stretch has begun; `null` if it has ended with a turn of the loop. */
   #began: number | null;
   #runner: Greenlet | null = getCurrent();
   #immediate: ReturnType<typeof setImmediate> | null = null;
-  /** When the next beat is due. */
+  /** The time at which the next beat is due. */
   #due: number;
   #longest: Stretch = { ms: 0, greenlet: this.#runner };
   #hasSwitched = false;
 
   /** @param limit How long a stretch may be, in ms. Sets how often the timer beats. */
   constructor(limit: number) {
-    this.#beat = Math.max(SHORTEST, Math.min(limit / 4, LONGEST));
+    this.#beat = Math.trunc(
+      Math.max(SHORTEST, Math.min(limit / 4, LONGEST)),
+    );
     const disposals = this.#disposals;
     disposals.use(observe(this));
     runDetached(() => {
       const timer = setInterval(() => this.#beats(), this.#beat);
       timer.unref();
       disposals.defer(() => clearInterval(timer as never));
+      disposals.use(noteIdleTimer(timer, this.#beat));
       queueMicrotask(() => this.#hasSwitched = true);
     });
     this.#began = this.#clock.now();
@@ -60,7 +65,7 @@ export class BlockingWatch implements Observer, Disposable {
     this.#awaitTurn();
   }
 
-  /** Whether the block has let anything else run. */
+  /** Whether the block has let other code run. */
   get hasSwitched(): boolean {
     return this.#hasSwitched;
   }
@@ -82,7 +87,7 @@ export class BlockingWatch implements Observer, Disposable {
     this.#awaitTurn();
   }
 
-  /** Has the stretch end when the event loop turns, as it may be idle from then on. */
+  /** Ends the stretch at the next turn of the event loop, as the loop may be idle after it. */
   #awaitTurn(): void {
     this.#immediate ??= runDetached(() =>
       setImmediate(() => {
@@ -109,7 +114,7 @@ export class BlockingWatch implements Observer, Disposable {
     if (ms > this.#longest.ms) this.#longest = { ms, greenlet };
   }
 
-  /** The longest stretch until now, in which the block is about to end. */
+  /** The longest stretch until now. Called at the end of the block. */
   longest(): Stretch {
     const now = this.#clock.now();
     if (this.#began !== null) this.#endStretch(now);

@@ -77,9 +77,9 @@ export function byteStreamOf(
   let controller: ReadableByteStreamController;
   let puller: Puller | null = null;
   /**
-   * Whether a reader has left memory to be filled. It hides that of the next one, for which
-   * the stream does not ask: so that one has to be found, and gets one byte first, which lets
-   * go of the memory.
+   * Whether a former reader has left a buffer that is not filled. The stream then does not ask for
+   * bytes for the next reader, as it would fill that buffer first. So the next reader is noticed
+   * here, and gets one byte first, which releases the buffer.
    */
   let isOwed = false;
   async function pull(): Promise<void> {
@@ -105,7 +105,7 @@ export function byteStreamOf(
       controller.close();
       controller.byobRequest?.respond(0);
     } else {
-      // Which fills the memory of a reader as well.
+      // This also fills the buffer of a reader that waits.
       controller.enqueue(pulled);
     }
   }
@@ -115,7 +115,7 @@ export function byteStreamOf(
   function getReader(this: unknown, options: unknown): object {
     const { getReader } = ReadableStream.prototype;
     const reader: object = Reflect.apply(getReader, this, [options]);
-    // The pending turn belongs to the reader before, whose read may have wanted more bytes.
+    // The pending turn is for the former reader, which may have asked for more bytes.
     puller?.leave();
     if (reader instanceof ReadableStreamBYOBReader) resume();
     return reader;

@@ -12,7 +12,7 @@ import { connectingTo } from "./waits.ts";
 
 /** Adds an abort signal to options, beside the signal that the caller has passed. */
 export function addSignal(options: unknown, ours: AbortSignal): unknown {
-  // For the runtime to complain of, as of an array.
+  // If the options are no object, the runtime throws the right error.
   const isOptions = typeof options === "object" && options !== null &&
     !Array.isArray(options);
   if (!isOptions) return options;

@@ -57,9 +57,15 @@ function hasGroup(pid: number): boolean {
   return signalGroup(pid, 0 as unknown as Deno.Signal);
 }
 
+/** A child as far as it takes to end it: of the runtime or of `node:child_process`. */
+export interface Endable {
+  readonly pid: number;
+  kill(signal: Deno.Signal): unknown;
+}
+
 /** Sends a signal to a child, or to the group that it leads. */
 export function signalChild(
-  child: Deno.ChildProcess,
+  child: Endable,
   signal: Deno.Signal,
   group: boolean,
 ): void {
@@ -80,10 +86,15 @@ export function unrefChild(child: Deno.ChildProcess): void {
   }
 }
 
-/** Sends SIGTERM to a child, and SIGKILL after the grace. Does not wait. */
+/**
+ * Sends SIGTERM to a child, and SIGKILL after the grace. Does not wait.
+ *
+ * @param whenOver Calls a function when the child has ended.
+ */
 export function endChild(
-  child: Deno.ChildProcess,
+  child: Endable,
   { grace, group, holds }: ChildEnding,
+  whenOver: (call: () => void) => void,
 ): void {
   signalChild(child, "SIGTERM", group);
   if (grace === Infinity) return;
@@ -100,7 +111,7 @@ export function endChild(
   // The child keeps the process alive if the program wants it to.
   current.clear(after, grace, kill);
   if (!holds) atEnd.add(kill);
-  whenEnded(child, () => {
+  whenOver(() => {
     if (!group || !hasGroup(child.pid)) over();
   });
 }

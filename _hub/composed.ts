@@ -1,5 +1,5 @@
 /**
- * Functions that wait several times, as one wait.
+ * One wait that is made of several.
  *
  * @module
  */
@@ -8,8 +8,8 @@ import type { Wait } from "./suspension.ts";
 import { withTimeout } from "./timeout.ts";
 
 /**
- * Runs a function that waits several times as one wait of the current greenlet. An
- * interrupt reaches what it waits for, and it is waited for while it cleans up.
+ * Runs a function that waits several times, as one wait of the current greenlet. An interrupt
+ * ends the inner wait. The outer wait ends when the function has cleaned up.
  */
 export function composed<T>(run: () => Promise<T>): Wait<T> {
   return withTimeout(Infinity, run) as Wait<unknown> as Wait<T>;

@@ -1,5 +1,5 @@
 /**
- * Connections and listeners, as `patch()` and `socket.ts` share them.
+ * Connections and listeners. Shared by `patch()` and `socket.ts`.
  *
  * Each connection has one inbox for its bytes, and each listener one for its connections. A
  * `Socket` and the patched methods of the runtime's connection use the same inbox, so each byte
@@ -91,8 +91,10 @@ export class Accepter extends QueuedWait<Accepter, Deno.Conn> {
 export class Connections extends Inbox<Deno.Conn, Accepter, Deno.Conn> {
   readonly #listener: Deno.Listener;
   readonly #accept: Accept;
-  /** The operation in progress, if the listener's own `ref` and `unref` don't affect it. */
-  readonly #begun: Begun | null;
+  /** The operation in progress. */
+  readonly #begun = new Begun();
+  /** Whether the listener's own `ref` and `unref` affect it. */
+  readonly #isHeld: boolean;
   #conns: Deno.Conn[] = [];
 
   constructor(
@@ -105,9 +107,7 @@ export class Connections extends Inbox<Deno.Conn, Accepter, Deno.Conn> {
     this.#listener = listener;
     this.#accept = accept;
     // `ref` and `unref` of a TLS listener don't affect its `accept`.
-    this.#begun = listener.constructor.name === "TlsListener"
-      ? new Begun()
-      : null;
+    this.#isHeld = listener.constructor.name !== "TlsListener";
   }
 
   protected override get hasResult(): boolean {
@@ -123,18 +123,19 @@ export class Connections extends Inbox<Deno.Conn, Accepter, Deno.Conn> {
   }
 
   protected override begin(): Promise<Deno.Conn> {
-    const accept = () => this.#accept.call(this.#listener);
-    return this.#begun === null ? accept() : this.#begun.watch(accept);
+    return this.#begun.watch(() => this.#accept.call(this.#listener));
   }
 
   protected override release(): void {
-    if (this.#begun === null) super.release();
-    else this.#begun.unref();
+    if (!this.#isHeld) return this.#begun.unref();
+    super.release();
+    this.#begun.leave();
   }
 
   protected override retain(): void {
-    if (this.#begun === null) super.retain();
-    else this.#begun.ref();
+    if (!this.#isHeld) return this.#begun.ref();
+    super.retain();
+    this.#begun.take();
   }
 
   protected override keep(conn: Deno.Conn): void {
@@ -190,12 +191,12 @@ export class ConnBytes extends Bytes {
 
   protected override release(): void {
     if (this.#operations === null) super.release();
-    else this.#operations.unref(this.#reading);
+    else this.#operations.leave(this.#reading);
   }
 
   protected override retain(): void {
     if (this.#operations === null) super.retain();
-    else if (this.#keepsAlive) this.#operations.ref(this.#reading);
+    else this.#operations.take(this.#reading, this.#keepsAlive);
   }
 
   protected override forget(): void {

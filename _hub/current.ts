@@ -113,22 +113,19 @@ export function interruptibleScope(): Scope | null {
   return scope === mainScope ? null : scope;
 }
 
-/**
- * The scope of the function that `runIn` runs. A variable, as the current scope is asked for
- * by code that nothing can be passed to.
- */
+/** The scope of the function that `runIn` runs. A variable, as it can't be passed along. */
 let called: Scope | null = null;
-/** The greenlet that runs the function. Another one, if it switches to that, is not in it. */
+/** The greenlet that runs the function. If it switches to another one, that is not in `called`. */
 let caller: Greenlet;
 
-/** Calls `run` as part of no greenlet: no interrupt reaches what it waits for. */
+/** Calls `run` outside greenlets: no interrupt reaches its waits. */
 export function runDetached<R>(run: () => R): R {
   return currentScope() === mainScope ? run() : runIn(mainScope, run);
 }
 
 /** Calls `run` as a part of `scope`, which need not be the current one. */
 export function runIn<R>(scope: Scope, run: () => R): R;
-/** As the other form, and `run` is called with an argument: to be spared a closure. */
+/** The same, and passes an argument to `run`, which makes a closure unnecessary. */
 export function runIn<A, R>(scope: Scope, run: (arg: A) => R, arg: A): R;
 export function runIn<A, R>(scope: Scope, run: (arg: A) => R, arg?: A): R {
   const before = called;
@@ -187,7 +184,7 @@ export function originOf(part: Scope): Origin {
   };
 }
 
-/** Ends what runs in a scope, as its body has swallowed an error again and again. */
+/** Abandons the body of a scope, as it has swallowed an error again and again. */
 export function abandon(scope: Scope, error: unknown): void {
   const { greenlet, cold } = scope;
   if (cold !== null && cold.abandoned !== null) {
@@ -197,7 +194,7 @@ export function abandon(scope: Scope, error: unknown): void {
   }
 }
 
-/** The scope of the rejection that listeners are called for, by `tellApart`. */
+/** The scope of the rejection for which `tellApart` calls listeners. */
 let rejectedIn: Scope | null = null;
 
 /** Calls the listeners for a rejection of the current scope outside greenlets. */
@@ -216,6 +213,7 @@ watchRejections(
   {
     isExpected: (reason) => isExpected(reason, current.get() ?? mainScope),
     failureOfMain: (reason) => errorFor(reason, mainScope),
+    capture: () => current.capture(),
   },
   runDetached,
   (judge) => rejectedIn === null ? judge() : current.run(rejectedIn, judge),

@@ -1,9 +1,10 @@
 /**
- * The error of a program in which nothing can go on any more.
+ * `LoopExit`: the error of a program in which no greenlet can go on.
  *
  * @module
  */
 
+import { nameClasses } from "../_base/inspecting.ts";
 import { Greenlet, GreenletError } from "../greenlet.ts";
 import { knownScopeOf, runDetached, runIn, ScopedGreenlet } from "./current.ts";
 import { setMain, type TopWait } from "./loop_end.ts";
@@ -18,15 +19,15 @@ import { describeWaits, FOREIGN, nameOf } from "./waits.ts";
  * greenlet can go on, and the event loop has no timer, socket, child process, signal listener or
  * other operation. gevent's `LoopExit`.
  *
- * It is thrown by what the function of `run` waits in, and without `run` by what a program waits
- * in at its top level. The message lists all greenlets and what each waits in: as their tree, in
- * which greenlets that wait for each other are marked `deadlock`, if the program has loaded
- * `mod.ts` or `inspect.ts`. A function that catches it goes on. If nothing catches it, the
- * process ends with the exit code 1.
+ * The wait of the function of `run` throws it; without `run`, the wait of the program at its top
+ * level. The message lists all greenlets and what each waits in. If the program has loaded
+ * `mod.ts` or `inspect.ts`, the list is a tree that marks greenlets which wait for each other
+ * with `deadlock`. A function that catches the error goes on. If nothing catches it, the process
+ * ends with the exit code 1.
  *
- * Deno does not tell a program that waits at its top level when the event loop is empty. The
- * library looks when nothing has happened for a while, so the error comes some tenths of a second
- * later. A timer that was cleared counts as one until its time has come.
+ * Deno fires no event when the event loop of a program that waits at its top level is empty. So
+ * the library looks when nothing has happened for a while, and throws the error some tenths of a
+ * second later. A cleared timer counts as work until its time has come.
  *
  * @example Usage
  * ```ts
@@ -49,7 +50,7 @@ export class LoopExit extends GreenletError {
   }
 }
 
-/** Lists the greenlets and what each waits in; main alone where no module spawns any. */
+/** Lists the greenlets and what each waits in. Lists only main until a better list is set. */
 let list = (): string => lineOf(main);
 
 /** Says what a greenlet waits in. */
@@ -63,14 +64,14 @@ export function lineOf(greenlet: Greenlet): string {
   return `${nameOf(greenlet)} waits in ${waits ?? FOREIGN}`;
 }
 
-/** Has greenlets listed by a function that knows more of them. */
+/** Replaces the list by a function that knows more greenlets. */
 export function listGreenletsBy(better: () => string): void {
   list = better;
 }
 
 /** Makes the error. */
 export function newLoopExit(): LoopExit {
-  // As seen by a greenlet that is in no list, for which none of the others runs.
+  // Runs in a greenlet that is in no list: to it, all listed greenlets look suspended.
   const greenlets = runIn(new Scope(new Greenlet(() => {})), list);
   const error = new LoopExit(
     `Nothing can end what the main greenlet waits in, as no greenlet can go on and the event loop is empty:\n${greenlets}`,
@@ -78,7 +79,7 @@ export function newLoopExit(): LoopExit {
   return placeLater(error);
 }
 
-/** What a program waits in at its top level, outside greenlets. */
+/** The wait of a program at its top level, outside greenlets. */
 class MainWait implements TopWait {
   /** The error that was thrown last, if the program has not begun another wait since. */
   #thrown: LoopExit | null = null;
@@ -89,7 +90,7 @@ class MainWait implements TopWait {
 
   loopEnds(): void {
     if (mainScope.pending === null) {
-      // The program awaits something else, which nothing can interrupt. The runtime ends it.
+      // The program has caught the error and awaits a foreign promise. The runtime ends it.
       if (this.#thrown !== null) printError(main, this.#thrown);
       this.#thrown = null;
       return;
@@ -100,3 +101,5 @@ class MainWait implements TopWait {
 }
 
 setMain(new MainWait());
+
+nameClasses({ LoopExit });

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { showAs } from "../_base/inspecting.ts";
+import { nameClasses, showAs } from "../_base/inspecting.ts";
 import { NO_OPTIONS } from "../_base/language.ts";
 import type * as core from "../greenlet.ts";
 import { instanceOf, numberError } from "../_base/checks.ts";
@@ -116,7 +116,7 @@ class Waiting<S extends Waitable> extends Suspension<S[]> {
     for (const object of this.#objects) object.unlink(this.#link);
   }
 
-  /** Ends the wait in its turn, after objects that are ready and are about to tell it. */
+  /** Ends the wait in its turn: objects that are ready already call their links first. */
   override expired(): "steps" {
     runSoon(endInTime, this);
     return "steps";
@@ -239,8 +239,7 @@ export function wait(objects?: null, options?: WaitOptions): Wait<boolean>;
  * @typeParam S The type of the objects.
  * @param objects Greenlets, events, semaphores.
  * @param options The time limit, and the number of objects.
- * @returns The objects that are
- * ready, in the order in which they became ready.
+ * @returns The objects that are ready, in the order in which they became ready.
  * @throws {TypeError | RangeError} If an option or an object is not what it must be.
  *
  * @example Usage
@@ -309,7 +308,7 @@ class Arriving<S extends Waitable>
     return "the next of iwait()";
   }
 
-  /** Ends the wait in its turn, after objects that are ready and are about to tell it. */
+  /** Ends the wait in its turn: objects that are ready already call their links first. */
   override expired(): "steps" {
     runSoon(endInTime, this);
     return "steps";
@@ -544,7 +543,10 @@ class KillingAll extends Suspension<void> {
   }
 
   override describe(): string {
-    return `killAll() of ${several(this.blockers)}`;
+    const alive = this.blockers;
+    return `killAll() of ${
+      several(alive.length > 0 ? alive : this.#greenlets)
+    }`;
   }
 
   override get blockers(): readonly core.Greenlet[] {
@@ -555,3 +557,5 @@ class KillingAll extends Suspension<void> {
     this.throw(placeLater(new Timeout(this.#ms)));
   }
 }
+
+nameClasses({ Arrivals });

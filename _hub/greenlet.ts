@@ -4,7 +4,7 @@
  * @module
  */
 
-import { showAs } from "../_base/inspecting.ts";
+import { nameClasses, showAs } from "../_base/inspecting.ts";
 import { NO_OPTIONS, then } from "../_base/language.ts";
 import * as core from "../greenlet.ts";
 import {
@@ -45,7 +45,7 @@ import { OutcomeWait } from "./outcome.ts";
 import { reportInTurn, reportUnlessTaken, takeError } from "./reports.ts";
 import { runSoon, turn, wake } from "./run_queue.ts";
 import { GRACE, type Waited } from "./scope.ts";
-import { errorIn } from "./stacks.ts";
+import { errorIn, waitThatThrew } from "./stacks.ts";
 import { startSoon } from "./start_queue.ts";
 import {
   checkpoint,
@@ -112,7 +112,7 @@ export interface Waitable {
 
 /**
  * - `pending`: made, not started
- * - `scheduled`: to be started soon or later
+ * - `scheduled`: will start soon, or after a delay
  * - `running`: started and not ended
  * - `following`: running, and an async function, which the event loop resumes
  * - `succeeded`: has returned, or was killed by a `GreenletExit`
@@ -134,7 +134,7 @@ const spawnCallbacks = new Set<(greenlet: Greenlet) => void>();
 const names = new WeakMap<core.Greenlet, string>();
 let named = 0;
 
-/** The name of a greenlet, if it was set or asked for. To make one takes 500 ns. */
+/** The name of a greenlet, if it was set or read. Making one takes 500 ns. */
 export function knownNameOf(greenlet: core.Greenlet): string | undefined {
   return names.get(greenlet);
 }
@@ -150,6 +150,12 @@ const aborts = new WeakMap<core.Greenlet, AbortController>();
  */
 let succeed: (value: unknown) => void;
 let fail: (error: unknown) => void;
+
+/** Ends the current greenlet when the promise of its body settles. */
+function follow(promise: Promise<unknown>): void {
+  then(promise, current.keep(succeed), current.keep(fail));
+}
+
 /** Begins a greenlet that was started. */
 export let begin: (greenlet: Greenlet) => void;
 /** Calls the only link of a greenlet that has ended, unless it was removed. */
@@ -285,7 +291,7 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
   /**
    * Makes a greenlet that starts after a time. gevent's `Greenlet.spawn_later`.
    *
-   * @param ms In how many milliseconds.
+   * @param ms The delay, in milliseconds.
    * @param run The body.
    * @param args Its arguments.
    * @returns The greenlet.
@@ -308,7 +314,7 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
   /**
    * Makes an instance of a subclass that defines `run`, and starts it after a time.
    *
-   * @param ms In how many milliseconds.
+   * @param ms The delay, in milliseconds.
    * @param args The arguments of its constructor.
    * @returns The greenlet.
    */
@@ -526,7 +532,7 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
    * Starts the body after a time. Does nothing when it was started or killed before.
    * gevent's `start_later`.
    *
-   * @param ms In how many milliseconds.
+   * @param ms The delay, in milliseconds.
    * @throws {TypeError | RangeError} If `ms` is not a number of milliseconds.
    * @throws {TypeError} If there is no body.
    */
@@ -534,7 +540,7 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
     checkDuration(ms, "start later");
     if (!Greenlet.#schedule(this)) return;
     enlist(ownScopeOf(this));
-    // By a wake-up, so that it begins in the order of the other timers.
+    // A wake-up, so that it begins in order with the other timers.
     const due = new Promise<void>((resolve) => {
       const delay = { wake: resolve, expired: () => wake(delay) };
       delays.set(this, startTimer(ms, delay));
@@ -550,8 +556,7 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
   }
 
   /**
-   * Notes that the greenlet is to be started. Returns `false` if it was started or killed
-   * before.
+   * Notes that the greenlet will start. Returns `false` if it was started or killed before.
    */
   static #schedule(greenlet: Greenlet): boolean {
     if (greenlet.#state !== "pending") return false;
@@ -620,8 +625,8 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
    * `throw`. Not a switch point.
    *
    * @typeParam S The type that the switch would give.
-   * @param error What is thrown, or the class of error of which a new one is; by default a
-   * new {@linkcode GreenletExit}.
+   * @param error The error, or a class of errors, of which a new one is made; by default a new
+   * {@linkcode GreenletExit}.
    * @returns A finished switch, whose value is `undefined`.
    */
   override throw<S = unknown>(
@@ -644,8 +649,8 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
     if (!isThenable(outcome)) return Greenlet.#finish(this, outcome, false);
     this.#state = "following";
     const promise = Promise.resolve(outcome);
-    if (current.get() === scope) then(promise, succeed, fail);
-    else current.run(scope, () => then(promise, succeed, fail));
+    if (current.get() === scope) follow(promise);
+    else current.run(scope, follow, promise);
   }
 
   /** Ends the greenlet with an error of the body. */
@@ -670,6 +675,8 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
     if (greenlet.#links instanceof Links) greenlet.#links.schedule();
     else if (greenlet.#links !== null) runSoon(callLone, greenlet);
     // Called after the links, as one of them may receive the error.
+    // The error may be kept as the result, and must not keep what was waited for.
+    if (fails) waitThatThrew(outcome);
     if (fails && !scope?.errorIsHandled) reportUnlessTaken(greenlet, outcome);
   }
 
@@ -778,12 +785,12 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
    * A kill insists. If the body is still alive after `grace`, its current wait and every later
    * wait throw the error again. A generator body is ended, which runs its `finally` blocks and
    * no `catch` block. A body that swallows the error ten times is left suspended for good, and
-   * `hub.handleError` is told.
+   * this is reported to `hub.handleError`.
    *
-   * @param error What is thrown, or the class of error of which a new one is; by default a
-   * new {@linkcode GreenletExit}.
+   * @param error The error, or a class of errors, of which a new one is made; by default a new
+   * {@linkcode GreenletExit}.
    * @param options Whether and how long to wait, and how long the body may take.
-   * @returns Nothing, at the timeout as well.
+   * @returns Nothing, also at the timeout.
    * @throws {TypeError | RangeError} If a time is not a number of milliseconds.
    *
    * @example Usage
@@ -944,7 +951,7 @@ function notStartable(greenlet: Greenlet, run: unknown): TypeError {
   return new TypeError(
     `Cannot start ${greenlet} as ${
       typeof run === "function"
-        ? "its 'run' is an async generator function, and a call of that runs no line"
+        ? "its 'run' is an async generator function, and a call of it would run no line"
         : "it has no 'run': pass a function to its constructor or define run() in its class"
     }`,
   );
@@ -968,8 +975,8 @@ const PERFORMED: core.Switch<undefined> = {
 
 /** The wait for a greenlet's end. */
 class Joining extends LinkedWait<Greenlet, void> {
-  override describe(): string {
-    return `join of ${this.source}`;
+  override describe(subject = this.subject): string {
+    return `join of ${subject}`;
   }
 
   override linked(): void {
@@ -978,7 +985,7 @@ class Joining extends LinkedWait<Greenlet, void> {
 }
 
 /**
- * - `core`: the state that the core has for it
+ * - `core`: the core knows the state
  * - `following`: the body is an async function, which the event loop resumes
  * - `ended`
  */
@@ -989,7 +996,7 @@ export class RawGreenlet extends ScopedGreenlet {
   #state: RawState = "core";
 
   static {
-    // The core's words tell whether it has begun, or is dead.
+    // The text of the core says whether it has begun, or is dead.
     showAs<RawGreenlet>(
       this,
       (greenlet) =>
@@ -1009,7 +1016,7 @@ export class RawGreenlet extends ScopedGreenlet {
     return this.#state === "core" ? super.active : !this.dead;
   }
 
-  /** As of the core, to which a body is dead that has returned a promise. */
+  /** Shows a running async body as suspended. The core would show it as dead. */
   override toString(): string {
     if (this.#state !== "following") return super.toString();
     const label = this.label === "" ? "" : ` ${JSON.stringify(this.label)}`;
@@ -1075,7 +1082,7 @@ export class RawGreenlet extends ScopedGreenlet {
   }
 }
 
-/** What a greenlet does, or how it has ended, in words. */
+/** Describes what a greenlet does, or how it has ended. */
 export function stateOf(greenlet: core.Greenlet): string {
   if (greenlet === currentScope().greenlet) return "runs";
   if (greenlet === main) {
@@ -1093,7 +1100,7 @@ export function stateOf(greenlet: core.Greenlet): string {
   return waits === null ? "is about to go on" : `waits in ${waits}`;
 }
 
-/** For how long a greenlet has waited; `null` if it does not, or that is not known. */
+/** The time that a greenlet has waited; `null` if it does not wait, or the time is not known. */
 export function waitedBy(greenlet: core.Greenlet): Waited | null {
   if (greenlet.dead) return null;
   const scope = greenlet instanceof ScopedGreenlet
@@ -1116,8 +1123,8 @@ function outcomeOf(greenlet: Greenlet): string {
  * For a greenlet of the core the call does not wait, as such a greenlet can't be joined.
  *
  * @param greenlet The greenlet.
- * @param error What is thrown, or the class of error of which a new one is; by default a
- * new {@linkcode GreenletExit}.
+ * @param error The error, or a class of errors, of which a new one is made; by default a new
+ * {@linkcode GreenletExit}.
  * @param options See {@linkcode Greenlet.kill}.
  * @returns Nothing.
  *
@@ -1203,3 +1210,5 @@ async function throwSoon(
     report(greenlet, thrown);
   }
 }
+
+nameClasses({ Greenlet, RawGreenlet });

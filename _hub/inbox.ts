@@ -1,9 +1,9 @@
 /**
  * Inboxes: they keep the results of a repeated operation on one socket, file or terminal.
  *
- * If a `read` or an `accept` is cancelled, the runtime can't say whether it has taken
- * something. So the operation goes on when its caller is interrupted, and its result is for the
- * next caller: bytes are read into a buffer of ours, connections are kept.
+ * If a `read` or an `accept` is cancelled, the runtime can't say whether it has taken bytes or a
+ * connection. So the operation goes on when its caller is interrupted, and its result is for the
+ * next caller: bytes are read into a buffer of the inbox, connections are kept.
  *
  * @module
  */
@@ -164,7 +164,7 @@ export abstract class Inbox<T, K extends QueuedWait<K, T>, R> {
     return this.#line.length;
   }
 
-  /** Whether one of the waits is to keep the process alive. */
+  /** Whether one of the waits should keep the process alive. */
   protected get isWaitedFor(): boolean {
     return this.#line.first !== null;
   }
@@ -190,7 +190,7 @@ export abstract class Inbox<T, K extends QueuedWait<K, T>, R> {
   protected abstract begin(taker: K): Promise<R>;
   /** Keeps a result of the operation. */
   protected abstract keep(result: R): void;
-  /** Whether there is enough for a wait. */
+  /** Whether the kept results are enough for a wait. */
   protected isServed(_taker: K): boolean {
     return this.hasResult;
   }
@@ -284,7 +284,7 @@ export abstract class Inbox<T, K extends QueuedWait<K, T>, R> {
   #operate(taker: K): void {
     if (this.#state !== "idle") return;
     this.#state = "busy";
-    // In no context, as it goes on when its caller is interrupted, and may be dead then.
+    // Without an async context: the operation goes on even when its caller is dead.
     current.clear(Inbox.#begin<T, K, R>, this, taker);
   }
 
@@ -335,7 +335,7 @@ export abstract class Inbox<T, K extends QueuedWait<K, T>, R> {
 
 /**
  * A wait for bytes that are kept in an inbox. While there are too few bytes, they stay in the
- * inbox and more are read. So an interrupt has nothing to give back.
+ * inbox and more are read. So an interrupted wait has taken nothing.
  */
 export abstract class BytesTaker<T> extends // Waits of all kinds are in one line, whatever they give.
 // deno-lint-ignore no-explicit-any

@@ -1,8 +1,8 @@
 /**
  * Interrupts, and the greenlets that they were meant for.
  *
- * An exit or a timeout belongs to its target. Where greenlets share a promise, the others get
- * the error as well, and must not look as if they had been interrupted themselves.
+ * A kill or a timeout is meant for one greenlet. If several greenlets await one promise, the
+ * others get the error as well, but must not count as interrupted themselves.
  *
  * @module
  */
@@ -33,8 +33,8 @@ export class Lost extends GreenletExit {
 }
 
 /**
- * One instance for all waits that end at once: the program seldom sees it there, and making an
- * error takes longer than the rest of a `select`.
+ * One instance for all waits that lose at once. Programs rarely see it, and making an error takes
+ * longer than the rest of a `select`.
  */
 export const LOST: Lost = new Lost();
 interruptErrors.add(LOST);
@@ -117,8 +117,8 @@ export function isRecipient(error: unknown, greenlet: Greenlet): boolean {
 const standIns = new WeakMap<object, unknown>();
 
 /**
- * The error that a scope fails with when a promise that it shares has failed with `error`. An
- * exit or a timeout of another greenlet must not look as if it were this one's.
+ * The error that a scope fails with when a promise that it shares has failed with `error`. A kill
+ * or a timeout of another greenlet must not count as one of this greenlet.
  */
 export function errorFor(error: unknown, scope: Interruptible | null): unknown {
   const taken = original(error);
@@ -140,7 +140,7 @@ export function failureFor(error: unknown, scope: Interruptible): unknown {
 }
 
 /**
- * Unwraps an error that a body has thrown: gives the kill or the timeout that has interrupted
+ * Unwraps an error that a body has thrown: returns the kill or the timeout that has interrupted
  * the body, if the error wraps that, else the error itself.
  */
 export function unwrapped(error: unknown, scope: Interruptible): unknown {

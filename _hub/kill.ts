@@ -26,7 +26,7 @@ import { several } from "./waits.ts";
  * greenlet that is past its grace needs no kill, as each of its waits throws.
  *
  * @param greenlets The greenlets, of any kind.
- * @param error What is thrown, or the class of error of which a new one is.
+ * @param error The error, or a class of errors, of which a new one is made.
  * @param grace The milliseconds that the bodies may take to clean up; by default the usual
  * grace.
  */
@@ -56,7 +56,7 @@ export function killOnce(
  * stuck in a foreign promise, and is left there.
  *
  * @param greenlets The greenlets.
- * @param error What is thrown.
+ * @param error The error to throw.
  */
 export function endAll(
   greenlets: readonly AnyGreenlet[],

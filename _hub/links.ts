@@ -209,11 +209,11 @@ export abstract class LinkedWait<S, T> extends Suspension<T> {
   }
 
   override get blockers(): readonly Greenlet[] {
-    return blockersFor(this.source as object | null);
+    return blockersFor(this.subject);
   }
 
   /** The object that it waits for; `null` when the wait has ended. */
-  protected get source(): S | null {
-    return this.#node.list?.owner as S ?? null;
+  override get subject(): object | null {
+    return this.#node.list?.owner ?? null;
   }
 }

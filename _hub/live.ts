@@ -1,5 +1,5 @@
 /**
- * The greenlets that are alive: started, or to be started, and not dead.
+ * The greenlets that are alive: started or waiting to start, and not dead.
  *
  * @module
  */
@@ -16,12 +16,12 @@ let first: Scope | null = null;
 let count = 0;
 const watchers = new Set<AllEndedWait>();
 
-/** Counts a greenlet that is to be started, and has no scope yet. */
+/** Counts a greenlet that will start and has no scope yet. */
 export function expectLife(): void {
   count++;
 }
 
-/** Adds the scope of a greenlet that was counted. To add it twice is to add it once. */
+/** Adds the scope of a counted greenlet. Does nothing if it was added before. */
 export function enlist(scope: Scope): void {
   if (isAlive(scope)) return;
   scope.nextAlive = first;
@@ -29,7 +29,7 @@ export function enlist(scope: Scope): void {
   first = scope;
 }
 
-/** Takes out a greenlet that was counted, as it is dead, and its scope if it was added. */
+/** Removes a dead greenlet from the count, and its scope from the list if it is there. */
 export function delist(scope: Scope | null): void {
   if (scope !== null && isAlive(scope)) {
     const { previousAlive, nextAlive } = scope;
@@ -42,7 +42,7 @@ export function delist(scope: Scope | null): void {
   if (watchers.size > 0) { for (const watcher of watchers) watcher.look(); }
 }
 
-/** The scopes of the greenlets that are alive, the youngest first. */
+/** Iterates over the scopes of the greenlets that are alive, the youngest first. */
 export function* aliveScopes(): Generator<Scope> {
   for (let scope = first; scope !== null;) {
     const next: Scope | null = scope.nextAlive;
@@ -62,7 +62,7 @@ function isAlive(scope: Scope): boolean {
   return scope === first || scope.previousAlive !== null;
 }
 
-/** The wait until no greenlet is alive but the one that waits. */
+/** The wait until all greenlets except the waiting one are dead. */
 class AllEndedWait extends Suspension<boolean> {
   readonly #caller: Scope;
 
@@ -91,7 +91,7 @@ class AllEndedWait extends Suspension<boolean> {
   }
 }
 
-/** Waits until all greenlets but the current one are dead. Gives `false` at the timeout. */
+/** Waits until all greenlets except the current one are dead. Returns `false` at the timeout. */
 export function whenAllEnded(timeout: number): Wait<boolean> {
   const wait = new AllEndedWait(scopeOf(getCurrent()));
   wait.limit(timeout).look();

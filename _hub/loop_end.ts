@@ -1,9 +1,9 @@
 /**
- * The end of the event loop: when nothing is left that could end a wait of main.
+ * Notices that the event loop is empty while main waits: then nothing can end the wait.
  *
- * Node tells that by `beforeExit`, and Deno by `beforeunload` to a program that does not
- * wait at its top level. One that does is ended by Deno without a word. So there the library
- * looks itself, when nothing has happened for a while; see `_base/pending.ts`.
+ * Node fires `beforeExit` then, and Deno `beforeunload`; but not if the program waits at its top
+ * level: Deno then ends it without an event. So the library looks for work itself when nothing
+ * has happened for a while; see `_base/pending.ts`.
  *
  * @module
  */
@@ -14,67 +14,73 @@ import { PendingWork } from "../_base/pending.ts";
 import { isIdle, wakeups } from "./run_queue.ts";
 import { countTimers, hasTimers } from "./timers.ts";
 
-/** Something at the top of the program that waits. */
+/** The wait of main: of the function of `run`, or at the top level of the program. */
 export interface TopWait {
-  /** Whether it waits. */
+  /** Whether main waits. */
   readonly waits: boolean;
-  /** Throws an error into the wait, as nothing can end it any more. */
+  /** Throws a `LoopExit` into the wait: nothing else can end it. */
   loopEnds(): void;
 }
 
-/** Operations of the library's own that look like work, and that can be paused. */
+/** Operations of this library that look like work, and that can be paused. */
 export interface Pausable {
-  /** How many operations there are while it is not paused. */
+  /** How many operations there are at most while it is not paused. */
   readonly operations: number;
-  pause(): void;
+  pause(): void | Promise<void>;
   goOn(): void;
+}
+
+/** What is paused while it is looked whether anything else is left. */
+const pausables = new Set<Pausable>();
+
+/** Adds something to be paused, until the result is disposed of. */
+export function pauseAtEnd(one: Pausable): Disposable {
+  pausables.add(one);
+  return { [Symbol.dispose]: () => void pausables.delete(one) };
 }
 
 /** For how many milliseconds nothing has to happen until the first look; then twice as long. */
 const IDLE = 100;
 const LONGEST_IDLE = 5000;
 /**
- * How many milliseconds a pause takes, in which the runtime notices that its loop is empty. A
- * signal in that time is not lost: it ends the process at once, with nothing unwound.
+ * How many milliseconds a pause takes. The runtime notices in it that its loop is empty. A
+ * signal in that time ends the process at once, and no `finally` block runs.
  */
 const PAUSE = 1;
 
-/** The `run` in progress, and what it does to hear signals. */
-let running: (TopWait & { readonly listener: Pausable }) | null = null;
+/** The `run` in progress. */
+let running: TopWait | null = null;
 /** Main itself, which waits at the top level of a program. */
 let main: TopWait | null = null;
 
-/** `undefined` until it was looked for, `null` where the runtime tells us or can't be seen into. */
+/** `undefined` at first; `null` if the runtime has an event for it, or hides its work. */
 let work: PendingWork | null | undefined;
 let isWatching = false;
 let idle = IDLE;
-/** What was counted at the last look: another number tells that something has happened. */
+/** The count at the last look. A greenlet or a timer has run since if it has changed. */
 let last = -1;
 
-/** Names what waits at the top level of a program. */
+/** Sets the wait of a program at its top level. */
 export function setMain(wait: TopWait): void {
   main = wait;
 }
 
-/** Has to be called when main begins to wait. */
+/** Must be called when main begins to wait. */
 export function noteMainWaits(): void {
   if (!isWatching) watch();
 }
 
 /** Watches for a `run`, until this is disposed of. */
 export class RunWatch implements Disposable {
+  readonly #pausing: Disposable;
+
   /**
    * @param wait The wait of `run`.
-   * @param listener What hears signals, for as long as it is not paused.
+   * @param listener The signal listener, which hears nothing while it is paused.
    */
   constructor(wait: TopWait, listener: Pausable) {
-    running = {
-      get waits() {
-        return wait.waits;
-      },
-      loopEnds: () => wait.loopEnds(),
-      listener,
-    };
+    running = wait;
+    this.#pausing = pauseAtEnd(listener);
     if (globalThis.Deno !== undefined) {
       globalThis.addEventListener?.("beforeunload", unloads);
     }
@@ -83,18 +89,19 @@ export class RunWatch implements Disposable {
 
   [Symbol.dispose](): void {
     running = null;
+    this.#pausing[Symbol.dispose]();
     globalThis.removeEventListener?.("beforeunload", unloads);
   }
 }
 
-/** Deno is about to end a program that does not wait at its top level. */
+/** Called when Deno is about to end a program that does not wait at its top level. */
 function unloads(event: Event): void {
   if (!running?.waits || !isAtRest()) return;
   event.preventDefault();
   running.loopEnds();
 }
 
-/** Whether nothing of the library's can go on by itself. */
+/** Whether the library has no timer, no wake-up and no task. */
 function isAtRest(): boolean {
   return !hasTimers() && isIdle();
 }
@@ -110,7 +117,7 @@ function watch(): void {
   after(IDLE, look);
 }
 
-/** What changes when something of the library's happens. */
+/** A number that changes with every wake-up and every timer of the library. */
 function count(): number {
   return wakeups() + countTimers();
 }
@@ -123,7 +130,7 @@ async function look(): Promise<void> {
   else if (work === null) await pause(null);
   else if (await isOver(work!)) tell();
   after(idle, look);
-  // The longer a server is idle, the less often it is looked at.
+  // Looks less often, the longer a program is idle.
   if (isQuiet) idle = Math.min(2 * idle, LONGEST_IDLE);
 }
 
@@ -137,10 +144,11 @@ function tell(): void {
   else if (main!.waits) main!.loopEnds();
 }
 
-/** Whether nothing is left at all, and a module waits at its top level. */
+/** Whether the event loop is empty, and a module waits at its top level. */
 async function isOver(work: PendingWork): Promise<boolean> {
   const before = count();
-  const own = running?.listener.operations ?? 0;
+  let own = 0;
+  for (const { operations } of pausables) own += operations;
   let pending = work.look(own);
   while (pending === "unsure") {
     await inMs(PAUSE);
@@ -157,13 +165,13 @@ async function isOver(work: PendingWork): Promise<boolean> {
   return pending === "empty" && count() === before && work.isModuleWaiting;
 }
 
-/** Pauses what hears signals, as its operations look like work. */
+/** Pauses what is the library's own, as its operations look like work. */
 async function pause(meanwhile: (() => void) | null): Promise<void> {
-  const listener = running?.listener;
-  listener?.pause();
+  const paused = [...pausables];
+  await Promise.all(paused.map((one) => one.pause()));
   await inMs(PAUSE);
   meanwhile?.();
-  if (listener !== undefined && listener === running?.listener) listener.goOn();
+  for (const one of paused) if (pausables.has(one)) one.goOn();
 }
 
 function inMs(ms: number): Promise<void> {
@@ -178,8 +186,8 @@ interface Process {
 }
 
 /**
- * Listens for good to the end of Node's loop. Bun goes on for ever when its loop is empty and a
- * module waits at its top level, and tells nothing.
+ * Listens to `beforeExit` of Node. Not in Bun: it fires no event, and runs for ever when its
+ * loop is empty and a module waits at its top level.
  */
 function listenToProcess(): void {
   const process = globalThis.process as Process | undefined;
@@ -189,7 +197,7 @@ function listenToProcess(): void {
       .some(({ name }) => name === "handleProcessExit");
     const wait = running?.waits ? running : isMain && main?.waits ? main : null;
     if (wait === null || !isAtRest()) return;
-    // So that the loop goes on once more.
+    // Makes the loop turn once more.
     setImmediate(() => {});
     wait.loopEnds();
   });

@@ -1,5 +1,5 @@
 /**
- * The main greenlet, and the way to it for errors that no greenlet takes.
+ * The main greenlet, and how errors that no greenlet takes reach it.
  *
  * @module
  */
@@ -9,7 +9,7 @@ import { getCurrent, type Greenlet } from "../greenlet.ts";
 import { isThenable } from "../_base/thenable.ts";
 import { isEnding, printError } from "./print.ts";
 
-/** The core's main greenlet, which runs whenever no other greenlet does. */
+/** The core's main greenlet. It runs whenever no other greenlet runs. */
 export const main: Greenlet = (() => {
   let ancestor = getCurrent();
   while (ancestor.parent !== null) ancestor = ancestor.parent;
@@ -22,8 +22,8 @@ interface ErrorHandler {
 }
 
 /**
- * Tells the hub of an error that no greenlet takes. If a handler of the user's fails, its
- * error is printed with the one that it was told of, and nothing is thrown here.
+ * Passes an error that no greenlet takes to `hub.handleError()`. Never throws: if a handler of
+ * the user fails, both errors are printed.
  */
 export function report(context: unknown, error: unknown): void {
   if (isEnding(error)) return;

@@ -1,6 +1,6 @@
 /**
- * The one mechanism of `map` and `imap`: it calls a function for each item, in greenlets that
- * do not outlive it.
+ * The mechanism of `map` and `imap`: calls a function for each item, each call in a greenlet.
+ * When it is over, all these greenlets have ended.
  *
  * @module
  */
@@ -21,41 +21,41 @@ import { type Greenlet as CoreGreenlet, GreenletExit } from "../greenlet.ts";
 import { Suspension, type Wait } from "./suspension.ts";
 import { blockersOf, describeInner, several } from "./waits.ts";
 
-/** After how many items to look whether the event loop has to turn. */
+/** The number of items between two checks whether the event loop has to turn. */
 const LOOK_EVERY = 256;
 
-/** A group or a pool, as the calls need it: each takes a place in it. */
+/** A group or a pool. Each call takes a place in it. */
 export interface Room {
   /** Waits for a place, and takes it. */
   enter(): Wait<unknown>;
   /** Gives a place back. */
   leave(): void;
-  /** Starts a greenlet in a place that was taken. If that throws, gives the place back. */
+  /** Starts a greenlet in a place that was taken. If it throws, it gives the place back. */
   start(greenlet: Greenlet): void;
-  /** The mappings that are not over. */
+  /** The mappings in progress. */
   readonly mappings: Set<{ cut(error: unknown): void }>;
 }
 
-/** The receiver of the results. */
+/** Receives the results. */
 export interface MappingSink<R> {
-  /** Waits until there may be one more result. If it is left out, there may be any number. */
+  /** Waits until one more result is wanted. If it is left out, there is no limit. */
   beforeItem?(): Wait<unknown>;
-  /** Called when a call has ended, and not by a kill of ours. */
+  /** Called when a call has ended. Not called if this mapping has killed the call. */
   ended(index: number, call: Greenlet<R>): void;
 }
 
-/** The reason for which a mapping ends before its items do. */
+/** The reason why a mapping ends before its last item. */
 interface Failure {
   readonly error: unknown;
   /** The index of the item whose call has failed; `null` if something else has. */
   readonly index: number | null;
-  /** The call that has failed, if it was a call. */
+  /** The call, if a call has failed. */
   readonly call?: object;
 }
 
 /**
- * Calls of a function for the items of an iterable. {@linkcode Mapping.run} makes them, in the
- * greenlet that takes the items. When it is over, everything that it has begun is over.
+ * Calls of a function for the items of an iterable. {@linkcode Mapping.run} takes the items and
+ * makes the calls. When it returns, all calls have ended and the iterable is closed.
  */
 export class Mapping<T, R> {
   readonly #room: Room;
@@ -65,24 +65,24 @@ export class Mapping<T, R> {
   /** The calls that run, and the indices of their items. */
   readonly #running = new Map<Greenlet<R>, number>();
   readonly #ended = (call: Greenlet<R>) => this.#callEnded(call);
-  /** The wait until no call runs, or all were killed. */
+  /** The wait until no call runs, or until all were killed. */
   #drained: Draining | null = null;
-  /** The error that calls, and the taking of items, are killed with. */
+  /** The error with which calls, and the loop over the items, are killed. */
   readonly #exit = new GreenletExit("The results are not wanted any more");
-  /** The scope in which items are taken, while they are. */
+  /** The scope of the loop over the items, while it runs. */
   #feeding: Scope | null = null;
   #isFed = false;
-  /** Where the mapping was begun, while that is recorded. */
+  /** The place in the user's code that began the mapping; `null` if places are not recorded. */
   readonly #site: Site | null = siteHere();
   /** Calls for items with a higher index are killed. */
   #lastWanted = Infinity;
   #failure: Failure | null = null;
-  /** The error that others have killed all calls with. */
+  /** The error of the `kill` of the group that has killed all calls. */
   #cut: Failure | null = null;
   #closing: { readonly error: unknown } | null = null;
-  /** Calls that have failed, as long as their errors may still be thrown. */
+  /** Failed calls whose errors may still be thrown. */
   readonly #failed = new Set<Greenlet<R>>();
-  /** Runs when a call has failed, and calls for earlier items run. */
+  /** Set when a call has failed while calls for earlier items run: limits their time. */
   #patience: Timer | null = null;
 
   constructor(
@@ -103,16 +103,16 @@ export class Mapping<T, R> {
     return this.#failure;
   }
 
-  /** The error that the iterable has thrown when it was closed. */
+  /** The error that closing the iterable has thrown. */
   get closing(): { readonly error: unknown } | null {
     return this.#closing;
   }
 
   /**
-   * Takes items and calls the function, until there are no more or something fails. Then waits
-   * until all calls have ended.
+   * Takes items and calls the function, until the last item or a failure. Then waits until all
+   * calls have ended.
    *
-   * @param keepsCalls Whether calls run on when the iterable has failed.
+   * @param keepsCalls Whether the calls run on when the iterable has failed.
    */
   async run(keepsCalls: boolean): Promise<void> {
     const scope = currentScope();
@@ -143,7 +143,7 @@ export class Mapping<T, R> {
     this.#room.mappings.delete(this);
   }
 
-  /** Closes a mapping that has not run. Does nothing when it has. */
+  /** Closes a mapping that has not run. Does nothing if it has run. */
   abandon(error: unknown): void {
     if (!this.#items.isOver) this.#failure ??= { error, index: null };
     this.#items.closeSoon();
@@ -165,7 +165,7 @@ export class Mapping<T, R> {
       await room.enter();
       let step: IteratorResult<T, unknown>;
       if (items.isAsync) {
-        // The code that makes the items may need the place.
+        // The code that makes the items may need a place in the pool for itself.
         room.leave();
         if (this.#cut !== null) return;
         step = await items.stepAsync();
@@ -185,7 +185,7 @@ export class Mapping<T, R> {
     }
   }
 
-  /** Closes the iterable. Its error does not end the mapping. */
+  /** Closes the iterable. An error of that does not end the mapping. */
   async #close(): Promise<void> {
     try {
       await this.#items.close();
@@ -201,7 +201,7 @@ export class Mapping<T, R> {
     this.#room.start(greenlet);
     this.#running.set(greenlet, index);
     greenlet.rawlink(this.#ended);
-    // The start may have called something that has stopped us.
+    // The start calls code of the user, which may have stopped the mapping.
     if (index > this.#lastWanted) killOnce([greenlet], this.#exit);
   }
 
@@ -209,7 +209,7 @@ export class Mapping<T, R> {
     const index = this.#running.get(call)!;
     this.#running.delete(call);
     if (this.#running.size === 0) this.#drained?.switch();
-    // Nothing takes an error that it has thrown while it cleaned up.
+    // The call was killed. If its clean-up has failed, the greenlet reports that itself.
     if (index > this.#lastWanted && scopeOf(call).isKillThrown) return;
     if (!call.successful()) {
       keepError(call);
@@ -218,12 +218,12 @@ export class Mapping<T, R> {
     this.#sink.ended(index, call);
   }
 
-  /** The error of a call is about to be thrown, and {@linkcode settleError} has to follow. */
+  /** Notes that the error of a call will be thrown. {@linkcode settleError} must follow. */
   claimError(call: object): void {
     this.#failed.delete(call as Greenlet<R>);
   }
 
-  /** The errors of calls are thrown nowhere: the hub is told of them. */
+  /** Lets the hub report the errors of calls that are not thrown. */
   giveBackErrors(): void {
     for (const call of this.#failed) giveBackError(call);
     this.#failed.clear();
@@ -232,7 +232,7 @@ export class Mapping<T, R> {
   /**
    * Takes no more items, and kills calls.
    *
-   * @param after Those for items with a higher index; all of them, if left out.
+   * @param after The calls for items with a higher index are killed: all, if it is left out.
    */
   stop(after = -1): void {
     if (after >= this.#lastWanted) return;
@@ -246,24 +246,24 @@ export class Mapping<T, R> {
     if (this.#isStopped) this.#drained?.switch();
   }
 
-  /** Ends at once everything that is cleaning up. */
+  /** Ends all clean-up at once. */
   hasten(): void {
     this.#feeding?.kill(this.#exit, 0);
     this.#items.closeSoon();
     killOnce(this.#running.keys(), this.#exit, 0);
   }
 
-  /** Makes no more calls, as something else has killed those that run. */
+  /** Makes no more calls, as the group has killed the calls that run. */
   cut(error: unknown): void {
     if (this.#isFed) return;
     this.#cut ??= { error, index: null };
-    // If no item is asked for, there may be none left, and then nothing is missing.
+    // If no item was asked for, the last one may have been taken. Then nothing is missing.
     if (this.#items.isAsked) this.#feeding!.kill(this.#exit, GRACE);
   }
 
   /**
    * Notes that a call has failed. Calls for later items are killed at once. Calls for earlier
-   * items get some time, as one may fail as well, and then its error is the one that counts.
+   * items get some time: if one of them fails as well, its error is thrown.
    */
   callFailed(index: number, call: Greenlet<R>): void {
     const before = this.#failure;
@@ -282,13 +282,17 @@ export class Mapping<T, R> {
   }
 }
 
-/** Tells whether the error of a call was thrown that was claimed. */
+/**
+ * Follows {@linkcode Mapping.claimError}.
+ *
+ * @param isThrown Whether the error was thrown. If not, the hub reports it.
+ */
 export function settleError(call: object, isThrown: boolean): void {
   if (isThrown) takeError(call);
   giveBackError(call);
 }
 
-/** The wait for the calls of a mapping that run. */
+/** The wait until the calls of a mapping have ended. */
 class Draining extends Suspension<void> {
   readonly #running: ReadonlyMap<Greenlet<unknown>, number>;
 
@@ -306,13 +310,13 @@ class Draining extends Suspension<void> {
   }
 }
 
-/** The wait for all results of a mapping, which runs in the greenlet that waits. */
+/** The wait for all results of a mapping. The mapping runs in the greenlet that waits. */
 export class MappingWait<T, R> extends PatientWait<R[]> {
   readonly #mapping: Mapping<T, R>;
   readonly #results: R[];
-  /** The scope in which the items are taken. An interrupt reaches it by this wait only. */
+  /** The scope in which the items are taken. Only this wait passes interrupts on to it. */
   readonly #inner: Scope;
-  /** The error that has interrupted it first. */
+  /** The error of the first interrupt. */
   #cause: { readonly error: unknown } | null = null;
 
   /** @param results The array that the mapping puts the results into. */
@@ -343,7 +347,7 @@ export class MappingWait<T, R> extends PatientWait<R[]> {
     }
     this.#mapping.giveBackErrors();
     if (failure === null) return this.switch(this.#results);
-    // The error may have killed the call. Now it is the result of this one.
+    // Even an error that has killed the call is now an error of the greenlet that waits.
     this.waiter.markRecipient(failure.error);
     this.throw(failure.error);
   }
@@ -351,7 +355,7 @@ export class MappingWait<T, R> extends PatientWait<R[]> {
   override interrupt(error: unknown, final: boolean): void {
     if (!this.isPending) return;
     this.markOwnHandled();
-    // The first error is the one that is thrown.
+    // Only the first error is thrown.
     const isFirst = this.#cause === null && this.#mapping.failure === null;
     if (isFirst) this.#cause = { error };
     this.#mapping.stop();

@@ -74,7 +74,7 @@ QueuedWait<Sender, any> {
     const length = lengthOf(this.bytes);
     if (length < this.length - this.sent) {
       throw new TypeError(
-        "Cannot write on as the buffer of the bytes was transferred",
+        "Cannot go on writing as the buffer of the bytes was transferred",
       );
     }
     return this.sent - (this.length - length);
@@ -169,8 +169,8 @@ export class Outbox {
     if (this.#served !== null || operations === null) {
       return this.#add(new Sender(this, "writeAll", data, isOwn, ms), scope);
     }
-    // Nearly always the first operation ends at once and has written all bytes: that spares a
-    // wait.
+    // Nearly always the first operation ends at once and has written all bytes. Then no wait is
+    // needed.
     const written = operations.write(
       this.owner,
       this.#copyOf(data, 0, isOwn),
@@ -219,7 +219,7 @@ export class Outbox {
   #serveNext(): void {
     const sender = this.#served = this.#line.shift();
     this.#isOrphaned = false;
-    // In no context, as it goes on when its caller is interrupted, and may be dead then.
+    // Without an async context: the operation goes on even when its caller is dead.
     if (sender !== null) current.clear(() => this.#begin(sender));
   }
 
@@ -267,10 +267,10 @@ export class Outbox {
   #hold(): void {
     const isWaitedFor = !this.#isOrphaned || this.#line.first !== null;
     if (isWaitedFor) {
-      this.#operations?.ref(this.#operation);
+      this.#operations?.take(this.#operation, true);
       this.#begun?.ref();
     } else {
-      this.#operations?.unref(this.#operation);
+      this.#operations?.leave(this.#operation);
       this.#begun?.unref();
     }
   }

@@ -1,5 +1,5 @@
 /**
- * Outcomes: a value or an error.
+ * Outcomes (a value or an error), and the wait for one.
  *
  * @module
  */
@@ -13,7 +13,7 @@ import { placeLater } from "./stacks.ts";
 import { callOf } from "./waits.ts";
 
 /**
- * Something that has ended, with a value or with an error.
+ * A greenlet or another object that has ended with a value or an error.
  *
  * @typeParam T The type of the value.
  */
@@ -26,7 +26,7 @@ export interface Outcome<T> {
   readonly exception: unknown;
 }
 
-/** The wait for a value that is given, or an error that is thrown. */
+/** The wait for an outcome. Returns the value, or throws the error. */
 export class OutcomeWait<T> extends LinkedWait<Outcome<T>, T> {
   readonly #scope: Scope;
   readonly #ms: number;
@@ -40,17 +40,16 @@ export class OutcomeWait<T> extends LinkedWait<Outcome<T>, T> {
 
   override linked(source: Outcome<T>): void {
     if (source.successful()) return this.switch(source.value as T);
-    // The caller has asked for the result, so the error is its own now.
+    // The caller has asked for the result, so this is now an error of the caller.
     takeError(source);
     this.#scope.markRecipient(source.exception);
     this.throw(source.exception);
   }
 
-  override describe(): string {
-    const { source } = this;
-    return source instanceof ScopedGreenlet
-      ? `get of ${source}`
-      : callOf(source, "get()");
+  override describe(subject = this.subject): string {
+    return subject instanceof ScopedGreenlet
+      ? `get of ${subject}`
+      : callOf(subject, "get()");
   }
 
   protected override get caller(): Scope {

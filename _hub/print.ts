@@ -9,24 +9,24 @@ import { waitThatThrew } from "./stacks.ts";
 import { userFrames } from "../_base/frames.ts";
 import { placesOf } from "./spawn_sites.ts";
 
-/** Classes of errors that end a greenlet without being a failure. */
+/** Classes of errors that end a greenlet and are no failures. */
 const endings: (abstract new () => Error)[] = [GreenletExit];
 
 /**
- * Adds a class of errors that are not reported when a greenlet ends by them. gevent's
- * `NOT_ERROR`.
+ * Adds a class of errors that are no failures: they are not reported when they end a greenlet.
+ * gevent's `NOT_ERROR`.
  */
 export function addEnding(ending: abstract new () => Error): void {
   endings.push(ending);
 }
 
-/** Whether an error is one that ends a greenlet without being a failure. */
+/** Whether an error ends a greenlet and is no failure. */
 export function isEnding(error: unknown): boolean {
   return endings.some((ending) => error instanceof ending);
 }
 
 /**
- * Writes an error to stderr, and what has failed with it.
+ * Writes an error to stderr, and the name of the greenlet or callback that has failed.
  *
  * @param context The greenlet or the callback that has failed.
  */
@@ -51,7 +51,7 @@ export function printError(context: unknown, error: unknown): void {
   console.error(`${name} failed with ${what}${sites.join("")}`);
 }
 
-/** Calls a function while an error, and those that it has in it, show the user's frames only. */
+/** Calls a function while an error, and the errors inside it, show only frames of the user. */
 function withUserFrames(error: unknown, show: () => void): void {
   const before = new Map<Error, string>();
   const left = [error];
@@ -73,7 +73,7 @@ function withUserFrames(error: unknown, show: () => void): void {
 }
 
 function setStack(error: Error, stack: string): void {
-  // Not that of a frozen error.
+  // Does nothing if the error is frozen.
   Reflect.set(error, "stack", stack);
 }
 

@@ -1,5 +1,5 @@
 /**
- * How a condition gives its lock away for a wait, and gets it back.
+ * A condition releases its lock for a wait, and acquires it again afterwards.
  *
  * @module
  */
@@ -7,7 +7,7 @@
 import type { Greenlet } from "../greenlet.ts";
 import { getCurrent } from "./current.ts";
 import { QueuedWait } from "./wait_queue.ts";
-import { callOf, nameOf } from "./waits.ts";
+import { blockersFor, callOf, nameOf } from "./waits.ts";
 
 /** A wait for a lock. */
 export class Acquirer<L> extends QueuedWait<Acquirer<L>, L | null> {
@@ -26,9 +26,9 @@ export class Acquirer<L> extends QueuedWait<Acquirer<L>, L | null> {
     this.switch(null);
   }
 
-  override describe(): string {
-    const call = callOf(this.list?.owner, "acquire()");
-    const [holder] = this.blockers;
+  override describe(subject = this.subject): string {
+    const call = callOf(subject, "acquire()");
+    const [holder] = blockersFor(subject);
     if (holder === undefined) return call;
     return `${call}, held by ${nameOf(holder)}${
       holder.dead ? ", which is dead" : ""
@@ -37,12 +37,12 @@ export class Acquirer<L> extends QueuedWait<Acquirer<L>, L | null> {
 }
 
 /**
- * Reclaimers that have their lock and are to be told so; `null` when none is being told.
- * One list for all locks, as one that is told may give another lock to the next.
+ * The reclaimers that have got their lock, and whose callbacks have not been called yet; `null`
+ * while no callback runs. One list for all locks, as a callback may release another lock.
  */
 let toTell: Reclaimer[] | null = null;
 
-/** The place in line of a condition's wait that gets its lock back. */
+/** The place of a condition's wait in the queue for the lock. */
 export class Reclaimer extends Acquirer<unknown> {
   readonly #reclaimed: () => void;
 
@@ -51,10 +51,11 @@ export class Reclaimer extends Acquirer<unknown> {
     this.#reclaimed = reclaimed;
   }
 
-  /** Tells the wait for the condition, in which the greenlet is suspended and not here. */
+  /** Calls back the condition's wait: the greenlet is suspended there, and not here. */
   override switch(): void {
     if (toTell !== null) return void toTell.push(this);
-    // Each may give the lock to the next one: thousands would be too deep a stack.
+    // A loop, as each callback may give a lock to the next: calls for thousands of them would
+    // overflow the stack.
     toTell = [this];
     try {
       for (const reclaimer of toTell) reclaimer.#reclaimed();
@@ -65,8 +66,8 @@ export class Reclaimer extends Acquirer<unknown> {
 }
 
 /**
- * The releases that greenlets still owe which have left the wait for a condition without
- * its lock: as they do not hold it, these releases do nothing.
+ * Releases that do nothing. A greenlet that has left the wait for a condition without the lock
+ * does not hold it, but its code will still release it.
  */
 export class Forfeits {
   readonly #left = new WeakMap<Greenlet, number>();
@@ -75,7 +76,7 @@ export class Forfeits {
     this.#left.set(greenlet, (this.#left.get(greenlet) ?? 0) + releases);
   }
 
-  /** Whether a release of the current greenlet is one of them. */
+  /** Whether this release of the current greenlet does nothing. Counts it. */
   take(): boolean {
     const me = getCurrent();
     const left = this.#left.get(me) ?? 0;
@@ -84,14 +85,14 @@ export class Forfeits {
   }
 }
 
-/** The key of the method that gives the lock away, and returns how often it was held. */
+/** The key of the method that releases the lock, and returns how many times it was held. */
 export const GIVE_AWAY: unique symbol = Symbol("give away");
-/** The key of the method that gives the lock to a reclaimer, or puts it in line. */
+/** The key of the method that gives the lock to a reclaimer, or puts it into the queue. */
 export const RECLAIM: unique symbol = Symbol("reclaim");
-/** The key of the method that has releases of a greenlet do nothing. */
+/** The key of the method that makes the next releases of a greenlet do nothing. */
 export const FORFEIT: unique symbol = Symbol("forfeit");
 
-/** A lock, as a condition uses it. */
+/** The part of a lock that a condition uses. */
 export interface ReclaimableLock {
   [GIVE_AWAY](most: number): number;
   [RECLAIM](reclaimer: Reclaimer): void;

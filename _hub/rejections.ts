@@ -15,13 +15,13 @@
  * @module
  */
 
-import { AsyncLocalStorage } from "node:async_hooks";
 import { setImmediate } from "../_base/immediate.ts";
 import {
   findShared,
   hasMainModuleFailed,
   listenerListsOf,
 } from "../_base/runtime.ts";
+import type { CallInContext } from "./async_context.ts";
 import { afterTurn, isTurnDue } from "./run_queue.ts";
 
 /**
@@ -37,7 +37,7 @@ interface Postponed {
   readonly promise: Promise<unknown>;
   readonly reason: unknown;
   /** Calls a function in the context in which the promise was rejected. */
-  readonly inContext: <R>(run: () => R) => R;
+  readonly inContext: CallInContext;
   readonly since: number;
   turns: number;
 }
@@ -54,6 +54,8 @@ export interface Judgement {
   isExpected(reason: unknown): boolean;
   /** The error to report, where the main module has failed with an expected one. */
   failureOfMain(reason: unknown): unknown;
+  /** Makes a function that calls another one in the current context. */
+  capture(): CallInContext;
 }
 type CallApart = <R>(run: () => R) => R;
 
@@ -81,7 +83,7 @@ function judge(
   postponed.set(promise, {
     promise,
     reason,
-    inContext: AsyncLocalStorage.snapshot() as Postponed["inContext"],
+    inContext: judgement.capture(),
     since: performance.now(),
     turns: 0,
   });

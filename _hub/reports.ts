@@ -1,60 +1,59 @@
 /**
- * Reports of errors that greenlets have ended by.
+ * Reports the errors of greenlets that have failed.
  *
- * `get()`, or another call that asks for the result, takes the error when the greenlet dies or
- * in the same turn of the event loop, so nothing is reported before the turn is over. Then the
- * hub is told of an error that was not taken, once, and at the latest when the process ends.
- * A greenlet that succeeds costs nothing here.
+ * `get()`, or another call that asks for the result, may take the error when the greenlet dies
+ * or later in the same turn of the event loop. At the end of the turn, or when the process
+ * ends, the hub reports each error that was not taken. A greenlet that succeeds costs nothing
+ * here.
  *
  * @module
  */
 
 import { then } from "../_base/language.ts";
-import { AsyncLocalStorage } from "node:async_hooks";
 import { getProcess } from "../_base/builtin.ts";
 import { setImmediate } from "../_base/immediate.ts";
-import { runDetached } from "./current.ts";
+import { current, runDetached } from "./current.ts";
 import { report } from "./main.ts";
 import { isIdle, runSoon } from "./run_queue.ts";
 
-/** For how many turns more wake-ups that were due in that turn are waited for. */
+/** How many more turns to wait for wake-ups that were due in the turn of the failure. */
 const MOST_TURNS = 3;
 
-/** A function for each failure that reports it, in the order in which they came. */
+/** The failures, in order, each with a function that reports it. */
 const untaken = new Map<object, () => void>();
-/** The failures of this turn, of which the links have been called. */
+/** The failures of this turn whose links have been called. */
 let latest: object[] | null = null;
 
 /**
  * Reports a greenlet's error at the end of this turn of the event loop, unless it is taken
- * before. The handler is called in no greenlet, and otherwise in the `AsyncLocalStorage`
- * context of the greenlet.
+ * before. The hub's handler is called outside greenlets, in the `AsyncLocalStorage` context of
+ * the greenlet.
  */
 export function reportUnlessTaken(greenlet: object, error: unknown): void {
   reportLater(greenlet, greenlet, error);
 }
 
-/** Reports an error that can't be taken, such as that of a link, in its turn. */
+/** Reports an error that can't be taken, such as that of a link, in order with the others. */
 export function reportInTurn(context: unknown, error: unknown): void {
   reportLater({}, context, error);
 }
 
 function reportLater(key: object, context: unknown, error: unknown): void {
-  const inContext = AsyncLocalStorage.snapshot();
+  const inContext = current.capture();
   const tell = () => runDetached(() => report(context, error));
   untaken.set(key, () => inContext(tell));
   // A task of the hub, as the links that may take it are tasks before it.
   runSoon(expectTakers, key);
 }
 
-/** Lets calls take an error until the turn is over, when all its links have been called. */
+/** Called after all links: other calls can take the error until the turn is over. */
 function expectTakers(key: object): void {
   if (!untaken.has(key) || kept.has(key)) return;
   if (latest === null) lookAtTheEnd(latest = [], 0);
   latest.push(key);
 }
 
-/** Takes the error of a greenlet, if it has failed: it is not reported. */
+/** Takes the error of a greenlet that has failed, so that it is not reported. */
 export function takeError(greenlet: object): void {
   if (untaken.size > 0) untaken.delete(greenlet);
 }
@@ -62,12 +61,12 @@ export function takeError(greenlet: object): void {
 /** The number of calls that may still take the error of a greenlet, by greenlet. */
 const kept = new Map<object, number>();
 
-/** Puts off the report of a greenlet's error, if it has failed, as it may be taken later. */
+/** Delays the report of a failed greenlet's error, as a call may take it later. */
 export function keepError(greenlet: object): void {
   if (untaken.has(greenlet)) kept.set(greenlet, (kept.get(greenlet) ?? 0) + 1);
 }
 
-/** Ends {@linkcode keepError} of a call that has not taken the error. */
+/** Ends the delay of {@linkcode keepError}: the call has not taken the error. */
 export function giveBackError(greenlet: object): void {
   const count = kept.get(greenlet);
   if (count === undefined) return;
@@ -76,39 +75,43 @@ export function giveBackError(greenlet: object): void {
   expectTakers(greenlet);
 }
 
-/** Reports all errors that were not taken, and whose report was not put off. */
+/** Reports all errors that were not taken and are not delayed. */
 export function reportUntaken(): void {
-  untaken.forEach((_, key) => tellOf(key));
+  untaken.forEach((_, key) => reportOne(key));
 }
 
-/** Reports all errors, as the process ends and none can be taken any more. */
+/** Reports all errors: the process ends, so that none can be taken any more. */
 function reportAll(): void {
   kept.clear();
   reportUntaken();
 }
 
-function tellOf(key: object): void {
+function reportOne(key: object): void {
   if (kept.has(key)) return;
-  const tell = untaken.get(key);
+  const reportNow = untaken.get(key);
   untaken.delete(key);
-  tell?.();
+  reportNow?.();
 }
 
-/** Looks when the greenlets that are ready have run: a tick comes after the microtasks. */
+/** Looks after the microtasks, in which the ready greenlets run: a tick comes after them. */
 function lookAtTheEnd(failed: object[], turns: number): void {
-  then(Promise.resolve(), () => getProcess().nextTick(look, failed, turns));
+  const lookNow = () => look(failed, turns);
+  then(Promise.resolve(), () => {
+    const process: Partial<ReturnType<typeof getProcess>> = getProcess() ?? {};
+    (process.nextTick ?? setImmediate)(lookNow);
+  });
 }
 
 function look(failed: object[], turns: number): void {
   if (latest === failed) latest = null;
   if (untaken.size === 0) return;
-  // The turn is not over for greenlets whose wake-ups were put off to the next one.
+  // Wake-ups that were due in this turn may have been deferred to the next.
   if (isIdle()) reportUntaken();
-  else if (turns === MOST_TURNS) failed.forEach(tellOf);
+  else if (turns === MOST_TURNS) failed.forEach(reportOne);
   else setImmediate(() => lookAtTheEnd(failed, turns + 1));
 }
 
-// So that no error is lost when the process ends within the turn.
+// The process may end within the turn. No error must be lost then.
 for (const type of ["unload", "error", "unhandledrejection"]) {
   globalThis.addEventListener?.(type, reportAll);
 }

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { showAs } from "../_base/inspecting.ts";
+import { nameClasses, showAs } from "../_base/inspecting.ts";
 import { currentScope, scopeOf } from "./current.ts";
 import { Lost } from "./interrupts.ts";
 import { mainScope, type Scope, ScopeOwned } from "./scope.ts";
@@ -154,8 +154,8 @@ export class Results<R> implements MappingSink<R> {
   /** Waits for the end. */
   readonly #leaving = new List<Taker<R>>();
   /**
-   * - `open`: gives results
-   * - `closed`: gives no more results, and ends the calls that run
+   * - `open`: returns results
+   * - `closed`: returns no more results, and ends the running calls
    */
   #state: "open" | "closed" = "open";
   /** Whether all calls have ended. */
@@ -230,7 +230,7 @@ export class Results<R> implements MappingSink<R> {
     return taker.suspend(scope);
   }
 
-  /** Gives no more results, and waits until all calls have ended. */
+  /** Closes the iterator, and waits until all calls have ended. */
   return(): Wait<Result<R>> {
     this.#close();
     if (this.#isOver) return readyWait({ done: true, value: undefined });
@@ -396,3 +396,5 @@ export class Results<R> implements MappingSink<R> {
     }
   }
 }
+
+nameClasses({ Results });

@@ -1,10 +1,10 @@
 /**
  * The one place that orders wake-ups.
  *
- * To wake a body is to resolve the promise that it waits on, and JavaScript's own microtask
- * queue is a run queue, first in, first out. But it is not fair: the event loop waits until
- * the last microtask is done. So after a time slice the wake-ups are deferred, in order, until
- * the event loop has turned.
+ * A wake-up resolves the promise that a body awaits. JavaScript's microtask queue then runs the
+ * bodies, first in, first out. But it is not fair: the event loop has to wait until the last
+ * microtask is done. So after a time slice, wake-ups are deferred, in order, until the event loop
+ * has turned.
  *
  * @module
  */
@@ -21,18 +21,18 @@ export interface Sleeper {
 }
 
 /**
- * The time slice: how long wake-ups may keep the event loop from turning, in ms. A turn costs 2
- * µs. While every turn has work, the runtime polls its sockets only every 61st turn: with
- * gevent's 5 ms that would be three times a second.
+ * The time slice: how long wake-ups may keep the event loop from turning, in ms. A turn costs
+ * 2 µs. While every turn has work, the runtime polls its sockets only in every 61st turn. With
+ * gevent's slice of 5 ms that would be three times a second.
  */
 const SLICE = 0.1;
-/** The number of wake-ups between two readings of the clock, each of which costs 100 ns. */
+/** The number of wake-ups between two readings of the clock. A reading costs 100 ns. */
 const LOOK_EVERY = 16;
 
 let untilLook = LOOK_EVERY;
 /** The last known time at which the event loop turned. */
 let turned = 0;
-/** Whether it has turned since the last reading of the clock. */
+/** Whether the event loop has turned since the last reading of the clock. */
 let hasTurned = false;
 /** The wake-ups that are deferred until the event loop turns. */
 let deferred: Sleeper[] = [];
@@ -41,18 +41,18 @@ let deferredScopes: object[] = [];
 const clock = performance;
 
 /**
- * The time at the last look at the clock, in whole ms: about when what begins now begins, and
- * never later. To look at the clock for each wait would take as long as the wait.
+ * The time of the last reading of the clock, in whole ms: a little before now. Reading the clock
+ * for each wait would take as long as the wait.
  */
 export let lastLook = Math.floor(clock.now());
 
-/** Notes the time, as the clock was looked at for something else. */
+/** Sets {@linkcode lastLook}, after a reading of the clock. */
 export function noteTime(ms: number): void {
   // A small integer, which V8 stores without an object.
   lastLook = ms | 0;
 }
 
-/** For how many ms something has gone on at most that has begun at a `lastLook`. */
+/** The time since `look`, a former `lastLook`, in ms. What began after it is younger. */
 export function sinceLook(look: number): number {
   return ((clock.now() | 0) - look) | 0;
 }
@@ -60,7 +60,7 @@ export function sinceLook(look: number): number {
 /** The number of wake-ups and turns so far. */
 let count = 0;
 
-/** The count of wake-ups and turns: it has changed if there were any. */
+/** The number of wake-ups and turns so far. Compare two values to see whether there were any. */
 export function wakeups(): number {
   return count;
 }
@@ -80,16 +80,16 @@ export function wake(sleeper: Sleeper, scope: object | null = null): void {
   deferToNextTurn(sleeper);
 }
 
-/** The scopes that were woken and have not gone on; `null` while no one asks. */
+/** The scopes that were woken and have not gone on; `null` if they are not recorded. */
 let woken: Set<object> | null = null;
-/** For how many wake-ups more they are noted, unless something asks again. */
+/** The number of further wake-ups that are recorded. */
 let untilUnasked = 0;
-/** To note one takes 100 ns, so it is done only in programs that ask, and for a while. */
+/** The wake-ups that one request records. Each takes 100 ns, so recording is not always on. */
 const NOTED = 10_000;
 
 /**
- * Has the scopes that are woken be noted: otherwise nothing tells a body that is about to go
- * on from one that waits in a foreign promise.
+ * Records the scopes that are woken, for a while. Without that, a body that is about to go on
+ * looks like one that awaits a foreign promise.
  */
 export function noteWakeUps(): void {
   woken ??= new Set();
@@ -102,7 +102,7 @@ function noteScope(scope: object, scopes: Set<object>): void {
     return;
   }
   scopes.add(scope);
-  // Its body goes on in a microtask that is before this one.
+  // The body goes on in an earlier microtask than this.
   queueMicrotask(() => scopes.delete(scope));
 }
 
@@ -127,7 +127,7 @@ export function spendBudget(): boolean {
     hasTurned = false;
     turned = now;
   }
-  // From now on each call finds no time left, until the loop has turned.
+  // `untilLook` stays at 0 or less: each call finds no time left until the loop has turned.
   if (now - turned >= SLICE) return false;
   untilLook = LOOK_EVERY;
   return true;
@@ -202,10 +202,10 @@ export function runMicrotasks(): void {
 
 const performMicrotasks: () => void = findInternals().runMicrotasks ?? ignore;
 
-/** Whether microtasks run that a function of ours has asked for, which is on their stack. */
+/** Whether {@linkcode runMicrotasks} is running microtasks now, and so is on their stack. */
 export let isNested = false;
 
-/** Runs bodies that were woken. Returns whether that works: not while a body runs. */
+/** Runs bodies that were woken, if that is possible now: not while a body runs. */
 export function settlesNow(): boolean {
   if (getCurrent().parent !== null) return false;
   let haveGone = false;
@@ -216,13 +216,13 @@ export function settlesNow(): boolean {
 
 const resolved = Promise.resolve();
 
-/** One deferred wake-up for all turns that are asked for in a row. */
+/** One deferred wake-up, shared by all turns that are asked for in a row. */
 class Turn implements Sleeper {
   wake!: () => void;
   readonly promise = new Promise<void>((resolve) => this.wake = resolve);
 }
 
-/** Makes a promise that is resolved after the wake-ups that are due. */
+/** Returns a promise that resolves after the wake-ups that are due. */
 export function turn(): Promise<void> {
   if (spendBudget()) return resolved;
   let last = deferred.at(-1);
@@ -230,22 +230,22 @@ export function turn(): Promise<void> {
   return (last as Turn).promise;
 }
 
-/** A task for `target`. Returns `true` to be called again in its turn. */
+/** A task for `target`. If it returns `true`, it is called again after a turn. */
 type Task<T> = (target: T) => true | void;
 
-/** The tasks of the hub: each a {@linkcode Task}, and after it its target. */
+/** The tasks of the hub: {@linkcode Task} and target in turn, as one flat array. */
 let tasks: unknown[] = [];
 /** Whether a task has woken a body that has not gone on yet; see {@linkcode noteWoken}. */
 let isBehind = false;
 let ring: () => void = ignore;
-/** Whether the tasks wait for greenlets that begin, and whose turn is before theirs. */
+/** Whether the tasks wait until greenlets that come before them have begun. */
 let isHeld = false;
 
 /**
- * Adds a task of the hub, which is performed soon, in no greenlet.
+ * Adds a task of the hub. It is performed soon, outside greenlets.
  *
  * @param perform Called with `target`. Must not throw.
- * @param target The argument, which spares a closure.
+ * @param target The argument, which makes a closure unnecessary.
  */
 export function runSoon<T>(perform: Task<T>, target: T): void {
   if (tasks.push(perform, target) === 2 && !isHeld) ring();
@@ -256,24 +256,24 @@ export function holdTasks(): void {
   isHeld = true;
 }
 
-/** Lets the hub go on with its tasks. */
+/** Ends {@linkcode holdTasks}. */
 export function releaseTasks(): void {
   if (!isHeld) return;
   isHeld = false;
   if (tasks.length > 0) ring();
 }
 
-/** Must be called by a task that has woken a body which goes on before the next tasks. */
+/** Called by a task that has woken a body. The body goes on before the next tasks. */
 export function noteWoken(): void {
   isBehind = true;
 }
 
-/** Whether the hub has tasks that go before a greenlet that begins to wait for its turn now. */
+/** Whether the hub has tasks that come before a greenlet which waits for its turn from now. */
 export function hasTasks(): boolean {
   return isBehind || tasks.length > 0 && !isHeld;
 }
 
-/** Makes a promise that resolves after the greenlets that the hub has tasks for. */
+/** Returns a promise that resolves after the present tasks of the hub. */
 export function taskTurn(): Promise<void> {
   return new Promise((resolve) => runSoon(endTaskTurn, resolve));
 }
@@ -282,7 +282,7 @@ function endTaskTurn(resolve: () => void): void {
   resolve();
 }
 
-/** Whether a task must return `true`, as a body that was woken goes on before it. */
+/** Whether a task must return `true`, as a woken body goes on before it. */
 export function mustWait(): boolean {
   return isBehind;
 }
@@ -308,7 +308,7 @@ export async function serveTasks(): Promise<never> {
       }
     }
     isBehind = false;
-    // Emptied, as `batch` refers to the array until the next batch.
+    // The variable keeps the array alive until the next batch.
     batch.length = 0;
   }
 }

@@ -1,10 +1,10 @@
 /**
  * Scopes: the pending waits, the errors that are due, and the stages of a kill.
  *
- * A scope is one greenlet's line of execution as the event loop sees it: the waits that
- * are pending, and the errors that are due. The async context carries the current scope through
- * every `await`, foreign ones included. A greenlet has one scope, and another for each
- * `withTimeout` that it is in. A scope makes no promises: `suspension.ts` does.
+ * A scope holds the pending waits of a greenlet, and the errors that are due. The async context
+ * carries the current scope through every `await`, also of foreign promises. A greenlet has one
+ * scope, and another one for each `withTimeout` and nursery that it is in. A scope makes no
+ * promises: `suspension.ts` does that.
  *
  * @module
  */
@@ -113,10 +113,10 @@ class InterruptState implements TimerTarget {
   }
 }
 
-/** How long something has been waited in. */
+/** The time that a wait has taken so far. */
 export interface Waited {
   readonly ms: number;
-  /** Whether it is just that; otherwise it is that at most, as the clock was not looked at. */
+  /** Whether the time is exact. Otherwise it is an upper bound, as the clock was not read. */
   readonly isExact: boolean;
 }
 
@@ -229,7 +229,7 @@ class Tree {
   }
 }
 
-/** Several waits of one scope, of which one is taken. */
+/** Several waits of one scope, of which one may take a value. */
 export interface Race {
   /**
    * Called as soon as one of them has ended, before another can receive a value.

@@ -5,9 +5,9 @@
  * @module
  */
 
-import { showAs } from "../_base/inspecting.ts";
+import { nameClasses, showAs } from "../_base/inspecting.ts";
 import { show } from "../_base/checks.ts";
-import type { Pausable } from "./loop_end.ts";
+import { type Pausable, pauseAtEnd } from "./loop_end.ts";
 
 /** The signals that end a program, and the exit status that a shell shows for each. */
 const EXIT_CODES = { SIGINT: 130, SIGTERM: 143 } as const;
@@ -43,6 +43,7 @@ export function isListenedTo(name: string): boolean {
 /** One listener of the program for one signal. It does not keep the process alive. */
 export class OwnListener implements Disposable {
   readonly #name: Deno.Signal;
+  readonly #pausing: Disposable | null;
   #listener: (() => void) | null;
 
   static {
@@ -57,9 +58,10 @@ export class OwnListener implements Disposable {
    *
    * @param name The signal.
    * @param told Called each time that the signal arrives.
+   * @param wakes Whether that may end what something waits in.
    * @throws {TypeError} If there is no such signal, or none that can be listened to.
    */
-  constructor(name: Deno.Signal, told: () => void) {
+  constructor(name: Deno.Signal, told: () => void, wakes = true) {
     // A new function for each listener, as the runtime adds the same function only once.
     this.#listener = () => told();
     this.#name = name;
@@ -76,6 +78,12 @@ export class OwnListener implements Disposable {
       throw notListenable(name, error);
     }
     listening.set(name, (listening.get(name) ?? 0) + 1);
+    const listener = this.#listener;
+    this.#pausing = wakes ? null : pauseAtEnd({
+      operations: 1,
+      pause: () => runtime.remove(name, listener),
+      goOn: () => runtime.add(name, listener),
+    });
   }
 
   /** The signal. */
@@ -88,6 +96,7 @@ export class OwnListener implements Disposable {
     const listener = this.#listener;
     if (listener === null) return;
     this.#listener = null;
+    this.#pausing?.[Symbol.dispose]();
     findListening()?.remove(this.#name, listener);
     const left = listening.get(this.#name)! - 1;
     if (left > 0) listening.set(this.#name, left);
@@ -126,9 +135,9 @@ function notListenable(name: unknown, cause?: unknown): TypeError {
  * Listens until the first signal arrives; a second one ends the process. Ignores a signal that
  * the program itself listens to.
  *
- * A listener is an operation of the runtime that has not ended. It keeps no process alive, but
- * as long as there is one, the runtime believes that a module which waits at its top level may
- * still go on. So it can be paused; see `loop_end.ts`.
+ * A listener is a pending operation of the runtime. It does not keep the process alive. But while
+ * there is one, the runtime believes that a module which waits at its top level may still go on.
+ * So the listener can be paused; see `loop_end.ts`.
  */
 export class SignalListener implements Disposable, Pausable {
   readonly #told: (signal: EndingSignal) => void;
@@ -149,7 +158,7 @@ export class SignalListener implements Disposable, Pausable {
     this.#told(signal);
   }
 
-  /** How many operations of the runtime the listeners are. */
+  /** The number of pending operations of the listeners. */
   get operations(): number {
     return this.#listeners.length;
   }
@@ -161,7 +170,7 @@ export class SignalListener implements Disposable, Pausable {
     this.#change("add");
   }
 
-  /** Listens no more, until {@linkcode SignalListener.goOn}. */
+  /** Stops listening until {@linkcode SignalListener.goOn}. */
   pause(): void {
     if (!this.#listens) return;
     this.#listens = false;
@@ -185,3 +194,5 @@ export class SignalListener implements Disposable, Pausable {
     this.pause();
   }
 }
+
+nameClasses({ OwnListener });

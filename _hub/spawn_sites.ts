@@ -1,5 +1,5 @@
 /**
- * Where greenlets were spawned, while that is recorded.
+ * Records where greenlets are spawned, when asked to.
  *
  * @module
  */
@@ -9,14 +9,14 @@ import type { Greenlet } from "../greenlet.ts";
 import { observe } from "./observer.ts";
 import { followAwaits } from "./stacks.ts";
 
-/** How many generations are kept: a greenlet that spawns its successor may go on for days. */
+/** How many generations are kept. There is a limit, as each greenlet may spawn a successor. */
 const MOST_GENERATIONS = 8;
-/** How many frames are looked through for one of the user. */
+/** How many frames to search for one of the user. */
 const FRAMES = 50;
 
 export type { Site };
 
-/** A place in the user's code. Its text is made when it is asked for, which takes most time. */
+/** A place in the user's code. Making its text is slow, so it is made on request. */
 class Site {
   #error: { stack?: string } | null = {};
   #place: string | null = null;
@@ -41,9 +41,9 @@ class Site {
   }
 }
 
-/** The sites of a greenlet, of its spawner, and so on; `null` before anything is recorded. */
+/** For each greenlet its site, that of its spawner, and so on; `null` before the first record. */
 let sites: WeakMap<Greenlet, readonly Site[]> | null = null;
-/** How many have asked for sites to be recorded. */
+/** The number of {@linkcode recordSites} calls in force. */
 let asked = 0;
 let observing: Disposable | null = null;
 
@@ -55,12 +55,12 @@ function note(greenlet: Greenlet, spawner: Greenlet): void {
   ]);
 }
 
-/** The place of a call that spawns greenlets later, too; `null` while nothing is recorded. */
+/** The place of a call that will spawn greenlets later; `null` if places are not recorded. */
 export function siteHere(): Site | null {
   return asked > 0 ? new Site(siteHere) : null;
 }
 
-/** Has a greenlet be spawned at the place of an earlier call. */
+/** Replaces the place of a greenlet by that of an earlier call. */
 export function spawnedAt(site: Site, greenlet: Greenlet): void {
   const [, ...before] = sites!.get(greenlet) ?? [];
   sites!.set(greenlet, [site, ...before]);
@@ -87,8 +87,8 @@ export function recordSites(): Disposable {
 }
 
 /**
- * Returns where a greenlet was spawned, where its spawner was, and so on: the youngest first.
- * Those are left out that no code of the user has spawned, and that were not recorded.
+ * Returns where a greenlet was spawned, where its spawner was, and so on. Leaves out greenlets
+ * that were not recorded, or that were spawned without code of the user on the stack.
  */
 export function placesOf(greenlet: unknown): string[] {
   const known = sites?.get(greenlet as Greenlet) ?? [];

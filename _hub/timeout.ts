@@ -4,7 +4,7 @@
  * @module
  */
 
-import { showAs } from "../_base/inspecting.ts";
+import { nameClasses, showAs } from "../_base/inspecting.ts";
 import { NO_OPTIONS } from "../_base/language.ts";
 import { Greenlet } from "../greenlet.ts";
 import { current, currentScope, runIn, setScope } from "./current.ts";
@@ -64,7 +64,7 @@ export interface TimeoutOptions {
  */
 export class Timeout extends Error {
   static {
-    // While it runs it is a limit; what was thrown is shown as any error.
+    // A running timeout is shown with its limit. One that was thrown is shown like any error.
     showAs(
       this,
       (timeout) =>
@@ -82,7 +82,7 @@ export class Timeout extends Error {
    * Makes a timeout that is not started.
    *
    * @param ms The time from its start to the throw, in milliseconds; never, if left out.
-   * @param options What to throw.
+   * @param options The error to throw in its place.
    * @throws {TypeError | RangeError} If `ms` is not a number of milliseconds.
    */
   constructor(ms?: number | null, options: TimeoutOptions = NO_OPTIONS) {
@@ -98,7 +98,7 @@ export class Timeout extends Error {
    * Makes a timeout and starts it. gevent's `Timeout.start_new`.
    *
    * @param ms The time until it is thrown, in milliseconds; never, if left out.
-   * @param options What to throw.
+   * @param options The error to throw in its place.
    * @returns The timeout: `using` closes it at the end of the block.
    * @throws {TypeError | RangeError} If `ms` is not a number of milliseconds.
    *
@@ -418,7 +418,7 @@ class Limited extends Suspension<unknown> implements Reaction, Race {
     this.#inner.unhold(error);
     this.#handBack();
     this.#inner.escalate(error);
-    // The promise may be foreign and never settle, and must not keep us alive.
+    // The promise may be foreign and never settle. It must not keep this wait in memory.
     const { reactions } = this;
     if (!this.#inner.ownsSomething && reactions !== null) {
       reactions.remove(this);
@@ -492,3 +492,5 @@ class LimitedBody extends Greenlet {
     this.#end(outcome, failed);
   }
 }
+
+nameClasses({ Timeout });

@@ -84,7 +84,7 @@ function checkPair(cert: string, key: string, passphrase?: string): void {
   );
   if (isPair) return;
   throw new TypeError(
-    "Cannot use the certificate as 'key' is not its key",
+    "Cannot use the certificate as 'key' does not belong to 'cert'",
   );
 }
 
@@ -95,7 +95,7 @@ function duplexOf(conn: Deno.Conn): Duplex {
     allowHalfOpen: true,
     read() {
       const buffer = new Uint8Array(MOST_READ);
-      // Belongs to no greenlet, whichever asked first: others read after it.
+      // Belongs to no greenlet: the bytes may be for another greenlet than the one that asked.
       runDetached(() => conn.read(buffer)).then(
         (count) =>
           void this.push(count === null ? null : buffer.subarray(0, count)),

@@ -1,5 +1,5 @@
 /**
- * Waits that stand in line for one thing.
+ * Waits in a queue, for one object.
  *
  * @module
  */
@@ -9,7 +9,7 @@ import type { Greenlet } from "../greenlet.ts";
 import { Suspension } from "./suspension.ts";
 import { blockersFor, callOf } from "./waits.ts";
 
-/** A wait that stands in a line, and leaves it when it is interrupted. */
+/** A wait that is in a queue, and leaves it when it is interrupted. */
 export abstract class QueuedWait<P extends QueuedWait<P, T>, T>
   extends Suspension<T>
   implements Member<P> {
@@ -21,8 +21,13 @@ export abstract class QueuedWait<P extends QueuedWait<P, T>, T>
     this.list?.leave(this as unknown as P);
   }
 
-  override describe(): string {
-    return callOf(this.list?.owner, this.call);
+  /** The object that it waits for, such as a queue. */
+  override get subject(): object | null | undefined {
+    return this.list?.owner;
+  }
+
+  override describe(subject = this.subject): string {
+    return callOf(subject, this.call);
   }
 
   /** The call as a person would write it, such as `read` or `get()`. */
@@ -31,6 +36,6 @@ export abstract class QueuedWait<P extends QueuedWait<P, T>, T>
   }
 
   override get blockers(): readonly Greenlet[] {
-    return blockersFor(this.list?.owner);
+    return blockersFor(this.subject);
   }
 }

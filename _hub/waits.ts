@@ -41,7 +41,7 @@ export function describeWaits(scope: Scope): string | null {
   return parts.join(" and ");
 }
 
-/** For how long a scope has waited: in the longest of what it waits in. */
+/** How long a scope has waited; if it has several pending waits, the time of the longest. */
 export function waitedOf(scope: Scope): Waited | null {
   const pending = waitedIn(scope);
   if (!(pending instanceof Set)) return pending?.waited ?? null;
@@ -54,7 +54,7 @@ export function waitedOf(scope: Scope): Waited | null {
   return longest;
 }
 
-/** Says for how long something has been waited in; `""` for less than a second. */
+/** Describes how long a wait has taken; `""` for less than a second. */
 export function durationText(waited: Waited | null): string {
   if (waited === null || !(waited.ms >= 1000)) return "";
   const { ms, isExact } = waited;
@@ -96,7 +96,7 @@ export function blockersOf(scope: Scope): readonly Greenlet[] {
   return pending.blockers;
 }
 
-/** For waits that anything may end. */
+/** The blockers of a wait that does not depend on certain greenlets. */
 export const NO_BLOCKERS: readonly Greenlet[] = Object.freeze([]) as never[];
 
 /**

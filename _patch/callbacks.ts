@@ -6,6 +6,7 @@
  * @module
  */
 
+import { isInDeno } from "../_base/runtime.ts";
 import { detached } from "./detached.ts";
 import { interruptibleScope, runDetached, tellApart } from "../_hub/current.ts";
 import { checkpoint } from "../_hub/suspension.ts";
@@ -84,12 +85,14 @@ function serving(original: Serve): Serve {
 
 /** Patches `listenQueue` of `Deno.Kv`, with `--unstable-kv`. */
 export function patchKv(patches: Patches): void {
-  if ("Kv" in Deno) patches.replace(Deno.Kv.prototype, "listenQueue", serving);
+  if (isInDeno("Kv")) {
+    patches.replace(Deno.Kv.prototype, "listenQueue", serving);
+  }
 }
 
 /** Patches `Deno.cron`, with `--unstable-cron`. */
 export function patchCron(patches: Patches): void {
-  if (globalThis.Deno !== undefined && "cron" in Deno) {
+  if (isInDeno("cron")) {
     patches.replace(Deno, "cron", serving);
   }
 }

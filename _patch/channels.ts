@@ -14,7 +14,7 @@ interface Channels {
   unsubscribe(channel: string, listener: Listener): boolean;
 }
 
-/** The module; `null` in a runtime that has none. To load it at import would take 5 ms. */
+/** The module; `null` if the runtime has none. Loading it at import would take 5 ms. */
 function channels(): Channels | null {
   return globalThis.process?.getBuiltinModule?.("node:diagnostics_channel") ??
     null;

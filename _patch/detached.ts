@@ -34,8 +34,8 @@ export function detached<F extends Method>(original: F): F {
 const callbacks = new Set<OnEmitter>();
 
 /**
- * Calls `callback` with each emitter of `node:events` that is made. So a module of the runtime is
- * patched when it is first used: to load all modules in `patch()` would take too long.
+ * Calls `callback` with each new emitter of `node:events`. So a module of the runtime is patched
+ * when it is first used: loading all modules in `patch()` would take too long.
  */
 export function onEmitter(patches: Patches, callback: OnEmitter): void {
   callbacks.add(callback);

@@ -100,7 +100,7 @@ class Step<T> extends Operation<T> {
     if (this.state !== "waiting" || this.scope === null) return;
     if (final) return super.interrupt(error, final);
     const next = this.reactions?.promise;
-    // It has its item, and the body is about to get it.
+    // The item has come, and the body is about to get it.
     if (this.scope.pending === this && isSettled(next)) {
       return this.scope.hold(error);
     }
@@ -109,7 +109,7 @@ class Step<T> extends Operation<T> {
   }
 }
 
-/** As `operate()`, for a `next()`: an interrupt closes the object of the loop. */
+/** `operate()` for a `next()`: an interrupt closes the object of the loop. */
 export function operateStep<T>(
   scope: Scope,
   promise: Promise<T>,
@@ -120,13 +120,13 @@ export function operateStep<T>(
   return new Step<T>(text, close, listens).follow(promise).suspend(scope);
 }
 
-/** What a loop is. */
+/** The properties of a loop. */
 export interface Loop {
   /** Describes a `next()`. */
   text: Text;
   /** Closes the iterator, by its `return()` unless given. */
   close?: Closing;
-  /** Whether it waits for events of something else. */
+  /** Whether it waits for events of another object. */
   listens?: boolean;
 }
 

@@ -2,7 +2,7 @@
  * The part `net` of `patch()`, for modules that have events instead of waits: `node:net`,
  * `node:dgram` and `node:stream`.
  *
- * The runtime calls a listener in different scopes, depending on the event. The same holds for
+ * The runtime calls a listener in different scopes, depending on the event. The same is true of
  * the functions of a stream itself, such as `_read` and `_write`. The methods that open a
  * socket or start a stream are called outside greenlets here, so all listeners and functions
  * run outside greenlets; see `detached.ts`.
@@ -18,14 +18,14 @@ import type { Patches } from "./patch_set.ts";
 let isLoaded = false;
 
 /**
- * Patches the sockets and the streams when the first one is made: to load their modules in
- * every `patch()` would cost 30 ms.
+ * Patches the sockets and the streams when the first one is made: loading their modules in every
+ * `patch()` would cost 30 ms.
  */
 export function patchNode(patches: Patches): void {
   if (isLoaded) patchSockets(patches);
   onStreamClass(patches, (base) => patchStreams(patches, base));
   onEmitter(patches, (emitter) => {
-    // If it is an emitter of a package, the modules are loaded needlessly.
+    // Loads the modules, even if the emitter is one of a package.
     const isSocket = "connect" in emitter || "listen" in emitter;
     if (isLoaded || !isSocket) return;
     isLoaded = true;

@@ -1,11 +1,10 @@
 /**
- * The part `node` of `patch()`: what a greenlet does with `node:` modules, and with packages
- * that are built on them.
+ * The part `node` of `patch()`: `node:` modules, and packages that are built on them.
  *
- * Requests and children are told of in a channel of `node:diagnostics_channel`, in the context
- * of the code that makes them. So no module is loaded that the program does not use, and
- * functions that a module has taken before are reached as well. Other functions are replaced,
- * where the module can be changed.
+ * Node publishes each new request and child in a channel of `node:diagnostics_channel`, in the
+ * async context of the code that makes it. By these channels, `patch()` need not load modules that
+ * the program does not use, and reaches functions that were imported before it. Other functions
+ * are replaced, if their module can be changed.
  *
  * @module
  */
@@ -20,9 +19,9 @@ import { areModulesLoaded, patchNodePromises } from "./node_promises.ts";
 import { watchUndici } from "./node_undici.ts";
 import { patchAll } from "./patch_set.ts";
 
-/** Patches the modules; disposing of what it returns restores them. */
+/** Patches the modules, and returns a `Disposable` that restores them. */
 export function patchNodeModules(): Disposable {
-  // Before the channels, which load `node:process` themselves.
+  // Checked before the channels are opened: they load `node:process` themselves.
   const areLoaded = areModulesLoaded();
   const disposals = new Disposals();
   watchRequests(disposals);

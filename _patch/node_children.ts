@@ -1,17 +1,16 @@
 /**
  * Children of `node:child_process`, for the part `node` of `patch()`.
  *
- * - A child of `exec` or `execFile` is ended by every interrupt of its greenlet, as that of
- *   `command.output()` of `Deno` is.
- * - A child of `spawn` or `fork` is ended by a kill of its greenlet. Another interrupt leaves it
- *   alone if the greenlet waits in a call of this library; else it is the child that the
- *   greenlet waits for, and the interrupt ends it.
- * - A greenlet that ends by itself leaves its children alone. No interrupt ends a child that
- *   was spawned with `detached`.
+ * - Every interrupt of the greenlet ends a child of `exec` or `execFile`, as it ends one of
+ *   `Deno.Command.output()`.
+ * - A kill of the greenlet ends a child of `spawn` or `fork`. Another interrupt ends it only if
+ *   the greenlet does not wait in a call of this library: then the greenlet probably waits for
+ *   the child.
+ * - A child goes on when its greenlet has ended without an interrupt. No interrupt ends a child
+ *   that was spawned with `detached`.
  *
  * The child is ended as by an aborted `signal` of `node:child_process`: it gets SIGTERM, and its
- * `error` event tells of the interrupt at once. A second later it gets SIGKILL, and its pipes
- * are closed.
+ * `error` event has the interrupt, at once. A second later it gets SIGKILL.
  *
  * @module
  */
@@ -27,46 +26,54 @@ import {
   override,
   owningScope,
 } from "./foreign.ts";
+import { endChild } from "../_hub/child.ts";
 import { GRACE, type Scope } from "../_hub/scope.ts";
-import { getOriginal } from "../_base/properties.ts";
 import { killsChildren } from "./process.ts";
 
-/**
- * After how long SIGKILL follows, in milliseconds: a little before the grace of the greenlet is
- * over, as a package such as execa waits for the exit whatever is thrown into its wait.
- */
-const PATIENCE = GRACE - 100;
-
-/** `child_process.ChildProcess`, as far as it is used here. */
+/** The part of `child_process.ChildProcess` that is used here. */
 interface Child extends Emitter {
   /** The program. */
   readonly spawnfile: string;
+  readonly pid?: number;
   killed: boolean;
-  readonly stdout: { destroy(): unknown } | null;
-  readonly stderr: { destroy(): unknown } | null;
   kill(signal: string): boolean;
-  once(event: string, listener: () => void): unknown;
+  /** Begins the child, in Node. */
+  spawn?(options: SpawnOptions): unknown;
 }
 
-/** Makes each child belong to the greenlet that makes it, until the stack is disposed of. */
+interface SpawnOptions {
+  readonly detached?: boolean;
+}
+
+/** Lets each new child belong to the greenlet that makes it, until the patch is undone. */
 export function watchChildren(disposals: Disposals): void {
-  /** The children that are made, and not spawned yet. */
+  /** Children that were made and are not spawned yet. */
   const made = new WeakMap<Child, OwnedChild>();
   listen<{ process: Child }>(disposals, "child_process", ({ process }) => {
     const scope = owningScope();
     if (scope === null || !killsChildren()) return;
     made.set(process, new OwnedChild(process, scope, isExecuted()));
+    // Node has no message when a child begins. It calls this method.
+    if (process.spawn !== undefined) {
+      override(process, "spawn", (spawn) => (options) => {
+        const result = Reflect.apply(spawn!, process, [options]);
+        begin(process, options);
+        return result;
+      });
+    }
   });
-  listen<{ process: Child; options: { detached?: boolean } }>(
+  const begin = (process: Child, options: SpawnOptions | undefined) => {
+    if (!options?.detached) made.get(process)?.begin();
+    made.delete(process);
+  };
+  listen<{ process: Child; options: SpawnOptions }>(
     disposals,
     "tracing:child_process.spawn:start",
-    ({ process, options }) => {
-      if (!options?.detached) made.get(process)?.begin();
-    },
+    ({ process, options }) => begin(process, options),
   );
 }
 
-/** Whether `exec` or `execFile` makes the child: only the stack tells. */
+/** Whether `exec` or `execFile` makes the child. Only the stack shows that. */
 function isExecuted(): boolean {
   return /\bexecFile \((?:ext:deno_node\/|node:)/.test(
     String(new Error().stack),
@@ -91,7 +98,7 @@ class OwnedChild implements Ending {
     override(child, "emit", (emit) => (...args: unknown[]) => {
       const [event] = args;
       if (event === "exit") this.#hasExited = true;
-      // After `exit`, a child of the child may still have its pipes open.
+      // After `exit`, a process that the child has started may still have its pipes open.
       if (event === "close" || event === "error") operation.over();
       return operation.tell(() => Reflect.apply(emit, child, args));
     });
@@ -105,7 +112,7 @@ class OwnedChild implements Ending {
     const child = this.#child;
     this.#kill();
     const isHeard = child.listenerCount("error") > 0;
-    // As by an aborted signal. The caller of `execFile` adds properties to this error.
+    // The same error as for an aborted signal. `execFile` adds properties to it.
     if (isHeard) child.emit("error", abortError(error));
     return isHeard;
   }
@@ -117,21 +124,17 @@ class OwnedChild implements Ending {
 
   #kill(): void {
     const child = this.#child;
-    if (!this.#hasExited) child.kill("SIGTERM");
-    const timer = getOriginal(globalThis, "setTimeout")(
-      () => {
-        if (!this.#hasExited) {
-          // The runtime sends no second signal (2.9.6).
-          child.killed = false;
-          child.kill("SIGKILL");
-        }
-        // A child of the child may keep them open, and a package may wait for their end.
-        child.stdout?.destroy();
-        child.stderr?.destroy();
-      },
-      PATIENCE,
+    if (this.#hasExited) return;
+    const kill = (signal: Deno.Signal) => {
+      if (this.#hasExited) return;
+      // The runtime sends no second signal (2.9.6).
+      child.killed = false;
+      child.kill(signal);
+    };
+    endChild(
+      { pid: child.pid!, kill },
+      { grace: GRACE, group: false, holds: true },
+      (call) => void child.on("exit", call),
     );
-    Deno.unrefTimer(timer);
-    child.once("close", () => getOriginal(globalThis, "clearTimeout")(timer));
   }
 }

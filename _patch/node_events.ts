@@ -2,8 +2,8 @@
  * `once` and `on` of `node:events`, for the part `node` of `patch()`.
  *
  * The module's default export is the class `EventEmitter`, so both functions are replaced as
- * properties of it. A module that imports `once` by name has the original. This tells the emitter
- * of two listeners, and calls the one for errors with the interrupt, as the emitter would.
+ * properties of it. A module that imports `once` by name has the original. That one adds two
+ * listeners to the emitter; an interrupt calls its listener for errors, as the emitter would.
  *
  * @module
  */
@@ -53,7 +53,7 @@ export function patchEvents(patches: Patches): void {
       function (this: EventEmitter, event, listener) {
         const emitter = Reflect.apply(once, this, arguments as never);
         if (event === "error" && listener?.name === ERROR_LISTENER) {
-          // Here, as the line of the caller is looked for.
+          // Called here, and not in a function: `callerOf` counts the frames of the stack.
           const scope = interruptibleScope();
           if (scope !== null && EVENTS.test(callerOf(1))) {
             own(this, listener, scope);
@@ -88,7 +88,7 @@ function cooperativeOnce(original: Once): Once {
       options === undefined ? noOptions() : options,
       abort.signal,
     );
-    // Detached, as the wait is made here already.
+    // Detached: inside, the patched methods of the emitter would make a second wait.
     const event = runDetached(() =>
       Reflect.apply(original, this, [args[0], args[1], given] as never)
     );
@@ -97,10 +97,10 @@ function cooperativeOnce(original: Once): Once {
   } as Once;
 }
 
-/** A wait that an interrupt ends by a signal, unless the event has come before. */
+/** The wait of `once`. An interrupt aborts its signal; if the event came before, it is kept. */
 class OnceWait extends Operation<unknown[]> {
   readonly #abort: AbortController;
-  /** The interrupt that has aborted it. */
+  /** The interrupt that has aborted the signal. */
   #interrupt: { readonly error: unknown } | null = null;
 
   constructor(abort: AbortController, text: () => string) {
@@ -136,18 +136,18 @@ class OnceWait extends Operation<unknown[]> {
   }
 }
 
-/** The name of the listener for errors that `once` of `node:events` adds. */
+/** The name of the listener for errors in `once` of `node:events`. */
 const ERROR_LISTENER = "errorListener";
-/** The name of its listener for the event. */
+/** The name of the listener for the event in `once` of `node:events`. */
 const EVENT_LISTENER = "resolver";
 
-/** Where `once` of `node:events` is. */
+/** Matches the module of `once` in a stack. */
 const EVENTS = /\b(?:ext:deno_node\/_events\.mjs|node:events):/;
 
-/** What an emitter calls once: it has the listener as a property. */
+/** The function with which an emitter calls a listener once. */
 type Wrapped = Listener & { readonly listener?: Listener };
 
-/** The waits of `once`, by the listener for errors. */
+/** The waits of `once`, by their listeners for errors. */
 const waits = new WeakMap<Listener, ForeignOperation>();
 
 function own(emitter: EventEmitter, listener: Listener, scope: Scope): void {
@@ -157,7 +157,7 @@ function own(emitter: EventEmitter, listener: Listener, scope: Scope): void {
   );
 }
 
-/** A call of `once` that was imported by name. */
+/** A call of the original `once`, imported by name. */
 class OnceByName implements Ending {
   readonly #emitter: EventEmitter;
   readonly #fail: Listener;
@@ -188,7 +188,7 @@ class OnceByName implements Ending {
     this.#emitter.removeListener(found.event, found.listener);
   }
 
-  /** Finds its other listener, if there is no more than one that may be it. */
+  /** Finds the listener for the event, unless several listeners could be it. */
   #find(): { event: string | symbol; listener: Listener } | null {
     const emitter = this.#emitter;
     const all = emitter.eventNames().flatMap((event) =>
@@ -201,7 +201,7 @@ class OnceByName implements Ending {
   }
 }
 
-/** Describes a call, when it is asked for, such as `once("close") of ChildProcess`. */
+/** Describes a call on request, such as `once("close") of ChildProcess`. */
 function nameOf(call: string, emitter: unknown, event: unknown): () => string {
   return () => {
     const name = event === undefined

@@ -2,8 +2,8 @@
  * Requests of `node:http` and `node:https`, for the part `node` of `patch()`.
  *
  * A request belongs to the greenlet that makes it, until its response has been read to the
- * end. A response that no code reads is let go of; it belongs to the greenlet that reads it
- * later. A request whose connection is handed to the program (`upgrade`, `connect`) is over.
+ * end. While no code reads a response, it belongs to no greenlet; then to the one that reads it.
+ * A request is over when its connection is handed to the program (`upgrade`, `connect`).
  *
  * @module
  */
@@ -23,9 +23,9 @@ import {
 import { interruptibleScope } from "../_hub/current.ts";
 import type { Scope } from "../_hub/scope.ts";
 
-/** `http.ClientRequest`, as far as it is used here. */
+/** The part of `http.ClientRequest` that is used here. */
 interface Request extends Emitter {
-  /** `null` before a connection is assigned to it. */
+  /** `null` until a connection is assigned to the request. */
   readonly socket: object | null;
   readonly method: string;
   readonly protocol: string;
@@ -36,31 +36,37 @@ interface Request extends Emitter {
   destroy(error?: unknown): unknown;
 }
 
-/** `stream.Readable`, as far as it is used here. */
+/** The part of `stream.Readable` that is used here. */
 export interface Readable extends Emitter {
   readonly destroyed: boolean;
   readonly readableFlowing: boolean | null;
 }
 
-/** `http.IncomingMessage`, as far as it is used here. */
+/** The part of `http.IncomingMessage` that is used here. */
 interface Response extends Readable {
   readonly readableEnded: boolean;
   destroy(error?: unknown): unknown;
 }
 
-/** Makes each request belong to the greenlet that makes it, until the stack is disposed of. */
+/** Lets each new request belong to the greenlet that makes it, until the patch is undone. */
 export function watchRequests(disposals: Disposals): void {
-  listen<{ request: Request }>(
-    disposals,
-    "http.client.request.created",
-    ({ request }) => {
-      const scope = owningScope();
-      if (scope !== null) new OwnedRequest(request, scope);
-    },
-  );
+  const seen = new WeakSet<Request>();
+  // Node 20 has only the second one: it tells when the program has ended the request.
+  for (const event of ["created", "start"]) {
+    listen<{ request: Request }>(
+      disposals,
+      `http.client.request.${event}`,
+      ({ request }) => {
+        if (seen.has(request)) return;
+        seen.add(request);
+        const scope = owningScope();
+        if (scope !== null) new OwnedRequest(request, scope);
+      },
+    );
+  }
 }
 
-/** The events after which a request waits for nothing any more. */
+/** After one of these events, a request is over. */
 const LAST_EVENTS: ReadonlySet<unknown> = new Set([
   "close",
   "connect",
@@ -68,7 +74,7 @@ const LAST_EVENTS: ReadonlySet<unknown> = new Set([
   "upgrade",
 ]);
 
-/** The events after which a response has nothing more to be waited for. */
+/** After one of these events, a response is over. */
 const LAST_EVENTS_OF_RESPONSE: ReadonlySet<unknown> = new Set([
   "close",
   "end",
@@ -108,14 +114,14 @@ class OwnedRequest implements Ending {
     tolerateErrors(request);
     this.#destroy(error);
     if (response === null) return isTold;
-    // The runtime would have it fail with "aborted".
+    // The runtime would destroy the response with the error "aborted".
     override(
       response,
       "destroy",
       (destroy) => () => destroy.call(response, error),
     );
-    // The request tells first, as packages expect it. If the whole response has arrived, the
-    // runtime does not end it.
+    // Later, as packages expect the error of the request first. Needed if the whole response has
+    // arrived: the runtime does not end it then.
     setImmediate(() => {
       if (!response.readableEnded) response.destroy();
     });
@@ -146,8 +152,8 @@ class OwnedRequest implements Ending {
 }
 
 /**
- * Lets go of a response that no code reads. The operation belongs to the greenlet that reads
- * it later.
+ * Releases a response that no code reads from its greenlet. The operation then belongs to the
+ * greenlet that reads the response later.
  */
 export function restUnlessRead(
   response: Readable,

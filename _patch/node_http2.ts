@@ -1,9 +1,9 @@
 /**
  * Requests of `node:http2`, for the part `node` of `patch()`.
  *
- * A request belongs to the greenlet that makes it, until its stream has ended. One whose
- * response no code reads belongs to the greenlet that reads it later. Its session goes on, as
- * other greenlets may use it.
+ * A request belongs to the greenlet that makes it, until its stream has ended. If no code reads
+ * its response, it belongs to the greenlet that reads it later. An interrupt does not end its
+ * session, as other greenlets may use it.
  *
  * @module
  */
@@ -21,16 +21,16 @@ import {
 } from "./foreign.ts";
 import { type Readable, restUnlessRead } from "./node_http.ts";
 
-/** `http2.ClientHttp2Stream`, as far as it is used here. */
+/** The part of `http2.ClientHttp2Stream` that is used here. */
 interface Stream extends Readable {
   close(code: number): void;
   destroy(error?: unknown): unknown;
 }
 
-/** The code that tells the server that nothing waits for the response any more. */
+/** The error code with which a client tells the server that it does not want the response. */
 const CANCEL = 8;
 
-/** Makes each request belong to the greenlet that makes it, until the stack is disposed of. */
+/** Lets each new request belong to the greenlet that makes it, until the patch is undone. */
 export function watchStreams(disposals: Disposals): void {
   listen<{ stream: Stream; headers: Record<string, unknown> }>(
     disposals,

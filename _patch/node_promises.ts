@@ -4,8 +4,8 @@
  * `FileHandle` and of `crypto.subtle`, and what `util.promisify` has made of a function of
  * `node:fs`, `node:dns`, `node:crypto` or `node:zlib`.
  *
- * The runtime can't take back most of what they do. An interrupt lets go of it, and what it gives
- * later is closed.
+ * The runtime can't cancel most of these operations. An interrupted operation goes on, and its
+ * result is dropped; a file or directory that it opens is closed.
  *
  * @module
  */
@@ -30,9 +30,9 @@ type Method = (this: unknown, ...args: unknown[]) => unknown;
 type Callback = (error: unknown, ...results: unknown[]) => void;
 
 /**
- * Whether the program may have loaded the modules that are patched when `patch()` is called: each
- * loads `node:process`, which leaves this among what the runtime's modules share. To load them in
- * every `patch()` would cost 20 ms.
+ * Whether the program may have loaded the patched modules before `patch()`. Each of them loads
+ * `node:process`, which leaves a trace in the object that the runtime's modules share. Loading
+ * the modules in every `patch()` would cost 20 ms.
  */
 export function areModulesLoaded(): boolean {
   const shared = findShared();
@@ -40,8 +40,7 @@ export function areModulesLoaded(): boolean {
 }
 
 /**
- * Patches the modules: those that are loaded now, and each of the others when the first object of
- * it is made.
+ * Patches the modules that are loaded now, and each other one when its first object is made.
  */
 export function patchNodePromises(patches: Patches, areLoaded: boolean): void {
   const { SubtleCrypto } = globalThis;
@@ -75,7 +74,7 @@ function once(call: () => void): () => void {
   };
 }
 
-/** Makes all methods of a prototype cooperative, which all return promises. */
+/** Makes all methods of a prototype cooperative. Each must return a promise. */
 function patchMethods(patches: Patches, prototype: object): void {
   Object.getOwnPropertyNames(prototype).forEach((name) => {
     if (name === "constructor") return;
@@ -87,7 +86,7 @@ function patchMethods(patches: Patches, prototype: object): void {
   });
 }
 
-/** Replaces a function of which a module may keep the replacement for good. */
+/** Replaces a function. A module may copy the replacement and keep it for good. */
 function replaceCopied(
   patches: Patches,
   object: object,
@@ -130,7 +129,7 @@ const ON_PATHS = [
   "utimes",
 ];
 
-/** The same, for functions that open a file: if it is a pipe, they may wait for ever. */
+/** Functions that open a file. If it is a pipe, they may wait for ever. */
 const OPENING = ["copyFile", "truncate"];
 
 /** Functions of `node:fs` with a callback that take the number of an open file. */
@@ -148,10 +147,10 @@ const ON_NUMBERS = [
   "writev",
 ];
 
-/** A result that an interrupted caller does not get. */
+/** Disposes of a result that an interrupted caller does not get. */
 type Discard = (result: never) => unknown;
 
-/** What is done with results that would leave something behind. */
+/** Functions whose results would leave something behind, and how to dispose of a result. */
 const DISCARDS: Record<string, Discard> = {
   open: (file: Closable) => file.close(),
   opendir: (directory: Closable) => directory.close(),
@@ -172,7 +171,7 @@ const WHOLE: Record<string, number> = {
 
 function patchFiles(patches: Patches): void {
   const fs = getBuiltin("node:fs");
-  // That of `node:fs/promises`, which copies the functions when it is loaded.
+  // The same object as `node:fs/promises`, whose names are bound when that module is loaded.
   const { promises } = fs;
   const replace = (name: string, wrap: (original: Asking) => Asking) =>
     replaceCopied(patches, promises, name, wrap);
@@ -233,18 +232,18 @@ function patchGlob(
   );
 }
 
-/** Calls `discard` with a result, whatever comes of it. */
+/** Calls `discard` with a result, and ignores its errors. */
 function quietly(discard: Discard): (result: unknown) => void {
   return (result) => {
     try {
       markHandled(Promise.resolve(discard(result as never)));
     } catch {
-      // It is gone already.
+      // The file or directory does not exist any more.
     }
   };
 }
 
-/** The same function under a name, for descriptions: many of the module have none. */
+/** Gives a function a name for descriptions: many functions of the module have none. */
 function named(name: string, original: Asking): Asking {
   const call: Asking = function () {
     return Reflect.apply(original, this, arguments as never);
@@ -253,9 +252,9 @@ function named(name: string, original: Asking): Asking {
   return call;
 }
 
-/** Makes a function cooperative that reads or writes a whole file. An interrupt aborts it. */
+/** Makes a function that reads or writes a whole file cooperative. An interrupt aborts it. */
 function cooperativeWhole(original: Asking, at: number): Asking {
-  // Detached, as the methods of the file that it opens are patched.
+  // Detached: the function calls methods of a file, which are patched as well.
   const bySignal = cooperateBySignal(mimic(detached(original), original), at);
   return function (...args) {
     const [file] = args;
@@ -299,7 +298,7 @@ function patchHandles(patches: Patches, prototype: object): void {
 
 // Names
 
-/** The functions of `node:dns`, with the methods of a resolver among them. */
+/** The functions of `node:dns`. Some of them are also methods of a resolver. */
 const NAMES = [
   "lookup",
   "lookupService",
@@ -387,13 +386,13 @@ function patchQuestion(patches: Patches): void {
 
 // Functions with callbacks
 
-/** Where the functions are that `util.promisify` makes. */
+/** Matches the module of the functions that `util.promisify` makes, in a stack. */
 const PROMISIFY =
   /\b(?:ext:deno_node\/internal\/util\.mjs|node:internal\/util):/;
 
 /**
- * Makes a function with a callback cooperative where `util.promisify` calls it. What other callbacks
- * do when they are told of an error is not known.
+ * Makes a function with a callback cooperative, but only for calls by `util.promisify`: an
+ * interrupt passes an error to the callback, and other callbacks may not expect that.
  */
 function patchCallback(
   patches: Patches,
@@ -457,10 +456,10 @@ function withCustom(
   return replacement;
 }
 
-/** The key under which a function has its promisified form, if it is a special one. */
+/** The key of a function's special promisified form. */
 const CUSTOM = Symbol.for("nodejs.util.promisify.custom");
 
-/** A wait for a callback, which is called once: by the runtime or by an interrupt. */
+/** A wait for a callback. Either the runtime or an interrupt calls the callback, once. */
 class CallbackWait implements Ending {
   readonly #text: string;
   #callback: Callback | null;
@@ -481,7 +480,7 @@ class CallbackWait implements Ending {
     this.#operation = new ForeignOperation(scope, this);
   }
 
-  /** What the runtime calls. */
+  /** The function to pass to the runtime. */
   readonly callback: Callback = (...results) => {
     const callback = this.#callback;
     this.drop();
@@ -489,7 +488,7 @@ class CallbackWait implements Ending {
     else if (!results[0]) this.#discard?.(results[1]);
   };
 
-  /** It is over. */
+  /** Ends the wait. */
   drop(): void {
     this.#callback = null;
     this.#operation?.over();
@@ -511,15 +510,15 @@ class CallbackWait implements Ending {
   }
 }
 
-/** A stream of `node:zlib`; a function with a callback gives it the callback. */
+/** A stream of `node:zlib`. Functions with a callback make one, and store the callback in it. */
 interface Engine {
   cb?: Callback;
   close(): void;
 }
 
 /**
- * Makes a stream of `node:zlib` belong to the greenlet in which `util.promisify` has called a function
- * of that module: the module itself can't be changed.
+ * Lets a stream of `node:zlib` belong to the greenlet in which `util.promisify` has called a
+ * function of that module. The functions of the module can't be replaced.
  */
 function ownEngine(emitter: object): void {
   const scope = interruptibleScope();
@@ -528,7 +527,7 @@ function ownEngine(emitter: object): void {
   override(engine, "end", (end) =>
     function (this: unknown) {
       const callback = engine.cb;
-      // Called by a function that all those of the module share.
+      // All functions of the module with a callback use one function, which calls this.
       if (typeof callback === "function" && PROMISIFY.test(callerOf(3))) {
         const wait = new CallbackWait(calledAs(engine), callback, null);
         wait.begin(scope);

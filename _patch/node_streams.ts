@@ -2,8 +2,8 @@
  * Streams of `node:stream`, for the part `node` of `patch()`: loops over a stream, and
  * `node:stream/promises`.
  *
- * Loops are reached by the classes, so also those of the runtime's own functions, such as
- * `text()` of `node:stream/consumers` and `stream.toArray()`.
+ * Loops are patched in the classes of streams. So loops of the runtime's own functions are
+ * patched as well, such as those of `text()` of `node:stream/consumers` and `stream.toArray()`.
  *
  * @module
  */
@@ -17,14 +17,14 @@ import { leavable, leave } from "./leaving.ts";
 import { onStreamClass, type StreamClass } from "./net_node.ts";
 import type { Patches } from "./patch_set.ts";
 
-/** `stream.Readable`, as far as it is used here. */
+/** The part of `stream.Readable` that is used here. */
 interface Readable {
   readonly readableEnded?: boolean;
   destroy(): unknown;
   unshift(chunk: unknown): unknown;
 }
 
-/** What makes the iterator of a stream: its two methods. */
+/** A method that makes the iterator of a stream. There are two. */
 type Iterate = (
   this: Readable,
   options?: { destroyOnReturn?: boolean },
@@ -33,8 +33,8 @@ type Iterate = (
 type Asking = (this: unknown, ...args: unknown[]) => Promise<unknown>;
 
 /**
- * Patches the classes of streams, each when its first stream is made, and the module if it may be
- * loaded: a program may take a function from it before it makes a stream.
+ * Patches each class of streams when its first stream is made. Patches the module now if it may be
+ * loaded, as a program may take a function from it before it makes a stream.
  */
 export function patchNodeStreams(patches: Patches, areLoaded: boolean): void {
   const seen = new Set<StreamClass>();
@@ -42,7 +42,7 @@ export function patchNodeStreams(patches: Patches, areLoaded: boolean): void {
     if (seen.has(base)) return;
     seen.add(base);
     patchIteration(patches, base);
-    // If it is a class of a package, the module is loaded needlessly.
+    // Loads the module, even if the class is one of a package.
     if (base === getBuiltin("node:stream") as unknown) patchFunctions(patches);
   };
   if (areLoaded) patch(getBuiltin("node:stream") as unknown as StreamClass);
@@ -65,7 +65,7 @@ function patchFunctions(patches: Patches): void {
       (original) => promisifiedAs(original, () => promises[name]),
     );
   }
-  // It gives a module's namespace, which can't be changed.
+  // The getter returns a module namespace, which can't be changed. So the getter is replaced.
   patches.replaceGetter(
     stream,
     "promises",
@@ -93,7 +93,7 @@ function patchIteration(patches: Patches, { Readable }: StreamClass): void {
       (iterate) =>
         function (options) {
           const iterator = Reflect.apply(iterate, this, arguments as never);
-          // One of the old kind is wrapped.
+          // A stream of the old kind is wrapped in another one.
           const { stream = this } = iterator as { stream?: Readable };
           const keepsStream = name === "iterator" &&
             options?.destroyOnReturn === false;
@@ -102,7 +102,7 @@ function patchIteration(patches: Patches, { Readable }: StreamClass): void {
             listens: true,
             close(_error, next) {
               leave(iterator);
-              // The loop is over at once, as by `break`; the stream is closed later.
+              // The loop ends at once, as on `break`. The stream is closed later.
               if (!keepsStream) stream.destroy();
               else if (next !== undefined) giveBack(stream, next);
               return Promise.resolve();
@@ -113,7 +113,7 @@ function patchIteration(patches: Patches, { Readable }: StreamClass): void {
   }
 }
 
-/** Puts the chunk of a `next()` whose loop was left back into its stream. */
+/** Puts the chunk of a pending `next()` back into its stream, after the loop was left. */
 function giveBack(
   stream: Readable,
   next: Promise<IteratorResult<unknown>>,
@@ -134,7 +134,7 @@ function cooperativePipeline(pipeline: Asking): Asking {
   };
 }
 
-/** Whether the last argument of a pipeline is options: no stream and nothing that is iterated. */
+/** Whether the last argument of a pipeline holds options, and is no stream and no iterable. */
 function isOptions(last: unknown): boolean {
   if (typeof last !== "object" || last === null) return false;
   return !STREAM_PROPERTIES.some((name) => name in last);

@@ -10,18 +10,18 @@ import type { Disposals } from "../_base/disposals.ts";
 import { listen } from "./channels.ts";
 import { type Ending, ForeignOperation, owningScope } from "./foreign.ts";
 
-/** A request of undici, as far as it is used here. */
+/** The part of a request of undici that is used here. */
 interface Request {
   readonly method: string;
   readonly origin: unknown;
   readonly path: string;
   /** Ends the request and closes its connection; missing before it has a connection. */
   abort?: ((error: unknown) => void) | null;
-  /** Tells the request that it has failed: its client makes no attempt then. */
+  /** Marks the request as failed: its client does not send it then. */
   onError(error: unknown): void;
 }
 
-/** Makes each request belong to the greenlet that makes it, until the stack is disposed of. */
+/** Lets each new request belong to the greenlet that makes it, until the patch is undone. */
 export function watchUndici(disposals: Disposals): void {
   const operations = new WeakMap<Request, ForeignOperation>();
   listen<{ request: Request }>(
@@ -36,7 +36,7 @@ export function watchUndici(disposals: Disposals): void {
   );
   const over = ({ request }: { request: Request }) =>
     operations.get(request)?.over();
-  // `trailers` tells of the end of each response, with and without trailers.
+  // `trailers` is published at the end of each response, even without trailers.
   listen(disposals, "undici:request:trailers", over);
   listen(disposals, "undici:request:error", over);
 }
@@ -61,7 +61,7 @@ class RequestEnding implements Ending {
   }
 
   silence(): void {
-    // The client skips a request that has failed; its handler is not told.
+    // The client skips a failed request, and does not call its handler.
     Object.assign(this.#request, { aborted: true });
   }
 }

@@ -165,7 +165,11 @@ function own(greenlet: Greenlet, child: Child): void {
 function end(child: Child): void {
   // As long as the body of a greenlet that is killed. The child keeps the process alive,
   // unless the user has unreffed it.
-  endChild(child, { grace: GRACE, group: false, holds: true });
+  endChild(
+    child,
+    { grace: GRACE, group: false, holds: true },
+    (call) => whenEnded(child, call),
+  );
 }
 
 function cooperativeOutput(original: Output): Output {

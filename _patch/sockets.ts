@@ -335,7 +335,7 @@ function writeBy(
   if (operations.isOver(written)) return takenWait(written);
   if (isShort) scratch.leave();
   const id = operations.idOf(written);
-  return takeWrites(conn).other(written, scope, () => operations.unref(id));
+  return takeWrites(conn).other(written, scope, () => operations.leave(id));
 }
 
 /**

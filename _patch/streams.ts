@@ -195,7 +195,7 @@ class Step extends Read {
   }
 
   override interrupt(error: unknown, final: boolean): void {
-    // One that is being left waits for that.
+    // A loop that is being left already waits until the stream is closed.
     if (this.state !== "waiting" || this.#isLeft) return;
     if (final) return super.interrupt(error, final);
     const { scope } = this;
@@ -278,7 +278,7 @@ function cooperativeNext(original: ReadMethod): ReadMethod {
   };
 }
 
-/** Ends a loop whose `next()` is about to throw, and gives the end of that. */
+/** Ends a loop whose `next()` is about to throw. Returns a promise of the end. */
 function leaveLoop(iterator: Iterator, error: unknown): Promise<unknown> {
   const prototype = Object.getPrototypeOf(iterator);
   const original = getOriginal(prototype, "return") as Asking;

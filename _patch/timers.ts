@@ -13,7 +13,7 @@ import { argumentAt, markHandled, property, then } from "../_base/language.ts";
 import { findSymbol } from "../_base/runtime.ts";
 import { AsyncResource } from "node:async_hooks";
 import timers, { setImmediate } from "node:timers";
-import { interruptibleScope, scopeOf } from "../_hub/current.ts";
+import { current, interruptibleScope, scopeOf } from "../_hub/current.ts";
 import { isInterrupt } from "../_hub/interrupts.ts";
 import { main } from "../_hub/main.ts";
 import {
@@ -201,12 +201,14 @@ class HandMovedTimer<T> implements QueuedWait {
 
 /** Sets a timer that a test clock moves. */
 function setByHand<T>(setting: Setting<T>, callback: Callback): T {
-  const timer = setting.set(nothing, LONGEST);
+  const timer = setting.set(nothing, TRIED);
   const key = setting.keyOf(timer);
   const bound = AsyncResource.bind(callback) as Callback;
   places.set(key, new HandMovedTimer(setting, bound, timer));
   return timer;
 }
+
+const capture = () => current.capture();
 
 /** Makes a timer fire in order with the hub's timers that are due at the same time. */
 function inLine<T>(setting: Setting<T>): (callback: Callback) => T {
@@ -214,11 +216,13 @@ function inLine<T>(setting: Setting<T>): (callback: Callback) => T {
   if (ms === null) return set;
   if (isMovedByHand()) return (callback) => setByHand(setting, callback);
   return (callback) => {
-    let place = takePlace(ms);
+    let place = takePlace(ms, capture);
     const fire = function (this: unknown, ...args: unknown[]): void {
       place.proceed(() => {
         if (!repeats) places.delete(key);
-        else if (places.has(key)) places.set(key, place = takePlace(ms));
+        else if (places.has(key)) {
+          places.set(key, place = takePlace(ms, capture));
+        }
         Reflect.apply(callback, this, args);
       });
     };
@@ -448,6 +452,12 @@ interface Timeout {
   readonly [property: symbol]: unknown;
 }
 
+/**
+ * The delay of timers that are only tried, in ms. They are cleared at once, but until then the
+ * runtime keeps a list that looks like a timer, and no `LoopExit` would come.
+ */
+const TRIED = 1;
+
 /** The longest delay of a timer, in ms. The runtime turns a longer one into 1. */
 const LONGEST = 2 ** 31 - 1;
 
@@ -460,7 +470,7 @@ export function areTimersKnown(): boolean {
 function findTimeouts(): Timeouts | null {
   const set = getOriginal(timers, "setTimeout") as SetTimer;
   const clear = getOriginal(timers, "clearTimeout") as ClearTimer;
-  const timer = set(nothing, LONGEST);
+  const timer = set(nothing, TRIED);
   clear(timer);
   const prototype = Object.getPrototypeOf(timer);
   const create = findTyped(prototype, "createTimer", "function");
@@ -483,7 +493,7 @@ function findTimeouts(): Timeouts | null {
         return original.call(this);
       });
   });
-  const trial = set(nothing, LONGEST);
+  const trial = set(nothing, TRIED);
   const id = Number(trial);
   clear(trial);
   trialPatches[Symbol.dispose]();

@@ -33,8 +33,13 @@ export function patchWebsocket(): Disposable {
         patches.replaceClass(globalThis, name, runDetached);
       }
     }
-    for (const { prototype } of [Worker, MessagePort, BroadcastChannel]) {
-      patches.replace(prototype, "dispatchEvent", detached);
+    // Node has no `Worker`.
+    const { Worker, MessagePort, BroadcastChannel }: Partial<
+      typeof globalThis
+    > = globalThis;
+    for (const one of [Worker, MessagePort, BroadcastChannel]) {
+      if (one === undefined) continue;
+      patches.replace(one.prototype, "dispatchEvent", detached);
     }
     patchGlobalEvents(patches);
     patchFileReader(patches);

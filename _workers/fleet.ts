@@ -1,9 +1,9 @@
 /**
- * The processes that serve one port, on the side of the program that has started them: they
- * are started, replaced and ended, and no connection is accepted here.
+ * The side of the parent of the processes that serve one port: starts, replaces and ends them.
+ * The parent accepts no connections.
  *
- * Each is started with the main module and the arguments of this program, and gets to the same
- * server by the same way; see `member.ts` for its side.
+ * Each child is started with the main module and the arguments of this program, and so makes the
+ * same server. `member.ts` is the side of a child.
  *
  * @module
  */
@@ -21,16 +21,16 @@ import {
 } from "../_hub/signals.ts";
 import { now, startTimer, stopTimer, type Timer } from "../_hub/timers.ts";
 import { GreenletError } from "../greenlet.ts";
-import { type Child, killProcess, startProcess } from "./links.ts";
-import { isForMember, type Order, VARIABLE } from "./member.ts";
+import { type Child, howEnded, killProcess, startProcess } from "./links.ts";
+import { isForMember, type Order, STOP_GRACE, VARIABLE } from "./member.ts";
 import { type PermissionFlags, permissionFlags } from "./permissions.ts";
 
 /**
- * Checks whether a server can have the processes that it is to have.
+ * Checks the option `processes` of a server.
  *
- * @param address Where it is to listen; `null` for a listener.
- * @param what For the message: what can't be done.
- * @throws {TypeError | RangeError} If it can't have them.
+ * @param address The address of the server; `null` if it was given a listener.
+ * @param what The failed action, for the message.
+ * @throws {TypeError | RangeError} If the option is invalid, or needs another address.
  */
 export function checkProcesses(
   options: { readonly processes?: number },
@@ -52,31 +52,29 @@ export function checkProcesses(
   );
 }
 
-/** How a server is served by several processes. */
+/** Options of a {@linkcode Fleet}. */
 export interface FleetOptions {
-  /** How many. */
+  /** The number of processes. */
   readonly size: number;
-  /** What they may do. */
+  /** The permissions of the processes. */
   readonly permissions: PermissionFlags;
-  /** After how many milliseconds one that has ended is started again, at first and at most. */
+  /** The first and the longest delay before an ended process is started again, in ms. */
   readonly minDelay: number;
   readonly maxDelay: number;
-  /** For how many milliseconds one that is replaced may serve on. */
+  /** How many milliseconds a replaced process may go on to serve. */
   readonly stopTimeout: number;
 }
 
-/** For how many milliseconds one may still be there that has stopped in time. */
+/** How many milliseconds a process that has stopped in time gets to exit. */
 const GRACE = 500;
-/** For how many more after its timeout, as it kills what is left, and answers for it. */
-const STOP_GRACE = 2000;
 
-/** The program's fleet, as its processes could not tell for which server they are. */
+/** The fleet of the program. Only one, as a child could not know which server it belongs to. */
 let running: Fleet | null = null;
 
-/** One place, and the process that has it. */
+/** A place for a process. */
 interface Slot {
   member: Member | null;
-  /** After how many milliseconds the next one is started if this one ends. */
+  /** The delay before the next process is started if this one ends, in ms. */
   delay: number;
   timer: Timer | null;
 }
@@ -86,7 +84,7 @@ export class Fleet {
   readonly #server: object;
   readonly #options: FleetOptions;
   readonly #slots: Slot[];
-  /** Those that have not ended. */
+  /** The processes that have not ended. */
   readonly #members = new Set<Member>();
   #state: "idle" | "serving" | "closed" = "idle";
   #reload: "none" | "under way" | "once more" = "none";
@@ -95,7 +93,7 @@ export class Fleet {
   #hold: Disposable | null = null;
   #signals: readonly Disposable[] = [];
 
-  /** @param server The server, for what is reported. */
+  /** @param server The server, for error reports. */
   constructor(server: object, options: FleetOptions) {
     this.#server = server;
     this.#options = options;
@@ -109,9 +107,9 @@ export class Fleet {
   /**
    * Finds the port, and starts the processes.
    *
-   * @param asked Where they are to listen.
-   * @param told Called with the first signal that is to end the program.
-   * @returns Where they will listen.
+   * @param asked The requested address.
+   * @param told Called with the first signal that asks the program to end.
+   * @returns The address on which they will listen.
    */
   start(asked: TcpAddress, told: (signal: EndingSignal) => void): Deno.NetAddr {
     const what = `Cannot start ${this.#server} in processes`;
@@ -142,8 +140,8 @@ export class Fleet {
   }
 
   /**
-   * Keeps the port while no process listens to it: by a connection to itself, as a listener
-   * would get a part of the connections that are for the processes.
+   * Keeps the port reserved while no process listens on it. It does so by a connection to itself:
+   * a listener would get some of the connections that are for the processes.
    */
   async #keepPort(listener: Deno.TcpListener): Promise<void> {
     const { hostname, port } = listener.addr;
@@ -180,7 +178,7 @@ export class Fleet {
     return member;
   }
 
-  /** The delay is the first one again when a process has lived for the longest. */
+  /** Resets the delay when a process has lived for `maxDelay`. */
   #began(slot: Slot, member: Member): void {
     const { minDelay, maxDelay } = this.#options;
     const since = now();
@@ -224,7 +222,7 @@ export class Fleet {
       this.#reload = "under way";
       for (const slot of this.#slots) {
         if (this.#state !== "serving") return;
-        // One that waits for its start is new anyway.
+        // A process that is not started yet will be a new one anyway.
         if (slot.member === null) continue;
         const next = this.#begin(slot);
         const isReady = await next.ready;
@@ -234,21 +232,29 @@ export class Fleet {
             this.#server,
             new GreenletError(
               `Process ${next.pid} of ${this.#server} ${await next
-                .ended} before it served: those that serve are kept`,
+                .ended} before it served: the old processes go on to serve`,
             ),
           );
           break;
         }
-        // Another one than before, if that has ended meanwhile.
+        // Read now: the old process may have ended meanwhile, and have been replaced.
         const before = slot.member;
         stopTimer(slot.timer);
         slot.timer = null;
         slot.member = next;
-        before?.stop(this.#options.stopTimeout);
-        await before?.ended;
+        if (before === null) continue;
+        before.leave(this.#options.stopTimeout, this.#countListeners());
+        await before.ended;
+        next.spread();
       }
     } while (this.#reload as string === "once more");
     this.#reload = "none";
+  }
+
+  #countListeners(): number {
+    let count = 0;
+    for (const { listens } of this.#members) if (listens) count++;
+    return count;
   }
 
   /** Has the processes accept no more, and serve what they have to its end. */
@@ -272,7 +278,7 @@ export class Fleet {
   /**
    * Stops the processes, and waits until they have ended.
    *
-   * @param timeout For how many milliseconds they may serve what they have.
+   * @param timeout How many milliseconds they have to finish their connections.
    */
   async stop(timeout: number): Promise<void> {
     this.#end();
@@ -283,19 +289,19 @@ export class Fleet {
 }
 
 /**
- * - `starting`: it does not listen yet
+ * - `starting`: does not listen yet
  * - `serving`
- * - `stopping`: it was told to, and is killed when the time is over
+ * - `stopping`: was told to stop, and is killed when its time is over
  * - `ended`
  */
 type State = "starting" | "serving" | "stopping" | "ended";
 
-/** One process. */
+/** One of the processes. */
 class Member {
   readonly #child: Child;
-  /** Whether it has begun to serve, or else has ended. */
+  /** Resolves to `true` when the process serves, or to `false` if it has ended before. */
   readonly ready: Promise<boolean>;
-  /** How it has ended, when it has. */
+  /** Resolves when the process has ended, to a description of how. */
   readonly ended: Promise<string>;
   readonly #kill = () => killProcess(this.#child);
   #state: State = "starting";
@@ -332,11 +338,7 @@ class Member {
       }
     });
     child.on("exit", (code: number | null, signal: string | null) => {
-      over(
-        signal === null
-          ? `has exited with code ${code}`
-          : `was ended by ${signal}`,
-      );
+      over(howEnded(code, signal));
     });
   }
 
@@ -351,19 +353,43 @@ class Member {
     });
   }
 
-  /** Has it accept no more; one that does not serve yet is ended. */
+  /** Tells the process to stop accepting. Kills it if it does not serve yet. */
   close(): void {
     if (this.#state === "starting") this.#kill();
-    else if (this.#state === "serving") this.#send(VARIABLE, "close", 0);
+    else if (this.#state === "serving") this.#send(VARIABLE, "close");
   }
 
-  /** Has it stop, and sees to it if it does not. */
+  /** Tells the process to stop, and kills it if it does not. */
   stop(timeout: number): void {
+    this.#stop(timeout, VARIABLE, "stop", timeout);
+  }
+
+  /**
+   * Has it stop, as {@linkcode Member.stop}, when what has come to it is served.
+   *
+   * @param listeners How many have the port now. The last one that has begun gets what comes
+   * from now on.
+   */
+  leave(timeout: number, listeners: number): void {
+    this.#stop(timeout, VARIABLE, "leave", timeout, listeners);
+  }
+
+  #stop(timeout: number, ...order: Order): void {
     if (this.#state === "ended") return;
     if (this.#state === "starting") return this.#kill();
     this.#state = "stopping";
-    this.#send(VARIABLE, "stop", timeout);
+    this.#send(...order);
     this.#killIn(timeout + STOP_GRACE);
+  }
+
+  /** Has it get no more than its part of the connections, after another one has left. */
+  spread(): void {
+    if (this.#state === "serving") this.#send(VARIABLE, "spread");
+  }
+
+  /** Whether it listens to the port, as far as it has told. */
+  get listens(): boolean {
+    return this.#state === "serving" || this.#state === "stopping";
   }
 
   #killIn(ms: number): void {
@@ -384,7 +410,7 @@ function flagsFor(
   const host = hostname.includes(":")
     ? `[${hostname}]:${port}`
     : `${hostname}:${port}`;
-  // What the program has in part is not told, but this part can be asked for.
+  // A partial permission can't be listed, but the runtime tells whether it includes this host.
   const mayListen = permissions === "inherit" &&
     Deno.permissions.querySync({ name: "net", host }).state === "granted";
   const more = { env: VARIABLE, ...mayListen && { net: host } };
@@ -393,7 +419,7 @@ function flagsFor(
 
 function checkCanShare(what: string): void {
   if (Deno.build.os === "windows") {
-    throw new GreenletError(`${what} as Windows has no port that is shared`);
+    throw new GreenletError(`${what} as Windows can't share a port`);
   }
   if (Deno.build.standalone) {
     throw new GreenletError(

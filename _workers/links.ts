@@ -1,5 +1,5 @@
 /**
- * A pool's side of its workers: how each is started, told something, and ended.
+ * The side of a pool: starts workers, sends them calls, and ends them.
  *
  * @module
  */
@@ -10,38 +10,38 @@ import { findWorkerRef } from "../_base/runtime.ts";
 import { type Answer, dataUrl, isAnswer, type Request } from "./messages.ts";
 import { type PermissionFlags, permissionFlags } from "./permissions.ts";
 
-/** What becomes of a worker. */
+/** Called when something happens to a worker. */
 export interface WorkerEvents {
-  /** It has told something. */
+  /** The worker has sent a message. */
   told(answer: Answer): void;
-  /** It has ended, by itself; said as what follows "as its worker". */
+  /** The worker has ended by itself. `how` continues the phrase "as its worker". */
   died(how: string, cause?: unknown): void;
-  /** It could not be started. */
+  /** The worker could not be started. */
   failed(error: unknown): void;
 }
 
-/** A worker, as its pool sees it. */
+/** The pool's connection to a worker. */
 export interface WorkerLink {
-  /** Sends what it is to do; of what is moved nothing is left here. */
+  /** Sends a call. The `moved` objects can't be used here any more. */
   send(request: Request, moved: readonly Transferable[]): void;
-  /** Whether the process is kept alive by it. */
+  /** Sets whether the worker keeps this process alive. */
   hold(holds: boolean): void;
-  /** Ends it, whatever it does. */
+  /** Ends the worker, even if it computes. */
   end(): void;
-  /** Settled when it has ended. */
+  /** Settles when the worker has ended. */
   readonly ended: Promise<void>;
 }
 
-/** What starts workers. */
+/** Starts workers. */
 export interface StartWorker {
-  /** Whether what is sent is copied by that, and refused at once if it can't be. */
+  /** Whether `send()` copies the arguments, and throws at once if one can't be copied. */
   readonly copies: boolean;
   link(modules: readonly string[], events: WorkerEvents): WorkerLink;
 }
 
 /**
- * The code of a worker's main module. It names the modules of the user's, so that they are
- * loaded without permission to read, as those of any program.
+ * The URL of a worker's main module. The code contains the imports of the user's modules: the
+ * worker then needs no permission to read them.
  */
 function mainModule(
   serve: string,
@@ -57,7 +57,7 @@ function mainModule(
   return dataUrl(`import { ${serve} } from ${own}; ${serve}(${args});`);
 }
 
-/** What starts threads. */
+/** Starts threads. */
 export function threads(permissions: PermissionFlags): StartWorker {
   return {
     copies: true,
@@ -85,7 +85,8 @@ class ThreadLink implements WorkerLink {
     );
     this.#worker = worker;
     worker.onmessage = ({ data }) => this.#take(data);
-    worker.onmessageerror = () => this.#die("has sent what can't be read");
+    worker.onmessageerror = () =>
+      this.#die("has sent a message that can't be read");
     worker.onerror = (event) => {
       event.preventDefault();
       this.#die(`has failed: ${event.message}`, event.error);
@@ -123,7 +124,7 @@ class ThreadLink implements WorkerLink {
 
 const holdThread = findWorkerRef();
 
-/** A child of `node:child_process`, as far as it is used. */
+/** The part of a `ChildProcess` of `node:child_process` that is used. */
 export interface Child {
   readonly pid?: number;
   readonly connected: boolean;
@@ -133,7 +134,7 @@ export interface Child {
   disconnect(): void;
   ref(): void;
   unref(): void;
-  // deno-lint-ignore no-explicit-any -- whatever the event is told with
+  // deno-lint-ignore no-explicit-any -- the arguments depend on the event
   on(event: string, listener: (...args: any[]) => void): void;
 }
 
@@ -142,12 +143,12 @@ interface ChildProcessModule {
 }
 
 /**
- * Starts a process of this runtime, which leads a group, out of reach of Ctrl-C: it is the
- * parent that decides when it ends.
+ * Starts a process of this runtime, as the leader of a new group. Ctrl-C does not reach it: its
+ * parent decides when it ends.
  *
- * @param flags Those of the runtime, permissions included.
+ * @param flags The flags of the runtime, permissions included.
  * @param program The main module, and the arguments of the program.
- * @param env Variables that it gets beside those of this process.
+ * @param env Environment variables, in addition to those of this process.
  */
 export function startProcess(
   flags: readonly string[],
@@ -163,10 +164,22 @@ export function startProcess(
       stdio: ["ignore", "inherit", "inherit", "ipc"],
       serialization: "advanced",
       detached: true,
-      // What may not be read can't be handed on.
+      // Without permission to read the variables, none can be passed on.
       env: isEnvOpen ? { ...Deno.env.toObject(), ...env } : env,
     },
   );
+}
+
+/** By which signals the engine ends a process whose memory is used up. */
+const OUT_OF_MEMORY = ["SIGTRAP", "SIGILL", "SIGABRT"];
+
+/** Tells how a process has ended, as what it has done. */
+export function howEnded(code: number | null, signal: string | null): string {
+  if (signal === null) return `has exited with code ${code}`;
+  const isEngine = OUT_OF_MEMORY.includes(signal);
+  return `was ended by ${signal}${
+    isEngine ? ", as when it runs out of memory" : ""
+  }`;
 }
 
 /** Ends a process at once, with those that it has started if its group can be ended. */
@@ -183,18 +196,18 @@ function findChildProcess(): ChildProcessModule {
   return process.getBuiltinModule("node:child_process");
 }
 
-/** What starts processes. */
+/** Starts processes. */
 export function processes(permissions: PermissionFlags): StartWorker {
   return {
-    // A channel that has failed once is of no more use.
+    // A failed `send()` makes the channel useless. So arguments are copied before.
     copies: false,
     link: (modules, events) => new ProcessLink(modules, permissions, events),
   };
 }
 
 /**
- * How long to wait for what a process has said at last, when it has ended, in milliseconds:
- * its channel tells of its own end, unless something holds it open.
+ * How many milliseconds to wait for the last messages of a process that has ended. Its channel
+ * reports its own end, unless another process holds it open.
  */
 const LAST_WORDS = 1000;
 
@@ -203,7 +216,7 @@ class ProcessLink implements WorkerLink {
   readonly #events: WorkerEvents;
   readonly #atEnd = () => this.#kill();
   #isOver = false;
-  /** How it has ended, until its channel has as well. */
+  /** How the process has ended; `null` while it runs. */
   #end: string | null = null;
   #isDisconnected = false;
   readonly ended: Promise<void>;
@@ -240,9 +253,7 @@ class ProcessLink implements WorkerLink {
     });
     child.on("exit", (code: number | null, signal: string | null) => {
       over();
-      this.#end = signal === null
-        ? `has exited with code ${code}`
-        : `was ended by ${signal}`;
+      this.#end = howEnded(code, signal);
       if (this.#isDisconnected) return this.#die(this.#end);
       after(LAST_WORDS, () => this.#die(this.#end!));
     });
@@ -250,7 +261,7 @@ class ProcessLink implements WorkerLink {
       this.#isDisconnected = true;
       if (this.#end !== null) resolve();
       if (this.#end !== null) return this.#die(this.#end);
-      // It ends, or else its function has closed the channel.
+      // The process is ending; or else the user's function has closed the channel.
       after(LAST_WORDS, () => this.#kill());
     });
   }

@@ -1,39 +1,61 @@
 /**
- * One of the processes that serve a port, on its own side: it knows by a variable of its
- * environment that it is one, tells its parent when it serves, and does what that says.
+ * The side of a child: one of the processes that serve a port. An environment variable tells it
+ * that it is one. It reports to its parent when it serves, and obeys the parent's orders.
  *
  * @module
  */
 
 import { getProcess } from "../_base/builtin.ts";
 import { type EndingSignal, SignalListener } from "../_hub/signals.ts";
+import { divertConnections, spreadConnections } from "./diversion.ts";
+import { endWithParent } from "./watch.ts";
 
-/** The variable, which has the process id of the parent, and the port: `4711:8080`. */
+/** The name of the variable. Its value is the parent's process id and the port: `4711:8080`. */
 export const VARIABLE = "GEVENT_SERVER_PROCESS";
 
-/** What a parent and its process send each other; `stop` has a time in milliseconds. */
+/**
+ * What a parent and its process send each other:
+ *
+ * - `close`, `stop`: as {@linkcode Serving} has it, `stop` with a time in milliseconds
+ * - `leave`: stop, while so many listeners have the port, of which the last one goes on
+ * - `spread`: the one that has left is gone
+ * - `ready`, `stopped`: of the process
+ */
 export type Order =
-  | [typeof VARIABLE, "close" | "stop", number]
-  | [typeof VARIABLE, "ready" | "stopped"];
+  | [typeof VARIABLE, "stop", timeout: number]
+  | [typeof VARIABLE, "leave", timeout: number, listeners: number]
+  | [typeof VARIABLE, "close" | "spread" | "ready" | "stopped"];
 
-/** Whether a message is one of those, and none of the program's own. */
+/** Whether a message is an {@linkcode Order}, and not one of the user's program. */
 export function isForMember(message: unknown): message is Order {
   return Array.isArray(message) && message[0] === VARIABLE;
 }
 
+/**
+ * For how many milliseconds after the timeout of its stop a process may still be there, as it
+ * kills what is left, and answers for it.
+ */
+export const STOP_GRACE = 2000;
+
 /** What a process does when it is told to. */
 export interface Serving {
+  /** For how many milliseconds it serves what it has, when nothing else is said. */
+  readonly stopTimeout: number;
   /** Accepts no more. */
   close(): void;
-  /** Stops; `undefined`: with the server's own timeout. */
-  stop(timeout?: number): Promise<void>;
+  /**
+   * Stops; `undefined`: with the server's own timeout.
+   *
+   * @param isDiverted Whether no new connection comes any more.
+   */
+  stop(timeout?: number, isDiverted?: boolean): Promise<void>;
   /** A signal is to end the process. */
   ended(signal: EndingSignal): void;
 }
 
 /**
- * The port that this process is to listen to, as one of several; `null` if it is none. One
- * that it has started itself is none.
+ * The port on which this process has to listen, if it is a child that serves; else `null`.
+ * Processes that such a child starts are no such children.
  */
 export function assignedPort(): number | null {
   const { Deno } = globalThis;
@@ -44,16 +66,16 @@ export function assignedPort(): number | null {
   return Number(parent) === Deno.ppid ? Number(port) : null;
 }
 
-/** Tells the parent that this process serves, and listens to what it says. */
-export function serveAsMember(serving: Serving): void {
+/** Tells the parent that this process serves a port, and listens to what it says. */
+export function serveAsMember(port: number, serving: Serving): void {
   const process = getProcess();
   const tell = (...order: Order) => {
-    // Where the parent is gone, "disconnect" comes.
+    // Ignores errors: if the parent is gone, "disconnect" comes.
     if (process.connected) process.send!(order, () => {});
   };
-  const stop = async (timeout?: number) => {
+  const stop = async (timeout?: number, isDiverted = false) => {
     try {
-      await serving.stop(timeout);
+      await serving.stop(timeout, isDiverted);
     } finally {
       tell(VARIABLE, "stopped");
     }
@@ -64,10 +86,13 @@ export function serveAsMember(serving: Serving): void {
   });
   process.on("message", (message: unknown) => {
     if (!isForMember(message)) return;
-    if (message[1] === "close") serving.close();
-    if (message[1] !== "stop") return;
+    if (message[1] === "close") return serving.close();
+    if (message[1] === "spread") return spreadConnections(port);
+    if (message[1] !== "stop" && message[1] !== "leave") return;
     signals[Symbol.dispose]();
-    void stop(message[2]);
+    const isDiverted = message[1] === "leave" &&
+      divertConnections(port, message[3] - 1);
+    void stop(message[2], isDiverted);
   });
   process.on("disconnect", async () => {
     try {
@@ -76,7 +101,8 @@ export function serveAsMember(serving: Serving): void {
       Deno.exit(1);
     }
   });
-  // It is the server that keeps the process alive.
+  // The server keeps the process alive, and not the channel.
   (process as { channel?: { unref(): void } }).channel?.unref();
+  endWithParent(Deno.ppid, serving.stopTimeout + STOP_GRACE);
   tell(VARIABLE, "ready");
 }

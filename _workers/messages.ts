@@ -1,38 +1,40 @@
 /**
- * What a pool and its workers tell each other, and values on their way.
+ * The messages between a pool and its workers.
  *
  * @module
  */
 
 import type { SentError } from "./pack.ts";
 
-/** What a worker is to do. */
+/** A message to a worker: a call. */
 export type Request = readonly [
   tag: "call",
+  /** Which call of this worker, as its answer has to say. */
+  id: number,
   module: string | null,
   /** The name of the function, or its code. */
   name: string,
   args: readonly unknown[],
 ];
 
-/** What a worker tells. */
+/** A message from a worker. */
 export type Answer =
   | readonly [tag: "ready"]
-  | readonly [tag: "value", value: unknown]
-  | readonly [tag: "error", error: SentError]
+  | readonly [tag: "value", id: number, value: unknown]
+  | readonly [tag: "error", id: number, error: SentError]
   /** It ends itself, of which a thread tells nothing else. */
   | readonly [tag: "exit", code: number];
 
-/** Whether it is what a worker of ours has sent: its functions may send as well. */
+/** Whether a message is from the worker's side of the pool: functions may also send messages. */
 export function isAnswer(message: unknown): message is Answer {
   return Array.isArray(message) &&
     /^(ready|value|error|exit)$/.test(String(message[0]));
 }
 
-/** Which objects are to be moved along with a value. */
+/** Values, each with the objects in it that are moved when it is sent. */
 const moved = new WeakMap<object, readonly Transferable[]>();
 
-/** Notes what is to be moved along with a value when it is sent. */
+/** Notes the objects that are moved when a value is sent. */
 export function markMoved(
   value: object,
   list: readonly Transferable[],
@@ -40,7 +42,7 @@ export function markMoved(
   moved.set(value, list);
 }
 
-/** What is to be moved along with a value that is sent now. */
+/** Returns the objects that are moved with a value, which is sent now. */
 export function takeMoved(value: unknown): readonly Transferable[] {
   if (typeof value !== "object" || value === null) return NOTHING;
   const list = moved.get(value);
@@ -51,7 +53,7 @@ export function takeMoved(value: unknown): readonly Transferable[] {
 
 export const NOTHING: readonly Transferable[] = [];
 
-/** The address of a module that is its own code. */
+/** The URL of a module that consists of `code`. */
 export function dataUrl(code: string): string {
   return `data:application/javascript,${encodeURIComponent(code)}`;
 }

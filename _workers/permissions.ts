@@ -1,5 +1,5 @@
 /**
- * What workers may do.
+ * The permissions of workers.
  *
  * @module
  */
@@ -20,10 +20,10 @@ const NAMES = [
 
 type Name = typeof NAMES[number];
 
-/** One permission: all of it, none, what the program has, or some. */
+/** How much of a permission is given: all, none, the program's, or the listed parts. */
 type Extent = boolean | "inherit" | readonly (string | URL)[];
 
-/** Permissions in the form that the runtime gives a `Worker` in. */
+/** Permissions, in the form of the runtime's option for a `Worker`. */
 export type PermissionFlags =
   | "inherit"
   | "none"
@@ -32,8 +32,8 @@ export type PermissionFlags =
 /**
  * Checks permissions, and copies them.
  *
- * @param what For the message: what can't be done.
- * @throws {TypeError} If they are none.
+ * @param what The failed action, for the message.
+ * @throws {TypeError} If they are not valid permissions.
  */
 export function checkPermissions(
   permissions: unknown,
@@ -59,7 +59,7 @@ export function checkPermissions(
   return checked;
 }
 
-/** Makes the error of a value that is none. */
+/** Makes the error for an invalid value. */
 type Wrong = (name: string, kind: string, value: unknown) => TypeError;
 
 function checkExtent(name: string, extent: unknown, wrong: Wrong): Extent {
@@ -85,11 +85,11 @@ function checkExtent(name: string, extent: unknown, wrong: Wrong): Extent {
 }
 
 /**
- * The flags of the runtime that give permissions, and no more than those. What is not given is
- * denied by name: a program that `node:child_process` starts as `deno run` without any such
- * flag gets `-A`. Nothing is denied of `import`, which is needed to load what is imported.
+ * Returns the runtime's flags for permissions. All other permissions are denied by name: without
+ * any such flag, `node:child_process` would add `-A` to `deno run`. Only `import` is never denied,
+ * as the worker has to load the modules.
  *
- * @param more What is given of a permission in any case.
+ * @param more Parts of permissions that are always given.
  */
 export function permissionFlags(
   permissions: PermissionFlags,
@@ -118,8 +118,8 @@ function flagOf(
 }
 
 /**
- * Whether the program has a permission without any exception. What it has a part of can't be
- * handed on, as it does not tell which part that is.
+ * Whether the program has a permission in full. A partial permission can't be passed on, as the
+ * runtime does not list its parts.
  */
 function hasAll(name: Name): boolean {
   const { state, partial } = Deno.permissions.querySync(

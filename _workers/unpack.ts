@@ -1,5 +1,5 @@
 /**
- * Errors as they come from a worker: of their class, with their message and stack.
+ * Unpacks errors from a worker: makes them again, with their class, message and stack.
  *
  * @module
  */
@@ -13,22 +13,22 @@ import type { SentError } from "./pack.ts";
 export type ErrorClasses = Readonly<Record<string, unknown>>;
 
 /**
- * Makes the error again that was packed.
+ * Makes an error from its packed form.
  *
- * @param sent The error, as it was packed.
- * @param others Classes of modules that are above this one.
+ * @param sent The packed error.
+ * @param others Classes of modules above this one, which it can't import.
  */
 export function unpackError(sent: SentError, others: ErrorClasses): unknown {
   if (sent.kind === "value") return sent.value;
   const { name, message, stack, properties } = sent;
   const error = makeError(sent, others);
   Object.assign(error, properties);
-  // Where the class does not say so, as for one that has set it itself.
+  // An instance may have set its own name or message, which its class does not give.
   if (error.name !== name) define(error, "name", name);
   if (error.message !== message) define(error, "message", message);
   if (stack !== undefined) define(error, "stack", stack);
-  if (sent.cause !== undefined) {
-    define(error, "cause", unpackError(sent.cause, others));
+  for (const [link, linked] of Object.entries(sent.linked ?? {})) {
+    define(error, link, unpackError(linked, others));
   }
   if (sent.errors !== undefined) {
     const errors = sent.errors.map((one) => unpackError(one, others));
@@ -57,17 +57,17 @@ function makeError(
   const known = classes.findIndex((one) => findClass(one, others));
   const base = findClass(classes[known] ?? "Error", others)!;
   const made = known > 0 ? classNamed(classes[0]!, base) : base;
-  // It has private fields, which nothing but its constructor makes.
+  // A `Timeout` has private fields. Only its constructor makes them.
   if (base === Timeout || base.prototype instanceof Timeout) {
     const { ms } = properties;
     const timeout = new Timeout(typeof ms === "number" ? ms : Infinity);
     return Object.setPrototypeOf(timeout, made.prototype);
   }
-  // As `Error` makes it, whatever the constructor of the class wants.
+  // Calls the constructor `Error`: that of the class may need other arguments.
   return Reflect.construct(Error, [message], made);
 }
 
-/** The library's own classes of errors, of modules that are below this one. */
+/** Error classes of the library, from modules below this one. */
 const OWN: ErrorClasses = {
   __proto__: null,
   GreenletError,
@@ -78,7 +78,7 @@ const OWN: ErrorClasses = {
   ShutDown,
 };
 
-/** The class of errors of a name that both sides have. */
+/** Finds an error class by its name; `undefined` if this side does not have it. */
 function findClass(
   name: string,
   others: ErrorClasses,
@@ -94,7 +94,7 @@ function findClass(
   return isError ? found as ErrorClass : undefined;
 }
 
-/** Classes that stand for those which only the other side has. */
+/** Classes made here in place of those that only the worker has. */
 const standIns = new Map<string, ErrorClass>();
 
 function classNamed(name: string, base: ErrorClass): ErrorClass {

@@ -1,27 +1,19 @@
 /**
- * What runs in a worker of a `ThreadPool`.
+ * The side of a worker of a `ThreadPool`: receives calls, and sends results.
  *
  * @module
  */
 
 import { GreenletError } from "../greenlet.ts";
 import { isThenable } from "../_base/thenable.ts";
-import { isPlain, packError } from "./pack.ts";
-import {
-  type Answer,
-  dataUrl,
-  NOTHING,
-  type Request,
-  takeMoved,
-} from "./messages.ts";
+import { checkForProcess, isPlain, packError } from "./pack.ts";
+import { type Answer, NOTHING, type Request, takeMoved } from "./messages.ts";
+import { endWithParent } from "./watch.ts";
 
-/** Modules that can be loaded: by their addresses, what imports each. */
+/** The modules that the worker can load: URLs, and functions that import them. */
 type Modules = Record<string, () => Promise<Record<string, unknown>>>;
 type Function = (...args: unknown[]) => unknown;
 type Send = (answer: Answer, moved: readonly Transferable[]) => void;
-
-/** How often a worker looks whether its parent is still there, in milliseconds. */
-const WATCH_EVERY = 250;
 
 /** Serves a pool in the process that has started this one. */
 export async function serveProcess(
@@ -31,54 +23,45 @@ export async function serveProcess(
   const { default: process } = await import("node:process");
   const own = new Calls(modules, (answer, moved) => {
     // What another process gets is a copy; what was to be moved is gone here all the same.
-    const value = answer[0] === "value" && !isPlain(answer[1])
-      ? ["value", structuredClone(answer[1], { transfer: [...moved] })]
-      : answer;
-    process.send!(value, (error: Error | null) => {
-      if (error !== null) process.send!(["error", packError(error)]);
+    let sent: Answer = answer;
+    if (answer[0] === "value" && !isPlain(answer[2])) {
+      const [tag, id, value] = answer;
+      sent = [tag, id, structuredClone(value, { transfer: [...moved] })];
+      checkForProcess(sent[2]);
+    }
+    process.send!(sent, (error: Error | null) => {
+      if (error !== null) process.send!(["error", answer[1], packError(error)]);
     });
   });
   process.on("message", (message: unknown) => own.take(message as Request));
-  // Its parent has ended, or wants no more of it.
+  // The parent has ended, or has dropped this worker.
   process.on("disconnect", () => Deno.exit());
   process.send!(["ready"]);
-  watch(parent);
+  endWithParent(parent, 0);
 }
 
-/**
- * Ends this process when its parent is gone, although it may be busy: from a thread, and by
- * a signal, as nothing else reaches a thread that computes.
- */
-function watch(parent: number): void {
-  const code = `import process from "node:process";
-    setInterval(() => {
-      if (Deno.ppid !== ${parent}) process.kill(process.pid, "SIGKILL");
-    }, ${WATCH_EVERY});`;
-  new Worker(dataUrl(code), { type: "module" });
-}
-
-/** The realm of a thread. */
+/** The global object of a thread. */
 interface Thread {
   onmessage: (event: MessageEvent<Request>) => void;
   postMessage(message: unknown, transfer?: Transferable[]): void;
   close(): void;
 }
 
-/** Serves a pool in the thread that has started this one. */
+/** Serves the pool of the thread that has started this thread. */
 export function serveThread(modules: Modules): void {
   const thread = globalThis as unknown as Thread;
-  // An empty list of what is moved costs 1.5 µs.
+  // Passing an empty list of objects to move costs 1.5 µs.
   const send: Send = (answer, moved) =>
     moved.length === 0
       ? thread.postMessage(answer)
       : thread.postMessage(answer, [...moved]);
   const own = new Calls(modules, send);
-  // Of a thread that ends itself its parent is told nothing.
+  // The runtime does not tell the parent that a thread has ended itself, so this tells it.
   const close = thread.close.bind(thread);
   const exit = (code?: number): never => {
     send(["exit", code ?? Deno.exitCode], NOTHING);
     close();
-    // Nothing of the caller is to go on.
+    // `Deno.exit()` must not return.
     throw new Error("This thread has ended");
   };
   Object.defineProperty(Deno, "exit", { value: exit, configurable: true });
@@ -92,6 +75,8 @@ class Calls {
   readonly #modules: Modules;
   readonly #send: Send;
   readonly #loaded = new Map<string, Record<string, unknown>>();
+  /** Which call is done now. */
+  #id = 0;
   /** Functions that came as code. */
   readonly #compiled = new Map<string, Function>();
 
@@ -100,10 +85,11 @@ class Calls {
     this.#send = send;
   }
 
-  /** Does what was asked for, and answers: at once, where there is nothing to wait for. */
+  /** Performs a call and answers; at once, if there is nothing to wait for. */
   take(request: Request): void {
     if (!Array.isArray(request) || request[0] !== "call") return;
-    const [, module, name, args] = request;
+    const [, id, module, name, args] = request;
+    this.#id = id;
     const called = module === null ? null : this.#loaded.get(module)?.[name];
     if (typeof called !== "function") {
       return void this.#prepare(module, name, args);
@@ -111,7 +97,7 @@ class Calls {
     this.#run(called as Function, name, args);
   }
 
-  /** Finds out first what is to be called. */
+  /** Finds the function, then calls it. */
   async #prepare(
     module: string | null,
     name: string,
@@ -145,7 +131,7 @@ class Calls {
 
   #succeed(value: unknown, name: string): void {
     try {
-      this.#send(["value", value], takeMoved(value));
+      this.#send(["value", this.#id, value], takeMoved(value));
     } catch (error) {
       this.#fail(unsendable(error, name));
     }
@@ -156,14 +142,14 @@ class Calls {
     try {
       packed = packError(error);
     } catch (thrown) {
-      // Its properties may be getters, which may throw.
+      // A property of the error may be a getter that throws.
       packed = packError(unreadable(thrown));
     }
-    this.#send(["error", packed], NOTHING);
+    this.#send(["error", this.#id, packed], NOTHING);
   }
 
   async #find(module: string, name: string): Promise<Function> {
-    // To import it for each call would take as long as the call.
+    // Importing the module for each call would take as long as the call.
     let exports = this.#loaded.get(module);
     if (exports === undefined) {
       exports = await this.#modules[module]!();
@@ -186,7 +172,7 @@ class Calls {
   }
 }
 
-/** Runs it in a greenlet: what that needs takes 30 ms to load, of the 150 of a start. */
+/** Runs a generator in a greenlet. Loads `gevent.ts` only now: that takes 30 ms. */
 async function runGenerator(
   body: Generator<unknown, unknown, never>,
 ): Promise<unknown> {
@@ -200,28 +186,40 @@ function unreadable(thrown: unknown): GreenletError {
   });
 }
 
-/** Whether it is the body of a generator function, which nothing has begun to run. */
+/** Whether a function's result is a generator, which has to be run. */
 function isGenerator(
   result: unknown,
 ): result is Generator<unknown, unknown, never> {
   return Object.prototype.toString.call(result) === "[object Generator]";
 }
 
-/** How many functions are kept that came as code. */
+/** How many compiled functions are kept. */
 const MOST_COMPILED = 1000;
 
-/** Makes a function of its code, as `toString()` gives it: an expression, or a method. */
+/**
+ * Makes a function of its code, as `toString()` gives it: an expression, or a method, which an
+ * object has to be around.
+ */
 function compile(code: string): Function {
   const run = (text: string) => (0, eval)(`"use strict"; (${text})`);
+  let error: unknown;
   try {
     return run(code);
-  } catch (error) {
-    try {
-      return Object.values(run(`{ ${code} }`))[0] as Function;
-    } catch {
-      throw error;
-    }
+  } catch (thrown) {
+    error = thrown;
   }
+  let method: PropertyDescriptor;
+  try {
+    const object: object = run(`{ ${code} }`);
+    const [key] = Reflect.ownKeys(object);
+    method = Object.getOwnPropertyDescriptor(object, key!)!;
+  } catch (thrown) {
+    // Of code that was no expression, this tells more.
+    throw /^Unexpected token '\{'/.test((error as Error).message)
+      ? thrown
+      : error;
+  }
+  return method.value ?? method.get ?? method.set;
 }
 
 function unsendable(error: unknown, name: string): DOMException {

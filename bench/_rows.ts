@@ -368,8 +368,8 @@ class Rows {
   processes(): Row {
     const row = this.clients(
       "processes",
-      "HTTP request that computes for 1 ms, 250 clients",
-      2_500,
+      "HTTP request that computes for 5 ms, 250 clients",
+      1_000,
       250,
       [],
       "http",

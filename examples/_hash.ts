@@ -1,12 +1,12 @@
 /**
- * What the workers of `hash_tree.ts` do.
+ * The function that the workers of `hash_tree.ts` run.
  *
  * @module
  */
 
 import { createHash } from "node:crypto";
 
-/** What is known of a file. */
+/** The size and the hash of a file. */
 export interface Hashed {
   bytes: number;
   hash: string;

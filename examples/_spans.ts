@@ -2,8 +2,8 @@
  * OpenTelemetry for a program of greenlets: spans that are kept in memory, and one for each
  * greenlet on request.
  *
- * The library has to know nothing of it. A greenlet inherits the `AsyncLocalStorage` context
- * of the code that spawns it, and OpenTelemetry keeps the current span there.
+ * The library needs no support for it. A greenlet inherits the `AsyncLocalStorage` context of the
+ * code that spawns it, and OpenTelemetry keeps the current span there.
  *
  * @module
  */
@@ -27,7 +27,7 @@ trace.setGlobalTracerProvider(provider);
 
 const tracer = trace.getTracer("greenlets");
 
-/** Calls a function in a span, which ends with it in whatever way, by a kill as well. */
+/** Calls a function in a span. The span ends with the function, also after an error or a kill. */
 export function inSpan<R>(
   name: string,
   run: (span: Span) => R | Promise<R>,
@@ -44,7 +44,7 @@ export function inSpan<R>(
   });
 }
 
-/** Spawns a greenlet that is a span for as long as it lives, under the current one. */
+/** Spawns a greenlet with a span under the current one. The span ends with the greenlet. */
 export function spawnInSpan<A extends unknown[], R>(
   name: string,
   run: (...args: A) => R | Promise<R>,

@@ -4,8 +4,8 @@
  *
  *     deno run -q -P=local-net examples/chat_server.ts
  *
- * Four people talk to each other, and one of them reads nothing: a line that can't be sent to
- * him in time ends his connection, and the others go on.
+ * Four people talk to each other, and one of them, Bob, reads nothing. When a line can't be sent
+ * to Bob in time, the server closes Bob's connection, and the others go on.
  */
 
 import {
@@ -26,7 +26,7 @@ const SEND_LIMIT = 200;
 /** How long a line may be, in bytes. */
 const LONGEST = 60_000;
 
-/** Those who are in the chat, by name. */
+/** The members of the chat, by name. */
 const members = new Map<string, Socket>();
 
 /** Accepts connections until it is killed. */
@@ -53,7 +53,7 @@ async function welcome(socket: Socket): Promise<void> {
   }
 }
 
-/** Sends a line to all members, to each in a greenlet of its own. */
+/** Sends a line to all members, each in a new greenlet. */
 function say(line: string): void {
   for (const [name, socket] of members) spawn(sendTo, name, socket, line);
 }
@@ -81,7 +81,7 @@ function isLost(error: unknown): boolean {
     error instanceof RangeError; // A line that is too long
 }
 
-/** Comes in, and gives the lines that follow. */
+/** Joins the chat, and returns the lines that follow. */
 async function enter(port: number, name: string): Promise<Socket> {
   const socket = await connect({ hostname: "127.0.0.1", port });
   await socket.recvUntil("\n");
@@ -89,10 +89,10 @@ async function enter(port: number, name: string): Promise<Socket> {
   return socket;
 }
 
-/** Prints what a member hears, until somebody says good bye. */
+/** Prints the lines that a member gets, until one of them says good bye. */
 async function listenTo(socket: Socket, name: string, isIn: Event) {
   for await (const line of socket.lines()) {
-    // The long lines are for the one who does not read.
+    // The long lines are for Bob.
     if (line.length < 100) console.log(`${name} hears "${line}"`);
     if (line === `${name} has come`) isIn.set();
     if (line.endsWith("good bye")) return;
@@ -117,7 +117,7 @@ await run(async () => {
 
   using deaf = await enter(port, "bob");
   while (!members.has("bob")) await sleep(1);
-  // Until what bob does not read is more than the system keeps for him.
+  // Sends lines until they are more than the system keeps for Bob.
   const long = `${"x".repeat(LONGEST)}\n`;
   while (members.has("bob")) {
     await sockets.get("mary")!.sendAll(long);
@@ -131,7 +131,7 @@ await run(async () => {
 });
 console.log("the chat has ended");
 
-/** Whether a connection ends, when all that has come is read. */
+/** Reads until the connection ends, then returns `true`. */
 async function isOver(socket: Socket): Promise<boolean> {
   try {
     while ((await socket.recv()).length > 0);

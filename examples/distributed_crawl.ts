@@ -1,16 +1,16 @@
 /**
- * A crawl by several processes, which take pages from one queue in Redis, by BullMQ. Each job is
- * a greenlet with a time limit, which BullMQ alone can't give it, as it can't stop a job.
+ * A crawl by several processes, which take pages from one queue in Redis, with BullMQ. Each job
+ * runs in a greenlet with a time limit. BullMQ alone can't stop a job.
  *
  *     deno run -q -P=distributed-crawl examples/distributed_crawl.ts
  *
  * Three workers crawl a site whose pages link to each other. Some pages never come: their jobs
- * are stopped, and leave no connection. One worker is killed with SIGKILL while it has jobs: the
- * others take them up. One is stopped with SIGTERM: it ends its jobs first, which takes no longer
- * than their limit.
+ * are stopped, and leave no connection open. One worker is killed with SIGKILL while it has jobs:
+ * the others do these jobs. One worker is stopped with SIGTERM: it ends its jobs first, which
+ * takes no longer than their limit.
  *
- * Redis streams would do as well, but retries, the heartbeat of a worker, and that a page is
- * queued only once would have to be written; BullMQ has them.
+ * Redis streams would work as well, but BullMQ already has retries, a heartbeat for each worker,
+ * and queues each page only once.
  */
 
 import { Queue, QueueEvents, Worker } from "bullmq";
@@ -20,7 +20,7 @@ import type { AddressInfo } from "node:net";
 import { patch, run, sleep, spawn, withTimeout } from "@gevent/gevent";
 
 const HOST = "127.0.0.1";
-/** How many pages the site has, to how many others each links, and which never come. */
+/** The number of pages, the number of links in each, and which pages never come. */
 const PAGES = 60;
 const LINKS = 8;
 const isStuck = (page: number) => page % 15 === 7;
@@ -32,9 +32,9 @@ const LIMIT = 300;
 const ATTEMPTS = 2;
 /** How many jobs a worker has at a time. */
 const JOBS = 4;
-/** After how long without a sign of a worker its jobs are taken up, in milliseconds. */
+/** How long a worker may be silent before the others get its jobs, in milliseconds. */
 const LOCK = 600;
-/** How long the whole may take, in milliseconds. */
+/** How long the whole crawl may take, in milliseconds. */
 const PATIENCE = 30_000;
 
 const QUEUE = "pages";
@@ -81,17 +81,17 @@ async function work(name: string, redis: number, site: number): Promise<void> {
   Deno.exit();
 }
 
-// --- The site, the queue, and who works
+// --- The site, the queue and the workers
 
-/** What the site sees of the workers. */
+/** What the site observes. */
 class Site implements AsyncDisposable {
-  /** The pages that were sent whole. */
+  /** The pages that were sent in full. */
   readonly sent = new Set<number>();
   /** How long the connections of the pages that never come were open, in milliseconds. */
   readonly held: number[] = [];
-  /** How many connections are open. */
+  /** The number of open connections. */
   connections = 0;
-  /** How many requests of each worker are under way. */
+  /** The number of pending requests of each worker. */
   readonly #asking = new Map<string, number>();
   readonly #server = createServer((request, response) => {
     const page = Number(request.url!.slice(1));
@@ -187,7 +187,7 @@ async function crawl(): Promise<void> {
   console.log(`for longer than ${longest} ms; ${site.connections} are left`);
 }
 
-/** Starts Redis; gives false if it is not there. */
+/** Starts Redis. Returns `false` if it is not installed. */
 async function startRedis(
   stack: AsyncDisposableStack,
   port: number,
@@ -215,12 +215,12 @@ async function startRedis(
   return true;
 }
 
-/** Connects to Redis, as workers need it: a command waits as long as it takes. */
+/** Connects to Redis without a time limit for commands, as workers need. */
 function connect(port: number): Redis {
   return new Redis(port, HOST, { maxRetriesPerRequest: null });
 }
 
-/** Starts a process that is ended with the stack. */
+/** Starts a process. It ends when the stack is disposed of. */
 function startProcess(
   stack: AsyncDisposableStack,
   command: string,

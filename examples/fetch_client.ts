@@ -28,7 +28,7 @@ const pages = new Map([
   ["/half", `${head}Hel`],
 ]);
 
-/** Sends as much of a page as there is. */
+/** Sends a page, or the part of it that the site has. */
 async function answer(conn: Deno.Conn): Promise<void> {
   using _ = conn;
   const buffer = new Uint8Array(4096);

@@ -1,12 +1,12 @@
 /**
- * Hashes all files of a directory on all cores: a `Pool` of greenlets, each of which has a
- * file, and a `ThreadPool` of workers, each of which has a core.
+ * Hashes all files of a directory on all cores: with a `Pool` of greenlets, one for each file,
+ * and a `ThreadPool` of workers, one for each core.
  *
  *     deno run -q -P=hash-tree examples/hash_tree.ts [directory]
  *
- * A terminal gets a bar; a pipe or a file gets a line for every 50 files. A file has a time
- * limit: a worker that is past it is ended, and the next file gets a new one. Ctrl-C leaves
- * neither a greenlet nor a process.
+ * A terminal gets a bar; a pipe or a file gets a line for every 50 files. Each file has a time
+ * limit: at the limit its worker is ended, and the next file gets a new one. After Ctrl-C, no
+ * greenlet and no process is left.
  */
 
 import {
@@ -19,13 +19,13 @@ import {
 import { Progress } from "./_progress.ts";
 
 const DIRECTORY = Deno.args[0] ?? `${import.meta.dirname}/..`;
-/** How many files are under way: the next one is there when a core is free. */
+/** How many files are read at a time: more than cores, so that no core waits for the next. */
 const AT_ONCE = 4 * navigator.hardwareConcurrency;
 /** How long one file may take, in milliseconds. */
 const LIMIT = 20_000;
 const WIDTH = 30;
 
-/** The files of a directory, and of those in it. */
+/** Iterates over the files of a directory and its subdirectories. */
 function* walk(directory: string): Generator<string> {
   for (const entry of Deno.readDirSync(directory)) {
     if (entry.name.startsWith(".") || entry.name === "node_modules") continue;
@@ -35,7 +35,7 @@ function* walk(directory: string): Generator<string> {
   }
 }
 
-/** What has become of a file. */
+/** The result for one file. */
 interface Outcome {
   path: string;
   bytes: number;
@@ -56,12 +56,12 @@ await run(async () => {
     import.meta.resolve("./_hash.ts"),
   );
 
-  /** Hashes one file. That it fails is an outcome, and no matter of the others'. */
+  /** Hashes one file. A failure is returned as an outcome, so that the others go on. */
   async function hash(path: string): Promise<Outcome> {
     try {
       return { path, ...await withTimeout(LIMIT, () => work.hashFile(path)) };
     } catch (error) {
-      // Ctrl-C is no failure of the file's.
+      // A kill, such as by Ctrl-C, is not a failure of the file.
       if (error instanceof GreenletExit) throw error;
       return { path, bytes: 0, hash: "", error };
     }

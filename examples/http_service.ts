@@ -1,12 +1,12 @@
 /**
- * An HTTP service that a container stops: requests hand jobs to background workers, and
- * SIGTERM lets what has begun come to its end.
+ * An HTTP service that a container stops. Requests pass jobs to background workers. After
+ * SIGTERM, requests and jobs that have begun are finished.
  *
  *     deno run -q -P=examples examples/http_service.ts
  *
- * It asks itself a few times, sends itself SIGTERM while a slow request is answered, and
- * shows what becomes of it: no more connections, the slow answer still whole, all letters
- * written, the exit code 0.
+ * The program sends itself some requests, and SIGTERM while a slow request is answered. It shows
+ * the effect: no more connections, a complete answer to the slow request, all letters written,
+ * and the exit code 0.
  */
 
 import {
@@ -72,7 +72,7 @@ async function main(): Promise<void> {
   await client.join();
 } // The writers die with main
 
-/** What others do: ask, and be answered; and a container's end in the middle of it. */
+/** Plays the clients, which send requests, and the container, which sends SIGTERM. */
 async function beClient(url: string): Promise<void> {
   for (const name of ["ann", "bob", "cid"]) {
     await until(fetch(url + name, { method: "POST" }));

@@ -1,6 +1,6 @@
 /**
- * Spans of OpenTelemetry in a program of greenlets: each is below the span in which its
- * greenlet was spawned, through pools, nurseries, timers and requests, however many greenlets
+ * Spans of OpenTelemetry in a program of greenlets. Each span is below the one in which its
+ * greenlet was spawned: through pools, nurseries, timers and requests, and while many greenlets
  * take turns.
  *
  * ```sh
@@ -32,7 +32,7 @@ await run(async () => {
       await inSpan("read", () => response.text());
     });
 
-  // Two crawls at once: no span of one gets below the other.
+  // Two crawls at once: their spans do not mix.
   await Promise.all(
     ["one", "two"].map((name) =>
       inSpan(`crawl ${name}`, async () => {
@@ -45,7 +45,7 @@ await run(async () => {
             setTimeout(() =>
               void inSpan("timer", () => resolve()), 1)
           ));
-        // A span for a greenlet, that ends when the greenlet is killed.
+        // The span of this greenlet ends when the greenlet is killed.
         const watcher = spawnInSpan("watcher", sleep, 100_000);
         await sleep(1);
         await watcher.kill();

@@ -64,7 +64,7 @@ await withServer("tcp_server", async (address) => {
 heading("line_server");
 await withServer("line_server", async ([hostname, port]) => {
   using conn = await Deno.connect({ hostname, port: Number(port) });
-  // Each line gets one answer, however the bytes are divided.
+  // Each line gets one answer, even if its bytes arrive in parts.
   for (const bytes of ["hel", "lo\nwor", "ld\nquit\n"]) {
     await conn.write(new TextEncoder().encode(bytes));
   }

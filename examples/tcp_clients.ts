@@ -40,7 +40,7 @@ export interface Plan {
 const CONNECTING = 4;
 const LIMIT = 10_000;
 const PAUSE = 100;
-/** How often in a row a client tries again without a reply. */
+/** The most attempts in a row without a reply. */
 const RETRIES = 10;
 
 /** Runs all clients at the same time, and prints the summary. Returns whether all were served. */

@@ -1,11 +1,11 @@
 /**
- * A TCP proxy: it passes on the bytes of each connection in both directions. When one side
- * ends what it sends, the other side is told, and can still answer.
+ * A TCP proxy: it passes on the bytes of each connection in both directions. When one side has
+ * sent everything, the proxy passes on the end, and the other side can still answer.
  *
  *     deno run -q -P=local-net examples/tcp_proxy.ts
  *
- * The server behind it adds up numbers, and answers when its client has sent them all and has
- * ended its side. Through a proxy that closed both sides at once, no answer would come.
+ * The server behind it adds up numbers, and answers when its client has sent all of them and has
+ * closed its writing side. If the proxy closed both sides then, no answer would come.
  */
 
 import {
@@ -18,10 +18,10 @@ import {
   spawn,
 } from "@gevent/gevent";
 
-/** How many bytes the proxy has passed on. */
+/** The number of bytes that the proxy has passed on. */
 const passed = { toServer: 0, toClient: 0 };
 
-/** Passes on the connections that come, until it is killed. */
+/** Accepts connections and passes on their bytes, until it is killed. */
 async function proxy(
   listener: SocketListener,
   target: Deno.ConnectOptions,
@@ -30,7 +30,7 @@ async function proxy(
     spawn(async () => {
       using near = client;
       using far = await connect(target);
-      // Waits for both, and ends one when the other has failed.
+      // Waits for both directions. If one fails, the nursery kills the other.
       await nursery((pumps) => {
         pumps.spawn(pump, near, far, "toServer" as const);
         pumps.spawn(pump, far, near, "toClient" as const);
@@ -39,7 +39,7 @@ async function proxy(
   }
 }
 
-/** Passes on what one side sends, and then its end. */
+/** Passes on the bytes of one side, and then the end. */
 async function pump(
   from: Socket,
   to: Socket,
@@ -49,13 +49,13 @@ async function pump(
     const bytes = await from.recv();
     if (bytes.length === 0) break;
     passed[direction] += bytes.length;
-    // Waits as long as the other side is slow, so that nothing piles up here.
+    // Waits for the other side if it is slow, so that no bytes pile up here.
     await to.sendAll(bytes);
   }
   await to.closeWrite();
 }
 
-/** Adds up the numbers of a client, and answers when it has sent them all. */
+/** Adds up the numbers of a client, and answers when the client has sent all. */
 async function add(listener: SocketListener): Promise<void> {
   for await (const socket of listener) {
     spawn(async () => {
@@ -67,7 +67,7 @@ async function add(listener: SocketListener): Promise<void> {
   }
 }
 
-/** Has a server add up some numbers. */
+/** Lets the server add up some numbers. */
 async function ask(port: number, numbers: number[]): Promise<string> {
   using socket = await connect({ hostname: "127.0.0.1", port });
   await socket.sendAll(numbers.map((number) => `${number}\n`).join(""));

@@ -4,7 +4,7 @@
  *
  *     deno run -q -P=local-net examples/tcp_server_socket.ts
  *
- * The calls of a `Socket` can be interrupted by themselves: no function of Deno is replaced.
+ * The calls of a `Socket` can be interrupted without `patch()`: no function of Deno is replaced.
  * See `tcp_server.ts` for the same with `patch()` and Deno's own connections.
  */
 
@@ -33,7 +33,7 @@ async function upperCase(socket: Socket<Deno.NetAddr>): Promise<void> {
     }
     console.log("server: a client has ended its side");
   } finally {
-    // It runs at once when the greenlet is killed, although no line has come.
+    // Runs at once when the greenlet is killed, although no line has come.
     console.log("server: a connection is closed");
   }
 }

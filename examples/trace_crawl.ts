@@ -3,8 +3,8 @@
  *
  *     deno run -q -P=trace examples/trace_crawl.ts
  *
- * The program serves the pages itself, and gets them five at a time. The files are in a
- * directory of their own, which is removed at the end: give a directory to keep them.
+ * The program serves the pages itself, and gets them five at a time. It writes the files to a
+ * temporary directory and removes them at the end. Pass a directory to keep them.
  */
 
 import { Pool, run, sleep, startTrace, type Trace } from "@gevent/gevent";
@@ -19,7 +19,7 @@ async function answer(request: Request): Promise<Response> {
   return new Response(new Uint8Array(100 * page));
 }
 
-/** Prints what is in a trace. */
+/** Prints a summary of a trace. */
 function summarize({ traceEvents }: Trace): void {
   const ofPhase = (phase: string) =>
     traceEvents.filter(({ ph }) => ph === phase);

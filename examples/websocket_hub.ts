@@ -1,11 +1,11 @@
 /**
- * A WebSocket hub: what one client says, all others hear.
+ * A WebSocket hub: it sends each client's messages to all others.
  *
  *     deno run -q -P=local-net examples/websocket_hub.ts
  *
- * Each member has a queue and a greenlet that sends from it, so that a slow one holds up
- * nobody: one that is too far behind is thrown out. Three clients of its own talk, one leaves,
- * and the hub stops.
+ * Each member has a queue and a greenlet that sends from it. So a slow member does not delay the
+ * others; a member that is too far behind is removed. Three clients in this program talk, one
+ * leaves, and the hub stops.
  */
 
 import {
@@ -19,13 +19,13 @@ import {
   until,
 } from "@gevent/gevent";
 
-/** How many messages a member may be behind. */
+/** The most messages that a member may be behind. */
 const MOST_BEHIND = 100;
 
 class Hub {
   readonly #members = new Map<string, Queue<string>>();
 
-  /** Takes in a client that asks for a WebSocket. */
+  /** Adds a client that asks for a WebSocket. */
   join(request: Request): Response {
     const name = new URL(request.url).pathname.slice(1);
     const { socket, response } = Deno.upgradeWebSocket(request);
@@ -44,7 +44,7 @@ class Hub {
     return response;
   }
 
-  /** Tells all members but one. */
+  /** Sends a message to all members but one. */
   tellAll(message: string, but?: string): void {
     for (const [name, messages] of this.#members) {
       if (name === but) continue;
@@ -58,7 +58,7 @@ class Hub {
   }
 }
 
-/** Sends a member its messages, until there are no more to come. */
+/** Sends a member its messages, until its queue is shut down. */
 async function send(socket: WebSocket, messages: Queue<string>): Promise<void> {
   try {
     for await (const message of messages) socket.send(message);
@@ -69,7 +69,7 @@ async function send(socket: WebSocket, messages: Queue<string>): Promise<void> {
   }
 }
 
-/** A client, with what it hears in a queue. */
+/** A client, with a queue of the messages that it gets. */
 async function connect(url: string, name: string) {
   const socket = new WebSocket(url + name);
   const heard = new Queue<string>();
@@ -84,7 +84,7 @@ async function connect(url: string, name: string) {
       socket.onerror = reject;
     }),
   );
-  /** Waits until it has heard something. */
+  /** Waits until it has got a certain message. */
   const hear = async (message: string) => {
     while (await heard.get() !== message);
   };

@@ -4,46 +4,102 @@
  * @module
  */
 
-import { runScript, type ScriptOutput } from "./_bodies.ts";
+import { assertEquals } from "@std/assert";
+import { runScript } from "./_bodies.ts";
 import { turns, when } from "./_waits.ts";
 
-/** How a script has ended. */
-export interface ScriptEnd extends ScriptOutput {
-  /** True if something would have kept its process alive at its end. */
+/** How a statement of a script has ended. */
+export interface StatementEnd {
+  /** What it has printed. */
+  out: string[];
+  /** True if something would have kept the process alive at its end. */
   livesOn: boolean;
 }
 
-const ALIVE = "the process lives on";
+/** The statements of a script, and how they are begun and cleaned up after. */
+export interface Statements {
+  /** What comes before each, in the same scope. */
+  before: string;
+  statements: string[];
+  /** Closes what a statement has left, so that nothing keeps the process alive. */
+  cleanUp: string;
+  /** Flags of the runtime. */
+  flags?: string[];
+}
 
 /**
- * Runs a script in a process of its own, and sees whether that ends with it: timers that do
- * not keep the process alive go off only as long as something else does. They are several,
- * one after the other, as one may be due before the runtime has looked.
- *
- * @param body The script, with the whole library in scope.
- * @param flags Flags of the runtime.
+ * Runs statements one after the other in a process of its own, and sees of each whether the
+ * process would end with it. The runtime tells when it would, and may be told to go on. If
+ * it does not, timers that do not keep the process alive go off: they are several, one
+ * after the other, as one may be due before the runtime has looked. After a statement is
+ * cleaned up, the process would end in any case, or the next one is not begun.
  */
-export async function runToEnd(
-  body: string,
-  flags: string[] = [],
-): Promise<ScriptEnd> {
-  const output = await runScript(
+export async function runToEnds(
+  { before, statements, cleanUp, flags = [] }: Statements,
+): Promise<StatementEnd[]> {
+  const functions = statements.map((statement) => `
+    async () => {
+      ${before}
+      ${statement}
+      return () => { ${cleanUp} };
+    }`);
+  const { out, err, code } = await runScript(
     `
     const startTimer = setTimeout;
-    ${body}
-    const goOn = (left) => {
-      if (left > 0) return Deno.unrefTimer(startTimer(goOn, 1, left - 1));
-      console.log(${JSON.stringify(ALIVE)});
-      Deno.exit();
+    let tell;
+    addEventListener("beforeunload", (event) => {
+      if (tell === undefined) return;
+      event.preventDefault();
+      tell(true);
+    });
+    const wouldEnd = (left) => new Promise((resolve) => {
+      const answer = tell = (ends) => {
+        tell = undefined;
+        resolve(ends);
+      };
+      const look = () => {
+        if (tell !== answer) return;
+        if (left-- > 0) Deno.unrefTimer(startTimer(look, 1));
+        else answer(false);
+      };
+      look();
+    });
+    // What still waits fails when it is closed.
+    const isOfClosing = (error) =>
+      error instanceof Deno.errors.Interrupted ||
+      error instanceof Deno.errors.BadResource;
+    addEventListener("unhandledrejection", (event) => {
+      if (isOfClosing(event.reason)) event.preventDefault();
+    });
+    const { handleError } = getHub();
+    getHub().handleError = (context, error) => {
+      if (!isOfClosing(error)) handleError.call(getHub(), context, error);
     };
-    goOn(15);
+    (async () => {
+      for (const run of [${functions.join()}]) {
+        const close = await run();
+        console.log(await wouldEnd(15) ? "would end" : "lives on");
+        close();
+        if (!await wouldEnd(5_000)) throw new Error("Cannot end");
+      }
+    })();
     `,
     undefined,
     flags,
   );
-  const livesOn = output.out.at(-1) === ALIVE;
-  if (livesOn) output.out.pop();
-  return { ...output, livesOn };
+  assertEquals([err, code], ["", 0], out.join("\n"));
+  const ends: StatementEnd[] = [];
+  let printed: string[] = [];
+  for (const line of out) {
+    if (line !== "would end" && line !== "lives on") {
+      printed.push(line);
+      continue;
+    }
+    ends.push({ out: printed, livesOn: line === "lives on" });
+    printed = [];
+  }
+  assertEquals(ends.length, statements.length, out.join("\n"));
+  return ends;
 }
 
 /** How many processes a test runs at a time. */

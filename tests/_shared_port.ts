@@ -5,6 +5,8 @@
  * deno run --unstable-net -A tests/_shared_port.ts http 2
  * ```
  *
+ * A third argument is a file: one that is not empty has the program exit at once.
+ *
  * @module
  */
 
@@ -12,7 +14,10 @@ import { getHub, HttpServer, sleep, StreamServer } from "../mod.ts";
 
 const NAMES = ["read", "write", "net", "env", "run", "sys", "ffi"] as const;
 
-const [kind, count] = Deno.args;
+const [kind, count, stop] = Deno.args;
+
+// A program that does not get to its server any more.
+if (stop !== undefined && Deno.readTextFileSync(stop) !== "") Deno.exit(4);
 
 getHub().handleError = (_context, error) => {
   console.log("error", error instanceof Error ? error.message : error);
@@ -23,7 +28,15 @@ const options = {
   processes: Number(count),
   minDelay: 1,
   maxDelay: 50,
-  stopTimeout: 20_000,
+  stopTimeout: kind === "short" ? 0 : 20_000,
+  ...kind === "tls" && {
+    tls: {
+      cert: Deno.readTextFileSync(
+        new URL("tls/localhost.pem", import.meta.url),
+      ),
+      key: Deno.readTextFileSync(new URL("tls/localhost.key", import.meta.url)),
+    },
+  },
 };
 
 function states(): string {
@@ -43,6 +56,10 @@ const server = kind === "http"
   }, options)
   : new StreamServer(address, async (socket) => {
     for await (const line of socket.lines()) {
+      if (line === "block") {
+        console.log("blocked", Deno.pid);
+        Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0);
+      }
       await socket.sendAll(`${Deno.pid} ${states()} ${line}\n`);
     }
   }, options);

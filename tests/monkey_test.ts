@@ -393,7 +393,7 @@ Deno.test("patchItem() refuses anything but an object", () => {
     const error = assertThrows(
       () => patchItem(value as never, "name", 1 as never),
       TypeError,
-      "Cannot patch item name as it must be of an object",
+      "Cannot patch item name as 'object' must be an object or a function",
     );
     assert(error.message.endsWith(`received ${String(value)}`));
     assertThrows(() => patchModule(value as never, {} as never), TypeError);

@@ -6,11 +6,35 @@
  */
 
 import { assertEquals } from "@std/assert";
+import { findBrowser, inBrowser, type Message } from "./_browser.ts";
 
 const ROOT = new URL("..", import.meta.url).pathname.replace(/\/$/, "");
-const PROGRAMS = ["core", "hub", "loop_exit", "patch", "signals"];
+const PROGRAMS = [
+  "core",
+  "hub",
+  "awaits",
+  "context",
+  "loop_exit",
+  "patch",
+  "patch_waits",
+  "patch_node",
+  "observe",
+  "signals",
+];
+/** Those that need nothing of a runtime but the web platform. */
+const BROWSER_PROGRAMS = ["core", "hub", "awaits"];
 /** Long enough for a busy machine; what takes longer is stuck. */
 const LIMIT = 60_000;
+
+/** The output of the program about what only Deno has. */
+const MISSING =
+  `TypeError: Cannot patch 'net' as this runtime has no Deno.connect
+TypeError: Cannot patch 'process' as this runtime has no Deno.Command
+TypeError: Cannot call Deno.connect as this runtime does not have it
+TypeError: Cannot call Deno.listen as this runtime does not have it
+TypeError: Cannot call Deno.Command as this runtime does not have it
+false true reduced
+`;
 
 /** Runtimes other than this one. */
 const RUNTIMES = [
@@ -22,13 +46,13 @@ const RUNTIMES = [
     oldest: 20,
     lacks: [] as string[],
   },
-  // Bun does not tell when its loop is empty.
+  // Bun does not tell when its loop is empty, and when a child begins.
   {
     name: "Bun",
     command: "bun",
     extension: ".ts",
     oldest: 1,
-    lacks: ["loop_exit"],
+    lacks: ["loop_exit", "patch_node"],
   },
 ];
 
@@ -56,6 +80,31 @@ async function output(command: string, args: string[]) {
   }).output();
   const decoder = new TextDecoder();
   return { success, out: decoder.decode(stdout), err: decoder.decode(stderr) };
+}
+
+function pathOf(program: string): string {
+  return `${ROOT}/tests/runtimes/${program}.js`;
+}
+
+const outputs = new Map<string, ReturnType<typeof output>>();
+
+/** The output of a program in this runtime. */
+async function outputHere(program: string): ReturnType<typeof output> {
+  if (!outputs.has(program)) {
+    const flags = [
+      "-q",
+      "--no-check",
+      "--allow-read",
+      "--allow-run",
+      "--allow-net",
+      "--allow-env",
+    ];
+    const args = ["run", ...flags, pathOf(program), ROOT, ".ts"];
+    outputs.set(program, output(Deno.execPath(), args));
+  }
+  const here = await outputs.get(program)!;
+  assertEquals(here.err, "");
+  return here;
 }
 
 /** Where the library's modules are. */
@@ -98,17 +147,78 @@ for (const runtime of RUNTIMES) {
         if (runtime.extension === ".js") await transpile(modules = folder);
         for (const program of PROGRAMS) {
           if (runtime.lacks.includes(program)) continue;
-          const path = `${ROOT}/tests/runtimes/${program}.js`;
-          const flags = ["-q", "--no-check", "--allow-read", "--allow-run"];
-          const args = ["run", ...flags, path, ROOT, ".ts"];
-          const here = await output(Deno.execPath(), args);
-          assertEquals(here.err, "");
           const { command, extension } = runtime;
-          assertEquals(await output(command, [path, modules, extension]), here);
+          const there = await output(command, [
+            pathOf(program),
+            modules,
+            extension,
+          ]);
+          assertEquals(there, await outputHere(program));
         }
+        const missing = [pathOf("missing"), modules, runtime.extension];
+        assertEquals(await output(runtime.command, missing), {
+          success: true,
+          out: MISSING,
+          err: "",
+        });
       } finally {
         await Deno.remove(folder, { recursive: true });
       }
     },
   });
 }
+
+/** What a message of the browser has printed; errors stand out. */
+function textOf({ method, params }: Message): string {
+  // deno-lint-ignore no-explicit-any
+  const { type, args, exceptionDetails, entry } = params as any;
+  return method === "Runtime.consoleAPICalled" && type === "log"
+    ? args.map(({ value }: { value: unknown }) => value).join(" ")
+    : JSON.stringify(exceptionDetails ?? entry ?? args);
+}
+
+const browser = findBrowser();
+
+Deno.test({
+  name: "Programs in tests/runtimes/ do in Chromium what they do in Deno" +
+    (browser === null ? " (skipped: Chromium is not installed)" : ""),
+  ignore: browser === null,
+  async fn() {
+    const folder = await Deno.makeTempDir();
+    const page = (program: string) =>
+      `<link rel=icon href="data:,"><script>globalThis.over = import("/${program}.js").catch((error) => console.error(error.stack));</script>`;
+    await using server = Deno.serve({ port: 0, onListen() {} }, async (it) => {
+      const { pathname } = new URL(it.url);
+      const [, program] = /^\/(\w+)\.html$/.exec(pathname) ?? [];
+      if (program !== undefined) {
+        return new Response(page(program), {
+          headers: { "content-type": "text/html" },
+        });
+      }
+      const isModule = pathname.startsWith("/modules/");
+      const path = isModule
+        ? folder + pathname.slice("/modules".length)
+        : pathOf(pathname.slice(1, -".js".length));
+      return new Response(await Deno.readTextFile(path), {
+        headers: { "content-type": "text/javascript" },
+      });
+    });
+    try {
+      await transpile(folder);
+      for (const program of BROWSER_PROGRAMS) {
+        const url =
+          `http://localhost:${server.addr.port}/${program}.html?/modules&.js`;
+        const messages = await inBrowser(browser!, url, async (send) => {
+          await send("Runtime.evaluate", {
+            expression: "over",
+            awaitPromise: true,
+          });
+        });
+        const { out } = await outputHere(program);
+        assertEquals(messages.map((it) => textOf(it) + "\n").join(""), out);
+      }
+    } finally {
+      await Deno.remove(folder, { recursive: true });
+    }
+  },
+});

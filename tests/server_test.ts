@@ -659,10 +659,15 @@ Deno.test("StreamServer.start() throws the runtime's error for a host that is no
   assertThrows(() => server.start(), Deno.errors.AddrNotAvailable);
 });
 
-/** A listener whose next accepts fail. */
+/** A listener whose next accepts fail, and the first ones after each that does not. */
 class Failing {
   readonly #listener = Deno.listen(HERE);
+  readonly #again: number;
   left = 4;
+
+  constructor(again = 0) {
+    this.#again = again;
+  }
 
   get addr() {
     return this.#listener.addr;
@@ -671,6 +676,7 @@ class Failing {
     if (this.left-- > 0) {
       return Promise.reject(new Error("Too many open files"));
     }
+    this.left = this.#again;
     return this.#listener.accept();
   }
   close() {
@@ -698,6 +704,20 @@ Deno.test("StreamServer waits longer each time that accepting fails, and goes on
   assert(performance.now() - start >= 44);
   assertEquals(failures.errors.length, 4);
   assert(failures.contexts.every((context) => context === server));
+});
+
+Deno.test("StreamServer waits for minDelay again after an accept that has not failed", async () => {
+  using failures = new Failures();
+  const listener = new Failing(1);
+  await using server = new StreamServer(
+    listener as unknown as Deno.Listener,
+    echo.async,
+    { minDelay: 1, maxDelay: LONG },
+  );
+  server.start();
+  // If the delays went on growing, the last one would take days.
+  for (let i = 0; i < 30; i++) assertEquals(await ask(server, "x"), "x");
+  await eventually(() => failures.errors.length >= 33);
 });
 
 Deno.test("StreamServer.stop() does not wait for the delay after an accept that has failed", async () => {

@@ -41,7 +41,7 @@ import {
   type Transport,
   unix,
 } from "./patch/socket_suite.ts";
-import { inParallel, runToEnd } from "./_processes.ts";
+import { runToEnds } from "./_processes.ts";
 import { Interrupts, turns, when } from "./_waits.ts";
 
 const transports: Record<string, Transport> = { tcp, unix, tls };
@@ -211,7 +211,7 @@ testEach(
       await assertRejects(
         () => socket.recvUntil("\n", { max: 5 }),
         RangeError,
-        "does not end within 'max' bytes, which is 5",
+        "does not end within 'max': 5 bytes",
       );
     }
     // With the delimiter, it is as long as it may be.
@@ -281,7 +281,7 @@ test("Socket.lines() throws a RangeError at a line that is too long, and loses n
       await assertRejects(
         () => lines.next(),
         RangeError,
-        "longer than 'max' bytes, which is 5",
+        "longer than 'max': 5 bytes",
       );
     }
     assertEquals(
@@ -1204,15 +1204,14 @@ const endings: Record<string, [string, boolean]> = {
 
 Deno.test("A Socket keeps the process alive as long as something waits, and no longer", async (t) => {
   const cases = Object.entries(endings);
-  const results = await inParallel(
-    cases,
-    ([_what, [body]]) => runToEnd(PAIR + body),
-  );
+  const results = await runToEnds({
+    before: PAIR,
+    statements: cases.map(([_what, [body]]) => body),
+    cleanUp: "for (const each of [socket, peer, listener]) each.close();",
+  });
   for (const [i, [what, [_body, ends]]] of cases.entries()) {
     await t.step(`${ends ? "It ends" : "It lives on"}: ${what}`, () => {
-      const { out, err, code, livesOn } = results[i]!;
-      assertEquals([err, out, code], ["", [], 0]);
-      assertEquals(livesOn, !ends);
+      assertEquals(results[i], { out: [], livesOn: !ends });
     });
   }
 });
@@ -1290,7 +1289,7 @@ test("Socket refuses arguments that are not what they must be, at the call", asy
     [
       () => socket.recvUntil("long", { max: 3 }),
       RangeError,
-      "'max' must not be less than its length, which is 4: received 3",
+      "'max' must be the length of the delimiter, 4, or more: received 3",
     ],
     [() => socket.recvUntil("\n", { max: 0 }), RangeError, "received 0"],
     [
@@ -1328,14 +1327,14 @@ test("Socket refuses arguments that are not what they must be, at the call", asy
     [
       () => new Socket(any(null)),
       TypeError,
-      "must be of a Deno.Conn: received null",
+      "'conn' must be a Deno.Conn: received null",
     ],
-    [() => new Socket(any({})), TypeError, "must be of a Deno.Conn"],
+    [() => new Socket(any({})), TypeError, "must be a Deno.Conn"],
     [() => new Socket(any(socket)), TypeError, "must not be a Socket already"],
     [
       () => new SocketListener(any(5)),
       TypeError,
-      "must be of a Deno.Listener: received 5",
+      "'listener' must be a Deno.Listener: received 5",
     ],
     [
       () => connect(any(undefined)),

@@ -102,3 +102,37 @@ Deno.test("trackSpawns() prints what the page of docs shows, of an error that no
     assert(lines.includes(wanted), `Expected "${wanted}" in:\n${err}`);
   }
 });
+
+/** The example of the page that begins with an import like this one, as JavaScript. */
+function example(imports: string): string {
+  const found = PAGE.split("```ts\n").find((one) => one.startsWith(imports));
+  assert(found !== undefined, `docs/debugging.md has no example ${imports}`);
+  return found.split("```")[0]!.replace(/^import .*/, "")
+    .replace(/: Lock|<string>/g, "");
+}
+
+Deno.test("formatRunInfo() prints what the page of docs shows, of a program that hangs", async () => {
+  const program = example("import { formatRunInfo, Lock,")
+    .replace(/console.log\(.*/, "console.log(formatRunInfo());");
+  const { out, code } = await runScript(program, () => {}, ["--no-check"]);
+  assertEquals(code, 0);
+  assertEquals(out, shown('"rose": take> waits in Lock.acquire(), held by'));
+});
+
+Deno.test("LoopExit prints what the page of docs shows, of a queue that nothing fills and of two locks", async () => {
+  const queue = example("import { LoopExit, Queue, run }")
+    .replace(/if \(.*\) await/, "await");
+  const locks = example("import { formatRunInfo, Lock,")
+    .replace(/await sleep\(5\);[^]*/, "await rose.join();");
+  const [one, two] = await Promise.all([
+    runScript(`void GreenletTree; ${queue}`, () => {}, ["--no-check"]),
+    runScript(
+      `void GreenletTree; await run(async function main() { ${locks} });`,
+      () => {},
+      ["--no-check"],
+    ),
+  ]);
+  assertEquals([one.code, two.code], [1, 1]);
+  assertShown(one.err, "LoopExit: Nothing can end what");
+  assertShown(two.err, "waits in join of <Greenlet");
+});

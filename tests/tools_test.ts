@@ -7,6 +7,8 @@ import {
 import { random, withSeeds } from "./_random.ts";
 import {
   failureReport,
+  grouped,
+  GROUPS,
   parseArgs,
   parseOutput,
   runSuite,
@@ -110,13 +112,35 @@ Deno.test("testFiles() finds this file", () => {
   assertEquals(testFiles().includes("tests/tools_test.ts"), true);
 });
 
-Deno.test("runSuite() runs each file, and reports failures and wrong types", async () => {
+Deno.test("grouped() puts each file into one group, and a file without its group by itself", () => {
+  const all = grouped(testFiles());
+  assertEquals(all.flat().sort(), testFiles().sort());
+  assertEquals(new Set(all.flat()).size, all.flat().length);
+  const together = all.find((group) => group.length > 2)!;
+  assertEquals(grouped([together[1]!, "other_test.ts", together[0]!]), [
+    together.slice(0, 2),
+    ["other_test.ts"],
+  ]);
+  assertEquals(grouped([together[1]!]), [[together[1]!]]);
+});
+
+Deno.test("grouped() knows of no file that does not exist", () => {
+  const files = grouped(testFiles()).filter((group) => group.length > 1);
+  assertEquals(
+    files.map((group) => group.length),
+    GROUPS.map((group) => group.length),
+  );
+});
+
+Deno.test("runSuite() runs each file, alone or in a group, and reports failures and wrong types", async () => {
   const folder = await Deno.makeTempDir();
   try {
     const files = {
       "one.ts": `Deno.test("A passes", () => {});
         const wrong: string = 1;
         Deno.test("B fails", () => { throw new Error("told"); });`,
+      "two.ts": `Deno.test("C fails", () => { throw new Error("told, too"); });
+        Deno.test("D passes", () => {});`,
       "exits.ts": "Deno.exit(3);",
     };
     const paths = Object.keys(files).map((name) => `${folder}/${name}`);
@@ -126,17 +150,28 @@ Deno.test("runSuite() runs each file, and reports failures and wrong types", asy
     const printed: string[] = [];
     const outcome = await runSuite({
       files: paths,
+      groups: [paths.slice(0, 2)],
       jobs: 2,
       print: (text) => printed.push(text),
     });
     const { passed, failures, errors } = outcome;
-    assertEquals(passed, 1);
+    assertEquals(passed, 2);
     assertEquals(outcome.failed, failures.length);
     const told = [...failures, ...errors].join("\n");
-    for (const part of ["B fails", "told", "types", "TS2322", "exits.ts"]) {
+    const parts = [
+      "B fails",
+      "told",
+      "C fails",
+      "told, too",
+      "types",
+      "TS2322",
+      "exits.ts",
+    ];
+    for (const part of parts) {
       assertEquals(told.includes(part), true, `${part} in ${told}`);
     }
-    assertMatch(printed.join("\n"), /A passes \.\.\. ok/);
+    const text = printed.join("\n");
+    assertMatch(text, /A passes \.\.\. ok[^]*D passes \.\.\. ok/);
   } finally {
     await Deno.remove(folder, { recursive: true });
   }

@@ -4,6 +4,7 @@ import {
   assertStringIncludes,
   assertThrows,
 } from "@std/assert";
+import { findBrowser, inBrowser } from "./_browser.ts";
 import { getTrace, Greenlet as CoreGreenlet, setTrace } from "../greenlet.ts";
 import {
   Event,
@@ -454,128 +455,6 @@ Deno.test("Trace.toHtml() gives a page that loads nothing, whatever names are li
   const data = /<script id="events"[^>]*>(.*?)<\/script>/s.exec(page)![1]!;
   tidOf(new Trace(JSON.parse(data)), "</script><!-- <b>&amp;");
 });
-
-/** Finds a Chromium; `null` where there is none. */
-function findBrowser(): string | null {
-  for (const name of ["chromium", "chromium-browser", "google-chrome"]) {
-    for (const folder of ["/usr/bin", "/usr/local/bin", "/snap/bin"]) {
-      try {
-        if (Deno.statSync(`${folder}/${name}`).isFile) {
-          return `${folder}/${name}`;
-        }
-      } catch {
-        // Not there.
-      }
-    }
-  }
-  return null;
-}
-
-/** What the tests use of a message of the DevTools protocol. */
-interface Message {
-  id?: number;
-  method?: string;
-  // deno-lint-ignore no-explicit-any
-  result?: any;
-  error?: unknown;
-  params?: unknown;
-}
-
-/** Opens a page in a browser without a window, and calls `use` with a function that evaluates. */
-async function inBrowser(
-  browser: string,
-  url: string,
-  use: (
-    send: (method: string, params?: object) => Promise<Message["result"]>,
-  ) => Promise<void>,
-): Promise<Message[]> {
-  const profile = await Deno.makeTempDir();
-  const child = new Deno.Command(browser, {
-    args: [
-      "--headless=new",
-      "--no-sandbox",
-      "--disable-gpu",
-      "--no-first-run",
-      "--window-size=1200,800",
-      "--remote-debugging-port=0",
-      `--user-data-dir=${profile}`,
-      "about:blank",
-    ],
-    stdin: "null",
-    stdout: "null",
-    stderr: "piped",
-  }).spawn();
-  const complaints: Message[] = [];
-  try {
-    const address = Promise.withResolvers<string>();
-    let output = "";
-    const read = (async () => {
-      const decoder = new TextDecoder();
-      for await (const bytes of child.stderr) {
-        output += decoder.decode(bytes, { stream: true });
-        const found = /listening on (ws:\S+)/.exec(output);
-        if (found !== null) address.resolve(found[1]!);
-      }
-      address.reject(new Error(`The browser has ended: ${output}`));
-    })();
-    address.promise.catch(() => {});
-    const socket = new WebSocket(await address.promise);
-    const replies = new Map<number, (message: Message) => void>();
-    socket.onmessage = ({ data }) => {
-      const message = JSON.parse(data) as Message;
-      if (message.id !== undefined) replies.get(message.id)!(message);
-      else if (
-        message.method === "Runtime.exceptionThrown" ||
-        message.method === "Runtime.consoleAPICalled" ||
-        message.method === "Log.entryAdded"
-      ) complaints.push(message);
-    };
-    await new Promise((resolve) => socket.onopen = resolve);
-    let count = 0;
-    let sessionId: string | undefined;
-    const send = async (method: string, params: object = {}) => {
-      const id = ++count;
-      const reply = new Promise<Message>((resolve) => replies.set(id, resolve));
-      socket.send(JSON.stringify({ id, method, params, sessionId }));
-      const { result, error } = await reply;
-      if (error !== undefined) throw new Error(JSON.stringify(error));
-      return result;
-    };
-    const { targetId } = await send("Target.createTarget", {
-      url: "about:blank",
-    });
-    const attached = await send("Target.attachToTarget", {
-      targetId,
-      flatten: true,
-    });
-    sessionId = attached.sessionId;
-    for (const domain of ["Runtime", "Log", "Page"]) {
-      await send(`${domain}.enable`);
-    }
-    await send("Page.navigate", { url });
-    await send("Runtime.evaluate", {
-      expression:
-        `new Promise((done) => document.readyState === "complete" ? done() : addEventListener("load", done))`,
-      awaitPromise: true,
-    });
-    await use(send);
-    const closed = new Promise((resolve) => socket.onclose = resolve);
-    sessionId = undefined;
-    await send("Browser.close").catch(() => {});
-    await closed;
-    await child.status;
-    await read;
-  } finally {
-    try {
-      child.kill("SIGKILL");
-    } catch {
-      // It has ended.
-    }
-    await child.status;
-    await Deno.remove(profile, { recursive: true }).catch(() => {});
-  }
-  return complaints;
-}
 
 Deno.test("Trace.toHtml() shows 1,000 greenlets in a browser, and the details of a slice at a click", async () => {
   const browser = findBrowser();

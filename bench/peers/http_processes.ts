@@ -1,6 +1,6 @@
 /**
- * An HTTP server on as many processes as told, whose handler computes for about a millisecond:
- * with less, clients on the same machine would need as much of it as the server.
+ * An HTTP server on as many processes as told, whose handler computes for about 5 milliseconds:
+ * with less, the clients, which are on the same cores, would take a part of them that shows.
  *
  * @module
  */

@@ -439,7 +439,13 @@ const OUTSIDE = `
   };
 `;
 
-Deno.test("LoopExit never comes to a program that only looks stuck", async () => {
+for (const head of ["", "patch();"]) {
+  const where = head === "" ? "" : ", with patch()";
+  Deno.test(`LoopExit never comes to a program that only looks stuck${where}`, () =>
+    goOn(head));
+}
+
+async function goOn(head: string): Promise<void> {
   const names = Object.keys(GO_ON);
   const parts = [0, 1, 2].map((i) => names.filter((_, j) => j % 3 === i));
   const results = await inParallel(parts, async (part) => {
@@ -452,7 +458,7 @@ Deno.test("LoopExit never comes to a program that only looks stuck", async () =>
           : `async () => { ${program} }`});`;
     });
     const { out, err, code } = await runScript(
-      `${OUTSIDE}
+      `${head}${OUTSIDE}
       const tell = async (name, program) => {
         try {
           await program();
@@ -471,4 +477,4 @@ Deno.test("LoopExit never comes to a program that only looks stuck", async () =>
     return out;
   });
   for (const [i, part] of parts.entries()) assertEquals(results[i], part);
-});
+}

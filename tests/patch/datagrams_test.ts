@@ -24,7 +24,7 @@ import {
   withTimeout,
 } from "../../mod.ts";
 import { settle } from "../_bodies.ts";
-import { inParallel, runToEnd } from "../_processes.ts";
+import { runToEnds } from "../_processes.ts";
 import { decoder, encoder, LONG, test, testRandomly } from "./socket_suite.ts";
 import { Interrupts, Operations, when } from "../_waits.ts";
 
@@ -636,9 +636,8 @@ function testDatagrams(transport: string): void {
       [`socket.unref(); await inVain(receive); receive();`, true],
       [`await inVain(receive); socket.unref(); receive();`, true],
     ];
-    const results = await inParallel(endings, ([body]) =>
-      runToEnd(
-        `
+    const results = await runToEnds({
+      before: `
         using _ = patch();
         const socket = Deno.listenDatagram({
           transport: "udp",
@@ -646,15 +645,13 @@ function testDatagrams(transport: string): void {
           port: 0,
         });
         const inVain = (call) => withTimeout(1, call, { value: "late" });
-        const receive = () => socket.receive();
-        ${body}
-        console.log("at its end");`,
-        ["--unstable-net"],
-      ));
-    for (const [i, { out, err, livesOn, code }] of results.entries()) {
-      const [body, ends] = endings[i]!;
-      assertEquals([err, out, code], ["", ["at its end"], 0], body);
-      assertEquals(livesOn, !ends, body);
+        const receive = () => socket.receive();`,
+      statements: endings.map(([body]) => `${body} console.log("at its end");`),
+      cleanUp: "socket.close();",
+      flags: ["--unstable-net"],
+    });
+    for (const [i, [body, ends]] of endings.entries()) {
+      assertEquals(results[i], { out: ["at its end"], livesOn: !ends }, body);
     }
   });
 }

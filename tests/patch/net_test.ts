@@ -20,7 +20,7 @@ import {
   until,
 } from "../../mod.ts";
 import { Failures, runScript, settle, testBoth } from "../_bodies.ts";
-import { inParallel, runToEnd } from "../_processes.ts";
+import { inParallel, runToEnds } from "../_processes.ts";
 import {
   addressOf,
   byteAt,
@@ -1164,16 +1164,16 @@ const endings: Record<string, [string, string[], boolean]> = {
 
 Deno.test("patch() keeps the process alive as long as a greenlet waits, and no longer", async (t) => {
   const cases = Object.entries(endings);
-  const results = await inParallel(
-    cases,
-    ([_what, [body]]) => runToEnd(PAIR + body),
-  );
+  const results = await runToEnds({
+    before: PAIR,
+    statements: cases.map(([_what, [body]]) => body),
+    cleanUp:
+      "for (const each of [conn, peer, listener]) try { each.close() } catch {}",
+  });
   for (const [i, [what, [_body, printed, ends]]] of cases.entries()) {
     const does = ends ? "It ends" : "It lives on";
     await t.step(`${does}: ${what}`, () => {
-      const { out, err, code, livesOn } = results[i]!;
-      assertEquals([err, out, code], ["", printed, 0]);
-      assertEquals(livesOn, !ends);
+      assertEquals(results[i], { out: printed, livesOn: !ends });
     });
   }
 });

@@ -337,6 +337,9 @@ export async function readAll(
   }
 }
 
+/** True where tests are run again, with operations as another runtime may have them. */
+const isRepeated = Deno.env.has("OPERATIONS");
+
 /** The tests that connections and listeners of every kind have to pass. */
 export function testSockets(name: string, transport: Transport): void {
   const connect = name === "tls" ? "Deno.connectTls()" : "Deno.connect()";
@@ -346,7 +349,7 @@ export function testSockets(name: string, transport: Transport): void {
       using _ = patch();
       const length = 50_000;
       const all = await Promise.all(
-        Array.from({ length: 36 }, async () => {
+        Array.from({ length: isRepeated ? 12 : 36 }, async () => {
           using pair = await Pair.open(transport);
           const received = new Received();
           await Promise.all([
@@ -359,7 +362,7 @@ export function testSockets(name: string, transport: Transport): void {
       );
       const reads = all.reduce((sum, { reads }) => sum + reads, 0);
       const interrupts = all.reduce((sum, { count }) => sum + count, 0);
-      assertGreaterOrEqual(interrupts, 2000);
+      assertGreaterOrEqual(interrupts, isRepeated ? 600 : 2000);
       assertGreaterOrEqual(interrupts / reads, 0.2);
     },
   );

@@ -5,7 +5,9 @@
  *     node core.js <folder of the modules> <.ts or .js>
  */
 
-const [folder, extension] = process.argv.slice(2);
+// A browser gets them by the address.
+const [folder, extension] = globalThis.process?.argv.slice(2) ??
+  location.search.slice(1).split("&");
 const { getCurrent, Greenlet, GreenletError, GreenletExit, setTrace } =
   await import(`${folder}/greenlet${extension}`);
 

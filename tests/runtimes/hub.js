@@ -5,10 +5,10 @@
  *     node hub.js <folder of the modules> <.ts or .js>
  */
 
-const [folder, extension] = process.argv.slice(2);
+// A browser gets them by the address.
+const [folder, extension] = globalThis.process?.argv.slice(2) ??
+  location.search.slice(1).split("&");
 const {
-  getCurrent,
-  Greenlet,
   GreenletExit,
   joinAll,
   killAll,
@@ -19,8 +19,6 @@ const {
 } = await import(`${folder}/gevent${extension}`).then(async (gevent) => ({
   ...gevent,
   ...await import(`${folder}/greenlet${extension}`),
-  Greenlet: gevent.Greenlet,
-  getCurrent: gevent.getCurrent,
 }));
 const { Timeout, withTimeout } = await import(`${folder}/timeout${extension}`);
 const { getHub, until } = await import(`${folder}/hub${extension}`);
@@ -50,13 +48,6 @@ const bodies = [
 const greenlets = bodies.map((body, n) => spawn(body, n));
 await joinAll(greenlets);
 print(greenlets.map((greenlet) => greenlet.value));
-
-// The current greenlet, across a foreign promise.
-const me = spawn(async () => {
-  await new Promise((resolve) => setTimeout(resolve, 1));
-  return getCurrent() === me;
-});
-print(await me.get());
 
 // A kill runs the clean-up, which may wait.
 const log = [];
@@ -140,7 +131,7 @@ try {
 }
 timeout.close();
 
-// Order: of timers that are due at once, and of links.
+// Order: of timers that are due at once.
 let order;
 for (let isQuick = false; !isQuick;) {
   order = [];
@@ -163,16 +154,6 @@ for (let isQuick = false; !isQuick;) {
   while (performance.now() - start < 50);
   await joinAll(all);
 }
-const linked = new Greenlet(() => {});
-const joining = spawn(async () => {
-  await linked.join();
-  order.push("joined");
-});
-await sleep(1);
-linked.rawlink(() => order.push("rawlink"));
-linked.start();
-await joining.join();
-await sleep(1);
 print(order);
 
 // Queues, events, locks, pools and locals.
