@@ -302,7 +302,10 @@ export async function serveTasks(): Promise<never> {
     tasks = [];
     isBehind = false;
     for (let i = 0; i < batch.length; i += 2) {
-      while ((batch[i] as Task<unknown>)(batch[i + 1])) {
+      // A task before this one may have woken a body when the time slice was spent.
+      let isTooEarly = isTurnDue();
+      while (isTooEarly || (batch[i] as Task<unknown>)(batch[i + 1])) {
+        isTooEarly = false;
         await turn();
         isBehind = false;
       }

@@ -201,7 +201,7 @@ class HandMovedTimer<T> implements QueuedWait {
 
 /** Sets a timer that a test clock moves. */
 function setByHand<T>(setting: Setting<T>, callback: Callback): T {
-  const timer = setting.set(nothing, TRIED);
+  const timer = setting.set(nothing, LONGEST);
   const key = setting.keyOf(timer);
   const bound = AsyncResource.bind(callback) as Callback;
   places.set(key, new HandMovedTimer(setting, bound, timer));

@@ -17,6 +17,7 @@ import {
   spawnLater,
   type Wait,
 } from "../../mod.ts";
+import { spendBudget } from "../../_hub/run_queue.ts";
 import { settle } from "../_bodies.ts";
 
 /** Has a greenlet wait and then say so. */
@@ -81,19 +82,33 @@ const late: Record<string, SetUp> = {
   "spawnLater(0)": (_, said) => () => spawnLater(0, said),
 };
 
-async function orderOf(first: SetUp, second: SetUp, go: Go): Promise<string[]> {
+async function orderOf(
+  first: SetUp,
+  second: SetUp,
+  go: Go,
+  before = () => {},
+): Promise<string[]> {
   const log: string[] = [];
   const makeReady = [
     first(go, () => void log.push("first")),
     second(go, () => void log.push("second")),
   ];
   await settle();
+  before();
   for (const make of makeReady) make();
   assertEquals(log, []);
   await sleep(0);
   log.push("sleep(0)");
   while (log.length < 3) await sleep(1);
   return log;
+}
+
+/** Lets the time slice be over at the wake-up with this number. */
+function endSliceAt(wakeup: number): void {
+  // The clock is looked at for every 16th wake-up.
+  for (let i = wakeup; i < 16; i++) spendBudget();
+  const end = performance.now() + 0.2;
+  while (performance.now() < end);
 }
 
 const ready = { ...told, ...handed, ...begun };
@@ -111,6 +126,16 @@ for (const [kind, go] of Object.entries(kinds)) {
         ]);
       });
     }
+    Deno.test(`${first} and then spawn() go on in this order when the time slice ends meanwhile, ${kind} body`, async () => {
+      for (let wakeup = 0; wakeup < 16; wakeup++) {
+        const endSlice = () => endSliceAt(wakeup);
+        assertEquals(
+          await orderOf(setFirst, begun["spawn()"]!, go, endSlice),
+          ["first", "second", "sleep(0)"],
+          `wake-up ${wakeup}`,
+        );
+      }
+    });
     for (const [second, setSecond] of Object.entries(late)) {
       Deno.test(`${first} and sleep(0) come before ${second}, ${kind} body`, async () => {
         assertEquals(await orderOf(setFirst, setSecond, go), [
