@@ -437,6 +437,11 @@ export class Bytes extends Inbox<any, BytesTaker<any>, number | null> {
     this.#read = read;
   }
 
+  /** The most bytes that one operation reads. */
+  protected get mostRead(): number {
+    return MOST_READ;
+  }
+
   /** Reads from the owner directly, ignoring the kept bytes and the line. */
   protected readOn(buffer: Uint8Array): Promise<number | null> {
     return this.#read.call(this.#owner, buffer);
@@ -485,7 +490,7 @@ export class Bytes extends Inbox<any, BytesTaker<any>, number | null> {
   protected override begin(taker: BytesTaker<unknown>): Promise<number | null> {
     const room = taker.room(this);
     // At least one byte, even if its buffer was transferred meanwhile.
-    const most = Math.min(room, MOST_READ) || 1;
+    const most = Math.min(room, this.mostRead) || 1;
     if (this.#start < this.#end) {
       this.#target = this.#makeRoom(most, room);
     } else {

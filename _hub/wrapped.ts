@@ -1,5 +1,6 @@
 /**
- * Errors that wrap other errors: of `Promise.any`, of `using`, or with a `cause`.
+ * Errors that wrap other errors: of `Promise.any`, of `using`, or with a `cause`. And events that
+ * tell of an error: `socket.onerror = reject` passes one on.
  *
  * @module
  */
@@ -13,7 +14,7 @@ type Is = (error: unknown) => boolean;
 /**
  * - `any`: an `AggregateError`, which each of its errors may stand for
  * - `all`: a `SuppressedError`, as the later error was thrown in spite of the earlier one
- * - `cause`: an error with a `cause`
+ * - `cause`: an error with a `cause`, or the event `error`
  */
 type Kind = "any" | "all" | "cause";
 
@@ -112,7 +113,7 @@ function wraps(error: unknown): error is Partial<AllWrapping> {
   try {
     // A `GreenletError` with a `cause` reports on another greenlet, and does not stand for the
     // cause.
-    return ("cause" in error || "errors" in error || "suppressed" in error) &&
+    return ("cause" in error || "errors" in error || "error" in error) &&
       !(error instanceof GreenletError);
   } catch {
     // A proxy whose traps throw wraps nothing.
@@ -120,7 +121,7 @@ function wraps(error: unknown): error is Partial<AllWrapping> {
   }
 }
 
-type AllWrapping = SuppressedError & AggregateError;
+type AllWrapping = SuppressedError & AggregateError & ErrorEvent;
 
 /** The errors that an error wraps; `null` if there are none, or if it was seen before. */
 function wrappingOf(error: unknown, seen: Set<unknown>): Wrapping | null {
@@ -147,7 +148,8 @@ function read(
       errors: "cause" in error ? [...errors, cause] : [...errors],
     };
   }
-  return "cause" in error ? { kind: "cause", errors: [cause] } : null;
+  if ("cause" in error) return { kind: "cause", errors: [cause] };
+  return isErrorEvent(error) ? { kind: "cause", errors: [error.error] } : null;
 }
 
 /** Reads the errors of nested `SuppressedError`s in a loop, as they may be very many. */
@@ -162,6 +164,11 @@ function readSuppressed(error: SuppressedError, seen: Set<unknown>): Wrapping {
   }
   errors.push(suppressed);
   return { kind: "all", errors };
+}
+
+/** Whether it is an event that tells of an error, of the web's class or of a package's. */
+function isErrorEvent(error: object): error is ErrorEvent {
+  return "error" in error && Reflect.get(error, "type") === "error";
 }
 
 function isSuppressed(error: object): error is SuppressedError {

@@ -329,7 +329,7 @@ class Position extends Inbox<unknown, Turn, Outcome> {
 }
 
 /** The bytes of a terminal, a pipe or a device, which have no position to put back. */
-class KeptBytes extends Bytes {
+export class KeptBytes extends Bytes {
   readonly #begun = new Begun();
 
   protected override get patchedNames(): readonly PropertyKey[] {

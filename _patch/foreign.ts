@@ -209,3 +209,10 @@ export function mute(emitter: Emitter): void {
 export function tolerateErrors(emitter: Emitter): void {
   emitter.on("error", ignore);
 }
+
+/** The error by which modules of Node tell that a signal was aborted. */
+export function abortError(cause: unknown): Error {
+  const error = new Error("The operation was aborted", { cause });
+  error.name = "AbortError";
+  return Object.assign(error, { code: "ABORT_ERR" });
+}

@@ -10,7 +10,8 @@
  *   that was spawned with `detached`.
  *
  * The child is ended as by an aborted `signal` of `node:child_process`: it gets SIGTERM, and its
- * `error` event has the interrupt, at once. A second later it gets SIGKILL.
+ * `error` event has the interrupt, at once. A second later it gets SIGKILL, and its pipes are
+ * closed.
  *
  * @module
  */
@@ -18,6 +19,7 @@
 import type { Disposals } from "../_base/disposals.ts";
 import { listen } from "./channels.ts";
 import {
+  abortError,
   type Emitter,
   type Ending,
   ForeignOperation,
@@ -29,12 +31,20 @@ import { endChild } from "../_hub/child.ts";
 import { GRACE, type Scope } from "../_hub/scope.ts";
 import { killsChildren } from "./process.ts";
 
+/**
+ * After how long SIGKILL follows, in milliseconds: a little before the grace of the greenlet is
+ * over, as execa ignores what is thrown into its wait for the exit.
+ */
+const PATIENCE = GRACE - 100;
+
 /** The part of `child_process.ChildProcess` that is used here. */
 interface Child extends Emitter {
   /** The program. */
   readonly spawnfile: string;
   readonly pid?: number;
   killed: boolean;
+  readonly stdout: { destroy(): unknown } | null;
+  readonly stderr: { destroy(): unknown } | null;
   kill(signal: string): boolean;
   /** Begins the child, in Node. */
   spawn?(options: SpawnOptions): unknown;
@@ -112,7 +122,7 @@ class OwnedChild implements Ending {
     this.#kill();
     const isHeard = child.listenerCount("error") > 0;
     // The same error as for an aborted signal. `execFile` adds properties to it.
-    if (isHeard) child.emit("error", interrupted(error));
+    if (isHeard) child.emit("error", abortError(error));
     return isHeard;
   }
 
@@ -123,24 +133,21 @@ class OwnedChild implements Ending {
 
   #kill(): void {
     const child = this.#child;
-    if (this.#hasExited) return;
     const kill = (signal: Deno.Signal) => {
-      if (this.#hasExited) return;
-      // The runtime sends no second signal (2.9.6).
-      child.killed = false;
-      child.kill(signal);
+      if (!this.#hasExited) {
+        // The runtime sends no second signal (2.9.6).
+        child.killed = false;
+        child.kill(signal);
+      }
+      if (signal !== "SIGKILL") return;
+      // A child of the child may keep them open, and a package may wait for their end.
+      child.stdout?.destroy();
+      child.stderr?.destroy();
     };
     endChild(
       { pid: child.pid!, kill },
-      { grace: GRACE, group: false, holds: true },
-      (call) => void child.on("exit", call),
+      { grace: PATIENCE, group: false, holds: true },
+      (call) => void child.on("close", call),
     );
   }
-}
-
-/** The error that `node:child_process` makes when a signal is aborted. */
-function interrupted(cause: unknown): Error {
-  const error = new Error("The operation was aborted", { cause });
-  error.name = "AbortError";
-  return Object.assign(error, { code: "ABORT_ERR" });
 }

@@ -112,10 +112,7 @@ class OwnedRequest implements Ending {
     const isTold = request.listenerCount("error") > 0 ||
       (response?.listenerCount("error") ?? 0) > 0;
     tolerateErrors(request);
-    request.destroy(error);
-    // Without an agent, the connection that is being opened will be closed. Otherwise it would
-    // go to the agent's pool, with listeners that the runtime leaves on it.
-    if (!request.socket) request.agent = undefined;
+    this.#destroy(error);
     if (response === null) return isTold;
     // The runtime would destroy the response with the error "aborted".
     override(
@@ -133,7 +130,15 @@ class OwnedRequest implements Ending {
 
   silence(): void {
     mute(this.#request);
-    this.#request.destroy();
+    this.#destroy();
+  }
+
+  #destroy(error?: unknown): void {
+    const request = this.#request;
+    request.destroy(error);
+    // The connection that its agent opens for it is closed then. It would go to the pool, and
+    // the runtime leaves listeners on it.
+    if (!request.socket) request.agent = undefined;
   }
 
   #adopt(response: Response): void {

@@ -10,21 +10,19 @@
  * @module
  */
 
-import { markHandled, property } from "../_base/language.ts";
+import { markHandled, property, then } from "../_base/language.ts";
 import { getBuiltin } from "../_base/builtin.ts";
 import { callerOf, findShared } from "../_base/runtime.ts";
 import { interruptibleScope } from "../_hub/current.ts";
-import {
-  cooperate,
-  cooperateBySignal,
-  cooperateLoosely,
-  cooperateRelease,
-} from "./cooperate.ts";
+import { cooperate, cooperateBySignal, cooperateLoosely } from "./cooperate.ts";
 import { detached, onEmitter } from "./detached.ts";
 import { type Ending, ForeignOperation, override } from "./foreign.ts";
+import { leavable } from "./leaving.ts";
+import { isHandle, patchHandleReads, takesBytes } from "./node_handles.ts";
 import { mimic } from "../_base/properties.ts";
 import type { Patches } from "./patch_set.ts";
 import type { Scope } from "../_hub/scope.ts";
+import { checkpoint } from "../_hub/suspension.ts";
 import { classOf } from "../_hub/waits.ts";
 
 type Asking = (this: unknown, ...args: unknown[]) => Promise<unknown>;
@@ -194,6 +192,7 @@ function patchFiles(patches: Patches): void {
     const at = WHOLE[name]!;
     replace(name, (original) => cooperativeWhole(named(name, original), at));
   });
+  patchGlob(patches, promises.glob);
   const discards: Record<string, Discard> = {
     ...DISCARDS,
     open: (file: number) => fs.closeSync(file),
@@ -205,6 +204,32 @@ function patchFiles(patches: Patches): void {
     Object.keys(WHOLE),
   )
     .forEach((name) => patchCallback(patches, fs, name, discards[name]));
+}
+
+/**
+ * Makes loops over `glob()` cooperative, also where it was imported by name: all of its generators
+ * inherit from one object. They run outside greenlets, as they take an error for a missing file.
+ */
+function patchGlob(
+  patches: Patches,
+  glob: (patterns: string[]) => object,
+): void {
+  // In Node, a call prints a warning.
+  if (findShared().core === undefined) return;
+  // Without patterns, as for one it would load a module that needs a permission.
+  const generators = Object.getPrototypeOf(glob([]));
+  patches.replaceIfAllowed<Asking>(
+    generators,
+    "next",
+    (next) =>
+      function (this: AsyncGenerator<unknown>) {
+        if (interruptibleScope() === null) {
+          return Reflect.apply(next, this, arguments as never);
+        }
+        override(this, "next", () => detached(next));
+        return leavable(this, { text: "for await of glob()" }).next();
+      } as Asking,
+  );
 }
 
 /** Calls `discard` with a result, and ignores its errors. */
@@ -232,6 +257,10 @@ function cooperativeWhole(original: Asking, at: number): Asking {
   // Detached: the function calls methods of a file, which are patched as well.
   const bySignal = cooperateBySignal(mimic(detached(original), original), at);
   return function (...args) {
+    const [file] = args;
+    if (original.name === "readFile" && isHandle(file)) {
+      return file.readFile(args[1]);
+    }
     if (interruptibleScope() === null) {
       return Reflect.apply(original, this, args);
     }
@@ -241,15 +270,12 @@ function cooperativeWhole(original: Asking, at: number): Asking {
   };
 }
 
-/** The methods of a `FileHandle` that wait. */
+/** The methods of a `FileHandle` that wait and read nothing. */
 const OF_HANDLES = [
   "appendFile",
   "chmod",
   "chown",
   "datasync",
-  "read",
-  "readFile",
-  "readv",
   "stat",
   "sync",
   "truncate",
@@ -267,11 +293,7 @@ function patchHandles(patches: Patches, prototype: object): void {
       (method) => cooperate(method),
     )
   );
-  patches.replaceIfAllowed<Asking>(
-    prototype,
-    "close",
-    (close) => cooperateRelease(close),
-  );
+  patchHandleReads(patches, prototype);
 }
 
 // Names
@@ -338,12 +360,28 @@ function patchCrypto(patches: Patches): void {
 // Lines
 
 function patchLines(patches: Patches): void {
+  patchQuestion(patches);
   // The loop over an interface is one over `events.on()`.
   patches.replaceIfAllowed<Asking>(
     getBuiltin("node:readline/promises").Interface.prototype,
     "question",
     (question) => cooperateBySignal(question, 1),
   );
+}
+
+/** Makes what `util.promisify` gives for `question()` cooperative. */
+function patchQuestion(patches: Patches): void {
+  const { prototype } = getBuiltin("node:readline").Interface;
+  patches.replaceIfAllowed<Method>(prototype, "question", (question) => {
+    const same: Method = function () {
+      return Reflect.apply(question, this, arguments as never);
+    };
+    return withCustom(
+      same,
+      question,
+      (promisified) => cooperateBySignal(named("question", promisified), 1),
+    );
+  });
 }
 
 // Functions with callbacks
@@ -368,8 +406,18 @@ function patchCallback(
       const scope = interruptibleScope();
       if (
         scope === null || typeof callback !== "function" ||
-        !PROMISIFY.test(callerOf(1))
+        patches.isOver || !PROMISIFY.test(callerOf(1))
       ) return Reflect.apply(original, this, args);
+      const due = checkpoint(scope);
+      if (due !== null) {
+        return then(due, undefined, (error) => callback(error));
+      }
+      const [file, options] = args;
+      if (name === "readFile" && isHandle(file)) {
+        const text = file.readFile(options === callback ? null : options);
+        return then(text, (text) => callback(null, text), callback as Callback);
+      }
+      if (takesBytes(name, args)) return Reflect.apply(original, this, args);
       const wait = new CallbackWait(
         `${name}()`,
         callback as Callback,
@@ -384,18 +432,28 @@ function patchCallback(
         throw error;
       }
     };
-    const own = Object.getOwnPropertyDescriptor(original, CUSTOM);
-    if (typeof own?.value === "function") {
-      const promisified = cooperate(named(name, own.value));
-      const value = mimic(promisified, own.value);
-      Object.defineProperty(
-        replacement,
-        CUSTOM,
-        property({ ...own, value }),
-      );
-    }
-    return replacement;
+    return withCustom(
+      replacement,
+      original,
+      (own) => cooperate(named(name, own)),
+    );
   });
+}
+
+/** Gives a function the promisified form of the original, if that is a special one. */
+function withCustom(
+  replacement: Method,
+  original: Method,
+  wrap: (promisified: Asking) => Asking,
+): Method {
+  const own = Object.getOwnPropertyDescriptor(original, CUSTOM);
+  if (typeof own?.value === "function") {
+    const value = mimic(wrap(own.value), own.value);
+    // For good: else it would get that of the original.
+    const descriptor = { ...own, value, configurable: false };
+    Object.defineProperty(replacement, CUSTOM, property(descriptor));
+  }
+  return replacement;
 }
 
 /** The key of a function's special promisified form. */

@@ -8,7 +8,7 @@
  * @module
  */
 
-import { ignore, then } from "../_base/language.ts";
+import { ignore, property, then } from "../_base/language.ts";
 import { getBuiltin } from "../_base/builtin.ts";
 import { interruptibleScope } from "../_hub/current.ts";
 import { classOf } from "../_hub/waits.ts";
@@ -57,12 +57,31 @@ function patchFunctions(patches: Patches): void {
     "finished",
     (finished) => cooperateBySignal(finished, 1),
   );
+  const stream = getBuiltin("node:stream");
+  for (const name of ["pipeline", "finished"] as const) {
+    patches.replaceIfAllowed<Asking>(
+      stream,
+      name,
+      (original) => promisifiedAs(original, () => promises[name]),
+    );
+  }
   // The getter returns a module namespace, which can't be changed. So the getter is replaced.
   patches.replaceGetter(
-    getBuiltin("node:stream"),
+    stream,
     "promises",
     () => () => promises,
   );
+}
+
+/** A function with a callback, for which `util.promisify` gives another one. */
+function promisifiedAs(original: Asking, get: () => unknown): Asking {
+  const same: Asking = function () {
+    return Reflect.apply(original, this, arguments as never);
+  };
+  const { custom } = getBuiltin("node:util").promisify;
+  // For good: else it would get that of the original.
+  Object.defineProperty(same, custom, property({ get, enumerable: true }));
+  return same;
 }
 
 function patchIteration(patches: Patches, { Readable }: StreamClass): void {

@@ -614,6 +614,17 @@ const WRAPS: Record<string, Wrap> = {
     first.errors = [second, first, error];
     return first;
   },
+  "the event of the web that tells of it": (error) =>
+    new ErrorEvent("error", { error }),
+  "the event of a package that tells of it": (error) =>
+    new class {
+      get type() {
+        return "error";
+      }
+      get error() {
+        return error;
+      }
+    }(),
   "an AggregateError beside what can't be read": (error) => {
     const strange = {
       get cause() {

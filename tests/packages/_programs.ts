@@ -22,7 +22,7 @@ interface Program {
 }
 
 /** Finds an executable in the folders of `PATH`, and where Debian has servers. */
-function find(name: string, folders: string[] = []): string | null {
+export function find(name: string, folders: string[] = []): string | null {
   const path = [...Deno.env.get("PATH")!.split(":"), "/usr/sbin", ...folders];
   for (const folder of path) {
     try {

@@ -43,6 +43,11 @@ interface PostgresConnection {
   release(): void;
 }
 
+/** The part of `amqplib` that the recipe uses. */
+interface Amqp<C extends { close(): unknown }> {
+  connect(url: string): Promise<C>;
+}
+
 /** The part of a socket of `ws` that the recipe uses. */
 interface Socket {
   once(event: string, listener: (value: unknown) => void): unknown;
@@ -125,6 +130,17 @@ export async function queryPostgres<T, S extends PostgresConnection>(
   }
 }
 
+// amqplib
+export function connectAmqp<C extends { close(): unknown }>(
+  amqp: Amqp<C>,
+  url: string,
+): PromiseLike<C> {
+  const connecting = amqp.connect(url);
+  return until(connecting, () => {
+    connecting.then((late) => late.close(), () => {});
+  });
+}
+
 // ws
 export function untilMessage(socket: Socket): PromiseLike<unknown> {
   const message = new Promise((resolve, reject) => {
@@ -142,7 +158,12 @@ export function sendMail(
 ): PromiseLike<unknown> {
   const socket = new TcpSocket(); // The Socket of node:net
   const transport = nodemailer.createTransport({ ...options, socket });
-  return until(transport.sendMail(mail), () => socket.destroy());
+  return until(transport.sendMail(mail), () => {
+    // nodemailer may not have begun to connect, and stops at an error only
+    const stop = () => void socket.destroy(new Error("The mail is not sent"));
+    socket.on("error", () => {}).on("connect", stop);
+    stop();
+  });
 }
 
 // @grpc/grpc-js

@@ -29,6 +29,9 @@ export class Relay implements AsyncDisposable {
   readonly #relays = new Set<Promise<void>>();
   readonly #conns = new Set<Deno.Conn>();
   #held: PromiseWithResolvers<void> | null = null;
+  /** How many bytes it lets through before it holds back the others. */
+  #free = 0;
+  #hasHeldBack = false;
   #received = "";
   #change = Promise.withResolvers<void>();
   /** How many connections have been accepted. */
@@ -51,9 +54,11 @@ export class Relay implements AsyncDisposable {
     return `${HOSTNAME}:${this.port}`;
   }
 
-  /** Holds back what the server says, from now on. */
-  hold(): void {
+  /** Holds back what the server says, from now on, but for the first bytes. */
+  hold(free = 0): void {
     this.#held ??= Promise.withResolvers();
+    this.#free = free;
+    this.#hasHeldBack = false;
     this.#received = "";
   }
 
@@ -66,6 +71,11 @@ export class Relay implements AsyncDisposable {
   /** Waits until clients have sent a text since {@linkcode Relay.hold}. */
   heard(text: string): Promise<void> {
     return this.#until(() => this.#received.includes(text));
+  }
+
+  /** Waits until it has held something back. */
+  heldBack(): Promise<void> {
+    return this.#until(() => this.#hasHeldBack);
   }
 
   /** Waits until a client has connected. */
@@ -105,7 +115,18 @@ export class Relay implements AsyncDisposable {
       this.#conns.add(server);
     }
     const back = server === null ? null : this.#copy(server, async (bytes) => {
-      while (this.#held !== null) await this.#held.promise;
+      if (this.#held !== null) {
+        const passed = bytes.subarray(0, this.#free);
+        this.#free -= passed.length;
+        await writeAll(client, passed);
+        bytes = bytes.subarray(passed.length);
+      }
+      if (bytes.length === 0) return;
+      while (this.#held !== null) {
+        this.#hasHeldBack = true;
+        this.#tell();
+        await this.#held.promise;
+      }
       await writeAll(client, bytes);
     }).finally(() => this.#close(client));
     await this.#copy(client, async (bytes) => {

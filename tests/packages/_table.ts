@@ -60,19 +60,36 @@ const nodeFetch = {
   "within the body": wrapped,
 };
 
+/** A phase that goes on until it gets its answer. */
+function after<R extends string>(recipe: R, recipeThen: string) {
+  return { stops: "after the wait", then: NEXT, recipe, recipeThen } as const;
+}
+
 /** The phases of a query. */
 function query(recipe: string, cancelled: string) {
+  return { "waiting for the answer": after(recipe, cancelled) } as const;
+}
+
+/** The phases of a client that connects when it is told to. */
+function session(connect: string, recipe: string, cancelled: string) {
   return {
-    "waiting for the answer": {
-      stops: "after the wait",
-      then: NEXT,
-      recipe,
-      recipeThen: cancelled,
-    },
+    "before the connection": after(connect, CLOSED),
+    "waiting for the answer": after(recipe, cancelled),
+    "within the body": after(recipe, cancelled),
+  } as const;
+}
+
+/** The phases of a pool, which connects for a query. */
+function pool(recipe: string) {
+  return {
+    "before the connection": after(recipe, POOLED),
+    "waiting for the answer": after(recipe, CANCELLED),
+    "within the body": after(recipe, CANCELLED),
   } as const;
 }
 
 const DROPPED = "the reply is dropped, and the connection stays usable";
+const POOLED = "the connection is for the pool, once it is made";
 const CANCELLED =
   "the server cancels the query, and the connection goes back to the pool";
 
@@ -103,11 +120,36 @@ export const table = {
       },
     },
   },
-  ioredis: { version: 6, phases: query("until", DROPPED) },
-  redis: { version: 6, phases: query("until", DROPPED) },
-  pg: { version: 8, phases: query("queryPg", CANCELLED) },
-  postgres: { version: 3, phases: query("queryPostgres", CANCELLED) },
-  mysql2: { version: 3, phases: query("queryMysql", CANCELLED) },
+  ioredis: { version: 6, phases: session("until", "until", DROPPED) },
+  redis: { version: 6, phases: session("until", "until", DROPPED) },
+  pg: { version: 8, phases: pool("queryPg") },
+  // Its sockets are opened by a timer, which no test can wait for.
+  postgres: {
+    version: 3,
+    phases: {
+      "waiting for the answer": after("queryPostgres", CANCELLED),
+      "within the body": after("queryPostgres", CANCELLED),
+    },
+  },
+  mysql2: { version: 3, phases: pool("queryMysql") },
+  mongodb: {
+    version: 7,
+    phases: {
+      // Its `connect` needs timers, which do not run in a test.
+      "waiting for the answer": after("withSignal", CLOSED),
+      "within the body": after("withSignal", CLOSED),
+    },
+  },
+  amqplib: {
+    version: 2,
+    phases: {
+      "before the connection": after(
+        "connectAmqp",
+        "the connection is closed once it is made",
+      ),
+      ...query("until", DROPPED),
+    },
+  },
   nats: { version: 2, phases: query("until", DROPPED) },
   mqtt: { version: 5, phases: query("until", DROPPED) },
   ws: { version: 8, phases: query("untilMessage", CLOSED) },
@@ -135,6 +177,12 @@ export const table = {
         recipe: "callGrpc",
         recipeThen: "the server sees that the call is cancelled",
       },
+    },
+  },
+  "puppeteer-core": {
+    version: 25,
+    phases: {
+      "waiting for a page": after("until", "the page is closed"),
     },
   },
   "p-queue": {

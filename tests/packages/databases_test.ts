@@ -1,6 +1,7 @@
 /** Clients of databases, with servers of the tests' own. */
 
 import { Redis } from "ioredis";
+import { assertEquals } from "@std/assert";
 import { until } from "../../mod.ts";
 import { test } from "../_random.ts";
 import { turns } from "../_waits.ts";
@@ -8,7 +9,7 @@ import { testKills } from "./_kills.ts";
 import { missing, serveTests } from "./_programs.ts";
 import { queryMysql, queryPg, queryPostgres } from "./_recipes.ts";
 import { Relay } from "./_relay.ts";
-import { testPackage } from "./_scenes.ts";
+import { type Scene, testPackage } from "./_scenes.ts";
 
 // Loaded without their types, which declare globals of Node and change those of other tests.
 const { default: mysql } = await import("mysql2" as string);
@@ -20,7 +21,50 @@ const redisPort = serveTests("redis-server");
 const postgresPort = serveTests("postgres");
 const mariadbPort = serveTests("mariadbd");
 
+/** The bytes of an answer that come before it is held back within its body. */
+const HALF = 50_000;
+
+/** An answer of twice as many bytes. */
+const LARGE = "x".repeat(2 * HALF);
+
 testPackage("ioredis", {
+  "before the connection"(stack) {
+    const relay = stack.use(new Relay(redisPort()));
+    relay.hold();
+    const options = { lazyConnect: true, disconnectTimeout: 1 };
+    const make = () => {
+      const redis = new Redis(relay.port, "127.0.0.1", options);
+      stack.defer(() => redis.disconnect());
+      return redis;
+    };
+    return {
+      call: () => make().connect(),
+      recipe() {
+        const redis = make();
+        return until(redis.connect(), () => redis.disconnect());
+      },
+      begun: () => relay.connected(),
+      freed: () => relay.closed(),
+      answer: () => relay.release(),
+    };
+  },
+  async "within the body"(stack) {
+    const relay = stack.use(new Relay(redisPort()));
+    const redis = new Redis(relay.port, "127.0.0.1", { disconnectTimeout: 1 });
+    stack.defer(async () => {
+      await redis.quit();
+    });
+    await redis.set("large", LARGE);
+    relay.hold(HALF);
+    return {
+      call: () => redis.get("large"),
+      recipe: () => until(redis.get("large")),
+      begun: () => relay.heldBack(),
+      freed: () => Promise.resolve(relay.release()),
+      answer: () => relay.release(),
+      after: () => redis.ping(),
+    };
+  },
   async "waiting for the answer"(stack) {
     const relay = stack.use(new Relay(redisPort()));
     const redis = new Redis(relay.port, "127.0.0.1", { disconnectTimeout: 1 });
@@ -41,6 +85,43 @@ testPackage("ioredis", {
 }, missing("redis-server"));
 
 testPackage("redis", {
+  "before the connection"(stack) {
+    const relay = stack.use(new Relay(redisPort()));
+    relay.hold();
+    const make = () => {
+      const client = createClient({ url: `redis://${relay.host}` });
+      stack.defer(() => {
+        if (client.isOpen) client.destroy();
+      });
+      return client;
+    };
+    return {
+      call: () => make().connect(),
+      recipe() {
+        const client = make();
+        return until(client.connect(), () => client.destroy());
+      },
+      begun: () => relay.connected(),
+      freed: () => relay.closed(),
+      answer: () => relay.release(),
+    };
+  },
+  async "within the body"(stack) {
+    const relay = stack.use(new Relay(redisPort()));
+    const client = createClient({ url: `redis://${relay.host}` });
+    await client.connect();
+    stack.defer(() => client.close());
+    await client.set("large", LARGE);
+    relay.hold(HALF);
+    return {
+      call: () => client.get("large"),
+      recipe: () => until(client.get("large")),
+      begun: () => relay.heldBack(),
+      freed: () => Promise.resolve(relay.release()),
+      answer: () => relay.release(),
+      after: () => client.ping(),
+    };
+  },
   async "waiting for the answer"(stack) {
     const relay = stack.use(new Relay(redisPort()));
     const client = createClient({ url: `redis://${relay.host}` });
@@ -58,6 +139,59 @@ testPackage("redis", {
   },
 }, missing("redis-server"));
 
+/** A query with a large answer. */
+const LARGE_QUERY = `select repeat('x', ${LARGE.length}) as large`;
+
+/** A pool and its recipe, for {@linkcode poolScenes}. */
+interface PoolCalls {
+  /** Asks in the usual way. */
+  call(text: string): PromiseLike<unknown>;
+  recipe(text: string): PromiseLike<unknown>;
+}
+
+/** Two phases of a pool's query: it connects, and a part of its answer has come. */
+function poolScenes(
+  portOf: () => number,
+  open: (
+    port: number,
+    stack: AsyncDisposableStack,
+  ) => PoolCalls | Promise<PoolCalls>,
+): Record<"before the connection" | "within the body", Scene> {
+  return {
+    async "before the connection"(stack) {
+      const relay = stack.use(new Relay(portOf()));
+      const pool = await open(relay.port, stack);
+      relay.hold();
+      return {
+        call: () => pool.call("select 1"),
+        recipe: () => pool.recipe("select 1"),
+        begun: () => relay.connected(),
+        freed: () => Promise.resolve(relay.release()),
+        answer: () => relay.release(),
+        // By the connection that was made.
+        async after() {
+          await pool.call("select 1");
+          assertEquals(relay.accepted, 1);
+        },
+      };
+    },
+    async "within the body"(stack) {
+      const relay = stack.use(new Relay(portOf()));
+      const pool = await open(relay.port, stack);
+      await pool.call("select 1");
+      relay.hold(HALF);
+      return {
+        call: () => pool.call(LARGE_QUERY),
+        recipe: () => pool.recipe(LARGE_QUERY),
+        begun: () => relay.heldBack(),
+        freed: () => Promise.resolve(relay.release()),
+        answer: () => relay.release(),
+        after: () => Promise.resolve(pool.call("select 1")),
+      };
+    },
+  };
+}
+
 /** Asks until the number of queries that run in the server is as wanted. */
 async function running(
   count: () => Promise<number>,
@@ -70,6 +204,17 @@ const PG_RUNNING =
   "select count(*)::int as n from pg_stat_activity where state = 'active' and query like 'select pg_sleep(1000)%'";
 
 testPackage("pg", {
+  ...poolScenes(postgresPort, (port, stack) => {
+    const options = { host: "127.0.0.1", user: "postgres", max: 1 };
+    const admin = new pg.Pool({ ...options, port: postgresPort() });
+    stack.defer(() => admin.end());
+    const pool = new pg.Pool({ ...options, port });
+    stack.defer(() => pool.end());
+    return {
+      call: (text) => pool.query(text),
+      recipe: (text) => queryPg(pool, admin, text),
+    };
+  }),
   async "waiting for the answer"(stack) {
     const relay = stack.use(new Relay(postgresPort()));
     const options = { host: "127.0.0.1", user: "postgres" };
@@ -101,7 +246,25 @@ testPackage("pg", {
   },
 }, missing("postgres"));
 
+const byPostgres = poolScenes(
+  postgresPort,
+  async (port, stack) => {
+    const options = { host: "127.0.0.1", user: "postgres", max: 1 };
+    const admin = postgres({ ...options, port: postgresPort() });
+    stack.defer(() => admin.end());
+    // It connects by a timer, and no time passes in a test.
+    await admin.unsafe("select 1");
+    const sql = postgres({ ...options, port });
+    stack.defer(() => sql.end());
+    return {
+      call: (text) => sql.unsafe(text),
+      recipe: (text) => queryPostgres(sql, admin, (own) => own.unsafe(text)),
+    };
+  },
+);
+
 testPackage("postgres", {
+  "within the body": byPostgres["within the body"],
   async "waiting for the answer"(stack) {
     const relay = stack.use(new Relay(postgresPort()));
     const options = { host: "127.0.0.1", user: "postgres", max: 1 };
@@ -138,6 +301,18 @@ testPackage("postgres", {
 }, missing("postgres"));
 
 testPackage("mysql2", {
+  ...poolScenes(mariadbPort, (port, stack) => {
+    const options = { host: "127.0.0.1", user: "root", connectionLimit: 1 };
+    const admin = mysql.createPool({ ...options, port: mariadbPort() })
+      .promise();
+    stack.defer(() => admin.end());
+    const pool = mysql.createPool({ ...options, port }).promise();
+    stack.defer(() => pool.end());
+    return {
+      call: (text) => pool.query(text),
+      recipe: (text) => queryMysql(pool, admin, text),
+    };
+  }),
   async "waiting for the answer"(stack) {
     const relay = stack.use(new Relay(mariadbPort()));
     const options = { host: "127.0.0.1", user: "root", connectionLimit: 1 };

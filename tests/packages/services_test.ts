@@ -4,10 +4,12 @@ import { Redis } from "ioredis";
 import { Buffer } from "node:buffer";
 import type { EventEmitter } from "node:events";
 import { createServer } from "node:http";
-import { type AddressInfo, createServer as createTcpServer } from "node:net";
+import type { AddressInfo } from "node:net";
 import { promisify } from "node:util";
 import { assertEquals } from "@std/assert";
 import { until } from "../../mod.ts";
+import { testKills } from "./_kills.ts";
+import { serveMail } from "./_peers.ts";
 import { missing, serveTests } from "./_programs.ts";
 import { callGrpc, sendMail } from "./_recipes.ts";
 import { Relay } from "./_relay.ts";
@@ -88,6 +90,38 @@ testPackage("bullmq", {
   },
 }, missing("redis-server"));
 
+testKills("bullmq", async (stack) => {
+  const connection = connect(redisPort(), stack);
+  const queue = new Queue(crypto.randomUUID(), { connection });
+  stack.defer(() => queue.close());
+  await queue.waitUntilReady();
+  return async (number) => {
+    const jobId = `job-${number}`;
+    await until(queue.add("job", number, { jobId }));
+    return (await until<{ data: number }>(queue.getJob(jobId))).data;
+  };
+}, missing("redis-server"));
+
+testKills("socket.io-client", async (stack) => {
+  const http = createServer();
+  const server = new Server(http);
+  server.on("connection", (socket: typeof io.Socket) => {
+    socket.on("ask", (number: number, answer: (number: number) => void) => {
+      answer(number);
+    });
+  });
+  await new Promise<void>((resolve) => http.listen(0, "127.0.0.1", resolve));
+  stack.defer(() => server.close());
+  const { port } = http.address() as AddressInfo;
+  const socket = io(`http://127.0.0.1:${port}`, {
+    transports: ["websocket"],
+    reconnection: false,
+  });
+  stack.defer(() => socket.close());
+  await new Promise((resolve) => socket.once("connect", resolve));
+  return (number) => until(socket.emitWithAck("ask", number));
+});
+
 testPackage("socket.io-client", {
   async "waiting for the answer"(stack) {
     const http = createServer();
@@ -126,31 +160,6 @@ testPackage("socket.io-client", {
   },
 });
 
-/** Starts a mail server that takes every mail; gives its port. */
-async function serveMail(stack: AsyncDisposableStack): Promise<number> {
-  const server = createTcpServer((socket) => {
-    let rest = "";
-    let isText = false;
-    socket.on("error", () => {});
-    socket.on("data", (bytes) => {
-      const lines = `${rest}${bytes}`.split("\r\n");
-      rest = lines.pop()!;
-      for (const line of lines) {
-        if (isText && line !== ".") continue;
-        isText = line === "DATA";
-        if (line === "QUIT") socket.end("221 Bye\r\n");
-        else socket.write(isText ? "354 Go on\r\n" : "250 Done\r\n");
-      }
-    });
-    socket.write("220 Ready\r\n");
-  });
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  stack.defer(() =>
-    new Promise<void>((resolve) => server.close(() => resolve()))
-  );
-  return (server.address() as AddressInfo).port;
-}
-
 testPackage("nodemailer", {
   async "waiting for the answer"(stack) {
     const relay = stack.use(new Relay(await serveMail(stack)));
@@ -169,6 +178,21 @@ testPackage("nodemailer", {
       },
     };
   },
+});
+
+testKills("nodemailer", async (stack) => {
+  const relay = stack.use(new Relay(await serveMail(stack)));
+  // No greenlet leaves its connection open.
+  stack.defer(() => relay.closed());
+  return async (number) => {
+    const mail = { from: "a@example.org", to: "b@example.org" };
+    const options = { host: "127.0.0.1", port: relay.port };
+    const sent = await sendMail(nodemailer, options, {
+      ...mail,
+      subject: `${number}`,
+    });
+    return (sent as { response: string }).response.replace("250 ", "");
+  };
 });
 
 /** A method that takes and gives a text. */
@@ -225,4 +249,32 @@ testPackage("@grpc/grpc-js", {
       },
     };
   },
+});
+
+testKills("@grpc/grpc-js", async (stack) => {
+  const server = new grpc.Server();
+  server.addService({ ask: METHOD }, {
+    ask(
+      call: { request: string },
+      done: (error: unknown, text: string) => void,
+    ) {
+      done(null, call.request);
+    },
+  });
+  const port = await new Promise<number>((resolve, reject) =>
+    server.bindAsync(
+      "127.0.0.1:0",
+      grpc.ServerCredentials.createInsecure(),
+      (error: unknown, port: number) => error ? reject(error) : resolve(port),
+    )
+  );
+  stack.defer(() => server.forceShutdown());
+  const Client = grpc.makeGenericClientConstructor({ ask: METHOD }, "Test");
+  const client = new Client(
+    `127.0.0.1:${port}`,
+    grpc.credentials.createInsecure(),
+  );
+  stack.defer(() => client.close());
+  await promisify(client.waitForReady.bind(client, Infinity))();
+  return (number) => callGrpc<string>((done) => client.ask(`${number}`, done));
 });

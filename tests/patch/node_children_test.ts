@@ -172,6 +172,28 @@ test("a child of exec() that ignores SIGTERM gets SIGKILL after the grace", asyn
   await arrive();
 });
 
+test("execa whose child is killed and leaves a child of its own ends within the grace", async () => {
+  using failures = new Failures();
+  using _ = patch();
+  for (const ignoring of ["", "trap '' TERM; "]) {
+    const pid = Promise.withResolvers<number>();
+    const greenlet = spawn(async () => {
+      // The other child keeps the pipes open.
+      const code = `${ignoring}sleep 1000 & echo $!; wait`;
+      const child = execa("sh", ["-c", code]);
+      note(child as unknown as ChildProcess);
+      child.stdout.once("data", (text) => pid.resolve(Number(text)));
+      await child;
+    });
+    const other = await pid.promise;
+    await greenlet.kill();
+    Deno.kill(other, "SIGKILL");
+    assertInstanceOf(greenlet.value, GreenletExit);
+  }
+  await arrive();
+  assertEquals(failures.errors, []);
+});
+
 test("a child of spawn() is left alone by a Timeout in a call of the library, and ended by a kill", async () => {
   using _ = patch();
   using clock = new TestClock();

@@ -9,7 +9,10 @@ import crypto from "node:crypto";
 import dns from "node:dns";
 import dnsPromises from "node:dns/promises";
 import fs from "node:fs";
-import files, { readFile as readFileByName } from "node:fs/promises";
+import files, {
+  glob as globByName,
+  readFile as readFileByName,
+} from "node:fs/promises";
 import { createRequire } from "node:module";
 import readline from "node:readline";
 import lines from "node:readline/promises";
@@ -18,7 +21,7 @@ import { promisify } from "node:util";
 import zlib, { gunzipSync } from "node:zlib";
 import { type Greenlet, GreenletExit, patch, sleep, spawn } from "../../mod.ts";
 import { isSettled } from "../../_base/runtime.ts";
-import { settle } from "../_bodies.ts";
+import { Failures, settle } from "../_bodies.ts";
 import { test } from "../_random.ts";
 import { when } from "../_waits.ts";
 import { interruptInEveryWay } from "./_interrupted.ts";
@@ -120,6 +123,37 @@ test("a method of a FileHandle ends with its greenlet", async () => {
   for (let i = 0; i < 2; i++) other.writeSync(new Uint8Array(8));
   await handle.close();
   other.close();
+});
+
+test("a loop over glob() of node:fs/promises ends with its greenlet", async () => {
+  using failures = new Failures();
+  const folder = await Deno.makeTempDir();
+  for (const name of ["one", "two"]) Deno.mkdirSync(`${folder}/${name}`);
+  const patches = patch();
+  for (const glob of [files.glob, fs.promises.glob, globByName]) {
+    const found: string[] = [];
+    const greenlet = spawn(async () => {
+      // A loop that would never end.
+      for (;;) {
+        const paths = glob("*/../*", { cwd: folder });
+        queueMicrotask(() => greenlet.kill(undefined, { block: false }));
+        for await (const path of paths) found.push(path);
+      }
+    });
+    await greenlet.join();
+    assertInstanceOf(greenlet.value, GreenletExit);
+    const all: string[] = await spawn(() =>
+      Array.fromAsync(glob("*", { cwd: folder }))
+    ).get();
+    assertEquals(all.sort(), ["one", "two"]);
+    assertEquals(found, []);
+  }
+  await settle();
+  assertEquals(failures.errors, []);
+  const paths = globByName("*", { cwd: folder });
+  patches[Symbol.dispose]();
+  assertEquals((await Array.fromAsync(paths)).sort(), ["one", "two"]);
+  await Deno.remove(folder, { recursive: true });
 });
 
 test("readFile() of node:fs/promises that was imported by name ends with its greenlet", async () => {
