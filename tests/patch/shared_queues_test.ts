@@ -31,7 +31,7 @@ import {
   until,
   withTimeout,
 } from "../../mod.ts";
-import { type Bodies, Failures, settle, testBoth } from "../_bodies.ts";
+import { type Bodies, Failures, testBoth } from "../_bodies.ts";
 import { eventually } from "../_servers.ts";
 
 type Task<T> = () => Promise<T>;
