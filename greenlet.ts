@@ -511,7 +511,7 @@ export class Greenlet {
    * @throws {unknown} The error to throw in the parent.
    */
   protected ended(outcome: unknown, failed: boolean): unknown {
-    if (failed && !(outcome instanceof GreenletExit)) throw outcome;
+    if (failed && !isInstance(outcome, GreenletExit)) throw outcome;
     return outcome;
   }
 
@@ -588,7 +588,7 @@ export class Greenlet {
         for (;;) {
           while (target.#state === "dead") {
             // A dead greenlet can't return or exit again: its parent gets a value.
-            if (how === "return" || value instanceof GreenletExit) {
+            if (how === "return" || isInstance(value, GreenletExit)) {
               how = "switch";
             }
             target = target.#parent!;
@@ -672,7 +672,7 @@ export class Greenlet {
         failed = true;
         // If a body delegates to an iterator without throw(), such as that of an array, the
         // engine replaces our error by a TypeError, which names no greenlet.
-        if (value instanceof GreenletError && error instanceof TypeError) {
+        if (isInstance(value, GreenletError) && isInstance(error, TypeError)) {
           error.cause ??= value;
         }
         value = error;
@@ -806,6 +806,18 @@ function checkRun(run: unknown, what: string): void {
 function isAsyncGeneratorFunction(run: Function): boolean {
   return (run as { [Symbol.toStringTag]?: unknown })[Symbol.toStringTag] ===
     "AsyncGeneratorFunction";
+}
+
+/** As `instanceof`, which throws for a proxy that answers no question. */
+function isInstance<C extends abstract new (...args: never[]) => object>(
+  value: unknown,
+  of: C,
+): value is InstanceType<C> {
+  try {
+    return value instanceof of;
+  } catch {
+    return false;
+  }
 }
 
 /** Returns an error. If a class of errors is given, makes one, as Python does. */

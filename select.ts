@@ -29,7 +29,12 @@
  */
 
 import { markHandled, NO_OPTIONS } from "./_base/language.ts";
-import { checkCallback, checkOptions, show } from "./_base/checks.ts";
+import {
+  checkCallback,
+  checkOptions,
+  isInstance,
+  show,
+} from "./_base/checks.ts";
 import { findInternals } from "./_base/runtime.ts";
 import { isThenable } from "./_base/thenable.ts";
 import { currentScope, runIn } from "./_hub/current.ts";
@@ -480,7 +485,7 @@ class Selection extends PatientWait<unknown> implements Race {
   #reportLoser(error: unknown): void {
     const ending = this.#ending;
     const isOurs = (one: unknown) =>
-      one instanceof Lost || ending !== null && one === ending.error;
+      isInstance(one, Lost) || ending !== null && one === ending.error;
     if (findWrapped(error, isOurs) === null) {
       report(this.waiter.greenlet, error);
     }
@@ -491,7 +496,7 @@ class Selection extends PatientWait<unknown> implements Race {
     const ended = one as Suspension<unknown> & Ended;
     // Nearly all losers end because `Lost` interrupted them; for these no search by index is
     // needed.
-    if (ended.state === "given" || !(ended.value instanceof Lost)) {
+    if (ended.state === "given" || !isInstance(ended.value, Lost)) {
       this.#take(this.#all.indexOf(ended), ended, scope);
     }
     this.#finish();

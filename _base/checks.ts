@@ -14,6 +14,21 @@ export function isObject(value: unknown): value is object {
   return typeof value === "object" && value !== null;
 }
 
+/**
+ * Whether a value of the program is an instance of a class. `instanceof` throws where the value
+ * is a proxy that answers no question.
+ */
+export function isInstance<C extends abstract new (...args: never[]) => object>(
+  value: unknown,
+  of: C,
+): value is InstanceType<C> {
+  try {
+    return value instanceof of;
+  } catch {
+    return false;
+  }
+}
+
 /** Whether a value is an object or a function, and so can have properties. */
 export function isObjectOrFunction(value: unknown): value is object {
   return isObject(value) || typeof value === "function";

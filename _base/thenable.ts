@@ -15,9 +15,14 @@ export type BodyResult<R> = R extends Generator<unknown, infer T, never> ? T
 
 /** Whether the result of a body must be awaited. */
 export function isThenable(result: unknown): result is PromiseLike<unknown> {
-  return result instanceof Promise ||
-    typeof (result as PromiseLike<unknown> | null | undefined)?.then ===
-      "function";
+  try {
+    return result instanceof Promise ||
+      typeof (result as PromiseLike<unknown> | null | undefined)?.then ===
+        "function";
+  } catch {
+    // A getter or a proxy has thrown, and `await` rejects with the error that they throw.
+    return true;
+  }
 }
 
 /** Whether a value is a generator, which has to be run. */

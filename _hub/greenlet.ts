@@ -12,6 +12,7 @@ import {
   checkOptions,
   instanceOf,
   isBody,
+  isInstance,
   isObject,
   show,
 } from "../_base/checks.ts";
@@ -660,7 +661,7 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
 
   static #finish(greenlet: Greenlet, outcome: unknown, failed: boolean): void {
     if (greenlet.dead) return;
-    const fails = failed && !(outcome instanceof GreenletExit);
+    const fails = failed && !isInstance(outcome, GreenletExit);
     const scope = knownScopeOf(greenlet);
     if (greenlet.#state !== "pending") delist(scope);
     greenlet.#state = fails ? "failed" : "succeeded";
@@ -1059,7 +1060,8 @@ export class RawGreenlet extends ScopedGreenlet {
       this.fail(outcome);
     } else if (isThenable(outcome)) {
       this.#state = "following";
-      then(outcome, () => this.#end(), (error) => this.fail(error));
+      const promise = Promise.resolve(outcome);
+      then(promise, () => this.#end(), (error) => this.fail(error));
     } else {
       this.#end();
     }
@@ -1069,7 +1071,7 @@ export class RawGreenlet extends ScopedGreenlet {
     if (this.dead) return;
     this.#end();
     const own = failureFor(error, scopeOf(this));
-    if (!(own instanceof GreenletExit)) reportInTurn(this, own);
+    if (!isInstance(own, GreenletExit)) reportInTurn(this, own);
   }
 
   #end(): void {
@@ -1112,7 +1114,7 @@ export function waitedBy(greenlet: core.Greenlet): Waited | null {
 function outcomeOf(greenlet: Greenlet): string {
   const { value, exception } = greenlet;
   if (!greenlet.successful()) return `has failed: ${String(exception)}`;
-  if (value instanceof GreenletExit) return "was killed";
+  if (isInstance(value, GreenletExit)) return "was killed";
   if (value === undefined) return "has ended";
   return `has ended with ${isObject(value) ? classOf(value) : show(value)}`;
 }

@@ -8,7 +8,7 @@
  */
 
 import { type Greenlet, GreenletError, GreenletExit } from "../greenlet.ts";
-import { isObject } from "../_base/checks.ts";
+import { isInstance, isObject } from "../_base/checks.ts";
 import { consistsOf, eachWrapped, findWrapped } from "./wrapped.ts";
 
 /** The members of a scope that are used here. */
@@ -148,7 +148,7 @@ export function unwrapped(error: unknown, scope: Interruptible): unknown {
   const isKill = (wrapped: unknown) => {
     const one = original(wrapped);
     return killed !== null && one === killed.error ||
-      one instanceof GreenletExit && scope.wasInterruptedBy(one);
+      isInstance(one, GreenletExit) && scope.wasInterruptedBy(one);
   };
   const found = findWrapped(error, isKill) ??
     (limit !== null && isLimit(error, limit) ? [limit] : null);

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { isInstance } from "../_base/checks.ts";
 import { GreenletExit } from "../greenlet.ts";
 import { waitThatThrew } from "./stacks.ts";
 import { userFrames } from "../_base/frames.ts";
@@ -22,7 +23,7 @@ export function addEnding(ending: abstract new () => Error): void {
 
 /** Whether an error ends a greenlet and is no failure. */
 export function isEnding(error: unknown): boolean {
-  return endings.some((ending) => error instanceof ending);
+  return endings.some((ending) => isInstance(error, ending));
 }
 
 /**

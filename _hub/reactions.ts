@@ -9,6 +9,7 @@
  * @module
  */
 
+import { isInstance } from "../_base/checks.ts";
 import { pairOf, then } from "../_base/language.ts";
 import { current } from "./current.ts";
 import { Stamp } from "../_base/stamp.ts";
@@ -141,7 +142,7 @@ function noteLatest(): void {
  * @param reaction The reaction. `reaction.reactions.remove` removes it.
  */
 export function react(value: unknown, reaction: Reaction): void {
-  const promise = value instanceof Promise ? value : Promise.resolve(value);
+  const promise = isInstance(value, Promise) ? value : Promise.resolve(value);
   if (latest !== null) {
     if (latest.promise === promise) return latest.add(reaction);
     noteLatest();

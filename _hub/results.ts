@@ -4,6 +4,7 @@
  * @module
  */
 
+import { isInstance } from "../_base/checks.ts";
 import { nameClasses, showAs } from "../_base/inspecting.ts";
 import { currentScope, scopeOf } from "./current.ts";
 import { Lost } from "./interrupts.ts";
@@ -62,7 +63,7 @@ class Taker<R> extends PatientWait<Result<R>> implements Member<Taker<R>> {
    * throws.
    */
   override interrupt(error: unknown, final: boolean): void {
-    if (error instanceof Lost && this.leave === null) {
+    if (isInstance(error, Lost) && this.leave === null) {
       // The loop goes on and calls `next()` again.
       this.undo();
       return this.throw(error);

@@ -13,7 +13,12 @@ import { main } from "./main.ts";
 import { type Race, Scope, ScopeOwned } from "./scope.ts";
 import { beneath, checkpoint, type Settled, Suspension } from "./suspension.ts";
 import type { Wait } from "./suspension.ts";
-import { checkFunction, checkOptions, instanceOf } from "../_base/checks.ts";
+import {
+  checkFunction,
+  checkOptions,
+  instanceOf,
+  isInstance,
+} from "../_base/checks.ts";
 import {
   checkDuration,
   startTimer,
@@ -179,7 +184,7 @@ class Countdown extends ScopeOwned implements TimerTarget {
     this.#timer = null;
     this.list?.remove(this);
     const error = this.#error = instanceOf(this.#error);
-    if (error instanceof Timeout) this.#scope.timeOut(placeLater(error));
+    if (isInstance(error, Timeout)) this.#scope.timeOut(placeLater(error));
     else this.#scope.interrupt(error);
   }
 
