@@ -51,9 +51,20 @@ export class Iteration<T> {
       );
     }
     this.isAsync = openAsync !== undefined && openAsync !== null;
-    this.#iterator = open.call(items);
+    const iterator: Iterator<T> | AsyncIterator<T> | undefined = open.call(
+      items,
+    );
     // Looked up once, as a `for` loop does.
-    this.#next = this.#iterator.next;
+    const next = isObjectOrFunction(iterator) ? iterator.next : undefined;
+    if (typeof next !== "function") {
+      throw new TypeError(
+        `Cannot ${what} as the iterator must be an object with next(): received ${
+          String(iterator)
+        }`,
+      );
+    }
+    this.#iterator = iterator as Iterator<T> | AsyncIterator<T>;
+    this.#next = next;
   }
 
   /** Whether `next()` was called and has not settled. */
@@ -104,8 +115,12 @@ export class Iteration<T> {
         }`,
       );
     }
-    this.#answered(step.done ? "over" : "idle");
-    return step;
+    // Both are read here, as a getter may throw, and then the iterator is over.
+    const answer: Step<T> = step.done
+      ? { done: true, value: undefined }
+      : { done: false, value: step.value };
+    this.#answered(answer.done ? "over" : "idle");
+    return answer;
   }
 
   #answered(state: "idle" | "over"): void {
