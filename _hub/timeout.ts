@@ -96,7 +96,7 @@ export class Timeout extends Error {
     checkDuration(after, "create timeout");
     super(after === Infinity ? "Timed out" : `Timed out after ${after} ms`);
     this.ms = after;
-    this.#error = "error" in options ? options.error : this;
+    this.#error = options.error === undefined ? this : options.error;
   }
 
   /**
