@@ -27,7 +27,7 @@ import { NO_OPTIONS } from "./_base/language.ts";
 import { Greenlet } from "./greenlet.ts";
 import { currentScope } from "./_hub/current.ts";
 import { errorFor } from "./_hub/interrupts.ts";
-import { main, report } from "./_hub/main.ts";
+import { main, report, reportRejection } from "./_hub/main.ts";
 import type { Scope } from "./_hub/scope.ts";
 import {
   checkpoint,
@@ -141,7 +141,7 @@ function callUndo(
   error: unknown,
 ): void {
   try {
-    undo?.(error);
+    reportRejection(undo, undo?.(error));
   } catch (thrown) {
     report(undo, thrown);
   }

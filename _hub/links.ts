@@ -7,6 +7,7 @@
 import { checkCallback, checkFunction } from "../_base/checks.ts";
 import type { Greenlet } from "../greenlet.ts";
 import { Suspension } from "./suspension.ts";
+import { reportRejection } from "./main.ts";
 import { reportInTurn } from "./reports.ts";
 import { List, type Member } from "../_base/linked_list.ts";
 import { mustWait, noteWoken, runSoon, wakeups } from "./run_queue.ts";
@@ -144,9 +145,12 @@ export function callLink<S>(
 ): void {
   const before = wakeups();
   try {
-    if (call !== null) call(source);
-    else if (typeof link === "function") link(source);
-    else link.linked(source);
+    const result = call !== null
+      ? call(source)
+      : typeof link === "function"
+      ? link(source)
+      : link.linked(source);
+    reportRejection(link, result, reportInTurn);
   } catch (error) {
     reportInTurn(link, error);
   }

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { isInstance, isObject } from "../_base/checks.ts";
 import { then } from "../_base/language.ts";
 import { getCurrent, type Greenlet } from "../greenlet.ts";
 import { isThenable } from "../_base/thenable.ts";
@@ -19,6 +20,21 @@ export const main: Greenlet = (() => {
 /** The method that the hub adds to the main greenlet. */
 interface ErrorHandler {
   handleError(context: unknown, error: unknown): unknown;
+}
+
+/**
+ * Tells the hub when the promise that a callback of the program has returned rejects.
+ *
+ * @param tell Tells the hub of an error.
+ */
+export function reportRejection(
+  callback: unknown,
+  result: unknown,
+  tell: (context: unknown, error: unknown) => void = report,
+): void {
+  // Of another thenable, such as a query, `then` may begin something.
+  if (!isObject(result) || !isInstance(result, Promise)) return;
+  then(result, undefined, (error) => tell(callback, error));
 }
 
 /**
