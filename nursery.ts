@@ -21,6 +21,7 @@ import { unwrapped } from "./_hub/interrupts.ts";
 import { killOnce } from "./_hub/kill.ts";
 import { report } from "./_hub/main.ts";
 import { PatientWait } from "./_hub/patient_wait.ts";
+import { reportSuppressed } from "./_hub/reports.ts";
 import { GRACE, Scope } from "./_hub/scope.ts";
 import { checkpoint, type Settled, Suspension } from "./_hub/suspension.ts";
 import {
@@ -188,6 +189,7 @@ export class Nursery {
         const isOurs = error === nursery.#exit;
         const own = unwrapped(error, scope);
         if (!isOurs && scope.wasInterruptedBy(own)) {
+          if (own !== error) reportSuppressed(scope.greenlet, error);
           interrupt = { error: own };
           nursery.#close();
         } else if (!isOurs) nursery.#fail(error);

@@ -42,6 +42,7 @@ import { Greenlet } from "./_hub/greenlet.ts";
 import { errorFor, LOST, Lost } from "./_hub/interrupts.ts";
 import { report } from "./_hub/main.ts";
 import { PatientWait } from "./_hub/patient_wait.ts";
+import { reportSuppressed } from "./_hub/reports.ts";
 import { runSoon } from "./_hub/run_queue.ts";
 import {
   GRACE,
@@ -486,9 +487,9 @@ class Selection extends PatientWait<unknown> implements Race {
     const ending = this.#ending;
     const isOurs = (one: unknown) =>
       isInstance(one, Lost) || ending !== null && one === ending.error;
-    if (findWrapped(error, isOurs) === null) {
-      report(this.waiter.greenlet, error);
-    }
+    const { greenlet } = this.waiter;
+    if (findWrapped(error, isOurs) === null) report(greenlet, error);
+    else reportSuppressed(greenlet, error);
   }
 
   ended(one: Pending, scope: Scope): void {

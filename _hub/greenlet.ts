@@ -43,7 +43,12 @@ import { delist, enlist, expectLife } from "./live.ts";
 import { main, report } from "./main.ts";
 import { observers } from "./observer.ts";
 import { OutcomeWait } from "./outcome.ts";
-import { reportInTurn, reportUnlessTaken, takeError } from "./reports.ts";
+import {
+  reportInTurn,
+  reportSuppressed,
+  reportUnlessTaken,
+  takeError,
+} from "./reports.ts";
 import { runSoon, turn, wake } from "./run_queue.ts";
 import { GRACE, type Waited } from "./scope.ts";
 import { errorIn, waitThatThrew } from "./stacks.ts";
@@ -656,7 +661,9 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
 
   /** Ends the greenlet with an error of the body. */
   static #fail(greenlet: Greenlet, error: unknown): void {
-    Greenlet.#finish(greenlet, failureFor(error, ownScopeOf(greenlet)), true);
+    const own = failureFor(error, ownScopeOf(greenlet));
+    if (own !== error) reportSuppressed(greenlet, error);
+    Greenlet.#finish(greenlet, own, true);
   }
 
   static #finish(greenlet: Greenlet, outcome: unknown, failed: boolean): void {
@@ -1071,6 +1078,7 @@ export class RawGreenlet extends ScopedGreenlet {
     if (this.dead) return;
     this.#end();
     const own = failureFor(error, scopeOf(this));
+    if (own !== error) reportSuppressed(this, error);
     if (!isInstance(own, GreenletExit)) reportInTurn(this, own);
   }
 

@@ -28,6 +28,7 @@ import {
 } from "./timers.ts";
 import { placeLater } from "./stacks.ts";
 import { react, type Reaction, type Reactions } from "./reactions.ts";
+import { reportSuppressed } from "./reports.ts";
 import { deferToNextTurn, turn } from "./run_queue.ts";
 import { type BodyResult, isThenable } from "../_base/thenable.ts";
 import { blockersOf, describeInner } from "./waits.ts";
@@ -350,7 +351,11 @@ class Limited extends Suspension<unknown> implements Reaction, Race {
   }
 
   #end(outcome: unknown, failed: boolean): void {
-    if (failed) outcome = unwrapped(outcome, this.#inner);
+    if (failed) {
+      const own = unwrapped(outcome, this.#inner);
+      if (own !== outcome) reportSuppressed(this.#inner.greenlet, outcome);
+      outcome = own;
+    }
     this.#handBack();
     this.#inner.close(this.isPending ? this.#outer : null);
     if (failed && outcome === this.#timeout) this.#giveUp(outcome);

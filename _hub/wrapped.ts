@@ -12,11 +12,11 @@ import { GreenletError } from "../greenlet.ts";
 type Is = (error: unknown) => boolean;
 
 /**
- * - `any`: an `AggregateError`, which each of its errors may stand for
- * - `all`: a `SuppressedError`, as the later error was thrown in spite of the earlier one
+ * - `several`: an `AggregateError`
+ * - `suppressed`: a `SuppressedError`
  * - `cause`: an error with a `cause`, or the event `error`
  */
-type Kind = "any" | "all" | "cause";
+type Kind = "several" | "suppressed" | "cause";
 
 /** The errors that an error wraps. */
 interface Wrapping {
@@ -25,8 +25,8 @@ interface Wrapping {
 }
 
 /**
- * Searches an error for a wrapped error that it stands for: any of an `AggregateError`, the
- * `cause` of another error, or the first of a `SuppressedError`, if it stands for both.
+ * Searches an error for a wrapped error that it stands for: any of an `AggregateError` or of a
+ * `SuppressedError`, or the `cause` of another error.
  *
  * @param is Tells whether an error is one that is looked for.
  * @returns The error that was found, in an array of one; `null` if none was.
@@ -48,23 +48,37 @@ function find(
     if (wrapping === null) return null;
     // A chain of causes may be longer than the stack is deep.
     if (wrapping.kind === "cause") error = wrapping.errors[0];
-    else return findAmong(wrapping, is, seen);
+    else return findAmong(wrapping.errors, is, seen);
   }
 }
 
 function findAmong(
-  { kind, errors }: Wrapping,
+  errors: unknown[],
   is: Is,
   seen: Set<unknown>,
 ): [unknown] | null {
-  let found: [unknown] | null = null;
   for (const inner of errors) {
     const one = find(inner, is, seen);
-    if (kind === "all" && one === null) return null;
-    if (kind === "any" && one !== null) return one;
-    found ??= one;
+    if (one !== null) return one;
   }
-  return found;
+  return null;
+}
+
+/** Calls `visit` with the errors of each `SuppressedError` that an error is or wraps. */
+export function eachSuppressed(
+  error: unknown,
+  visit: (error: unknown) => void,
+): void {
+  const seen = new Set<unknown>();
+  const rest = [error];
+  while (rest.length > 0) {
+    const wrapping = wrappingOf(rest.pop(), seen);
+    if (wrapping === null) continue;
+    for (const inner of wrapping.errors) {
+      if (wrapping.kind === "suppressed" && !seen.has(inner)) visit(inner);
+      rest.push(inner);
+    }
+  }
 }
 
 /** Calls `visit` with an error and with each error that it wraps, once. */
@@ -144,7 +158,7 @@ function read(
   const { errors, cause } = error;
   if (Array.isArray(errors) && errors.length > 0) {
     return {
-      kind: "any",
+      kind: "several",
       errors: "cause" in error ? [...errors, cause] : [...errors],
     };
   }
@@ -163,7 +177,7 @@ function readSuppressed(error: SuppressedError, seen: Set<unknown>): Wrapping {
     suppressed = suppressed.suppressed;
   }
   errors.push(suppressed);
-  return { kind: "all", errors };
+  return { kind: "suppressed", errors };
 }
 
 /** Whether it is an event that tells of an error, of the web's class or of a package's. */
