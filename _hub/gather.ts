@@ -19,7 +19,7 @@ import {
   type KillOptions,
   type Waitable,
 } from "./greenlet.ts";
-import { linkAll, waking } from "./links.ts";
+import { linkAll, unlinkAll, waking } from "./links.ts";
 import { whenAllEnded } from "./live.ts";
 import { takeError } from "./reports.ts";
 import { runSoon } from "./run_queue.ts";
@@ -70,10 +70,17 @@ class Waiting<S extends Waitable> extends Suspension<S[]> {
     this.#scope = scope;
     this.#raise = raise;
     linkAll(objects, this.#link);
+    // An object of the program may have told it at once, and then others were linked after that.
+    if (this.isOver) this.undo();
+  }
+
+  /** Whether it has ended, possibly before it has begun to wait. */
+  get isOver(): boolean {
+    return this.state !== "idle" && !this.isPending;
   }
 
   #arrived(source: S): void {
-    if (!this.isPending) return;
+    if (this.isOver) return;
     this.#done.push(source);
     if (this.#raise && source instanceof Greenlet && !source.successful()) {
       this.undo();
@@ -113,7 +120,7 @@ class Waiting<S extends Waitable> extends Suspension<S[]> {
 
   protected override undo(): void {
     if (this.#done.length === this.#objects.length) return;
-    for (const object of this.#objects) object.unlink(this.#link);
+    unlinkAll(this.#objects, this.#link);
   }
 
   /** Ends the wait in its turn: objects that are ready already call their links first. */
@@ -156,7 +163,9 @@ function waitFor<S extends Waitable>(
   if (due !== null) return due;
   if (enough === 0) return readyWait([]);
   // get(), as rawlink() of an object may be the user's, and may have interrupted us.
-  return new Waiting(all, enough, scope, raiseError).limit(timeout).get();
+  const waiting = new Waiting(all, enough, scope, raiseError);
+  if (!waiting.isOver) waiting.limit(timeout);
+  return waiting.get();
 }
 
 function checkWaitables<S extends Waitable>(
@@ -379,7 +388,7 @@ class Arrivals<S extends Waitable> implements ReadyIterator<S> {
 
   #close(): void {
     this.#left = 0;
-    for (const object of this.#objects.splice(0)) object.unlink(this.#link);
+    unlinkAll(this.#objects.splice(0), this.#link);
     for (const next of this.#waiting.splice(0)) {
       next.switch({ done: true, value: undefined });
     }
@@ -539,7 +548,7 @@ class KillingAll extends Suspension<void> {
   }
 
   protected override undo(): void {
-    for (const greenlet of this.#greenlets) greenlet.unlink(this.#link);
+    unlinkAll(this.#greenlets, this.#link);
   }
 
   override describe(): string {

@@ -12,7 +12,7 @@ import { instanceOf } from "../_base/checks.ts";
 import { currentScope, scopeOf } from "./current.ts";
 import { GRACE, type Scope } from "./scope.ts";
 import { DONE, type Wait } from "./suspension.ts";
-import { linkAll, waking } from "./links.ts";
+import { linkAll, unlinkAll, waking } from "./links.ts";
 import { PatientWait } from "./patient_wait.ts";
 import { type Greenlet as OwnGreenlet, kill } from "./greenlet.ts";
 import { type Greenlet, GreenletExit } from "../greenlet.ts";
@@ -105,7 +105,7 @@ class Ending extends PatientWait<void> {
   }
 
   protected override undo(): void {
-    for (const greenlet of this.#greenlets) greenlet.unlink(this.#link);
+    unlinkAll(this.#greenlets, this.#link);
   }
 
   override describe(): string {

@@ -179,7 +179,7 @@ export function checkLink<S>(link: Link<S>, isRaw: boolean): Link<S> {
 /** An object that has links. */
 interface Linkable<S> {
   rawlink(link: Link<S>): void;
-  unlink(link: Link<S>): void;
+  unlink?(link: Link<S>): void;
 }
 
 /** Adds a link to several objects; to none of them if one refuses it. */
@@ -191,8 +191,23 @@ export function linkAll<S>(
   try {
     for (; i < sources.length; i++) sources[i]!.rawlink(link);
   } catch (error) {
-    while (i-- > 0) sources[i]!.unlink(link);
+    unlinkAll(sources.slice(0, i), link);
     throw error;
+  }
+}
+
+/** Removes a link from several objects. What an `unlink` of the program throws is reported. */
+export function unlinkAll<S>(
+  sources: readonly Linkable<S>[],
+  link: Link<S>,
+): void {
+  for (const source of sources) {
+    try {
+      // As in gevent, an object may have none.
+      source.unlink?.(link);
+    } catch (error) {
+      reportInTurn(source, error);
+    }
   }
 }
 
