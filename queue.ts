@@ -31,7 +31,7 @@ import { Deque } from "./_base/deque.ts";
 import { Heap } from "./_base/heap.ts";
 import { QueuedWait } from "./_hub/wait_queue.ts";
 import { List } from "./_base/linked_list.ts";
-import { checkCallback, numberError } from "./_base/checks.ts";
+import { checkCallback, checkOptions, numberError } from "./_base/checks.ts";
 import { addEnding } from "./_hub/print.ts";
 import { errorIn, placeLater } from "./_hub/stacks.ts";
 import { timeoutOf } from "./_hub/timers.ts";
@@ -805,6 +805,7 @@ export class Queue<T> extends SimpleQueue<T> {
    * @param options Whether to drop the items that are left. Their tasks then count as done.
    */
   shutdown(options: ShutdownOptions = NO_OPTIONS): void {
+    checkOptions(options, "shut down");
     this.close(options.immediate ?? false);
   }
 }
@@ -885,6 +886,7 @@ export class PriorityQueue<T> extends Queue<T> {
     options: PriorityQueueOptions<T> = NO_OPTIONS,
   ) {
     checkCallback(compare, "create queue", "compare");
+    checkOptions(options, "create queue");
     super(null);
     this.#compare = compare;
     for (const item of options.items ?? []) this.putNowait(item);

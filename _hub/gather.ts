@@ -19,6 +19,7 @@ import {
   type KillOptions,
   type Waitable,
 } from "./greenlet.ts";
+import { forEachOf } from "./kill.ts";
 import { linkAll, unlinkAll, waking } from "./links.ts";
 import { whenAllEnded } from "./live.ts";
 import { takeError } from "./reports.ts";
@@ -505,29 +506,12 @@ export function killAll(
   const all = new Set(toArray(greenlets, "kill all"));
   for (const greenlet of all) checkKillable(greenlet, "kill all");
   const thrown = instanceOf(error);
-  killEach(all, thrown, grace);
+  forEachOf(all, (one) => kill(one, thrown, { block: false, grace }));
   const alive = [...all].filter((g): g is Greenlet =>
     g instanceof Greenlet && !g.dead
   );
   if (!block || alive.length === 0) return DONE;
   return new KillingAll(alive, timeout).limit(timeout).get();
-}
-
-/** Kills all, even if `kill()` of a subclass throws for some. */
-function killEach(
-  greenlets: Iterable<core.Greenlet>,
-  error: unknown,
-  grace: number,
-): void {
-  let refused: { readonly error: unknown } | null = null;
-  for (const greenlet of greenlets) {
-    try {
-      kill(greenlet, error, { block: false, grace });
-    } catch (error) {
-      refused ??= { error };
-    }
-  }
-  if (refused !== null) throw refused.error;
 }
 
 /** The wait for killed greenlets to end. */

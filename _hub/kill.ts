@@ -36,15 +36,34 @@ export function killOnce(
   grace?: number,
 ): void {
   const thrown = instanceOf(error);
-  for (const greenlet of [...greenlets]) {
-    if (greenlet.dead) continue;
+  forEachOf(greenlets, (greenlet) => {
+    if (greenlet.dead) return;
     const scope = scopeOf(greenlet);
     if (scope.killed === null) {
       kill(greenlet, thrown, { block: false, grace: grace ?? GRACE });
     } else if (grace !== undefined || scope.grace === Infinity) {
       scope.shortenGrace(grace ?? GRACE);
     }
+  });
+}
+
+/**
+ * Calls a function for each of several greenlets, even if it throws for some, such as when a
+ * subclass has a \`kill\` of its own. Then throws the first error.
+ */
+export function forEachOf(
+  greenlets: Iterable<Greenlet>,
+  act: (greenlet: Greenlet) => void,
+): void {
+  let refused: { readonly error: unknown } | null = null;
+  for (const greenlet of [...greenlets]) {
+    try {
+      act(greenlet);
+    } catch (error) {
+      refused ??= { error };
+    }
   }
+  if (refused !== null) throw refused.error;
 }
 
 /**
