@@ -138,8 +138,8 @@ export class Iteration<T> {
     return composed(async () => {
       const isStuck = this.#state === "asked";
       const closing = this.#end();
-      if (!isThenable(closing)) return;
-      if (!isStuck) return void await closing;
+      if (!isThenable(closing)) return checkClosing(closing);
+      if (!isStuck) return checkClosing(await closing);
       closing.then(undefined, ignore);
       await Promise.race([
         closing,
@@ -159,10 +159,23 @@ export class Iteration<T> {
   }
 
   #end(): unknown {
-    if (this.#state === "over") return undefined;
+    if (this.#state === "over") return CLOSED;
     this.#state = "over";
     const iterator = this.#iterator as Iterator<T>;
     const end = iterator.return;
-    return end === undefined || end === null ? undefined : end.call(iterator);
+    return end === undefined || end === null ? CLOSED : end.call(iterator);
   }
+}
+
+/** Stands for the result of \`return()\`, where there is nothing to call. */
+const CLOSED = {};
+
+/** Throws if \`return()\` has not given an object, as a loop does. */
+function checkClosing(closing: unknown): void {
+  if (isObjectOrFunction(closing)) return;
+  throw new TypeError(
+    `Cannot close the iterator as the result of return() must be an object: received ${
+      String(closing)
+    }`,
+  );
 }

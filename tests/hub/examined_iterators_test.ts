@@ -110,3 +110,25 @@ for (const [what, open] of strange) {
     });
   }
 }
+
+for (const symbol of [Symbol.iterator, Symbol.asyncIterator]) {
+  Deno.test(`Pool.imap() throws at a break when return() gives no object, as a loop over ${symbol.description} does`, async () => {
+    const items = {
+      [symbol]: () => ({
+        next: () => ({ done: false, value: 1 }),
+        return: () => 5,
+      }),
+    } as unknown as Iterable<number>;
+    const leave = async (results: AsyncIterable<number>) => {
+      for await (const _ of results) break;
+    };
+    const pool = new Pool(1);
+    await assertRejects(() => leave(pool.imap(double, items)), TypeError);
+    assertEquals(pool.freeCount(), 1);
+    const fail = async () => {
+      for await (const _ of pool.imap(double, items)) throw new Error("own");
+    };
+    await assertRejects(fail, Error, "own");
+    assertEquals(pool.freeCount(), 1);
+  });
+}
