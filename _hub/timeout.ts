@@ -184,7 +184,7 @@ class Countdown extends ScopeOwned implements TimerTarget {
   expired(): void {
     this.#timer = null;
     this.list?.remove(this);
-    const error = this.#error = instanceOf(this.#error);
+    const error = this.#error = madeBy(this.#error);
     if (isInstance(error, Timeout)) this.#scope.timeOut(placeLater(error));
     else this.#scope.interrupt(error);
   }
@@ -204,6 +204,15 @@ class Countdown extends ScopeOwned implements TimerTarget {
   override drop(): void {
     stopTimer(this.#timer);
     this.#timer = null;
+  }
+}
+
+/** Makes the error to throw: what its constructor throws, if it does. */
+function madeBy(error: unknown): unknown {
+  try {
+    return instanceOf(error);
+  } catch (thrown) {
+    return thrown;
   }
 }
 

@@ -14,6 +14,7 @@ import { Heap } from "../_base/heap.ts";
 import { List, type Member } from "../_base/linked_list.ts";
 import { noteCleared } from "../_base/pending.ts";
 import type { CallInContext } from "./async_context.ts";
+import { report } from "./main.ts";
 import {
   isTurnDue,
   noteLoopTurn,
@@ -433,7 +434,7 @@ function tick(): void {
       last = deadline;
       const before = wakeups();
       count--;
-      const told = bucket.shift()!.expired();
+      const told = tell(bucket.shift()!);
       if (told === "steps" || told === "a turn") owed = told;
       else if (told !== "nothing" && wakeups() !== before) owed = "a step";
     }
@@ -443,6 +444,15 @@ function tick(): void {
   armed = Infinity;
   if (count === 0) disarm();
   else arm(deadlines.first!);
+}
+
+/** Tells a timer. One that throws must not keep the others from being told. */
+function tell(timer: Timer): Owed | void {
+  try {
+    return timer.expired();
+  } catch (error) {
+    report("a timer", error);
+  }
 }
 
 /** Goes on with {@linkcode tick} when the event loop has turned. */
