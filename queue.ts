@@ -29,6 +29,7 @@ import type { Scope } from "./_hub/scope.ts";
 import { checkpoint, DONE, failedWait, readyWait } from "./_hub/suspension.ts";
 import { Deque } from "./_base/deque.ts";
 import { Heap } from "./_base/heap.ts";
+import { areRivals, firstToMatch } from "./_hub/rivals.ts";
 import { QueuedWait } from "./_hub/wait_queue.ts";
 import { List } from "./_base/linked_list.ts";
 import { checkCallback, checkOptions, numberError } from "./_base/checks.ts";
@@ -553,11 +554,20 @@ export class SimpleQueue<T> {
   /** Called for each item that was put. */
   protected accepted(): void {}
 
+  static readonly #balanceOf = (queue: SimpleQueue<unknown>): void =>
+    queue.#balance();
+
   /** Ends every wait that can be ended: for room if there is room, for an item if there is one. */
   #balance(): void {
     for (;;) {
-      if (this.#putters.first !== null && !this.full()) {
-        const putter = this.#putters.shift()!;
+      const putter = this.full()
+        ? null
+        : firstToMatch(this.#putters, SimpleQueue.#balanceOf);
+      const getter = putter !== null || this.#items.length === 0
+        ? null
+        : firstToMatch(this.#getters, SimpleQueue.#balanceOf);
+      if (putter !== null) {
+        this.#putters.remove(putter);
         try {
           this.#items.push(putter.item);
         } catch (error) {
@@ -566,8 +576,8 @@ export class SimpleQueue<T> {
         }
         this.accepted();
         putter.switch();
-      } else if (this.#getters.first !== null && this.#items.length > 0) {
-        const getter = this.#getters.shift()!;
+      } else if (getter !== null) {
+        this.#getters.remove(getter);
         let item: T;
         try {
           item = getter.peeks ? this.#items.peek() : this.#items.take();
@@ -989,8 +999,9 @@ export class Channel<T> {
   put(item: T, options: QueueOptions = NO_OPTIONS): Wait<void> {
     const timeout = timeoutOf(options, "put");
     const { block = true } = options;
-    const getter = this.#getters.shift();
+    const getter = firstToMatch(this.#getters, Channel.#match);
     if (getter !== null) {
+      this.#getters.remove(getter);
       getter.take(item);
       return DONE;
     }
@@ -1034,7 +1045,7 @@ export class Channel<T> {
     const scope = currentScope();
     const due = checkpoint(scope);
     if (due !== null) return due;
-    const putter = this.#putters.shift();
+    const putter = this.#firstPutter();
     if (putter !== null) {
       putter.switch();
       return readyWait(putter.item);
@@ -1071,11 +1082,37 @@ export class Channel<T> {
     return new Loop((loop) => this.#next(loop));
   }
 
+  /** Takes the first wait to put that may hand its item over now out of the line. */
+  #firstPutter(): Putter<T> | null {
+    const putter = firstToMatch(this.#putters, Channel.#match);
+    if (putter !== null) this.#putters.remove(putter);
+    return putter;
+  }
+
+  /** Hands over what was put off while an alternative of a `select` was begun. */
+  static readonly #match = (channel: Channel<unknown>): void => {
+    let putter = channel.#putters.first;
+    while (putter !== null) {
+      let getter = channel.#getters.first;
+      while (getter !== null && areRivals(putter, getter)) getter = getter.next;
+      if (getter === null) {
+        putter = putter.next;
+        continue;
+      }
+      channel.#putters.remove(putter);
+      channel.#getters.remove(getter);
+      putter.switch();
+      getter.take(putter.item);
+      // The others of a `select` that has taken one of them are gone.
+      putter = channel.#putters.first;
+    }
+  };
+
   #next(loop: Loop<T>): Wait<IteratorResult<T, undefined>> {
     const scope = currentScope();
     const due = checkpoint(scope);
     if (due !== null) return due;
-    const putter = this.#putters.shift();
+    const putter = this.#firstPutter();
     if (putter !== null) {
       putter.switch();
       return readyWait({ done: false, value: putter.item });

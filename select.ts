@@ -43,6 +43,7 @@ import { errorFor, LOST, Lost } from "./_hub/interrupts.ts";
 import { report } from "./_hub/main.ts";
 import { PatientWait } from "./_hub/patient_wait.ts";
 import { reportSuppressed } from "./_hub/reports.ts";
+import { beginsAlternative, hasBegunAlternative } from "./_hub/rivals.ts";
 import { runSoon } from "./_hub/run_queue.ts";
 import {
   GRACE,
@@ -124,6 +125,9 @@ export interface SelectOptions {
  * A greenlet that loses goes on; a foreign promise that loses is ignored, as it can't be
  * stopped. If a function such as `withTimeout(...)` loses, its wait throws a `GreenletExit`,
  * and `select` waits while it cleans up, for a second at most.
+ *
+ * Alternatives of one `select` don't serve each other: a `put` and a `get` of one channel wait
+ * for other greenlets.
  *
  * If an alternative fails first, its error is thrown. An interrupt undoes all alternatives. If
  * a value was handed over before the interrupt, it is returned, and the next wait throws the
@@ -318,7 +322,12 @@ class Selection extends PatientWait<unknown> implements Race {
     try {
       do {
         const i = this.#next++;
-        one = this.#begin(i, scope, all[i]);
+        beginsAlternative(this);
+        try {
+          one = this.#begin(i, scope, all[i]);
+        } finally {
+          hasBegunAlternative();
+        }
       } while (
         // An alternative that is not a simple wait may have begun other waits: it is the last
         // in its scope.

@@ -1,0 +1,79 @@
+/**
+ * Waits of one `select` that could end each other: the `put` and the `get` of one queue. They
+ * must not, as a `select` takes only one of them.
+ *
+ * A function that begins an alternative may also put something on its way to another wait, and
+ * that is for any wait. Which of both it was is known when the alternative has begun. So what
+ * it would hand to a rival, or take from one, is put off until then.
+ *
+ * @module
+ */
+
+import type { List } from "../_base/linked_list.ts";
+import { Suspension } from "./suspension.ts";
+import type { QueuedWait } from "./wait_queue.ts";
+
+/** The selects that are beginning an alternative, the outermost first. */
+const beginning: Suspension<unknown>[] = [];
+/** What was put off: the queues, and what ends every wait in them that can be ended. */
+let putOff: Map<object, (queue: never) => void> | null = null;
+
+/** Must be called before a `select` begins an alternative. */
+export function beginsAlternative(select: Suspension<unknown>): void {
+  beginning.push(select);
+}
+
+/** Must be called when the alternative has begun, or has failed to. */
+export function hasBegunAlternative(): void {
+  beginning.pop();
+  if (beginning.length > 0 || putOff === null) return;
+  const all = putOff;
+  putOff = null;
+  for (const [queue, match] of all) match(queue as never);
+}
+
+/**
+ * The first wait in a line that may be ended now: it is no alternative of a `select` that is
+ * beginning another one.
+ *
+ * @param line The line, which a queue owns.
+ * @param match Called later with that queue, if there is such an alternative.
+ */
+// deno-lint-ignore no-explicit-any -- waits of all kinds
+export function firstToMatch<M extends QueuedWait<M, any>>(
+  line: List<M>,
+  match: (queue: never) => void,
+): M | null {
+  let one = line.first;
+  if (beginning.length === 0) return one;
+  for (; one !== null; one = one.next) {
+    if (!hasRace(one, beginning)) break;
+    (putOff ??= new Map()).set(line.owner!, match);
+  }
+  return one;
+}
+
+/** Whether two waits are alternatives of one `select`. */
+export function areRivals(
+  one: Suspension<unknown>,
+  other: Suspension<unknown>,
+): boolean {
+  return hasRace(one, [...racesOf(other)]);
+}
+
+function hasRace(
+  one: Suspension<unknown>,
+  races: readonly Suspension<unknown>[],
+): boolean {
+  for (const race of racesOf(one)) if (races.includes(race)) return true;
+  return false;
+}
+
+/** The races that a wait is part of, the innermost first. */
+function* racesOf(one: Suspension<unknown>): Generator<Suspension<unknown>> {
+  while (one.state === "racing") {
+    const race: unknown = one.scope!.cold!.race;
+    if (!(race instanceof Suspension)) return;
+    yield one = race;
+  }
+}
