@@ -705,12 +705,35 @@ class Exchange implements TimerTarget {
   }
 
   async #follow(result: PromiseLike<unknown>): Promise<void> {
-    await this.#respond(await result);
+    let response: unknown;
+    try {
+      response = await result;
+    } catch (error) {
+      throw this.#reason(error);
+    }
+    await this.#respond(response);
   }
 
   *#delegate(result: Generator<unknown, unknown, unknown>): Generator {
-    const sent = this.#respond(yield* result);
+    let response: unknown;
+    try {
+      response = yield* result;
+    } catch (error) {
+      throw this.#reason(error);
+    }
+    const sent = this.#respond(response);
     if (sent !== undefined) yield* sent;
+  }
+
+  /**
+   * Why the handler has ended. When it is killed and answered for, the runtime closes the body
+   * of the request, so a handler that waits for that by a promise of the runtime ends by an
+   * error of the body, and not by the kill.
+   */
+  #reason(error: unknown): unknown {
+    const isByKill = this.#killedBy !== undefined &&
+      error instanceof Deno.errors.BadResource;
+    return isByKill ? this.#killedBy : error;
   }
 
   /** Answers, and waits until the body is sent, unless that is done at once. */
@@ -773,7 +796,9 @@ class Exchange implements TimerTarget {
   /** Gives the response to the runtime. */
   #give(response: Response): undefined {
     // Measured before the runtime takes the body.
-    if (this.#service.log !== null) this.#bytes = lengthOf(bodyOf(response));
+    if (this.#service.log !== null && this.#request.method !== "HEAD") {
+      this.#bytes = lengthOf(bodyOf(response));
+    }
     const answer = this.#service.isDraining ? last(response) : response;
     this.#answer = answer;
     // The runtime ends the request now, which looks as if the client had gone.
