@@ -423,7 +423,7 @@ export abstract class BaseServer implements AsyncDisposable {
     checkDuration(timeout, "stop the server");
     const caller = getCurrent();
     this.close();
-    const deadline = now() + timeout;
+    let deadline = now() + timeout;
     // In a new greenlet, as the stop goes on when the caller is interrupted.
     const stopping = runDetached(() => {
       return spawn(() => this.#end(deadline, caller as AnyGreenlet));
@@ -436,7 +436,12 @@ export abstract class BaseServer implements AsyncDisposable {
         resolve();
       });
     });
-    return until(ended, () => this.#hurry(stopping));
+    return until(ended, () => {
+      // To kill it before it begins would leave the handlers: it begins without any time.
+      deadline = -Infinity;
+      const grace = 2 * STUCK_AFTER;
+      if (stopping.waitsIn !== null) killOnce([stopping], undefined, grace);
+    });
   }
 
   /** Stops the server, at the end of an `await using` block. */
@@ -460,11 +465,6 @@ export abstract class BaseServer implements AsyncDisposable {
 
   /** Called when all handlers have ended or were killed. */
   protected async finish(_caller: AnyGreenlet): Promise<void> {}
-
-  /** Called when the caller of `stop` was interrupted: ends the stop soon. */
-  #hurry(stopping: Greenlet): void {
-    killOnce([stopping], undefined, 2 * STUCK_AFTER);
-  }
 
   /**
    * Waits until all handlers have ended, or until the deadline.
