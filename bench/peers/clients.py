@@ -2,9 +2,12 @@
 
     python3 clients.py <echo or http> <requests of all> <clients> <port>
 
-For every line on standard input it connects the clients, has each send its requests one by
-one, and prints the milliseconds that these took. `busy` is the share of that time in which
-this program ran: a client that is busy all the time measures itself.
+For every line on standard input it connects the clients, has each send one request after the
+other until all were sent, and prints the milliseconds that these took. A client takes the next
+request when it has its answer: connections are not spread evenly over processes that share a
+port, and with as many requests for each connection some processes would be idle at the end.
+`busy` is the share of that time in which this program ran: a client that is busy all the time
+measures itself.
 
 Python with nothing but a selector: one call tells of all answers that are there, and most of
 what the rest costs is what the kernel does to receive and send. The standard library is all
@@ -43,11 +46,25 @@ def length_of_answer(port):
     return len(data)
 
 
+class Requests:
+    """The requests that were not sent yet, of all clients."""
+
+    def __init__(self, count):
+        self.left = count
+
+    def take(self):
+        """Takes one. Returns whether there was one left."""
+        if self.left == 0:
+            return False
+        self.left -= 1
+        return True
+
+
 class Client:
     """One connection."""
 
     def __init__(self, port, requests, request, end, length):
-        self.left = requests
+        self.take = requests.take
         self.request = request
         self.end = end
         self.length = length
@@ -65,8 +82,7 @@ class Client:
         if self.received != self.length or not data.endswith(self.end):
             raise ValueError(f"wrong answer: {data}")
         self.received = 0
-        self.left -= 1
-        if self.left == 0:
+        if not self.take():
             return True
         self.send(self.request)
         return False
@@ -77,6 +93,7 @@ def talk(clients):
         for client in clients:
             selector.register(client.sock, selectors.EVENT_READ, client.ready)
         for client in clients:
+            client.take()
             client.send(client.request)
         left = len(clients)
         while left:
@@ -93,7 +110,8 @@ def main():
     else:
         kind = REQUEST, BODY[-4:], length_of_answer(port)
     for _ in sys.stdin:
-        clients = [Client(port, requests // count, *kind) for _ in range(count)]
+        all_requests = Requests(requests)
+        clients = [Client(port, all_requests, *kind) for _ in range(count)]
         start, cpu = time.perf_counter(), time.process_time()
         try:
             talk(clients)
