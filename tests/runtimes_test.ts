@@ -110,8 +110,12 @@ async function outputHere(program: string): ReturnType<typeof output> {
 /** Where the library's modules are. */
 const FOLDERS = ["", "_base/", "_hub/", "_patch/"];
 
-/** The library's modules in JavaScript, in a folder of their own. */
-async function transpile(folder: string): Promise<void> {
+let transpiled: string | null = null;
+
+/** Returns a folder with the library's modules in JavaScript, made at the first call. */
+async function transpile(): Promise<string> {
+  if (transpiled !== null) return transpiled;
+  const folder = transpiled = await Deno.makeTempDir();
   const modules: string[] = [];
   for (const part of FOLDERS) {
     for await (const { name } of Deno.readDir(`${ROOT}/${part}`)) {
@@ -131,7 +135,12 @@ async function transpile(folder: string): Promise<void> {
     }
   }
   await Deno.writeTextFile(`${folder}/package.json`, '{ "type": "module" }');
+  return folder;
 }
+
+Deno.test.afterAll(async () => {
+  if (transpiled !== null) await Deno.remove(transpiled, { recursive: true });
+});
 
 for (const runtime of RUNTIMES) {
   const reason = await missing(runtime);
@@ -141,29 +150,23 @@ for (const runtime of RUNTIMES) {
     name: reason === null ? claim : `${claim} (skipped: ${reason})`,
     ignore: reason !== null,
     async fn() {
-      const folder = await Deno.makeTempDir();
-      try {
-        let modules = ROOT;
-        if (runtime.extension === ".js") await transpile(modules = folder);
-        for (const program of PROGRAMS) {
-          if (runtime.lacks.includes(program)) continue;
-          const { command, extension } = runtime;
-          const there = await output(command, [
-            pathOf(program),
-            modules,
-            extension,
-          ]);
-          assertEquals(there, await outputHere(program));
-        }
-        const missing = [pathOf("missing"), modules, runtime.extension];
-        assertEquals(await output(runtime.command, missing), {
-          success: true,
-          out: MISSING,
-          err: "",
-        });
-      } finally {
-        await Deno.remove(folder, { recursive: true });
+      const modules = runtime.extension === ".js" ? await transpile() : ROOT;
+      for (const program of PROGRAMS) {
+        if (runtime.lacks.includes(program)) continue;
+        const { command, extension } = runtime;
+        const there = await output(command, [
+          pathOf(program),
+          modules,
+          extension,
+        ]);
+        assertEquals(there, await outputHere(program));
       }
+      const missing = [pathOf("missing"), modules, runtime.extension];
+      assertEquals(await output(runtime.command, missing), {
+        success: true,
+        out: MISSING,
+        err: "",
+      });
     },
   });
 }
@@ -184,7 +187,7 @@ Deno.test({
     (browser === null ? " (skipped: Chromium is not installed)" : ""),
   ignore: browser === null,
   async fn() {
-    const folder = await Deno.makeTempDir();
+    const folder = await transpile();
     const page = (program: string) =>
       `<link rel=icon href="data:,"><script>globalThis.over = import("/${program}.js").catch((error) => console.error(error.stack));</script>`;
     await using server = Deno.serve({ port: 0, onListen() {} }, async (it) => {
@@ -203,22 +206,17 @@ Deno.test({
         headers: { "content-type": "text/javascript" },
       });
     });
-    try {
-      await transpile(folder);
-      for (const program of BROWSER_PROGRAMS) {
-        const url =
-          `http://localhost:${server.addr.port}/${program}.html?/modules&.js`;
-        const messages = await inBrowser(browser!, url, async (send) => {
-          await send("Runtime.evaluate", {
-            expression: "over",
-            awaitPromise: true,
-          });
+    for (const program of BROWSER_PROGRAMS) {
+      const url =
+        `http://localhost:${server.addr.port}/${program}.html?/modules&.js`;
+      const messages = await inBrowser(browser!, url, async (send) => {
+        await send("Runtime.evaluate", {
+          expression: "over",
+          awaitPromise: true,
         });
-        const { out } = await outputHere(program);
-        assertEquals(messages.map((it) => textOf(it) + "\n").join(""), out);
-      }
-    } finally {
-      await Deno.remove(folder, { recursive: true });
+      });
+      const { out } = await outputHere(program);
+      assertEquals(messages.map((it) => textOf(it) + "\n").join(""), out);
     }
   },
 });

@@ -45,14 +45,7 @@ class Pipe implements Disposable {
   /** Opens it for a reader that was left, and waits until that has closed its end. */
   async letReaderEnd(): Promise<void> {
     using file = Deno.openSync(this.path, { write: true });
-    await when(() => {
-      try {
-        file.writeSync(new Uint8Array(1));
-        return false;
-      } catch {
-        return true;
-      }
-    });
+    await whenReaderEnds(file);
   }
 
   /** Opens it for a writer that was left, and waits until that has closed its end. */
@@ -64,6 +57,18 @@ class Pipe implements Disposable {
   [Symbol.dispose](): void {
     Deno.removeSync(this.path.replace(/\/pipe$/, ""), { recursive: true });
   }
+}
+
+/** Writes into a pipe until its reader has closed its end. */
+function whenReaderEnds(file: Deno.FsFile): Promise<void> {
+  return when(() => {
+    try {
+      file.writeSync(new Uint8Array(1));
+      return false;
+    } catch {
+      return true;
+    }
+  });
 }
 
 /** Kills a greenlet in a call; it has to end at once. */
@@ -166,6 +171,8 @@ test("readFile() of node:fs/promises that was imported by name ends with its gre
   const killed = greenlet.kill(undefined, { grace: 0 });
   await killed;
   assertInstanceOf(greenlet.value, GreenletExit);
+  // The runtime's read goes on.
+  await whenReaderEnds(file);
   file.close();
   await settle();
 });
