@@ -12,13 +12,15 @@ import { runScript } from "../_bodies.ts";
 
 // `WebSocketStream` is there with a flag only: for each of these a process of its own.
 
+const HANG = "Waits for what does not come\n";
+
 /** Code for all scripts. */
 const PRELUDE = `
   const tick = (ms = 0) => new Promise((resolve) => setTimeout(resolve, ms));
   Deno.unrefTimer(setTimeout(() => {
-    console.error("Waits for what does not come");
+    console.error(${JSON.stringify(HANG.trim())});
     Deno.exit(1);
-  }, 120_000));
+  }, 40_000));
   /** A server that accepts, and answers nothing. */
   function stalled() {
     const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
@@ -74,13 +76,20 @@ const PRELUDE = `
   const say = (value) => console.log(JSON.stringify(value));
 `;
 
+/**
+ * How often a script may hang. In Deno 2.9.6 the `closed` of a `WebSocketStream` never settles
+ * after some calls of `close()`, one in 500, also in a program without this library.
+ */
+const MOST_HANGS = 2;
+
 /** Runs a script; what it has said, piece by piece. */
-async function run(body: string): Promise<unknown[]> {
+async function run(body: string, hangs = 0): Promise<unknown[]> {
   const { out, err, code } = await runScript(
     `${PRELUDE}\n${body}\nsay(unhandled);`,
     undefined,
     ["--unstable-net"],
   );
+  if (err === HANG && hangs < MOST_HANGS) return await run(body, hangs + 1);
   assertEquals(err, "");
   assertEquals(code, 0);
   const said = out.map((line) => JSON.parse(line));
