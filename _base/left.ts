@@ -1,6 +1,6 @@
 /**
- * Operations of the runtime that are pending and whose end wakes nothing: those that interrupted
- * calls have left behind, and those of the library's own that only look on.
+ * Pending operations of the runtime whose end wakes no greenlet: those of interrupted calls, and
+ * those with which the library only watches the program.
  *
  * @module
  */
@@ -11,11 +11,11 @@ const { hasPromise, promiseIdSymbol } = findInternals();
 
 /** The numbers of the operations. */
 const left = new Set<number>();
-/** With how many numbers those are dropped whose operations are over. */
+/** The size at which the numbers of operations that are over are removed. */
 let mostLeft = 1000;
 
 /**
- * Notes an operation that is left behind.
+ * Notes that nothing waits for an operation any more.
  *
  * @param operation Its promise or its number.
  */
@@ -28,14 +28,14 @@ export function noteLeft(operation: object | number): void {
   mostLeft = Math.max(1000, 2 * left.size);
 }
 
-/** Notes that something waits again for an operation that was left behind. */
+/** Notes that a greenlet waits for such an operation again. */
 export function noteTaken(operation: object | number): void {
   if (left.size === 0) return;
   const id = idOf(operation);
   if (id !== undefined) left.delete(id);
 }
 
-/** Whether an operation is left behind. */
+/** Whether nothing waits for an operation. */
 export function isLeft(id: number): boolean {
   return left.has(id);
 }

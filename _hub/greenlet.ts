@@ -682,9 +682,9 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
     }
     if (greenlet.#links instanceof Links) greenlet.#links.schedule();
     else if (greenlet.#links !== null) runSoon(callLone, greenlet);
-    // Called after the links, as one of them may receive the error.
     // The error may be kept as the result, and must not keep what was waited for.
     if (fails) waitThatThrew(outcome);
+    // Called after the links, as one of them may receive the error.
     if (fails && !scope?.errorIsHandled) reportUnlessTaken(greenlet, outcome);
   }
 

@@ -2,9 +2,9 @@
  * Waits of one `select` that could end each other: the `put` and the `get` of one queue. They
  * must not, as a `select` takes only one of them.
  *
- * A function that begins an alternative may also put something on its way to another wait, and
- * that is for any wait. Which of both it was is known when the alternative has begun. So what
- * it would hand to a rival, or take from one, is put off until then.
+ * The function of an alternative may also put an item before it begins its wait, and that item is
+ * for any wait. Only when the function has returned is it known which wait is the alternative. So
+ * a hand-over to a rival, or from one, is delayed until then.
  *
  * @module
  */
@@ -13,9 +13,9 @@ import type { List } from "../_base/linked_list.ts";
 import { Suspension } from "./suspension.ts";
 import type { QueuedWait } from "./wait_queue.ts";
 
-/** The selects that are beginning an alternative, the outermost first. */
+/** The selects that call the function of an alternative now, the outermost first. */
 const beginning: Suspension<unknown>[] = [];
-/** What was put off: the queues, and what ends every wait in them that can be ended. */
+/** The queues with delayed hand-overs, each with the function that makes them. */
 let putOff: Map<object, (queue: never) => void> | null = null;
 
 /** Must be called before a `select` begins an alternative. */
@@ -33,11 +33,11 @@ export function hasBegunAlternative(): void {
 }
 
 /**
- * The first wait in a line that may be ended now: it is no alternative of a `select` that is
- * beginning another one.
+ * Returns the first wait in a line that may end now. Skips alternatives of a `select` that is
+ * beginning another alternative.
  *
  * @param line The line, which a queue owns.
- * @param match Called later with that queue, if there is such an alternative.
+ * @param match Called later with the queue, if a wait was skipped.
  */
 // deno-lint-ignore no-explicit-any -- waits of all kinds
 export function firstToMatch<M extends QueuedWait<M, any>>(

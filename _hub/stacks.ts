@@ -107,14 +107,14 @@ const SYNC_FRAMES = /^ {4}at (?!async ).*\n?/gm;
 
 const resolved = Promise.resolve();
 
-/** A wait that can tell, when it is over, what it was in. */
+/** A wait that describes itself, also when it is over. */
 interface Described {
   describe(subject: unknown): string;
 }
 
-/** The waits that errors were thrown by, or what these were in. */
+/** The wait that has thrown an error, or its description. */
 const waits = new WeakMap<object, Described | string>();
-/** What those waits waited for. In a map of its own, as a record would have to be made for each. */
+/** The subjects of those waits. In a second map, as that spares an object for each error. */
 const subjects = new WeakMap<object, unknown>();
 
 /** Notes the wait that has thrown an error of this library. Nothing is described yet. */

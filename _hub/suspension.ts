@@ -505,12 +505,12 @@ export class Suspension<T> implements Pending, Sleeper, TimerTarget {
 
   unhold(_error: unknown): void {}
 
-  /** What `describe` tells of and `undo` gives up, such as the queue of a `get()`. */
+  /** The object that the wait is for, such as the queue of a `get()`. `undo` forgets it. */
   get subject(): unknown {
     return undefined;
   }
 
-  /** Describes the wait. If it is over, gets the subject that it had. */
+  /** Describes the wait. When the wait is over, its former subject is passed. */
   describe(_subject?: unknown): string {
     return "a wait";
   }

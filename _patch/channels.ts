@@ -4,6 +4,7 @@
  * @module
  */
 
+import { findBuiltin } from "../_base/builtin.ts";
 import type { Disposals } from "../_base/disposals.ts";
 
 type Listener = (message: unknown) => void;
@@ -16,8 +17,7 @@ interface Channels {
 
 /** The module; `null` if the runtime has none. Loading it at import would take 5 ms. */
 function channels(): Channels | null {
-  return globalThis.process?.getBuiltinModule?.("node:diagnostics_channel") ??
-    null;
+  return findBuiltin("node:diagnostics_channel") ?? null;
 }
 
 /** Whether the runtime has channels. */

@@ -46,7 +46,7 @@ interface Child extends Emitter {
   readonly stdout: { destroy(): unknown } | null;
   readonly stderr: { destroy(): unknown } | null;
   kill(signal: string): boolean;
-  /** Begins the child, in Node. */
+  /** Begins the child. Deno does that in the constructor. */
   spawn?(options: SpawnOptions): unknown;
 }
 
@@ -62,7 +62,7 @@ export function watchChildren(disposals: Disposals): void {
     const scope = owningScope();
     if (scope === null || !killsChildren()) return;
     made.set(process, new OwnedChild(process, scope, isExecuted()));
-    // Node has no message when a child begins. It calls this method.
+    // Node 20 has no message when a child begins. Node calls this method then.
     if (process.spawn !== undefined) {
       override(process, "spawn", (spawn) => (options) => {
         const result = Reflect.apply(spawn!, process, [options]);

@@ -11,7 +11,6 @@
 
 import { argumentAt, markHandled, property, then } from "../_base/language.ts";
 import { findSymbol } from "../_base/runtime.ts";
-import { AsyncResource } from "node:async_hooks";
 import timers, { setImmediate } from "node:timers";
 import { current, interruptibleScope, scopeOf } from "../_hub/current.ts";
 import { isInterrupt } from "../_hub/interrupts.ts";
@@ -158,6 +157,7 @@ function leavePlace(key: unknown): void {
 class HandMovedTimer<T> implements QueuedWait {
   #running: Timer | null = null;
   #isDropped = false;
+  readonly #inContext = current.capture();
 
   constructor(
     readonly setting: Setting<T>,
@@ -190,7 +190,7 @@ class HandMovedTimer<T> implements QueuedWait {
       places.delete(keyOf(this.timer));
       clear(this.timer);
     }
-    Reflect.apply(this.callback, this.timer, args);
+    this.#inContext(() => Reflect.apply(this.callback, this.timer, args));
   }
 
   drop(): void {
@@ -203,8 +203,7 @@ class HandMovedTimer<T> implements QueuedWait {
 function setByHand<T>(setting: Setting<T>, callback: Callback): T {
   const timer = setting.set(nothing, LONGEST);
   const key = setting.keyOf(timer);
-  const bound = AsyncResource.bind(callback) as Callback;
-  places.set(key, new HandMovedTimer(setting, bound, timer));
+  places.set(key, new HandMovedTimer(setting, callback, timer));
   return timer;
 }
 

@@ -1,11 +1,11 @@
 /**
  * Keeps new connections away from a listener that is about to close.
  *
- * Listeners that share a port have a queue of connections each. Linux resets what is in the
- * queue of one that closes, and what is on its way there, so something has to come to others
- * first. Which listener gets a connection can be told by a program for the kernel's packet
- * filter (`SO_ATTACH_REUSEPORT_CBPF`), which needs no privileges. The runtime has no call for
- * that, but the C library has.
+ * Each of the listeners that share a port has a queue of connections. When one closes, Linux
+ * resets the connections in its queue and those on their way there. So new connections have to go
+ * to the other listeners first. A program for the kernel's packet filter chooses the listener
+ * (`SO_ATTACH_REUSEPORT_CBPF`), which needs no privileges. The runtime has no call for that, so
+ * this calls the C library.
  *
  * @module
  */
@@ -34,13 +34,14 @@ const SYMBOLS = {
 type Library = Deno.DynamicLibrary<typeof SYMBOLS>["symbols"];
 
 /**
- * Has all new connections to a port go to one of its listeners. When another one is closed,
- * and this was the last one, the kernel spreads them again.
+ * Sends all new connections to a port to one of its listeners, until
+ * {@linkcode spreadConnections} is called. When another listener closes and the chosen one was
+ * the last in the order, the kernel spreads the connections again by itself.
  *
- * @param port A port to which this process listens.
- * @param index Which listener gets them: they are numbered from 0, as they have begun; the
- * last one takes the place of one that ends.
- * @returns Whether it does: not without permission to call the C library, and on Linux only.
+ * @param port A port on which this process listens.
+ * @param index The number of the listener, from 0, in the order in which they began to listen.
+ * When a listener closes, the last one gets its number.
+ * @returns Whether it worked. It works on Linux only, with the permission to call the C library.
  */
 export function divertConnections(port: number, index: number): boolean {
   return withListener(port, (fd, { setsockopt }) => {
@@ -62,7 +63,7 @@ export function divertConnections(port: number, index: number): boolean {
   });
 }
 
-/** Has the kernel spread the connections to a port again. */
+/** Lets the kernel spread the connections to a port over its listeners again. */
 export function spreadConnections(port: number): void {
   withListener(port, (fd, { setsockopt }) => {
     const unused = new Int32Array(1);
@@ -97,7 +98,7 @@ function openLibrary(): Deno.DynamicLibrary<typeof SYMBOLS> | null {
   }
 }
 
-/** How many file descriptors are looked at: 1,000 take 2 ms. */
+/** The most file descriptors to search. 1,000 take 2 ms. */
 const MOST_DESCRIPTORS = 10_000;
 
 function findListener(

@@ -257,7 +257,7 @@ export class Fleet {
     return count;
   }
 
-  /** Has the processes accept no more, and serve what they have to its end. */
+  /** Tells the processes to accept no more, and to finish their connections. */
   close(): void {
     this.#end();
     for (const member of this.#members) member.close();
@@ -365,10 +365,9 @@ class Member {
   }
 
   /**
-   * Has it stop, as {@linkcode Member.stop}, when what has come to it is served.
+   * Tells the process to stop, and to let new connections go to the listener that began last.
    *
-   * @param listeners How many have the port now. The last one that has begun gets what comes
-   * from now on.
+   * @param listeners The number of listeners on the port.
    */
   leave(timeout: number, listeners: number): void {
     this.#stop(timeout, VARIABLE, "leave", timeout, listeners);
@@ -382,12 +381,12 @@ class Member {
     this.#killIn(timeout + STOP_GRACE);
   }
 
-  /** Has it get no more than its part of the connections, after another one has left. */
+  /** Ends the diversion of connections to this process, after another one has left. */
   spread(): void {
     if (this.#state === "serving") this.#send(VARIABLE, "spread");
   }
 
-  /** Whether it listens to the port, as far as it has told. */
+  /** Whether it listens on the port, as far as the parent knows. */
   get listens(): boolean {
     return this.#state === "serving" || this.#state === "stopping";
   }

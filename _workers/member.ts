@@ -14,12 +14,12 @@ import { endWithParent } from "./watch.ts";
 export const VARIABLE = "GEVENT_SERVER_PROCESS";
 
 /**
- * What a parent and its process send each other:
+ * A message between a parent and a process:
  *
- * - `close`, `stop`: as {@linkcode Serving} has it, `stop` with a time in milliseconds
- * - `leave`: stop, while so many listeners have the port, of which the last one goes on
- * - `spread`: the one that has left is gone
- * - `ready`, `stopped`: of the process
+ * - `close`, `stop`: calls the method of {@linkcode Serving}; `stop` has a time in milliseconds
+ * - `leave`: as `stop`, while the last of so many listeners goes on with the port
+ * - `spread`: the process that had to leave has ended
+ * - `ready`, `stopped`: the process tells the parent that it serves, or has stopped
  */
 export type Order =
   | [typeof VARIABLE, "stop", timeout: number]
@@ -32,21 +32,21 @@ export function isForMember(message: unknown): message is Order {
 }
 
 /**
- * For how many milliseconds after the timeout of its stop a process may still be there, as it
- * kills what is left, and answers for it.
+ * How many milliseconds a process has after the timeout of its stop, in which it kills the
+ * handlers that are left and answers their requests.
  */
 export const STOP_GRACE = 2000;
 
 /** What a process does when it is told to. */
 export interface Serving {
-  /** For how many milliseconds it serves what it has, when nothing else is said. */
+  /** How many milliseconds its connections have to end, if `stop` gets no time. */
   readonly stopTimeout: number;
   /** Accepts no more. */
   close(): void;
   /**
    * Stops; `undefined`: with the server's own timeout.
    *
-   * @param isDiverted Whether no new connection comes any more.
+   * @param isDiverted Whether new connections go to other processes.
    */
   stop(timeout?: number, isDiverted?: boolean): Promise<void>;
   /** A signal is to end the process. */

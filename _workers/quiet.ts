@@ -1,5 +1,5 @@
 /**
- * When a process of a server may close its listener.
+ * Waits for the moment in which a process of a server may close its listener.
  *
  * @module
  */
@@ -7,29 +7,29 @@
 import { now } from "../_hub/timers.ts";
 import { sleep } from "../gevent.ts";
 
-/** In how many turns of the event loop, and milliseconds, nothing has come. */
+/** How many turns of the event loop and milliseconds nothing must come. */
 export interface Quiet {
   readonly turns: number;
   readonly ms: number;
 }
 
-/** Nothing was there to be accepted: for longer it may never be so, as more comes. */
+/** The queue of connections was empty. A longer time might never come, as more connections do. */
 export const EMPTY: Quiet = { turns: 3, ms: 0 };
 /**
- * Nothing is on its way, where no new connection comes: neither one whose handshake is not
- * over, nor the first request of one that was accepted.
+ * New connections go elsewhere, and nothing is on its way here any more: no connection whose
+ * handshake is in progress, and no first request of a connection that was accepted.
  */
 export const DIVERTED: Quiet = { turns: 10, ms: 250 };
-/** For how many milliseconds a process that leaves accepts what comes, at most. */
+/** The longest time to wait, in milliseconds. */
 const LONGEST = 10_000;
 
 /**
  * Waits until nothing has come for a while.
  *
- * @param timeout For how many milliseconds, at most.
- * @param goesOn Whether it is to be waited on.
- * @param count How much has come; `null` if more may wait for room.
- * @returns Whether nothing has.
+ * @param timeout How many milliseconds to wait at most.
+ * @param goesOn Tells whether to go on waiting.
+ * @param count Tells how many have come; `null` if some may still wait for room.
+ * @returns Whether it has become quiet.
  */
 export async function waitForQuiet(
   quiet: Quiet,

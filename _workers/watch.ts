@@ -1,5 +1,5 @@
 /**
- * Watches whether the program still lives that has started this process.
+ * Watches whether the program that has started this process is still alive.
  *
  * @module
  */
@@ -7,17 +7,17 @@
 import { findWorkerRef } from "../_base/runtime.ts";
 import { dataUrl } from "./messages.ts";
 
-/** How often it is looked whether the parent is still there, in milliseconds. */
+/** The time between two looks for the parent, in milliseconds. */
 const WATCH_EVERY = 250;
 /** The longest that a timer of the runtime can wait, in milliseconds: 24 days. */
 const LONGEST = 2 ** 31 - 1;
 
 /**
- * Ends this process when its parent is gone, although it may be busy: from a thread, and by
- * a signal, as nothing else reaches a thread that computes. It does not keep the process alive.
+ * Ends this process when its parent is gone, even if it computes: a thread sends the signal, as
+ * nothing else can end a thread that computes. The thread does not keep the process alive.
  *
  * @param parent The process id of the parent.
- * @param delay After how many milliseconds, in which the process may end by itself.
+ * @param delay How many milliseconds the process has to end by itself.
  */
 export function endWithParent(parent: number, delay: number): void {
   const code = `import process from "node:process";
