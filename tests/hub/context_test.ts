@@ -129,3 +129,45 @@ Deno.test("getCurrent() is right as well where there is AsyncLocalStorage only",
   assertMatch(output, /hidden true/);
   assertMatch(output, /ok \| \d\d+ passed/);
 });
+
+/** The output of a program of `tests/runtimes/`, with a module that is loaded before it. */
+async function outputOf(program: string, preload?: string): Promise<string> {
+  const path = new URL("../..", import.meta.url).pathname.replace(/\/$/, "");
+  const { stdout, stderr, success } = await new Deno.Command(Deno.execPath(), {
+    args: [
+      "run",
+      "-q",
+      "--no-check",
+      "--allow-all",
+      ...preload === undefined
+        ? []
+        : [`--preload=${path}/tests/hub/${preload}`],
+      `${path}/tests/runtimes/${program}`,
+      path,
+      ".ts",
+    ],
+    env: { NO_COLOR: "1" },
+    // Long enough for a busy machine.
+    signal: AbortSignal.timeout(60_000),
+  }).output();
+  const text = new TextDecoder();
+  assertEquals(text.decode(stderr), "");
+  assert(success);
+  return text.decode(stdout);
+}
+
+Deno.test("getCurrent() is right as well where the language has AsyncContext", async () => {
+  const program = "context.js";
+  assertEquals(
+    await outputOf(program, "_with_async_context.ts"),
+    await outputOf(program),
+  );
+});
+
+Deno.test("getCurrent() is right after each wait where nothing carries a context", async () => {
+  const program = "awaits.js";
+  assertEquals(
+    await outputOf(program, "_without_context.ts"),
+    await outputOf(program),
+  );
+});

@@ -6,7 +6,7 @@
  */
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
-import { runScript } from "../_bodies.ts";
+import { outcomesOf } from "./_outcomes.ts";
 
 const LISTEN = `Deno.listen({ hostname: "127.0.0.1", port: 0 })`;
 const PAIR = `
@@ -55,26 +55,6 @@ const LEFT: Record<string, { make: string; call: string }> = {
   },
 };
 
-const HEAD = `
-  void GreenletTree;
-  const tell = async (name, stuck) => {
-    let error;
-    try {
-      await stuck();
-    } catch (caught) {
-      error = caught;
-    }
-    console.log(JSON.stringify([name, error instanceof LoopExit, String(error)]));
-  };`;
-
-async function tell(script: string): Promise<[string, boolean, string][]> {
-  const { out, err } = await runScript(HEAD + script, undefined, [
-    "--no-check",
-  ]);
-  assert(out.length > 0, err);
-  return out.map((line) => JSON.parse(line));
-}
-
 Deno.test("LoopExit comes to a program in which interrupted calls have left operations behind", async () => {
   const programs = Object.entries(LEFT).map(([name, { make, call }]) =>
     `await tell(${JSON.stringify(name)}, () => run(async function main() {
@@ -85,7 +65,8 @@ Deno.test("LoopExit comes to a program in which interrupted calls have left oper
       await new Event().wait();
     }));`
   );
-  const outcomes = await tell(`patch();\n${programs.join("\n")}\nDeno.exit();`);
+  const outcomes = await outcomesOf(`void GreenletTree;
+patch();\n${programs.join("\n")}\nDeno.exit();`);
   assertEquals(outcomes.map(([name]) => name), Object.keys(LEFT));
   for (const [name, isExit, message] of outcomes) {
     assert(isExit, `${name}: ${message}`);
@@ -115,7 +96,8 @@ Deno.test("LoopExit comes to a program that looks on at itself, in run() and at 
       await new Event().wait();
     });`,
   ]);
-  const outcomes = await tell(`patch();\n${programs.join("\n")}\nDeno.exit();`);
+  const outcomes = await outcomesOf(`void GreenletTree;
+patch();\n${programs.join("\n")}\nDeno.exit();`);
   assertEquals(outcomes.length, 2 * Object.keys(OWN).length);
   for (const [name, isExit, message] of outcomes) {
     assert(isExit, `${name}: ${message}`);
@@ -123,7 +105,8 @@ Deno.test("LoopExit comes to a program that looks on at itself, in run() and at 
 });
 
 Deno.test("LoopExit does not come where a greenlet waits again for what an interrupt has left", async () => {
-  const outcomes = await tell(`
+  const outcomes = await outcomesOf(`
+    void GreenletTree;
     patch();
     // No child of this process, which would be something that may end.
     const later = (command) => new Deno.Command("bash", {

@@ -8,6 +8,7 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { runScript } from "../_bodies.ts";
 import { inParallel } from "../_processes.ts";
+import { outcomesOf } from "./_outcomes.ts";
 
 const FLAGS = ["--no-check"];
 
@@ -117,29 +118,11 @@ function inGenerator(program: string): string {
     .replaceAll(AWAIT, "yield* ");
 }
 
-const HEAD = `
-  const tell = async (name, stuck) => {
-    let error;
-    try {
-      await stuck();
-    } catch (caught) {
-      error = caught;
-    }
-    console.log(JSON.stringify([name, error instanceof LoopExit, String(error)]));
-  };
-`;
-
 async function outcomes(
   script: string,
 ): Promise<Map<string, [boolean, string]>> {
-  const { out, err } = await runScript(HEAD + script, undefined, FLAGS);
-  const all = new Map<string, [boolean, string]>();
-  for (const line of out) {
-    const [name, isExit, message] = JSON.parse(line);
-    all.set(name, [isExit, message]);
-  }
-  assert(all.size > 0, err);
-  return all;
+  const all = await outcomesOf(script);
+  return new Map(all.map(([name, isExit, error]) => [name, [isExit, error]]));
 }
 
 Deno.test("LoopExit ends programs that nothing can end", async () => {

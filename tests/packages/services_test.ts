@@ -206,6 +206,26 @@ const METHOD = {
   responseDeserialize: (bytes: Uint8Array) => `${bytes}`,
 };
 
+/** Starts a server of that method, and connects a client, outside greenlets. */
+async function connectGrpc(server: grpc.Server, stack: AsyncDisposableStack) {
+  const port = await new Promise<number>((resolve, reject) =>
+    server.bindAsync(
+      "127.0.0.1:0",
+      grpc.ServerCredentials.createInsecure(),
+      (error: unknown, port: number) => error ? reject(error) : resolve(port),
+    )
+  );
+  stack.defer(() => server.forceShutdown());
+  const Client = grpc.makeGenericClientConstructor({ ask: METHOD }, "Test");
+  const client = new Client(
+    `127.0.0.1:${port}`,
+    grpc.credentials.createInsecure(),
+  );
+  stack.defer(() => client.close());
+  await promisify(client.waitForReady.bind(client, Infinity))();
+  return client;
+}
+
 testPackage("@grpc/grpc-js", {
   async "waiting for the answer"(stack) {
     const server = new grpc.Server();
@@ -219,22 +239,7 @@ testPackage("@grpc/grpc-js", {
         hear();
       },
     });
-    const port = await new Promise<number>((resolve, reject) =>
-      server.bindAsync(
-        "127.0.0.1:0",
-        grpc.ServerCredentials.createInsecure(),
-        (error: unknown, port: number) => error ? reject(error) : resolve(port),
-      )
-    );
-    stack.defer(() => server.forceShutdown());
-    const Client = grpc.makeGenericClientConstructor({ ask: METHOD }, "Test");
-    const client = new Client(
-      `127.0.0.1:${port}`,
-      grpc.credentials.createInsecure(),
-    );
-    stack.defer(() => client.close());
-    // It connects outside greenlets.
-    await promisify(client.waitForReady.bind(client, Infinity))();
+    const client = await connectGrpc(server, stack);
     const ask: () => Promise<unknown> = promisify(
       client.ask.bind(client, "question"),
     );
@@ -261,20 +266,6 @@ testKills("@grpc/grpc-js", async (stack) => {
       done(null, call.request);
     },
   });
-  const port = await new Promise<number>((resolve, reject) =>
-    server.bindAsync(
-      "127.0.0.1:0",
-      grpc.ServerCredentials.createInsecure(),
-      (error: unknown, port: number) => error ? reject(error) : resolve(port),
-    )
-  );
-  stack.defer(() => server.forceShutdown());
-  const Client = grpc.makeGenericClientConstructor({ ask: METHOD }, "Test");
-  const client = new Client(
-    `127.0.0.1:${port}`,
-    grpc.credentials.createInsecure(),
-  );
-  stack.defer(() => client.close());
-  await promisify(client.waitForReady.bind(client, Infinity))();
+  const client = await connectGrpc(server, stack);
   return (number) => callGrpc<string>((done) => client.ask(`${number}`, done));
 });
