@@ -207,7 +207,10 @@ const METHOD = {
 };
 
 /** Starts a server of that method, and connects a client, outside greenlets. */
-async function connectGrpc(server: grpc.Server, stack: AsyncDisposableStack) {
+async function connectGrpc(
+  server: InstanceType<typeof grpc.Server>,
+  stack: AsyncDisposableStack,
+) {
   const port = await new Promise<number>((resolve, reject) =>
     server.bindAsync(
       "127.0.0.1:0",
