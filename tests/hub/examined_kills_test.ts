@@ -3,6 +3,7 @@
 import { assert, assertEquals, assertFalse, assertRejects } from "@std/assert";
 import { Greenlet, Group, killAll, Pool, sleep, type Wait } from "../../mod.ts";
 import { settle } from "../_bodies.ts";
+import { test } from "../_random.ts";
 
 const FOREVER = 1e9;
 
@@ -13,7 +14,7 @@ class Unkillable extends Greenlet {
 }
 
 for (const Class of [Group, Pool]) {
-  Deno.test(`${Class.name}.kill() kills all, even if kill() of a subclass throws for one`, async () => {
+  test(`${Class.name}.kill() kills all, even if kill() of a subclass throws for one`, async () => {
     const group = new Class();
     const refusing = new Unkillable(sleep, FOREVER);
     refusing.start();
@@ -29,7 +30,7 @@ for (const Class of [Group, Pool]) {
   });
 }
 
-Deno.test("killAll() kills all, even if kill() of a subclass throws for one", async () => {
+test("killAll() kills all, even if kill() of a subclass throws for one", async () => {
   const refusing = new Unkillable(sleep, FOREVER);
   const other = new Greenlet(sleep, FOREVER);
   await assertRejects(
