@@ -24,6 +24,7 @@ import { checkAddress } from "./_base/addresses.ts";
 import { checkFunction, isObject, show } from "./_base/checks.ts";
 import { markHandled, NO_OPTIONS, then } from "./_base/language.ts";
 import { AT_ONCE, BodyStream, Pieces, told } from "./_base/body_stream.ts";
+import { stateOf, uploadOf } from "./_base/request_body.ts";
 import { bodyOf, STREAM } from "./_base/response_body.ts";
 import { isGenerator, isThenable } from "./_base/thenable.ts";
 import { Begun } from "./_hub/begun.ts";
@@ -46,8 +47,8 @@ import {
 } from "./_hub/timers.ts";
 import { checkTls } from "./_hub/tls_conn.ts";
 import { denoFunction } from "./_base/properties.ts";
-import { setImmediate } from "./_base/immediate.ts";
 import { checkProcesses } from "./_workers/fleet.ts";
+import { EMPTY, LOADED, type Quiet, waitForQuiet } from "./_workers/quiet.ts";
 import { Greenlet, spawn } from "./gevent.ts";
 import { GreenletExit } from "./greenlet.ts";
 import { until, type Wait } from "./hub.ts";
@@ -132,18 +133,13 @@ type Serve = (
 const RETRY_AFTER = "1";
 
 /**
- * A server that stops under a load closes its connections when no request has come for so many
- * milliseconds and turns of the event loop. Until then each response tells its client to close
- * the connection. If a connection were closed while a request is on its way, the client could
- * not know whether the request was handled.
+ * How many milliseconds a server that stops under a load waits for a quiet moment at most, while
+ * new clients keep coming. Until then each response tells its client to close the connection.
  */
-const QUIET = 30;
-const QUIET_TURNS = 20;
-/** How many milliseconds it waits for that at most, while new clients keep coming. */
 const LINGER = 200;
 /** The number of requests within `LOAD_TIME` ms that counts as a load. */
 const LOAD = 16;
-const LOAD_TIME = 50;
+const LOAD_TIME = 500;
 
 /**
  * An HTTP server. It runs the handler of each request in a greenlet, named `GET /path`, and uses
@@ -234,7 +230,7 @@ export class HttpServer extends BaseServer {
       requestTimeout,
       log: log === "common" ? printCommon : log ?? null,
       load: new Load(),
-      isDraining: false,
+      phase: "serving",
     };
   }
 
@@ -313,12 +309,30 @@ export class HttpServer extends BaseServer {
   /** Stops listening. */
   protected override shut(isEmpty: boolean): void {
     this.prepareToClose();
-    this.#served?.shutDown(this.#service.load, isEmpty);
+    const { load } = this.#service;
+    const isLoaded = load.isHigh && !isEmpty;
+    this.#served?.shutDown(
+      isLoaded ? LOADED : EMPTY,
+      () => this.#isReceiving ? null : load.count,
+      !isLoaded && !this.#isReceiving,
+    );
+  }
+
+  /** Whether the body of a request is arriving. */
+  get #isReceiving(): boolean {
+    for (const greenlet of this.connections) {
+      if (
+        greenlet instanceof RequestGreenlet && greenlet.exchange.isReceiving
+      ) {
+        return true;
+      }
+    }
+    return false;
   }
 
   /** From now on each response tells its client to close the connection. */
   protected override prepareToClose(): void {
-    this.#service.isDraining = true;
+    if (this.#service.phase === "serving") this.#service.phase = "draining";
   }
 
   /** Closes the connections, and waits until all requests are answered. */
@@ -326,16 +340,21 @@ export class HttpServer extends BaseServer {
     deadline: number,
     caller: AnyGreenlet,
   ): Promise<void> {
-    // If a handler stops its own server, its request can't be answered yet.
-    if (!this.#handles(caller)) {
-      await this.#served?.whenFinished(deadline - now());
+    try {
+      // If a handler stops its own server, its request can't be answered yet.
+      if (!this.#handles(caller)) {
+        await this.#served?.whenFinished(deadline - now());
+      }
+      await super.drain(deadline, caller);
+    } finally {
+      this.#service.phase = "over";
     }
-    await super.drain(deadline, caller);
   }
 
   /** Waits until the responses to killed requests are sent. */
   protected override async finish(caller: AnyGreenlet): Promise<void> {
     if (this.#handles(caller)) return;
+    this.#served?.shutDownAtOnce();
     await this.#served?.whenFinished(LINGER);
     this.#served?.leave();
   }
@@ -362,16 +381,30 @@ interface Service {
   readonly requestTimeout: number;
   readonly log: ((entry: LogEntry) => unknown) | null;
   readonly load: Load;
-  /** Whether each response tells its client to close the connection. */
-  isDraining: boolean;
+  phase: Phase;
 }
+
+/**
+ * - `serving`
+ * - `draining`: each response tells its client to close the connection
+ * - `over`: the time to drain is over, so new requests are rejected
+ */
+type Phase = "serving" | "draining" | "over";
+
+/**
+ * - `serving`
+ * - `waiting`: waits for the moment to shut down, and goes on to serve
+ * - `shut down`: closes each connection after the response that it waits for
+ * - `finished`: all connections are closed
+ */
+type ServedState = "serving" | "waiting" | "shut down" | "finished";
 
 /** One of the runtime's own servers. */
 class Served {
   readonly #server: Deno.HttpServer<Deno.Addr>;
   readonly #begun = new Begun();
   readonly #finished: Promise<void>;
-  #state: "serving" | "shutting down" | "finished" = "serving";
+  #state: ServedState = "serving";
 
   constructor(
     options: Record<string, unknown>,
@@ -402,18 +435,37 @@ class Served {
   }
 
   /**
-   * Stops accepting, and closes idle connections. Under a load it first waits for a quiet moment:
-   * requests that are on their way would be lost with their connections.
+   * Stops accepting, and closes idle connections, in a moment in which that loses nothing. The
+   * runtime's `shutdown()` does both at once, and fails the reads of bodies that are arriving
+   * over HTTP/1. It can't only stop accepting, so the server goes on to serve until then.
+   *
+   * @param quiet When to do it, at the latest `LINGER` milliseconds after the last body.
+   * @param count The number of requests so far; `null` while the body of one is arriving.
+   * @param isNow Whether to do it at once.
    */
-  shutDown(load: Load, isQuiet: boolean): void {
+  shutDown(quiet: Quiet, count: () => number | null, isNow: boolean): void {
     if (this.#state !== "serving") return;
-    this.#state = "shutting down";
-    if (load.isHigh && !isQuiet) load.whenQuiet(() => this.#shutDown());
-    else this.#shutDown();
+    this.#state = "waiting";
+    if (isNow) return this.shutDownAtOnce();
+    const waits = () => this.#state === "waiting";
+    const waiting = runDetached(() =>
+      spawn(async () => {
+        try {
+          do await waitForQuiet(quiet, LINGER, waits, count); while (
+            waits() && count() === null
+          );
+        } finally {
+          this.shutDownAtOnce();
+        }
+      })
+    );
+    waiting.name = "shutdown of HttpServer";
   }
 
-  #shutDown(): void {
-    if (this.#state === "finished") return;
+  /** Stops accepting, and closes idle connections. */
+  shutDownAtOnce(): void {
+    if (this.#state !== "waiting") return;
+    this.#state = "shut down";
     markHandled(this.#begun.watch(() => this.#server.shutdown()));
   }
 
@@ -481,36 +533,6 @@ class Load {
   get isHigh(): boolean {
     return performance.now() - this.#before < 2 * LOAD_TIME;
   }
-
-  /** Calls back when no request has come for a while, after `LINGER` ms at the latest. */
-  whenQuiet(callback: () => void): void {
-    const end = performance.now() + LINGER;
-    let count = this.#count;
-    let turns = 0;
-    let since = performance.now();
-    const look = () => {
-      const time = performance.now();
-      if (count !== this.#count) {
-        count = this.#count;
-        turns = 0;
-        since = time;
-      }
-      const isQuiet = ++turns > QUIET_TURNS && time - since > QUIET;
-      if (isQuiet || time > end) callback();
-      else setTimer(look);
-    };
-    setTimer(look);
-  }
-}
-
-/** Calls back in a later turn of the event loop, a millisecond from now. */
-function setTimer(callback: () => void): void {
-  startTimer(1, {
-    expired() {
-      setImmediate(callback);
-      return "nothing";
-    },
-  });
 }
 
 /**
@@ -604,6 +626,8 @@ class Exchange implements TimerTarget {
   /** Resolves the promise with which the runtime waits for the response. */
   #resolve: ((answer: Response) => void) | null = null;
   #body: BodyStream | null = null;
+  /** The stream by which the body of the request arrives; `null` if that is not known. */
+  #upload: ReadableStream | null = null;
   /** The length of a body that is no stream, for the log. */
   #bytes = 0;
   #waiter: Greenlet | null = null;
@@ -625,12 +649,13 @@ class Exchange implements TimerTarget {
   begin(): Response | Promise<Response> {
     const { pool, rejects } = this.#service;
     const greenlet = this.#greenlet;
-    if (pool !== null && pool.full()) {
-      if (rejects) {
-        this.#give(overloaded());
-        this.#over();
-        return this.#answer!;
-      }
+    const isFull = pool !== null && pool.full();
+    if (isFull && rejects || this.#service.phase === "over") {
+      this.#give(overloaded());
+      this.#over();
+      return this.#answer!;
+    }
+    if (isFull) {
       this.#waitIn(pool);
     } else {
       greenlet.switch(this);
@@ -656,6 +681,21 @@ class Exchange implements TimerTarget {
   /** Whether nothing is left to do. */
   get isOver(): boolean {
     return this.#stage === "over" || this.#greenlet.dead;
+  }
+
+  /**
+   * Whether the body of the request is arriving, for a handler or for the response. It counts as
+   * arriving until its end was read.
+   */
+  get isReceiving(): boolean {
+    if (this.isOver) return false;
+    if (this.#answer === null) this.#findUpload();
+    else if (this.#stage !== "sending") return false;
+    return stateOf(this.#upload) === "arriving";
+  }
+
+  #findUpload(): ReadableStream | null {
+    return this.#upload ??= uploadOf(this.#request);
   }
 
   /** Adds its greenlet to `connections` of the server. */
@@ -726,14 +766,18 @@ class Exchange implements TimerTarget {
   }
 
   /**
-   * Why the handler has ended. When it is killed and answered for, the runtime closes the body
-   * of the request, so a handler that waits for that by a promise of the runtime ends by an
-   * error of the body, and not by the kill.
+   * Why the handler has ended. If the client goes away, or when the request is answered for a
+   * killed handler, the runtime closes the body of the request. A handler that reads it then
+   * ends by an error of the body, and not by the kill.
    */
   #reason(error: unknown): unknown {
-    const isByKill = this.#killedBy !== undefined &&
-      error instanceof Deno.errors.BadResource;
-    return isByKill ? this.#killedBy : error;
+    if (!isOfClosed(error)) return error;
+    if (this.#killedBy === undefined) {
+      if (stateOf(this.#findUpload()) !== "lost") return error;
+      this.#killedBy = clientGone();
+      if (this.#answer === null) this.#give(unavailable());
+    }
+    return this.#killedBy;
   }
 
   /** Answers, and waits until the body is sent, unless that is done at once. */
@@ -781,6 +825,8 @@ class Exchange implements TimerTarget {
     );
     const { completed } = this.#info;
     if (completed !== undefined) then(completed, stream.sent, stream.sent);
+    // The stream may pass on the body of the request.
+    if (bytes === STREAM) this.#findUpload();
     this.#unwatch();
     this.#stage = "sending";
     this.#give(
@@ -790,7 +836,10 @@ class Exchange implements TimerTarget {
         headers,
       }),
     );
-    return until(stream.over, (error) => stream.cut(error));
+    const over = then(stream.over, undefined, (error) => {
+      throw this.#reason(error);
+    });
+    return until(over, (error) => stream.cut(error));
   }
 
   /** Gives the response to the runtime. */
@@ -799,7 +848,9 @@ class Exchange implements TimerTarget {
     if (this.#service.log !== null && this.#request.method !== "HEAD") {
       this.#bytes = lengthOf(bodyOf(response));
     }
-    const answer = this.#service.isDraining ? last(response) : response;
+    const answer = this.#service.phase !== "serving"
+      ? last(response)
+      : response;
     this.#answer = answer;
     // The runtime ends the request now, which looks as if the client had gone.
     this.#unwatch();
@@ -819,7 +870,7 @@ class Exchange implements TimerTarget {
   }
 
   #gone(): void {
-    this.kill(new GreenletExit("The client has gone away"));
+    this.kill(clientGone());
   }
 
   /** Called when `requestTimeout` is over. */
@@ -895,6 +946,20 @@ class Exchange implements TimerTarget {
       report(log, error);
     }
   }
+}
+
+function clientGone(): GreenletExit {
+  return new GreenletExit("The client has gone away");
+}
+
+/** Whether an error, or one that has caused it, says that something was closed. */
+function isOfClosed(error: unknown): boolean {
+  const seen = new Set<unknown>();
+  for (let it = error; it instanceof Error && !seen.has(it); it = it.cause) {
+    if (it instanceof Deno.errors.BadResource) return true;
+    seen.add(it);
+  }
+  return false;
 }
 
 function isUpgrade(request: Request): boolean {

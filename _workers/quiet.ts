@@ -1,5 +1,5 @@
 /**
- * Waits for the moment in which a process of a server may close its listener.
+ * Waits for the moment in which a server may close its listener or its connections.
  *
  * @module
  */
@@ -20,6 +20,11 @@ export const EMPTY: Quiet = { turns: 3, ms: 0 };
  * handshake is in progress, and no first request of a connection that was accepted.
  */
 export const DIVERTED: Quiet = { turns: 10, ms: 250 };
+/**
+ * An HTTP server under a load may close its connections: no request is on its way by one that is
+ * kept. Its client could not know whether the request was handled.
+ */
+export const LOADED: Quiet = { turns: 20, ms: 30 };
 /** The longest time to wait, in milliseconds. */
 const LONGEST = 10_000;
 
@@ -28,7 +33,8 @@ const LONGEST = 10_000;
  *
  * @param timeout How many milliseconds to wait at most.
  * @param goesOn Tells whether to go on waiting.
- * @param count Tells how many have come; `null` if some may still wait for room.
+ * @param count Tells how many have come; `null` while it can't be quiet, as some may still wait for
+ * room.
  * @returns Whether it has become quiet.
  */
 export async function waitForQuiet(
@@ -44,6 +50,8 @@ export async function waitForQuiet(
   const isQuiet = () => turns >= quiet.turns && now() - since >= quiet.ms;
   while (goesOn() && !isQuiet() && now() < end) {
     await sleep(1);
+    // The runtime takes in what has come before the next turn.
+    await sleep(0);
     const current = count();
     turns++;
     if (current !== null && current === before) continue;
