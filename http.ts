@@ -157,6 +157,17 @@ const LOAD_TIME = 500;
  * that it waits for, and kills the handlers that have not answered at the timeout. It also closes
  * WebSockets. An upgraded WebSocket no longer counts as a request.
  *
+ * While the body of a request is still arriving, a server that `stop()` or `close()` has closed
+ * goes on to accept connections, and serves them: over HTTP/1, the runtime can't stop accepting
+ * without failing the read of that body. It stops in the first moment without such a body. `stop()`
+ * makes that moment at its timeout; after a `close()` alone it may take as long as the uploads.
+ *
+ * A client that goes away in the middle of its upload is noticed when the handler reads the body:
+ * the read throws the runtime's `Deno.errors.BadResource`. A handler that lets this error through
+ * counts as killed, so it is not reported, and the log has the same entry as for any client that
+ * goes away. The runtime does not tell about a client that leaves while the body is not read, or
+ * after it has come in pieces.
+ *
  * The runtime accepts connections by itself. If that fails, for example because file descriptors
  * have run out, the runtime closes all connections. The server then reports the error to the hub
  * and listens again, after the delays of {@linkcode ServerOptions}.

@@ -31,7 +31,8 @@ const LONGEST = 10_000;
 /**
  * Waits until nothing has come for a while.
  *
- * @param timeout How many milliseconds to wait at most.
+ * @param timeout How many milliseconds to wait at most, and as many turns as `quiet` has: a process
+ * that gets no processor has not looked yet.
  * @param goesOn Tells whether to go on waiting.
  * @param count Tells how many have come; `null` while it can't be quiet, as some may still wait for
  * room.
@@ -46,14 +47,17 @@ export async function waitForQuiet(
   const end = now() + Math.min(timeout, LONGEST);
   let before = count();
   let turns = 0;
+  let total = 0;
   let since = now();
   const isQuiet = () => turns >= quiet.turns && now() - since >= quiet.ms;
-  while (goesOn() && !isQuiet() && now() < end) {
+  const isLate = () => total >= quiet.turns && now() >= end;
+  while (goesOn() && !isQuiet() && !isLate()) {
     await sleep(1);
     // The runtime takes in what has come before the next turn.
     await sleep(0);
     const current = count();
     turns++;
+    total++;
     if (current !== null && current === before) continue;
     before = current;
     turns = 0;
