@@ -416,6 +416,8 @@ class Served {
   readonly #begun = new Begun();
   readonly #finished: Promise<void>;
   #state: ServedState = "serving";
+  /** Waits for the moment to shut down. */
+  #waiting: Greenlet | null = null;
 
   constructor(
     options: Record<string, unknown>,
@@ -459,13 +461,14 @@ class Served {
     this.#state = "waiting";
     if (isNow) return this.shutDownAtOnce();
     const waits = () => this.#state === "waiting";
-    const waiting = runDetached(() =>
+    const waiting = this.#waiting = runDetached(() =>
       spawn(async () => {
         try {
           do await waitForQuiet(quiet, LINGER, waits, count); while (
             waits() && count() === null
           );
         } finally {
+          this.#waiting = null;
           this.shutDownAtOnce();
         }
       })
@@ -477,6 +480,7 @@ class Served {
   shutDownAtOnce(): void {
     if (this.#state !== "waiting") return;
     this.#state = "shut down";
+    if (this.#waiting !== null) killOnce([this.#waiting]);
     markHandled(this.#begun.watch(() => this.#server.shutdown()));
   }
 
