@@ -251,6 +251,7 @@ Deno.test("HttpServer.close() does not wait for a handler that has read the body
   });
   using idle = await RawClient.of(server);
   const upload = await Upload.begin(server, UPLOADS["in chunks"]!);
+  await eventually(() => server.connections.size === 1);
   await upload.goOn();
   await upload.goOn();
   await hasRead.wait();
