@@ -27,7 +27,6 @@ import { AT_ONCE, BodyStream, Pieces, told } from "./_base/body_stream.ts";
 import { stateOf, uploadOf } from "./_base/request_body.ts";
 import { bodyOf, STREAM } from "./_base/response_body.ts";
 import { isGenerator, isThenable } from "./_base/thenable.ts";
-import { Begun } from "./_hub/begun.ts";
 import { runDetached } from "./_hub/current.ts";
 import { killOnce, STUCK_AFTER } from "./_hub/kill.ts";
 import { report } from "./_hub/main.ts";
@@ -46,9 +45,9 @@ import {
   type TimerTarget,
 } from "./_hub/timers.ts";
 import { checkTls } from "./_hub/tls_conn.ts";
-import { denoFunction } from "./_base/properties.ts";
 import { checkProcesses } from "./_workers/fleet.ts";
-import { EMPTY, LOADED, type Quiet, waitForQuiet } from "./_workers/quiet.ts";
+import { EMPTY, LOADED } from "./_workers/quiet.ts";
+import { type Info, LINGER, Load, Served } from "./_workers/served.ts";
 import { Greenlet, spawn } from "./gevent.ts";
 import { GreenletExit } from "./greenlet.ts";
 import { until, type Wait } from "./hub.ts";
@@ -121,25 +120,8 @@ export interface HttpServerOptions extends ServerOptions, ServerProcessOptions {
   tls?: { cert: string; key: string };
 }
 
-/** The second argument that the runtime passes to a handler. */
-type Info = Deno.ServeHandlerInfo<Deno.Addr>;
-
-type Serve = (
-  options: Record<string, unknown>,
-  handler: (request: Request, info: Info) => Response | Promise<Response>,
-) => Deno.HttpServer<Deno.Addr>;
-
 /** The `Retry-After` of a rejected request, in seconds. */
 const RETRY_AFTER = "1";
-
-/**
- * How many milliseconds a server that stops under a load waits for a quiet moment at most, while
- * new clients keep coming. Until then each response tells its client to close the connection.
- */
-const LINGER = 200;
-/** The number of requests within `LOAD_TIME` ms that counts as a load. */
-const LOAD = 16;
-const LOAD_TIME = 500;
 
 /**
  * An HTTP server. It runs the handler of each request in a greenlet, named `GET /path`, and uses
@@ -281,7 +263,7 @@ export class HttpServer extends BaseServer {
 
   #serve(address: ServerAddress): Served {
     this.#countBefore = this.#service.load.count;
-    const options = { ...address, ...this.#tls };
+    const options = { ...address, ...this.#tls, onError };
     const served: Served = new Served(
       options,
       (request, info) => new Exchange(this.#service, request, info).begin(),
@@ -402,116 +384,6 @@ interface Service {
  */
 type Phase = "serving" | "draining" | "over";
 
-/**
- * - `serving`
- * - `waiting`: waits for the moment to shut down, and goes on to serve
- * - `shut down`: closes each connection after the response that it waits for
- * - `finished`: all connections are closed
- */
-type ServedState = "serving" | "waiting" | "shut down" | "finished";
-
-/** One of the runtime's own servers. */
-class Served {
-  readonly #server: Deno.HttpServer<Deno.Addr>;
-  readonly #begun = new Begun();
-  readonly #finished: Promise<void>;
-  #state: ServedState = "serving";
-  /** Waits for the moment to shut down. */
-  #waiting: Greenlet | null = null;
-
-  constructor(
-    options: Record<string, unknown>,
-    handler: (request: Request, info: Info) => Response | Promise<Response>,
-    gaveUp: (error: unknown) => void,
-  ) {
-    const serve = denoFunction("serve") as unknown as Serve;
-    this.#server = serve({
-      ...options,
-      onListen() {},
-      onError,
-    }, handler);
-    this.#finished = then(
-      this.#server.finished,
-      () => {
-        this.#state = "finished";
-      },
-      (error) => {
-        const before = this.#state;
-        this.#state = "finished";
-        if (before === "serving") gaveUp(error);
-      },
-    );
-  }
-
-  get address(): Deno.Addr {
-    return this.#server.addr;
-  }
-
-  /**
-   * Stops accepting, and closes idle connections, in a moment in which that loses nothing. The
-   * runtime's `shutdown()` does both at once, and fails the reads of bodies that are arriving
-   * over HTTP/1. It can't only stop accepting, so the server goes on to serve until then.
-   *
-   * @param quiet When to do it, at the latest `LINGER` milliseconds after the last body.
-   * @param count The number of requests so far; `null` while the body of one is arriving.
-   * @param isNow Whether to do it at once.
-   */
-  shutDown(quiet: Quiet, count: () => number | null, isNow: boolean): void {
-    if (this.#state !== "serving") return;
-    this.#state = "waiting";
-    if (isNow) return this.shutDownAtOnce();
-    const waits = () => this.#state === "waiting";
-    const waiting = this.#waiting = runDetached(() =>
-      spawn(async () => {
-        try {
-          do await waitForQuiet(quiet, LINGER, waits, count); while (
-            waits() && count() === null
-          );
-        } finally {
-          this.#waiting = null;
-          this.shutDownAtOnce();
-        }
-      })
-    );
-    waiting.name = "shutdown of HttpServer";
-  }
-
-  /** Stops accepting, and closes idle connections. */
-  shutDownAtOnce(): void {
-    if (this.#state !== "waiting") return;
-    this.#state = "shut down";
-    if (this.#waiting !== null) killOnce([this.#waiting]);
-    markHandled(this.#begun.watch(() => this.#server.shutdown()));
-  }
-
-  /** Waits until all connections are closed, for `ms` milliseconds at most. */
-  async whenFinished(ms: number): Promise<void> {
-    if (this.#state === "finished") return;
-    const { promise, resolve } = Promise.withResolvers<void>();
-    const timer = startTimer(Math.max(ms, 0), {
-      expired() {
-        resolve();
-      },
-    });
-    then(this.#finished, resolve);
-    try {
-      await until(promise);
-    } finally {
-      stopTimer(timer);
-    }
-  }
-
-  /**
-   * Leaves behind the connections whose clients don't read their responses. The runtime can't
-   * close them any more. They don't keep the process alive.
-   */
-  leave(): void {
-    if (this.#state === "finished") return;
-    this.#server.unref();
-    this.#begun.unref();
-  }
-}
-
 /** Gives `GreenletExit` a response for Hono, which prints an error that has none. */
 function giveExitsResponses(): void {
   if ("getResponse" in GreenletExit.prototype) return;
@@ -526,28 +398,6 @@ function giveExitsResponses(): void {
 function onError(error: unknown): Response {
   if (!isObject(error) || !told.has(error)) report("HttpServer", error);
   return failed();
-}
-
-/** Counts requests, and tells whether many come. */
-class Load {
-  #count = 0;
-  /** The times at which the count last was a multiple of `LOAD`, and the multiple before. */
-  #last = -Infinity;
-  #before = -Infinity;
-
-  note(): void {
-    if (++this.#count % LOAD !== 0) return;
-    this.#before = this.#last;
-    this.#last = performance.now();
-  }
-
-  get count(): number {
-    return this.#count;
-  }
-
-  get isHigh(): boolean {
-    return performance.now() - this.#before < 2 * LOAD_TIME;
-  }
 }
 
 /**
