@@ -510,9 +510,9 @@ export class SimpleQueue<T> {
     return this.#items.peek();
   }
 
-  #checkItem(door: () => unknown): void {
+  #checkItem(callee: () => unknown): void {
     if (this.#items.length > 0) return;
-    throw errorIn(door, this.#isShutDown ? ShutDown : Empty);
+    throw errorIn(callee, this.#isShutDown ? ShutDown : Empty);
   }
 
   #get(peeks: boolean, options: QueueOptions): Wait<T> {
@@ -524,9 +524,9 @@ export class SimpleQueue<T> {
     if (this.#items.length > 0) {
       return readyWait(peeks ? this.#items.peek() : this.#take());
     }
-    const door = peeks ? Queue.prototype.peek : Queue.prototype.get;
-    if (this.#isShutDown) return failedWait(errorIn(door, ShutDown));
-    if (!block) return failedWait(errorIn(door, Empty));
+    const callee = peeks ? Queue.prototype.peek : Queue.prototype.get;
+    if (this.#isShutDown) return failedWait(errorIn(callee, ShutDown));
+    if (!block) return failedWait(errorIn(callee, Empty));
     const getter: Getter<T> = peeks ? new Peeker() : new Getter();
     this.#getters.add(getter);
     return getter.limit(timeout).suspend(scope) as Wait<T>;

@@ -2,7 +2,7 @@
  * Streams of the bytes that an inbox keeps.
  *
  * A stream takes its turn among all readers. If it has asked for bytes and is no longer read,
- * as its reader was released or an interrupt has undone the read, it leaves the line, so that
+ * as its reader was released or an interrupt has undone the read, it leaves the queue, so that
  * the bytes are for the next reader of any kind.
  *
  * @module
@@ -48,7 +48,7 @@ class Puller extends BytesTaker<void> {
     this.#take("end");
   }
 
-  /** Leaves the line, if it is in it. */
+  /** Leaves the queue, if it is in it. */
   leave(): void {
     if (this.list === null) return;
     this.list.leave(this);
@@ -56,7 +56,7 @@ class Puller extends BytesTaker<void> {
     this.switch(undefined);
   }
 
-  /** Leaves the line if the stream has no reader any more. */
+  /** Leaves the queue if the stream has no reader any more. */
   leaveUnlessRead(): void {
     if (!this.#stream.locked) this.leave();
   }

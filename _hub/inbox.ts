@@ -32,16 +32,16 @@ export const MOST_WRITTEN = 1024 * 1024;
 
 /** The waits for the results of an inbox, in order. */
 class Takers<K extends QueuedWait<K, T>, T> extends List<K> {
-  readonly #source: { left(): void };
+  readonly #inbox: { left(): void };
 
-  constructor(source: { left(): void }) {
-    super(source);
-    this.#source = source;
+  constructor(inbox: { left(): void }) {
+    super(inbox);
+    this.#inbox = inbox;
   }
 
   override leave(taker: K): void {
     super.leave(taker);
-    this.#source.left();
+    this.#inbox.left();
   }
 }
 
@@ -77,12 +77,12 @@ export class Inboxes {
 
   /** Must be called before the prototypes are restored. They may be patched again later. */
   stayPatched(): void {
-    for (const source of this.#all) source.deref()?.stayPatched();
+    for (const inbox of this.#all) inbox.deref()?.stayPatched();
   }
 
   #forget(): void {
-    for (const source of this.#all) {
-      if (source.deref() === undefined) this.#all.delete(source);
+    for (const inbox of this.#all) {
+      if (inbox.deref() === undefined) this.#all.delete(inbox);
     }
   }
 }
@@ -90,9 +90,9 @@ export class Inboxes {
 /** Gives an object properties of its own, as they are now on its prototype. */
 export function keepPatchedNames(
   owner: object,
-  doors: readonly PropertyKey[],
+  names: readonly PropertyKey[],
 ): void {
-  for (const name of doors) {
+  for (const name of names) {
     if (!(name in owner)) continue;
     Object.defineProperty(owner, name, {
       value: (owner as Record<PropertyKey, unknown>)[name],
@@ -117,8 +117,8 @@ type OperationState = "idle" | "busy" | "orphaned";
  * were not taken yet.
  */
 export abstract class Inbox<T, K extends QueuedWait<K, T>, R> {
-  readonly #line = new Takers<K, T>(this);
-  readonly #sources: Inboxes | null;
+  readonly #waits = new Takers<K, T>(this);
+  readonly #inboxes: Inboxes | null;
   readonly #hold: Hold | null;
   readonly #reference = new WeakRef(this);
   #state: OperationState = "idle";
@@ -127,11 +127,11 @@ export abstract class Inbox<T, K extends QueuedWait<K, T>, R> {
   /** Whether the owner was closed. Not an `OperationState`, as the operation may still go on. */
   protected closed = false;
 
-  /** @param sources The inboxes of the part of `patch()` that makes this one, if one does. */
-  constructor(sources: Inboxes | null, hold: Hold | null = null) {
-    this.#sources = sources;
+  /** @param inboxes The inboxes of the part of `patch()` that makes this one, if one does. */
+  constructor(inboxes: Inboxes | null, hold: Hold | null = null) {
+    this.#inboxes = inboxes;
     this.#hold = hold;
-    sources?.add(this.#reference);
+    inboxes?.add(this.#reference);
   }
 
   /** The state of the operation. */
@@ -146,7 +146,7 @@ export abstract class Inbox<T, K extends QueuedWait<K, T>, R> {
 
   /** Whether the original methods can be used again: nothing is kept here, and nothing waits. */
   get isEmpty(): boolean {
-    return this.#state === "idle" && this.#line.first === null && !this.ready;
+    return this.#state === "idle" && this.#waits.first === null && !this.ready;
   }
 
   /** Whether the owner is used, so that something else must not begin with it. */
@@ -155,18 +155,18 @@ export abstract class Inbox<T, K extends QueuedWait<K, T>, R> {
   }
 
   /** The wait whose turn it is. */
-  protected get firstInLine(): K | null {
-    return this.#line.first;
+  protected get firstTaker(): K | null {
+    return this.#waits.first;
   }
 
   /** The number of waits in the queue. */
   protected get waiting(): number {
-    return this.#line.length;
+    return this.#waits.length;
   }
 
   /** Whether one of the waits should keep the process alive. */
   protected get isWaitedFor(): boolean {
-    return this.#line.first !== null;
+    return this.#waits.first !== null;
   }
 
   /** Whether the owner has to keep our methods, when the prototype's are restored. */
@@ -186,7 +186,7 @@ export abstract class Inbox<T, K extends QueuedWait<K, T>, R> {
 
   /** The methods of the owner that know of this. */
   protected abstract get patchedNames(): readonly PropertyKey[];
-  /** Begins the operation for the first wait in line. */
+  /** Begins the operation for the first wait in the queue. */
   protected abstract begin(taker: K): Promise<R>;
   /** Keeps a result of the operation. */
   protected abstract keep(result: R): void;
@@ -204,12 +204,12 @@ export abstract class Inbox<T, K extends QueuedWait<K, T>, R> {
     this.closed = true;
     this.#failure = null;
     this.discard();
-    this.#sources?.delete(this.#reference);
+    this.#inboxes?.delete(this.#reference);
   }
 
-  /** Adds a wait to the line; outside greenlets (`scope` is `null`) nothing interrupts it. */
+  /** Adds a wait to the queue; outside greenlets (`scope` is `null`) nothing interrupts it. */
   take(taker: K, scope: Scope | null): Wait<T> {
-    this.#line.add(taker);
+    this.#waits.add(taker);
     const wait = taker.suspend(scope);
     this.joined();
     this.#serve();
@@ -228,12 +228,12 @@ export abstract class Inbox<T, K extends QueuedWait<K, T>, R> {
   /** Called when the program lets the process end while the owner waits. */
   unref(): void {}
 
-  /** Must be called when a wait has joined the line. */
+  /** Must be called when a wait has joined the queue. */
   protected joined(): void {
     if (this.#state === "orphaned" && this.isWaitedFor) this.#adopt();
   }
 
-  /** Must be called when a wait has left the line before its turn. */
+  /** Must be called when a wait has left the queue before its turn. */
   left(): void {
     if (this.#state !== "busy" || this.isWaitedFor) return;
     this.#state = "orphaned";
@@ -257,15 +257,15 @@ export abstract class Inbox<T, K extends QueuedWait<K, T>, R> {
   }
 
   #serve(): void {
-    for (let taker = this.#line.first; taker; taker = this.#line.first) {
+    for (let taker = this.#waits.first; taker; taker = this.#waits.first) {
       const failure = this.#failure;
       if (this.isServed(taker)) {
-        this.#line.remove(taker);
+        this.#waits.remove(taker);
         this.give(taker);
       } else if (failure === null) {
         return this.#operate(taker);
       } else {
-        this.#line.remove(taker);
+        this.#waits.remove(taker);
         this.#failure = null;
         taker.throw(failure.error);
       }
@@ -290,17 +290,17 @@ export abstract class Inbox<T, K extends QueuedWait<K, T>, R> {
 
   static #begin<T, K extends QueuedWait<K, T>, R>(
     this: void,
-    source: Inbox<T, K, R>,
+    inbox: Inbox<T, K, R>,
     taker: K,
   ): void {
     let operation: Promise<R>;
     try {
-      operation = source.begin(taker);
+      operation = inbox.begin(taker);
     } catch (error) {
       operation = Promise.reject(error);
     }
-    then(operation, source.#kept, source.#failed);
-    source.left();
+    then(operation, inbox.#kept, inbox.#failed);
+    inbox.left();
   }
 
   // Made once, and not for every operation.
@@ -327,7 +327,7 @@ export abstract class Inbox<T, K extends QueuedWait<K, T>, R> {
   }
 
   #failAll(error: unknown): void {
-    for (let taker = this.#line.shift(); taker; taker = this.#line.shift()) {
+    for (let taker = this.#waits.shift(); taker; taker = this.#waits.shift()) {
       taker.throw(error);
     }
   }
@@ -337,7 +337,7 @@ export abstract class Inbox<T, K extends QueuedWait<K, T>, R> {
  * A wait for bytes that are kept in an inbox. While there are too few bytes, they stay in the
  * inbox and more are read. So an interrupted wait has taken nothing.
  */
-export abstract class BytesTaker<T> extends // Waits of all kinds are in one line, whatever they give.
+export abstract class BytesTaker<T> extends // Waits of all kinds are in one queue, whatever they give.
 // deno-lint-ignore no-explicit-any
 QueuedWait<BytesTaker<any>, any> {
   readonly #ms: number;
@@ -382,7 +382,7 @@ QueuedWait<BytesTaker<any>, any> {
 
 /** One turn of a stream. */
 interface StreamTurn {
-  /** Leaves the line, if it is in the line and the stream no longer has a reader. */
+  /** Leaves the queue, if it is in it and the stream no longer has a reader. */
   leaveUnlessRead(): void;
 }
 
@@ -427,12 +427,12 @@ export class Bytes extends Inbox<any, BytesTaker<any>, number | null> {
   #puller: StreamTurn | null = null;
 
   constructor(
-    sources: Inboxes | null,
+    inboxes: Inboxes | null,
     owner: object,
     read: Read,
     hold: Hold | null = null,
   ) {
-    super(sources, hold);
+    super(inboxes, hold);
     this.#owner = owner;
     this.#read = read;
   }
@@ -442,7 +442,7 @@ export class Bytes extends Inbox<any, BytesTaker<any>, number | null> {
     return MOST_READ;
   }
 
-  /** Reads from the owner directly, ignoring the kept bytes and the line. */
+  /** Reads from the owner directly, ignoring the kept bytes and the queue. */
   protected readOn(buffer: Uint8Array): Promise<number | null> {
     return this.#read.call(this.#owner, buffer);
   }
@@ -452,7 +452,7 @@ export class Bytes extends Inbox<any, BytesTaker<any>, number | null> {
     return super.take(taker, scope);
   }
 
-  /** Adds a turn of the owner's stream to the line. No interrupt ends it, but it may leave. */
+  /** Adds a turn of the owner's stream to the queue. No interrupt ends it, but it may leave. */
   pull<T>(puller: BytesTaker<T> & StreamTurn): Wait<T> {
     this.#puller = null;
     const wait = this.take(puller, null);
@@ -527,7 +527,7 @@ export class Bytes extends Inbox<any, BytesTaker<any>, number | null> {
       this.#ended = true;
     } else {
       this.#end += count;
-      this.firstInLine?.restartTime();
+      this.firstTaker?.restartTime();
     }
   }
 

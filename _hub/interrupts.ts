@@ -53,6 +53,10 @@ export function isInterrupt(error: unknown): boolean {
 /** The scopes in which a call has thrown an interrupt as its result. */
 const handed = new WeakMap<object, WeakSet<Interruptible>>();
 
+/**
+ * Notes that a call in a scope throws an interrupt as its result: if nothing awaits the call, that
+ * is an unhandled rejection there.
+ */
 export function hand(error: object, scope: Interruptible): void {
   const scopes = handed.get(error);
   if (scopes === undefined) {

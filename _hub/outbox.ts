@@ -35,7 +35,7 @@ const NOTHING = new Uint8Array(0);
 const scratch = new Scratch();
 
 /** The wait of one call that writes. */
-class Sender extends // Waits of all kinds are in one line, whatever they give.
+class Sender extends // Waits of all kinds are in one queue, whatever they give.
 // deno-lint-ignore no-explicit-any
 QueuedWait<Sender, any> {
   readonly task: Task;
@@ -124,7 +124,7 @@ export class Outbox {
   readonly #write: Write;
   readonly #closeWrite: CloseWrite;
   readonly #operations: SocketOps | null;
-  readonly #line = new List<Sender>();
+  readonly #waits = new List<Sender>();
   /** The call that is being served. */
   #served: Sender | null = null;
   /** Whether it was interrupted. */
@@ -198,7 +198,7 @@ export class Outbox {
 
   #add<T>(sender: Sender, scope: Scope | null): Wait<T> {
     const wait: Wait<T> = sender.startTime().suspend(scope);
-    this.#line.add(sender);
+    this.#waits.add(sender);
     if (this.#served === null) this.#serveNext();
     else this.#hold();
     return wait;
@@ -217,7 +217,7 @@ export class Outbox {
   }
 
   #serveNext(): void {
-    const sender = this.#served = this.#line.shift();
+    const sender = this.#served = this.#waits.shift();
     this.#isOrphaned = false;
     // Without an async context: the operation goes on even when its caller is dead.
     if (sender !== null) current.clear(() => this.#begin(sender));
@@ -265,7 +265,7 @@ export class Outbox {
 
   /** Sets whether the operation keeps the process alive. */
   #hold(): void {
-    const isWaitedFor = !this.#isOrphaned || this.#line.first !== null;
+    const isWaitedFor = !this.#isOrphaned || this.#waits.first !== null;
     if (isWaitedFor) {
       this.#operations?.take(this.#operation, true);
       this.#begun?.ref();

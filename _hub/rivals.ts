@@ -33,22 +33,22 @@ export function hasBegunAlternative(): void {
 }
 
 /**
- * Returns the first wait in a line that may end now. Skips alternatives of a `select` that is
+ * Returns the first wait in a list that may end now. Skips alternatives of a `select` that is
  * beginning another alternative.
  *
- * @param line The line, which a queue owns.
+ * @param list The list, which a queue owns.
  * @param match Called later with the queue, if a wait was skipped.
  */
 // deno-lint-ignore no-explicit-any -- waits of all kinds
 export function firstToMatch<M extends QueuedWait<M, any>>(
-  line: List<M>,
+  list: List<M>,
   match: (queue: never) => void,
 ): M | null {
-  let one = line.first;
+  let one = list.first;
   if (beginning.length === 0) return one;
   for (; one !== null; one = one.next) {
     if (!hasRace(one, beginning)) break;
-    (putOff ??= new Map()).set(line.owner!, match);
+    (putOff ??= new Map()).set(list.owner!, match);
   }
   return one;
 }

@@ -254,8 +254,8 @@ class ColdFields {
 }
 
 /**
- * A line of execution; see the module's text. Each greenlet that has begun has a scope, so some
- * private methods are functions below: private methods make each instance 8 bytes larger.
+ * The pending waits and the due errors of a greenlet, or of a part of it; see the module's text.
+ * Each greenlet that has begun has a scope, so some private methods are functions below: private methods make each instance 8 bytes larger.
  */
 export class Scope implements Mapped {
   readonly [KEY] = this;
@@ -528,15 +528,15 @@ export class Scope implements Mapped {
     interrupts.held.length = 0;
     interrupts.cause = { error };
     if (interrupts.stage !== "abandoned") {
-      const isUntold = isNew || interrupts.stage === "escalating";
-      interrupts.stage = isUntold ? "escalating" : "escalated";
+      const isStillNew = isNew || interrupts.stage === "escalating";
+      interrupts.stage = isStillNew ? "escalating" : "escalated";
     }
     this.stopGraceTimer();
     if (this.pending === null) return;
     interrupts.swallowed++;
     interrupts.isKillThrown = true;
     interruptPending(this, error, true);
-    noteTold(interrupts);
+    noteThrownOnce(interrupts);
   }
 
   /** Whether the error that every wait throws is thrown, or ends the body by `return()`. */
@@ -701,7 +701,7 @@ export class Scope implements Mapped {
         return { error, how: "abandoned" };
       }
       const how = this.lastThrow;
-      noteTold(interrupts);
+      noteThrownOnce(interrupts);
       return { error, how };
     }
     if (interrupts.held.length === 0) return null;
@@ -765,8 +765,8 @@ function noteThrown(scope: Scope, error: unknown): void {
   noteLast(interrupts, error);
 }
 
-/** Notes that a body was thrown the error that every wait throws. */
-function noteTold(interrupts: InterruptState): void {
+/** Notes that the error which every wait throws is no longer new to the body. */
+function noteThrownOnce(interrupts: InterruptState): void {
   if (interrupts.stage === "escalating") interrupts.stage = "escalated";
 }
 

@@ -8,28 +8,28 @@ import { then } from "../_base/language.ts";
 import { isNested } from "./run_queue.ts";
 
 /** Any function. */
-type Door = (...args: never[]) => unknown;
+type Callee = (...args: never[]) => unknown;
 
-/** Gives an error the frames below the innermost call of `door`. Only V8 can do that. */
-function capture(error: Error, door: Door): void {
+/** Gives an error the frames below the innermost call of `callee`. Only V8 can do that. */
+function capture(error: Error, callee: Callee): void {
   try {
-    Error.captureStackTrace?.(error, door);
+    Error.captureStackTrace?.(error, callee);
   } catch {
     // A frozen error keeps its stack.
   }
 }
 
 /**
- * Makes an error that `door` throws, or with which a wait fails that `door` returns. `door` is
+ * Makes an error that `callee` throws, or with which a wait fails that `callee` returns. `callee` is
  * a method that the user has called, so it is on the stack.
  */
 export function errorIn<E extends Error, A extends unknown[]>(
-  door: Door,
+  callee: Callee,
   type: new (...args: A) => E,
   ...args: A
 ): E {
   const error = new type(...args);
-  capture(error, door);
+  capture(error, callee);
   return error;
 }
 
@@ -48,9 +48,9 @@ export function isUnplaced(error: unknown): error is Error {
 }
 
 /** Gives a marked error the frames of a generator body, which is on the stack. */
-export function placeBelow(error: unknown, door: Door): void {
+export function placeBelow(error: unknown, callee: Callee): void {
   if (!unplaced.delete(error as Error)) return;
-  capture(error as Error, door);
+  capture(error as Error, callee);
 }
 
 /**
@@ -88,12 +88,12 @@ export function rejectPlaced(
 }
 
 /** Gives an error the frames of the async functions that the current microtask resumes. */
-function captureAsync(error: Error, door: Door): void {
-  if (!isNested) return capture(error, door);
+function captureAsync(error: Error, callee: Callee): void {
+  if (!isNested) return capture(error, callee);
   const limit = Error.stackTraceLimit;
   try {
     Error.stackTraceLimit = limit + NESTED_FRAMES;
-    capture(error, door);
+    capture(error, callee);
     // Made now, which takes 10 µs, to remove the frames of the event loop from the stack.
     error.stack = (error.stack ?? "").replace(SYNC_FRAMES, "");
   } finally {

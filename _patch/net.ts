@@ -9,7 +9,7 @@ import { patchDatagrams } from "./datagrams.ts";
 import { interruptibleScope } from "../_hub/current.ts";
 import { checkpoint } from "../_hub/suspension.ts";
 import { connectIn } from "../_hub/cancelling.ts";
-import { patchNode } from "./net_node.ts";
+import { patchNodeNet } from "./net_node.ts";
 import { patchAll } from "./patch_set.ts";
 import { Prototypes, Sockets } from "./sockets.ts";
 import { Inboxes } from "../_hub/inbox.ts";
@@ -43,7 +43,7 @@ export function patchNet(): Disposable {
         },
     );
     patchDatagrams(patches, inboxes);
-    patchNode(patches);
+    patchNodeNet(patches);
   });
 }
 

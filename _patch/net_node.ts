@@ -21,7 +21,7 @@ let isLoaded = false;
  * Patches the sockets and the streams when the first one is made: loading their modules in every
  * `patch()` would cost 30 ms.
  */
-export function patchNode(patches: Patches): void {
+export function patchNodeNet(patches: Patches): void {
   if (isLoaded) patchSockets(patches);
   onStreamClass(patches, (base) => patchStreams(patches, base));
   onEmitter(patches, (emitter) => {
