@@ -24,7 +24,7 @@
 
 import { nameClasses, showAs } from "./_base/inspecting.ts";
 import { NO_OPTIONS } from "./_base/language.ts";
-import { checkCallback, numberError } from "./_base/checks.ts";
+import { checkCallback, numberError, show } from "./_base/checks.ts";
 import { List } from "./_base/linked_list.ts";
 import { currentScope, runIn } from "./_hub/current.ts";
 import {
@@ -224,7 +224,7 @@ export class Condition implements Disposable {
     if (!(lock instanceof RLock) && !(lock instanceof Lock)) {
       throw new TypeError(
         `Cannot create condition as 'lock' must be a Lock or an RLock: received ${
-          String(lock)
+          show(lock)
         }`,
       );
     }

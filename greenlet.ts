@@ -929,8 +929,11 @@ function strangeYield(
 }
 
 function describe(value: unknown): string {
+  if (typeof value === "string") return JSON.stringify(value);
   try {
-    return typeof value === "string" ? JSON.stringify(value) : String(value);
+    return typeof value === "function"
+      ? `function ${value.name || "without a name"}`
+      : String(value);
   } catch {
     return `a value of type ${typeof value}`;
   }

@@ -31,6 +31,7 @@
  * @module
  */
 
+import { show } from "./_base/checks.ts";
 import { Disposals } from "./_base/disposals.ts";
 import { NO_OPTIONS } from "./_base/language.ts";
 import { isInDeno } from "./_base/runtime.ts";
@@ -203,7 +204,9 @@ const patched = new Map<
 export function patch(options: PatchOptions = NO_OPTIONS): Disposable {
   if (typeof options !== "object" || options === null) {
     throw new TypeError(
-      `Cannot patch as the options must be an object: received ${options}`,
+      `Cannot patch as the options must be an object: received ${
+        show(options)
+      }`,
     );
   }
   for (const [name, value] of Object.entries(options)) {
@@ -212,7 +215,7 @@ export function patch(options: PatchOptions = NO_OPTIONS): Disposable {
       checkOptionsOf(name as keyof PartOptions, value);
     } else if (typeof value !== "boolean" && value !== undefined) {
       throw new TypeError(
-        `Cannot patch as '${name}' must be a boolean: received ${value}`,
+        `Cannot patch as '${name}' must be a boolean: received ${show(value)}`,
       );
     }
     if (value && !isThere(name)) {
@@ -243,7 +246,9 @@ function checkOptionsOf(part: keyof PartOptions, options: unknown): void {
   if (typeof options === "boolean" || options === undefined) return;
   if (typeof options !== "object" || options === null) {
     throw new TypeError(
-      `Cannot patch as '${part}' must be a boolean or options: received ${options}`,
+      `Cannot patch as '${part}' must be a boolean or options: received ${
+        show(options)
+      }`,
     );
   }
   const { names } = partOptions[part];
@@ -257,7 +262,7 @@ function checkOptionsOf(part: keyof PartOptions, options: unknown): void {
     }
     if (typeof value !== "boolean" && value !== undefined) {
       throw new TypeError(
-        `Cannot patch as '${name}' must be a boolean: received ${value}`,
+        `Cannot patch as '${name}' must be a boolean: received ${show(value)}`,
       );
     }
   }

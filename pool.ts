@@ -23,6 +23,7 @@ import {
   checkOptions,
   instanceOf,
   numberError,
+  show,
 } from "./_base/checks.ts";
 import { composed } from "./_hub/composed.ts";
 import { currentScope, getCurrent, scopeOf } from "./_hub/current.ts";
@@ -941,7 +942,7 @@ function checkGreenlet(greenlet: unknown): void {
   if (greenlet instanceof Greenlet) return;
   throw new TypeError(
     `Cannot add to the group as 'greenlet' must be a greenlet: received ${
-      String(greenlet)
+      show(greenlet)
     }`,
   );
 }

@@ -943,6 +943,9 @@ function compareOne(a: unknown, b: unknown): number {
  * A queue that keeps no items: each `put` waits for a `get`, which takes the item directly.
  * gevent's `Channel`.
  *
+ * A channel has no `shutdown`. To end a `for await` loop over it, put a value that means the end
+ * and `break`, or kill the greenlet. Or use a {@linkcode Queue} of size 1, which can be shut down.
+ *
  * @typeParam T The type of the items.
  *
  * @example Usage
@@ -1082,7 +1085,7 @@ export class Channel<T> {
     return new Loop((loop) => this.#next(loop));
   }
 
-  /** Takes the first wait to put that may hand its item over now out of the line. */
+  /** Removes the first wait to put that may hand its item over now, and returns it. */
   #firstPutter(): Putter<T> | null {
     const putter = firstToMatch(this.#putters, Channel.#match);
     if (putter !== null) this.#putters.remove(putter);

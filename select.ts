@@ -62,7 +62,7 @@ import {
   Suspension,
 } from "./_hub/suspension.ts";
 import { Timeout } from "./_hub/timeout.ts";
-import { placeLater } from "./_hub/stacks.ts";
+import { noteWait, placeLater } from "./_hub/stacks.ts";
 import { checkDuration } from "./_hub/timers.ts";
 import { FOREIGN, several } from "./_hub/waits.ts";
 import { findWrapped } from "./_hub/wrapped.ts";
@@ -284,10 +284,17 @@ class Selection extends PatientWait<unknown> implements Race {
     this.#all = all;
   }
 
-  override describe(): string {
-    const texts = this.#all.map((one) =>
+  /** What each alternative waits for. */
+  override get subject(): unknown {
+    return this.#all.map((one) =>
+      one instanceof Suspension ? one.subject : undefined
+    );
+  }
+
+  override describe(subjects: unknown = this.subject): string {
+    const texts = this.#all.map((one, i) =>
       one instanceof Suspension
-        ? one.describe()
+        ? one.describe((subjects as readonly unknown[])[i])
         : one instanceof Greenlet
         ? `join of ${one}`
         : FOREIGN
@@ -547,10 +554,9 @@ class Selection extends PatientWait<unknown> implements Race {
 
   end(): void {
     if (!this.isPending || !this.#isOpen) return;
-    this.#ending = {
-      error: placeLater(new Timeout(this.#ms)),
-      isInterrupt: false,
-    };
+    const error = placeLater(new Timeout(this.#ms));
+    noteWait(error, this, this.subject);
+    this.#ending = { error, isInterrupt: false };
     this.#loseAllBut(-1, null);
     this.#finish();
   }

@@ -179,6 +179,10 @@ export class CalledProcessError<T = Uint8Array<ArrayBuffer> | string>
  */
 export class TimeoutExpired<T = Uint8Array<ArrayBuffer> | string>
   extends Timeout {
+  static {
+    this.prototype.name = "TimeoutExpired";
+  }
+
   /** The program. */
   readonly command: string | URL;
   /** The arguments of the program. */
@@ -205,6 +209,7 @@ export class TimeoutExpired<T = Uint8Array<ArrayBuffer> | string>
     stderr: T,
   ) {
     super(ms);
+    this.message = `${show(String(command))} timed out after ${ms} ms`;
     this.command = command;
     this.args = args;
     this.stdout = stdout;

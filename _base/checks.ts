@@ -4,9 +4,18 @@
  * @module
  */
 
-/** Shows a value in a message. */
+/** Shows a value of the program in a message. Never throws. */
 export function show(value: unknown): string {
-  return typeof value === "string" ? JSON.stringify(value) : String(value);
+  if (typeof value === "string") return JSON.stringify(value);
+  try {
+    // As a string, a function would be its source text.
+    return typeof value === "function"
+      ? `function ${value.name || "without a name"}`
+      : String(value);
+  } catch {
+    // The value has no `toString()`, or one that throws.
+    return `a value of type ${typeof value}`;
+  }
 }
 
 /** Whether it is an object, and no function. */

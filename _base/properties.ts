@@ -4,7 +4,7 @@
  * @module
  */
 
-import { isObjectOrFunction } from "./checks.ts";
+import { isObjectOrFunction, show } from "./checks.ts";
 import { Disposals } from "./disposals.ts";
 import { property } from "./language.ts";
 import { isInDeno } from "./runtime.ts";
@@ -188,7 +188,7 @@ function checkObject(object: unknown, what: string): void {
   if (!isObjectOrFunction(object)) {
     throw new TypeError(
       `Cannot ${what} as 'object' must be an object or a function: received ${
-        String(object)
+        show(object)
       }`,
     );
   }

@@ -7,7 +7,7 @@
 import { nameClasses, showAs } from "../_base/inspecting.ts";
 import { NO_OPTIONS } from "../_base/language.ts";
 import type * as core from "../greenlet.ts";
-import { instanceOf, numberError } from "../_base/checks.ts";
+import { instanceOf, numberError, show } from "../_base/checks.ts";
 import { GreenletExit } from "../greenlet.ts";
 import { Timeout } from "./timeout.ts";
 import { placeLater } from "./stacks.ts";
@@ -177,7 +177,9 @@ function checkWaitables<S extends Waitable>(
   for (const object of all) {
     if (typeof object?.rawlink !== "function") {
       throw new TypeError(
-        `Cannot ${what} as each object must be a greenlet, or have rawlink(): received ${object}`,
+        `Cannot ${what} as each object must be a greenlet, or have rawlink(): received ${
+          show(object)
+        }`,
       );
     }
   }
@@ -187,7 +189,7 @@ function checkWaitables<S extends Waitable>(
 export function toArray<O>(objects: Iterable<O>, what: string): O[] {
   if (typeof objects?.[Symbol.iterator] === "function") return [...objects];
   throw new TypeError(
-    `Cannot ${what} as the objects must be iterable: received ${objects}`,
+    `Cannot ${what} as the objects must be iterable: received ${show(objects)}`,
   );
 }
 

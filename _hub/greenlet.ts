@@ -358,7 +358,9 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
   static addSpawnCallback(callback: (greenlet: Greenlet) => void): void {
     if (typeof callback !== "function") {
       throw new TypeError(
-        `Cannot add spawn callback as it must be a function: received ${callback}`,
+        `Cannot add spawn callback as it must be a function: received ${
+          show(callback)
+        }`,
       );
     }
     checkCallback(callback, "add spawn callback", "callback");
@@ -1165,7 +1167,7 @@ export function checkKillable(greenlet: core.Greenlet, what: string): void {
   if (greenlet instanceof core.Greenlet && greenlet.parent !== null) return;
   throw new TypeError(
     `Cannot ${what} as it must be a greenlet, and not the main one: received ${
-      String(greenlet)
+      show(greenlet)
     }`,
   );
 }

@@ -7,7 +7,7 @@
  * @module
  */
 
-import { isObjectOrFunction } from "../_base/checks.ts";
+import { isObjectOrFunction, show } from "../_base/checks.ts";
 import { ignore } from "../_base/language.ts";
 import { composed } from "./composed.ts";
 import { isThenable } from "../_base/thenable.ts";
@@ -47,7 +47,7 @@ export class Iteration<T> {
     const open = openAsync ?? (items as Iterable<T>)?.[Symbol.iterator];
     if (typeof open !== "function") {
       throw new TypeError(
-        `Cannot ${what} as the items must be iterable: received ${items}`,
+        `Cannot ${what} as the items must be iterable: received ${show(items)}`,
       );
     }
     this.isAsync = openAsync !== undefined && openAsync !== null;
@@ -59,7 +59,7 @@ export class Iteration<T> {
     if (typeof next !== "function") {
       throw new TypeError(
         `Cannot ${what} as the iterator must be an object with next(): received ${
-          String(iterator)
+          show(iterator)
         }`,
       );
     }
@@ -111,7 +111,7 @@ export class Iteration<T> {
     if (!isObjectOrFunction(step)) {
       throw new TypeError(
         `Cannot take from the iterator as a result must be an object: received ${
-          String(step)
+          show(step)
         }`,
       );
     }
@@ -175,7 +175,7 @@ function checkClosing(closing: unknown): void {
   if (isObjectOrFunction(closing)) return;
   throw new TypeError(
     `Cannot close the iterator as the result of return() must be an object: received ${
-      String(closing)
+      show(closing)
     }`,
   );
 }

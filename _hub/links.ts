@@ -4,7 +4,7 @@
  * @module
  */
 
-import { checkCallback, checkFunction } from "../_base/checks.ts";
+import { checkCallback, checkFunction, show } from "../_base/checks.ts";
 import type { Greenlet } from "../greenlet.ts";
 import { Suspension } from "./suspension.ts";
 import { reportRejection } from "./main.ts";
@@ -172,7 +172,9 @@ export function checkLink<S>(link: Link<S>, isRaw: boolean): Link<S> {
     return link;
   }
   throw new TypeError(
-    `Cannot link as the link must be a function, or have linked(): received ${link}`,
+    `Cannot link as the link must be a function, or have linked(): received ${
+      show(link)
+    }`,
   );
 }
 

@@ -9,6 +9,7 @@
 
 // Loaded for its effect: it throws `LoopExit` into waits.
 import "./deadlock.ts";
+import { show } from "../_base/checks.ts";
 import { showAs } from "../_base/inspecting.ts";
 import { markHandled, ownThen, then } from "../_base/language.ts";
 import {
@@ -767,7 +768,9 @@ class Delegation implements Iterator<unknown, unknown, unknown> {
     if (this.#orphaned) {
       throw this.#abandonWait(
         new GreenletError(
-          `Cannot switch to ${this.#scope.greenlet} as it waits: received ${value}; end the wait, or use kill()`,
+          `Cannot switch to ${this.#scope.greenlet} as it waits: received ${
+            show(value)
+          }; end the wait, or use kill()`,
         ),
       );
     }

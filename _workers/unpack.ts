@@ -61,6 +61,7 @@ function makeError(
   if (base === Timeout || base.prototype instanceof Timeout) {
     const { ms } = properties;
     const timeout = new Timeout(typeof ms === "number" ? ms : Infinity);
+    timeout.message = message;
     return Object.setPrototypeOf(timeout, made.prototype);
   }
   // Calls the constructor `Error`: that of the class may need other arguments.

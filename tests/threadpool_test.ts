@@ -288,6 +288,10 @@ testEach(
     const expired = await fail("expired");
     assertInstanceOf(expired, TimeoutExpired);
     assertEquals([expired.ms, expired.stdout], [5, "out"]);
+    assertEquals(
+      String(expired),
+      'TimeoutExpired: "ls" timed out after 5 ms',
+    );
     // Its private fields are there.
     expired.close();
   },
