@@ -17,25 +17,25 @@ import {
 import type { Peer, Row } from "./_rows.ts";
 import type { Tools } from "./_tools.ts";
 
-/** The time of a round, in milliseconds, past which a peer does one round of each start. */
+/** A peer whose rounds take more milliseconds than this does one round for each start. */
 const SLOW = 2_000;
 
-/** The time past which a peer does one round and no more. */
+/** A peer whose rounds take more milliseconds than this does one round in all. */
 const TOO_SLOW = 15_000;
 
-/** A peer that does rounds, in whatever process. */
+/** Does the rounds of a peer. */
 interface Runner extends AsyncDisposable {
   round(): Promise<Answer>;
 }
 
-/** A process that lives on. */
+/** Does all rounds in one process. */
 class LivingRunner extends Process implements Runner {
   round(): Promise<Answer> {
     return this.ask();
   }
 }
 
-/** Clients, and the server that is measured by them. */
+/** Measures a server: the processor time that it takes for the requests of its clients. */
 class ClientsRunner extends Process implements Runner {
   readonly #server: Process;
 
@@ -57,7 +57,7 @@ class ClientsRunner extends Process implements Runner {
   }
 }
 
-/** A client that is measured, and its server, that is to have time to spare. */
+/** Measures a client. Also notes how busy its server is, which must not slow it down. */
 class ServedRunner extends Process implements Runner {
   readonly #server: Process;
 
@@ -74,7 +74,7 @@ class ServedRunner extends Process implements Runner {
   }
 }
 
-/** A new process for each round. */
+/** Starts a new process for each round. */
 class FreshRunner implements Runner {
   readonly #command: string[];
 
@@ -90,7 +90,7 @@ class FreshRunner implements Runner {
   async [Symbol.asyncDispose](): Promise<void> {}
 }
 
-/** A process that is measured from its start to its end. */
+/** Measures a process from its start to its end. */
 class StartRunner implements Runner {
   readonly #program: string;
   readonly #args: string[];
@@ -133,7 +133,7 @@ async function startRunner(
   return new ClientsRunner([...command, await tested.readLine()], tested);
 }
 
-/** The rounds that a peer has to do, and has done. */
+/** A peer, the rounds that it has done, and the process for the next ones. */
 interface Turn {
   readonly peer: Peer;
   /** How many operations make a round. */
@@ -143,7 +143,7 @@ interface Turn {
   error?: string;
   /** The process that does its rounds now. */
   runner: Runner | null;
-  /** True if it does no more rounds at all. */
+  /** Whether it does no more rounds. */
   isOver: boolean;
 }
 
@@ -151,8 +151,8 @@ interface Turn {
  * Measures a row.
  *
  * @param row The row.
- * @param repeats How often, if the row doesn't say.
- * @param missing What its peers may need, and is not there.
+ * @param repeats The numbers of starts and rounds, unless the row has its own.
+ * @param missing The tools that its peers need and that are not installed.
  */
 export async function measure(
   row: Row,
@@ -232,7 +232,10 @@ async function start(
   }
 }
 
-/** Has each do rounds for a while, unless one is so long that it warms up itself. */
+/**
+ * Lets each peer do rounds that don't count, for `ms` milliseconds. A round of more than `SLOW`
+ * milliseconds counts, and is the only one of this start.
+ */
 async function warmUp(
   turns: Turn[],
   launch: number,
@@ -270,7 +273,7 @@ async function takeTurn(
   });
 }
 
-/** Does something for a peer; if that fails, it is the end of its turns. */
+/** Calls a function for a peer. If it fails, the peer does no more rounds. */
 async function attempt(
   turn: Turn,
   step: () => Promise<void>,

@@ -1,5 +1,5 @@
 /**
- * The processes that the measurements are made in.
+ * The processes in which the peers run.
  *
  * @module
  */
@@ -10,7 +10,7 @@ const PATIENCE = 180_000;
 /** The answer of a process: numbers by their names. */
 export type Answer = Record<string, number>;
 
-/** A process that does something for each line on its input, and prints a line then. */
+/** A process that does a round for each line of its input, and prints a line after each. */
 export class Process implements AsyncDisposable {
   readonly #name: string;
   readonly #child: Deno.ChildProcess;
@@ -18,7 +18,6 @@ export class Process implements AsyncDisposable {
   readonly #output: ReadableStreamDefaultReader<string>;
   #rest = "";
 
-  /** Starts it. */
   constructor([program, ...args]: string[]) {
     this.#name = args.find((arg) => /\.(ts|py)$/.test(arg)) ?? program!;
     this.#child = new Deno.Command(program!, {
@@ -31,7 +30,7 @@ export class Process implements AsyncDisposable {
       .getReader();
   }
 
-  /** Asks for an answer, and waits for it. */
+  /** Lets the process do a round, and returns its answer. */
   async ask(): Promise<Answer> {
     await this.#input.write(new Uint8Array([10]));
     const answer = JSON.parse(await this.readLine());
@@ -39,7 +38,7 @@ export class Process implements AsyncDisposable {
     return answer;
   }
 
-  /** Reads what the process prints next. */
+  /** Returns the next line that the process prints. */
   async readLine(): Promise<string> {
     const patience = AbortSignal.timeout(PATIENCE);
     patience.onabort = () => this.#child.kill("SIGKILL");
@@ -61,7 +60,6 @@ export class Process implements AsyncDisposable {
     }
   }
 
-  /** Ends it. */
   async [Symbol.asyncDispose](): Promise<void> {
     try {
       this.#child.kill("SIGKILL");

@@ -6,28 +6,28 @@
 
 import type { Who } from "./_rows.ts";
 
-/** All that a run has measured, and on what. */
+/** The results of a run, with the machine and the versions. */
 export interface Results {
   /** When it began, in UTC. */
   date: string;
-  /** True if the sizes were those for trying things out. */
+  /** Whether the sizes were the small ones of `--quick`. */
   quick: boolean;
   repeats: Repeats;
   machine: Machine;
-  /** The version of everything that took part; what is missing is left out. */
+  /** The versions of the tools that were found. */
   versions: Record<string, string>;
   /** The tools that were missing, and how to install them. */
   missing: Record<string, string>;
   rows: RowResult[];
 }
 
-/** How each row is measured, unless it is told otherwise or slow. */
+/** How often a row is measured, unless the row says otherwise or a peer is slow. */
 export interface Repeats {
-  /** How often the processes are started anew. */
+  /** The number of starts of each process. */
   launches: number;
-  /** For how many milliseconds each does rounds that don't count. */
+  /** How long each peer does rounds that don't count, in milliseconds. */
   warmUp: number;
-  /** How many rounds count, of each start. */
+  /** The number of rounds that count, for each start. */
   rounds: number;
 }
 
@@ -48,16 +48,16 @@ export interface Machine {
  */
 export type Amount = "ms" | "cpu" | "bytes" | "heap";
 
-/** A work, and what each peer has taken for it. */
+/** The results of a row: the cost of the same work for each peer. */
 export interface RowResult {
   name: string;
   title: string;
   amount: Amount;
-  /** The first is what the others are compared to. */
+  /** The others are compared to the first. */
   peers: PeerResult[];
 }
 
-/** The median of what some rounds have given, and the least and the most of it. */
+/** The median of several values, the least and the greatest. */
 export interface Spread {
   median: number;
   least: number;
@@ -70,17 +70,18 @@ export interface PeerResult {
   name: string;
   /** How many operations make a round. */
   count: number;
-  /** Why there are no rounds, or no more. */
+  /** Why there are no rounds: the tool to install. */
   missing?: string;
+  /** Why there are no more rounds. */
   error?: string;
   /** How many rounds count. */
   rounds: number;
   /** The cost of one operation, in each amount that was measured. */
   each: Partial<Record<Amount, Spread>>;
-  /** The share of the time that the other side has run: clients, or the server of the pages. */
+  /** The share of the time in which the other process was busy: clients, or a server. */
   busy?: Spread;
   ratio?: RatioResult;
-  /** The largest median for one operation that is wanted. */
+  /** The greatest median for one operation that reaches the aim. */
   aim?: number;
 }
 
@@ -93,15 +94,15 @@ export interface Sample {
   ms?: number;
   /** Milliseconds of all processors: of the server, where there is one under test. */
   cpu?: number;
-  /** By how much the memory has grown, as the system sees it. */
+  /** The growth of the memory of the process, as the system counts it, in bytes. */
   bytes?: number;
-  /** How much of it is used by objects, where that is known. */
+  /** The part of it that objects use, if the runtime tells. */
   heap?: number;
-  /** How much of the time the other side has run: clients, or the server of the pages. */
+  /** The share of the time in which the other process was busy: clients, or a server. */
   busy?: number;
 }
 
-/** The rounds of a peer, each of so many operations. */
+/** The rounds of a peer, each of `count` operations. */
 export interface Rounds {
   readonly count: number;
   readonly samples: readonly Sample[];
@@ -116,11 +117,11 @@ export interface Rounds {
  */
 export interface Ratio {
   of: "speed" | "time" | "memory" | "growth";
-  /** The aim: at least that speed, or at most that of the others. */
+  /** The aim: the least value for `speed`, the greatest for the others. */
   aim?: number;
 }
 
-/** A ratio, formed in each turn, as neighbours in time had the same machine. */
+/** A ratio of rounds that followed each other, as the load of the machine was the same then. */
 export interface RatioResult extends Ratio, Spread {}
 
 /** Sums up the rounds of a peer. */
@@ -147,7 +148,7 @@ export function summarize(
  * @param amount The amount that the row measures.
  * @param base The rounds of the first peer.
  * @param peer The rounds of the other.
- * @param ratio What to tell.
+ * @param ratio The kind of ratio, and its aim.
  * @returns The ratio; `null` if the two have no rounds in the same turns.
  */
 export function compare(
@@ -184,7 +185,7 @@ function spread(values: number[]): Spread {
   };
 }
 
-/** The one in the middle, or the mean of the two. */
+/** The value in the middle, or the mean of the two in the middle. */
 function median(values: number[]): number {
   const sorted = values.toSorted((a, b) => a - b);
   const middle = sorted.length >> 1;

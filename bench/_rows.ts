@@ -17,7 +17,7 @@ export type Who =
   | "p-queue"
   | "bare";
 
-/** A work that several do alike. */
+/** A work that several peers do in the same way. */
 export interface Row {
   name: string;
   title: string;
@@ -29,14 +29,14 @@ export interface Row {
    * round, or by how long a process takes from its start to its end.
    */
   mode: "rounds" | "fresh" | "start";
-  /** How often the processes are started, and for how many rounds, if not as usual. */
+  /** The numbers of starts and of rounds, if not those of {@linkcode Repeats}. */
   launches?: number;
   rounds?: number;
-  /** True if it needs clients, which are in Python. */
+  /** Whether it needs the clients, which are in Python. */
   hasClients?: boolean;
-  /** Whom all peers talk to; its port is their last argument. */
+  /** The command of a server for all peers. Its port is added to their arguments. */
   server?: string[];
-  /** The first is what the others are compared to. */
+  /** The others are compared to the first. */
   peers: Peer[];
 }
 
@@ -44,21 +44,21 @@ export interface Row {
 export interface Peer {
   who: Who;
   name: string;
-  /** Does a round for every line on its input. */
+  /** Starts a process that does a round for each line of its input. */
   command: string[];
   /**
-   * The server that is tested, if the command only talks to it; its port is the last
-   * argument.
+   * The command of the server that is measured, if `command` starts its clients. Its port is
+   * added to their arguments.
    */
   server?: string[];
   /** How many operations make a round, if not as in the row. */
   count?: number;
   ratio?: Ratio;
-  /** The largest median for one operation that is wanted. */
+  /** The greatest median for one operation that reaches the aim. */
   aim?: number;
 }
 
-/** Where a work is found: a file in `peers/`, and an ending of the work's name there. */
+/** A file in `peers/`, and the ending that its names of works have. */
 interface Source {
   who: Who;
   name: string;
@@ -76,7 +76,7 @@ const GENERATORS: Source = {
   ending: "-generator",
 };
 
-/** What a `select` does for one of two queues. */
+/** The hand-off alone, without `select`. */
 const HAND_OFF: Source = {
   who: "ours",
   name: "@gevent/gevent, hand-off through a Queue(1)",
@@ -84,7 +84,7 @@ const HAND_OFF: Source = {
   ending: "-queue",
 };
 
-/** The same work in a process that nothing watches. */
+/** The same work in a process that has never had a monitor or a trace. */
 const UNWATCHED: Source = {
   who: "ours",
   name: "@gevent/gevent, watched by nothing",
@@ -122,16 +122,16 @@ const BARE: Source = {
   file: "bare.ts",
 };
 
-/** Where each task can be stopped, as a greenlet can. */
+/** Tasks that can be stopped, as greenlets can. */
 const BARE_ABORT: Source = {
   ...BARE,
   name: "the bare language, an AbortController each",
 };
 
-/** The ratio to a peer: how many times as fast as it we are. */
+/** How many times as fast as a peer this library is. */
 const FASTER: Ratio = { of: "speed" };
 
-/** How many times its time we take, which is the limit of what can be had. */
+/** How many times as long as the bare language this library takes. */
 const SLOWER: Ratio = { of: "time" };
 
 function atLeast(aim: number): Ratio {
@@ -142,7 +142,7 @@ function atMost(aim: number): Ratio {
   return { of: "time", aim };
 }
 
-/** A row of works that all have by its name: the first is compared to the others. */
+/** A row in which the work has the same name in the files of all peers. */
 type Works = [
   name: string,
   title: string,
@@ -259,7 +259,7 @@ const WORKS: Works[] = [
   ]],
 ];
 
-/** What it costs to see what is going on; and that nothing stays behind when it is off again. */
+/** The cost of a monitor while it is on, and of a trace that is off again. */
 const WATCHED: Works[] = [
   ["monitor-queue", "hand-off through a Queue(1), with monitor()", 200_000, [
     [{ ...OURS, name: "@gevent/gevent, with monitor()" }],
@@ -279,10 +279,10 @@ const WATCHED: Works[] = [
   ]],
 ];
 
-/** How many sleepers there are at once, where it is measured how that matters. */
+/** The numbers of sleepers for which the cost of one is measured. */
 const NUMBERS = [1_000, 10_000, 100_000, 1_000_000];
 
-/** Whose sleepers are measured, and up to how many: what takes no longer than 10 s. */
+/** The peers for these numbers, and the greatest that takes each at most 10 s. */
 const GROWING: [Source, number][] = [
   [OURS, 1_000_000],
   [GENERATORS, 1_000_000],
@@ -292,7 +292,7 @@ const GROWING: [Source, number][] = [
   [BARE_ABORT, 1_000_000],
 ];
 
-/** The rows, for a machine with these tools. */
+/** Makes the rows, with commands for the tools that were found. */
 class Rows {
   readonly #python: string;
   readonly #quick: boolean;
@@ -331,7 +331,7 @@ class Rows {
     };
   }
 
-  /** Servers that many clients talk to. */
+  /** A row that measures servers with many clients. */
   clients(
     name: string,
     title: string,
@@ -364,7 +364,7 @@ class Rows {
     };
   }
 
-  /** Servers that compute, on two processes that share a port, and on one. */
+  /** A row that compares a server of two processes, which share a port, to one process. */
   processes(): Row {
     const row = this.clients(
       "processes",
@@ -406,12 +406,12 @@ class Rows {
     };
   }
 
-  /** Clients that one server has pages for. */
+  /** A row that measures clients of one server. */
   fetches(...works: Works): Row {
     return { ...this.works(works), server: this.#program("pages.ts") };
   }
 
-  /** Calls of a function on another core. */
+  /** A row that measures calls of a function on another core. */
   calls(): Row {
     const count = this.#size(10_000);
     const peer = (who: Who, name: string, file: string, work = "calls") => ({
@@ -500,10 +500,10 @@ class Rows {
     };
   }
 
-  /** The cost of a life: to be spawned, fall asleep, be killed and end. */
+  /** A row that measures a whole life: to be spawned, fall asleep, be killed and end. */
   growth({ who, name, file, ending = "" }: Source, most: number): Row {
     const numbers = this.#numbers(most);
-    // All are compared to 10,000, which therefore come first.
+    // The others are compared to 10,000, so it comes first.
     numbers.sort((a, b) => Number(b === 10_000) - Number(a === 10_000));
     return {
       name: `growth-${who}${ending}`,
@@ -532,7 +532,7 @@ class Rows {
     const peers: Peer[] = [];
     for (const [{ who, name, file, ending = "" }, most] of GROWING) {
       if (number > most) continue;
-      // Garbage does not count for a greenlet.
+      // The peer collects garbage before it measures, so that only live objects count.
       const program = this.#program(file, "--v8-flags=--expose-gc");
       peers.push({
         who,
@@ -641,10 +641,10 @@ class Rows {
 }
 
 /**
- * All rows.
+ * Makes all rows.
  *
- * @param tools What was found.
- * @param quick True if the sizes are those for trying things out.
+ * @param tools The tools that were found.
+ * @param quick Whether to use a tenth of the sizes.
  */
 export function makeRows(tools: Tools, quick: boolean): Row[] {
   return new Rows(tools, quick).all();

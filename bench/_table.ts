@@ -1,5 +1,5 @@
 /**
- * Prints what was measured.
+ * Prints the results as tables.
  *
  * @module
  */
@@ -58,7 +58,7 @@ function linesOf(amount: Amount, peer: PeerResult): string[][] {
   return lines;
 }
 
-/** The values that are measured by the way. */
+/** The values that are measured in addition. */
 function besides(amount: Amount, { each, busy }: PeerResult): string {
   const parts: string[] = [];
   if (amount === "ms" && each.cpu !== undefined) {
@@ -82,7 +82,7 @@ function comparison(ratio: RatioResult, rounds: number): string {
   return `${text}, aim: ${bound} ${aim}: ${verdict}`;
 }
 
-/** The median, and the least and the most. */
+/** The median, the least and the greatest value. */
 function summary(
   { median, least, most }: Spread,
   rounds: number,

@@ -1,15 +1,15 @@
 /**
- * The tools that the measurements need: which of them there are, and in what version.
+ * Finds the tools that the measurements need, and their versions.
  *
  * @module
  */
 
 import type { Who } from "./_rows.ts";
 
-/** Something that a peer may need. */
+/** A tool that a peer may need. */
 export type Need = Who | "python";
 
-/** Where a Python may be that has gevent: the user's own, and Debian's. */
+/** The Pythons that may have gevent: the first in the path, and Debian's. */
 const PYTHONS = ["python3", "/usr/bin/python3"];
 
 /** The packages from npm, and the programs that import them. */
@@ -22,7 +22,7 @@ const PACKAGES = {
 
 /** The tools that were found. */
 export interface Tools {
-  /** One with gevent, if that is not missing; else any. */
+  /** A Python with gevent if one was found, else any. */
   python: string;
   versions: Record<string, string>;
   /** The tools that are missing, and how to install them. */
@@ -30,9 +30,9 @@ export interface Tools {
 }
 
 /**
- * Looks for what the measurements need.
+ * Finds the tools.
  *
- * @param peers Whether it is more than Deno and any Python.
+ * @param peers Whether gevent and the packages from npm are needed, too.
  */
 export async function findTools(peers: boolean): Promise<Tools> {
   const { deno, v8 } = Deno.version;
@@ -89,7 +89,7 @@ async function findPython(
   tools.missing[need] = install;
 }
 
-/** The version of a package that a file gets from npm; `null` if it can't. */
+/** The version of a package that a file imports from npm; `null` if it can't be had. */
 async function npmVersion(name: string, file: string): Promise<string | null> {
   // Downloads it, too, so that the measurement does not include that.
   if (await output(Deno.execPath(), "cache", "-q", file) === null) return null;

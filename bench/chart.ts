@@ -15,12 +15,12 @@ import type { Who } from "./_rows.ts";
 
 const [source = "bench/results.json", target = "bench/results.svg"] = Deno.args;
 
-/** Neither is as dark as dark backgrounds, nor as light as light ones. */
+/** Colours that can be read on dark and on light backgrounds. */
 const TEXT = "#6e7781";
 const TEXT_IN_DARK = "#9da5ae";
 const LINES = "#8c959f";
 
-/** The peers that are compared to us, in the order of the lanes of a row. */
+/** The peers that this library is compared to, in their order within a row. */
 const SERIES: [Who, string, color: string, shape: string][] = [
   ["gevent", "greenlet, gevent", "#2f9e6e", "circle"],
   ["effect", "effect", "#8c6bd6", "square"],
@@ -30,7 +30,7 @@ const SERIES: [Who, string, color: string, shape: string][] = [
   ["bare", "bare language, plain Deno", "#4a8fd0", "cross"],
 ];
 
-/** One comparison, as a multiple of the peer's speed, or a fraction of its memory. */
+/** The comparison to one peer; see {@linkcode speeds}. */
 interface Point {
   row: string;
   series: string;
@@ -40,7 +40,7 @@ interface Point {
   aim: number | null;
 }
 
-/** The cost of one among so many. */
+/** The cost of one greenlet or task when there are `number` of them. */
 interface Cost {
   series: string;
   number: number;
@@ -51,7 +51,7 @@ function seriesOf(who: Who): string | undefined {
   return SERIES.find(([name]) => name === who)?.[1];
 }
 
-/** How many times as fast as the peer, or as little: always better if it is more. */
+/** How many times as fast as the peer, or how many times as small. More is better. */
 function speeds({ of, median, least, most }: RatioResult): Spread {
   if (of === "speed") return { median, least, most };
   return { median: 1 / median, least: 1 / most, most: 1 / least };
@@ -76,7 +76,7 @@ function pointsOf({ title, peers }: RowResult): Point[] {
   return points;
 }
 
-/** The microseconds that a life costs, by how many there are at once. */
+/** The microseconds that a life costs, by the number of greenlets at once. */
 function lives(rows: RowResult[]): Cost[] {
   const costs: Cost[] = [];
   for (const { name, amount, peers } of rows) {
@@ -94,7 +94,7 @@ function lives(rows: RowResult[]): Cost[] {
   return costs;
 }
 
-/** The kilobytes that a sleeper needs, by how many there are at once. */
+/** The kilobytes that a sleeper needs, by the number of greenlets at once. */
 function sizes(rows: RowResult[]): Cost[] {
   const costs: Cost[] = [];
   for (const { name, amount, peers } of rows) {
@@ -115,7 +115,7 @@ function sizes(rows: RowResult[]): Cost[] {
 const OURS = "@gevent/gevent";
 const names = [...SERIES.map(([, name]) => name), OURS];
 
-/** The same wherever it is used, so that there is one legend. */
+/** Shared by all plots, so that there is one legend. */
 const legend = {
   orient: "top",
   columns: 4,
@@ -145,7 +145,7 @@ const shape = {
   legend,
 } as const;
 
-/** For marks that the legend need not show. */
+/** The colours without a legend. */
 const colorOnly = { ...color, legend: undefined };
 
 function ratios(rows: RowResult[]): TopLevelSpec {

@@ -8,7 +8,7 @@
  * deno task bench:peers --quick queue kill
  * ```
  *
- * How it is done, and what the numbers don't say, is in `bench/README.md`.
+ * `bench/README.md` says how it measures, and what the numbers don't say.
  *
  * @module
  */
@@ -35,7 +35,7 @@ Measures the rows that are named, or all. "map" means map and map-waiting.
   --help        prints this, and ends
 `;
 
-/** Where the results go when all rows were measured. */
+/** The file for the results of a run that measures all rows. */
 const RESULTS = "bench/results.json";
 
 const WRITE = { write: true, create: true };
@@ -66,12 +66,12 @@ function repeats({ quick, launches, rounds }: Options): Repeats {
   };
 }
 
-/** Tells whether a word means a row: its whole name, or the first part. */
+/** Whether a word is the name of a row, or the first part of it. */
 function isNamed({ name }: Row, word: string): boolean {
   return name === word || name.startsWith(`${word}-`);
 }
 
-/** The rows whose names were asked for, with the peers that were. */
+/** The rows that were asked for, with the peers that were asked for. */
 function chooseRows(rows: Row[], names: string[], peers: boolean): Row[] {
   const chosen: Row[] = [];
   for (const row of rows) {
@@ -113,7 +113,7 @@ function printHead({ machine, versions, missing }: Results): void {
   }
 }
 
-/** Tells what has failed, and gives whether anything has. */
+/** Prints the failures, and returns whether there are any. */
 function reportFailures(rows: RowResult[]): boolean {
   const failures = rows.flatMap(({ name, peers }) =>
     peers.filter(({ error }) => error !== undefined)
@@ -123,7 +123,7 @@ function reportFailures(rows: RowResult[]): boolean {
   return failures.length > 0;
 }
 
-/** Six digits of a number are more than was measured. */
+/** Rounds a number to six digits, which is more than the measurements are good for. */
 function shorten(_key: string, value: unknown): unknown {
   return typeof value === "number" ? Number(value.toPrecision(6)) : value;
 }
@@ -174,7 +174,7 @@ async function main(): Promise<number> {
   };
   const isWhole = names.length === 0 && !options.quick;
   const out = options.out ?? (isWhole ? RESULTS : null);
-  // Now rather than after all the work, if it can't be written.
+  // Fails now, and not after all rows, if the file can't be written.
   if (out !== null) (await Deno.open(out, WRITE)).close();
   printHead(results);
   for (const row of rows) {

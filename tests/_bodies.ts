@@ -33,8 +33,8 @@ export function testBoth<A extends unknown[], T>(
 
 /**
  * Collects the errors that are reported to the hub while this is in use, and keeps them
- * from stderr. To read them ends the turn of the loop, as it were: errors that no greenlet
- * has taken are reported then.
+ * from stderr. Reading them first reports the errors that no greenlet has taken, which the
+ * library does at the end of a turn of the loop.
  */
 export class Failures implements Disposable {
   readonly #contexts: unknown[] = [];
@@ -48,7 +48,7 @@ export class Failures implements Disposable {
     };
   }
 
-  /** The contexts of the errors: greenlets, mostly. */
+  /** The contexts of the errors: nearly always greenlets. */
   get contexts(): unknown[] {
     reportUntaken();
     return this.#contexts;
@@ -66,7 +66,7 @@ export class Failures implements Disposable {
   }
 }
 
-/** The output of a script, and its exit. */
+/** The output of a script, and how its process has ended. */
 export interface ScriptOutput {
   out: string[];
   err: string;
@@ -96,7 +96,7 @@ const MODULES = [
   "mod",
 ].map((name) => new URL(`../${name}.ts`, import.meta.url).href);
 
-/** Which module of the library a script gets each name from. */
+/** The module that exports each name of the library. */
 let origins: Promise<Map<string, string>> | undefined;
 
 async function findOrigins(): Promise<Map<string, string>> {
@@ -114,7 +114,7 @@ async function findOrigins(): Promise<Map<string, string>> {
 }
 
 /**
- * Imports what a script names of the library, and no more: to load all of it takes a process
+ * Makes the imports of the names that a script uses. Loading the whole library takes a process
  * 170 ms of processor time, and the greenlets alone 70.
  */
 async function importsOf(script: string): Promise<string> {
@@ -133,8 +133,8 @@ async function importsOf(script: string): Promise<string> {
 }
 
 /**
- * Runs a script that has the library in scope, and all of it as `gevent`, in a process of
- * its own.
+ * Runs a script in a process of its own. All names of the library are in scope, and `gevent`
+ * has all of them.
  *
  * @param body The script, in JavaScript.
  * @param told Called with each line that it prints.

@@ -20,7 +20,7 @@ export function findBrowser(): string | null {
   return null;
 }
 
-/** What tests use of a message of the DevTools protocol. */
+/** A message of the DevTools protocol, as far as tests use it. */
 export interface Message {
   id?: number;
   method?: string;

@@ -1,18 +1,18 @@
 /**
  * A clock for tests: time that does not depend on how fast the machine is.
  *
- * It stands in for `performance.now()`, `setTimeout()` and `setInterval()`, and goes by in
- * one of three ways:
+ * It replaces `performance.now()`, `setTimeout()` and `setInterval()`, and moves in one of three
+ * ways:
  *
  * - {@linkcode Clock.inEachTest}: time stands still as long as anything can happen without
- *   it, and then jumps to the next timer. What sleeps 1 ms is always done before what sleeps
- *   2 ms, an hour takes no time, and a test that waits in vain fails at once.
+ *   it, and then jumps to the next timer. A sleep of 1 ms always ends before one of 2 ms, an
+ *   hour takes no time, and a test that waits for nothing fails at once.
  * - {@linkcode Clock.stop}: time stands still until {@linkcode Clock.pass} or
  *   {@linkcode Clock.advance} moves it.
- * - otherwise: real time, for what runs in a process of its own or does real I/O. A test of
- *   a file that uses `inEachTest` asks for it by {@linkcode Clock.useRealTime}.
+ * - otherwise: real time, for tests of processes and of real I/O. In a file that uses
+ *   `inEachTest`, a test asks for it by {@linkcode Clock.useRealTime}.
  *
- * Has to be imported before the library, which takes its timers at import.
+ * Must be imported before the library, which takes its timers at import.
  *
  * @module
  */
@@ -21,6 +21,7 @@ import { AsyncLocalStorage } from "node:async_hooks";
 import { clearImmediate, setImmediate } from "node:timers";
 import { spendBudget, wakeups } from "../_hub/run_queue.ts";
 import { isSettling, QUIET_TURNS, settle } from "./_quiet.ts";
+import { random } from "./_seeded.ts";
 
 const real = {
   setTimeout: globalThis.setTimeout,
@@ -34,26 +35,18 @@ const real = {
 const SLICE = 0.1;
 
 /**
- * How long one look at the clock takes while time goes by itself, in ms: after ten of them
- * a slice of the hub's is spent, so that wake-ups are deferred as they are in real time.
+ * By how much each reading moves a clock that jumps, in ms. After ten readings the time slice of
+ * the hub is over, so that wake-ups are deferred as in real time.
  */
 const LOOK = SLICE / 10;
 
 /**
- * `CLOCK_SEED=1 deno task test` ends slices sooner or later than usual, at other places with
- * each seed: a test that depends on how fast the machine is fails with some of them.
+ * `CLOCK_SEED=1 deno task test` ends time slices sooner or later than usual, at other places with
+ * each seed. A test that depends on how fast the machine is fails with some seeds.
  */
 const SEED = Number(Deno.env.get("CLOCK_SEED") ?? 0);
 
-let seed = SEED;
-
-/** A number from 0 to 1, the same for the same seed (mulberry32). */
-function random(): number {
-  seed = seed + 0x6D2B79F5 | 0;
-  let t = Math.imul(seed ^ seed >>> 15, 1 | seed);
-  t = t + Math.imul(t ^ t >>> 7, 61 | t) ^ t;
-  return ((t ^ t >>> 14) >>> 0) / 4294967296;
-}
+const next = random(SEED);
 
 interface Timer {
   readonly number: number;
@@ -63,23 +56,23 @@ interface Timer {
   due: number;
 }
 
-/** The one clock: the runtime's, except in tests that use another time. */
+/** The clock: that of the runtime, except in tests that use another time. */
 class Clock {
   /**
    * - `real`: the runtime's
    * - `stopped`: moved by hand
-   * - `jumping`: goes on to the next timer when nothing else can happen
+   * - `jumping`: moved to the next timer when nothing else can happen
    */
   #mode: "real" | "stopped" | "jumping" = "real";
   #time = 0;
-  /** How far real time is behind, as time must never go back. */
+  /** Is added to real time, so that the clock never goes back. */
   #offset = 0;
   #timers: Timer[] = [];
   #number = 1e9;
   #immediate: ReturnType<typeof setImmediate> | null = null;
-  /** How many timers were started and stopped. */
+  /** The number of starts and stops of timers so far. */
   #changes = 0;
-  /** The amount of activity at the last turn, and for how many turns it has not changed. */
+  /** The wake-ups and starts and stops until the last turn, and the turns without a new one. */
   #activity = 0;
   #quietTurns = 0;
 
@@ -113,13 +106,13 @@ class Clock {
   now(): number {
     if (this.#mode === "real") return real.now() + this.#offset;
     if (this.#mode === "jumping") {
-      this.#time += SEED === 0 ? LOOK : 2 * SLICE * random();
+      this.#time += SEED === 0 ? LOOK : 2 * SLICE * next();
     }
     return this.#time;
   }
 
   /**
-   * From now on time goes by in {@linkcode Clock.advance} and {@linkcode Clock.pass} only.
+   * From now on only {@linkcode Clock.advance} and {@linkcode Clock.pass} move the time.
    *
    * @example
    * ```ts ignore
@@ -136,9 +129,9 @@ class Clock {
   }
 
   /**
-   * Runs each test of this file in a time that jumps to the next timer whenever nothing else
-   * can happen. A test that leaves a timer behind fails: the sanitizers do not see these
-   * timers. To be called once, at the head of the file.
+   * Runs each test of this file with a clock that jumps to the next timer whenever nothing else
+   * can happen. A test that leaves a timer behind fails, as the sanitizers don't see these
+   * timers. Must be called once, at the head of the file.
    */
   inEachTest(): void {
     let used: Disposable | null = null;
@@ -154,7 +147,7 @@ class Clock {
     });
   }
 
-  /** The rest of this test runs in real time. To be called in its first line. */
+  /** The rest of this test runs in real time. Must be called in its first line. */
   useRealTime(): void {
     if (this.armed > 0) throw new Error("Cannot leave timers behind");
     this.#leave();
@@ -169,19 +162,19 @@ class Clock {
       number,
       callback: AsyncLocalStorage.bind(callback),
       interval: again ? after : null,
-      // The part of a millisecond that looks have taken does not delay it.
+      // The part of a millisecond that readings have added does not delay the timer.
       due: Math.floor(this.#time) + after,
     });
     if (this.#mode === "jumping") this.#watch();
     return number;
   }
 
-  /** How many timers are started. */
+  /** The number of timers that run. */
   get armed(): number {
     return this.#timers.length;
   }
 
-  /** Goes on to the next timer that is due, and calls it. */
+  /** Moves the time on to the next timer, and calls it. */
   advance(): void {
     const next = this.#next();
     this.#time = Math.max(this.#time, next.due);
@@ -189,10 +182,10 @@ class Clock {
   }
 
   /**
-   * Lets time go by, of a clock that is stopped: calls what is due, one by one, and before
-   * and after each waits until nothing happens any more.
+   * Moves a stopped clock on. Calls the timers that are due, one by one, and waits before and
+   * after each until nothing happens any more.
    *
-   * @param ms How long.
+   * @param ms By how many milliseconds.
    */
   async pass(ms: number): Promise<void> {
     const end = this.#time + ms;
@@ -210,7 +203,7 @@ class Clock {
     this.#mode = mode;
     if (SEED !== 0) {
       // The hub looks at the clock at every 16th wake-up only.
-      for (let i = 16 * random(); i >= 0; i--) spendBudget();
+      for (let i = 16 * next(); i >= 0; i--) spendBudget();
     }
     return {
       [Symbol.dispose]: () => {
@@ -244,7 +237,7 @@ class Clock {
     timer.callback();
   }
 
-  /** Looks at each turn of the event loop whether there is anything but time to wait for. */
+  /** Watches each turn of the event loop, and moves the time on when nothing else happens. */
   #watch(): void {
     this.#immediate ??= setImmediate(() => {
       this.#immediate = null;
@@ -253,7 +246,7 @@ class Clock {
       const activity = wakeups() + this.#changes;
       if (isSettling() || activity !== this.#activity) this.#quietTurns = 0;
       this.#activity = activity;
-      // A program that never rests takes time as well, with every look at the clock.
+      // In a program that never rests, the readings of the clock move the time.
       const isDue = this.#next().due <= this.#time;
       if (isDue || ++this.#quietTurns === QUIET_TURNS) {
         this.#quietTurns = 0;
@@ -263,10 +256,10 @@ class Clock {
   }
 }
 
-/** The clock that the library goes by. */
+/** The clock of the library. */
 export const clock: Clock = new Clock();
 
-/** Gives the others their timers back; the library has taken ours. */
+/** Restores the global timer functions. The library has taken those of the clock at import. */
 export function giveBack(): void {
   globalThis.setTimeout = real.setTimeout;
   globalThis.clearTimeout = real.clearTimeout;

@@ -1,16 +1,16 @@
 /**
- * How tests know of other processes: by what these write to files, and by their numbers.
+ * How tests watch other processes: by files that these write to, and by their process ids.
  *
  * @module
  */
 
 import { sleep } from "../mod.ts";
 
-/** A file in which a worker says that it runs. */
+/** A file to which a worker writes its process id when it runs. */
 export class Mark implements Disposable {
   readonly path = Deno.makeTempFileSync();
 
-  /** Waits until it runs, and gives the number of its process. */
+  /** Waits until the worker runs, and returns its process id. */
   async written(): Promise<number> {
     for (;;) {
       const text = Deno.readTextFileSync(this.path);

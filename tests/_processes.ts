@@ -1,5 +1,5 @@
 /**
- * Scripts, run to see how their process ends, and child processes.
+ * Scripts that are run to see whether their process would end, and child processes.
  *
  * @module
  */
@@ -8,31 +8,31 @@ import { assertEquals } from "@std/assert";
 import { runScript } from "./_bodies.ts";
 import { turns, when } from "./_waits.ts";
 
-/** How a statement of a script has ended. */
+/** The result of one statement of a script. */
 export interface StatementEnd {
-  /** What it has printed. */
+  /** The lines that it has printed. */
   out: string[];
-  /** True if something would have kept the process alive at its end. */
+  /** Whether the process would have gone on after it. */
   livesOn: boolean;
 }
 
-/** The statements of a script, and how they are begun and cleaned up after. */
+/** The statements of a script, and the code before and after each. */
 export interface Statements {
-  /** What comes before each, in the same scope. */
+  /** The code before each statement, in the same scope. */
   before: string;
   statements: string[];
-  /** Closes what a statement has left, so that nothing keeps the process alive. */
+  /** The code after each: closes what would keep the process alive. */
   cleanUp: string;
   /** Flags of the runtime. */
   flags?: string[];
 }
 
 /**
- * Runs statements one after the other in a process of its own, and sees of each whether the
- * process would end with it. The runtime tells when it would, and may be told to go on. If
- * it does not, timers that do not keep the process alive go off: they are several, one
- * after the other, as one may be due before the runtime has looked. After a statement is
- * cleaned up, the process would end in any case, or the next one is not begun.
+ * Runs statements one after the other in one process, and finds out for each whether the process
+ * would end after it: then the runtime fires `beforeunload`, which the script cancels. Otherwise
+ * timers that don't keep the process alive go off first. They are several, one after the other,
+ * as the first may be due before the runtime has looked. The next statement begins when the
+ * process would end after the clean-up.
  */
 export async function runToEnds(
   { before, statements, cleanUp, flags = [] }: Statements,
@@ -64,7 +64,7 @@ export async function runToEnds(
       };
       look();
     });
-    // What still waits fails when it is closed.
+    // Calls that still wait fail when the clean-up closes their resource.
     const isOfClosing = (error) =>
       error instanceof Deno.errors.Interrupted ||
       error instanceof Deno.errors.BadResource;
@@ -102,10 +102,10 @@ export async function runToEnds(
   return ends;
 }
 
-/** How many processes a test runs at a time. */
+/** The number of processes that a test runs at a time. */
 const AT_A_TIME = navigator.hardwareConcurrency + 1;
 
-/** Does something with each item, with a few of them at a time, and gives the results. */
+/** Calls a function with each item, a few at a time. Returns the results in order. */
 export async function inParallel<T, R>(
   items: readonly T[],
   run: (item: T) => Promise<R>,

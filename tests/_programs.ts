@@ -61,11 +61,11 @@ interface Task {
 interface Patience {
   block: boolean;
   timeout: number;
-  /** Within which `withTimeout`, if in any. */
+  /** The limit of a `withTimeout` around the call; `null` for none. */
   limit: number | null;
 }
 
-/** One thing that a body does. Numbers choose among what there is. */
+/** One action of a body. Numbers choose one of the queues, the locks, the greenlets and so on. */
 type Op =
   | { op: "pause"; how: "turn" | "idle" | "sleep" | "foreign" | "forget" }
   | { op: "fail" }
@@ -141,7 +141,7 @@ export interface Program {
   tasks: Task[];
   /** The grace of greenlets that are stuck in the end, in ms. */
   grace: number;
-  /** How often the event loop turns before time goes on. */
+  /** The number of turns of the event loop before time goes on. */
   turns: number;
 }
 
@@ -317,7 +317,7 @@ function nests(ops: fc.Arbitrary<Op[]>): Record<Theme | "all", Arb[]> {
   };
 }
 
-/** Programs about so many things. */
+/** Makes programs with these parts. */
 export function programs(...themes: Theme[]): fc.Arbitrary<Program> {
   const about = ["all" as const, ...themes];
   const { ops } = fc.letrec<{ op: Op; ops: Op[]; leaf: Op; nest: Op }>(
@@ -394,14 +394,14 @@ interface Item {
 
 let watched: Watched;
 
-/** Sees what goes through a queue. */
+/** The items of a queue. Notes what goes through it. */
 class Watched implements QueueItems<Item> {
   readonly #items: QueueItems<Item>;
   queue: Queue<Item> | null = null;
   overfull = false;
   /** The items that are there, in the order in which they came. */
   readonly #order: Item[] = [];
-  /** True if an item was taken that was not the first. */
+  /** Whether an item was taken that was not the first. */
   overtaken = false;
   last: Item | null = null;
 
@@ -500,7 +500,7 @@ class QueueNotes {
   readonly kind: QueueKind;
   readonly queue: Store;
   readonly items: Item[] = [];
-  /** The last number of each producer that each consumer has got. */
+  /** By consumer and producer: the number of the last item that was taken. */
   readonly lasts = new Map<Greenlet, Map<Greenlet, number>>();
 
   constructor({ kind, maxsize }: Program["queues"][number]) {
@@ -562,9 +562,9 @@ class PoolNotes {
 
 /** The items that were mapped, and the outcome. */
 class MapNotes {
-  /** True if no greenlet waits for results any more. */
+  /** Whether no greenlet waits for results any more. */
   over = false;
-  /** How many calls have begun since. */
+  /** The number of calls that have begun after that. */
   late = 0;
   readonly greenlets: Greenlet[] = [];
   readonly done: number[];
@@ -591,7 +591,7 @@ interface Place {
 // deno-lint-ignore no-explicit-any
 type Body<T = unknown> = Generator<unknown, T, any>;
 
-/** An async function of the same steps. */
+/** Runs the steps of a generator as an async function. */
 async function asAsync<T>(body: Body<T>): Promise<T> {
   let step = body.next();
   while (!step.done) {
@@ -608,12 +608,12 @@ async function asAsync<T>(body: Body<T>): Promise<T> {
   return step.value;
 }
 
-/** Hands a wait to the driver above. */
+/** Yields a wait to {@linkcode asAsync}, and returns its result. */
 function* handOver<T>(wait: PromiseLike<T>): Generator<unknown, T, T> {
   return yield wait;
 }
 
-/** How often a greenlet swallows what it is killed with; past ten it would be left. */
+/** How often a body swallows its kill. After ten times it would be abandoned. */
 const SWALLOWS = 3;
 
 /** A program in progress. */
@@ -625,9 +625,9 @@ class Run {
   readonly pools: PoolNotes[];
   readonly maps: MapNotes[] = [];
   readonly nurseries: NurseryNotes[] = [];
-  /** All that were ever started. */
+  /** All greenlets that were started. */
   readonly greenlets: Greenlet[] = [];
-  /** The greenlets among them that a user can refer to. */
+  /** Those that actions can refer to. */
   readonly targets: Greenlet[] = [];
   readonly swallows = new Map<unknown, number>();
   readonly broken: string[] = [];
@@ -655,7 +655,7 @@ class Run {
     if (!this.#hidden) this.targets.push(greenlet);
   };
 
-  /** A function of either kind, with a body of so many steps. */
+  /** Makes a function of either kind. */
   #function<A extends unknown[], T>(
     kind: Kind,
     body: (...args: A) => Body<T>,
@@ -687,11 +687,11 @@ class Run {
         if (op.how === "turn") yield* on(sleep(0));
         else if (op.how === "idle") yield* on(idle());
         else if (op.how === "sleep") yield* on(sleep(1));
-        // Begun, and never awaited: interrupted all the same.
+        // Nothing awaits this one. An interrupt ends it, too.
         else if (op.how === "forget") sleep(2);
         else {
           const promise = new Promise<void>((resolve) => setImmediate(resolve));
-          // Only an async function can wait for what can't be interrupted.
+          // A generator can't wait for a promise that is not a `Wait`.
           yield* on(place.kind === "async" ? promise : until(promise));
         }
         return;
@@ -787,7 +787,7 @@ class Run {
         try {
           yield* on((notes.lock as Condition).wait(op));
         } finally {
-          // One that may not even wait for the lock goes on without it.
+          // An escalated body can't wait for the lock, and goes on without it.
           const isBack = notes.semaphore === null
             ? notes.rlock!.owned
             : notes.holders.length === 0 && notes.semaphore.locked();
@@ -897,7 +897,7 @@ class Run {
           const results: unknown[] | GreenletExit = op.how === "map"
             ? yield* on(notes.pool.map(run, items))
             : yield* on(notes.pool.mapAsync(run, items).get());
-          // A call whose greenlet was killed has the exit for its result.
+          // The result of a call whose greenlet was killed is its `GreenletExit`.
           if (results instanceof GreenletExit) return;
           this.check(
             results.length === op.items &&
@@ -1087,7 +1087,7 @@ class Run {
       const body = this.#pooled(notes, task, (greenlet) => {
         map.greenlets.push(greenlet);
         this.check(++map.done[item]! === 1, "An item was mapped twice");
-        // One may have been about to begin.
+        // One call may have been about to begin.
         if (map.over) map.late++;
         this.check(map.late <= 1, "Items were mapped in vain");
         return item;
@@ -1235,7 +1235,7 @@ function limited<T>(
   return limit === null ? call() : withTimeout(limit, call) as PromiseLike<T>;
 }
 
-/** Tells whether an error only says that a call can't be done, or not in time. */
+/** Whether an error only says that a call can't be done, or not in time. */
 function isRefusal(error: unknown): boolean {
   return error instanceof Empty || error instanceof Full ||
     error instanceof ShutDown;
@@ -1244,7 +1244,7 @@ function isRefusal(error: unknown): boolean {
 /** The error of a mapped call. */
 class CallFailed extends Planned {}
 
-/** Has a body fail with a {@linkcode CallFailed} where it fails with something planned. */
+/** Replaces a planned error of a body by a {@linkcode CallFailed}. */
 function failingByCall(body: Promise<unknown> | Body): Promise<unknown> | Body {
   const failure = (error: unknown) =>
     error instanceof Planned || error instanceof Timeout
@@ -1264,30 +1264,30 @@ function failingByCall(body: Promise<unknown> | Body): Promise<unknown> | Body {
   })();
 }
 
-/** Tells whether a program may fail with an error. */
+/** Whether a program may fail with an error. */
 function isPlanned(error: unknown): boolean {
   return error instanceof Planned || error instanceof Timeout ||
     error instanceof GreenletExit ||
     error instanceof AggregateError && error.errors.every(isPlanned);
 }
 
-/** Lets the event loop turn. */
+/** Waits for turns of the event loop. */
 async function turns(count: number): Promise<void> {
   for (let i = 0; i < count; i++) {
     await new Promise<void>((resolve) => setImmediate(resolve));
   }
 }
 
-/** How often the event loop turns until all is done that takes no time. */
+/** The number of turns after which everything that takes no time is done. */
 const ENOUGH = 12;
-/** How many timers may go off in one program. */
+/** The most timers that may go off in one program. */
 const TIMERS = 2000;
-/** How often a program may turn out to go on. */
+/** The most calls of {@linkcode Time.pass} for one program. */
 const PASSES = 20;
 
-/** How a program goes through its time. */
+/** How time passes for a program. */
 interface Time {
-  /** Goes on until nothing happens any more, or `over` says so. */
+  /** Lets time pass until nothing happens any more, or `over` returns `true`. */
   pass(over: () => boolean): Promise<void>;
 }
 
@@ -1326,7 +1326,7 @@ const inRealTime: Time = {
  * Runs a program.
  *
  * @param program The program.
- * @param clockStands Whether time goes by only when nothing else happens, or really.
+ * @param clockStands Whether time stands still while anything else happens; else it is real.
  * @throws {Error} If something does not hold.
  */
 export async function runProgram(
@@ -1352,7 +1352,7 @@ export async function runProgram(
   globalThis.addEventListener("unhandledrejection", rejected);
   Greenlet.addSpawnCallback(run.spawned);
   try {
-    // All begin alike: as if the event loop had just turned.
+    // All programs begin in the same state: the event loop has just turned.
     await new Promise<void>((resolve) => deferToNextTurn({ wake: resolve }));
     for (const task of program.tasks) Greenlet.spawn(run.task(task));
     const ended = () => run.greenlets.every((greenlet) => greenlet.dead);
@@ -1361,7 +1361,7 @@ export async function runProgram(
       run.checkQuiet();
     } else {
       await hub.join({ timeout: 10 });
-      // The links of the last are called by the hub after that.
+      // After that, the hub calls the links of the last greenlet.
       await turns(ENOUGH);
     }
     for (let i = 0; i < 3 && !ended(); i++) {
@@ -1379,7 +1379,7 @@ export async function runProgram(
   } finally {
     Greenlet.removeSpawnCallback(run.spawned);
     globalThis.removeEventListener("unhandledrejection", rejected);
-    // The next program is to find nothing of a broken one.
+    // A broken program must leave no timer to the next one.
     while (clockStands && clock.armed > 0) {
       clock.advance();
       await turns(1);

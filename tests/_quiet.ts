@@ -1,6 +1,6 @@
 /**
- * The hub's own quiet: nothing happens any more, unless time goes by or something comes from
- * outside the process. Tests wait for it where others would wait some milliseconds.
+ * Waits until nothing happens any more, unless time passes or something comes from outside the
+ * process. Tests wait for that, and not for some milliseconds.
  *
  * @module
  */
@@ -9,25 +9,24 @@ import { setImmediate } from "node:timers";
 import { wakeups } from "../_hub/run_queue.ts";
 
 /**
- * How many turns of the event loop have to go by without a wake-up, before every greenlet
- * that is left can only wait for time. A chain of wake-ups takes two or three turns without
- * one.
+ * After this number of turns of the event loop without a wake-up, all greenlets wait for time or
+ * for something outside. Within a chain of wake-ups, two or three turns have none.
  */
 export const QUIET_TURNS = 8;
 
-/** How many turns a program gets that never comes to rest. */
+/** The number of turns after which to give up on a program that never comes to rest. */
 const MOST_TURNS = 10_000;
 
 let settling = 0;
 
-/** True while a test waits for quiet, and the clock has to wait for the test. */
+/** Whether {@linkcode settle} runs. Then the clock does not jump. */
 export function isSettling(): boolean {
   return settling > 0;
 }
 
 /**
- * Lets everything run that is ready: links, what was spawned, and what comes of them. Not
- * cooperative, so that a test can wait for it whatever it interrupts.
+ * Waits until everything that is ready has run: links, greenlets that were spawned, and all that
+ * follows from them. No interrupt ends the wait, as it is not one of the library.
  */
 export async function settle(): Promise<void> {
   settling++;

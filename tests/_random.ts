@@ -7,20 +7,13 @@
 
 import { assertInstanceOf } from "@std/assert";
 import { type Greenlet, GreenletExit, spawn } from "../mod.ts";
+import { random } from "./_seeded.ts";
 import { PATIENCE } from "./_waits.ts";
 
-/** Numbers from 0 to 1, the same for the same seed. */
-export function random(seed: number): () => number {
-  return () => {
-    seed = seed + 0x6D2B79F5 | 0;
-    let t = Math.imul(seed ^ seed >>> 15, 1 | seed);
-    t = t + Math.imul(t ^ t >>> 7, 61 | t) ^ t;
-    return ((t ^ t >>> 14) >>> 0) / 4294967296;
-  };
-}
+export { random };
 
 /**
- * A test that fails when what it waits for does not come.
+ * Makes a test that fails if it takes longer than {@linkcode PATIENCE}.
  *
  * @param reason Why it is skipped, if it is.
  */
@@ -32,7 +25,7 @@ export function test(
   const title = reason === null ? name : `${name} (skipped: ${reason})`;
   Deno.test(title, { ignore: reason !== null }, async () => {
     const { promise, reject } = Promise.withResolvers<never>();
-    const late = new Error("Waits for what does not come");
+    const late = new Error(`Not done in ${PATIENCE} ms`);
     const timer = setTimeout(() => reject(late), PATIENCE);
     try {
       await Promise.race([body(), promise]);
@@ -75,14 +68,14 @@ export function testRandomly(
   test(name, () => withSeeds(body, failed));
 }
 
-/** Outside greenlets, where the runtime's own timers are in force. */
+/** Waits for a timer of the runtime. Outside greenlets, `patch()` does not change it. */
 export function tick(ms = 0): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, ms));
 }
 
 /**
- * Calls a function in a greenlet that is killed when the call has just begun, before
- * anything that it has begun can end.
+ * Calls a function in a greenlet that is killed when the call has just begun, before its
+ * operation can end.
  */
 export async function inVain(run: () => unknown): Promise<void> {
   const greenlet = spawn(async () => {

@@ -1,5 +1,5 @@
 /**
- * What the tests of servers share: clients that know no greenlets.
+ * Shared by the tests of servers: clients that use only the runtime, without greenlets.
  *
  * @module
  */
@@ -7,7 +7,7 @@
 import { settle } from "./_quiet.ts";
 import type { BaseServer } from "../mod.ts";
 
-/** Any port of this machine. */
+/** An address with any free port. */
 export const HERE = { hostname: "127.0.0.1", port: 0 };
 
 /** The port of a server that was started. */
@@ -15,7 +15,7 @@ export function portOf(server: BaseServer): number {
   return (server.address as Deno.NetAddr).port;
 }
 
-/** A client of the runtime's own. */
+/** Connects a client of the runtime. */
 export function connectTo(server: BaseServer): Promise<Deno.TcpConn> {
   return Deno.connect({ hostname: "127.0.0.1", port: portOf(server) });
 }
@@ -28,7 +28,7 @@ export async function say(conn: Deno.Conn, text: string): Promise<void> {
   }
 }
 
-/** Reads so many characters, of one byte each, or what there is until the end. */
+/** Reads `count` characters of one byte each; fewer if the connection ends. */
 export async function hear(conn: Deno.Conn, count = Infinity): Promise<string> {
   const decoder = new TextDecoder();
   const buffer = new Uint8Array(64 * 1024);
@@ -61,7 +61,7 @@ export function isLost(error: unknown): boolean {
     error instanceof errors.UnexpectedEof;
 }
 
-/** Waits until something holds, as it does sooner or later. */
+/** Waits until a condition holds. */
 export async function eventually(holds: () => boolean): Promise<void> {
   while (!holds()) {
     await settle();
@@ -69,7 +69,7 @@ export async function eventually(holds: () => boolean): Promise<void> {
   }
 }
 
-/** How many bytes of memory the process uses, garbage left aside where that can be had. */
+/** The bytes of memory that the process uses; without garbage if `gc()` can be called. */
 export function residentMemory(): number {
   (globalThis as { gc?: () => void }).gc?.();
   return Deno.memoryUsage().rss;
@@ -92,7 +92,7 @@ export interface RawAnswer {
   readonly status: number;
   readonly headers: Headers;
   readonly body: string;
-  /** Whether it has come to its end. */
+  /** Whether the whole answer has come. */
   readonly isWhole: boolean;
 }
 
@@ -176,7 +176,7 @@ export class RawClient implements Disposable {
     return true;
   }
 
-  /** Reads more, if there is. */
+  /** Reads more. Returns `false` at the end of the connection. */
   async more(): Promise<boolean> {
     if (this.#isEnded) return false;
     try {

@@ -1,11 +1,11 @@
 /**
- * A program whose server is on several processes; for `processes_test.ts`.
+ * A program whose server has several processes; for `processes_test.ts`.
  *
  * ```sh
  * deno run --unstable-net -A tests/_shared_port.ts http 2
  * ```
  *
- * A third argument is a file: one that is not empty has the program exit at once.
+ * The third argument may be a file. If the file is not empty, the program exits at once.
  *
  * @module
  */
@@ -16,7 +16,7 @@ const NAMES = ["read", "write", "net", "env", "run", "sys", "ffi"] as const;
 
 const [kind, count, stop] = Deno.args;
 
-// A program that does not get to its server any more.
+// Exits before it starts its server, as a program with a fault may.
 if (stop !== undefined && Deno.readTextFileSync(stop) !== "") Deno.exit(4);
 
 getHub().handleError = (_context, error) => {
@@ -49,7 +49,7 @@ const server = kind === "http"
     if (pathname === "/crash") Deno.exit(3);
     if (pathname === "/slow") {
       console.log("slow", Deno.pid);
-      // Long enough for what ends its process to come.
+      // Long enough that the test can end the process meanwhile.
       await sleep(300);
     }
     return new Response(`${Deno.pid}`);

@@ -4,7 +4,7 @@
  * @module
  */
 
-/** The program of `_shared_port.ts`, and what it prints. */
+/** A running program, and the lines that it has printed. */
 export class Program implements AsyncDisposable {
   readonly #child: Deno.ChildProcess;
   readonly #printed: string[] = [];
@@ -45,19 +45,19 @@ export class Program implements AsyncDisposable {
     return this.#child.pid;
   }
 
-  /** The lines that begin with a word, without it. */
+  /** The words of each line that begins with `word`, without that word. */
   lines(word: string): string[][] {
     return this.#printed.filter((line) => line.startsWith(`${word} `))
       .map((line) => line.split(" ").slice(1));
   }
 
-  /** Waits until it has printed so many such lines. */
+  /** Waits until it has printed `count` such lines. */
   async printed(word: string, count: number): Promise<string[][]> {
     while (this.lines(word).length < count) await this.#changed.promise;
     return this.lines(word);
   }
 
-  /** Its processes that have started, in order, itself left out. */
+  /** Waits until `count` processes of its server have started. Returns their process ids. */
   async started(count: number): Promise<number[]> {
     const all = await this.printed("started", count + 1);
     return all.map(([pid]) => Number(pid)).filter((pid) => pid !== this.pid);
@@ -71,7 +71,7 @@ export class Program implements AsyncDisposable {
     this.#child.kill(signal);
   }
 
-  /** Waits until it, and all that print where it does, have ended. */
+  /** Waits until it has ended, and all processes that share its standard output. */
   async ended(): Promise<number> {
     const { code } = await this.#child.status;
     await this.#reading;

@@ -7,9 +7,9 @@
  * deno test -P=test --preload=tests/_slow_machine.ts tests/lock_test.ts
  * ```
  *
- * Not for the tests of `patch()`, which finds the runtime's own functions by what they are.
- * Scripts that a test runs in a process of their own are slowed down as well. What happens
- * in real time is no other the second time, so there is no seed: run it often.
+ * Not for the tests of `patch()`, which would not recognize the runtime's functions. Scripts that
+ * a test runs in a process of their own are slowed down as well. In real time a seed would not
+ * repeat a run, so there is none: run it often.
  *
  * @module
  */
@@ -17,7 +17,7 @@
 import { AsyncLocalStorage } from "node:async_hooks";
 import { createRequire, syncBuiltinESMExports } from "node:module";
 
-/** By how much a timer is late at most, and how long the process does nothing, in ms. */
+/** The most ms that a timer is late, and that the process is blocked at a time. */
 const LATE = 30;
 const STALL = 5;
 
@@ -26,7 +26,7 @@ const now = performance.now.bind(performance);
 const began = now();
 let stalled = 0;
 
-/** Does nothing for a while, in one of so many cases, and for half of the time at most. */
+/** Blocks up to `ms`, in one of `oneOf` calls; in all, no more than half of the time. */
 function stall(oneOf: number, ms: number): void {
   if (Math.random() * oneOf >= 1) return;
   const start = now();
@@ -36,7 +36,7 @@ function stall(oneOf: number, ms: number): void {
   stalled += end - start;
 }
 
-/** Some are in time, some a little late, and some very. */
+/** By how much a timer is late: half of them not at all, most others a little. */
 function lateness(): number {
   return Math.random() < 0.5 ? 0 : LATE * Math.random() ** 2;
 }
@@ -58,7 +58,7 @@ for (const name of ["setTimeout", "setInterval"]) {
       return original(called, Number(ms ?? 0) + lateness(), ...args);
     },
   }[name]!;
-  // With what `node:util` promisifies it by.
+  // Copies the symbol by which `node:util` promisifies it, too.
   Object.defineProperties(late, {
     ...Object.getOwnPropertyDescriptors(original),
     prototype: { value: undefined },
@@ -66,7 +66,7 @@ for (const name of ["setTimeout", "setInterval"]) {
   scope[name] = late;
 }
 
-// The library asks for the time in the middle of what it does.
+// The library reads the clock while it works.
 Object.defineProperty(Performance.prototype, "now", {
   configurable: true,
   writable: true,

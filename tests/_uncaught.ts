@@ -33,7 +33,7 @@ export class Uncaught implements Disposable {
     this.#next = Promise.withResolvers();
   }
 
-  /** Waits until there are so many of them. */
+  /** Waits until there are `count` of them. */
   async until(count: number): Promise<void> {
     while (this.errors.length + this.rejections.length < count) {
       await this.#next.promise;

@@ -15,25 +15,25 @@ const now = performance.now.bind(performance);
 /** Calls a function where no greenlet is current, so that no interrupt reaches its timer. */
 const outside = AsyncLocalStorage.snapshot();
 
-/** Lets the event loop turn, so many times. */
+/** Waits for `count` turns of the event loop. */
 export async function turns(count = 1): Promise<void> {
   for (let i = 0; i < count; i++) {
     await new Promise<void>((resolve) => setImmediate(resolve));
   }
 }
 
-/** How many turns go by before {@linkcode when} looks less often. */
+/** The number of turns after which {@linkcode when} looks less often. */
 const EAGER_TURNS = 20;
 
 /** The limit of a wait that may never end, in ms: longer than any machine takes. */
 export const PATIENCE = 120_000;
 
-/** Lets some time go by, for other processes that need the core. */
+/** Waits a little, so that other processes get the core. */
 function pause(): Promise<void> {
   return outside(() => new Promise((resolve) => setTimeout(resolve, 1)));
 }
 
-/** Waits until a condition holds, at which it looks in each turn of the event loop. */
+/** Waits until a condition holds, which it checks in each turn of the event loop. */
 export async function when(condition: () => unknown): Promise<void> {
   const end = now() + PATIENCE;
   for (let i = 0; !condition(); i++) {
@@ -57,20 +57,21 @@ export class Gate {
   }
 }
 
-/** Counts interrupts, for a peer that has to be slower than these. */
+/** Counts interrupts. A peer waits for some of them before it answers. */
 export class Interrupts {
   count = 0;
   #patient = 0;
   readonly #waiting = new Set<{ enough: number; resolve: () => void }>();
 
-  /** Something was interrupted. */
+  /** Counts one interrupt. */
   note(): void {
     this.count++;
     this.#wake();
   }
 
   /**
-   * Waits for so many more; only for a moment while a call runs that is not interrupted.
+   * Waits for `count` more interrupts. While {@linkcode Interrupts.patiently} runs, waits only a
+   * moment.
    */
   async more(count: number): Promise<void> {
     if (count <= 0) return;
@@ -108,9 +109,8 @@ export class Interrupts {
 type Method = (this: any, ...args: any[]) => any;
 
 /**
- * Watches operations of the runtime that go on when their caller is interrupted. Has to be
- * made before `patch()`, which takes its functions for the runtime's own, and disposed of
- * after that.
+ * Watches operations of the runtime that go on when their caller is interrupted. Must be made
+ * before `patch()`, which takes its functions for the runtime's own, and disposed of after it.
  */
 export class Operations implements Disposable {
   readonly #restored = new DisposableStack();

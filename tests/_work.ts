@@ -1,10 +1,10 @@
 /**
- * What the workers of `threadpool_test.ts` do.
+ * The functions that workers call in `threadpool_test.ts`.
  *
  * @module
  */
 
-// What it needs, and not the whole library: each worker loads it.
+// Not `mod.ts`, as each worker loads these modules.
 import { getCurrent, Greenlet, joinAll, sleep, spawn } from "../gevent.ts";
 import * as subprocess from "../subprocess.ts";
 import { PoolClosed, transfer, WorkerDied } from "../threadpool.ts";
@@ -47,13 +47,13 @@ export async function sumInGreenlets(count: number): Promise<number> {
   return sum;
 }
 
-/** Computes, once it has said so in a file, and never ends. */
+/** Writes its process id to a file, and computes for ever. */
 export function compute(file: string): never {
   Deno.writeTextFileSync(file, `${Deno.pid}\n`);
   for (;;);
 }
 
-/** Waits for ever, once it has said so in a file. */
+/** Writes its process id to a file, and waits for ever. */
 export function wait(file: string): Promise<never> {
   Deno.writeTextFileSync(file, `${Deno.pid}\n`);
   return new Promise(() => setInterval(() => {}, 1000));
@@ -110,7 +110,7 @@ export function fail(how: string): never {
   }
 }
 
-/** Ends the worker, in one way or another. */
+/** Ends the worker. */
 export function die(how: string, code = 0): Promise<never> | never {
   if (how === "exit") Deno.exit(code);
   if (how === "close") self.close();
@@ -148,7 +148,7 @@ export function print(text: string): void {
   Deno.stdout.writeSync(new TextEncoder().encode(`${text}\n`));
 }
 
-/** Which permissions there are. */
+/** Returns the permissions that are granted. */
 export function allowed(): string[] {
   return (["read", "write", "net", "env", "run", "sys", "ffi"] as const)
     .filter((name) => Deno.permissions.querySync({ name }).state === "granted");

@@ -8,7 +8,7 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import {
   Condition,
-  Greenlet,
+  type Greenlet,
   joinAll,
   patch,
   Pool,

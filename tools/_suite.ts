@@ -49,9 +49,9 @@ const LIMIT = 600_000;
 const JOBS = navigator.hardwareConcurrency + 1;
 
 /**
- * The files that share a process. Only files that change nothing when they are imported may
- * be here: those that put the clock of the tests in place are with their like, and the ones
- * that put other things in the place of the runtime's run by themselves.
+ * The files that share a process. A file that replaces functions of the runtime when it is
+ * imported runs by itself. Files that import the clock of the tests share a process with each
+ * other only.
  */
 export const GROUPS: readonly (readonly string[])[] = [
   // In each test of these files time jumps: `Clock.inEachTest()` is for a whole module.
@@ -167,7 +167,7 @@ export const GROUPS: readonly (readonly string[])[] = [
   ["tests/patch/polluted_test.ts", "tests/patch/stdin_test.ts"],
 ];
 
-/** Files by themselves that take long for their size. */
+/** Files that run by themselves, and take long for their size. */
 const LONG: readonly string[] = [
   "tests/threadpool_test.ts",
   "tests/patch/shared_queues_test.ts",
@@ -176,8 +176,8 @@ const LONG: readonly string[] = [
 ];
 
 /**
- * Puts files together that share a process. What takes long comes first, so that no process
- * is left in the end that the others wait for.
+ * Groups files that share a process. The groups that take longest come first, so that none of
+ * them runs alone at the end.
  */
 export function grouped(files: readonly string[], all = GROUPS): string[][] {
   const left = new Set(files);
@@ -210,8 +210,8 @@ export function testFiles(folder = "tests"): string[] {
 }
 
 /**
- * Tells flags of `deno test` from test files: what exists is a file, or a folder of them, and
- * anything else is a flag or the value of one.
+ * Tells flags of `deno test` from test files: an argument that exists as a file or a folder is
+ * one, any other argument is a flag or its value.
  */
 export function parseArgs(
   args: string[],
@@ -237,10 +237,10 @@ function statOf(path: string): Deno.FileInfo | null {
   }
 }
 
-/** The processes that run, which end with this one. */
+/** The processes that are running. */
 const running = new Set<Deno.ChildProcess>();
 
-/** Kills what runs, and ends this process as the signal would have. */
+/** At SIGINT and SIGTERM kills the processes, and ends this one with the signal's status. */
 export function endOnSignals(): void {
   for (const [name, status] of [["SIGINT", 130], ["SIGTERM", 143]] as const) {
     Deno.addSignalListener(name, () => {
@@ -272,7 +272,7 @@ async function runDeno(
     late = true;
     process.kill("SIGKILL");
   }, LIMIT);
-  // In the order in which they come, as in a terminal.
+  // The chunks of both streams in the order in which they arrive, as in a terminal.
   const chunks: Uint8Array<ArrayBuffer>[] = [];
   const collect = async (
     stream: ReadableStream<Uint8Array<ArrayBuffer>>,
@@ -298,7 +298,7 @@ async function moduleOf(
     return { path: group[0]!, [Symbol.asyncDispose]: () => Promise.resolve() };
   }
   const folder = await Deno.makeTempDir();
-  // In a folder of this name, as what counts the lines that tests reach leaves that out.
+  // The coverage report leaves out folders of this name.
   const path = `${folder}/tests/group_test.ts`;
   await Deno.mkdir(`${folder}/tests`);
   await Deno.writeTextFile(
@@ -318,7 +318,7 @@ function plain(text: string): string {
 }
 
 /**
- * Takes apart what `deno test` has printed.
+ * Parses the output of `deno test`.
  *
  * @returns The outcome, and the tests with their results, as printed.
  */
@@ -394,7 +394,7 @@ export async function runSuite(options: SuiteOptions = {}): Promise<Outcome> {
 
   const runGroup = async (group: string[]): Promise<void> => {
     await using module = await moduleOf(group);
-    // The types are checked once for all.
+    // `checkTypes()` checks the types of all files.
     const others = flags.filter((flag) => flag !== "--no-check");
     const args = ["test", "-q", "-P", "--no-check", "--config=deno.json"];
     const { text, code } = await runDeno([...args, ...others, module.path]);
