@@ -11,7 +11,7 @@ import { setMain, type TopWait } from "./loop_end.ts";
 import { main } from "./main.ts";
 import { printError } from "./print.ts";
 import { mainScope, Scope } from "./scope.ts";
-import { placeLater } from "./stacks.ts";
+import { placeLater, withoutFrames } from "./stacks.ts";
 import { describeWaits, FOREIGN, nameOf } from "./waits.ts";
 
 /**
@@ -76,7 +76,7 @@ export function newLoopExit(): LoopExit {
   const error = new LoopExit(
     `Nothing can end what the main greenlet waits in, as no greenlet can go on and the event loop is empty:\n${greenlets}`,
   );
-  return placeLater(error);
+  return placeLater(withoutFrames(error));
 }
 
 /** The wait of a program at its top level, outside greenlets. */

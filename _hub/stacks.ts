@@ -33,6 +33,18 @@ export function errorIn<E extends Error, A extends unknown[]>(
   return error;
 }
 
+/** Removes the frames of an error that was made where only the library is on the stack. */
+export function withoutFrames<E extends Error>(error: E): E {
+  const limit = Error.stackTraceLimit;
+  try {
+    Error.stackTraceLimit = 0;
+    capture(error, withoutFrames);
+  } finally {
+    Error.stackTraceLimit = limit;
+  }
+  return error;
+}
+
 /** Errors that were made where no code of the user was on the stack. */
 const unplaced = new WeakSet<object>();
 

@@ -21,7 +21,7 @@ import {
   withTimeout,
 } from "../mod.ts";
 import { waitThatThrew } from "../_hub/stacks.ts";
-import { Failures, testBoth } from "./_bodies.ts";
+import { Failures, runScript, testBoth } from "./_bodies.ts";
 
 /** Values that can't be converted to a string. */
 const UNPRINTABLE: unknown[] = [
@@ -110,4 +110,14 @@ Deno.test("TimeoutExpired names the program and the limit", async () => {
     subprocess.TimeoutExpired,
   );
   assertEquals(String(error), 'TimeoutExpired: "sleep" timed out after 1 ms');
+});
+
+Deno.test("LoopExit that ends a program shows the waits, and no line of the library", async () => {
+  const { err, code } = await runScript(
+    "await run(async function main() { await new Queue().get(); });",
+  );
+  assertEquals(code, 1);
+  assert(err.includes("main> waits in Queue.get()"), err);
+  assert(!err.includes("new LoopExit"), err);
+  assert(!err.includes("deadlock.ts"), err);
 });
