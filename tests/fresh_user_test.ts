@@ -22,6 +22,7 @@ import {
 } from "../mod.ts";
 import { waitThatThrew } from "../_hub/stacks.ts";
 import { Failures, runScript, testBoth } from "./_bodies.ts";
+import { childrenEnded } from "./_processes.ts";
 
 /** Values that can't be converted to a string. */
 const UNPRINTABLE: unknown[] = [
@@ -109,6 +110,7 @@ Deno.test("TimeoutExpired names the program and the limit", async () => {
     () => subprocess.run("sleep", ["1000"], { timeout: 1 }),
     subprocess.TimeoutExpired,
   );
+  await childrenEnded();
   assertEquals(String(error), 'TimeoutExpired: "sleep" timed out after 1 ms');
 });
 
