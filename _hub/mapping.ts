@@ -15,17 +15,16 @@ import type { Iteration } from "./iteration.ts";
 import { endAll, killOnce } from "./kill.ts";
 import { PatientWait } from "./patient_wait.ts";
 import { startTimer, stopTimer, type Timer } from "./timers.ts";
-import { spendBudget, turn } from "./run_queue.ts";
+import { turn } from "./run_queue.ts";
 import { Greenlet } from "./greenlet.ts";
 import { type Greenlet as CoreGreenlet, GreenletExit } from "../greenlet.ts";
-import { checkpoint, DONE, Suspension, type Wait } from "./suspension.ts";
+import { checkpoint, Suspension, type Wait } from "./suspension.ts";
 import { blockersOf, describeInner, several } from "./waits.ts";
 
-/** The number of items between two checks whether the event loop has to turn. */
-const LOOK_EVERY = 256;
 /**
  * The number of calls that start in a row, if there is room: no other greenlet goes on between
- * them, as in gevent. It is limited, as a source may be endless, and a call that fails ends it.
+ * them, as in gevent. Then ready greenlets go on, and the event loop turns if that is due: a source
+ * may be endless.
  */
 const IN_A_ROW = 64;
 
@@ -169,7 +168,7 @@ export class Mapping<T, R> {
     const scope = this.#feeding = currentScope();
     for (let index = 0;; index++) {
       if (sink.beforeItem !== undefined) await sink.beforeItem();
-      if (index % IN_A_ROW === 0) await (checkpoint(scope) ?? DONE);
+      if (index % IN_A_ROW === 0) await (checkpoint(scope) ?? turn());
       // If an interrupt is due, enter() throws it.
       if (scope.interrupts !== null || !room.tryEnter()) await room.enter();
       let step: IteratorResult<T, unknown>;
@@ -190,7 +189,6 @@ export class Mapping<T, R> {
       }
       if (step.done || this.#isFed || this.#cut !== null) return room.leave();
       this.#begin(index, step.value);
-      if (index % LOOK_EVERY === LOOK_EVERY - 1 && !spendBudget()) await turn();
     }
   }
 
