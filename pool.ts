@@ -194,6 +194,7 @@ export abstract class GroupBase implements AsyncDisposable {
   readonly #dying = new Set<Dying>();
   readonly #room: Room = {
     enter: () => this.enter(),
+    tryEnter: () => this.tryEnter(),
     leave: () => this.leave(),
     start: (greenlet) => this.begin(greenlet),
     mappings: new Set(),
@@ -435,7 +436,8 @@ export abstract class GroupBase implements AsyncDisposable {
     }
     const greenlet = new Greenlet(run, ...args) as Greenlet<BodyResult<R>>;
     return composed(async () => {
-      await this.enter();
+      // The greenlet starts before those that are spawned after the call, as in gevent.
+      if (!this.tryEnter()) await this.enter();
       // The error of the greenlet is thrown here.
       scopeOf(greenlet).errorIsHandled = true;
       this.begin(greenlet);

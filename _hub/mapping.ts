@@ -15,19 +15,25 @@ import type { Iteration } from "./iteration.ts";
 import { endAll, killOnce } from "./kill.ts";
 import { PatientWait } from "./patient_wait.ts";
 import { startTimer, stopTimer, type Timer } from "./timers.ts";
-import { spendBudget, turn } from "./run_queue.ts";
+import { turn } from "./run_queue.ts";
 import { Greenlet } from "./greenlet.ts";
 import { type Greenlet as CoreGreenlet, GreenletExit } from "../greenlet.ts";
-import { Suspension, type Wait } from "./suspension.ts";
+import { checkpoint, Suspension, type Wait } from "./suspension.ts";
 import { blockersOf, describeInner, several } from "./waits.ts";
 
-/** The number of items between two checks whether the event loop has to turn. */
-const LOOK_EVERY = 256;
+/**
+ * The number of calls that start in a row, if there is room: no other greenlet goes on between
+ * them, as in gevent. Then ready greenlets go on, and the event loop turns if that is due: a source
+ * may be endless.
+ */
+const IN_A_ROW = 64;
 
 /** A group or a pool. Each call takes a place in it. */
 export interface Room {
   /** Waits for a place, and takes it. */
   enter(): Wait<unknown>;
+  /** Takes a place if one is free now. Returns whether it has taken one. */
+  tryEnter(): boolean;
   /** Gives a place back. */
   leave(): void;
   /** Starts a greenlet in a place that was taken. If it throws, it gives the place back. */
@@ -159,10 +165,12 @@ export class Mapping<T, R> {
     const room = this.#room;
     const items = this.#items;
     const sink = this.#sink;
-    this.#feeding = currentScope();
+    const scope = this.#feeding = currentScope();
     for (let index = 0;; index++) {
       if (sink.beforeItem !== undefined) await sink.beforeItem();
-      await room.enter();
+      if (index % IN_A_ROW === 0) await (checkpoint(scope) ?? turn());
+      // If an interrupt is due, enter() throws it.
+      if (scope.interrupts !== null || !room.tryEnter()) await room.enter();
       let step: IteratorResult<T, unknown>;
       if (items.isAsync) {
         // The code that makes the items may need a place in the pool for itself.
@@ -181,7 +189,6 @@ export class Mapping<T, R> {
       }
       if (step.done || this.#isFed || this.#cut !== null) return room.leave();
       this.#begin(index, step.value);
-      if (index % LOOK_EVERY === 0 && !spendBudget()) await turn();
     }
   }
 
