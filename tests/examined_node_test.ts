@@ -227,6 +227,90 @@ for (const [way, interrupt] of Object.entries(ways)) {
   }
 }
 
+/** Reads a stream that waits for its generator. */
+const reads: Record<string, (source: stream.Readable) => Promise<unknown>> = {
+  async "a loop"(source) {
+    for await (const _ of source);
+  },
+  "pipeline()": (source) =>
+    stream.promises.pipeline(
+      source,
+      new stream.PassThrough({ objectMode: true }),
+    ),
+};
+
+for (const [how, read] of Object.entries(reads)) {
+  for (const [way, interrupt] of Object.entries(ways)) {
+    for (const kind of KINDS) {
+      test(`Readable.from() a generator ends the generator's wait when the greenlet of ${how} is ${way}, ${kind}`, async () => {
+        using failures = new Failures();
+        using _ = patch();
+        using clock = new TestClock();
+        const timeout = new Timeout(1000);
+        const waits = Promise.withResolvers<void>();
+        const ended = Promise.withResolvers<unknown>();
+        async function* generate() {
+          let caught: unknown;
+          try {
+            yield 1;
+            waits.resolve();
+            await new Promise((resolve) => setTimeout(resolve, 99_999));
+          } catch (error) {
+            caught = error;
+          } finally {
+            await sleep(0);
+            ended.resolve(caught);
+          }
+        }
+        const greenlet = begin(
+          () => read(stream.Readable.from(generate())),
+          timeout,
+          kind,
+        );
+        await waits.promise;
+        await interrupt(greenlet, timeout, clock);
+        await clock.advance(1);
+        assertStrictEquals(
+          await ended.promise,
+          greenlet.exception ?? greenlet.value,
+        );
+        assertEquals(failures.errors, []);
+      });
+    }
+  }
+}
+
+test("Readable.from() in a greenlet leaves to a generator what it does when its loop is left", async () => {
+  const run = async () => {
+    const log: unknown[] = [];
+    async function* generate() {
+      try {
+        yield* [1, 2, 3];
+      } finally {
+        await new Promise((resolve) => setTimeout(resolve, 1));
+        log.push("finally");
+      }
+    }
+    const streams = [0, 1, 2].map(() => stream.Readable.from(generate()));
+    for await (const item of streams[0]!) {
+      log.push(item);
+      break;
+    }
+    log.push(await streams[1]!.toArray());
+    const error = new Error("failed");
+    const closed = once(streams[2]!.on("error", () => {}), "close");
+    streams[2]!.read();
+    streams[2]!.destroy(error);
+    await closed.catch(() => {});
+    await new Promise((resolve) => setTimeout(resolve, 5));
+    return log;
+  };
+  const plain = await run();
+  using _ = patch();
+  assertEquals(await run(), plain);
+  assertEquals(await spawn(run).get(), plain);
+});
+
 test("setImmediate() of the default export of node:timers/promises ends with its greenlet, and is restored", async () => {
   const { setImmediate } = timersPromises;
   const seen = Object.getOwnPropertyDescriptors(timersPromises);
