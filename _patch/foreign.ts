@@ -12,11 +12,13 @@
 
 import { AsyncLocalStorage } from "node:async_hooks";
 import { ignore, membersOf, then } from "../_base/language.ts";
+import { mimic } from "../_base/properties.ts";
 import { interruptibleScope, runDetached } from "../_hub/current.ts";
 import { report } from "../_hub/main.ts";
 import { addPending, type Pending, removePending } from "../_hub/scope.ts";
 import type { Scope } from "../_hub/scope.ts";
-import { checkpoint } from "../_hub/suspension.ts";
+import { checkpoint, failedWait } from "../_hub/suspension.ts";
+import type { Wait } from "../_hub/suspension.ts";
 import { NO_BLOCKERS } from "../_hub/waits.ts";
 
 /** Describes an operation, and ends it. */
@@ -61,6 +63,10 @@ export class ForeignOperation implements Pending {
   /** The scope that the operation belongs to. */
   #owner: Scope;
   readonly #ending: Ending;
+  /** What the listeners of the operation begin comes from it. */
+  readonly #source: Source = { scope: null, killedBy: null, isTimer: false };
+  /** The interrupt that has ended it. */
+  #interrupt: { readonly error: unknown } | null = null;
 
   constructor(owner: Scope, ending: Ending) {
     this.#owner = owner;
@@ -80,7 +86,8 @@ export class ForeignOperation implements Pending {
     if (this.#state !== "resting") return;
     if (scope !== null) this.#owner = scope;
     this.#state = "waiting";
-    const due = checkpoint(this.#owner);
+    this.#source.scope = this.#owner;
+    const due = checkpoint(this.#owner) ?? retried(this.#owner);
     if (due === null) return addPending(this.#owner, this);
     this.#state = "over";
     if (this.#owner.interrupts?.stage === "abandoned") {
@@ -106,9 +113,19 @@ export class ForeignOperation implements Pending {
     removePending(this);
   }
 
-  /** Calls a listener of the operation. Operations that it begins belong to the same scope. */
-  tell<R>(call: () => R): R {
-    return requester.run(this.#owner, call);
+  /**
+   * Calls the listeners of the operation. Operations that they begin belong to the same scope.
+   *
+   * A listener may pass the error of an interrupt on to an emitter that has no listener for it any
+   * more, as the body has left its loop. That would end the process, so it is ignored.
+   */
+  tell<R>(call: () => R): R | undefined {
+    try {
+      return source.run(this.#source, call);
+    } catch (error) {
+      if (this.#interrupt?.error !== error) throw error;
+      return undefined;
+    }
   }
 
   describe(): string {
@@ -144,13 +161,18 @@ export class ForeignOperation implements Pending {
   /** Returns whether code is told of the error. */
   #end(error: unknown): boolean {
     let isTold = false;
+    this.#interrupt = { error };
+    if (this.#owner.killed?.error === error) {
+      this.#source.killedBy = this.#interrupt;
+    }
     this.#call(() => isTold = this.#ending.end(error));
     return isTold;
   }
 
   #call(end: () => unknown): void {
     try {
-      runDetached(end);
+      // A package may begin to try again in this call.
+      source.run(this.#source, () => runDetached(end));
     } catch (error) {
       report(this.#owner.greenlet, error);
     }
@@ -161,18 +183,65 @@ export class ForeignOperation implements Pending {
 function isOtherAwaited(operation: ForeignOperation): boolean {
   const { pending } = operation.scope!;
   return pending instanceof Set &&
-    membersOf(pending).some((one) => one !== operation && !one.listens);
+    membersOf(pending).some((one) =>
+      one !== operation && !one.listens && !one.isAside
+    );
+}
+
+/** Where an operation comes from, if code outside greenlets begins it for a greenlet. */
+interface Source {
+  /** The scope that the operation belongs to. */
+  scope: Scope | null;
+  /** The kill that has ended the operation from which this one comes. */
+  killedBy: { readonly error: unknown } | null;
+  /** Whether it comes from a timer of a greenlet that is being killed. */
+  readonly isTimer: boolean;
 }
 
 /**
- * The scope that has made an operation, also while its listeners run: `patch()` calls listeners
+ * The source of operations, while the listeners of another one run: `patch()` calls listeners
  * outside greenlets, but a redirect, for example, makes the next request in one.
  */
-const requester = new AsyncLocalStorage<Scope>();
+const source = new AsyncLocalStorage<Source>();
 
 /** Returns the scope that a new operation belongs to; `null` if there is none. */
 export function owningScope(): Scope | null {
-  return interruptibleScope() ?? requester.getStore() ?? null;
+  const from = source.getStore();
+  if (from?.isTimer && isDying(from.scope!)) return from.scope;
+  return interruptibleScope() ?? from?.scope ?? null;
+}
+
+/**
+ * The error of an operation with which a package tries again what a kill has ended. Clean-up of
+ * the body makes its operations itself, and they have the grace.
+ */
+function retried(owner: Scope): Wait<never> | null {
+  const from = source.getStore();
+  const { killedBy = null } = from ?? {};
+  const isRetry = killedBy !== null && from!.scope === owner &&
+    interruptibleScope() === null && isDying(owner);
+  return isRetry ? failedWait(killedBy.error) : null;
+}
+
+/** Whether a scope was killed, and its body has not ended. */
+function isDying({ killed, interrupts }: Scope): boolean {
+  return killed !== null && interrupts?.stage !== "ended";
+}
+
+/**
+ * Makes operations that the callback of a timer begins belong to the scope that sets the timer, if
+ * that is being killed: else a package would try again for ever what the kill has ended.
+ */
+export function keepIfDying<F extends (...args: never[]) => unknown>(
+  scope: Scope,
+  callback: F,
+): F {
+  if (scope.interrupts === null || !isDying(scope)) return callback;
+  const from = { scope, killedBy: null, isTimer: true };
+  const keeping = function (this: unknown, ...args: never[]) {
+    return source.run(from, () => Reflect.apply(callback, this, args));
+  };
+  return mimic(keeping as F, callback);
 }
 
 /** An emitter of `node:events`, as far as it is used here. */

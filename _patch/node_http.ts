@@ -27,13 +27,21 @@ import type { Scope } from "../_hub/scope.ts";
 interface Request extends Emitter {
   /** `null` until a connection is assigned to the request. */
   readonly socket: object | null;
+  /** Whether it gets a connection that another request has used. */
+  readonly reusedSocket?: boolean;
   readonly method: string;
   readonly protocol: string;
   readonly host: string;
   readonly path: string;
-  agent: unknown;
+  agent: Agent | undefined;
   getHeader(name: string): unknown;
   destroy(error?: unknown): unknown;
+}
+
+/** The part of `http.Agent` that is used here. An agent of a package may lack it. */
+interface Agent {
+  /** The requests that wait for a connection, by host. */
+  readonly requests?: Record<string, Request[] | undefined>;
 }
 
 /** The part of `stream.Readable` that is used here. */
@@ -64,6 +72,12 @@ export function watchRequests(disposals: Disposals): void {
       },
     );
   }
+}
+
+/** Whether a request waits for a connection of its agent that another request uses. */
+function isQueued(request: Request): boolean {
+  const queues = request.agent?.requests ?? {};
+  return Object.values(queues).some((queue) => queue?.includes(request));
 }
 
 /** After one of these events, a request is over. */
@@ -137,8 +151,9 @@ class OwnedRequest implements Ending {
     const request = this.#request;
     request.destroy(error);
     // The connection that its agent opens for it is closed then. It would go to the pool, and
-    // the runtime leaves listeners on it.
-    if (!request.socket) request.agent = undefined;
+    // the runtime leaves listeners on it. One that other requests have used is passed on.
+    const isPassedOn = request.reusedSocket || isQueued(request);
+    if (!request.socket && !isPassedOn) request.agent = undefined;
   }
 
   #adopt(response: Response): void {

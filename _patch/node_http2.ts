@@ -8,6 +8,7 @@
  * @module
  */
 
+import { EventEmitter } from "node:events";
 import type { Disposals } from "../_base/disposals.ts";
 import type { Scope } from "../_hub/scope.ts";
 import { listen } from "./channels.ts";
@@ -23,12 +24,11 @@ import { type Readable, restUnlessRead } from "./node_http.ts";
 
 /** The part of `http2.ClientHttp2Stream` that is used here. */
 interface Stream extends Readable {
-  close(code: number): void;
   destroy(error?: unknown): unknown;
 }
 
-/** The error code with which a client tells the server that it does not want the response. */
-const CANCEL = 8;
+/** A function to which a stream passes an error. */
+type Callback = (error?: unknown) => void;
 
 /** Lets each new request belong to the greenlet that makes it, until the patch is undone. */
 export function watchStreams(disposals: Disposals): void {
@@ -45,6 +45,8 @@ export function watchStreams(disposals: Disposals): void {
 class OwnedStream implements Ending {
   readonly #stream: Stream;
   readonly #headers: Record<string, unknown>;
+  /** The error that has ended the stream, if an interrupt has. */
+  #error: unknown = undefined;
 
   constructor(stream: Stream, headers: Record<string, unknown>, scope: Scope) {
     this.#stream = stream;
@@ -59,6 +61,14 @@ class OwnedStream implements Ending {
       if (event === "response") restUnlessRead(stream, operation);
       return isHeard;
     });
+    // The runtime fails a write in progress with an error of its own, `ECANCELED`.
+    for (const name of ["_write", "_writev"]) {
+      override(stream, name, (write) => (...args: unknown[]) => {
+        const done = args.pop() as Callback;
+        args.push((error?: unknown) => done(error && (this.#error ?? error)));
+        return Reflect.apply(write, stream, args);
+      });
+    }
   }
 
   describe(): string {
@@ -72,14 +82,36 @@ class OwnedStream implements Ending {
     const stream = this.#stream;
     const isTold = stream.listenerCount("error") > 0;
     tolerateErrors(stream);
-    stream.close(CANCEL);
-    stream.destroy(error);
+    this.#error = error;
+    this.#destroy(error);
     return isTold;
   }
 
   silence(): void {
     mute(this.#stream);
-    this.#stream.close(CANCEL);
-    this.#stream.destroy();
+    this.#destroy();
+  }
+
+  /**
+   * Destroys the stream, and tells the server at once that the client does not want the response.
+   * `close(code)` would first send what was written, and the server may not read it.
+   */
+  #destroy(error?: unknown): void {
+    const stream = this.#stream;
+    override(stream, "_destroy", (destroy) => (_error, done: Callback) => {
+      Reflect.apply(destroy, stream, [ownAbortError(), () => done(error)]);
+    });
+    stream.destroy(error);
+  }
+}
+
+/** The error by which the runtime itself aborts streams. It tells that one from others by its class. */
+function ownAbortError(): unknown {
+  try {
+    return EventEmitter.on(new EventEmitter(), "", {
+      signal: AbortSignal.abort(),
+    });
+  } catch (error) {
+    return error;
   }
 }

@@ -15,6 +15,7 @@ import { classOf } from "../_hub/waits.ts";
 import { cooperateBySignal } from "./cooperate.ts";
 import { leavable, leave } from "./leaving.ts";
 import { onStreamClass, type StreamClass } from "./net_node.ts";
+import { endSourceOf, patchFrom } from "./node_sources.ts";
 import type { Patches } from "./patch_set.ts";
 
 /** The part of `stream.Readable` that is used here. */
@@ -86,6 +87,7 @@ function promisifiedAs(original: Asking, get: () => unknown): Asking {
 
 function patchIteration(patches: Patches, { Readable }: StreamClass): void {
   if (Readable === undefined) return;
+  patchFrom(patches, Readable);
   for (const name of [Symbol.asyncIterator, "iterator"]) {
     patches.replaceIfAllowed<Iterate>(
       Readable.prototype,
@@ -100,7 +102,8 @@ function patchIteration(patches: Patches, { Readable }: StreamClass): void {
           return leavable(iterator, {
             text: () => `for await of ${classOf(this)}`,
             listens: true,
-            close(_error, next) {
+            close(error, next) {
+              if (!keepsStream) endSourceOf(stream, error);
               leave(iterator);
               // The loop ends at once, as on `break`. The stream is closed later.
               if (!keepsStream) stream.destroy();

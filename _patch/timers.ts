@@ -10,6 +10,7 @@
  */
 
 import { argumentAt, markHandled, property, then } from "../_base/language.ts";
+import { getBuiltin } from "../_base/builtin.ts";
 import { findSymbol } from "../_base/runtime.ts";
 import timers, { setImmediate } from "node:timers";
 import { current, interruptibleScope, scopeOf } from "../_hub/current.ts";
@@ -30,6 +31,7 @@ import {
 import { getOriginal } from "../_base/properties.ts";
 import { operate } from "../_hub/operation.ts";
 import { cooperate, cooperateBySignal } from "./cooperate.ts";
+import { keepIfDying } from "./foreign.ts";
 import { patchCron, patchObservers } from "./callbacks.ts";
 import { patchAll, type Patches } from "./patch_set.ts";
 import { raise } from "../_hub/rejections.ts";
@@ -241,7 +243,9 @@ function setIn<T>(
 ): T {
   const { clear, keyOf } = setting;
   const set = inLine(setting);
-  if (!isResolver(callback)) return set(asGreenlet(callback));
+  if (!isResolver(callback)) {
+    return set(asGreenlet(keepIfDying(scope, callback)));
+  }
   const due = checkpoint(scope);
   if (due !== null) {
     then(due, undefined, (error) => rejectBy(callback, error));
@@ -373,6 +377,11 @@ export function patchTimers(): Disposable {
     if (timeouts === null) patchPromises(patches);
     else patchTimeouts(patches, timeouts);
     replaceWhilePatched(patches, promises, "setImmediate", cooperate);
+    // In Deno, the default export of that module is another object.
+    const own = getBuiltin("node:timers/promises");
+    if (!replacements.has(own.setImmediate)) {
+      replaceWhilePatched(patches, own, "setImmediate", cooperate);
+    }
     patchFunctions(patches);
     patchCron(patches);
     patchObservers(patches);
@@ -409,6 +418,9 @@ function patchFunctions(patches: Patches): void {
 
 let isPatched = false;
 
+/** The replacements that {@linkcode replaceWhilePatched} has made. */
+const replacements = new WeakSet<object>();
+
 /**
  * Replaces a function of `node:timers/promises`. That module copies its exports when it is
  * loaded, and so may keep a replacement for good. After the patch has ended, the replacement
@@ -424,10 +436,12 @@ function replaceWhilePatched(
   patches.beforeRestore(() => isPatched = false);
   patches.replace<Asking>(object, name, (original) => {
     const cooperative = wrap(original);
-    return function (this: unknown) {
+    const replacement = function (this: unknown) {
       const chosen = isPatched ? cooperative : original;
       return Reflect.apply(chosen, this, arguments as never);
     };
+    replacements.add(replacement);
+    return replacement;
   });
 }
 
