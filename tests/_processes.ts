@@ -6,7 +6,7 @@
 
 import { assertEquals } from "@std/assert";
 import { runScript } from "./_bodies.ts";
-import { turns, when } from "./_waits.ts";
+import { turns, whenSeen } from "./_waits.ts";
 
 /** The result of one statement of a script. */
 export interface StatementEnd {
@@ -121,7 +121,7 @@ export async function inParallel<T, R>(
 
 /** Waits until the runtime has no child processes left, for its sanitizers. */
 export async function childrenEnded(): Promise<void> {
-  await when(() =>
+  await whenSeen(() =>
     new Deno.Command("pgrep", { args: ["-P", `${Deno.pid}`] })
       .outputSync().stdout.length === 0
   );

@@ -29,8 +29,8 @@ const EAGER_TURNS = 20;
 export const PATIENCE = 120_000;
 
 /** Waits a little, so that other processes get the core. */
-function pause(): Promise<void> {
-  return outside(() => new Promise((resolve) => setTimeout(resolve, 1)));
+function pause(ms = 1): Promise<void> {
+  return outside(() => new Promise((resolve) => setTimeout(resolve, ms)));
 }
 
 /** Waits until a condition holds, which it checks in each turn of the event loop. */
@@ -39,6 +39,21 @@ export async function when(condition: () => unknown): Promise<void> {
   for (let i = 0; !condition(); i++) {
     if (now() > end) throw new Error(`Not in time: ${condition}`);
     await (i < EAGER_TURNS ? turns() : pause());
+  }
+}
+
+/** The longest pause of {@linkcode whenSeen}, in ms. */
+const LONGEST_PAUSE = 32;
+
+/**
+ * Waits until a condition holds that runs a program, such as `ps`: checks it less and less often,
+ * as each check takes 30 ms of processor time.
+ */
+export async function whenSeen(condition: () => unknown): Promise<void> {
+  const end = now() + PATIENCE;
+  for (let ms = 1; !condition(); ms = Math.min(2 * ms, LONGEST_PAUSE)) {
+    if (now() > end) throw new Error(`Not in time: ${condition}`);
+    await pause(ms);
   }
 }
 

@@ -18,7 +18,7 @@ import {
 } from "../subprocess.ts";
 import { type Body, runScript, testBoth } from "./_bodies.ts";
 import { childrenEnded } from "./_processes.ts";
-import { when } from "./_waits.ts";
+import { when, whenSeen } from "./_waits.ts";
 
 /** Programs of the shell are what is run here. */
 const test = Deno.build.os === "windows" ? () => {} : Deno.test;
@@ -56,7 +56,7 @@ async function ended(printed: string, count: number): Promise<void> {
   assertEquals(pids.length, count, printed);
   for (const pid of pids) {
     assert(pid > 0, printed);
-    await when(() => !isRunning(pid));
+    await whenSeen(() => !isRunning(pid));
   }
   await childrenEnded();
 }
