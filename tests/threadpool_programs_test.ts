@@ -74,7 +74,9 @@ Deno.test("ThreadPool lets a process inherit what the program may", async () => 
   ]);
   // What a generator needs is loaded without a permission, too.
   await using none = new ThreadPool(1, { permissions: "none" });
-  const { generated } = none.import<typeof import("./_work.ts")>(WORK);
+  const { generated } = none.import<typeof import("./_library_work.ts")>(
+    import.meta.resolve("./_library_work.ts"),
+  );
   assertEquals(await generated(1), 2);
   assertEquals(
     await none.apply(function* () {

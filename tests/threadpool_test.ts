@@ -27,8 +27,10 @@ import { ended, Mark } from "./_marks.ts";
 import { when } from "./_waits.ts";
 
 type Work = Imported<typeof import("./_work.ts")>;
+type LibraryWork = typeof import("./_library_work.ts");
 
 const WORK = import.meta.resolve("./_work.ts");
+const LIBRARY_WORK = import.meta.resolve("./_library_work.ts");
 const KINDS = ["process", "thread"] as const;
 
 /** Tests with processes, and with threads. */
@@ -62,8 +64,9 @@ testEach(
   async (pool, work) => {
     assertEquals(await work.double(21), 42);
     assertEquals(await work.later("x"), "x");
-    assertEquals(await work.generated(1), 2);
-    assertEquals(await work.sumInGreenlets(10), 45);
+    const library = pool.import<LibraryWork>(LIBRARY_WORK);
+    assertEquals(await library.generated(1), 2);
+    assertEquals(await library.sumInGreenlets(10), 45);
     assertEquals(await work.nothing(), undefined);
     assertStrictEquals(work.double, work.double);
     assertEquals(work.double.name, "double");
@@ -204,7 +207,7 @@ test(
   },
 );
 
-testEach("transfer() has arguments and results moved", async (_pool, work) => {
+testEach("transfer() has arguments and results moved", async (pool, work) => {
   for (let i = 0; i < 2; i++) {
     const data = new Uint8Array(1000);
     const waits = [
@@ -214,7 +217,8 @@ testEach("transfer() has arguments and results moved", async (_pool, work) => {
     assertEquals(data.length, 0);
     assertEquals(await Promise.all(waits), [undefined, 1000]);
   }
-  const made = await work.make(1000);
+  const library = pool.import<LibraryWork>(LIBRARY_WORK);
+  const made = await library.make(1000);
   assertEquals([made.length, made[999]], [1000, 7]);
 });
 
@@ -260,9 +264,6 @@ testEach(
     assertInstanceOf(several, AggregateError);
     assertInstanceOf(several.errors[0], RangeError);
     assertEquals(several.errors[1], 2);
-    const timeout = await fail("timeout");
-    assertInstanceOf(timeout, Timeout);
-    assertEquals(timeout.ms, 5);
     assertEquals(await fail("value"), { a: [1] } as unknown);
     const unsent = await fail("function");
     assertInstanceOf(unsent, GreenletError);
@@ -275,10 +276,14 @@ testEach(
 
 testEach(
   "ThreadPool brings each of the library's own errors back with its class",
-  async (_pool, work) => {
+  async (pool) => {
     const { CalledProcessError, TimeoutExpired } = subprocess;
+    const library = pool.import<LibraryWork>(LIBRARY_WORK);
     const fail = (how: string) =>
-      work.fail(how).then(() => assert(false), (error: unknown) => error);
+      library.fail(how).then(() => assert(false), (error: unknown) => error);
+    const timeout = await fail("timeout");
+    assertInstanceOf(timeout, Timeout);
+    assertEquals(timeout.ms, 5);
     assertInstanceOf(await fail("closed"), PoolClosed);
     assertInstanceOf(await fail("died"), WorkerDied);
     const called = await fail("called");
