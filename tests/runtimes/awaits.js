@@ -111,11 +111,13 @@ print(many.every(({ value }) => value === true), mine.n);
 
 // Kills and limits reach a wait after any number of awaits.
 const ended = [];
+let waiting = 0;
 const victims = [1, 2, 3].map((n) =>
   spawn(async () => {
     for (let i = 0; i < n; i++) await sleep(1);
     await until(foreign());
     try {
+      waiting++;
       await sleep(FOREVER);
     } finally {
       await sleep(1);
@@ -123,7 +125,7 @@ const victims = [1, 2, 3].map((n) =>
     }
   })
 );
-await sleep(50);
+while (waiting < victims.length) await sleep(1);
 await killAll(victims);
 print(ended.sort());
 try {
