@@ -29,6 +29,7 @@ import {
   tick,
   withSeeds,
 } from "../_random.ts";
+import { whenSeen } from "../_waits.ts";
 
 /** Longer than any test. */
 const LONG = 100_000_000;
@@ -486,7 +487,7 @@ for (const [name, interrupt] of Object.entries(interrupters)) {
     assert(isInterrupt(error));
     const pid = Number(notes.read("pid"));
     await eventually(() => !exists(pid));
-    await eventually(() => countChildren() === 0);
+    await whenSeen(() => countChildren() === 0);
   });
 }
 
@@ -495,7 +496,7 @@ test("Command.output() that is interrupted before the child has started leaves n
   for (let i = 0; i < 20; i++) {
     await inVain(() => sh("exec sleep 1000").output());
   }
-  await eventually(() => countChildren() === 0);
+  await whenSeen(() => countChildren() === 0);
 });
 
 test("Command.output() starts no child when an error is due", async () => {
@@ -533,8 +534,8 @@ test("Command.output() that is interrupted closes pipes that the child's childre
   const pid = Number(await notes.wait("pid"));
   await greenlet.kill();
   // The sanitizers see whether the pipes are closed: the grandchild lives on.
-  await eventually(() => countChildren() === 0);
-  await eventually(() => countFiles() <= files);
+  await whenSeen(() => countChildren() === 0);
+  await whenSeen(() => countFiles() <= files);
   assert(exists(pid));
   Deno.kill(pid, "SIGKILL");
 });
@@ -550,7 +551,7 @@ test("patch({ process: { killChildren: false } }) leaves the child of an interru
   await greenlet.kill();
   notes.goOn();
   assertEquals(await notes.wait("done"), "done");
-  await eventually(() => countChildren() === 0);
+  await whenSeen(() => countChildren() === 0);
 });
 
 test("Command.output() of a command made before patch() is interrupted, and its child goes on", async () => {
@@ -564,7 +565,7 @@ test("Command.output() of a command made before patch() is interrupted, and its 
   await greenlet.kill();
   notes.goOn();
   assertEquals(await notes.wait("done"), "done");
-  await eventually(() => countChildren() === 0);
+  await whenSeen(() => countChildren() === 0);
 });
 
 test("Command.output() that pends when patch() is undone still works", async () => {
@@ -580,7 +581,7 @@ test("Command.output() that pends when patch() is undone still works", async () 
   assertInstanceOf(killed.value, GreenletExit);
   notes.goOn();
   assertEquals(decode((await finished.get()).stdout), "hello\n");
-  await eventually(() => countChildren() === 0);
+  await whenSeen(() => countChildren() === 0);
 });
 
 test("Deno.spawnAndWait() that is interrupted ends the child", async () => {
@@ -591,7 +592,7 @@ test("Deno.spawnAndWait() that is interrupted ends the child", async () => {
         .get(),
     Timeout,
   );
-  await eventually(() => countChildren() === 0);
+  await whenSeen(() => countChildren() === 0);
 });
 
 /** The calls that a greenlet with a child may be in when it is killed. */
@@ -1140,7 +1141,7 @@ test("Deno.Command: every child is accounted for when hundreds are interrupted a
         await kind(notes, id, next() ** 2 * 30, counts);
       }
     }));
-    await eventually(() => countChildren() === 0);
+    await whenSeen(() => countChildren() === 0);
     let seen = 0;
     for (const { name } of Deno.readDirSync(notes.path)) {
       const pid = notes.read(name);
@@ -1151,5 +1152,5 @@ test("Deno.Command: every child is accounted for when hundreds are interrupted a
     assertGreater(seen, 30);
     assertGreater(counts.interrupted, 100);
     assertGreater(counts.whole, 10);
-    await eventually(() => countFiles() <= files);
+    await whenSeen(() => countFiles() <= files);
   }));
