@@ -390,39 +390,40 @@ const GO_ON: Record<string, string> = {
     worker.terminate();`,
 };
 
-/** What the programs need. The server ends when its parent, the shell, has been killed. */
-const OUTSIDE = `
+/** What the programs need, of which this process has the server. */
+const outside = (port: number) => `
   const folder = Deno.makeTempDirSync();
-  const shell = (script) => new Deno.Command("bash", {
-    args: ["-c", script], stdout: "null", stderr: "null", stdin: "null",
+  const later = (command) => new Deno.Command("bash", {
+    args: ["-c", "(sleep 0.6; " + command + ") &"],
+    stdout: "null", stderr: "null", stdin: "null",
   }).outputSync();
-  const later = (command) => shell("(sleep 0.6; " + command + ") &");
-  const server = \`Deno.serve({ hostname: "127.0.0.1", port: 0, onListen: ({ port }) =>
-      Deno.writeTextFileSync("\${folder}/port.new", String(port)) }, async (request) => {
-    if (request.headers.get("upgrade") === "websocket") {
-      const { socket, response } = Deno.upgradeWebSocket(request);
-      socket.onopen = () => setTimeout(() => socket.send("x"), 600);
-      return response;
-    }
-    await new Promise((resolve) => setTimeout(resolve, 600));
-    return new Response("export {};", { headers: { "content-type": "text/javascript" } });
-  });\`;
-  Deno.writeTextFileSync(folder + "/server.js", server);
-  shell(Deno.execPath() + " run -q -A " + folder + "/server.js & echo $! > " + folder + "/pid");
-  let port = "";
-  while (port === "") {
-    try {
-      port = Deno.readTextFileSync(folder + "/port.new");
-    } catch {
-      shell("sleep 0.05");
-    }
-  }
-  const slow = new URL("http://127.0.0.1:" + port + "/");
-  const end = () => {
-    Deno.kill(Number(Deno.readTextFileSync(folder + "/pid")), "SIGKILL");
-    Deno.removeSync(folder, { recursive: true });
-  };
+  const slow = new URL("http://127.0.0.1:${port}/");
+  const end = () => Deno.removeSync(folder, { recursive: true });
 `;
+
+/**
+ * Answers after a while: with a module, or with a message of a WebSocket.
+ *
+ * @param closings Gets a promise that settles when the WebSocket is closed.
+ */
+async function answer(
+  request: Request,
+  closings: Promise<unknown>[],
+): Promise<Response> {
+  const pause = () => new Promise((resolve) => setTimeout(resolve, 600));
+  if (request.headers.get("upgrade") === "websocket") {
+    const { socket, response } = Deno.upgradeWebSocket(request);
+    closings.push(new Promise((resolve) => socket.onclose = resolve));
+    socket.onopen = async () => {
+      await pause();
+      socket.send("x");
+    };
+    return response;
+  }
+  await pause();
+  const headers = { "content-type": "text/javascript" };
+  return new Response("export {};", { headers });
+}
 
 for (const head of ["", "patch();"]) {
   const where = head === "" ? "" : ", with patch()";
@@ -430,9 +431,15 @@ for (const head of ["", "patch();"]) {
     goOn(head));
 }
 
-async function goOn(head: string): Promise<void> {
+async function goOn(begin: string): Promise<void> {
   const names = Object.keys(GO_ON);
   const parts = [0, 1, 2].map((i) => names.filter((_, j) => j % 3 === i));
+  const closings: Promise<unknown>[] = [];
+  await using server = Deno.serve(
+    { hostname: "127.0.0.1", port: 0, onListen() {} },
+    (request) => answer(request, closings),
+  );
+  const head = begin + outside(server.addr.port);
   const results = await inParallel(parts, async (part) => {
     const programs = part.map((name, i) => {
       const program = `const event = new Event(); ${GO_ON[name]}`;
@@ -443,7 +450,7 @@ async function goOn(head: string): Promise<void> {
           : `async () => { ${program} }`});`;
     });
     const { out, err, code } = await runScript(
-      `${head}${OUTSIDE}
+      `${head}
       const tell = async (name, program) => {
         try {
           await program();
@@ -462,4 +469,5 @@ async function goOn(head: string): Promise<void> {
     return out;
   });
   for (const [i, part] of parts.entries()) assertEquals(results[i], part);
+  await Promise.all(closings);
 }
