@@ -54,6 +54,12 @@ const JOBS = navigator.hardwareConcurrency + 1;
  * other only.
  */
 export const GROUPS: readonly (readonly string[])[] = [
+  // These start the most processes, and take long.
+  [
+    "tests/threadpool_memory_test.ts",
+    "tests/threadpool_programs_test.ts",
+    "tests/threadpool_values_test.ts",
+  ],
   // In each test of these files time jumps: `Clock.inEachTest()` is for a whole module.
   [
     "tests/event_test.ts",
@@ -75,8 +81,10 @@ export const GROUPS: readonly (readonly string[])[] = [
     "tests/hub/iterators_test.ts",
     "tests/hub/kill_once_test.ts",
     "tests/hub/order_test.ts",
+    "tests/patch/fetch_test.ts",
     "tests/property_test.ts",
   ],
+  ["tests/socket_timeout_test.ts", "tests/waited_test.ts"],
   // These go by the runtime's clock.
   [
     "tests/backdoor_test.ts",
@@ -94,8 +102,22 @@ export const GROUPS: readonly (readonly string[])[] = [
     "tests/with_signal_test.ts",
   ],
   [
+    "tests/assert_switches_test.ts",
+    "tests/examined_http_test.ts",
+    "tests/examined_select_test.ts",
+    "tests/examined_server_test.ts",
+    "tests/hub/examined_callbacks_test.ts",
+    "tests/hub/examined_iterators_test.ts",
+    "tests/hub/examined_kills_test.ts",
+    "tests/hub/examined_suppressed_test.ts",
+    "tests/hub/examined_timers_test.ts",
+    "tests/hub/examined_waitables_test.ts",
+    "tests/unasked_test.ts",
+  ],
+  [
     "tests/patch/node_children_test.ts",
     "tests/patch/node_events_test.ts",
+    "tests/patch/node_handles_test.ts",
     "tests/patch/node_http2_test.ts",
     "tests/patch/node_http_test.ts",
     "tests/patch/node_https_test.ts",
@@ -124,6 +146,7 @@ export const GROUPS: readonly (readonly string[])[] = [
     "tests/packages/http_test.ts",
     "tests/packages/messages_test.ts",
     "tests/packages/services_test.ts",
+    "tests/packages/stand_ins_test.ts",
     "tests/packages/table_test.ts",
     "tests/packages/work_test.ts",
     "tests/patch/packages_http_test.ts",
@@ -139,6 +162,7 @@ export const GROUPS: readonly (readonly string[])[] = [
   ],
   // These wait for their processes most of the time.
   [
+    "tests/hub/loop_exit_left_test.ts",
     "tests/hub/loop_exit_test.ts",
     "tests/run_info_signal_test.ts",
     "tests/run_signals_test.ts",
@@ -151,7 +175,9 @@ export const GROUPS: readonly (readonly string[])[] = [
     "tests/symptoms_test.ts",
   ],
   [
+    "tests/hash_tree_test.ts",
     "tests/monitor_test.ts",
+    "tests/processes_reload_test.ts",
     "tests/processes_test.ts",
     "tests/subprocess_test.ts",
   ],
@@ -165,13 +191,13 @@ export const GROUPS: readonly (readonly string[])[] = [
   ["tests/http_test.ts", "tests/server_test.ts", "tests/socket_test.ts"],
   ["tests/patch/net_test.ts", "tests/patch/tls_test.ts"],
   ["tests/patch/polluted_test.ts", "tests/patch/stdin_test.ts"],
+  ["tests/bundle_test.ts", "tests/tools_test.ts", "tests/upstream_test.ts"],
 ];
 
 /** Files that run by themselves, and take long for their size. */
 const LONG: readonly string[] = [
   "tests/threadpool_test.ts",
   "tests/patch/shared_queues_test.ts",
-  "tests/threadpool_programs_test.ts",
   "tests/runtimes_test.ts",
 ];
 
