@@ -1320,7 +1320,7 @@ Deno.test("Greenlet.addSpawnCallback() adds a callback for each start, and Green
   assertThrows(
     () => Greenlet.addSpawnCallback("callback" as never),
     TypeError,
-    "received callback",
+    'received "callback"',
   );
 });
 

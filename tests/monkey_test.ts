@@ -395,7 +395,8 @@ Deno.test("patchItem() refuses anything but an object", () => {
       TypeError,
       "Cannot patch item name as 'object' must be an object or a function",
     );
-    assert(error.message.endsWith(`received ${String(value)}`));
+    const shown = value === "text" ? '"text"' : String(value);
+    assert(error.message.endsWith(`received ${shown}`));
     assertThrows(() => patchModule(value as never, {} as never), TypeError);
     assertThrows(() => patchModule({}, value as never), TypeError);
     assertThrows(() => getOriginal(value as never, "name"), TypeError);

@@ -979,7 +979,7 @@ test("patch({ process }) refuses an unknown option", () => {
       [{ kill: true }, "must be killChildren"],
       [{ killChildren: 1 }, "'killChildren' must be a boolean: received 1"],
       [null, "'process' must be a boolean or options: received null"],
-      ["yes", "'process' must be a boolean or options: received yes"],
+      ["yes", `'process' must be a boolean or options: received "yes"`],
     ] as const
   ) {
     assertThrows(
