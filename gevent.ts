@@ -34,7 +34,7 @@ import { aliveGreenlets, enlist, expectLife } from "./_hub/live.ts";
 import { startSoon } from "./_hub/start_queue.ts";
 import { observers } from "./_hub/observer.ts";
 import { reportUntaken } from "./_hub/reports.ts";
-import { hasTasks, runSoon, spendBudget } from "./_hub/run_queue.ts";
+import { hasTasks, noteWoken, runSoon, spendBudget } from "./_hub/run_queue.ts";
 import { RunWatch, type TopWait } from "./_hub/loop_end.ts";
 import { GRACE, type Scope, type Waited } from "./_hub/scope.ts";
 import {
@@ -293,6 +293,7 @@ export function sleep(ms = 0): Wait<void> {
 
 function endTurn(turn: Suspension<void>): void {
   turn.switch();
+  noteWoken();
 }
 
 /** A `sleep(0)`. */

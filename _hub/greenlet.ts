@@ -231,8 +231,9 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
       core.getCurrent() !== greenlet;
     callLone = (greenlet) => {
       const link = greenlet.#links;
-      // If there is a second link by now, they are called together.
-      if (link === null || link instanceof Links) return;
+      if (link === null) return;
+      // There is a second link by now.
+      if (link instanceof Links) return link.tell();
       if (isTooEarly(link)) return true;
       greenlet.#links = null;
       callLink(link, null, greenlet);
@@ -939,7 +940,9 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
   static #linksOf(greenlet: Greenlet): Links<any> {
     const lone = greenlet.#links;
     if (lone instanceof Links) return lone;
-    const links = greenlet.#links = new Links(greenlet);
+    // The task that was to call the single link calls them all.
+    const isDue = lone !== null && greenlet.dead;
+    const links = greenlet.#links = new Links(greenlet, isDue);
     if (lone !== null) links.link(lone);
     return links;
   }

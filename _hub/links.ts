@@ -40,15 +40,29 @@ export class LinkNode<S> implements Member<LinkNode<S>> {
   }
 }
 
+/**
+ * Where the links of one object are:
+ *
+ * - `idle`: none is to be called
+ * - `scheduled`: the hub's next task calls them
+ * - `telling`: the task has called some; the others wait for a body that was woken
+ * - `again`: so, and there are new links for the next task
+ */
+type LinksState = "idle" | "scheduled" | "telling" | "again";
+
 /** Links, in the order in which they are added and called. */
 export class Links<S> extends List<LinkNode<S>> {
   /** The last link to call in the hub's next task. */
   #due: LinkNode<S> | null = null;
-  #scheduled = false;
+  #state: LinksState;
 
-  /** @param source The object that links are called with. */
-  constructor(source: S) {
+  /**
+   * @param source The object that links are called with.
+   * @param isScheduled Whether a task of the hub will call {@linkcode Links.tell}.
+   */
+  constructor(source: S, isScheduled = false) {
     super(source as object);
+    this.#state = isScheduled ? "scheduled" : "idle";
   }
 
   /**
@@ -87,9 +101,14 @@ export class Links<S> extends List<LinkNode<S>> {
 
   /** Lets the hub call, soon, the links that are here now and are not removed before. */
   schedule(): void {
+    if (this.last === null) return;
+    if (this.#state === "telling" || this.#state === "again") {
+      this.#state = "again";
+      return;
+    }
     this.#due = this.last;
-    if (this.#scheduled || this.last === null) return;
-    this.#scheduled = true;
+    if (this.#state === "scheduled") return;
+    this.#state = "scheduled";
     runSoon(tell<S>, this);
   }
 
@@ -99,10 +118,13 @@ export class Links<S> extends List<LinkNode<S>> {
     while (this.#due !== null) {
       const { link, call } = this.first!;
       if (isTooEarly(link)) return true;
+      if (this.#state === "scheduled") this.#state = "telling";
       this.shift();
       callLink(link, call, this.owner as S);
     }
-    this.#scheduled = false;
+    const hasNew = (this.#state as LinksState) === "again";
+    this.#state = "idle";
+    if (hasNew) this.schedule();
   }
 }
 

@@ -15,7 +15,7 @@ import type { Iteration } from "./iteration.ts";
 import { endAll, killOnce } from "./kill.ts";
 import { PatientWait } from "./patient_wait.ts";
 import { startTimer, stopTimer, type Timer } from "./timers.ts";
-import { turn } from "./run_queue.ts";
+import { lastTurn } from "./run_queue.ts";
 import { Greenlet } from "./greenlet.ts";
 import { type Greenlet as CoreGreenlet, GreenletExit } from "../greenlet.ts";
 import { checkpoint, Suspension, type Wait } from "./suspension.ts";
@@ -168,7 +168,7 @@ export class Mapping<T, R> {
     const scope = this.#feeding = currentScope();
     for (let index = 0;; index++) {
       if (sink.beforeItem !== undefined) await sink.beforeItem();
-      if (index % IN_A_ROW === 0) await (checkpoint(scope) ?? turn());
+      if (index % IN_A_ROW === 0) await (checkpoint(scope) ?? lastTurn());
       // If an interrupt is due, enter() throws it.
       if (scope.interrupts !== null || !room.tryEnter()) await room.enter();
       let step: IteratorResult<T, unknown>;

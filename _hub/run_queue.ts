@@ -243,6 +243,10 @@ let haveTasksDeferred = false;
 let ring: () => void = ignore;
 /** Whether the tasks wait until greenlets that come before them have begun. */
 let isHeld = false;
+/** Whether tasks are being performed. Some of them may wait for a turn. */
+let areServed = false;
+/** The number of tasks so far. */
+let taskCount = 0;
 
 /**
  * Adds a task of the hub. It is performed soon, outside greenlets.
@@ -251,6 +255,7 @@ let isHeld = false;
  * @param target The argument, which makes a closure unnecessary.
  */
 export function runSoon<T>(perform: Task<T>, target: T): void {
+  taskCount++;
   if (tasks.push(perform, target) === 2 && !isHeld) ring();
 }
 
@@ -273,17 +278,24 @@ export function noteWoken(): void {
 
 /** Whether the hub has tasks that come before a greenlet which waits for its turn from now. */
 export function hasTasks(): boolean {
-  return isBehind || tasks.length > 0 && !isHeld;
+  return areServed || tasks.length > 0 && !isHeld;
 }
 
-/** Returns a promise that resolves after the present tasks of the hub. */
-export function taskTurn(): Promise<void> {
-  return new Promise((resolve) => runSoon(endTaskTurn, resolve));
+/** The number of wake-ups, turns and tasks so far. */
+export function events(): number {
+  return count + taskCount;
 }
 
-function endTaskTurn(resolve: () => void): true | void {
+/** Returns a promise that resolves after the wake-ups that are due, and after the hub's tasks. */
+export function lastTurn(): Promise<void> {
+  if (!hasTasks()) return turn();
+  return new Promise((resolve) => runSoon(endLastTurn, resolve));
+}
+
+function endLastTurn(resolve: () => void): true | void {
   if (haveTasksDeferred) return true;
   resolve();
+  noteWoken();
 }
 
 /** Whether a task must return `true`, as a woken body goes on before it. */
@@ -304,7 +316,7 @@ export async function serveTasks(): Promise<never> {
     if (isHeld) continue;
     const batch = tasks;
     tasks = [];
-    isBehind = false;
+    areServed = true;
     for (let i = 0; i < batch.length; i += 2) {
       const before = deferred.length;
       while ((batch[i] as Task<unknown>)(batch[i + 1])) {
@@ -313,7 +325,7 @@ export async function serveTasks(): Promise<never> {
       }
       if (deferred.length > before) haveTasksDeferred = true;
     }
-    isBehind = false;
+    areServed = isBehind = false;
     // The variable keeps the array alive until the next batch.
     batch.length = 0;
   }

@@ -7,10 +7,10 @@
 import { then } from "../_base/language.ts";
 import { current } from "./current.ts";
 import {
-  hasTasks,
+  events,
   holdTasks,
+  lastTurn,
   releaseTasks,
-  taskTurn,
   turn,
   wakeups,
 } from "./run_queue.ts";
@@ -33,15 +33,16 @@ class Batch<S> {
   readonly #starters: S[] = [];
   readonly #context: unknown = current.snapshot();
   #wakeups = 0;
+  #events = 0;
   #begun = 0;
 
   constructor(begin: Begin<S>) {
     this.#begin = begin;
   }
 
-  /** Whether a starter can be added: no greenlet was woken meanwhile that has to go first. */
+  /** Whether a starter can be added: nothing came meanwhile that has to go first. */
   isOpen<O>(begin: Begin<O>): this is Batch<O> {
-    return this.#begin === begin as unknown && wakeups() === this.#wakeups &&
+    return this.#begin === begin as unknown && events() === this.#events &&
       current.snapshot() === this.#context;
   }
 
@@ -54,11 +55,12 @@ class Batch<S> {
     return this.#starters.slice(this.#begun);
   }
 
-  /** Begins in its turn, in the caller's async context: the promise reaction keeps that. */
-  schedule(): void {
+  /** Begins after a turn, in the caller's async context: the promise reaction keeps that. */
+  beginAfter(turn: Promise<void>): void {
     unfinished.add(this);
-    then(hasTasks() ? taskTurn() : turn(), () => this.#run());
+    then(turn, () => this.#run());
     this.#wakeups = wakeups();
+    this.#events = events();
   }
 
   #run(): void {
@@ -69,7 +71,7 @@ class Batch<S> {
       // Only a tracer can have thrown. The other bodies begin all the same.
       if (this.#begun < this.#starters.length) {
         holdTasks();
-        this.schedule();
+        this.beginAfter(turn());
       } else {
         unfinished.delete(this);
         releaseTasks();
@@ -105,6 +107,6 @@ export function startSoon<S>(begin: Begin<S>, starter: S): void {
   if (last !== null && last.isOpen(begin)) return last.add(starter);
   const batch = new Batch(begin);
   batch.add(starter);
-  batch.schedule();
+  batch.beginAfter(lastTurn());
   last = batch as Batch<unknown>;
 }

@@ -9,7 +9,9 @@ import { assertEquals } from "@std/assert";
 import {
   AsyncResult,
   Event,
-  type Greenlet,
+  Greenlet,
+  Group,
+  Pool,
   Queue,
   Semaphore,
   sleep,
@@ -74,6 +76,9 @@ const handed: Record<string, SetUp> = {
 
 const begun: Record<string, SetUp> = {
   "spawn()": (_, said) => () => spawn(said),
+  "start()": (_, said) => () => new Greenlet(said).start(),
+  "Group.spawn()": (_, said) => () => new Group().spawn(said),
+  "Pool.applyAsync()": (_, said) => () => new Pool(1).applyAsync(said),
 };
 
 /** What comes after those that are ready. */
@@ -168,3 +173,67 @@ for (const [kind, go] of Object.entries(kinds)) {
     assertEquals(log, ["waiter", "spawned", "setter"]);
   });
 }
+
+for (const [kind, go] of Object.entries(kinds)) {
+  for (const [name, setUp] of Object.entries({ ...told, ...begun })) {
+    Deno.test(`spawn() and then ${name} and spawn() go on in this order, ${kind} body`, async () => {
+      for (const wakeup of [0, 8, 10, 12, 14, 15]) {
+        const log: string[] = [];
+        const makeReady = setUp(go, () => void log.push("second"));
+        await settle();
+        endSliceAt(wakeup);
+        spawn(() => log.push("first"));
+        makeReady();
+        await spawn(() => log.push("third")).join();
+        assertEquals(log, ["first", "second", "third"], `wake-up ${wakeup}`);
+      }
+    });
+  }
+
+  Deno.test(`sleep(0) comes before a link that is added after it, ${kind} body`, async () => {
+    const log: string[] = [];
+    const event = new Event();
+    const ready = new Event();
+    event.rawlink(() => log.push("first link"));
+    ready.set();
+    await settle();
+    event.set();
+    const linker = go(() => {
+      ready.rawlink(() => log.push("last link"));
+      return sleep(0);
+    }, () => {});
+    await sleep(0);
+    log.push("sleep(0)");
+    await linker.join();
+    assertEquals(log, ["first link", "sleep(0)", "last link"]);
+  });
+
+  Deno.test(`Event.rawlink() after a wait has the link called behind a greenlet that is spawned, ${kind} body`, async () => {
+    const log: string[] = [];
+    const event = new Event();
+    const waiter = go(
+      () => event.wait(),
+      () => event.rawlink(() => log.push("new link")),
+    );
+    await settle();
+    event.rawlink(() => log.push("link"));
+    event.set();
+    spawn(() => log.push("spawned"));
+    await waiter.join();
+    await settle();
+    assertEquals(log, ["link", "spawned", "new link"]);
+  });
+}
+
+Deno.test("Greenlet.rawlink() adds to the links that are about to be called", async () => {
+  const log: string[] = [];
+  const ended = spawn(() => {
+    spawn(() => {
+      spawn(() => log.push("spawned"));
+      ended.rawlink(() => log.push("second link"));
+    });
+  });
+  ended.rawlink(() => log.push("link"));
+  await settle();
+  assertEquals(log, ["link", "second link", "spawned"]);
+});
