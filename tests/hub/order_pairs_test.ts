@@ -197,11 +197,11 @@ for (const [kind, go] of Object.entries(kinds)) {
     event.rawlink(() => log.push("first link"));
     ready.set();
     await settle();
-    event.set();
     const linker = go(() => {
       ready.rawlink(() => log.push("last link"));
       return sleep(0);
     }, () => {});
+    event.set();
     await sleep(0);
     log.push("sleep(0)");
     await linker.join();
