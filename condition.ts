@@ -24,7 +24,12 @@
 
 import { nameClasses, showAs } from "./_base/inspecting.ts";
 import { NO_OPTIONS } from "./_base/language.ts";
-import { checkCallback, numberError, show } from "./_base/checks.ts";
+import {
+  checkCallback,
+  isInstance,
+  numberError,
+  show,
+} from "./_base/checks.ts";
 import { List } from "./_base/linked_list.ts";
 import { currentScope, runIn } from "./_hub/current.ts";
 import {
@@ -221,7 +226,7 @@ export class Condition implements Disposable {
    * @throws {TypeError} If it is neither a `Lock` nor an `RLock`.
    */
   constructor(lock: Lock | RLock = new RLock()) {
-    if (!(lock instanceof RLock) && !(lock instanceof Lock)) {
+    if (!isInstance(lock, RLock) && !isInstance(lock, Lock)) {
       throw new TypeError(
         `Cannot create condition as 'lock' must be a Lock or an RLock: received ${
           show(lock)

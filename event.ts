@@ -22,7 +22,7 @@ import { currentScope } from "./_hub/current.ts";
 import { checkpoint, failedWait, readyWait } from "./_hub/suspension.ts";
 import { type Link, LinkedWait, Links } from "./_hub/links.ts";
 import { type Outcome, OutcomeWait } from "./_hub/outcome.ts";
-import { instanceOf } from "./_base/checks.ts";
+import { instanceOf, isObject, isRevoked, show } from "./_base/checks.ts";
 import { takeError } from "./_hub/reports.ts";
 import { timeoutOf } from "./_hub/timers.ts";
 import { callOf } from "./_hub/waits.ts";
@@ -214,8 +214,19 @@ export class AsyncResult<T = unknown> implements Waitable, Outcome<T> {
    * the source. Not a switch point.
    *
    * @param source The source, which is ready.
+   * @throws {TypeError} If it is not such a source.
    */
   linked(source: Outcome<T>): void {
+    if (
+      !isObject(source) || isRevoked(source) ||
+      typeof source.successful !== "function"
+    ) {
+      throw new TypeError(
+        `Cannot copy result as 'source' must have successful(), value and exception: received ${
+          show(source)
+        }`,
+      );
+    }
     if (source.successful()) return this.set(source.value as T);
     takeError(source);
     this.#settle("failed", source.exception);

@@ -22,7 +22,7 @@
  */
 
 import type * as core from "./greenlet.ts";
-import { checkFunction, show } from "./_base/checks.ts";
+import { checkFunction, isInstance, show } from "./_base/checks.ts";
 import type { List } from "./_base/linked_list.ts";
 import type { BodyResult } from "./_base/thenable.ts";
 import { current, currentScope, runDetached, scopeOf } from "./_hub/current.ts";
@@ -224,14 +224,14 @@ export function abortedBy<G extends Greenlet>(
   signal: AbortSignal,
   greenlet: G,
 ): G {
-  if (!(signal instanceof AbortSignal)) {
+  if (!isInstance(signal as unknown, AbortSignal)) {
     throw new TypeError(
       `Cannot kill by a signal as 'signal' must be an AbortSignal: received ${
         show(signal)
       }`,
     );
   }
-  if (!(greenlet instanceof Greenlet)) {
+  if (!isInstance(greenlet, Greenlet)) {
     throw new TypeError(
       `Cannot kill by a signal as 'greenlet' must be a Greenlet: received ${
         show(greenlet)

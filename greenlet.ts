@@ -808,6 +808,16 @@ function isAsyncGeneratorFunction(run: Function): boolean {
     "AsyncGeneratorFunction";
 }
 
+/** Whether a value is a proxy that was revoked: every use of it throws. */
+function isRevoked(value: unknown): boolean {
+  try {
+    Array.isArray(value);
+    return false;
+  } catch {
+    return true;
+  }
+}
+
 /** As `instanceof`, which throws for a proxy that answers no question. */
 function isInstance<C extends abstract new (...args: never[]) => object>(
   value: unknown,
@@ -822,13 +832,13 @@ function isInstance<C extends abstract new (...args: never[]) => object>(
 
 /** Returns an error. If a class of errors is given, makes one, as Python does. */
 function instanceOf(error: unknown): unknown {
-  const isClass = typeof error === "function" &&
-    (error === Error || error.prototype instanceof Error);
+  const isClass = typeof error === "function" && !isRevoked(error) &&
+    (error === Error || isInstance(error.prototype, Error));
   return isClass ? new (error as new () => Error)() : error;
 }
 
 function checkParent(parent: Greenlet): Greenlet {
-  if (parent instanceof Greenlet) return parent;
+  if (isInstance(parent, Greenlet)) return parent;
   throw new TypeError(
     `Cannot set parent as it must be a greenlet: received ${describe(parent)}`,
   );
@@ -930,7 +940,9 @@ function strangeYield(
 
 function describe(value: unknown): string {
   if (typeof value === "string") return JSON.stringify(value);
+  if (typeof value === "bigint") return `${value}n`;
   try {
+    if (Array.isArray(value) && value.length === 0) return "[]";
     return typeof value === "function"
       ? `function ${value.name || "without a name"}`
       : String(value);

@@ -21,7 +21,7 @@
 
 import { nameClasses } from "./_base/inspecting.ts";
 import { checkAddress } from "./_base/addresses.ts";
-import { checkFunction, isObject, show } from "./_base/checks.ts";
+import { checkFunction, isObject, nameFrom, show } from "./_base/checks.ts";
 import { markHandled, NO_OPTIONS, then } from "./_base/language.ts";
 import { AT_ONCE, BodyStream, Pieces, told } from "./_base/body_stream.ts";
 import { stateOf, uploadOf } from "./_base/request_body.ts";
@@ -436,7 +436,7 @@ class RequestGreenlet extends Greenlet {
   }
 
   override set name(name: string) {
-    this.#name = String(name);
+    this.#name = nameFrom(name);
   }
 }
 

@@ -15,7 +15,7 @@
  */
 
 import { nameClasses, showAs } from "./_base/inspecting.ts";
-import { checkOptions, numberError } from "./_base/checks.ts";
+import { checkOptions, numberError, show } from "./_base/checks.ts";
 import { NO_OPTIONS } from "./_base/language.ts";
 import { BlockingWatch } from "./_hub/blocking.ts";
 import { currentScope, runDetached, scopeOf } from "./_hub/current.ts";
@@ -207,8 +207,8 @@ function textOf(line: Line): string {
 
 /** The text of a greenlet without its name: equal for greenlets that run the same function. */
 function kindOf(greenlet: CoreGreenlet): string {
-  if (!(greenlet instanceof Greenlet)) return String(greenlet);
-  return String(greenlet).replace(/"Greenlet-\d+"/, "");
+  if (!(greenlet instanceof Greenlet)) return show(greenlet);
+  return show(greenlet).replace(/"Greenlet-\d+"/, "");
 }
 
 function spawnerOf(greenlet: CoreGreenlet): CoreGreenlet | undefined {

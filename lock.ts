@@ -385,10 +385,11 @@ export class DummySemaphore implements Disposable {
   /**
    * Returns at once. A switch point, so that an interrupt that is due is thrown.
    *
-   * @param _options Ignored.
+   * @param options Checked, and otherwise ignored.
    * @returns The semaphore.
    */
-  acquire(_options?: AcquireOptions): Wait<this> {
+  acquire(options: AcquireOptions = NO_OPTIONS): Wait<this> {
+    timeoutOf(options, "acquire");
     return checkpoint(currentScope()) ?? readyWait(this);
   }
 
@@ -398,10 +399,11 @@ export class DummySemaphore implements Disposable {
   /**
    * Returns at once. A switch point, so that an interrupt that is due is thrown.
    *
-   * @param _options Ignored.
+   * @param options Checked, and otherwise ignored.
    * @returns 1
    */
-  wait(_options?: JoinOptions): Wait<number> {
+  wait(options: JoinOptions = NO_OPTIONS): Wait<number> {
+    timeoutOf(options, "wait");
     return checkpoint(currentScope()) ?? readyWait(1);
   }
 

@@ -284,11 +284,11 @@ function patchPart(part: Part): Disposable {
 }
 
 function checkPart(name: string, what: string): asserts name is Part {
-  if (Object.hasOwn(parts, name)) return;
+  if (typeof name === "string" && Object.hasOwn(parts, name)) return;
   throw new TypeError(
     `Cannot ${what} as the part must be one of ${
       Object.keys(parts).join(", ")
-    }: received ${JSON.stringify(name)}`,
+    }: received ${show(name)}`,
   );
 }
 

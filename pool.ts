@@ -20,8 +20,10 @@ import { nameClasses, showAs } from "./_base/inspecting.ts";
 import { NO_OPTIONS } from "./_base/language.ts";
 import {
   checkFunction,
+  checkIterable,
   checkOptions,
   instanceOf,
+  isInstance,
   numberError,
   show,
 } from "./_base/checks.ts";
@@ -715,6 +717,7 @@ export class Group extends GroupBase {
    */
   constructor(greenlets: Iterable<AnyGreenlet> = []) {
     super();
+    checkIterable(greenlets, "create group", "greenlets");
     const all = [...greenlets];
     for (const greenlet of all) checkGreenlet(greenlet);
     for (const greenlet of all) this.admit(greenlet);
@@ -941,7 +944,7 @@ export class Pool extends GroupBase {
 }
 
 function checkGreenlet(greenlet: unknown): void {
-  if (greenlet instanceof Greenlet) return;
+  if (isInstance(greenlet, Greenlet)) return;
   throw new TypeError(
     `Cannot add to the group as 'greenlet' must be a greenlet: received ${
       show(greenlet)

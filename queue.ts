@@ -32,7 +32,12 @@ import { Heap } from "./_base/heap.ts";
 import { areRivals, firstToMatch } from "./_hub/rivals.ts";
 import { QueuedWait } from "./_hub/wait_queue.ts";
 import { List } from "./_base/linked_list.ts";
-import { checkCallback, checkOptions, numberError } from "./_base/checks.ts";
+import {
+  checkCallback,
+  checkIterable,
+  checkOptions,
+  numberError,
+} from "./_base/checks.ts";
 import { addEnding } from "./_hub/print.ts";
 import { errorIn, placeLater } from "./_hub/stacks.ts";
 import { timeoutOf } from "./_hub/timers.ts";
@@ -357,6 +362,7 @@ export class SimpleQueue<T> {
   constructor(maxsize?: number | null, items: Iterable<T> = []) {
     this.#maxsize = checkSize(maxsize);
     this.#items = this.createItems();
+    checkIterable(items, "create queue", "items");
     for (const item of items) this.#items.push(item);
   }
 

@@ -33,6 +33,8 @@ import {
   checkCallback,
   checkOptions,
   isInstance,
+  isObject,
+  isRevoked,
   show,
 } from "./_base/checks.ts";
 import { findInternals } from "./_base/runtime.ts";
@@ -174,7 +176,9 @@ export function select<
   checkOptions(options, "select");
   const { timeout = Infinity } = options;
   checkDuration(timeout, "select");
-  const keys = Array.isArray(alternatives) ? null : keysOf(alternatives);
+  const keys = !isRevoked(alternatives) && Array.isArray(alternatives)
+    ? null
+    : keysOf(alternatives);
   // A copy, in which each function is replaced by the wait that it began.
   const all: unknown[] = keys === null
     ? (alternatives as readonly unknown[]).slice()
@@ -192,7 +196,7 @@ export function select<
 }
 
 function keysOf(alternatives: unknown): string[] {
-  if (typeof alternatives === "object" && alternatives !== null) {
+  if (isObject(alternatives) && !isRevoked(alternatives)) {
     return Object.keys(alternatives);
   }
   throw new TypeError(

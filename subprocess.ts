@@ -24,7 +24,7 @@
 import { nameClasses } from "./_base/inspecting.ts";
 import { after } from "./_base/after.ts";
 import { allOf, NO_OPTIONS, then } from "./_base/language.ts";
-import { checkOptions, show } from "./_base/checks.ts";
+import { checkOptions, isInstance, isRevoked, show } from "./_base/checks.ts";
 import { denoFunction } from "./_base/properties.ts";
 import { Begun } from "./_hub/begun.ts";
 import {
@@ -559,12 +559,14 @@ async function feed(
 
 function checkCommand(command: unknown): void {
   if (typeof command === "string" && command !== "") return;
-  if (command instanceof URL) return;
+  if (isInstance(command, URL)) return;
   throw wrong("command", "a name or a URL", command);
 }
 
 function checkArgs(args: unknown): void {
-  if (!Array.isArray(args)) throw wrong("args", "an array of strings", args);
+  if (isRevoked(args) || !Array.isArray(args)) {
+    throw wrong("args", "an array of strings", args);
+  }
   args.forEach((arg, i) => {
     if (typeof arg !== "string") throw wrong(`args[${i}]`, "a string", arg);
   });
@@ -572,7 +574,7 @@ function checkArgs(args: unknown): void {
 
 function checkInput(input: unknown): void {
   if (input === undefined || typeof input === "string") return;
-  if (input instanceof Uint8Array) return;
+  if (isInstance(input, Uint8Array)) return;
   throw wrong("input", "a string or a Uint8Array", input);
 }
 
@@ -583,13 +585,13 @@ function checkFlag(flag: unknown, name: string): void {
 
 function checkCwd(cwd: unknown): void {
   if (cwd === undefined || typeof cwd === "string") return;
-  if (cwd instanceof URL) return;
+  if (isInstance(cwd, URL)) return;
   throw wrong("cwd", "a path or a URL", cwd);
 }
 
 function checkEnv(env: unknown): void {
   if (env === undefined) return;
-  if (typeof env !== "object" || env === null) {
+  if (typeof env !== "object" || env === null || isRevoked(env)) {
     throw wrong("env", "an object of strings", env);
   }
   Object.entries(env).forEach(([name, value]) => {

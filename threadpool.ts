@@ -39,6 +39,8 @@ import {
 import {
   checkFunction,
   checkOptions,
+  isObject,
+  isRevoked,
   numberError,
   show,
 } from "./_base/checks.ts";
@@ -173,12 +175,12 @@ export function transfer<T extends object>(
   value: T,
   list: readonly Transferable[],
 ): T {
-  if (typeof value !== "object" || value === null) {
+  if (!isObject(value) || isRevoked(value)) {
     throw new TypeError(
       `Cannot transfer as 'value' must be an object: received ${show(value)}`,
     );
   }
-  if (!Array.isArray(list)) {
+  if (isRevoked(list) || !Array.isArray(list)) {
     throw new TypeError(
       `Cannot transfer as 'list' must be an array: received ${show(list)}`,
     );

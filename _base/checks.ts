@@ -7,7 +7,9 @@
 /** Shows a value of the program in a message. Never throws. */
 export function show(value: unknown): string {
   if (typeof value === "string") return JSON.stringify(value);
+  if (typeof value === "bigint") return `${value}n`;
   try {
+    if (Array.isArray(value) && value.length === 0) return "[]";
     // As a string, a function would be its source text.
     return typeof value === "function"
       ? `function ${value.name || "without a name"}`
@@ -38,19 +40,32 @@ export function isInstance<C extends abstract new (...args: never[]) => object>(
   }
 }
 
+/** Whether a value is a proxy that was revoked: every use of it throws. */
+export function isRevoked(value: unknown): boolean {
+  try {
+    // The one question about a proxy that runs no code of the program.
+    Array.isArray(value);
+    return false;
+  } catch {
+    return true;
+  }
+}
+
 /** Whether a value is an object or a function, and so can have properties. */
 export function isObjectOrFunction(value: unknown): value is object {
   return isObject(value) || typeof value === "function";
 }
 
 /**
- * Checks options. Without this check, `join(5)` would silently ignore the 5.
+ * Checks options. Without this check, `join(5)` and `join([5])` would silently ignore the 5.
  *
  * @param what For the message: the action that failed, such as `wait`.
  * @throws {TypeError} If they are not an object.
  */
 export function checkOptions(options: unknown, what: string): void {
-  if (isObject(options)) return;
+  if (isObject(options) && !isRevoked(options) && !Array.isArray(options)) {
+    return;
+  }
   throw new TypeError(
     `Cannot ${what} as the options must be an object: received ${
       show(options)
@@ -60,9 +75,46 @@ export function checkOptions(options: unknown, what: string): void {
 
 /** Returns the error to throw. If a class of errors is given, makes one, as Python does. */
 export function instanceOf(error: unknown): unknown {
-  const isClass = typeof error === "function" &&
-    (error === Error || error.prototype instanceof Error);
+  const isClass = typeof error === "function" && !isRevoked(error) &&
+    (error === Error || isInstance(error.prototype, Error));
   return isClass ? new (error as new () => Error)() : error;
+}
+
+/**
+ * Checks that a value is iterable.
+ *
+ * @param what For the message: the action that failed, such as `wait`.
+ * @param name For the message: what the values in it are.
+ * @throws {TypeError} If it is not.
+ */
+export function checkIterable(
+  value: unknown,
+  what: string,
+  name: string,
+): asserts value is Iterable<unknown> {
+  if (!isRevoked(value)) {
+    const open = (value as Iterable<unknown> | null | undefined)
+      ?.[Symbol.iterator];
+    if (typeof open === "function") return;
+  }
+  throw new TypeError(
+    `Cannot ${what} as the ${name} must be iterable: received ${show(value)}`,
+  );
+}
+
+/**
+ * Returns a name as a string.
+ *
+ * @throws {TypeError} If it can't be one.
+ */
+export function nameFrom(name: unknown): string {
+  try {
+    return String(name);
+  } catch {
+    throw new TypeError(
+      `Cannot set name as 'name' must be a string: received ${show(name)}`,
+    );
+  }
 }
 
 /** Makes the error for a value that is not the required number. */
@@ -100,7 +152,7 @@ export function checkFunction(
 
 /** Whether a value can be run as a body. */
 export function isBody(value: unknown): boolean {
-  return typeof value === "function" &&
+  return typeof value === "function" && !isRevoked(value) &&
     kindOf(value) !== "AsyncGeneratorFunction";
 }
 
@@ -129,7 +181,7 @@ export function checkCallable(
   what: string,
   name: string,
 ): void {
-  if (typeof value === "function") return;
+  if (typeof value === "function" && !isRevoked(value)) return;
   throw new TypeError(
     `Cannot ${what} as '${name}' must be a function: received ${show(value)}`,
   );

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { isObjectOrFunction, show } from "./checks.ts";
+import { isObjectOrFunction, isRevoked, show } from "./checks.ts";
 import { Disposals } from "./disposals.ts";
 import { property } from "./language.ts";
 import { isInDeno } from "./runtime.ts";
@@ -56,6 +56,7 @@ export function patchProperty(
   name: PropertyKey,
   layer: PropertyDescriptor,
 ): Disposable {
+  checkName(name, "patch item");
   const what = `patch item ${String(name)}`;
   checkObject(object, what);
   const ofObject = items.get(object) ?? new Map<PropertyKey, Item>();
@@ -166,6 +167,7 @@ export function getOriginal<T extends object, K extends keyof T>(
   object: T,
   name: K,
 ): T[K] {
+  checkName(name, "get original");
   checkObject(object, `get original ${String(name)}`);
   for (
     let owner: object | null = object;
@@ -185,13 +187,22 @@ export function getOriginal<T extends object, K extends keyof T>(
 }
 
 function checkObject(object: unknown, what: string): void {
-  if (!isObjectOrFunction(object)) {
+  if (!isObjectOrFunction(object) || isRevoked(object)) {
     throw new TypeError(
       `Cannot ${what} as 'object' must be an object or a function: received ${
         show(object)
       }`,
     );
   }
+}
+
+function checkName(name: unknown, what: string): void {
+  if (["string", "symbol", "number"].includes(typeof name)) return;
+  throw new TypeError(
+    `Cannot ${what} as 'name' must be a string or a symbol: received ${
+      show(name)
+    }`,
+  );
 }
 
 /** Gives `replacement` the properties of `original`. */

@@ -7,7 +7,14 @@
 import { nameClasses, showAs } from "../_base/inspecting.ts";
 import { NO_OPTIONS } from "../_base/language.ts";
 import type * as core from "../greenlet.ts";
-import { instanceOf, numberError, show } from "../_base/checks.ts";
+import {
+  checkIterable,
+  instanceOf,
+  isInstance,
+  isRevoked,
+  numberError,
+  show,
+} from "../_base/checks.ts";
 import { GreenletExit } from "../greenlet.ts";
 import { Timeout } from "./timeout.ts";
 import { placeLater } from "./stacks.ts";
@@ -141,8 +148,8 @@ class Waiting<S extends Waitable> extends Suspension<S[]> {
 
 /** A short name of the objects that are waited for. */
 function titleOf(object: unknown): string {
-  return object instanceof Greenlet
-    ? String(object)
+  return isInstance(object, Greenlet)
+    ? show(object)
     : classOf(object as object);
 }
 
@@ -175,7 +182,7 @@ function checkWaitables<S extends Waitable>(
 ): S[] {
   const all = toArray(objects, what);
   for (const object of all) {
-    if (typeof object?.rawlink !== "function") {
+    if (isRevoked(object) || typeof object?.rawlink !== "function") {
       throw new TypeError(
         `Cannot ${what} as each object must be a greenlet, or have rawlink(): received ${
           show(object)
@@ -187,10 +194,8 @@ function checkWaitables<S extends Waitable>(
 }
 
 export function toArray<O>(objects: Iterable<O>, what: string): O[] {
-  if (typeof objects?.[Symbol.iterator] === "function") return [...objects];
-  throw new TypeError(
-    `Cannot ${what} as the objects must be iterable: received ${show(objects)}`,
-  );
+  checkIterable(objects, what, "objects");
+  return [...objects];
 }
 
 function checkCount(

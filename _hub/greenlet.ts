@@ -14,6 +14,7 @@ import {
   isBody,
   isInstance,
   isObject,
+  nameFrom,
   show,
 } from "../_base/checks.ts";
 import { type BodyResult, isThenable } from "../_base/thenable.ts";
@@ -156,6 +157,15 @@ const aborts = new WeakMap<core.Greenlet, AbortController>();
  */
 let succeed: (value: unknown) => void;
 let fail: (error: unknown) => void;
+
+/** As `Promise.resolve()`, which throws for a promise that has a getter that throws. */
+function promiseOf<T>(result: T | PromiseLike<T>): Promise<T> {
+  try {
+    return Promise.resolve(result);
+  } catch (error) {
+    return Promise.reject(error);
+  }
+}
 
 /** Ends the current greenlet when the promise of its body settles. */
 function follow(promise: Promise<unknown>): void {
@@ -387,7 +397,7 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
 
   /** See the getter. */
   set name(name: string) {
-    names.set(this, String(name));
+    names.set(this, nameFrom(name));
   }
 
   /** Whether the greenlet was started, and has not ended. gevent's `bool(g)`. */
@@ -561,7 +571,13 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
     if (greenlet.#state !== "scheduled") return;
     const scope = ownScopeOf(greenlet);
     enlist(scope);
-    current.run(scope, enter, greenlet);
+    try {
+      current.run(scope, enter, greenlet);
+    } catch (error) {
+      // The body has not begun, as a subclass has arguments that can't be read.
+      if (greenlet.#state !== "scheduled") throw error;
+      Greenlet.#fail(greenlet, error);
+    }
   }
 
   /**
@@ -657,7 +673,7 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
     }
     if (!isThenable(outcome)) return Greenlet.#finish(this, outcome, false);
     this.#state = "following";
-    const promise = Promise.resolve(outcome);
+    const promise = promiseOf(outcome);
     if (current.get() === scope) follow(promise);
     else current.run(scope, follow, promise);
   }
@@ -1072,7 +1088,7 @@ export class RawGreenlet extends ScopedGreenlet {
       this.fail(outcome);
     } else if (isThenable(outcome)) {
       this.#state = "following";
-      const promise = Promise.resolve(outcome);
+      const promise = promiseOf(outcome);
       then(promise, () => this.#end(), (error) => this.fail(error));
     } else {
       this.#end();
@@ -1126,7 +1142,7 @@ export function waitedBy(greenlet: core.Greenlet): Waited | null {
 
 function outcomeOf(greenlet: Greenlet): string {
   const { value, exception } = greenlet;
-  if (!greenlet.successful()) return `has failed: ${String(exception)}`;
+  if (!greenlet.successful()) return `has failed: ${show(exception)}`;
   if (isInstance(value, GreenletExit)) return "was killed";
   if (value === undefined) return "has ended";
   return `has ended with ${isObject(value) ? classOf(value) : show(value)}`;
@@ -1157,7 +1173,7 @@ export function kill(
   error: unknown = new GreenletExit(),
   options: KillOptions = NO_OPTIONS,
 ): Wait<void> {
-  if (greenlet instanceof Greenlet) return greenlet.kill(error, options);
+  if (isInstance(greenlet, Greenlet)) return greenlet.kill(error, options);
   checkKillable(greenlet, "kill");
   checkOptions(options, "kill");
   const { grace = GRACE } = options;
@@ -1167,7 +1183,7 @@ export function kill(
 }
 
 export function checkKillable(greenlet: core.Greenlet, what: string): void {
-  if (greenlet instanceof core.Greenlet && greenlet.parent !== null) return;
+  if (isInstance(greenlet, core.Greenlet) && greenlet.parent !== null) return;
   throw new TypeError(
     `Cannot ${what} as it must be a greenlet, and not the main one: received ${
       show(greenlet)

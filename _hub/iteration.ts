@@ -7,7 +7,7 @@
  * @module
  */
 
-import { isObjectOrFunction, show } from "../_base/checks.ts";
+import { isObjectOrFunction, isRevoked, show } from "../_base/checks.ts";
 import { ignore } from "../_base/language.ts";
 import { composed } from "./composed.ts";
 import { isThenable } from "../_base/thenable.ts";
@@ -43,12 +43,11 @@ export class Iteration<T> {
    * @throws {TypeError} If it is not iterable.
    */
   constructor(items: Iterable<T> | AsyncIterable<T>, what: string) {
+    if (isRevoked(items)) throw notIterable(items, what);
     const openAsync = (items as AsyncIterable<T>)?.[Symbol.asyncIterator];
     const open = openAsync ?? (items as Iterable<T>)?.[Symbol.iterator];
     if (typeof open !== "function") {
-      throw new TypeError(
-        `Cannot ${what} as the items must be iterable: received ${show(items)}`,
-      );
+      throw notIterable(items, what);
     }
     this.isAsync = openAsync !== undefined && openAsync !== null;
     const iterator: Iterator<T> | AsyncIterator<T> | undefined = open.call(
@@ -177,5 +176,11 @@ function checkClosing(closing: unknown): void {
     `Cannot close the iterator as the result of return() must be an object: received ${
       show(closing)
     }`,
+  );
+}
+
+function notIterable(items: unknown, what: string): TypeError {
+  return new TypeError(
+    `Cannot ${what} as the items must be iterable: received ${show(items)}`,
   );
 }

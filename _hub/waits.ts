@@ -7,6 +7,7 @@
  * @module
  */
 
+import { show } from "../_base/checks.ts";
 import { addressName } from "../_base/addresses.ts";
 import { getCurrent as getRunning, Greenlet } from "../greenlet.ts";
 import { main } from "./main.ts";
@@ -183,7 +184,7 @@ export function connectingTo(options: object): string {
 
 /** The name of a greenlet; the main one has none of its own. */
 export function nameOf(greenlet: Greenlet): string {
-  return greenlet === main ? "main" : String(greenlet);
+  return greenlet === main ? "main" : show(greenlet);
 }
 
 /** Names a few greenlets or other things, or says how many there are. */
@@ -192,7 +193,11 @@ export function several(
   what = "greenlets",
 ): string {
   const all = [...those];
-  if (all.length === 1) return String(all[0]);
-  if (all.length <= MOST_NAMED) return all.join(", ");
+  if (all.length === 1) return asTitle(all[0]);
+  if (all.length <= MOST_NAMED) return all.map(asTitle).join(", ");
   return `${all.length} ${what}`;
+}
+
+function asTitle(one: unknown): string {
+  return typeof one === "string" ? one : show(one);
 }
