@@ -374,7 +374,7 @@ Deno.test("checkDuration() takes numbers, and nothing else", () => {
     ],
     [
       10n,
-      "Cannot wait as the time must be a number of milliseconds: received 10",
+      "Cannot wait as the time must be a number of milliseconds: received 10n",
     ],
     [
       NaN,
