@@ -31,7 +31,7 @@
  * @module
  */
 
-import { show } from "./_base/checks.ts";
+import { isObject, isRevoked, show } from "./_base/checks.ts";
 import { Disposals } from "./_base/disposals.ts";
 import { NO_OPTIONS } from "./_base/language.ts";
 import { isInDeno } from "./_base/runtime.ts";
@@ -202,7 +202,7 @@ const patched = new Map<
  * ```
  */
 export function patch(options: PatchOptions = NO_OPTIONS): Disposable {
-  if (typeof options !== "object" || options === null) {
+  if (!isObject(options) || isRevoked(options)) {
     throw new TypeError(
       `Cannot patch as the options must be an object: received ${
         show(options)
@@ -244,7 +244,7 @@ export function patch(options: PatchOptions = NO_OPTIONS): Disposable {
 
 function checkOptionsOf(part: keyof PartOptions, options: unknown): void {
   if (typeof options === "boolean" || options === undefined) return;
-  if (typeof options !== "object" || options === null) {
+  if (!isObject(options) || isRevoked(options)) {
     throw new TypeError(
       `Cannot patch as '${part}' must be a boolean or options: received ${
         show(options)

@@ -210,12 +210,14 @@ function checkAlternative(one: unknown, key: string | number): void {
   if (typeof one === "function") {
     return checkCallback(one, "select", key as string);
   }
-  if (beneath(one) !== null) {
-    throw new TypeError(
-      `Cannot select as '${key}' is a wait that has begun, and would go on when it loses: pass a function that begins it`,
-    );
+  if (!isRevoked(one)) {
+    if (beneath(one) !== null) {
+      throw new TypeError(
+        `Cannot select as '${key}' is a wait that has begun, and would go on when it loses: pass a function that begins it`,
+      );
+    }
+    if (one instanceof Greenlet || isThenable(one)) return;
   }
-  if (one instanceof Greenlet || isThenable(one)) return;
   throw new TypeError(
     `Cannot select as '${key}' must be a function, a greenlet or a promise: received ${
       show(one)

@@ -5,7 +5,7 @@
  */
 
 import { getBuiltin } from "./builtin.ts";
-import { numberError, show } from "./checks.ts";
+import { isObject, isRevoked, numberError, show } from "./checks.ts";
 
 /** The address of a TCP server, as for `Deno.listen`. */
 export interface TcpAddress {
@@ -98,7 +98,7 @@ export function checkAddress(
 }
 
 function checkOptionsOf(address: unknown, what: string): void {
-  if (typeof address === "object" && address !== null) return;
+  if (isObject(address) && !isRevoked(address)) return;
   throw new TypeError(
     `Cannot ${what} as the address must be an object such as { port: 80 }: received ${
       show(address)

@@ -242,7 +242,7 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
     callLone = (greenlet) => {
       const link = greenlet.#links;
       if (link === null) return;
-      // There is a second link by now.
+      // There is a second link by now. They are called together.
       if (link instanceof Links) return link.tell();
       if (isTooEarly(link)) return true;
       greenlet.#links = null;
@@ -956,9 +956,7 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
   static #linksOf(greenlet: Greenlet): Links<any> {
     const lone = greenlet.#links;
     if (lone instanceof Links) return lone;
-    // The task that was to call the single link calls them all.
-    const isDue = lone !== null && greenlet.dead;
-    const links = greenlet.#links = new Links(greenlet, isDue);
+    const links = greenlet.#links = new Links(greenlet);
     if (lone !== null) links.link(lone);
     return links;
   }

@@ -54,15 +54,11 @@ type LinksState = "idle" | "scheduled" | "telling" | "again";
 export class Links<S> extends List<LinkNode<S>> {
   /** The last link to call in the hub's next task. */
   #due: LinkNode<S> | null = null;
-  #state: LinksState;
+  #state: LinksState = "idle";
 
-  /**
-   * @param source The object that links are called with.
-   * @param isScheduled Whether a task of the hub will call {@linkcode Links.tell}.
-   */
-  constructor(source: S, isScheduled = false) {
+  /** @param source The object that links are called with. */
+  constructor(source: S) {
     super(source as object);
-    this.#state = isScheduled ? "scheduled" : "idle";
   }
 
   /**

@@ -243,8 +243,6 @@ let haveTasksDeferred = false;
 let ring: () => void = ignore;
 /** Whether the tasks wait until greenlets that come before them have begun. */
 let isHeld = false;
-/** Whether tasks are being performed. Some of them may wait for a turn. */
-let areServed = false;
 /** The number of tasks so far. */
 let taskCount = 0;
 
@@ -278,7 +276,7 @@ export function noteWoken(): void {
 
 /** Whether the hub has tasks that come before a greenlet which waits for its turn from now. */
 export function hasTasks(): boolean {
-  return areServed || tasks.length > 0 && !isHeld;
+  return isBehind || tasks.length > 0 && !isHeld;
 }
 
 /** The number of wake-ups, turns and tasks so far. */
@@ -316,7 +314,7 @@ export async function serveTasks(): Promise<never> {
     if (isHeld) continue;
     const batch = tasks;
     tasks = [];
-    areServed = true;
+    isBehind = false;
     for (let i = 0; i < batch.length; i += 2) {
       const before = deferred.length;
       while ((batch[i] as Task<unknown>)(batch[i + 1])) {
@@ -325,7 +323,7 @@ export async function serveTasks(): Promise<never> {
       }
       if (deferred.length > before) haveTasksDeferred = true;
     }
-    areServed = isBehind = false;
+    isBehind = false;
     // The variable keeps the array alive until the next batch.
     batch.length = 0;
   }

@@ -92,9 +92,9 @@ export class Served {
     const waiting = this.#waiting = runDetached(() =>
       spawn(async () => {
         try {
-          do await waitForQuiet(quiet, LINGER, waits, count); while (
-            waits() && count() === null
-          );
+          do {
+            await waitForQuiet(quiet, LINGER, waits, count);
+          } while (waits() && count() === null);
         } finally {
           this.#waiting = null;
           this.shutDownAtOnce();
