@@ -26,11 +26,12 @@ import {
   spawn,
   Timeout,
   until,
+  withTimeout,
 } from "../mod.ts";
 import { TestClock } from "../testing.ts";
 import { Failures } from "./_bodies.ts";
 import { test } from "./_random.ts";
-import { head, Site } from "./patch/_site.ts";
+import { type Call, head, Site } from "./patch/_site.ts";
 import { arrive } from "./patch/_stops.ts";
 
 const CANCEL = http2.constants.NGHTTP2_CANCEL;
@@ -406,13 +407,69 @@ test("Greenlet.kill() of a request of undici's RetryAgent ends it, and no reques
   });
   const greenlet = spawn(() => ask(site.url, { dispatcher: agent }));
   const call = await site.next();
-  await greenlet.kill();
+  // It tries again until the grace is over, if nothing ends that.
+  await withTimeout(20_000, () => greenlet.kill(undefined, { grace: 1e9 }));
   assertInstanceOf(greenlet.value, GreenletExit);
   await call.gone();
   await agent.destroy();
   assertEquals(failures.errors, []);
   await arrive();
 });
+
+/** A response on a connection that is kept. */
+const KEPT = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+
+/** Receives until so many requests have come by a connection. */
+async function receive(call: Call, count: number): Promise<void> {
+  while (call.received.split("\r\n\r\n").length <= count) {
+    assert(await call.receive(), "The connection is closed");
+  }
+}
+
+for (
+  const [name, reach] of Object.entries({
+    "that waits for a connection": async (call: Call, next: () => Greenlet) => {
+      const greenlet = next();
+      await arrive();
+      const kill = greenlet.kill();
+      await call.send(KEPT);
+      await kill;
+    },
+    "that gets a used connection": async (call: Call, next: () => Greenlet) => {
+      await call.send(KEPT);
+      await arrive();
+      const greenlet = next();
+      await sleep(0);
+      await greenlet.kill();
+    },
+  })
+) {
+  test(`Greenlet.kill() of a request ${name} of http.Agent leaves that to the next one`, async () => {
+    using site = new Site();
+    using failures = new Failures();
+    using _ = patch();
+    const agent = new http.Agent({ keepAlive: true, maxSockets: 1 });
+    const get = () =>
+      spawn(() =>
+        new Promise<string>((resolve, reject) => {
+          http.get(site.url, { agent }, (response) => {
+            response.resume().on("end", () => resolve("done"));
+          }).on("error", reject);
+        })
+      );
+    const first = get();
+    const call = await site.next();
+    await reach(call, get);
+    assertEquals(await first.get(), "done");
+    const last = get();
+    await receive(call, 2);
+    await call.send(KEPT);
+    assertEquals(await last.get(), "done");
+    agent.destroy();
+    await call.gone();
+    assertEquals(failures.errors, []);
+  });
+}
 
 test("http.get() in a listener of a request that cleans up has the grace", async () => {
   using site = new Site();
