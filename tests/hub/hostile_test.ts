@@ -16,6 +16,7 @@ import {
   Condition,
   DummySemaphore,
   Event,
+  formatRunInfo,
   Greenlet,
   Group,
   HttpServer,
@@ -264,20 +265,26 @@ Deno.test("spawnRaw() ends a greenlet whose promise has a constructor that can't
   assertEquals(failures.errors.map(String), ["Error: refused"]);
 });
 
-testBoth("Greenlet.waitsIn names a greenlet whose toString() throws", {
-  async: (greenlet: Greenlet) => joinAll([greenlet]),
-  *generator(greenlet: Greenlet) {
-    return yield* joinAll([greenlet]);
+testBoth(
+  "Greenlet.waitsIn and formatRunInfo() name a greenlet whose toString() throws",
+  {
+    async: (greenlet: Greenlet) => joinAll([greenlet]),
+    *generator(greenlet: Greenlet) {
+      return yield* joinAll([greenlet]);
+    },
   },
-}, async (body) => {
-  class Silent extends Greenlet {
-    override toString(): string {
-      throw new Error("refused");
+  async (body) => {
+    class Silent extends Greenlet {
+      override toString(): string {
+        throw new Error("refused");
+      }
     }
-  }
-  const silent = Silent.spawn(() => sleep(1e6));
-  const waiting = spawn(body as (greenlet: Greenlet) => Wrong, silent);
-  await sleep(0);
-  assert(waiting.waitsIn!.startsWith("join"));
-  await killAll([waiting, silent]);
-});
+    const silent = Silent.spawn(() => sleep(1e6));
+    const waiting = spawn(body as (greenlet: Greenlet) => Wrong, silent);
+    await sleep(0);
+    assert(waiting.waitsIn!.startsWith("join"));
+    const lines = formatRunInfo().split("\n");
+    assert(lines.some((line) => line.includes("a value of type object")));
+    await killAll([waiting, silent]);
+  },
+);
