@@ -89,6 +89,7 @@ export const GROUPS: readonly (readonly string[])[] = [
   [
     "tests/backdoor_test.ts",
     "tests/hub/context_test.ts",
+    "tests/hub/order_model_test.ts",
     "tests/hub/order_pairs_test.ts",
     "tests/hub/untaken_errors_test.ts",
     "tests/inspect_forms_test.ts",
