@@ -363,10 +363,12 @@ function begin<R>(
 }
 
 /**
- * How many milliseconds after the timeout the call still reads the output and waits for the end
- * of the program. Then it throws.
+ * After the timeout the call still reads the output and waits for the end of the program. It
+ * sleeps so often, for so many milliseconds, and then throws. In each sleep the loop asks what has
+ * arrived: one long sleep might be over before it has asked, if the machine is busy.
  */
-const LINGER = 50;
+const SLEEPS = 10;
+const SLEEP = 5;
 
 /** The wait for the end of a program. */
 class ProgramWait extends Suspension<unknown> {
@@ -438,10 +440,15 @@ class ProgramWait extends Suspension<unknown> {
       const [stdout, stderr] = running.close();
       this.throw(new TimeoutExpired(timeout, command, args, stdout, stderr));
     };
+    let left = SLEEPS;
+    const goOn = () => {
+      if (left-- === 0) timedOut();
+      else if (this.state === "waiting") after(SLEEP, goOn);
+    };
     // Most programs end at once. When this throws, they have ended.
     runDetached(() => {
       void then(running.completed, timedOut, timedOut);
-      after(LINGER, timedOut);
+      goOn();
     });
   }
 
