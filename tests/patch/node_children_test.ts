@@ -172,7 +172,7 @@ test("a child of exec() that ignores SIGTERM gets SIGKILL after the grace", asyn
   await arrive();
 });
 
-test("execa whose child is killed and leaves a child of its own ends within the grace", async () => {
+test("execa whose child is killed and leaves a child of its own ends, as its pipes are closed", async () => {
   using failures = new Failures();
   using _ = patch();
   for (const ignoring of ["", "trap '' TERM; "]) {
@@ -186,7 +186,8 @@ test("execa whose child is killed and leaves a child of its own ends within the 
       await child;
     });
     const other = await pid.promise;
-    await greenlet.kill();
+    // The pipes are closed a little before the default grace is over.
+    await greenlet.kill(undefined, { grace: Infinity });
     Deno.kill(other, "SIGKILL");
     assertInstanceOf(greenlet.value, GreenletExit);
   }
