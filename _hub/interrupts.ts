@@ -50,6 +50,11 @@ export function isInterrupt(error: unknown): boolean {
   return isObject(error) && interruptErrors.has(error);
 }
 
+/** Whether an error has interrupted a greenlet, or stands for such an error. */
+export function standsForInterrupt(error: unknown): boolean {
+  return isInterrupt(original(error));
+}
+
 /** The scopes in which a call has thrown an interrupt as its result. */
 const handed = new WeakMap<object, WeakSet<Interruptible>>();
 

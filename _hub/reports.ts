@@ -13,10 +13,10 @@ import { then } from "../_base/language.ts";
 import { getProcess } from "../_base/builtin.ts";
 import { setImmediate } from "../_base/immediate.ts";
 import { current, runDetached } from "./current.ts";
-import { isInterrupt } from "./interrupts.ts";
+import { standsForInterrupt } from "./interrupts.ts";
 import { report } from "./main.ts";
 import { isIdle, runSoon } from "./run_queue.ts";
-import { consistsOf, eachSuppressed } from "./wrapped.ts";
+import { eachBeside } from "./wrapped.ts";
 
 /** How many more turns to wait for wake-ups that were due in the turn of the failure. */
 const MOST_TURNS = 3;
@@ -37,14 +37,13 @@ export function reportUnlessTaken(greenlet: object, error: unknown): void {
 
 /**
  * Reports what has failed beside the interrupt that a body has ended by: the other errors of a
- * `SuppressedError`, such as that of a disposer. The interrupt is what the body has ended by.
+ * `SuppressedError`, such as that of a disposer, or of an `AggregateError`, such as those of
+ * `Promise.any`. The interrupt is what the body has ended by.
  *
  * @param error The error that the body has thrown, which wraps the interrupt.
  */
 export function reportSuppressed(context: object, error: unknown): void {
-  eachSuppressed(error, (one) => {
-    if (!consistsOf(one, isInterrupt)) reportInTurn(context, one);
-  });
+  eachBeside(error, standsForInterrupt, (one) => reportInTurn(context, one));
 }
 
 /** Reports an error that can't be taken, such as that of a link, in order with the others. */

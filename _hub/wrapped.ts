@@ -64,20 +64,44 @@ function findAmong(
   return null;
 }
 
-/** Calls `visit` with the errors of each `SuppressedError` that an error is or wraps. */
-export function eachSuppressed(
+/**
+ * Calls `visit` with the errors that an error wraps beside those of the kind that is searched for,
+ * in order: the other errors of an `AggregateError` or a `SuppressedError`. An error whose `cause`
+ * is of the kind stands for it, and is not visited.
+ *
+ * @param is Tells whether an error is one that is looked for.
+ */
+export function eachBeside(
   error: unknown,
+  is: Is,
   visit: (error: unknown) => void,
 ): void {
   const seen = new Set<unknown>();
   const rest = [error];
   while (rest.length > 0) {
-    const wrapping = wrappingOf(rest.pop(), seen);
-    if (wrapping === null) continue;
-    for (const inner of wrapping.errors) {
-      if (wrapping.kind === "suppressed" && !seen.has(inner)) visit(inner);
-      rest.push(inner);
-    }
+    const one = rest.pop();
+    const errors = errorsAtEnd(one, is, seen);
+    if (errors === null) continue;
+    if (findAmong(errors, is, new Set()) === null) visit(one);
+    else for (let i = errors.length - 1; i >= 0; i--) rest.push(errors[i]);
+  }
+}
+
+/**
+ * Follows a chain of causes, and returns the errors that its last error wraps; `null` if the chain
+ * leads to an error of the kind, or to one that was seen.
+ */
+function errorsAtEnd(
+  error: unknown,
+  is: Is,
+  seen: Set<unknown>,
+): unknown[] | null {
+  for (;;) {
+    if (is(error) || seen.has(error)) return null;
+    const wrapping = wrappingOf(error, seen);
+    if (wrapping === null) return [];
+    if (wrapping.kind !== "cause") return wrapping.errors;
+    error = wrapping.errors[0];
   }
 }
 
