@@ -536,7 +536,6 @@ export class Scope implements Mapped {
     interrupts.swallowed++;
     interrupts.isKillThrown = true;
     interruptPending(this, error, true);
-    noteThrownOnce(interrupts);
   }
 
   /** Whether the error that every wait throws is thrown, or ends the body by `return()`. */
@@ -778,13 +777,40 @@ function noteLast(interrupts: InterruptState, error: unknown): void {
   interrupts.last = error;
 }
 
+/**
+ * The most scopes within each other that an interrupt reaches by nested calls. More would
+ * overflow the stack: those within are interrupted after the calls have returned.
+ */
+const MOST_NESTED = 200;
+let nesting = 0;
+/** The scopes that are too deep for nested calls. */
+const deeper: [scope: Scope, error: unknown, final: boolean][] = [];
+
+/** Interrupts the pending waits of a scope, which may be those of scopes within it. */
 function interruptPending(scope: Scope, error: unknown, final: boolean): void {
-  const pending = scope.pending!;
-  if (!(pending instanceof Set)) return pending.interrupt(error, final);
-  // Undoing a wait may remove others. It begins no waits, as bodies go on later.
-  membersOf(pending).forEach((one) => {
-    if (one.scope === scope) one.interrupt(error, final);
-  });
+  if (nesting === MOST_NESTED) return void deeper.push([scope, error, final]);
+  nesting++;
+  try {
+    interruptEach(scope, error, final);
+  } finally {
+    nesting--;
+  }
+  while (nesting === 0 && deeper.length > 0) {
+    const [scope, error, final] = deeper.shift()!;
+    interruptPending(scope, error, final);
+  }
+}
+
+function interruptEach(scope: Scope, error: unknown, final: boolean): void {
+  const { pending } = scope;
+  if (!(pending instanceof Set)) pending?.interrupt(error, final);
+  else {
+    // Undoing a wait may remove others. It begins no waits, as bodies go on later.
+    membersOf(pending).forEach((one) => {
+      if (one.scope === scope) one.interrupt(error, final);
+    });
+  }
+  if (final) noteThrownOnce(scope.interrupts!);
 }
 
 /**

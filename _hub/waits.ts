@@ -81,9 +81,24 @@ function waitedIn(scope: Scope): Scope["pending"] {
   return waits.length === 0 ? pending : new Set(waits);
 }
 
+/** The most calls within each other that a description has: more could overflow the stack. */
+const MOST_WITHIN = 100;
+let within = 0;
+
+/** Looks into the scope of a call; gives `tooDeep` if the call is within too many others. */
+function lookInto<R>(scope: Scope, look: (scope: Scope) => R, tooDeep: R): R {
+  if (within === MOST_WITHIN) return tooDeep;
+  within++;
+  try {
+    return look(scope);
+  } finally {
+    within--;
+  }
+}
+
 /** Describes the wait of a function that runs in a scope of its own. */
 export function describeInner(scope: Scope): string {
-  return describeWaits(scope) ?? FOREIGN;
+  return lookInto(scope, describeWaits, "calls within each other") ?? FOREIGN;
 }
 
 /**
@@ -91,6 +106,10 @@ export function describeInner(scope: Scope): string {
  * not known.
  */
 export function blockersOf(scope: Scope): readonly Greenlet[] {
+  return lookInto(scope, blockersIn, NO_BLOCKERS);
+}
+
+function blockersIn(scope: Scope): readonly Greenlet[] {
   const pending = waitedIn(scope);
   // Of several waits, as in `Promise.any`, one may be enough.
   if (pending === null || pending instanceof Set) return NO_BLOCKERS;
