@@ -431,7 +431,7 @@ export class Scope implements Mapped {
     else {
       const { interrupts } = this;
       if (interrupts?.kill?.error === error) interrupts!.isKillThrown = true;
-      interruptPending(this, error, false);
+      visitPending(interruptEach, this, error, false);
     }
     this.startGraceTimer();
   }
@@ -535,7 +535,7 @@ export class Scope implements Mapped {
     if (this.pending === null) return;
     interrupts.swallowed++;
     interrupts.isKillThrown = true;
-    interruptPending(this, error, true);
+    visitPending(interruptEach, this, error, true);
   }
 
   /** Whether the error that every wait throws is thrown, or ends the body by `return()`. */
@@ -590,9 +590,7 @@ export class Scope implements Mapped {
       interrupts!.held.splice(i, 1);
       interrupts!.thrown = undefined;
     }
-    const { pending } = this;
-    if (!(pending instanceof Set)) return pending?.unhold(error);
-    pending.forEach((one) => one.unhold(error));
+    if (this.pending !== null) visitPending(unholdEach, this, error, false);
   }
 
   /** Whether an error waits to be thrown. */
@@ -683,14 +681,19 @@ export class Scope implements Mapped {
     return this.interrupts?.limit ?? null;
   }
 
-  /**
-   * Takes the error that a cooperative call must throw in place of its operation; `null` if
-   * there is none.
-   */
-  takeDue(): Due | null {
+  /** The error that a cooperative call must throw in place of its operation, if there is one. */
+  get due(): { readonly error: unknown } | null {
     const { interrupts } = this;
     if (interrupts === null) return null;
     const escalated = this.escalateIfOverdue();
+    if (escalated !== null) return escalated;
+    return interrupts.held.length === 0 ? null : { error: interrupts.held[0] };
+  }
+
+  /** Notes that a call throws an error that was {@linkcode Scope.due}, as its caller awaits it. */
+  takeDue(error: unknown): Due {
+    const escalated = this.escalateIfOverdue();
+    const interrupts = this.interrupts!;
     if (escalated !== null) {
       const { error } = escalated;
       interrupts.isKillThrown = true;
@@ -703,12 +706,14 @@ export class Scope implements Mapped {
       noteThrownOnce(interrupts);
       return { error, how };
     }
-    if (interrupts.held.length === 0) return null;
-    const error = interrupts.held.shift();
+    const i = interrupts.held.indexOf(error);
     const { kill } = interrupts;
-    if (kill !== null && kill.error === error) {
-      kill.deadline = now() + kill.grace;
-      interrupts.isKillThrown = true;
+    if (i >= 0) {
+      interrupts.held.splice(i, 1);
+      if (kill !== null && kill.error === error) {
+        kill.deadline = now() + kill.grace;
+        interrupts.isKillThrown = true;
+      }
     }
     return { error, how: "once" };
   }
@@ -777,28 +782,44 @@ function noteLast(interrupts: InterruptState, error: unknown): void {
   interrupts.last = error;
 }
 
+type Visit = (scope: Scope, error: unknown, final: boolean) => void;
+
 /**
  * The most scopes within each other that an interrupt reaches by nested calls. More would
- * overflow the stack: those within are interrupted after the calls have returned.
+ * overflow the stack: those within are visited after the calls have returned.
  */
 const MOST_NESTED = 200;
 let nesting = 0;
 /** The scopes that are too deep for nested calls. */
-const deeper: [scope: Scope, error: unknown, final: boolean][] = [];
+const deeper: [visit: Visit, scope: Scope, error: unknown, final: boolean][] =
+  [];
 
-/** Interrupts the pending waits of a scope, which may be those of scopes within it. */
-function interruptPending(scope: Scope, error: unknown, final: boolean): void {
-  if (nesting === MOST_NESTED) return void deeper.push([scope, error, final]);
+/** Calls a function for the pending waits of a scope, which may be those of scopes within it. */
+function visitPending(
+  visit: Visit,
+  scope: Scope,
+  error: unknown,
+  final: boolean,
+): void {
+  if (nesting === MOST_NESTED) {
+    return void deeper.push([visit, scope, error, final]);
+  }
   nesting++;
   try {
-    interruptEach(scope, error, final);
+    visit(scope, error, final);
   } finally {
     nesting--;
   }
   while (nesting === 0 && deeper.length > 0) {
-    const [scope, error, final] = deeper.shift()!;
-    interruptPending(scope, error, final);
+    const next = deeper.shift()!;
+    visitPending(next[0], next[1], next[2], next[3]);
   }
+}
+
+function unholdEach(scope: Scope, error: unknown): void {
+  const { pending } = scope;
+  if (!(pending instanceof Set)) return pending?.unhold(error);
+  pending.forEach((one) => one.unhold(error));
 }
 
 function interruptEach(scope: Scope, error: unknown, final: boolean): void {
@@ -820,7 +841,7 @@ function interruptEach(scope: Scope, error: unknown, final: boolean): void {
 export function endWith(scope: Scope, error: unknown): void {
   noteThrown(scope, error);
   if (scope.pending === null) scope.hold(error);
-  else interruptPending(scope, error, false);
+  else visitPending(interruptEach, scope, error, false);
 }
 
 /** Notes that an error interrupts a scope. */

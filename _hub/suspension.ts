@@ -11,7 +11,7 @@
 import "./deadlock.ts";
 import { show } from "../_base/checks.ts";
 import { showAs } from "../_base/inspecting.ts";
-import { markHandled, ownThen, then } from "../_base/language.ts";
+import { ignore, markHandled, ownThen, then } from "../_base/language.ts";
 import {
   getCurrent as getRunning,
   Greenlet,
@@ -242,33 +242,93 @@ class RaceWait {
 export function checkpoint(scope: Scope | null): Wait<never> | null {
   // Nearly all scopes have no interrupts.
   if (scope === null || scope.interrupts === null) return null;
-  const due = takeDue(scope);
-  return due === null ? null : waitFor(scope, due);
+  const due = dueIn(scope);
+  return due === null ? null : new DueWait(scope, due.error);
 }
 
 /** The {@linkcode checkpoint} of calls that are part of the body's clean-up. */
 export function checkpointAtLast(scope: Scope): Wait<never> | null {
-  const due = scope.takeDue();
-  return due === null ? null : waitFor(scope, due);
+  const { due } = scope;
+  return due === null ? null : new DueWait(scope, due.error);
 }
 
 /** Returns the error that is due; `null` if the cooperative call may begin. */
-function takeDue(scope: Scope): Due | null {
-  const { interrupts } = scope;
-  if (interrupts === null) return null;
-  const due = scope.takeDue();
-  if (due === null) interrupts.thrown = undefined;
+function dueIn(scope: Scope): { readonly error: unknown } | null {
+  const { interrupts, due } = scope;
+  if (due === null && interrupts !== null) interrupts.thrown = undefined;
   return due;
 }
 
-/** The wait that throws an error that is due. */
-function waitFor(scope: Scope, { error, how }: Due): Wait<never> {
-  if (how === "once") return failedWait(error);
-  const wait = new Suspension<never>();
-  if (how === "abandoned") abandon(scope, error);
-  if (how === "thrown" || how === "returned") wait.settle(how, error);
-  // A wait in no scope: when the body was abandoned, nothing ends it.
-  return wait.suspend(null);
+/** A promise that begins a new wait each time that it is awaited. */
+export abstract class LazyPromise<T> extends Promise<T> {
+  /** Begins a wait, unless an error is due. */
+  abstract waitIn(scope: Scope): Wait<T>;
+}
+
+/**
+ * The wait of a call that throws an error that was due. The error is taken when the wait is used,
+ * and not at the call: a call whose result the program does not await, such as `other.kill()`,
+ * must not swallow the error. Then the next call throws it.
+ */
+class DueWait extends LazyPromise<never> {
+  static {
+    Object.defineProperties(this.prototype, {
+      // A getter, as `await` gets the `then` in the scope that awaits it.
+      then: {
+        get(this: DueWait): PromiseLike<never>["then"] {
+          const scope = carry === null ? mainScope : currentScope();
+          return scope === mainScope
+            ? (onFulfilled, onRejected) =>
+              then(this.waitIn(), onFulfilled, onRejected)
+            : (...reactions) => {
+              const wait = this.waitIn() as Wait<unknown> as OwnWait;
+              return thenIn.apply(
+                wait,
+                [scope, ...reactions] as never,
+              ) as never;
+            };
+        },
+      },
+    });
+  }
+
+  static override get [Symbol.species](): PromiseConstructor {
+    return Promise;
+  }
+
+  readonly #scope: Scope;
+  readonly #error: unknown;
+  #wait: Wait<never> | null = null;
+
+  constructor(scope: Scope, error: unknown) {
+    super((_, reject) => reject(error));
+    ownThen(this, undefined, ignore);
+    this.#scope = scope;
+    this.#error = error;
+  }
+
+  /** Takes the error. */
+  take(): Due {
+    return this.#scope.takeDue(this.#error);
+  }
+
+  override waitIn(): Wait<never> {
+    return this.#wait ??= this.#begin();
+  }
+
+  #begin(): Wait<never> {
+    const { error, how } = this.take();
+    if (how === "once") return failedWait(error);
+    const wait = new Suspension<never>();
+    if (how === "abandoned") abandon(this.#scope, error);
+    if (how === "thrown" || how === "returned") wait.settle(how, error);
+    // A wait in no scope: when the body was abandoned, nothing ends it.
+    return wait.suspend(null);
+  }
+
+  [Symbol.iterator](): Iterator<unknown, never, unknown> {
+    return this.waitIn()[Symbol.iterator]();
+  }
 }
 
 /** Whether the generator body of a scope is suspended in a wait. */
@@ -306,13 +366,9 @@ export function readyWait<T>(value: T): Wait<T> {
 /** The wait that has ended with `undefined`. All calls share it. */
 export const DONE: Wait<void> = readyWait(undefined);
 
-/** The error of a wait that has ended with an error, as {@linkcode checkpoint} returns it. */
+/** Takes the error of a wait that {@linkcode checkpoint} has returned. */
 export function errorOf(due: Wait<never>): unknown {
-  try {
-    due[Symbol.iterator]().next();
-  } catch (error) {
-    return error;
-  }
+  return (due as unknown as DueWait).take().error;
 }
 
 /** Makes a wait that has ended with an error. It does not count as an unhandled rejection. */
@@ -370,9 +426,9 @@ export class Suspension<T> implements Pending, Sleeper, TimerTarget {
     // A value that was handed over before is returned, and the held error is thrown by the next
     // wait.
     const isReady = this.state !== "idle" && !scope.isEscalated;
-    const due = isReady ? null : takeDue(scope);
+    const due = isReady ? null : dueIn(scope);
     if (due === null) return this.suspend(scope);
-    const wait = waitFor(scope, due);
+    const wait = new DueWait(scope, due.error);
     if (this.state === "idle") {
       this.settle("thrown", undefined);
       this.undo(due.error);
@@ -718,12 +774,6 @@ export function isTaken(promise: unknown): boolean {
     ? (promise as Partial<OwnWait>)[WAITING]
     : undefined;
   return waiting === TAKEN || waiting instanceof Taken;
-}
-
-/** A promise that begins a new wait each time that it is awaited. */
-export abstract class LazyPromise<T> extends Promise<T> {
-  /** Begins a wait, unless an error is due. */
-  abstract waitIn(scope: Scope): Wait<T>;
 }
 
 /** Whether a promise is a wait of this scope, or a wait that has ended with a value. */

@@ -11,15 +11,25 @@ import {
   assertInstanceOf,
   assertMatch,
   assertRejects,
+  assertStrictEquals,
 } from "@std/assert";
 import {
   Event,
+  getCurrent,
   Greenlet,
   GreenletExit,
+  Group,
+  kill,
+  killAll,
   nursery,
+  Pool,
+  Queue,
+  select,
   sleep,
   spawn,
   Timeout,
+  until,
+  Waiter,
   withTimeout,
 } from "../../mod.ts";
 import { type Bodies, Failures, settle, testBoth } from "../_bodies.ts";
@@ -224,5 +234,146 @@ testBoth(
     assert(greenlets[0].successful());
     failed.set();
     await assertRejects(() => greenlets[1].get(), Error, "failed");
+  },
+);
+
+/** A promise that is not a wait of the library. */
+const foreign = () => Promise.resolve();
+
+testBoth(
+  "Greenlet.kill() of the greenlet itself throws in the next wait, if it is not awaited",
+  {
+    async async(log: string[]) {
+      (getCurrent() as Greenlet).kill(undefined, { grace: Infinity });
+      log.push("goes on");
+      await sleep(FOREVER);
+      log.push("not reached");
+    },
+    *generator(log: string[]) {
+      (getCurrent() as Greenlet).kill(undefined, { grace: Infinity });
+      log.push("goes on");
+      yield* sleep(FOREVER);
+      log.push("not reached");
+    },
+  },
+  async (body) => {
+    const log: string[] = [];
+    const greenlet = spawn(body, log);
+    await settle();
+    assertInstanceOf(greenlet.value, GreenletExit);
+    assertEquals(log, ["goes on"]);
+  },
+);
+
+/** Calls that throw an interrupt that is due, and that programs often don't await. */
+const NOT_AWAITED: Record<string, (other: Greenlet) => unknown> = {
+  "Greenlet.kill()": (other) => other.kill(),
+  "kill()": (other) => kill(other),
+  "killAll()": (other) => killAll([other]),
+  "Group.kill()": (other) => new Group([other]).kill(),
+  "Greenlet.join()": (other) => other.join(),
+  "Queue.put()": () => new Queue(1, [0]).put(1),
+  "Queue.get()": () => new Queue().get(),
+  "sleep()": () => sleep(1),
+  "withTimeout()": () => withTimeout(1, () => sleep(FOREVER)),
+  "nursery()": () => nursery(() => sleep(FOREVER)),
+  "select()": () => select([() => sleep(FOREVER)]),
+  "until()": () => until(new Promise(() => {})),
+  "Waiter.get()": () => new Waiter().get(),
+  "Pool.map()": () => new Pool(1).map(() => sleep(FOREVER), [1]),
+};
+
+for (const [name, call] of Object.entries(NOT_AWAITED)) {
+  testBoth(
+    `${name} that is not awaited leaves an interrupt that is due to the next wait`,
+    {
+      async async(interrupt: (me: Greenlet) => void, other: Greenlet) {
+        interrupt(getCurrent() as Greenlet);
+        call(other);
+        await sleep(FOREVER);
+      },
+      *generator(interrupt: (me: Greenlet) => void, other: Greenlet) {
+        interrupt(getCurrent() as Greenlet);
+        call(other);
+        yield* sleep(FOREVER);
+      },
+    },
+    async (body) => {
+      using _failures = new Failures();
+      const options = { block: false, grace: Infinity };
+      const others = [new Greenlet(sleep, FOREVER), spawn(sleep, FOREVER)];
+      const killed = spawn(body, (me) => {
+        me.kill(undefined, options);
+      }, others[0]!);
+      const stop = new Error("stop");
+      const failed = spawn(body, (me) => {
+        me.kill(stop, options);
+      }, others[1]!);
+      await settle();
+      assertInstanceOf(killed.value, GreenletExit);
+      assertStrictEquals(failed.exception, stop);
+      await killAll(others);
+    },
+  );
+}
+
+Deno.test("Greenlet.kill() of others in a clean-up past its grace does not count as swallowing the kill", async () => {
+  using failures = new Failures();
+  const log: string[] = [];
+  const others = Array.from({ length: 20 }, () => spawn(sleep, FOREVER));
+  const greenlet = spawn(async () => {
+    try {
+      await sleep(FOREVER);
+    } finally {
+      for (const other of others) other.kill();
+      await foreign();
+      log.push("cleaned up");
+    }
+  });
+  await settle();
+  await greenlet.kill(undefined, { grace: 0 });
+  await settle();
+  assertEquals(log, ["cleaned up"]);
+  assertInstanceOf(greenlet.value, GreenletExit);
+  assertEquals(failures.errors, []);
+  assert(others.every((other) => other.dead));
+});
+
+testBoth(
+  "Queue.get() that throws an interrupt throws it once, when it is awaited",
+  {
+    async async(log: string[]) {
+      const queue = new Queue<number>();
+      const me = getCurrent() as Greenlet;
+      me.kill(new Error("stop"), { block: false, grace: Infinity });
+      const wait = queue.get();
+      queue.put(1);
+      await foreign();
+      await assertRejects(() => wait, Error, "stop");
+      await assertRejects(() => wait, Error, "stop");
+      await sleep(0);
+      log.push(`${await queue.get()} is still there`);
+    },
+    *generator(log: string[]) {
+      const queue = new Queue<number>();
+      const me = getCurrent() as Greenlet;
+      me.kill(new Error("stop"), { block: false, grace: Infinity });
+      const wait = queue.get();
+      queue.put(1);
+      for (let i = 0; i < 2; i++) {
+        try {
+          yield* wait;
+        } catch {
+          log.push("thrown");
+        }
+      }
+      yield* sleep(0);
+      log.splice(0, 2, `${yield* queue.get()} is still there`);
+    },
+  },
+  async (body) => {
+    const log: string[] = [];
+    await spawn(body, log).get();
+    assertEquals(log, ["1 is still there"]);
   },
 );
