@@ -353,9 +353,9 @@ export class Condition implements Disposable {
     );
   }
 
-  /** Releases the lock, at the end of a `using` block. */
-  [Symbol.dispose](): void {
-    this.release();
+  /** Releases the lock, at the end of a `using` block, as the lock itself does. */
+  get [Symbol.dispose](): () => void {
+    return this.#lock[Symbol.dispose];
   }
 }
 

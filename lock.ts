@@ -53,6 +53,18 @@ export interface AcquireOptions {
 
 /** What is shown of a lock: the greenlet that holds it. */
 let showLock: (lock: Lock) => object;
+/** The greenlet that holds a lock; `null` if it is free. */
+let holderOf: (lock: Lock) => CoreGreenlet | null;
+
+/** Makes a function that does something once. */
+function once(call: () => void): () => void {
+  let isDone = false;
+  return () => {
+    if (isDone) return;
+    isDone = true;
+    call();
+  };
+}
 
 class Available extends LinkedWait<Semaphore, number> {
   override describe(subject = this.subject): string {
@@ -100,6 +112,7 @@ export class Semaphore implements Waitable, Disposable {
       counter: semaphore.#counter,
       waiting: semaphore.#line.length,
     }));
+    holderOf = (lock) => #taker in lock ? lock.#taker : null;
     showLock = (lock) => ({
       holder: (lock as Semaphore).#taker,
       waiting: (lock as Semaphore).#line.length,
@@ -251,9 +264,13 @@ export class Semaphore implements Waitable, Disposable {
       : NO_BLOCKERS;
   }
 
-  /** Releases a permit, at the end of a `using` block. */
-  [Symbol.dispose](): void {
-    this.release();
+  /**
+   * Releases a permit, at the end of a `using` block. Each block releases once. A `Lock` and a
+   * `BoundedSemaphore` release only what is still held: nothing, if the block has called
+   * `release()` before its end.
+   */
+  get [Symbol.dispose](): () => void {
+    return once(() => this.release());
   }
 }
 
@@ -301,6 +318,13 @@ export class BoundedSemaphore extends Semaphore {
     }
     return super.release();
   }
+
+  /** See {@linkcode Semaphore}. */
+  override get [Symbol.dispose](): () => void {
+    return once(() => {
+      if (this.counter < this.#most) this.release();
+    });
+  }
 }
 
 /**
@@ -321,6 +345,8 @@ export class BoundedSemaphore extends Semaphore {
  */
 export class Lock extends BoundedSemaphore {
   #forfeits: Forfeits | null = null;
+  /** The greenlet that has disposed of it last. */
+  #disposer: CoreGreenlet | null = null;
 
   static {
     showAs(this, showLock);
@@ -339,6 +365,24 @@ export class Lock extends BoundedSemaphore {
    */
   override release(): number {
     return this.#forfeits?.take() ? this.counter : super.release();
+  }
+
+  /**
+   * Releases the lock at the end of a `using` block, in any greenlet. Does nothing if the
+   * greenlet that held it when the block began does not hold it any more.
+   */
+  override get [Symbol.dispose](): () => void {
+    const holder = holderOf(this);
+    const isOthers = holder !== getCurrent();
+    return once(() => {
+      if (this.#forfeits?.take() || holder === null) return;
+      if (holder !== holderOf(this)) return;
+      const me = getCurrent();
+      // The greenlet has disposed of it before, and now another one holds it.
+      if (isOthers && this.#disposer === me) return;
+      this.#disposer = me;
+      this.release();
+    });
   }
 
   /**
@@ -464,6 +508,8 @@ export class RLock implements Disposable {
   #depth = 0;
   readonly #line = new OwnersLine(this);
   #forfeits: Forfeits | null = null;
+  /** The greenlet that has disposed of it last. */
+  #disposer: CoreGreenlet | null = null;
 
   static {
     showAs(this, (lock) => ({
@@ -526,6 +572,10 @@ export class RLock implements Disposable {
         }`,
       );
     }
+    this.#releaseOnce();
+  }
+
+  #releaseOnce(): void {
     if (--this.#depth === 0) this.#handOver();
   }
 
@@ -541,9 +591,22 @@ export class RLock implements Disposable {
     }
   }
 
-  /** Releases the lock once, at the end of a `using` block. */
-  [Symbol.dispose](): void {
-    this.release();
+  /**
+   * Releases the lock once, at the end of a `using` block, in any greenlet. Does nothing if the
+   * greenlet that held it when the block began does not hold it any more.
+   */
+  get [Symbol.dispose](): () => void {
+    const owner = #owner in this ? this.#owner : null;
+    const isOthers = owner !== getCurrent();
+    return once(() => {
+      if (this.#forfeits?.take() || owner === null) return;
+      if (this.#owner !== owner) return;
+      const me = getCurrent();
+      // The greenlet has disposed of it before, and now another one holds it.
+      if (isOthers && this.#disposer === me) return;
+      this.#disposer = me;
+      this.#releaseOnce();
+    });
   }
 
   /**
