@@ -90,13 +90,14 @@ export class ForeignOperation implements Pending {
     const due = checkpoint(this.#owner) ?? retried(this.#owner);
     if (due === null) return addPending(this.#owner, this);
     this.#state = "over";
-    if (this.#owner.interrupts?.stage === "abandoned") {
-      return this.#call(() => this.#ending.silence());
-    }
     // Later, as the constructor of the operation may be running.
     then(due, undefined, (error) => {
       if (!this.#end(error)) this.#owner.hold(error);
     });
+    // The use of `due` may have abandoned the body. Then it never rejects.
+    if (this.#owner.interrupts?.stage === "abandoned") {
+      this.#call(() => this.#ending.silence());
+    }
   }
 
   /** Notes that no code waits for it. */
