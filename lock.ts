@@ -345,7 +345,7 @@ export class BoundedSemaphore extends Semaphore {
  */
 export class Lock extends BoundedSemaphore {
   #forfeits: Forfeits | null = null;
-  /** The greenlet that has disposed of it last. */
+  /** The greenlet whose hold was disposed of last. */
   #disposer: CoreGreenlet | null = null;
 
   static {
@@ -373,16 +373,18 @@ export class Lock extends BoundedSemaphore {
    */
   override get [Symbol.dispose](): () => void {
     const holder = holderOf(this);
-    const isOthers = holder !== getCurrent();
-    return once(() => {
+    const me = getCurrent();
+    let isDone = false;
+    return () => {
+      if (isDone) return;
+      isDone = true;
       if (this.#forfeits?.take() || holder === null) return;
       if (holder !== holderOf(this)) return;
-      const me = getCurrent();
-      // The greenlet has disposed of it before, and now another one holds it.
-      if (isOthers && this.#disposer === me) return;
-      this.#disposer = me;
+      // This greenlet has disposed of it before, and now another one holds it.
+      if (holder !== me && this.#disposer === me) return;
+      this.#disposer = holder;
       this.release();
-    });
+    };
   }
 
   /**
@@ -508,7 +510,7 @@ export class RLock implements Disposable {
   #depth = 0;
   readonly #line = new OwnersLine(this);
   #forfeits: Forfeits | null = null;
-  /** The greenlet that has disposed of it last. */
+  /** The greenlet whose hold was disposed of last. */
   #disposer: CoreGreenlet | null = null;
 
   static {
@@ -597,16 +599,19 @@ export class RLock implements Disposable {
    */
   get [Symbol.dispose](): () => void {
     const owner = #owner in this ? this.#owner : null;
-    const isOthers = owner !== getCurrent();
-    return once(() => {
+    const me = getCurrent();
+    let isDone = false;
+    return () => {
+      if (isDone) return;
+      isDone = true;
       if (this.#forfeits?.take() || owner === null) return;
-      if (this.#owner !== owner) return;
-      const me = getCurrent();
-      // The greenlet has disposed of it before, and now another one holds it.
-      if (isOthers && this.#disposer === me) return;
-      this.#disposer = me;
-      this.#releaseOnce();
-    });
+      if (owner !== this.#owner) return;
+      // This greenlet has disposed of it before, and now another one holds it.
+      if (owner !== me && this.#disposer === me) return;
+      this.#disposer = owner;
+      if (this.owned) this.release();
+      else this.#releaseOnce();
+    };
   }
 
   /**
