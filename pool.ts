@@ -35,8 +35,8 @@ import { report } from "./_hub/main.ts";
 import { Mapping, MappingWait, type Room } from "./_hub/mapping.ts";
 import { giveBackError, keepError, takeError } from "./_hub/reports.ts";
 import { Results } from "./_hub/results.ts";
-import { checkpoint, DONE, readyWait } from "./_hub/suspension.ts";
-import { checkDuration, now, timeoutOf } from "./_hub/timers.ts";
+import { checkpoint, DONE, LateCall, readyWait } from "./_hub/suspension.ts";
+import { checkDuration, countDown, now, timeoutOf } from "./_hub/timers.ts";
 import { BLOCKERS, CALL, callOf, classOf, several } from "./_hub/waits.ts";
 import { Event } from "./event.ts";
 import {
@@ -407,7 +407,10 @@ export abstract class GroupBase implements AsyncDisposable {
     killOnce([greenlet], error, grace);
     // A greenlet can't wait for its own end.
     if (!block || getCurrent() === greenlet) return DONE;
-    return greenlet.join({ timeout });
+    const scope = currentScope();
+    const left = countDown(timeout);
+    return checkpoint(scope) ??
+      new LateCall(scope, () => greenlet.join({ timeout: left() }));
   }
 
   /**

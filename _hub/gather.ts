@@ -35,11 +35,12 @@ import { GRACE, type Scope } from "./scope.ts";
 import {
   checkpoint,
   DONE,
+  LateCall,
   readyWait,
   Suspension,
   type Wait,
 } from "./suspension.ts";
-import { checkDuration, now, timeoutOf } from "./timers.ts";
+import { checkDuration, countDown, now, timeoutOf } from "./timers.ts";
 import { classOf, NO_BLOCKERS, several } from "./waits.ts";
 
 /** Options of {@linkcode killAll}. */
@@ -514,11 +515,16 @@ export function killAll(
   for (const greenlet of all) checkKillable(greenlet, "kill all");
   const thrown = instanceOf(error);
   forEachOf(all, (one) => kill(one, thrown, { block: false, grace }));
-  const alive = [...all].filter((g): g is Greenlet =>
-    g instanceof Greenlet && !g.dead
-  );
-  if (!block || alive.length === 0) return DONE;
-  return new KillingAll(alive, timeout).limit(timeout).get();
+  const scope = currentScope();
+  const alive = () =>
+    [...all].filter((g): g is Greenlet => g instanceof Greenlet && !g.dead);
+  if (!block || alive().length === 0) return DONE;
+  const left = countDown(timeout);
+  return checkpoint(scope) ?? new LateCall(scope, () => {
+    const rest = alive();
+    if (rest.length === 0) return checkpoint(scope) ?? DONE;
+    return new KillingAll(rest, timeout).limit(left()).get();
+  });
 }
 
 /** The wait for killed greenlets to end. */

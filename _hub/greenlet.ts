@@ -59,12 +59,14 @@ import {
   DONE,
   failedWait,
   isAwaiting,
+  LateCall,
   readyWait,
   Suspension,
   type Wait,
 } from "./suspension.ts";
 import {
   checkDuration,
+  countDown,
   startTimer,
   stopTimer,
   timeoutOf,
@@ -853,10 +855,14 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
     }
     if (!block) return DONE;
     const scope = currentScope();
-    if (this.dead || scope.greenlet !== this) return this.join({ timeout });
+    const due = checkpoint(scope);
+    if (due !== null) return due;
     // The greenlet kills itself: the call throws, even if the greenlet also waits in another
     // call.
-    return checkpoint(scope) ?? failedWait(thrown);
+    if (this.dead) return DONE;
+    if (scope.greenlet === this) return failedWait(thrown);
+    const left = countDown(timeout);
+    return new LateCall(scope, () => this.join({ timeout: left() }));
   }
 
   /**

@@ -17,7 +17,7 @@ import {
   Greenlet,
   GreenletError,
 } from "../greenlet.ts";
-import { abandon, current, currentScope, scopeOf } from "./current.ts";
+import { abandon, current, currentScope, runIn, scopeOf } from "./current.ts";
 import { errorFor } from "./interrupts.ts";
 import { main, report } from "./main.ts";
 import { observers } from "./observer.ts";
@@ -266,22 +266,22 @@ export abstract class LazyPromise<T> extends Promise<T> {
 }
 
 /**
- * The wait of a call that throws an error that was due. The error is taken when the wait is used,
- * and not at the call: a call whose result the program does not await, such as `other.kill()`,
- * must not swallow the error. Then the next call throws it.
+ * A wait that begins when it is used, and not at the call. For calls whose result programs often
+ * do not await, such as `other.kill()`: a wait that the body does not await must not be the one
+ * that an interrupt of the body ends.
  */
-class DueWait extends LazyPromise<never> {
+abstract class LateWait<T> extends LazyPromise<T> {
   static {
     Object.defineProperties(this.prototype, {
       // A getter, as `await` gets the `then` in the scope that awaits it.
       then: {
-        get(this: DueWait): PromiseLike<never>["then"] {
+        get(this: LateWait<unknown>): PromiseLike<unknown>["then"] {
           const scope = carry === null ? mainScope : currentScope();
           return scope === mainScope
             ? (onFulfilled, onRejected) =>
               then(this.waitIn(), onFulfilled, onRejected)
             : (...reactions) => {
-              const wait = this.waitIn() as Wait<unknown> as OwnWait;
+              const wait = this.waitIn() as OwnWait;
               return thenIn.apply(
                 wait,
                 [scope, ...reactions] as never,
@@ -296,9 +296,45 @@ class DueWait extends LazyPromise<never> {
     return Promise;
   }
 
+  #wait: Wait<T> | null = null;
+
+  /** Begins the wait. */
+  protected abstract begin(): Wait<T>;
+
+  override waitIn(): Wait<T> {
+    return this.#wait ??= this.begin();
+  }
+
+  [Symbol.iterator](): Iterator<unknown, T, unknown> {
+    return this.waitIn()[Symbol.iterator]();
+  }
+}
+
+/** A wait that a function begins in the scope of the call, when the wait is used. */
+export class LateCall<T> extends LateWait<T> {
+  readonly #scope: Scope;
+  readonly #call: () => Wait<T>;
+
+  constructor(scope: Scope, call: () => Wait<T>) {
+    super(ignore);
+    this.#scope = scope;
+    this.#call = call;
+  }
+
+  protected override begin(): Wait<T> {
+    return currentScope() === this.#scope
+      ? this.#call()
+      : runIn(this.#scope, this.#call);
+  }
+}
+
+/**
+ * The wait of a call that throws an error that was due. The error is taken when the wait is used:
+ * a call that the program does not await must not swallow it. Then the next call throws it.
+ */
+class DueWait extends LateWait<never> {
   readonly #scope: Scope;
   readonly #error: unknown;
-  #wait: Wait<never> | null = null;
 
   constructor(scope: Scope, error: unknown) {
     super((_, reject) => reject(error));
@@ -312,11 +348,7 @@ class DueWait extends LazyPromise<never> {
     return this.#scope.takeDue(this.#error);
   }
 
-  override waitIn(): Wait<never> {
-    return this.#wait ??= this.#begin();
-  }
-
-  #begin(): Wait<never> {
+  protected override begin(): Wait<never> {
     const { error, how } = this.take();
     if (how === "once") return failedWait(error);
     const wait = new Suspension<never>();
@@ -324,10 +356,6 @@ class DueWait extends LazyPromise<never> {
     if (how === "thrown" || how === "returned") wait.settle(how, error);
     // A wait in no scope: when the body was abandoned, nothing ends it.
     return wait.suspend(null);
-  }
-
-  [Symbol.iterator](): Iterator<unknown, never, unknown> {
-    return this.waitIn()[Symbol.iterator]();
   }
 }
 

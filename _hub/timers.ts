@@ -52,6 +52,15 @@ export function now(): number {
   return real + ahead;
 }
 
+const endless = () => Infinity;
+
+/** Returns a function that tells how many ms are left of a time limit that begins now. */
+export function countDown(ms: number): () => number {
+  if (ms === Infinity) return endless;
+  const end = now() + ms;
+  return () => Math.max(0, end - now());
+}
+
 /** Whether a test clock moves time, and not the runtime. */
 export function isMovedByHand(): boolean {
   return hand !== null;

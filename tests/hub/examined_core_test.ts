@@ -324,6 +324,79 @@ for (const [name, call] of Object.entries(NOT_AWAITED)) {
   );
 }
 
+/** Kills of a greenlet that cleans up for long. */
+const KILLS: Record<string, (other: Greenlet) => unknown> = {
+  "Greenlet.kill()": (other) => other.kill(),
+  "kill()": (other) => kill(other),
+  "killAll()": (other) => killAll([other]),
+  "Group.killOne()": (other) => {
+    const group = new Group([other]);
+    other.kill(undefined, { block: false });
+    group.killOne(other);
+  },
+};
+
+for (const [name, call] of Object.entries(KILLS)) {
+  testBoth(
+    `${name} that is not awaited is not the wait that an interrupt ends`,
+    {
+      async async(other: Greenlet, interrupt: (me: Greenlet) => void) {
+        call(other);
+        interrupt(getCurrent() as Greenlet);
+        await foreign();
+        await sleep(FOREVER);
+      },
+      *generator(other: Greenlet, interrupt: (me: Greenlet) => void) {
+        call(other);
+        interrupt(getCurrent() as Greenlet);
+        yield* sleep(FOREVER);
+      },
+    },
+    async (body) => {
+      const cleaned = new Event();
+      const other = spawn(async () => {
+        try {
+          await sleep(FOREVER);
+        } finally {
+          await cleaned.wait();
+        }
+      });
+      await settle();
+      const killed = spawn(body, other, (me) => {
+        me.kill(undefined, { block: false, grace: Infinity });
+      });
+      await settle();
+      assertInstanceOf(killed.value, GreenletExit);
+      cleaned.set();
+      await other.join();
+    },
+  );
+}
+
+Deno.test("Greenlet.kill() and killAll() wait for the end from the call on, when they are awaited later", async () => {
+  for (
+    const call of [(g: Greenlet) => g.kill(), (g: Greenlet) => killAll([g])]
+  ) {
+    const greenlets = [spawn(sleep, FOREVER), spawn(sleep, FOREVER)] as const;
+    await settle();
+    const waits = greenlets.map(call);
+    await settle();
+    assert(greenlets.every((one) => one.dead));
+    await Promise.all(waits);
+    await waits[0];
+    await spawn(function* () {
+      yield* waits[1]!;
+    }).get();
+  }
+  const stuck = spawn(() => new Promise(() => {}));
+  await settle();
+  const kill = stuck.kill(undefined, { timeout: 1 });
+  const all = killAll([stuck], { timeout: 1 });
+  await sleep(2);
+  await kill;
+  await assertRejects(() => all, Timeout);
+});
+
 Deno.test("Greenlet.kill() of others in a clean-up past its grace does not count as swallowing the kill", async () => {
   using failures = new Failures();
   const log: string[] = [];
