@@ -249,6 +249,7 @@ class ColdFields {
   locals: WeakMap<object, object> | null = null;
   shielded = false;
   abandoned: (() => void) | null = null;
+  hasEnded: (() => boolean) | null = null;
   owned: List<ScopeOwned> | null = null;
   race: Race | null = null;
 }
@@ -393,6 +394,14 @@ export class Scope implements Mapped {
   /** Called when the body of this scope is abandoned, if that is not the body of a greenlet. */
   set abandoned(abandoned: () => void) {
     coldFieldsOf(this).abandoned = abandoned;
+  }
+
+  /**
+   * Tells whether the function of this scope has ended, before that is noted: code that goes on in
+   * the same step may begin the next task of a queue.
+   */
+  set hasEnded(hasEnded: () => boolean) {
+    coldFieldsOf(this).hasEnded = hasEnded;
   }
 
   /** The race of the waits of the scope, of which one is taken. */
@@ -686,7 +695,10 @@ export class Scope implements Mapped {
     const { interrupts } = this;
     if (interrupts === null) return null;
     const escalated = this.escalateIfOverdue();
-    if (escalated !== null) return escalated;
+    if (escalated !== null) {
+      if (!(this.cold?.hasEnded?.() ?? false)) return escalated;
+      this.close();
+    }
     return interrupts.held.length === 0 ? null : { error: interrupts.held[0] };
   }
 

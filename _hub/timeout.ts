@@ -6,6 +6,7 @@
 
 import { nameClasses, showAs } from "../_base/inspecting.ts";
 import { NO_OPTIONS } from "../_base/language.ts";
+import { isSettled } from "../_base/runtime.ts";
 import { Greenlet } from "../greenlet.ts";
 import { current, currentScope, runIn, setScope } from "./current.ts";
 import { unwrapped } from "./interrupts.ts";
@@ -439,6 +440,10 @@ class Limited extends Suspension<unknown> implements Reaction, Race {
     this.#inner.escalate(error);
     // The promise may be foreign and never settle. It must not keep this wait in memory.
     const { reactions } = this;
+    if (reactions !== null) {
+      const { promise } = reactions;
+      this.#inner.hasEnded = () => isSettled(promise);
+    }
     if (!this.#inner.ownsSomething && reactions !== null) {
       reactions.remove(this);
       reactions.add(new LateEnd(this.#inner));
