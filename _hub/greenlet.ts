@@ -805,7 +805,9 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
    * it has ended. A switch point, unless `block` is false. gevent's `kill`.
    *
    * The body's current wait throws the error; if it has none, its next wait does. A greenlet
-   * that has not started never starts. Killing a dead greenlet does nothing.
+   * that has not started never starts. Killing a dead greenlet does nothing. The error is thrown
+   * at the call. The wait begins when the call is awaited, and a call that is not awaited does
+   * not wait: an interrupt of the caller is then thrown by the caller's next wait.
    *
    * If the body throws an error that wraps it, such as the `AggregateError` of `Promise.any` or
    * an error with it as its `cause`, the greenlet still counts as killed. A call that the body
