@@ -28,6 +28,7 @@ import {
   type SocketOps,
   socketOpsFor,
 } from "./socket_ops.ts";
+import { loopCalls } from "./run_queue.ts";
 import { QueuedWait } from "./wait_queue.ts";
 
 type Read = (this: Deno.Conn, buffer: Uint8Array) => Promise<number | null>;
@@ -280,6 +281,7 @@ export class BytesOf extends Stamp {
 export class OperationsOf extends Stamp {
   #operations: SocketOps | null = null;
   #by: object | undefined;
+  #lastCall = -1;
 
   static get(conn: unknown, sockets: object): SocketOps | null {
     return isObject(conn) && #by in conn && conn.#by === sockets
@@ -291,6 +293,13 @@ export class OperationsOf extends Stamp {
     if (!(#by in conn)) new OperationsOf(conn);
     (conn as OperationsOf).#operations = operations;
     (conn as OperationsOf).#by = sockets;
+  }
+
+  /** Whether this is the first such call since the event loop has called the library. */
+  static isFirst(conn: object): boolean {
+    const isFirst = (conn as OperationsOf).#lastCall !== loopCalls;
+    (conn as OperationsOf).#lastCall = loopCalls;
+    return isFirst;
   }
 }
 
