@@ -419,7 +419,10 @@ class RequestGreenlet extends Greenlet {
   }
 
   readonly exchange: Exchange;
-  /** `undefined` until it is read or set: to make it takes 2 % of the time of a small request. */
+  /**
+   * `undefined` until it is read or set. To make it takes a fifth of the time that the server
+   * adds to the runtime's for a small request.
+   */
   #name: string | undefined;
 
   constructor(exchange: Exchange) {

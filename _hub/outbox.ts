@@ -191,7 +191,7 @@ export class Outbox {
   /**
    * Whether this is the first write since the event loop has called the library. It takes nothing
    * from the time slice: a server that answers 100 clients in one turn of the loop would need
-   * more than a slice for that, and the deferred answers took a tenth of its time.
+   * more than a slice for that, and to defer the answers took about a tenth of its time.
    */
   #isFirst(): boolean {
     const isFirst = this.#lastCall !== loopCalls;
