@@ -35,6 +35,24 @@ export function noteTaken(operation: object | number): void {
   if (id !== undefined) left.delete(id);
 }
 
+/** How many pending operations without a known number there are that nothing waits for. */
+let unnumbered = 0;
+
+/** As {@linkcode noteLeft}, for one pending operation whose number is not known. */
+export function noteOneLeft(): void {
+  unnumbered++;
+}
+
+/** Ends {@linkcode noteOneLeft}. Must be called when the operation is over, too. */
+export function noteOneTaken(): void {
+  unnumbered--;
+}
+
+/** How many operations {@linkcode noteOneLeft} has noted. */
+export function countUnnumbered(): number {
+  return unnumbered;
+}
+
 /** Whether nothing waits for an operation. */
 export function isLeft(id: number): boolean {
   return left.has(id);

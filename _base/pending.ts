@@ -11,7 +11,7 @@
 
 import { findInternals, type Internals, type ListedTimer } from "./runtime.ts";
 import { getProcess } from "./builtin.ts";
-import { isLeft } from "./left.ts";
+import { countUnnumbered, isLeft } from "./left.ts";
 import { ignore, markHandled } from "./language.ts";
 
 /** The highest number of an operation. The next number is 0. */
@@ -166,12 +166,14 @@ export class PendingWork {
   look(own: number): Pending {
     const { hasPromise } = this.#core;
     this.#known = this.#known.filter((id) => hasPromise(id));
+    const unnumbered = countUnnumbered();
+    const most = own + unnumbered;
     // What costs least comes first, as a server is looked at again and again.
-    if (this.#countKnown() > own || this.#hasHandles()) return "busy";
-    const count = this.#operations(own + 1);
+    if (this.#countKnown() > most || this.#hasHandles()) return "busy";
+    const count = this.#operations(most + 1);
     if (count === null) return "unsure";
-    if (count > own || this.#hasTimers()) return "busy";
-    return count === 0 ? "empty" : "own";
+    if (count > most || this.#hasTimers()) return "busy";
+    return count <= unnumbered ? "empty" : "own";
   }
 
   /**

@@ -15,7 +15,7 @@ import { mimic } from "../_base/properties.ts";
 export const MICROTASKS = 10;
 
 /** The method and the path, without the query. */
-export function requestName({ method, url }: Request): string {
+export function requestName(method: string, url: string): string {
   const host = url.indexOf("://") + 3;
   // The URL of a CONNECT request has no path.
   const start = Math.max(url.indexOf("/", host), host);

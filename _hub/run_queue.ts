@@ -133,14 +133,27 @@ export function spendBudget(): boolean {
   return true;
 }
 
+/**
+ * As {@linkcode spendBudget}, for a wake-up that can't follow another one of its kind before the
+ * event loop has turned. So it needs no time of the slice.
+ */
+export function spendOnceInTurn(): boolean {
+  count++;
+  return deferred.length === 0;
+}
+
 /** Whether no wake-up is deferred, and the hub has no task. */
 export function isIdle(): boolean {
   return deferred.length === 0 && tasks.length === 0;
 }
 
+/** How often the event loop has called the library, modulo 2 ** 30: a small integer. */
+export let loopCalls = 0;
+
 /** Notes that the event loop has turned. Must be called by functions that the event loop calls. */
 export function noteLoopTurn(): void {
   hasTurned = true;
+  loopCalls = (loopCalls + 1) & 0x3fffffff;
 }
 
 /** Wakes `sleeper` when the event loop has turned. */

@@ -182,8 +182,14 @@ function findSocketOps(): SocketOps | null {
 export function socketOpsFor(
   methods: readonly ((...args: never[]) => unknown)[],
 ): SocketOps | null {
-  // Only a method of the runtime can read the private field of a connection.
-  const isOwn = (method: unknown) =>
+  return methods.every(isMethodOfRuntime)
+    ? operations ??= findSocketOps()
+    : null;
+}
+
+/** Whether a method of a connection or of a listener is the runtime's own. */
+export function isMethodOfRuntime(method: unknown): boolean {
+  // Only a method of the runtime can read the private field.
+  return typeof method === "function" &&
     /\bthis\.#rid\b/.test(Function.prototype.toString.call(method));
-  return methods.every(isOwn) ? operations ??= findSocketOps() : null;
 }

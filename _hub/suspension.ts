@@ -28,6 +28,7 @@ import {
   sinceLook,
   type Sleeper,
   spendBudget,
+  spendOnceInTurn,
   wake,
 } from "./run_queue.ts";
 import {
@@ -774,9 +775,12 @@ class Taken<T> extends Suspension<T> {
 /**
  * The wait for a promise of the runtime that is settled already. No interrupt ends it, as the
  * value would be lost.
+ *
+ * @param isOnce Whether no other call of the same kind can come before the event loop turns.
  */
-export function takenWait<T>(promise: Promise<T>): Wait<T> {
-  if (!spendBudget()) return new Taken(promise).suspend(null);
+export function takenWait<T>(promise: Promise<T>, isOnce = false): Wait<T> {
+  const isNow = isOnce ? spendOnceInTurn() : spendBudget();
+  if (!isNow) return new Taken(promise).suspend(null);
   const wait = promise as Promise<unknown> as OwnWait;
   wait[WAITING] = TAKEN;
   wait[Symbol.iterator] = iterateWait;

@@ -125,7 +125,7 @@ function withGreenlets(
 function inGreenlets(handler: Handler, kills: boolean): Handler {
   return (request, info) => {
     const greenlet = new Greenlet<Response>(handler, request, info);
-    greenlet.name = requestName(request);
+    greenlet.name = requestName(request.method, request.url);
     // The server reports the error.
     scopeOf(greenlet).errorIsHandled = true;
     greenlet.switch(request, info);

@@ -332,7 +332,9 @@ function writeBy(
     ? scratch.copy(data)
     : Uint8Array.prototype.slice.call(data, 0, MOST_WRITTEN);
   const written = operations.write(conn, copy);
-  if (operations.isOver(written)) return takenWait(written);
+  if (operations.isOver(written)) {
+    return takenWait(written, OperationsOf.isFirst(conn));
+  }
   if (isShort) scratch.leave();
   const id = operations.idOf(written);
   return takeWrites(conn).other(written, scope, () => operations.leave(id));

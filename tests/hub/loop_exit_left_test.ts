@@ -104,6 +104,38 @@ patch();\n${programs.join("\n")}\nDeno.exit();`);
   }
 });
 
+Deno.test("LoopExit does not come while an operation is left and an accept() was interrupted", async () => {
+  const outcomes = await outcomesOf(`
+    void GreenletTree;
+    const child = () => new Deno.Command("sleep", {
+      args: ["0.6"], stdin: "null", stdout: "null", stderr: "null",
+    }).spawn();
+    const interrupted = async (listener) => {
+      try {
+        await withTimeout(20, () => listener.accept());
+      } catch {}
+    };
+    await tell("of the runtime", () => run(async () => {
+      await interrupted(listen({ hostname: "127.0.0.1", port: 0 }));
+      await child().status;
+    }));
+    await tell("of the program", () => run(async () => {
+      await interrupted(new SocketListener({
+        addr: { transport: "tcp", hostname: "127.0.0.1", port: 1 },
+        accept: () => new Promise(() => {}),
+        close() {},
+        ref() {},
+        unref() {},
+      }));
+      await child().status;
+    }));
+    Deno.exit();`);
+  assertEquals(outcomes, [
+    ["of the runtime", false, "undefined"],
+    ["of the program", false, "undefined"],
+  ]);
+});
+
 Deno.test("LoopExit does not come where a greenlet waits again for what an interrupt has left", async () => {
   const outcomes = await outcomesOf(`
     void GreenletTree;
