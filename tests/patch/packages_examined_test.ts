@@ -1,0 +1,351 @@
+/**
+ * Packages in greenlets that are interrupted where it matters most: in the queue of a pool, on a
+ * connection that was used before, just after the request was sent.
+ */
+
+import {
+  assert,
+  assertEquals,
+  assertInstanceOf,
+  assertStrictEquals,
+} from "@std/assert";
+import axios from "axios";
+import got from "got";
+import { once } from "node:events";
+import http from "node:http";
+import net, { type AddressInfo } from "node:net";
+import {
+  type Greenlet,
+  GreenletExit,
+  patch,
+  spawn,
+  Timeout,
+  until,
+} from "../../mod.ts";
+import { TestClock } from "../../testing.ts";
+import { Failures } from "../_bodies.ts";
+import { queryMysql, queryPg, queryPostgres } from "../packages/_recipes.ts";
+import { test } from "../_random.ts";
+import { atOnce, turns } from "../_waits.ts";
+import { arrive } from "./_stops.ts";
+
+/** After how long calls are timed out, in milliseconds of a clock that is moved by hand. */
+const SOON = 1000;
+
+/** Starts a greenlet with a body of either kind. */
+const kinds: Record<string, (call: () => PromiseLike<unknown>) => Greenlet> = {
+  "async body": (call) =>
+    spawn(async () => {
+      await call();
+    }),
+  "generator body": (call) =>
+    spawn(function* () {
+      yield* until(call());
+    }),
+};
+
+/** Interrupts a greenlet that waits in a call, and checks how it ends. */
+const ways: Record<
+  string,
+  (greenlet: Greenlet, timeout: Timeout, clock: TestClock) => Promise<void>
+> = {
+  async "is killed"(greenlet) {
+    await atOnce(greenlet.kill(), "The end");
+    assertInstanceOf(greenlet.value, GreenletExit);
+  },
+  async "is timed out"(greenlet, timeout, clock) {
+    await clock.advance(SOON);
+    await atOnce(greenlet.join(), "The end");
+    assertStrictEquals(greenlet.exception, timeout);
+  },
+  async "is thrown an error"(greenlet) {
+    const error = new Error("The test's own");
+    greenlet.throw(error);
+    await atOnce(greenlet.join(), "The end");
+    const { exception } = greenlet;
+    assert(exception === error || (exception as Error).cause === error);
+  },
+};
+
+/** Makes a test of a call, for each way and each kind of body. */
+function testEnds(
+  name: string,
+  scene: (stack: AsyncDisposableStack) => Promise<Scene>,
+): void {
+  for (const [way, interrupt] of Object.entries(ways)) {
+    for (const [kind, start] of Object.entries(kinds)) {
+      test(`${name} when its greenlet ${way}, ${kind}`, async () => {
+        await using stack = new AsyncDisposableStack();
+        using failures = new Failures();
+        const { call, begun, after } = await scene(stack);
+        {
+          using _ = patch();
+          using clock = new TestClock();
+          const timeout = new Timeout(SOON);
+          let isCleanedUp = false;
+          const greenlet = start(async () => {
+            timeout.start();
+            try {
+              await call();
+            } finally {
+              timeout.close();
+              isCleanedUp = true;
+            }
+          });
+          // The test takes the error
+          greenlet.linkException(() => {});
+          await begun();
+          assert(!greenlet.dead, Deno.inspect(greenlet.exception));
+          await interrupt(greenlet, timeout, clock);
+          assert(isCleanedUp);
+          await arrive();
+        }
+        await after();
+        assertEquals(failures.errors, []);
+      });
+    }
+  }
+}
+
+/** A call, and what the server sees of it. */
+interface Scene {
+  call(): PromiseLike<unknown>;
+  /** Waits until the call waits in the phase. */
+  begun(): Promise<unknown>;
+  /** Checks what is left, outside greenlets. */
+  after(): Promise<unknown>;
+}
+
+// Pools of connections
+
+/** A server that answers all requests but those for `/silent`. */
+class Server {
+  readonly #server = http.createServer((request, response) => {
+    this.requests.push(request.url!);
+    if (request.url !== "/silent") response.end(`reply to ${request.url}`);
+  });
+  /** The paths of the requests. */
+  readonly requests: string[] = [];
+  /** How many connections were made. */
+  connections = 0;
+
+  static async start(stack: AsyncDisposableStack): Promise<Server> {
+    const server = new Server();
+    server.#server.on("connection", () => server.connections++);
+    server.#server.listen(0, "127.0.0.1");
+    await once(server.#server, "listening");
+    stack.defer(async () => {
+      server.#server.closeAllConnections();
+      await new Promise((resolve) => server.#server.close(resolve));
+      await arrive();
+    });
+    return server;
+  }
+
+  url(path: string): string {
+    const { port } = this.#server.address() as AddressInfo;
+    return `http://127.0.0.1:${port}/${path}`;
+  }
+
+  /** How many connections are open. */
+  open(): Promise<number> {
+    return new Promise((resolve) =>
+      this.#server.getConnections((_error, count) => resolve(count))
+    );
+  }
+}
+
+type Get = (url: string, agent: http.Agent) => PromiseLike<unknown>;
+
+/** Clients that take an agent. */
+const clients: Record<string, Get> = {
+  "http.get()": (url, agent) =>
+    new Promise((resolve, reject) => {
+      http.get(url, { agent }, (response) => {
+        response.resume().on("end", () => resolve("done"));
+      }).on("error", reject);
+    }),
+  "got()": (url, agent) => got(url, { agent: { http: agent } }),
+  "axios.get()": (url, httpAgent) => axios.get(url, { httpAgent }),
+};
+
+/** Makes an agent, and destroys it by the stack. */
+function makeAgent(
+  stack: AsyncDisposableStack,
+  options: http.AgentOptions = {},
+): http.Agent {
+  const agent = new http.Agent({ keepAlive: true, maxSockets: 1, ...options });
+  stack.defer(() => agent.destroy());
+  return agent;
+}
+
+for (const [name, get] of Object.entries(clients)) {
+  testEnds(
+    `${name} on a used connection ends, and is not sent again`,
+    async (stack) => {
+      const server = await Server.start(stack);
+      const agent = makeAgent(stack);
+      await get(server.url("first"), agent);
+      return {
+        call: () => get(server.url("silent"), agent),
+        begun: () => atOnce(() => server.requests.includes("/silent")),
+        async after() {
+          await get(server.url("last"), agent);
+          assertEquals(server.requests, ["/first", "/silent", "/last"]);
+          assertEquals(server.connections, 2);
+        },
+      };
+    },
+  );
+
+  testEnds(
+    `${name} that waits for a connection of its agent ends at once`,
+    async (stack) => {
+      const server = await Server.start(stack);
+      const agent = makeAgent(stack);
+      const first = http.get(server.url("silent"), { agent });
+      first.on("error", () => {});
+      await atOnce(() => server.requests.length > 0);
+      return {
+        call: () => get(server.url("lost"), agent),
+        begun: () => atOnce(() => Object.keys(agent.requests).length > 0),
+        async after() {
+          assertEquals(agent.requests, {});
+          const waiting = get(server.url("next"), agent);
+          first.destroy();
+          await waiting;
+          assertEquals(server.requests, ["/silent", "/next"]);
+        },
+      };
+    },
+  );
+}
+
+testEnds(
+  "http.get() whose agent takes long to open a connection ends at once",
+  async (stack) => {
+    const server = await Server.start(stack);
+    const agent = makeAgent(stack);
+    let give: (() => net.Socket) | undefined;
+    agent.createConnection = ((options: net.NetConnectOpts, done: Done) => {
+      give = () => {
+        const socket = net.connect(options);
+        done(null, socket);
+        return socket;
+      };
+    }) as never;
+    return {
+      call: () => clients["http.get()"]!(server.url("lost"), agent),
+      begun: () => atOnce(() => give !== undefined),
+      async after() {
+        const late = give!();
+        await new Promise((resolve) => late.once("close", resolve));
+        assertEquals(server.requests, []);
+      },
+    };
+  },
+);
+
+type Done = (error: unknown, socket: net.Socket) => void;
+
+test("http.get() that is killed before it uses a connection leaves no listener on it", async () => {
+  await using stack = new AsyncDisposableStack();
+  const server = await Server.start(stack);
+  const agent = makeAgent(stack);
+  using failures = new Failures();
+  using _ = patch();
+  let socket: net.Socket | undefined;
+  const counts = new Set<string>();
+  for (let round = 0; round < 200; round++) {
+    await new Promise<void>((resolve, reject) => {
+      const request = http.get(server.url("next"), { agent }, (response) => {
+        response.resume().on("end", resolve);
+      }).on("error", reject);
+      request.on("socket", (used) => socket = used);
+    });
+    await turns(2);
+    const lost = spawn(() => clients["http.get()"]!(server.url("lost"), agent));
+    // The greenlet begins, and its request has no connection yet.
+    await Promise.resolve();
+    await lost.kill();
+    const names = socket!.eventNames();
+    counts.add(String(names.map((name) => socket!.listenerCount(name))));
+  }
+  assertEquals(counts.size, 1, [...counts].join(" "));
+  assertEquals(server.connections, 1);
+  assertEquals(failures.errors, []);
+});
+
+// Recipes
+
+/** Clients of a database whose server ignores the first cancel, as it has not begun the query. */
+class Database {
+  readonly #query = Promise.withResolvers<never>();
+  /** What is done, in order. */
+  readonly log: string[] = [];
+  processID = 7;
+  threadId = 7;
+
+  readonly pool = {
+    connect: () => Promise.resolve(this),
+    getConnection: () => Promise.resolve(this),
+    reserve: () => Promise.resolve(this),
+  };
+
+  readonly admin = {
+    connect: this.pool.connect,
+    getConnection: this.pool.getConnection,
+    query: () => this.#cancel(),
+    unsafe: () => this.#cancel(),
+  };
+
+  query(_text?: string): Promise<never> {
+    this.log.push("query");
+    return this.#query.promise;
+  }
+
+  unsafe(): Promise<unknown> {
+    return Promise.resolve([{ pid: 7 }]);
+  }
+
+  release(): void {
+    this.log.push("release");
+  }
+
+  async #cancel(): Promise<void> {
+    this.log.push("cancel");
+    if (this.log.length < 3) return;
+    // The query is over before its cancel is.
+    this.#query.reject(new Error("Cancelled"));
+    await turns(2);
+    this.log.push("cancelled");
+  }
+}
+
+const recipes: Record<string, (database: Database) => Promise<unknown>> = {
+  queryPg: ({ pool, admin }) =>
+    queryPg({ ...pool, query: admin.query }, admin, ""),
+  queryMysql: ({ pool, admin }) =>
+    queryMysql({ ...pool, query: admin.query }, admin, ""),
+  queryPostgres: ({ pool, admin }) =>
+    queryPostgres({ ...pool, ...admin }, admin, (own) => own.query()),
+};
+
+for (const [name, recipe] of Object.entries(recipes)) {
+  test(`${name}() cancels until its query is over, and gives back the connection then`, async () => {
+    using failures = new Failures();
+    using _ = patch();
+    using clock = new TestClock();
+    const database = new Database();
+    const greenlet = spawn(recipe, database);
+    await atOnce(() => database.log.length > 0);
+    await greenlet.kill();
+    assertInstanceOf(greenlet.value, GreenletExit);
+    assertEquals(database.log, ["query", "cancel"]);
+    await clock.advance(1000);
+    await arrive();
+    const expected = ["query", "cancel", "cancel", "cancelled", "release"];
+    assertEquals(database.log, expected);
+    assertEquals(failures.errors, []);
+  });
+}
