@@ -66,7 +66,7 @@ export function cancelUntilOver(
   query: PromiseLike<unknown>,
   cancel: () => PromiseLike<unknown>,
 ): Promise<unknown> {
-  let sent = Promise.allSettled([cancel()]);
+  let sent: Promise<unknown> = Promise.allSettled([cancel()]);
   const timer = setInterval(() => {
     sent = Promise.allSettled([sent, cancel()]);
   }, 50);

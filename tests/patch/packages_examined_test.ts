@@ -14,6 +14,8 @@ import got from "got";
 import { once } from "node:events";
 import http from "node:http";
 import net, { type AddressInfo } from "node:net";
+import stream from "node:stream";
+import { Agent, request } from "undici";
 import {
   type Greenlet,
   GreenletExit,
@@ -99,6 +101,8 @@ function testEnds(
           await interrupt(greenlet, timeout, clock);
           assert(isCleanedUp);
           await arrive();
+          // undici lets its clock run on for a while
+          await clock.advance(10 * SOON);
         }
         await after();
         assertEquals(failures.errors, []);
@@ -275,6 +279,68 @@ test("http.get() that is killed before it uses a connection leaves no listener o
   assertEquals(server.connections, 1);
   assertEquals(failures.errors, []);
 });
+
+/** Without time limits, whose timers undici leaves running. */
+const LIMITS = { headersTimeout: 0, bodyTimeout: 0, connect: { timeout: 0 } };
+
+testEnds(
+  "request() of undici that has waited for a connection of its pool ends at once",
+  async (stack) => {
+    const server = await Server.start(stack);
+    const dispatcher = new Agent({ ...LIMITS, connections: 2 });
+    stack.defer(() => dispatcher.destroy());
+    const aborts = [new AbortController(), new AbortController()];
+    for (const { signal } of aborts) {
+      request(server.url("silent"), { dispatcher, signal }).catch(() => {});
+    }
+    await atOnce(() => server.requests.length === 2);
+    return {
+      call: () => request(server.url("silent"), { dispatcher }),
+      async begun() {
+        await arrive();
+        assertEquals(server.requests.length, 2);
+        aborts[0]!.abort();
+        await atOnce(() => server.requests.length === 3);
+      },
+      async after() {
+        // Closes the connection, which would leave a timer of undici
+        const options = { dispatcher, reset: true };
+        const { body } = await request(server.url("last"), options);
+        assertEquals(await body.text(), "reply to /last");
+      },
+    };
+  },
+);
+
+// Streams that outlive a loop
+
+for (const [kind, start] of Object.entries(kinds)) {
+  test(`Readable.iterator() that keeps its stream leaves no listener on it when it is interrupted, ${kind}`, async () => {
+    using failures = new Failures();
+    using _ = patch();
+    const kept = new stream.PassThrough();
+    const counts = () =>
+      kept.eventNames().map((name) => [name, kept.listenerCount(name)]);
+    const before = counts();
+    const read = async () => {
+      for await (const chunk of kept.iterator({ destroyOnReturn: false })) {
+        return `${chunk}`;
+      }
+    };
+    for (let round = 0; round < 200; round++) {
+      const greenlet = start(read);
+      await turns();
+      await greenlet.kill();
+      assertEquals(counts(), before);
+    }
+    const next = spawn(read);
+    await turns();
+    kept.write("kept");
+    assertEquals(await atOnce(next.get()), "kept");
+    assert(!kept.destroyed);
+    assertEquals(failures.errors, []);
+  });
+}
 
 // Recipes
 
