@@ -118,6 +118,12 @@ export const table = {
         stops: "at once",
         then: "its `Agent` goes on to connect, for the next request",
       },
+      "waiting in its pool": {
+        stops: "after the wait",
+        then: "it is not sent",
+        recipe: "withSignal",
+        recipeThen: "it is not sent",
+      },
     },
   },
   ioredis: { version: 6, phases: session("until", "until", DROPPED) },
