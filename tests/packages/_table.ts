@@ -156,7 +156,13 @@ export const table = {
       ...query("until", DROPPED),
     },
   },
-  nats: { version: 2, phases: query("until", DROPPED) },
+  nats: {
+    version: 2,
+    phases: {
+      ...query("until", DROPPED),
+      "waiting for a message": after("until", "the subscription ends"),
+    },
+  },
   mqtt: { version: 5, phases: query("until", DROPPED) },
   ws: { version: 8, phases: query("untilMessage", CLOSED) },
   "socket.io-client": { version: 4, phases: query("until", DROPPED) },

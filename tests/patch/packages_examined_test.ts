@@ -11,7 +11,8 @@ import {
 } from "@std/assert";
 import axios from "axios";
 import got from "got";
-import { once } from "node:events";
+import { execa } from "execa";
+import events, { once } from "node:events";
 import http from "node:http";
 import net, { type AddressInfo } from "node:net";
 import stream from "node:stream";
@@ -20,6 +21,7 @@ import {
   type Greenlet,
   GreenletExit,
   patch,
+  sleep,
   spawn,
   Timeout,
   until,
@@ -339,6 +341,59 @@ for (const [kind, start] of Object.entries(kinds)) {
     assertEquals(await atOnce(next.get()), "kept");
     assert(!kept.destroyed);
     assertEquals(failures.errors, []);
+  });
+}
+
+// Parts of a package that wait for its own events
+
+const onces = {
+  "events.once()": events.once,
+  "once(), imported by name": once,
+};
+
+for (const [name, wait] of Object.entries(onces)) {
+  test(`${name} goes on until an event whose name is a symbol`, async () => {
+    using _ = patch();
+    const emitter = new events.EventEmitter();
+    const event = Symbol("event");
+    let got: unknown;
+    const greenlet = spawn(async () => {
+      [got] = await wait(emitter, event);
+      await sleep(0);
+    });
+    await turns();
+    greenlet.kill(undefined, { block: false });
+    await arrive();
+    assert(!greenlet.dead);
+    emitter.emit(event, "value");
+    await atOnce(greenlet.join());
+    assertEquals(got, "value");
+    assertInstanceOf(greenlet.value, GreenletExit);
+    assertEquals(emitter.eventNames(), []);
+    // Another one for the same emitter is no exception.
+    const other = spawn(() => wait(emitter, "event"));
+    await turns();
+    await atOnce(other.kill(), "The end");
+    assertInstanceOf(other.value, GreenletExit);
+  });
+}
+
+for (const [kind, start] of Object.entries(kinds)) {
+  test(`execa() that merges the outputs of its child ends with its greenlet, ${kind}`, async () => {
+    using failures = new Failures();
+    using _ = patch();
+    let begun = false;
+    const greenlet = start(async () => {
+      const script = "echo begun; exec sleep 1000";
+      const child = execa("sh", ["-c", script], { all: true });
+      child.stdout.on("data", () => begun = true);
+      await child;
+    });
+    await atOnce(() => begun);
+    await atOnce(greenlet.kill(undefined, { grace: 1e9 }), "The end");
+    assertInstanceOf(greenlet.value, GreenletExit);
+    assertEquals(failures.errors, []);
+    await arrive();
   });
 }
 
