@@ -11,11 +11,15 @@ import {
 } from "@std/assert";
 import axios from "axios";
 import got from "got";
+import { AsyncLocalStorage, AsyncResource } from "node:async_hooks";
 import { execa } from "execa";
 import events, { once } from "node:events";
 import http from "node:http";
 import net, { type AddressInfo } from "node:net";
+import process from "node:process";
 import stream from "node:stream";
+import timers from "node:timers";
+import timersPromises from "node:timers/promises";
 import { Agent, request } from "undici";
 import {
   type Greenlet,
@@ -25,6 +29,7 @@ import {
   spawn,
   Timeout,
   until,
+  withTimeout,
 } from "../../mod.ts";
 import { TestClock } from "../../testing.ts";
 import { Failures } from "../_bodies.ts";
@@ -383,17 +388,265 @@ for (const [kind, start] of Object.entries(kinds)) {
     using failures = new Failures();
     using _ = patch();
     let begun = false;
+    let closed: Promise<unknown> | undefined;
     const greenlet = start(async () => {
       const script = "echo begun; exec sleep 1000";
       const child = execa("sh", ["-c", script], { all: true });
       child.stdout.on("data", () => begun = true);
+      closed = new Promise((resolve) => child.on("close", resolve));
       await child;
     });
     await atOnce(() => begun);
     await atOnce(greenlet.kill(undefined, { grace: 1e9 }), "The end");
     assertInstanceOf(greenlet.value, GreenletExit);
     assertEquals(failures.errors, []);
+    await closed;
     await arrive();
+  });
+}
+
+// Order
+
+type Log = (entry: unknown) => void;
+
+const store = new AsyncLocalStorage<string>();
+
+/** Waits as code that knows nothing of greenlets. */
+const pause = (ms: number) =>
+  new Promise<void>((resolve) => setTimeout(resolve, ms));
+const immediate = () =>
+  new Promise<void>((resolve) => timers.setImmediate(() => resolve()));
+
+/** Programs whose order a package may rely on. Each ends when all that it has begun is over. */
+const programs: Record<string, (log: Log) => Promise<unknown>> = {
+  async "ticks and microtasks"(log) {
+    process.nextTick(() => {
+      log("tick");
+      process.nextTick(() => log("tick in tick"));
+      queueMicrotask(() => log("microtask in tick"));
+    });
+    queueMicrotask(() => {
+      log("microtask");
+      process.nextTick(() => log("tick in microtask"));
+    });
+    Promise.resolve().then(() => log("promise"));
+    await null;
+    log("awaited");
+    await turns(3);
+  },
+  async "immediates"(log) {
+    timers.setImmediate(() => {
+      log("first");
+      timers.setImmediate(() => log("next turn"));
+      process.nextTick(() => log("tick"));
+      queueMicrotask(() => log("microtask"));
+    });
+    timers.setImmediate(() => log("second"));
+    timers.clearImmediate(timers.setImmediate(() => log("cleared")));
+    await immediate();
+    log("awaited");
+    await timersPromises.setImmediate();
+    log("promised");
+    await turns(3);
+  },
+  async "timers"(log) {
+    setTimeout(() => log("second"), 2);
+    setTimeout(() => {
+      log("first");
+      process.nextTick(() => log("tick"));
+      queueMicrotask(() => log("microtask"));
+    }, 1);
+    const cleared = setTimeout(() => log("cleared"), 3);
+    setTimeout(() => clearTimeout(cleared), 1);
+    const awaited = pause(2).then(() => log("awaited"));
+    setTimeout(() => log("third"), 2);
+    await awaited;
+    await timersPromises.setTimeout(3, "promised").then(log);
+  },
+  async "a wait and what its timer does"(log) {
+    setTimeout(() => {
+      log("timer");
+      process.nextTick(() => log("tick"));
+      queueMicrotask(() => log("microtask"));
+    }, 1);
+    await pause(1);
+    log("awaited");
+    process.nextTick(() => log("later tick"));
+    await null;
+    log("microtask after it");
+    await turns(3);
+  },
+  async "an interval"(log) {
+    let count = 0;
+    await new Promise<void>((resolve) => {
+      const interval = setInterval(() => {
+        log(++count);
+        process.nextTick(() => log("tick"));
+        if (count < 3) return;
+        clearInterval(interval);
+        timers.setImmediate(resolve);
+      }, 1);
+    });
+    for await (const value of timersPromises.setInterval(1, "value")) {
+      log(value);
+      break;
+    }
+  },
+  async "events"(log) {
+    const emitter = new events.EventEmitter();
+    emitter.on("event", async () => {
+      log("listener");
+      await null;
+      log("its end");
+    });
+    emitter.once("event", () => log("once"));
+    queueMicrotask(() => log("microtask"));
+    emitter.emit("event");
+    emitter.emit("event");
+    log(emitter.listenerCount("event"));
+    const failed = once(emitter, "other").catch(log);
+    emitter.emit("error", "failure");
+    await failed;
+    log(emitter.eventNames());
+    await turns(3);
+  },
+  async "a readable stream"(log) {
+    const source = stream.Readable.from(["a", "b"]);
+    source.on("data", (data) => {
+      log(data);
+      process.nextTick(() => log("tick"));
+    });
+    source.on("end", () => log("end"));
+    await new Promise<void>((resolve) => source.on("close", () => resolve()));
+    log("closed");
+    const left = stream.Readable.from([1, 2]);
+    left.on("close", () => log("close"));
+    for await (const item of left) {
+      log(item);
+      break;
+    }
+    log(left.destroyed);
+    await turns(3);
+  },
+  async "a writable stream"(log) {
+    const sink = new stream.Writable({
+      highWaterMark: 2,
+      write(data, _encoding, done) {
+        log(`${data}`);
+        timers.setImmediate(done);
+      },
+      final(done) {
+        log("final");
+        done();
+      },
+    });
+    sink.on("drain", () => log("drain")).on("finish", () => log("finish"));
+    log(sink.write("ab", () => log("written")));
+    await new Promise<void>((resolve) => sink.end("cd", resolve));
+    log("ended");
+    await turns(3);
+  },
+  async "a pipeline"(log) {
+    const sink = () =>
+      new stream.Writable({
+        objectMode: true,
+        write(data, _encoding, done) {
+          log(data);
+          done();
+        },
+      });
+    const source = () => stream.Readable.from([1, 2]);
+    await new Promise<void>((resolve) =>
+      stream.pipeline(source(), sink(), (error) => {
+        log(["called back", error]);
+        resolve();
+      })
+    );
+    await stream.promises.pipeline(source(), async function* (items) {
+      for await (const item of items) yield item * 2;
+    }, sink());
+    log("over");
+  },
+  async "the context of callbacks"(log) {
+    const tell = (where: string) => log(`${where}: ${store.getStore()}`);
+    await store.run("run", async () => {
+      timers.setImmediate(() => tell("immediate"));
+      process.nextTick(() => tell("tick"));
+      queueMicrotask(() => tell("microtask"));
+      await immediate();
+      tell("after an immediate");
+      setTimeout(() => tell("timer"), 1);
+      await pause(1);
+      tell("after a timer");
+      store.exit(() => setTimeout(() => tell("timer of exit()"), 1));
+      await timersPromises.setTimeout(2);
+      tell("after a promised timer");
+    });
+    tell("at the end");
+  },
+  async "a context that is entered"(log) {
+    await store.run("outer", async () => {
+      store.enterWith("entered");
+      await pause(1);
+      log(store.getStore());
+      await immediate();
+      log(store.getStore());
+      setTimeout(() => log(["timer", store.getStore()]), 1);
+      store.enterWith("entered again");
+      await pause(2);
+      log(store.getStore());
+      const emitter = new events.EventEmitter();
+      timers.setImmediate(() =>
+        store.run("emitting", () => emitter.emit("event"))
+      );
+      await events.once(emitter, "event");
+      log(store.getStore());
+      for await (const _ of stream.Readable.from([1])) log(store.getStore());
+    });
+    log(store.getStore());
+  },
+  async "contexts that are bound"(log) {
+    const tell = () => log(store.getStore());
+    const bound = store.run("bound", () => AsyncLocalStorage.bind(tell));
+    const snapshot = store.run("snapshot", () => AsyncLocalStorage.snapshot());
+    const resource = store.run("resource", () => new AsyncResource("test"));
+    await store.run("current", async () => {
+      bound();
+      timers.setImmediate(bound);
+      await immediate();
+      setTimeout(bound, 1);
+      await pause(2);
+      snapshot(tell);
+      resource.runInAsyncScope(tell);
+      await snapshot(async () => {
+        await pause(1);
+        tell();
+      });
+      tell();
+    });
+  },
+};
+
+for (const [name, program] of Object.entries(programs)) {
+  test(`patch() keeps the order of ${name}, outside greenlets and inside`, async () => {
+    const run = async () => {
+      const log: unknown[] = [];
+      // Each begins at the same place of a turn.
+      await turns();
+      await program((entry) => log.push(entry));
+      return log;
+    };
+    const plain = await run();
+    using failures = new Failures();
+    using _ = patch();
+    assertEquals(await run(), plain);
+    assertEquals(await spawn(run).get(), plain);
+    const generator = spawn(function* () {
+      return yield* until(run());
+    });
+    assertEquals(await generator.get(), plain);
+    assertEquals(await withTimeout(100_000, run), plain);
+    assertEquals(failures.errors, []);
   });
 }
 
