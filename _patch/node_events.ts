@@ -99,8 +99,8 @@ function cooperativeOnce(original: Once): Once {
     const event = runDetached(() =>
       Reflect.apply(original, this, [args[0], args[1], given] as never)
     );
-    return new OnceWait(abort, nameOf("once", args[0], args[1])).follow(event)
-      .suspend(scope);
+    const text = nameOf("once", args[0], args[1]);
+    return new OnceWait(abort, text, args[0]).follow(event).suspend(scope);
   } as Once;
 }
 
@@ -110,7 +110,11 @@ class OnceWait extends Operation<unknown[]> {
   /** The interrupt that has aborted the signal. */
   #interrupt: { readonly error: unknown } | null = null;
 
-  constructor(abort: AbortController, text: () => string) {
+  constructor(
+    abort: AbortController,
+    text: () => string,
+    readonly emitter: object,
+  ) {
     super(text, (error) => runDetached(() => abort.abort(error)));
     this.#abort = abort;
   }
@@ -183,6 +187,10 @@ class OnceByName implements Ending {
 
   describe(): string {
     return nameOf("once", this.#emitter, this.#find()?.event)();
+  }
+
+  get emitter(): object {
+    return this.#emitter;
   }
 
   get listens(): boolean {

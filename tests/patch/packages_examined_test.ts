@@ -405,6 +405,24 @@ for (const [kind, start] of Object.entries(kinds)) {
   });
 }
 
+test("execa() with a time limit of its own ends when its greenlet is thrown an error", async () => {
+  using _ = patch();
+  let closed: Promise<unknown> | undefined;
+  const greenlet = spawn(async () => {
+    const child = execa("sleep", ["1000"], { timeout: 1_000_000 });
+    closed = new Promise((resolve) => child.on("close", resolve));
+    await child;
+  });
+  greenlet.linkException(() => {});
+  await arrive();
+  const error = new Error("The test's own");
+  greenlet.throw(error);
+  await atOnce(greenlet.join(), "The end");
+  assertInstanceOf(greenlet.exception, Error);
+  await closed;
+  await arrive();
+});
+
 // Order
 
 type Log = (entry: unknown) => void;
