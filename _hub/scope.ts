@@ -150,6 +150,12 @@ export interface Pending {
   /** Whether it waits for an event of an object that may be pending itself, such as a child. */
   readonly listens?: boolean;
 
+  /** The emitter whose event or whose end it waits for, if known. */
+  readonly emitter?: object | null;
+
+  /** Whether it is a timer of the program: it may be the time limit of another wait. */
+  readonly isTimer?: boolean;
+
   /** The greenlets that must all go on before the wait can end, if known. */
   readonly blockers: readonly Greenlet[];
 }

@@ -35,6 +35,9 @@ export interface Ending {
   /** Whether it is no more than a wait for an event of something else. */
   readonly listens?: boolean;
 
+  /** The emitter that it ends, or whose event it waits for. */
+  readonly emitter?: object;
+
   /**
    * Ends it with the error of an interrupt. Called outside greenlets.
    *
@@ -141,6 +144,10 @@ export class ForeignOperation implements Pending {
     return this.#ending.listens ?? false;
   }
 
+  get emitter(): object | null {
+    return this.#ending.emitter ?? null;
+  }
+
   get blockers(): typeof NO_BLOCKERS {
     return NO_BLOCKERS;
   }
@@ -180,13 +187,20 @@ export class ForeignOperation implements Pending {
   }
 }
 
-/** Whether the scope of an operation waits in something that does not wait for it. */
+/**
+ * Whether the scope of an operation waits in something that does not wait for it. A timer beside
+ * a wait for the operation is its time limit, such as the `timeout` of execa.
+ */
 function isOtherAwaited(operation: ForeignOperation): boolean {
   const { pending } = operation.scope!;
-  return pending instanceof Set &&
-    membersOf(pending).some((one) =>
-      one !== operation && !one.listens && !one.isAside
-    );
+  if (!(pending instanceof Set)) return false;
+  const { emitter } = operation;
+  const waits = membersOf(pending).filter((one) => one !== operation);
+  const isAwaited = emitter !== null &&
+    waits.some((one) => one.listens && one.emitter === emitter);
+  return waits.some((one) =>
+    !one.listens && !one.isAside && !(one.isTimer && isAwaited)
+  );
 }
 
 /** Where an operation comes from, if code outside greenlets begins it for a greenlet. */

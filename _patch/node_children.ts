@@ -5,7 +5,7 @@
  *   `Deno.Command.output()`.
  * - A kill of the greenlet ends a child of `spawn` or `fork`. Another interrupt ends it only if
  *   the greenlet does not wait in a call of this library: then the greenlet probably waits for
- *   the child.
+ *   the child. A timer beside `once()` for the child does not count.
  * - A child goes on when its greenlet has ended without an interrupt. No interrupt ends a child
  *   that was spawned with `detached`.
  *
@@ -99,6 +99,10 @@ class OwnedChild implements Ending {
     this.#child = child;
     this.#scope = scope;
     this.isLeftAlone = !isExecuted;
+  }
+
+  get emitter(): object {
+    return this.#child;
   }
 
   begin(): void {

@@ -3,7 +3,8 @@
  *
  * The module's default export is the class `EventEmitter`, so both functions are replaced as
  * properties of it. A module that imports `once` by name has the original. That one adds two
- * listeners to the emitter; an interrupt calls its listener for errors, as the emitter would.
+ * listeners to the emitter; an interrupt calls its listener for errors, as the emitter would. It
+ * first adds the listener for the event.
  *
  * @module
  */
@@ -52,7 +53,11 @@ export function patchEvents(patches: Patches): void {
     (once) =>
       function (this: EventEmitter, event, listener) {
         const emitter = Reflect.apply(once, this, arguments as never);
-        if (event === "error" && listener?.name === ERROR_LISTENER) {
+        if (listener?.name === EVENT_LISTENER) {
+          if (typeof event === "symbol") privatelyAwaited.add(this);
+          else privatelyAwaited.delete(this);
+        } else if (event === "error" && listener?.name === ERROR_LISTENER) {
+          if (privatelyAwaited.delete(this)) return emitter;
           // Called here, and not in a function: `callerOf` counts the frames of the stack.
           const scope = interruptibleScope();
           if (scope !== null && EVENTS.test(callerOf(1))) {
@@ -79,7 +84,9 @@ function cooperativeOnce(original: Once): Once {
   return function (this: unknown) {
     const scope = interruptibleScope();
     const args = arguments as unknown as Parameters<Once>;
-    if (scope === null) return Reflect.apply(original, this, args);
+    if (scope === null || typeof argumentAt(args, 1) === "symbol") {
+      return runDetached(() => Reflect.apply(original, this, args));
+    }
     const due = checkpoint(scope);
     if (due !== null) return due;
     const abort = new AbortController();
@@ -92,8 +99,8 @@ function cooperativeOnce(original: Once): Once {
     const event = runDetached(() =>
       Reflect.apply(original, this, [args[0], args[1], given] as never)
     );
-    return new OnceWait(abort, nameOf("once", args[0], args[1])).follow(event)
-      .suspend(scope);
+    const text = nameOf("once", args[0], args[1]);
+    return new OnceWait(abort, text, args[0]).follow(event).suspend(scope);
   } as Once;
 }
 
@@ -103,7 +110,11 @@ class OnceWait extends Operation<unknown[]> {
   /** The interrupt that has aborted the signal. */
   #interrupt: { readonly error: unknown } | null = null;
 
-  constructor(abort: AbortController, text: () => string) {
+  constructor(
+    abort: AbortController,
+    text: () => string,
+    readonly emitter: object,
+  ) {
     super(text, (error) => runDetached(() => abort.abort(error)));
     this.#abort = abort;
   }
@@ -135,6 +146,13 @@ class OnceWait extends Operation<unknown[]> {
     super.rejected(this.#interrupt === null ? error : this.#interrupt.error);
   }
 }
+
+/**
+ * Emitters on which `once` of `node:events` has begun to wait for an event whose name is a symbol.
+ * Only the package that has made the symbol knows of the event. Such a wait is left alone, as it is
+ * a part of something larger: execa would never settle its promise if the wait failed.
+ */
+const privatelyAwaited = new WeakSet<EventEmitter>();
 
 /** The name of the listener for errors in `once` of `node:events`. */
 const ERROR_LISTENER = "errorListener";
@@ -169,6 +187,10 @@ class OnceByName implements Ending {
 
   describe(): string {
     return nameOf("once", this.#emitter, this.#find()?.event)();
+  }
+
+  get emitter(): object {
+    return this.#emitter;
   }
 
   get listens(): boolean {

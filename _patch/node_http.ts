@@ -28,7 +28,7 @@ interface Request extends Emitter {
   /** `null` until a connection is assigned to the request. */
   readonly socket: object | null;
   /** Whether it gets a connection that another request has used. */
-  readonly reusedSocket?: boolean;
+  reusedSocket?: boolean;
   readonly method: string;
   readonly protocol: string;
   readonly host: string;
@@ -36,12 +36,26 @@ interface Request extends Emitter {
   agent: Agent | undefined;
   getHeader(name: string): unknown;
   destroy(error?: unknown): unknown;
+  /** Called with the connection, or with the error if there is none. */
+  onSocket?(socket: null, error: unknown): void;
 }
 
 /** The part of `http.Agent` that is used here. An agent of a package may lack it. */
 interface Agent {
   /** The requests that wait for a connection, by host. */
   readonly requests?: Record<string, Request[] | undefined>;
+  /** The connections in use, by host. */
+  readonly sockets?: Record<string, Socket[] | undefined>;
+}
+
+/** The part of `net.Socket` that is used here. */
+interface Socket {
+  /** The request that uses the connection. */
+  readonly _httpMessage?: unknown;
+  // deno-lint-ignore ban-types -- whatever it takes
+  listeners(event: string): Function[];
+  // deno-lint-ignore ban-types -- whatever it takes
+  removeListener(event: string, listener: Function): unknown;
 }
 
 /** The part of `stream.Readable` that is used here. */
@@ -74,11 +88,40 @@ export function watchRequests(disposals: Disposals): void {
   }
 }
 
-/** Whether a request waits for a connection of its agent that another request uses. */
-function isQueued(request: Request): boolean {
+/**
+ * Takes a request out of the queue for a connection of its agent that another request uses.
+ * Returns whether it was in one.
+ */
+function leaveQueue(request: Request): boolean {
   const queues = request.agent?.requests ?? {};
-  return Object.values(queues).some((queue) => queue?.includes(request));
+  for (const [name, queue] of Object.entries(queues)) {
+    const at = queue?.indexOf(request) ?? -1;
+    if (at < 0) continue;
+    queue!.splice(at, 1);
+    // As the agent does. It takes an entry for a request that waits.
+    if (queue!.length === 0) delete queues[name];
+    return true;
+  }
+  return false;
 }
+
+/**
+ * Removes the listener that the runtime leaves on a used connection if the request is destroyed
+ * before it uses it (2.9.6).
+ */
+function dropListener(request: Request): void {
+  const socket = Object.values(request.agent?.sockets ?? {}).flat()
+    .find((socket) => socket?._httpMessage === request);
+  if (socket === undefined) return;
+  request.on("close", () => {
+    const listener = socket.listeners("error")
+      .find(({ name }) => name === ERROR_LISTENER);
+    if (listener !== undefined) socket.removeListener("error", listener);
+  });
+}
+
+/** The name of the runtime's listener for errors of the connection of a request. */
+const ERROR_LISTENER = "socketErrorListener";
 
 /** After one of these events, a request is over. */
 const LAST_EVENTS: ReadonlySet<unknown> = new Set([
@@ -99,6 +142,11 @@ class OwnedRequest implements Ending {
   readonly #request: Request;
   #response: Response | null = null;
   readonly #operation: ForeignOperation;
+  /**
+   * The last events that it has emitted after it was ended without a connection: the runtime emits
+   * them again when there is one. Before, `null`.
+   */
+  #lastEvents: Set<unknown> | null = null;
 
   constructor(request: Request, scope: Scope) {
     this.#request = request;
@@ -107,6 +155,7 @@ class OwnedRequest implements Ending {
     override(request, "emit", (emit) => (...args: unknown[]) => {
       const [event] = args;
       if (LAST_EVENTS.has(event)) operation.over();
+      if (this.#isRepeated(event)) return false;
       if (event === "response") this.#adopt(args[1] as Response);
       const isHeard = operation.tell(() => Reflect.apply(emit, request, args));
       if (event === "response") restUnlessRead(this.#response!, operation);
@@ -149,11 +198,31 @@ class OwnedRequest implements Ending {
 
   #destroy(error?: unknown): void {
     const request = this.#request;
+    if (request.socket) {
+      // Else the runtime sends the request again by a new connection (2.9.6): it takes the used one
+      // for one that the server has closed.
+      request.reusedSocket = false;
+      request.destroy(error);
+      return;
+    }
+    const isPassedOn = request.reusedSocket || leaveQueue(request);
+    if (request.reusedSocket) dropListener(request);
     request.destroy(error);
     // The connection that its agent opens for it is closed then. It would go to the pool, and
     // the runtime leaves listeners on it. One that other requests have used is passed on.
-    const isPassedOn = request.reusedSocket || isQueued(request);
-    if (!request.socket && !isPassedOn) request.agent = undefined;
+    if (!isPassedOn) request.agent = undefined;
+    // The runtime tells of the error only when there is a connection. The agent may open it for
+    // long, or have no place for it. An agent that can't open one calls the same method.
+    this.#lastEvents = new Set();
+    request.onSocket?.(null, error);
+  }
+
+  /** Whether a request that was ended without a connection emits one of its last events again. */
+  #isRepeated(event: unknown): boolean {
+    if (this.#lastEvents === null || !LAST_EVENTS.has(event)) return false;
+    if (this.#lastEvents.has(event)) return true;
+    this.#lastEvents.add(event);
+    return false;
   }
 
   #adopt(response: Response): void {

@@ -13,6 +13,7 @@ import { getBuiltin } from "../_base/builtin.ts";
 import { interruptibleScope } from "../_hub/current.ts";
 import { classOf } from "../_hub/waits.ts";
 import { cooperateBySignal } from "./cooperate.ts";
+import { override } from "./foreign.ts";
 import { leavable, leave } from "./leaving.ts";
 import { onStreamClass, type StreamClass } from "./net_node.ts";
 import { endSourceOf, patchFrom } from "./node_sources.ts";
@@ -23,7 +24,12 @@ interface Readable {
   readonly readableEnded?: boolean;
   destroy(): unknown;
   unshift(chunk: unknown): unknown;
+  eventNames(): (string | symbol)[];
+  rawListeners(event: string | symbol): Listener[];
+  removeListener(event: string | symbol, listener: Listener): unknown;
 }
+
+type Listener = (...args: unknown[]) => void;
 
 /** A method that makes the iterator of a stream. There are two. */
 type Iterate = (
@@ -99,6 +105,9 @@ function patchIteration(patches: Patches, { Readable }: StreamClass): void {
           const { stream = this } = iterator as { stream?: Readable };
           const keepsStream = name === "iterator" &&
             options?.destroyOnReturn === false;
+          const stopListening = keepsStream
+            ? noteListeners(iterator, stream)
+            : ignore;
           return leavable(iterator, {
             text: () => `for await of ${classOf(this)}`,
             listens: true,
@@ -107,13 +116,49 @@ function patchIteration(patches: Patches, { Readable }: StreamClass): void {
               leave(iterator);
               // The loop ends at once, as on `break`. The stream is closed later.
               if (!keepsStream) stream.destroy();
-              else if (next !== undefined) giveBack(stream, next);
+              else if (next !== undefined) {
+                giveBack(stream, next);
+                stopListening();
+              }
               return Promise.resolve();
             },
           });
         },
     );
   }
+}
+
+/**
+ * Notes which listeners the first `next()` of a loop adds to its stream.
+ *
+ * @returns Removes them. The loop's own `return()` does so only when the stream has a chunk, and
+ * the streams that are kept may have none for long.
+ */
+function noteListeners(
+  iterator: AsyncIterator<unknown>,
+  stream: Readable,
+): () => void {
+  const added: [event: string | symbol, listener: Listener][] = [];
+  const listeners = () =>
+    stream.eventNames().flatMap((event) =>
+      stream.rawListeners(event).map((listener) => [event, listener] as const)
+    );
+  override(iterator, "next", (next) =>
+    function (this: unknown) {
+      const before = new Set(listeners().map(([, listener]) => listener));
+      const result = Reflect.apply(next, this, arguments);
+      if (added.length === 0) {
+        for (const [event, listener] of listeners()) {
+          if (!before.has(listener)) added.push([event, listener]);
+        }
+      }
+      return result;
+    });
+  return () => {
+    for (const [event, listener] of added) {
+      stream.removeListener(event, listener);
+    }
+  };
 }
 
 /** Puts the chunk of a pending `next()` back into its stream, after the loop was left. */

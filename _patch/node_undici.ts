@@ -6,7 +6,9 @@
  * @module
  */
 
+import { AsyncResource } from "node:async_hooks";
 import type { Disposals } from "../_base/disposals.ts";
+import { findSymbol } from "../_base/runtime.ts";
 import { listen } from "./channels.ts";
 import { type Ending, ForeignOperation, owningScope } from "./foreign.ts";
 
@@ -28,10 +30,12 @@ export function watchUndici(disposals: Disposals): void {
     disposals,
     "undici:request:create",
     ({ request }) => {
-      const scope = owningScope();
-      if (scope === null) return;
-      const ending = new RequestEnding(request);
-      operations.set(request, new ForeignOperation(scope, ending));
+      inContextOf(request, () => {
+        const scope = owningScope();
+        if (scope === null) return;
+        const ending = new RequestEnding(request);
+        operations.set(request, new ForeignOperation(scope, ending));
+      });
     },
   );
   const over = ({ request }: { request: Request }) =>
@@ -39,6 +43,18 @@ export function watchUndici(disposals: Disposals): void {
   // `trailers` is published at the end of each response, even without trailers.
   listen(disposals, "undici:request:trailers", over);
   listen(disposals, "undici:request:error", over);
+}
+
+/**
+ * Calls a function in the context of the call that a request is for. A pool that had no connection
+ * for it makes the request later, when another one has ended.
+ */
+function inContextOf(request: Request, call: () => void): void {
+  const name = findSymbol(request, "handler");
+  const handler = name === undefined ? null : Reflect.get(request, name);
+  // Functions such as `request()` have one that restores the context; `fetch()` has none.
+  if (handler instanceof AsyncResource) handler.runInAsyncScope(call);
+  else call();
 }
 
 class RequestEnding implements Ending {

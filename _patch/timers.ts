@@ -123,6 +123,10 @@ class TimerWait implements Pending {
       : `setTimeout(resolve, ${this.#ms})`;
   }
 
+  get isTimer(): boolean {
+    return true;
+  }
+
   get blockers(): readonly CoreGreenlet[] {
     return NO_BLOCKERS;
   }

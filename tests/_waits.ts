@@ -178,3 +178,26 @@ export class Operations implements Disposable {
     this.#restored.dispose();
   }
 }
+
+/** The limit of {@linkcode atOnce}, in ms: it separates "at once" from "never". */
+const AT_ONCE = 15_000;
+
+/**
+ * Waits for what comes at once, and fails if it does not come. It counts turns of the event loop
+ * and sets no timer, so it can be used with a clock that is moved by hand.
+ */
+export async function atOnce<T>(
+  awaited: PromiseLike<T> | (() => boolean),
+  what = "It",
+): Promise<T> {
+  let isOver = false;
+  const over = () => void (isOver = true);
+  if (typeof awaited !== "function") awaited.then(over, over);
+  const end = now() + AT_ONCE;
+  while (!isOver) {
+    if (typeof awaited === "function") isOver = awaited();
+    if (now() > end) throw new Error(`${what} does not come`);
+    await turns();
+  }
+  return await (awaited as PromiseLike<T>);
+}

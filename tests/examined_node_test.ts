@@ -33,6 +33,7 @@ import { Failures } from "./_bodies.ts";
 import { test } from "./_random.ts";
 import { type Call, head, Site } from "./patch/_site.ts";
 import { arrive } from "./patch/_stops.ts";
+import { atOnce } from "./_waits.ts";
 
 const CANCEL = http2.constants.NGHTTP2_CANCEL;
 
@@ -42,12 +43,12 @@ const ways: Record<
   (greenlet: Greenlet, timeout: Timeout, clock: TestClock) => Promise<void>
 > = {
   async killed(greenlet) {
-    await greenlet.kill();
+    await atOnce(greenlet.kill(), "The end of the greenlet");
     assertInstanceOf(greenlet.value, GreenletExit);
   },
   async "timed out"(greenlet, timeout, clock) {
     await clock.advance(1000);
-    await greenlet.join();
+    await atOnce(greenlet.join(), "The end of the greenlet");
     assertStrictEquals(greenlet.exception, timeout);
   },
 };
@@ -188,7 +189,7 @@ for (const [way, interrupt] of Object.entries(ways)) {
       );
       await begun.promise;
       await interrupt(greenlet, timeout, clock);
-      await Promise.all(ends);
+      await atOnce(Promise.all(ends), "The end of the children");
       await arrive();
       assertEquals(failures.errors, []);
     });
@@ -272,7 +273,7 @@ for (const [how, read] of Object.entries(reads)) {
         await interrupt(greenlet, timeout, clock);
         await clock.advance(1);
         assertStrictEquals(
-          await ended.promise,
+          await atOnce(ended.promise, "The end of the generator"),
           greenlet.exception ?? greenlet.value,
         );
         assertEquals(failures.errors, []);
@@ -363,11 +364,12 @@ test("Greenlet.kill() ends requests that a package makes in timers after it, whe
   await clock.advance(1);
   const second = await site.next();
   await clock.advance(1000);
-  await second.gone();
-  while (!greenlet.dead) {
+  await atOnce(second.gone(), "The end of the second request");
+  for (let i = 0; i < 1000 && !greenlet.dead; i++) {
     await clock.advance(1);
     await arrive();
   }
+  assert(greenlet.dead);
   assertInstanceOf(greenlet.value, GreenletExit);
   assertEquals(failures.errors, []);
 });

@@ -61,6 +61,21 @@ interface Nodemailer {
   };
 }
 
+// A server ignores a cancel that comes before its query, so it is sent until the query is over
+export function cancelUntilOver(
+  query: PromiseLike<unknown>,
+  cancel: () => PromiseLike<unknown>,
+): Promise<unknown> {
+  let sent: Promise<unknown> = Promise.allSettled([cancel()]);
+  const timer = setInterval(() => {
+    sent = Promise.allSettled([sent, cancel()]);
+  }, 50);
+  return Promise.allSettled([query]).then(() => {
+    clearInterval(timer);
+    return sent;
+  });
+}
+
 // pg
 export async function queryPg(
   pool: PgPool,
@@ -76,7 +91,10 @@ export async function queryPg(
   let cancel: Promise<unknown> | undefined;
   try {
     return await until(result, () => {
-      cancel = admin.query("SELECT pg_cancel_backend($1)", [client.processID]);
+      cancel = cancelUntilOver(
+        result,
+        () => admin.query("SELECT pg_cancel_backend($1)", [client.processID]),
+      );
     });
   } finally {
     // A cancel that comes late must not reach the client's next query
@@ -99,7 +117,10 @@ export async function queryMysql(
   let cancel: Promise<unknown> | undefined;
   try {
     return await until(result, () => {
-      cancel = admin.query(`KILL QUERY ${connection.threadId}`);
+      cancel = cancelUntilOver(
+        result,
+        () => admin.query(`KILL QUERY ${connection.threadId}`),
+      );
     });
   } finally {
     Promise.allSettled([result, cancel]).then(() => connection.release());
@@ -118,12 +139,15 @@ export async function queryPostgres<T, S extends PostgresConnection>(
   });
   const asking = Promise.resolve(own.unsafe("SELECT pg_backend_pid() AS pid"));
   let result: Promise<T> | undefined;
-  let cancel: PromiseLike<unknown> | undefined;
+  let cancel: Promise<unknown> | undefined;
   try {
     const [{ pid }] = await until(asking) as [{ pid: number }];
-    result = Promise.resolve(query(own));
-    return await until(result, () => {
-      cancel = admin.unsafe("SELECT pg_cancel_backend($1)", [pid]).then();
+    const running = result = Promise.resolve(query(own));
+    return await until(running, () => {
+      cancel = cancelUntilOver(
+        running,
+        () => admin.unsafe("SELECT pg_cancel_backend($1)", [pid]).then(),
+      );
     });
   } finally {
     Promise.allSettled([asking, result, cancel]).then(() => own.release());

@@ -118,6 +118,12 @@ export const table = {
         stops: "at once",
         then: "its `Agent` goes on to connect, for the next request",
       },
+      "waiting in its pool": {
+        stops: "after the wait",
+        then: "it is not sent",
+        recipe: "withSignal",
+        recipeThen: "it is not sent",
+      },
     },
   },
   ioredis: { version: 6, phases: session("until", "until", DROPPED) },
@@ -150,7 +156,13 @@ export const table = {
       ...query("until", DROPPED),
     },
   },
-  nats: { version: 2, phases: query("until", DROPPED) },
+  nats: {
+    version: 2,
+    phases: {
+      ...query("until", DROPPED),
+      "waiting for a message": after("until", "the subscription ends"),
+    },
+  },
   mqtt: { version: 5, phases: query("until", DROPPED) },
   ws: { version: 8, phases: query("untilMessage", CLOSED) },
   "socket.io-client": { version: 4, phases: query("until", DROPPED) },

@@ -1,5 +1,6 @@
 /** Clients of HTTP, and what is built on it. */
 
+import { assertStringIncludes } from "@std/assert";
 import axios from "axios";
 import got from "got";
 import ky from "ky";
@@ -73,13 +74,11 @@ testPackage(
 );
 testPackage("superagent", scenes((url) => superagent.get(url)));
 
+/** Without time limits, whose timers undici leaves running. */
+const LIMITS = { headersTimeout: 0, bodyTimeout: 0, connect: { timeout: 0 } };
+
 const readByUndici = scenes(async (url, stack) => {
-  // Without time limits, whose timers it leaves running.
-  const dispatcher = new Agent({
-    headersTimeout: 0,
-    bodyTimeout: 0,
-    connect: { timeout: 0 },
-  });
+  const dispatcher = new Agent(LIMITS);
   stack.defer(() => dispatcher.destroy());
   return await (await request(url, { dispatcher })).body.text();
 });
@@ -90,4 +89,33 @@ testPackage("undici", {
     // The connection is the agent's.
     freed: () => Promise.resolve(),
   }),
+  async "waiting in its pool"(stack) {
+    const site = stack.use(new Site());
+    // With one connection, an agent has no pool.
+    const dispatcher = new Agent({ ...LIMITS, connections: 2 });
+    stack.defer(() => dispatcher.destroy());
+    const read = async (path: string, signal: AbortSignal | null = null) =>
+      await (await request(site.url + path, { dispatcher, signal })).body
+        .text();
+    const first = [read("first"), read("first")];
+    const calls = [await site.next(), await site.next()];
+    const answer = async () => {
+      for (const call of calls) await call.answer("answer");
+      await Promise.all(first);
+    };
+    return {
+      call: () => read("lost"),
+      recipe: () => withSignal((signal) => read("lost", signal)),
+      begun: () => Promise.resolve(),
+      freed: answer,
+      answer,
+      async after() {
+        const last = read("last");
+        const call = await site.next();
+        assertStringIncludes(call.received, "/last");
+        await call.answer("answer");
+        await last;
+      },
+    };
+  },
 });

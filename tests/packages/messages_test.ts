@@ -37,6 +37,23 @@ testPackage("nats", {
       after: ask,
     };
   },
+  async "waiting for a message"(stack) {
+    const client = await connect({ servers: `127.0.0.1:${natsPort()}` });
+    stack.defer(() => client.close());
+    const subscription = client.subscribe("news");
+    const readOne = async () => {
+      for await (const _ of subscription) return;
+    };
+    const publish = () => client.publish("news", "text");
+    return {
+      call: readOne,
+      recipe: () => until(readOne(), () => subscription.unsubscribe()),
+      begun: () => client.flush(),
+      freed: () => subscription.closed,
+      answer: publish,
+      after: () => client.flush(),
+    };
+  },
 }, missing("nats-server"));
 
 testKills("nats", async (stack) => {
