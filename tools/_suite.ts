@@ -60,6 +60,26 @@ export const GROUPS: readonly (readonly string[])[] = [
     "tests/threadpool_programs_test.ts",
     "tests/threadpool_values_test.ts",
   ],
+  [
+    "tests/patch/datagrams_test.ts",
+    "tests/patch/fs_test.ts",
+    "tests/patch/polluted_test.ts",
+    "tests/patch/process_test.ts",
+    "tests/patch/stdin_test.ts",
+    "tests/patch/streams_test.ts",
+    "tests/patch/waits_in_test.ts",
+  ],
+  [
+    "tests/hub/loop_exit_left_test.ts",
+    "tests/hub/loop_exit_test.ts",
+    "tests/hub/outlives_test.ts",
+    "tests/hub/process_end_test.ts",
+    "tests/run_info_signal_test.ts",
+    "tests/run_signals_test.ts",
+    "tests/run_test.ts",
+    "tests/signal_test.ts",
+    "tests/symptoms_test.ts",
+  ],
   // In each test of these files time jumps: `Clock.inEachTest()` is for a whole module.
   [
     "tests/event_test.ts",
@@ -175,20 +195,6 @@ export const GROUPS: readonly (readonly string[])[] = [
     "tests/hub/main_errors_test.ts",
     "tests/hub/unhandled_test.ts",
   ],
-  // These wait for their processes most of the time.
-  [
-    "tests/hub/loop_exit_left_test.ts",
-    "tests/hub/loop_exit_test.ts",
-    "tests/run_info_signal_test.ts",
-    "tests/run_signals_test.ts",
-    "tests/run_test.ts",
-  ],
-  [
-    "tests/hub/outlives_test.ts",
-    "tests/hub/process_end_test.ts",
-    "tests/signal_test.ts",
-    "tests/symptoms_test.ts",
-  ],
   [
     "tests/hash_tree_test.ts",
     "tests/monitor_test.ts",
@@ -196,16 +202,8 @@ export const GROUPS: readonly (readonly string[])[] = [
     "tests/processes_test.ts",
     "tests/subprocess_test.ts",
   ],
-  [
-    "tests/patch/datagrams_test.ts",
-    "tests/patch/fs_test.ts",
-    "tests/patch/process_test.ts",
-    "tests/patch/streams_test.ts",
-    "tests/patch/waits_in_test.ts",
-  ],
   ["tests/http_test.ts", "tests/server_test.ts", "tests/socket_test.ts"],
   ["tests/patch/net_test.ts", "tests/patch/tls_test.ts"],
-  ["tests/patch/polluted_test.ts", "tests/patch/stdin_test.ts"],
   // These wait until the hub has nothing to do, so that other files may leave nothing there.
   ["tests/hub/examined_endings_test.ts", "tests/spawn_sites_test.ts"],
   ["tests/bundle_test.ts", "tests/tools_test.ts", "tests/upstream_test.ts"],
