@@ -146,8 +146,10 @@ export async function runScript(
   flags: string[] = [],
 ): Promise<ScriptOutput> {
   const script = `${await importsOf(body)}\n${body}`;
+  // `deno eval` takes 30 ms more of processor time.
+  const address = `data:text/javascript,${encodeURIComponent(script)}`;
   await using process = new Deno.Command(Deno.execPath(), {
-    args: ["eval", "-q", ...flags, script],
+    args: ["run", "-q", "-A", ...flags, address],
     stdin: "null",
     stdout: "piped",
     stderr: "piped",
