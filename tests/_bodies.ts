@@ -132,6 +132,12 @@ async function importsOf(script: string): Promise<string> {
   return lines.join("\n");
 }
 
+/** The arguments by which `deno` runs a script; `deno eval` takes 30 ms more of processor time. */
+export function argsOf(script: string, flags: string[] = []): string[] {
+  const address = `data:text/javascript,${encodeURIComponent(script)}`;
+  return ["run", "-q", "-A", ...flags, address];
+}
+
 /**
  * Runs a script in a process of its own. All names of the library are in scope, and `gevent`
  * has all of them.
@@ -147,7 +153,7 @@ export async function runScript(
 ): Promise<ScriptOutput> {
   const script = `${await importsOf(body)}\n${body}`;
   await using process = new Deno.Command(Deno.execPath(), {
-    args: ["eval", "-q", ...flags, script],
+    args: argsOf(script, flags),
     stdin: "null",
     stdout: "piped",
     stderr: "piped",

@@ -14,6 +14,9 @@ const MESSAGES = 10;
 /** Long enough for a busy machine; what takes longer is stuck. */
 const LIMIT = 120_000;
 
+/** By which the examples find the library under its name. */
+const CONFIG = `--config=${new URL("../deno.json", import.meta.url).pathname}`;
+
 /** Debian's own Python has Debian's gevent; another one may have its own. */
 const PYTHONS = ["/usr/bin/python3", "python3"];
 const python = await findPython("pass");
@@ -204,7 +207,8 @@ testWith(
 
 Deno.test("runClients() tries again where a server resets, is silent or ends", async () => {
   const clients = new URL("../examples/tcp_clients.ts", import.meta.url).href;
-  const { out, err, code } = await runScript(`
+  const { out, err, code } = await runScript(
+    `
     const { runClients } = await import(${JSON.stringify(clients)});
     using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
     // The first connections are treated badly, each in its own way, and the rest well.
@@ -258,7 +262,10 @@ Deno.test("runClients() tries again where a server resets, is silent or ends", a
     });
     console.log(allServed);
     Deno.exit(0);
-  `);
+  `,
+    undefined,
+    [CONFIG],
+  );
   assertEquals(err, "");
   assertEquals(out.slice(-2), ["served:   8 of 8 clients", "true"]);
   assertEquals(code, 0);
@@ -266,7 +273,8 @@ Deno.test("runClients() tries again where a server resets, is silent or ends", a
 
 Deno.test("runClients() tells how many were served where there is no server", async () => {
   const clients = new URL("../examples/tcp_clients.ts", import.meta.url).href;
-  const { out, err } = await runScript(`
+  const { out, err } = await runScript(
+    `
     const { runClients } = await import(${JSON.stringify(clients)});
     const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
     const { port } = listener.addr;
@@ -274,7 +282,10 @@ Deno.test("runClients() tells how many were served where there is no server", as
     using _ = patch();
     const plan = { hostname: "127.0.0.1", port, clients: 3, messages: 2, pause: 1 };
     console.log(await run(runClients, plan));
-  `);
+  `,
+    undefined,
+    [CONFIG],
+  );
   assertEquals(err, "");
   assertEquals(out.slice(-2), ["served:   0 of 3 clients", "false"]);
 });

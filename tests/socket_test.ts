@@ -919,8 +919,7 @@ test("Socket.timeout that is no number of milliseconds is refused", async () => 
 });
 
 test("A Timeout of a socket leaves nothing behind", async () => {
-  const { out, code } = await runScript(
-    `
+  const { out, code } = await runScript(`
     const listener = listen({ hostname: "127.0.0.1", port: 0 });
     const socket = await connect({ hostname: "127.0.0.1", port: listener.addr.port });
     const other = await listener.accept();
@@ -930,10 +929,7 @@ test("A Timeout of a socket leaves nothing behind", async () => {
       () => other.sendAll(new Uint8Array(20_000_000)),
       () => listener.accept(),
     ]) console.log(await withTimeout(5, call).catch((error) => error.name));
-  `,
-    () => {},
-    ["--allow-net"],
-  );
+  `);
   assertEquals(out, ["Timeout", "Timeout", "Timeout"]);
   assertEquals(code, 0);
 });

@@ -98,7 +98,8 @@ Deno.test("trackSpawns() prints what the page of docs shows, of an error that no
     .replace(/: Queue<string>|<string>/g, "");
   const { err, code } = await runScript(example, () => {}, ["--no-check"]);
   assertEquals(code, 0);
-  const anyFile = (text: string) => text.replace(/file:\/\/\S+?:/g, "file:");
+  const anyFile = (text: string) =>
+    text.replace(/(?:file:\/\/|data:)\S+?:/g, "file:");
   const lines = anyFile(err).split("\n").map(withoutNumbers);
   for (const line of shown("failed with Empty in")) {
     const wanted = withoutNumbers(anyFile(line));

@@ -60,6 +60,26 @@ export const GROUPS: readonly (readonly string[])[] = [
     "tests/threadpool_programs_test.ts",
     "tests/threadpool_values_test.ts",
   ],
+  [
+    "tests/patch/datagrams_test.ts",
+    "tests/patch/fs_test.ts",
+    "tests/patch/polluted_test.ts",
+    "tests/patch/process_test.ts",
+    "tests/patch/stdin_test.ts",
+    "tests/patch/streams_test.ts",
+    "tests/patch/waits_in_test.ts",
+  ],
+  [
+    "tests/hub/loop_exit_left_test.ts",
+    "tests/hub/loop_exit_test.ts",
+    "tests/hub/outlives_test.ts",
+    "tests/hub/process_end_test.ts",
+    "tests/run_info_signal_test.ts",
+    "tests/run_signals_test.ts",
+    "tests/run_test.ts",
+    "tests/signal_test.ts",
+    "tests/symptoms_test.ts",
+  ],
   // In each test of these files time jumps: `Clock.inEachTest()` is for a whole module.
   [
     "tests/event_test.ts",
@@ -84,7 +104,11 @@ export const GROUPS: readonly (readonly string[])[] = [
     "tests/patch/fetch_test.ts",
     "tests/property_test.ts",
   ],
-  ["tests/socket_timeout_test.ts", "tests/waited_test.ts"],
+  [
+    "tests/patch/packages_ky_test.ts",
+    "tests/socket_timeout_test.ts",
+    "tests/waited_test.ts",
+  ],
   // These go by the runtime's clock.
   [
     "tests/backdoor_test.ts",
@@ -107,6 +131,7 @@ export const GROUPS: readonly (readonly string[])[] = [
     "tests/examined_http_test.ts",
     "tests/examined_select_test.ts",
     "tests/examined_server_test.ts",
+    "tests/http_upload_test.ts",
     "tests/hub/examined_callbacks_test.ts",
     "tests/hub/examined_iterators_test.ts",
     "tests/hub/examined_kills_test.ts",
@@ -116,6 +141,15 @@ export const GROUPS: readonly (readonly string[])[] = [
     "tests/unasked_test.ts",
   ],
   [
+    "tests/fresh_user_test.ts",
+    "tests/hub/examined_again_test.ts",
+    "tests/hub/hostile_test.ts",
+    "tests/inspect_test.ts",
+    "tests/stacks_test.ts",
+  ],
+  [
+    "tests/examined_node_test.ts",
+    "tests/patch/node_by_name_test.ts",
     "tests/patch/node_children_test.ts",
     "tests/patch/node_events_test.ts",
     "tests/patch/node_handles_test.ts",
@@ -161,20 +195,6 @@ export const GROUPS: readonly (readonly string[])[] = [
     "tests/hub/main_errors_test.ts",
     "tests/hub/unhandled_test.ts",
   ],
-  // These wait for their processes most of the time.
-  [
-    "tests/hub/loop_exit_left_test.ts",
-    "tests/hub/loop_exit_test.ts",
-    "tests/run_info_signal_test.ts",
-    "tests/run_signals_test.ts",
-    "tests/run_test.ts",
-  ],
-  [
-    "tests/hub/outlives_test.ts",
-    "tests/hub/process_end_test.ts",
-    "tests/signal_test.ts",
-    "tests/symptoms_test.ts",
-  ],
   [
     "tests/hash_tree_test.ts",
     "tests/monitor_test.ts",
@@ -182,25 +202,17 @@ export const GROUPS: readonly (readonly string[])[] = [
     "tests/processes_test.ts",
     "tests/subprocess_test.ts",
   ],
-  [
-    "tests/patch/datagrams_test.ts",
-    "tests/patch/fs_test.ts",
-    "tests/patch/process_test.ts",
-    "tests/patch/streams_test.ts",
-    "tests/patch/waits_in_test.ts",
-  ],
   ["tests/http_test.ts", "tests/server_test.ts", "tests/socket_test.ts"],
   ["tests/patch/net_test.ts", "tests/patch/tls_test.ts"],
-  ["tests/patch/polluted_test.ts", "tests/patch/stdin_test.ts"],
+  // These wait until the hub has nothing to do, so that other files may leave nothing there.
+  ["tests/hub/examined_endings_test.ts", "tests/spawn_sites_test.ts"],
   ["tests/bundle_test.ts", "tests/tools_test.ts", "tests/upstream_test.ts"],
+  ["tests/packages/browser_test.ts", "tests/runtimes_test.ts"],
+  ["tests/patch/callbacks_test.ts", "tests/patch/shared_queues_test.ts"],
 ];
 
 /** Files that run by themselves, and take long for their size. */
-const LONG: readonly string[] = [
-  "tests/threadpool_test.ts",
-  "tests/patch/shared_queues_test.ts",
-  "tests/runtimes_test.ts",
-];
+const LONG: readonly string[] = ["tests/threadpool_test.ts"];
 
 /**
  * Groups files that share a process. The groups that take longest come first, so that none of

@@ -88,7 +88,7 @@ const MEASURE = `
     const all = async () => {
       for (const [, round] of rounds) await round();
     };
-    if (await leavings(all, atOnce, 200) <= MOST) return;
+    if (await leavings(all, atOnce, 100) <= MOST) return;
     for (const [name, round] of rounds) await tell(name, round, atOnce);
   }
 `;

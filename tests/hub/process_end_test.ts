@@ -673,42 +673,115 @@ const streams: Record<string, string> = {
     (await orphanage("stdout")).stdout.pipeThrough(new TransformStream())`,
 };
 
-for (const [name, stream] of Object.entries(streams)) {
-  test(`A read of ${name} keeps the process alive after an interrupted one, and no byte is lost`, async () => {
-    await using peers = new Peers();
-    // One after the other, so that nothing else keeps the process alive.
-    const rounds = Object.values(again).map((readAll) =>
-      `{
-      const stream = ${stream};
-      const reader = stream.getReader();
-      await leave(async () => {
-        // Bytes that have come already are for the next readers.
-        const { value, done } = await reader.read();
-        if (!done) console.log("first:", new TextDecoder().decode(value));
-        await reader.read();
-      });
-      setTimeout(() => console.log("waits"), 0);
-      console.log("then:", await (async () => { ${readAll} })());
-    }`
-    );
-    const output = await endOf(
-      `${peers.prelude} ${rounds.join("\n")}`,
-      (line) => {
-        if (line !== "waits") return;
-        peers.speak();
-        if (name.includes("child")) peers.write("hello");
-      },
-    );
+/** What a part of a program prints, and whether it keeps the process alive while it waits. */
+interface Part {
+  name: string;
+  out: string[];
+}
+
+/**
+ * Runs parts of a program one after the other in one process. Each prints `"waits"` when this
+ * process is to speak, and `"ends early"` if nothing keeps the process alive before the part
+ * is over. The next one begins when nothing keeps the process alive any more: the runtime
+ * fires `beforeunload` then.
+ */
+async function outputOfParts(
+  parts: Record<string, string>,
+  speak: (peers: Peers, name: string) => void,
+): Promise<Part[]> {
+  await using peers = new Peers();
+  const names = Object.keys(parts);
+  const found: Part[] = [];
+  const output = await endOf(
+    `let over, hold;
+    addEventListener("beforeunload", (event) => {
+      event.preventDefault();
+      if (over !== undefined) return over();
+      console.log("ends early");
+      hold = setInterval(() => {}, 1000);
+    });
+    ${peers.prelude}
+    ${
+      Object.values(parts).map((part) =>
+        `console.log("part");
+        await (async () => { ${part} })();
+        clearInterval(hold);
+        await new Promise((resolve) => over = resolve);
+        over = undefined;`
+      ).join("\n")
+    }
+    Deno.exit();`,
+    (line) => {
+      if (line === "part") {
+        found.push({ name: names[found.length]!, out: [] });
+        return;
+      }
+      const part = found.at(-1)!;
+      part.out.push(line);
+      if (line === "waits") speak(peers, part.name);
+    },
+  );
+  assert(
+    output !== "never",
+    `${found.at(-1)?.name} does not end: ${found.at(-1)?.out}`,
+  );
+  assertEquals([output.err, output.code, output.signal], ["", 0, null]);
+  return found;
+}
+
+/**
+ * Makes a test of each part of a program, and runs all parts in one process, in the first of
+ * the tests that run.
+ */
+function testParts(
+  parts: Record<string, string>,
+  speak: (peers: Peers, name: string) => void,
+  nameOf: (name: string) => string,
+  expected: (name: string) => string[],
+): void {
+  let found: Promise<Part[]> | undefined;
+  for (const name of Object.keys(parts)) {
+    test(nameOf(name), async () => {
+      const all = await (found ??= outputOfParts(parts, speak));
+      const part = all.find((part) => part.name === name);
+      assertEquals(part?.out, expected(name));
+    });
+  }
+}
+
+testParts(
+  Object.fromEntries(
+    Object.entries(streams).map(([name, stream]) => [
+      name,
+      // One after the other, so that nothing else keeps the process alive.
+      Object.values(again).map((readAll) =>
+        `{
+        const stream = ${stream};
+        const reader = stream.getReader();
+        await leave(async () => {
+          // Bytes that have come already are for the next readers.
+          const { value, done } = await reader.read();
+          if (!done) console.log("first:", new TextDecoder().decode(value));
+          await reader.read();
+        });
+        setTimeout(() => console.log("waits"), 0);
+        console.log("then:", await (async () => { ${readAll} })());
+      }`
+      ).join("\n"),
+    ]),
+  ),
+  (peers, name) => {
+    peers.speak();
+    if (name.includes("child")) peers.write("hello");
+  },
+  (name) =>
+    `A read of ${name} keeps the process alive after an interrupted one, and no byte is lost`,
+  (name) => {
     const first = name.includes("bod") ? ["first: first "] : [];
     const lines = [...first, "waits", "then: hello"];
-    assertEquals(output, {
-      out: ["begins", ...Object.keys(again).flatMap(() => lines)],
-      err: "",
-      code: 0,
-      signal: null,
-    });
-  });
-}
+    return Object.keys(again).flatMap(() => lines);
+  },
+);
 
 /** Each call that is made once more, and gives a text. */
 const others: Record<string, { first: string; again: string }> = {
@@ -721,6 +794,30 @@ const others: Record<string, { first: string; again: string }> = {
       const count = await conn.read(bytes);
       return new TextDecoder().decode(bytes.subarray(0, count));`,
   },
+  "child.output()": {
+    first: `
+      const child = await orphanage("stdout");
+      await leave(() => child.output());`,
+    again: `
+      const { stdout } = await child.output();
+      return new TextDecoder().decode(stdout);`,
+  },
+  "child.stdout.text()": {
+    first: `
+      const child = await orphanage("stdout");
+      await leave(() => child.stdout.text());`,
+    again: `return await child.stdout.text();`,
+  },
+  "child.stdout.bytes() in a greenlet": {
+    first: `
+      const child = await orphanage("stdout");
+      await leave(() => child.stdout.bytes());
+      await leave(() => child.stdout.bytes());`,
+    again: `
+      const bytes = await spawn(() => child.stdout.bytes()).get();
+      return new TextDecoder().decode(bytes);`,
+  },
+  // These leave a pipe open that the children above read.
   "file.read() of a pipe": {
     first: `
       const file = await Deno.open(DIRECTORY + "/other", BOTH);
@@ -758,53 +855,25 @@ const others: Record<string, { first: string; again: string }> = {
       const count = await file.read(bytes);
       return new TextDecoder().decode(bytes.subarray(0, count));`,
   },
-  "child.output()": {
-    first: `
-      const child = await orphanage("stdout");
-      await leave(() => child.output());`,
-    again: `
-      const { stdout } = await child.output();
-      return new TextDecoder().decode(stdout);`,
-  },
-  "child.stdout.text()": {
-    first: `
-      const child = await orphanage("stdout");
-      await leave(() => child.stdout.text());`,
-    again: `return await child.stdout.text();`,
-  },
-  "child.stdout.bytes() in a greenlet": {
-    first: `
-      const child = await orphanage("stdout");
-      await leave(() => child.stdout.bytes());
-      await leave(() => child.stdout.bytes());`,
-    again: `
-      const bytes = await spawn(() => child.stdout.bytes()).get();
-      return new TextDecoder().decode(bytes);`,
-  },
 };
 
-for (const [name, { first, again }] of Object.entries(others)) {
-  test(`${name} keeps the process alive after an interrupted one, and no byte is lost`, async () => {
-    await using peers = new Peers();
-    const output = await endOf(
-      `${peers.prelude} ${first}
+testParts(
+  Object.fromEntries(
+    Object.entries(others).map(([name, { first, again }]) => [
+      name,
+      `${first}
       setTimeout(() => console.log("waits"), 0);
-      console.log("then:", await (async () => { ${again} })());
-      Deno.exit();`,
-      (line) => {
-        if (line !== "waits") return;
-        peers.speak();
-        if (/child|file/.test(name)) peers.write("hello");
-      },
-    );
-    assertEquals(output, {
-      out: ["begins", "waits", "then: hello"],
-      err: "",
-      code: 0,
-      signal: null,
-    });
-  });
-}
+      console.log("then:", await (async () => { ${again} })());`,
+    ]),
+  ),
+  (peers, name) => {
+    peers.speak();
+    if (/child|file/.test(name)) peers.write("hello");
+  },
+  (name) =>
+    `${name} keeps the process alive after an interrupted one, and no byte is lost`,
+  () => ["waits", "then: hello"],
+);
 
 test("A write keeps the process alive after an interrupted one, and comes behind it", async () => {
   for (

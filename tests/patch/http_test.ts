@@ -26,7 +26,7 @@ import {
   until,
   withTimeout,
 } from "../../mod.ts";
-import { Failures, runScript, settle } from "../_bodies.ts";
+import { argsOf, Failures, runScript, settle } from "../_bodies.ts";
 import { outcome, test, testRandomly, tick } from "../_random.ts";
 import { Gate, when } from "../_waits.ts";
 
@@ -796,7 +796,7 @@ for (const flags of [[], ["--unstable-no-legacy-abort"]]) {
       }
       console.log(console.warn === warn);`;
     const { stdout, stderr } = await new Deno.Command(Deno.execPath(), {
-      args: ["eval", "-q", ...flags, script],
+      args: argsOf(script, flags),
       env: { NO_COLOR: "1" },
     }).output();
     const decoder = new TextDecoder();

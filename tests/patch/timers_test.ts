@@ -30,7 +30,7 @@ import {
   until,
   withTimeout,
 } from "../../mod.ts";
-import { Failures, runScript, settle, testBoth } from "../_bodies.ts";
+import { argsOf, Failures, runScript, settle, testBoth } from "../_bodies.ts";
 import { testRandomly } from "../_random.ts";
 import { Gate, when } from "../_waits.ts";
 import { Uncaught } from "../_uncaught.ts";
@@ -1108,7 +1108,7 @@ Deno.test("setTimeout() that was wrapped before the library was loaded leaves th
     }).get();
   `;
   const { stdout, stderr } = await new Deno.Command(Deno.execPath(), {
-    args: ["eval", "-q", script],
+    args: argsOf(script),
   }).output();
   const decoder = new TextDecoder();
   assertEquals(decoder.decode(stderr), "");

@@ -10,9 +10,12 @@ import {
 } from "../../mod.ts";
 import { runScript } from "../_bodies.ts";
 
-// `WebSocketStream` is there with a flag only: for each of these a process of its own.
+// `WebSocketStream` is there with a flag only: for the tests of it a process of their own.
 
 const HANG = "Waits for what does not come\n";
+
+/** Begins the line with which a script ends. */
+const END = "end of ";
 
 /** Code for all scripts. */
 const PRELUDE = `
@@ -82,23 +85,11 @@ const PRELUDE = `
  */
 const MOST_HANGS = 2;
 
-/** Runs a script; what it has said, piece by piece. */
-async function run(body: string, hangs = 0): Promise<unknown[]> {
-  const { out, err, code } = await runScript(
-    `${PRELUDE}\n${body}\nsay(unhandled);`,
-    undefined,
-    ["--unstable-net"],
-  );
-  if (err === HANG && hangs < MOST_HANGS) return await run(body, hangs + 1);
-  assertEquals(err, "");
-  assertEquals(code, 0);
-  const said = out.map((line) => JSON.parse(line));
-  assertEquals(said.pop(), [], "unhandled rejections");
-  return said;
-}
-
-Deno.test("patch() leaves WebSocketStream as it is outside greenlets, and restores it", async () => {
-  const said = await run(`
+/** The script of each test, and what it says. */
+const SCRIPTS: Record<string, { script: string; says: unknown[] }> = {
+  "patch() leaves WebSocketStream as it is outside greenlets, and restores it":
+    {
+      script: `
     const original = WebSocketStream;
     const descriptors = () => JSON.stringify([
       Object.getOwnPropertyDescriptor(globalThis, "WebSocketStream"),
@@ -149,12 +140,11 @@ Deno.test("patch() leaves WebSocketStream as it is outside greenlets, and restor
     say(WebSocketStream === original);
     say(original.prototype.constructor === original);
     say(descriptors() === looks);
-  `);
-  assertEquals(said, [true, true, true, true, true, true]);
-});
-
-Deno.test("WebSocketStream.opened that is interrupted ends the attempt to connect", async () => {
-  const said = await run(`
+  `,
+      says: [true, true, true, true, true, true],
+    },
+  "WebSocketStream.opened that is interrupted ends the attempt to connect": {
+    script: `
     using _ = patch();
     for (const kill of [true, false]) {
       const { url, accepted, ended, listener } = stalled();
@@ -178,19 +168,19 @@ Deno.test("WebSocketStream.opened that is interrupted ends the attempt to connec
       say(await stream.closed.catch((error) => error.name));
       listener.close();
     }
-  `);
-  assertEquals(said, [
-    "cleaned up",
-    "ended",
-    "GreenletExit",
-    "cleaned up",
-    "ended",
-    "Timeout",
-  ]);
-});
-
-Deno.test("WebSocketStream.opened that is interrupted leaves the attempt to others that wait", async () => {
-  const said = await run(`
+  `,
+    says: [
+      "cleaned up",
+      "ended",
+      "GreenletExit",
+      "cleaned up",
+      "ended",
+      "Timeout",
+    ],
+  },
+  "WebSocketStream.opened that is interrupted leaves the attempt to others that wait":
+    {
+      script: `
     using _ = patch();
     const { url, server, closed } = serve();
     let stream;
@@ -230,12 +220,11 @@ Deno.test("WebSocketStream.opened that is interrupted leaves the attempt to othe
     await close();
     await Promise.all(closed);
     await server.shutdown();
-  `);
-  assertEquals(said, ["", "", ""]);
-});
-
-Deno.test("new WebSocketStream() obeys its own signal, too, and whichever is first", async () => {
-  const said = await run(`
+  `,
+      says: ["", "", ""],
+    },
+  "new WebSocketStream() obeys its own signal, too, and whichever is first": {
+    script: `
     using _ = patch();
     const { url, accepted, ended, listener } = stalled();
     const controller = new AbortController();
@@ -249,12 +238,12 @@ Deno.test("new WebSocketStream() obeys its own signal, too, and whichever is fir
     say(await connecting.get());
     say(await ended);
     listener.close();
-  `);
-  assertEquals(said, ["mine", "ended"]);
-});
-
-Deno.test("WebSocketStream: reads that are interrupted lose no message, and a loop that is killed closes it", async () => {
-  const said = await run(`
+  `,
+    says: ["mine", "ended"],
+  },
+  "WebSocketStream: reads that are interrupted lose no message, and a loop that is killed closes it":
+    {
+      script: `
     using _ = patch();
     const { url, server, closed } = serve();
     const got = await spawn(async () => {
@@ -303,12 +292,11 @@ Deno.test("WebSocketStream: reads that are interrupted lose no message, and a lo
     say((await stream.closed).closeCode);
     await Promise.all(closed);
     await server.shutdown();
-  `);
-  assertEquals(said, [true, true, "hello", "cleaned up", 1005]);
-});
-
-Deno.test("WebSocketStream.closed is awaited, and not begun when looked at", async () => {
-  const said = await run(`
+  `,
+      says: [true, true, "hello", "cleaned up", 1005],
+    },
+  "WebSocketStream.closed is awaited, and not begun when looked at": {
+    script: `
     using _ = patch();
     const { url, server, closed } = serve();
     const stream = new WebSocketStream(url);
@@ -328,15 +316,14 @@ Deno.test("WebSocketStream.closed is awaited, and not begun when looked at", asy
     say(await last.get());
     await Promise.all(closed);
     await server.shutdown();
-  `);
-  assertEquals(said, ["GreenletExit", "GreenletExit", {
-    closeCode: 3000,
-    reason: "bye",
-  }]);
-});
-
-Deno.test("patch() disposed of while a WebSocketStream is in use leaves it working", async () => {
-  const said = await run(`
+  `,
+    says: ["GreenletExit", "GreenletExit", {
+      closeCode: 3000,
+      reason: "bye",
+    }],
+  },
+  "patch() disposed of while a WebSocketStream is in use leaves it working": {
+    script: `
     const restore = patch();
     const { url, server, closed } = serve();
     const { url: other, ended, listener } = stalled();
@@ -360,9 +347,46 @@ Deno.test("patch() disposed of while a WebSocketStream is in use leaves it worki
     listener.close();
     await Promise.all(closed);
     await server.shutdown();
-  `);
-  assertEquals(said, ["hello", "ended", 1005]);
-});
+  `,
+    says: ["hello", "ended", 1005],
+  },
+};
+
+/** Runs all scripts, one after the other in one process; what each has said. */
+async function runAll(hangs = 0): Promise<Map<string, unknown[]>> {
+  const scripts = Object.entries(SCRIPTS).map(([name, { script }]) => `
+    await (async () => { ${script} })();
+    say(unhandled.splice(0));
+    console.log(${JSON.stringify(END + name)});`);
+  const { out, err, code } = await runScript(
+    PRELUDE + scripts.join(""),
+    undefined,
+    ["--unstable-net"],
+  );
+  if (err === HANG && hangs < MOST_HANGS) return await runAll(hangs + 1);
+  const all = new Map<string, unknown[]>();
+  let said: unknown[] = [];
+  for (const line of out) {
+    if (!line.startsWith(END)) {
+      said.push(JSON.parse(line));
+      continue;
+    }
+    all.set(line.slice(END.length), said);
+    said = [];
+  }
+  assertEquals([err, code, said], ["", 0, []]);
+  return all;
+}
+
+let all: Promise<Map<string, unknown[]>> | undefined;
+
+for (const [name, { says }] of Object.entries(SCRIPTS)) {
+  Deno.test(name, async () => {
+    const said = (await (all ??= runAll())).get(name);
+    assertEquals(said?.pop(), [], "unhandled rejections");
+    assertEquals(said, says);
+  });
+}
 
 // The example for `WebSocket` in the documentation
 
