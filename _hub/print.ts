@@ -4,7 +4,7 @@
  * @module
  */
 
-import { isInstance } from "../_base/checks.ts";
+import { inWords, isInstance } from "../_base/checks.ts";
 import { GreenletExit } from "../greenlet.ts";
 import { waitThatThrew } from "./stacks.ts";
 import { userFrames } from "../_base/frames.ts";
@@ -80,12 +80,4 @@ function setStack(error: Error, stack: string): void {
 
 function nameOf(error: unknown): string {
   return error instanceof Error ? error.name : typeof error;
-}
-
-function inWords(say: () => string): string {
-  try {
-    return say();
-  } catch {
-    return "something that can't be shown";
-  }
 }

@@ -193,14 +193,14 @@ Deno.test("monitor() refuses options that are none, and a second one", () => {
   assertThrows(() => monitor(), GreenletError, "there is one already");
 });
 
-Deno.test("monitor() prints from its thread which greenlet never comes back", async () => {
+Deno.test("monitor() prints from its thread, in one line, which greenlet never comes back", async () => {
   const code = `import { monitor, sleep, spawn } from "${new URL(
     "../mod.ts",
     import.meta.url,
   )}";
     monitor();
     const greenlet = spawn(async () => { for (;;) { await sleep(300); const end = performance.now() + 60_000; while (performance.now() < end); } });
-    greenlet.name = "endless";
+    greenlet.name = "end\\nless";
     await greenlet.join();`;
   const child = new Deno.Command(Deno.execPath(), {
     args: ["eval", "--no-check", code],
@@ -217,7 +217,7 @@ Deno.test("monitor() prints from its thread which greenlet never comes back", as
   await child.status;
   assertStringIncludes(
     text,
-    "Greenlet 'endless' has held up the event loop for",
+    "Greenlet 'end\\u000aless' has held up the event loop for",
   );
 });
 
