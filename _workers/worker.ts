@@ -158,7 +158,9 @@ class Calls {
     const called = Object.hasOwn(exports, name) ? exports[name] : undefined;
     if (typeof called === "function") return called as Function;
     throw new TypeError(
-      `Cannot call '${name}' as ${module} exports no function of that name`,
+      `Cannot call '${name}' as ${
+        shortened(module)
+      } exports no function of that name`,
     );
   }
 
@@ -170,6 +172,14 @@ class Calls {
     }
     return compiled;
   }
+}
+
+/** The most characters of a URL in a message. */
+const LONGEST_URL = 200;
+
+/** Shortens a URL for a message: a `data:` URL is a whole module. */
+function shortened(url: string): string {
+  return url.length > LONGEST_URL ? `${url.slice(0, LONGEST_URL - 1)}…` : url;
 }
 
 /** Runs a generator in a greenlet. Loads `gevent.ts` only now: that takes 30 ms. */
