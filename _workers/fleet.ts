@@ -198,7 +198,7 @@ export class Fleet {
     report(
       this.#server,
       new GreenletError(
-        `Process ${member.pid} of ${
+        `${member.title} of ${
           show(this.#server)
         } ${how}: another one is started in ${delay} ms`,
       ),
@@ -235,7 +235,7 @@ export class Fleet {
           report(
             this.#server,
             new GreenletError(
-              `Process ${next.pid} of ${show(this.#server)} ${await next
+              `${next.title} of ${show(this.#server)} ${await next
                 .ended} before it served: the old processes go on to serve`,
             ),
           );
@@ -346,8 +346,10 @@ class Member {
     });
   }
 
-  get pid(): number | undefined {
-    return this.#child.pid;
+  /** Its name in messages. A process that could not be started has no number. */
+  get title(): string {
+    const { pid } = this.#child;
+    return pid === undefined ? "A process" : `Process ${pid}`;
   }
 
   #send(...order: Order): void {

@@ -4,7 +4,7 @@ import { local, spawn } from "../mod.ts";
 Deno.test("local() refuses an init whose result is no object of properties", async () => {
   for (const init of [function* () {}, async function* () {}]) {
     assertThrows(
-      () => local(init),
+      () => local(init as () => object),
       TypeError,
       "Cannot create local as 'init' must not be ",
     );
