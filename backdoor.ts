@@ -26,7 +26,13 @@
 import { nameClasses } from "./_base/inspecting.ts";
 import { getBuiltin } from "./_base/builtin.ts";
 import { addressName, type ServerAddress } from "./_base/addresses.ts";
-import { checkOptions, inWords, isObject, show } from "./_base/checks.ts";
+import {
+  checkFlag,
+  checkOptions,
+  inWords,
+  isObject,
+  show,
+} from "./_base/checks.ts";
 import { firstPlace, userFrames } from "./_base/frames.ts";
 import { ignore, NO_OPTIONS, then } from "./_base/language.ts";
 import { Names, parse } from "./_base/repl.ts";
@@ -131,13 +137,7 @@ export class BackdoorServer extends StreamServer {
         }`,
       );
     }
-    if (typeof remote !== "boolean") {
-      throw new TypeError(
-        `Cannot create backdoor server as 'remote' must be true or false: received ${
-          show(remote)
-        }`,
-      );
-    }
+    checkFlag(remote, "create backdoor server", "remote");
     if (!remote && !isLocal(this.address)) {
       throw new TypeError(
         `Cannot create backdoor server as other machines could connect to ${

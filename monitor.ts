@@ -19,6 +19,7 @@ import { nameClasses, showAs } from "./_base/inspecting.ts";
 import { getBuiltin, getProcess } from "./_base/builtin.ts";
 import { setInterval } from "node:timers";
 import {
+  checkFlag,
   checkOptions,
   NOT_IN_LINE,
   numberError,
@@ -197,6 +198,7 @@ export function monitor(options: MonitorOptions = NO_OPTIONS): Monitor {
     const wanted = "a positive number of bytes";
     throw numberError("start monitor", "maxMemory", wanted, maxMemory);
   }
+  checkFlag(profile, "start monitor", "profile");
   if (isOn) {
     throw new GreenletError(
       "Cannot start monitor as there is one already: dispose of it first",

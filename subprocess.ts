@@ -25,6 +25,7 @@ import { nameClasses } from "./_base/inspecting.ts";
 import { after } from "./_base/after.ts";
 import { allOf, NO_OPTIONS, then } from "./_base/language.ts";
 import {
+  checkFlag,
   checkOptions,
   isInstance,
   isObject,
@@ -322,8 +323,8 @@ class Program {
     checkInput(input);
     checkDuration(timeout, "run a command");
     checkDuration(grace, "run a command");
-    checkFlag(check, "check");
-    checkFlag(text, "text");
+    checkFlag(check, "run a command", "check");
+    checkFlag(text, "run a command", "text");
     checkCwd(cwd);
     checkEnv(env);
     this.command = command;
@@ -618,11 +619,6 @@ function checkInput(input: unknown): void {
   throw new TypeError(
     "Cannot run a command as 'input' must be in memory: received a Uint8Array whose buffer was transferred",
   );
-}
-
-function checkFlag(flag: unknown, name: string): void {
-  if (flag === undefined || typeof flag === "boolean") return;
-  throw wrong(name, "true or false", flag);
 }
 
 function checkCwd(cwd: unknown): void {

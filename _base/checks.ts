@@ -122,6 +122,20 @@ export function checkOptions(options: unknown, what: string): void {
   );
 }
 
+/**
+ * Checks an option that is on or off. Any other value would count as on, also `"no"`.
+ *
+ * @param what For the message: the action that failed, such as `wait`.
+ * @param name For the message: the name of the option.
+ * @throws {TypeError} If it is neither `true` nor `false`; it may be left out.
+ */
+export function checkFlag(flag: unknown, what: string, name: string): void {
+  if (flag === undefined || typeof flag === "boolean") return;
+  throw new TypeError(
+    `Cannot ${what} as '${name}' must be true or false: received ${show(flag)}`,
+  );
+}
+
 /** Returns the error to throw. If a class of errors is given, makes one, as Python does. */
 export function instanceOf(error: unknown): unknown {
   const isClass = typeof error === "function" && !isRevoked(error) &&
