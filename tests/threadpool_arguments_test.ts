@@ -79,3 +79,28 @@ Deno.test("ThreadPool.import() does not put a whole module into an error", async
   assert(message.endsWith("… exports no function of that name"), message);
   assertEquals(await work.f(), 5);
 });
+
+for (const isolate of ["process", "thread"] as const) {
+  Deno.test(`ThreadPool answers although a function has replaced the way to send, ${isolate}`, async () => {
+    await using pool = new ThreadPool(1, { isolate });
+    const replace = () => {
+      const global = globalThis as unknown as {
+        postMessage: unknown;
+        process: { send: unknown };
+      };
+      global.postMessage = () => {};
+      global.process.send = null;
+      return 1;
+    };
+    assertEquals(await pool.apply(replace), 1);
+    assertEquals(await pool.apply(() => 2), 2);
+    await assertRejects(
+      () =>
+        pool.apply(() => {
+          throw new RangeError("no");
+        }),
+      RangeError,
+      "no",
+    );
+  });
+}
