@@ -603,7 +603,8 @@ function checkArgs(args: unknown): void {
   if (isRevoked(args) || !Array.isArray(args)) {
     throw wrong("args", "an array of strings", args);
   }
-  args.forEach((arg, i) => {
+  // A copy, as `forEach()` passes over places without an item.
+  [...args].forEach((arg: unknown, i) => {
     if (isText(arg)) return;
     throw wrong(`args[${i}]`, textInstead(arg, "a string"), arg);
   });

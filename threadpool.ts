@@ -186,7 +186,8 @@ export function transfer<T extends object>(
       `Cannot transfer as 'list' must be an array: received ${show(list)}`,
     );
   }
-  list.forEach((one, i) => {
+  // A copy, as `forEach()` passes over places without an item.
+  [...list].forEach((one: unknown, i) => {
     if (isObject(one) && !ArrayBuffer.isView(one)) return;
     throw new TypeError(
       `Cannot transfer as 'list[${i}]' must be an object that can be moved, such as an ArrayBuffer: received ${

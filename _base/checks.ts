@@ -44,8 +44,9 @@ export function waitInWords(describe: () => string): string {
   return inWords(describe, "a wait that can't be described");
 }
 
-/** The most items of an array that are shown. */
+/** The most items of an array, and characters of a string, that are shown. */
 const MOST_SHOWN = 3;
+const LONGEST_SHOWN = 1000;
 
 /** Shows a value of the program in a message, as one line. Never throws. */
 export function show(value: unknown): string {
@@ -54,8 +55,13 @@ export function show(value: unknown): string {
 }
 
 function textOf(value: unknown): string {
-  if (typeof value === "string") return JSON.stringify(value);
+  if (typeof value === "string") {
+    const isLong = value.length > LONGEST_SHOWN;
+    return JSON.stringify(isLong ? `${value.slice(0, LONGEST_SHOWN)}…` : value);
+  }
   if (typeof value === "bigint") return `${value}n`;
+  // As a string, it would be its numbers.
+  if (ArrayBuffer.isView(value)) return Object.prototype.toString.call(value);
   // As a string, a function would be its source text.
   if (typeof value === "function") {
     return `function ${value.name || "without a name"}`;

@@ -198,6 +198,27 @@ testBoth("startTrace() marks a greenlet that has thrown undefined as failed", {
   assertEquals([mark?.name, mark?.args], ["failed", { error: "undefined" }]);
 });
 
+Deno.test("The errors of wrong arguments show the value, its kind, and not all of it", () => {
+  for (
+    const [wrong, shown] of [
+      [[5], "[5]"],
+      [["a", [1], 2n], '["a", […], 2n]'],
+      [[1, 2, 3, 4, 5], "[1, 2, 3, …]"],
+      [[], "[]"],
+      [new Int16Array(1), "[object Int16Array]"],
+      [new Uint8Array(100_000), "[object Uint8Array]"],
+      [
+        HOSTILE,
+        '"a\\nmain\\r\\u2028b\\u001b[31m\\u009b2J\\u0007\\u202ec\\ud800"',
+      ],
+      ["x".repeat(5000), `"${"x".repeat(1000)}…"`],
+    ] as const
+  ) {
+    const { message } = assertThrows(() => sleep(wrong as never), TypeError);
+    assertEquals(message.split(": received ")[1], shown);
+  }
+});
+
 Deno.test("new Trace() refuses what is no array of events", () => {
   const revoked = Proxy.revocable([], {});
   revoked.revoke();

@@ -18,6 +18,7 @@ const wrong: [
   ["command", new URL("https://example.com/sh")],
   ["args[1]", "true", ["a", "b\0c"]],
   ["args[0]", "true", [new URL("file:///")]],
+  ["args[1]", "true", ["a", , "b"]],
   ["cwd", "true", [], { cwd: "/tmp\0" }],
   ["cwd", "true", [], { cwd: new URL("https://example.com/") }],
   ["env", "true", [], { env: new Map([["A", "1"]]) }],

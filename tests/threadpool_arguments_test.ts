@@ -45,6 +45,11 @@ Deno.test("transfer() refuses what can't be moved, and names the place in the li
       `Cannot transfer as 'list[1]' must be an object that can be moved, such as an ArrayBuffer: received ${received}`,
     );
   }
+  assertThrows(
+    () => transfer(bytes, [, bytes.buffer] as never),
+    TypeError,
+    "Cannot transfer as 'list[0]' must be",
+  );
   assertEquals(bytes.length, 2);
 });
 
