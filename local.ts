@@ -20,7 +20,7 @@ import { showObjectAs } from "./_base/inspecting.ts";
 import { nameOf } from "./_hub/waits.ts";
 import { bare } from "./_base/language.ts";
 import {
-  checkCallback,
+  checkCallable,
   isInstance,
   isObjectOrFunction,
   show,
@@ -38,8 +38,8 @@ import { currentScope, scopeOf } from "./_hub/current.ts";
  * @param init Makes the object of a greenlet, when the greenlet first uses it; by default an
  * empty object.
  * @returns A proxy for the object of the current greenlet.
- * @throws {TypeError} If `init` is not a function, or is a generator function. If it does not
- * return an object, or returns a promise, the first use in a greenlet throws.
+ * @throws {TypeError} If `init` is not a function. If it does not return an object, or returns a
+ * promise, the first use in a greenlet throws.
  *
  * @example Usage
  * ```ts
@@ -52,7 +52,7 @@ import { currentScope, scopeOf } from "./_hub/current.ts";
  * ```
  */
 export function local<T extends object>(init: () => T = () => ({} as T)): T {
-  checkCallback(init, "create local", "init");
+  checkCallable(init, "create local", "init");
   const target = {} as T;
   const mine = (): T => {
     // Stored in the scope, so that a dead greenlet that is kept for its result keeps no locals.

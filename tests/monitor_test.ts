@@ -193,7 +193,7 @@ Deno.test("monitor() refuses options that are none, and a second one", () => {
   assertThrows(() => monitor(), GreenletError, "there is one already");
 });
 
-Deno.test("monitor() prints from its thread, in one line, which greenlet never comes back", async () => {
+Deno.test("monitor() prints from its thread which greenlet never comes back", async () => {
   const code = `import { monitor, sleep, spawn } from "${new URL(
     "../mod.ts",
     import.meta.url,
