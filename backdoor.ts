@@ -26,11 +26,20 @@
 import { nameClasses } from "./_base/inspecting.ts";
 import { getBuiltin } from "./_base/builtin.ts";
 import { addressName, type ServerAddress } from "./_base/addresses.ts";
-import { checkOptions, isObject, show } from "./_base/checks.ts";
-import { ignore, NO_OPTIONS } from "./_base/language.ts";
+import {
+  checkFlag,
+  checkOptions,
+  inWords,
+  isObject,
+  show,
+} from "./_base/checks.ts";
+import { firstPlace, userFrames } from "./_base/frames.ts";
+import { ignore, NO_OPTIONS, then } from "./_base/language.ts";
 import { Names, parse } from "./_base/repl.ts";
 import { getCurrent, runDetached } from "./_hub/current.ts";
+import { withStacks } from "./_hub/print.ts";
 import { type Greenlet, GreenletExit } from "./greenlet.ts";
+import { until } from "./hub.ts";
 import { formatRunInfo } from "./inspect.ts";
 import { StreamServer, type StreamServerOptions } from "./server.ts";
 import type { Socket, SocketListener } from "./socket.ts";
@@ -77,7 +86,8 @@ const LONGEST_LINE = 1024 * 1024;
  * the connection, `.help` lists them.
  *
  * Code that computes for long blocks the whole program, as in any greenlet. When a client leaves,
- * the running code goes on. The next read or write of the connection ends its greenlet.
+ * the running code goes on. The next read or write of the connection ends its greenlet. A kill of
+ * the greenlet, as by `stop()`, ends it although the code awaits a promise that never settles.
  *
  * @example Usage
  * ```ts
@@ -127,7 +137,8 @@ export class BackdoorServer extends StreamServer {
         }`,
       );
     }
-    if (remote !== true && !isLocal(this.address)) {
+    checkFlag(remote, "create backdoor server", "remote");
+    if (!remote && !isLocal(this.address)) {
       throw new TypeError(
         `Cannot create backdoor server as other machines could connect to ${
           addressName(this.address)
@@ -158,7 +169,7 @@ function isLocal(address: object): boolean {
   if ("path" in address) return true;
   const { hostname } = address as { hostname?: string };
   if (hostname === undefined) return false;
-  return hostname === "localhost" ||
+  return /^localhost$/i.test(hostname) ||
     /^(::ffff:)?127\.\d+\.\d+\.\d+$/i.test(hostname) ||
     hostname === "::1" || hostname === "0:0:0:0:0:0:0:1";
 }
@@ -167,6 +178,7 @@ function isLocal(address: object): boolean {
 function isGone(error: unknown): boolean {
   const { errors } = Deno;
   return error instanceof errors.ConnectionReset ||
+    error instanceof errors.UnexpectedEof ||
     error instanceof errors.BrokenPipe ||
     error instanceof errors.ConnectionAborted;
 }
@@ -177,6 +189,7 @@ class Session {
   readonly #names: Names;
   /** The lines of an incomplete input. */
   #lines: string[] = [];
+  #isFirst = true;
 
   constructor(socket: Socket, locals: object) {
     this.#socket = socket;
@@ -196,16 +209,50 @@ class Session {
     const socket = this.#socket;
     if (banner !== "") this.print(banner.replace(/\n?$/, "\n"));
     await socket.sendAll(PROMPT);
-    let isFirst = true;
+    for (let isOpen = true; isOpen;) {
+      try {
+        isOpen = await this.#takeLines();
+      } catch (error) {
+        // Only a line that is too long throws this: errors of the code are printed.
+        if (!(error instanceof RangeError)) throw error;
+        await this.#dropLine();
+        this.#lines = [];
+        this.print(
+          `Uncaught RangeError: A line must have ${LONGEST_LINE} bytes at most\n`,
+        );
+        await socket.sendAll(PROMPT);
+      }
+    }
+  }
+
+  /** Takes lines until the client wants to leave, or has left. Returns whether to go on. */
+  async #takeLines(): Promise<boolean> {
+    const socket = this.#socket;
     for await (const line of socket.lines({ max: LONGEST_LINE })) {
       // A web page may try to send code by an HTTP request. Its first line shows that.
-      if (isFirst && /^[A-Z]+ \S+ HTTP\/\d/.test(line)) return;
-      isFirst = false;
+      if (this.#isFirst && /^[A-Z]+ \S+ HTTP\/\d/.test(line)) return false;
+      this.#isFirst = false;
       // Bytes that are not valid text are commands of telnet, such as Ctrl-C.
       const text = line.includes("\ufffd") ? ".break" : line;
-      if (text.trim() === ".exit") return;
+      if (text.trim() === ".exit") return false;
       await this.#take(text);
       await socket.sendAll(this.#lines.length > 0 ? MORE : PROMPT);
+    }
+    return false;
+  }
+
+  /** Reads the rest of a line that is too long. */
+  async #dropLine(): Promise<void> {
+    const socket = this.#socket;
+    for (;;) {
+      // These bytes have no end of a line.
+      await socket.recv(LONGEST_LINE);
+      try {
+        await socket.recvUntil("\n", { max: LONGEST_LINE });
+        return;
+      } catch (error) {
+        if (!(error instanceof RangeError)) throw error;
+      }
     }
   }
 
@@ -239,7 +286,7 @@ class Session {
 
   async #evaluate(body: string): Promise<void> {
     try {
-      const result = await this.#names.run(body);
+      const result = await outcomeOf(this.#names.run(body));
       const value = result?.value;
       if (value === undefined) return;
       this.#names.define("_", value);
@@ -254,18 +301,53 @@ class Session {
 
   #fail(error: unknown): void {
     if (error instanceof GreenletExit) return;
-    this.print(`Uncaught ${withoutOurFrames(inspect(error))}\n`);
+    let text = "";
+    try {
+      withStacks(error, typedFrames, () => text = inspect(error));
+    } catch {
+      // A getter of the error may throw.
+      text = inWords(() => String(error));
+    }
+    this.print(`Uncaught ${text}\n`);
+  }
+}
+
+/**
+ * Waits for typed code. The wait is one of the library, so that a kill ends it even if the code
+ * awaits a promise that never settles. Before that, the code has its grace. A time limit that the
+ * code has started is left to the code.
+ */
+async function outcomeOf<T>(running: Promise<T>): Promise<T> {
+  let isOver = false;
+  const over = () => {
+    isOver = true;
+  };
+  void then(running, over, over);
+  let before: unknown = running;
+  for (;;) {
+    try {
+      return await until(running);
+    } catch (error) {
+      if (isOver) return await running;
+      // A kill is thrown again when its grace is over.
+      if (error === before) throw error;
+      before = error;
+    }
   }
 }
 
 /** Leaves only the frames of the typed code and of the functions that it calls. */
-function withoutOurFrames(text: string): string {
-  const lines = text.split("\n");
+function typedFrames(stack: string): string {
+  const lines = stack.split("\n");
   const isFrame = (line: string) => /^\s+at /.test(line);
   const isTyped = (line: string) =>
     isFrame(line) && /\bbackdoor(?:, <anonymous>)?:\d+:\d+/.test(line);
   const last = lines.findLastIndex(isTyped);
-  if (last < 0) return text;
+  if (last < 0) {
+    // A `Timeout` may come from the event loop, where no code of the program is on the stack.
+    if (firstPlace(stack) !== null) return userFrames(stack);
+    return lines.filter((line) => !isFrame(line)).join("\n");
+  }
   const isOurs = (line: string, index: number) =>
     isFrame(line) && (index > last || line.includes("/_base/repl.ts:"));
   return lines.filter((line, index) => !isOurs(line, index)).join("\n");

@@ -527,7 +527,7 @@ class Ending extends Suspension<void> implements TopWait {
   }
 
   override describe(): string {
-    return `run(), of ${this.#main}`;
+    return `run(), of ${show(this.#main)}`;
   }
 
   override get blockers(): readonly core.Greenlet[] {

@@ -299,7 +299,9 @@ export class Greenlet {
     set(run) {
       if (this._run === null || this.#state !== "pending") {
         throw new TypeError(
-          `Cannot set 'run' of ${this} as it has started or is dead: make a new greenlet`,
+          `Cannot set 'run' of ${
+            describe(this)
+          } as it has started or is dead: make a new greenlet`,
         );
       }
       if (run !== undefined) checkRun(run, "set 'run'");
@@ -378,7 +380,9 @@ export class Greenlet {
     for (; ancestor !== null; ancestor = ancestor.#parent) {
       if (ancestor === this) {
         throw new RangeError(
-          `Cannot make ${parent} the parent of ${this} as that would close a cycle of parents`,
+          `Cannot make ${describe(parent)} the parent of ${
+            describe(this)
+          } as that would close a cycle of parents`,
         );
       }
     }
@@ -909,7 +913,9 @@ function undelegated(
   asked: SwitchRequest<unknown>,
 ): GreenletError {
   return new GreenletError(
-    `A switch to ${asked.target} in the generator body of ${greenlet} was never performed: write \`yield*\` before switch() and throw()`,
+    `A switch to ${describe(asked.target)} in the generator body of ${
+      describe(greenlet)
+    } was never performed: write \`yield*\` before switch() and throw()`,
   );
 }
 
@@ -922,7 +928,9 @@ function strangeYield(
     Symbol.iterator in value && (value === asked || value instanceof Promise);
   if (delegable) {
     return new GreenletError(
-      `Cannot yield a Switch or a Wait with \`yield\` in the body of ${greenlet}: write \`yield*\``,
+      `Cannot yield a Switch or a Wait with \`yield\` in the body of ${
+        describe(greenlet)
+      }: write \`yield*\``,
     );
   }
   if (asked !== null) return undelegated(greenlet, asked);
@@ -930,9 +938,9 @@ function strangeYield(
     typeof (value as PromiseLike<unknown> | null | undefined)?.then ===
       "function";
   return new GreenletError(
-    `Cannot yield ${
-      describe(value)
-    } in the body of ${greenlet}: only a Switch or a Wait can be yielded, with \`yield*\`${
+    `Cannot yield ${describe(value)} in the body of ${
+      describe(greenlet)
+    }: only a Switch or a Wait can be yielded, with \`yield*\`${
       isPromise ? ", and until() makes a Wait of a promise" : ""
     }`,
   );

@@ -241,7 +241,7 @@ export class HttpServer extends BaseServer {
   get url(): string {
     if ("path" in this.address) {
       throw new TypeError(
-        `Cannot get the URL of ${this} as a Unix socket has none`,
+        `Cannot get the URL of ${show(this)} as a Unix socket has none`,
       );
     }
     const { hostname = "0.0.0.0", port } = this.address as TcpAddress;

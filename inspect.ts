@@ -15,7 +15,7 @@
  */
 
 import { nameClasses, showAs } from "./_base/inspecting.ts";
-import { checkOptions, numberError, show } from "./_base/checks.ts";
+import { checkFlag, checkOptions, numberError, show } from "./_base/checks.ts";
 import { NO_OPTIONS } from "./_base/language.ts";
 import { BlockingWatch } from "./_hub/blocking.ts";
 import { currentScope, runDetached, scopeOf } from "./_hub/current.ts";
@@ -63,7 +63,11 @@ export class GreenletTree {
   readonly children: readonly GreenletTree[];
 
   static {
-    showAs<GreenletTree>(this, (tree, colors) => tree.format({ colors }));
+    showAs<GreenletTree>(
+      this,
+      // Other runtimes take any value for the option.
+      (tree, colors) => tree.format({ colors: Boolean(colors) }),
+    );
   }
 
   private constructor(
@@ -108,11 +112,12 @@ export class GreenletTree {
    *
    * @param options Whether to use colours.
    * @returns The text, without a newline at its end.
-   * @throws {TypeError} If the options are not an object.
+   * @throws {TypeError} If the options are not an object, or `colors` is no boolean.
    */
   format(options: TreeFormatOptions = NO_OPTIONS): string {
     checkOptions(options, "format tree");
     const { colors = false } = options;
+    checkFlag(colors, "format tree", "colors");
     return linesOf(this, colors ? "\x1b[31mdeadlock\x1b[0m" : "deadlock")
       .join("\n");
   }

@@ -19,7 +19,12 @@
 import { showObjectAs } from "./_base/inspecting.ts";
 import { nameOf } from "./_hub/waits.ts";
 import { bare } from "./_base/language.ts";
-import { checkCallable, isObjectOrFunction, show } from "./_base/checks.ts";
+import {
+  checkCallable,
+  isInstance,
+  isObjectOrFunction,
+  show,
+} from "./_base/checks.ts";
 import { currentScope, scopeOf } from "./_hub/current.ts";
 
 /**
@@ -33,8 +38,8 @@ import { currentScope, scopeOf } from "./_hub/current.ts";
  * @param init Makes the object of a greenlet, when the greenlet first uses it; by default an
  * empty object.
  * @returns A proxy for the object of the current greenlet.
- * @throws {TypeError} If `init` is not a function. If it does not return an object, the first
- * use in a greenlet throws.
+ * @throws {TypeError} If `init` is not a function. If it does not return an object, or returns a
+ * promise, the first use in a greenlet throws.
  *
  * @example Usage
  * ```ts
@@ -55,7 +60,8 @@ export function local<T extends object>(init: () => T = () => ({} as T)): T {
     let object = locals.get(target) as T | undefined;
     if (object === undefined) {
       object = init();
-      if (!isObjectOrFunction(object)) {
+      // The properties of a promise would be set, and not those of its result.
+      if (!isObjectOrFunction(object) || isInstance(object, Promise)) {
         throw new TypeError(
           `Cannot make local object as init() must return an object: received ${
             show(object)
@@ -83,12 +89,23 @@ export function local<T extends object>(init: () => T = () => ({} as T)): T {
       // A proxy must report this for a property that its target doesn't have.
       return descriptor && { ...descriptor, configurable: true };
     },
-    defineProperty: (_, name, descriptor) =>
-      Reflect.defineProperty(mine(), name, descriptor),
+    defineProperty: (_, name, descriptor) => {
+      if (descriptor.configurable !== false) {
+        return Reflect.defineProperty(mine(), name, descriptor);
+      }
+      throw new TypeError(
+        `Cannot define ${
+          show(name)
+        } of a local object as 'configurable' must not be false: a proxy can't have such a property`,
+      );
+    },
     getPrototypeOf: () => Reflect.getPrototypeOf(mine()),
     setPrototypeOf: (_, prototype) => Reflect.setPrototypeOf(mine(), prototype),
-    // Refused, as it would apply to the target that all greenlets share.
-    preventExtensions: () => false,
+    preventExtensions: () => {
+      throw new TypeError(
+        "Cannot freeze or seal a local object, or prevent its extension, as that would apply to all greenlets",
+      );
+    },
   });
   return new Proxy(target, handler);
 }

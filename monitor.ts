@@ -18,7 +18,13 @@
 import { nameClasses, showAs } from "./_base/inspecting.ts";
 import { getBuiltin, getProcess } from "./_base/builtin.ts";
 import { setInterval } from "node:timers";
-import { checkOptions, numberError } from "./_base/checks.ts";
+import {
+  checkFlag,
+  checkOptions,
+  NOT_IN_LINE,
+  numberError,
+  oneLine,
+} from "./_base/checks.ts";
 import { userFrames } from "./_base/frames.ts";
 import { ignore, NO_OPTIONS } from "./_base/language.ts";
 import { runDetached } from "./_hub/current.ts";
@@ -107,7 +113,8 @@ const LONGEST_NAME = 120;
 /** The watching thread. It shares only memory with the main thread, whose loop may be held up. */
 const WATCH = `
 const { workerData } = require("node:worker_threads");
-const { buffer, maxBlocking, never, FIELDS, LONGEST_NAME } = workerData;
+const { buffer, maxBlocking, never, notInLine, FIELDS, LONGEST_NAME } = workerData;
+const escape = (char) => "\\\\u" + char.charCodeAt(0).toString(16).padStart(4, "0");
 const fields = new Int32Array(buffer, 0, FIELDS);
 const running = new Uint16Array(buffer, 4 * FIELDS, LONGEST_NAME);
 const blocking = new Uint16Array(buffer, 4 * FIELDS + 2 * LONGEST_NAME, LONGEST_NAME);
@@ -130,7 +137,8 @@ while (Atomics.load(fields, ${STOP}) === 0) {
     Atomics.store(fields, ${SEEN}, 1);
   } else if (seen === 1 && now - since >= never) {
     const length = Atomics.load(fields, ${BLOCKING});
-    const name = String.fromCharCode(...blocking.subarray(0, Math.max(length, 0)));
+    const units = blocking.subarray(0, Math.max(length, 0));
+    const name = String.fromCharCode(...units).replace(new RegExp(notInLine, "gu"), escape);
     const who = length === 0 ? "Unknown code" : length < 0
       ? "A greenlet without a name"
       : "Greenlet '" + name + "'";
@@ -190,6 +198,7 @@ export function monitor(options: MonitorOptions = NO_OPTIONS): Monitor {
     const wanted = "a positive number of bytes";
     throw numberError("start monitor", "maxMemory", wanted, maxMemory);
   }
+  checkFlag(profile, "start monitor", "profile");
   if (isOn) {
     throw new GreenletError(
       "Cannot start monitor as there is one already: dispose of it first",
@@ -238,7 +247,14 @@ class LoopMonitor extends EventTarget implements Monitor {
     );
     const { Worker } = getBuiltin("node:worker_threads");
     const never = Math.max(NEVER * maxBlocking, NEVER_MS);
-    const workerData = { buffer, maxBlocking, never, FIELDS, LONGEST_NAME };
+    const workerData = {
+      buffer,
+      maxBlocking,
+      never,
+      notInLine: NOT_IN_LINE.source,
+      FIELDS,
+      LONGEST_NAME,
+    };
     const disposals = this.#disposals;
     let worker: InstanceType<typeof Worker>;
     const watch = () => {
@@ -324,7 +340,9 @@ class LoopMonitor extends EventTarget implements Monitor {
   #blocked(ms: number, isPrinted: boolean): void {
     const greenlet = this.#blockingName();
     const tell = (stack: string) => {
-      const who = greenlet === "" ? "Unknown code" : `Greenlet '${greenlet}'`;
+      const who = greenlet === ""
+        ? "Unknown code"
+        : `Greenlet '${oneLine(greenlet)}'`;
       const frames = stack.replace(/^/gm, "    at ");
       const text = `${who} has held up the event loop for ${ms} ms${
         stack === "" ? "" : `\n${frames}`
@@ -340,12 +358,19 @@ class LoopMonitor extends EventTarget implements Monitor {
   #blockingName(): string {
     const length = Atomics.load(this.#fields, BLOCKING);
     if (length !== UNNAMED) {
-      return String.fromCharCode(...this.#blocking.subarray(0, length));
+      const units = this.#blocking.subarray(0, length);
+      // The end may be in the middle of a character.
+      return String.fromCharCode(...units).toWellFormed();
     }
     const count = Atomics.load(this.#fields, BLOCKING_COUNT);
     if (this.#count - count >= KEPT) return "";
     const greenlet = this.#lastRun[count & (KEPT - 1)] as Named | null;
-    return greenlet?.name ?? "";
+    try {
+      return greenlet?.name ?? "";
+    } catch {
+      // A subclass may have a name that throws.
+      return "";
+    }
   }
 
   #lookAtMemory(): void {

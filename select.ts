@@ -302,7 +302,7 @@ class Selection extends PatientWait<unknown> implements Race {
       one instanceof Suspension
         ? one.describe((subjects as readonly unknown[])[i])
         : one instanceof Greenlet
-        ? `join of ${one}`
+        ? `join of ${show(one)}`
         : FOREIGN
     );
     return `select of ${several(texts, "waits")}`;

@@ -283,7 +283,7 @@ export abstract class BaseServer implements AsyncDisposable {
     if (this.#state === "started") return;
     if (this.#state === "closed") {
       throw new GreenletError(
-        `Cannot start ${this} as it is closed: make a new server`,
+        `Cannot start ${show(this)} as it is closed: make a new server`,
       );
     }
     // The greenlet that calls this does not own the server: its interrupts don't reach it.
@@ -298,7 +298,7 @@ export abstract class BaseServer implements AsyncDisposable {
       if (this.#assigned !== null) this.#serveAsMember(this.#assigned);
       // It ends with the greenlets, as at the end of `run`.
       const life = spawn(() => this.#ended.wait());
-      life.name = String(this);
+      life.name = show(this);
       life.rawlink(() => this.close());
     });
   }
@@ -428,7 +428,7 @@ export abstract class BaseServer implements AsyncDisposable {
     const stopping = runDetached(() => {
       return spawn(() => this.#end(deadline, caller as AnyGreenlet));
     });
-    stopping.name = `stop of ${this}`;
+    stopping.name = `stop of ${show(this)}`;
     this.#stopping.add(stopping);
     const ended = new Promise<void>((resolve) => {
       stopping.rawlink(() => {
@@ -1041,7 +1041,7 @@ export class DatagramServer extends BaseServer {
     const socket = this.#socket;
     if (socket === null) {
       throw new GreenletError(
-        `Cannot send datagram as ${this} is not started`,
+        `Cannot send datagram as ${show(this)} is not started`,
       );
     }
     const { port } = address;

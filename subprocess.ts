@@ -24,7 +24,14 @@
 import { nameClasses } from "./_base/inspecting.ts";
 import { after } from "./_base/after.ts";
 import { allOf, NO_OPTIONS, then } from "./_base/language.ts";
-import { checkOptions, isInstance, isRevoked, show } from "./_base/checks.ts";
+import {
+  checkFlag,
+  checkOptions,
+  isInstance,
+  isObject,
+  isRevoked,
+  show,
+} from "./_base/checks.ts";
 import { denoFunction } from "./_base/properties.ts";
 import { Begun } from "./_hub/begun.ts";
 import {
@@ -316,8 +323,8 @@ class Program {
     checkInput(input);
     checkDuration(timeout, "run a command");
     checkDuration(grace, "run a command");
-    checkFlag(check, "check");
-    checkFlag(text, "text");
+    checkFlag(check, "run a command", "check");
+    checkFlag(text, "run a command", "text");
     checkCwd(cwd);
     checkEnv(env);
     this.command = command;
@@ -565,46 +572,73 @@ async function feed(
 }
 
 function checkCommand(command: unknown): void {
-  if (typeof command === "string" && command !== "") return;
-  if (isInstance(command, URL)) return;
-  throw wrong("command", "a name or a URL", command);
+  if (isPathOrUrl(command) && command !== "") return;
+  throw wrong("command", pathInstead(command, "a name or a URL"), command);
+}
+
+/** Whether the runtime takes a value for a path: otherwise its errors don't name the argument. */
+function isPathOrUrl(value: unknown): boolean {
+  return isText(value) || isInstance(value, URL) && value.protocol === "file:";
+}
+
+/** Says what is wanted in place of a value that is no path. */
+function pathInstead(value: unknown, kind: string): string {
+  return isInstance(value, URL)
+    ? `${kind} that begins with "file:"`
+    : textInstead(value, kind);
+}
+
+/** Says what is wanted in place of a value that the system can't take. */
+function textInstead(value: unknown, kind: string): string {
+  const hasNul = typeof value === "string" && value.includes("\0");
+  return hasNul ? `${kind} without NUL characters` : kind;
+}
+
+/** Whether the system can take a value: its strings end at the first NUL character. */
+function isText(value: unknown): value is string {
+  return typeof value === "string" && !value.includes("\0");
 }
 
 function checkArgs(args: unknown): void {
   if (isRevoked(args) || !Array.isArray(args)) {
     throw wrong("args", "an array of strings", args);
   }
-  args.forEach((arg, i) => {
-    if (typeof arg !== "string") throw wrong(`args[${i}]`, "a string", arg);
+  // A copy, as `forEach()` passes over places without an item.
+  [...args].forEach((arg: unknown, i) => {
+    if (isText(arg)) return;
+    throw wrong(`args[${i}]`, textInstead(arg, "a string"), arg);
   });
 }
 
 function checkInput(input: unknown): void {
   if (input === undefined || typeof input === "string") return;
-  if (isInstance(input, Uint8Array)) return;
-  throw wrong("input", "a string or a Uint8Array", input);
-}
-
-function checkFlag(flag: unknown, name: string): void {
-  if (flag === undefined || typeof flag === "boolean") return;
-  throw wrong(name, "true or false", flag);
+  if (!isInstance(input, Uint8Array)) {
+    throw wrong("input", "a string or a Uint8Array", input);
+  }
+  const { buffer } = input;
+  if (!(buffer as Partial<ArrayBuffer>).detached) return;
+  throw new TypeError(
+    "Cannot run a command as 'input' must be in memory: received a Uint8Array whose buffer was transferred",
+  );
 }
 
 function checkCwd(cwd: unknown): void {
-  if (cwd === undefined || typeof cwd === "string") return;
-  if (isInstance(cwd, URL)) return;
-  throw wrong("cwd", "a path or a URL", cwd);
+  if (cwd === undefined || isPathOrUrl(cwd)) return;
+  throw wrong("cwd", pathInstead(cwd, "a path or a URL"), cwd);
 }
 
 function checkEnv(env: unknown): void {
   if (env === undefined) return;
-  if (typeof env !== "object" || env === null || isRevoked(env)) {
+  // A `Map` or an array has no properties that are variables.
+  if (!isObject(env) || isRevoked(env) || Symbol.iterator in env) {
     throw wrong("env", "an object of strings", env);
   }
   Object.entries(env).forEach(([name, value]) => {
-    if (typeof value !== "string") {
-      throw wrong(`env.${name}`, "a string", value);
+    if (name === "" || name.includes("=") || !isText(name)) {
+      throw wrong("env", 'of names without "=" and NUL characters', name);
     }
+    if (isText(value)) return;
+    throw wrong(`env.${name}`, textInstead(value, "a string"), value);
   });
 }
 

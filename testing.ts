@@ -34,6 +34,12 @@ import {
 const MOST_DEADLINES = 10_000;
 
 /**
+ * The latest time that a clock can reach, by the library's time in ms. Much later, a number can't
+ * tell one millisecond from the next, and no timer would ever be due.
+ */
+const LATEST = 2 ** 52;
+
+/**
  * - `ready`: in use, and not moving
  * - `moving`: going from deadline to deadline
  * - `disposed`: no longer in use
@@ -121,8 +127,8 @@ export class TestClock implements Disposable {
    * greenlets wait again, so a sleep that begins and ends within the span ends in this call.
    * Not a switch point: an interrupt of the calling greenlet does not stop the clock.
    *
-   * @param ms How many milliseconds: at least 0 and finite. To reach all deadlines, use
-   * {@linkcode TestClock.runAll}.
+   * @param ms How many milliseconds: at least 0, and so few that the time stays below 2 ** 52 ms
+   * (142,000 years). To reach all deadlines, use {@linkcode TestClock.runAll}.
    * @throws {TypeError | RangeError} If `ms` is not such a number.
    * @throws {Error} If the clock is moving already, or was disposed of.
    *
@@ -151,6 +157,16 @@ export class TestClock implements Disposable {
       );
     }
     const end = this.#time + ms;
+    if (end > this.#latest) {
+      throw numberError(
+        "advance the clock",
+        "ms",
+        `at most ${
+          this.#latest - this.#time
+        }, as its time must stay below 2 ** 52 ms`,
+        ms,
+      );
+    }
     await this.#move(async () => {
       while (await this.#step(end));
       if (this.#isInUse) this.#time = end;
@@ -158,7 +174,7 @@ export class TestClock implements Disposable {
   }
 
   /**
-   * Moves time on to the next deadline, if there is one. Not a switch point.
+   * Moves time on to the next deadline, if there is one before 2 ** 52 ms. Not a switch point.
    *
    * @returns `true` if there was one.
    * @throws {Error} If the clock is moving already, or was disposed of.
@@ -177,14 +193,15 @@ export class TestClock implements Disposable {
   async next(): Promise<boolean> {
     let moved = false;
     await this.#move(async () => {
-      moved = await this.#step(Infinity);
+      moved = await this.#step(this.#latest);
       await restOfHub();
     });
     return moved;
   }
 
   /**
-   * Moves time on until no timer is left. Not a switch point.
+   * Moves time on until no timer is left that is due before 2 ** 52 ms. So
+   * `sleep(Number.MAX_SAFE_INTEGER)` goes on, as `sleep(Infinity)` does. Not a switch point.
    *
    * @param limit The greatest number of deadlines to reach.
    * @throws {TypeError | RangeError} If `limit` is not a positive integer.
@@ -207,10 +224,10 @@ export class TestClock implements Disposable {
       throw numberError("run all timers", "limit", "a positive integer", limit);
     }
     await this.#move(async () => {
-      for (let left = limit; await this.#step(Infinity); left--) {
+      for (let left = limit; await this.#step(this.#latest); left--) {
         if (left > 1) continue;
         await restOfHub();
-        if (this.#due === null) break;
+        if (!this.#isDueBy(this.#latest)) break;
         throw new Error(
           `Cannot run all timers as some are left after ${limit} deadlines`,
         );
@@ -226,6 +243,15 @@ export class TestClock implements Disposable {
     if (this.#state === "disposed") return;
     this.#state = "disposed";
     useClock(null);
+  }
+
+  /** The latest time that this clock can reach, in ms since it was made. */
+  get #latest(): number {
+    return LATEST - this.#base;
+  }
+
+  #isDueBy(end: number): boolean {
+    return this.#due !== null && this.#due.time - this.#base <= end;
   }
 
   get #isInUse(): boolean {
@@ -253,8 +279,8 @@ export class TestClock implements Disposable {
   /** Waits until all greenlets wait, and goes to the next deadline if it is at most `end`. */
   async #step(end: number): Promise<boolean> {
     await restOfHub();
-    const due = this.#due;
-    if (due === null || due.time - this.#base > end) return false;
+    if (!this.#isDueBy(end)) return false;
+    const due = this.#due!;
     this.#due = null;
     this.#time = Math.max(this.#time, due.time - this.#base);
     // Calls the callback from the event loop, as the runtime calls its timers.

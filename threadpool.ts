@@ -156,7 +156,8 @@ const ERRORS: ErrorClasses = {
  * @param value The whole argument or result.
  * @param list The objects in it to move, such as the `buffer` of an array of bytes.
  * @returns The value.
- * @throws {TypeError} If the value is not an object, or the list not an array.
+ * @throws {TypeError} If the value is not an object, or the list not an array of objects, or if it
+ * holds an array of bytes in place of its `buffer`.
  *
  * @example Usage
  * ```ts
@@ -185,6 +186,17 @@ export function transfer<T extends object>(
       `Cannot transfer as 'list' must be an array: received ${show(list)}`,
     );
   }
+  // A copy, as `forEach()` passes over places without an item.
+  [...list].forEach((one: unknown, i) => {
+    if (isObject(one) && !ArrayBuffer.isView(one)) return;
+    throw new TypeError(
+      `Cannot transfer as 'list[${i}]' must be an object that can be moved, such as an ArrayBuffer: received ${
+        isObject(one)
+          ? "an array of bytes or numbers, whose 'buffer' can be moved"
+          : show(one)
+      }`,
+    );
+  });
   markMoved(value, [...list]);
   return value;
 }
@@ -311,7 +323,8 @@ export class ThreadPool implements AsyncDisposable {
    * @typeParam M The type of the module: `typeof import("./work.ts")`.
    * @param url The absolute URL of the module: `import.meta.resolve("./work.ts")`.
    * @returns An object with a function for each function of the module.
-   * @throws {TypeError} If `url` is not an absolute URL.
+   * @throws {TypeError} If `url` is not an absolute URL; or is a `blob:` URL, which a process can't
+   * load.
    *
    * @example Usage
    * ```ts
@@ -329,6 +342,13 @@ export class ThreadPool implements AsyncDisposable {
    */
   import<M>(url: string | URL): Imported<M> {
     const module = checkUrl(url);
+    if (!this.#start.copies && module.startsWith("blob:")) {
+      throw new TypeError(
+        `Cannot import as 'url' must be one that another process can load, such as a data: URL: received ${
+          show(module)
+        }`,
+      );
+    }
     this.#modules.add(module);
     const functions = new Map<string, unknown>();
     const call = (name: string, args: unknown[]) =>
@@ -379,10 +399,17 @@ export class ThreadPool implements AsyncDisposable {
   ): Wait<BodyResult<R>> {
     checkFunction(f, "call in a worker", "f");
     const code = Function.prototype.toString.call(f);
+    if (/^class\b/.test(code)) {
+      throw new TypeError(
+        `Cannot call in a worker as 'f' must be a function: received class ${
+          f.name || "without a name"
+        }, which can only be called with new`,
+      );
+    }
     if (/\{\s*\[native code\]\s*\}\s*$/.test(code)) {
       throw new TypeError(
         `Cannot call in a worker as 'f' must have code that can be sent: received ${
-          f.name || "a native function"
+          f.name.trim() || "a native function"
         }, which is native or bound`,
       );
     }

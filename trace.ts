@@ -14,6 +14,7 @@
  * @module
  */
 
+import { isObject, isRevoked, show, waitInWords } from "./_base/checks.ts";
 import { nameClasses, showAs } from "./_base/inspecting.ts";
 import { timelinePage } from "./_base/timeline_page.ts";
 import {
@@ -89,8 +90,10 @@ export class Trace {
    * Makes a trace of events, such as those of a file that was stored.
    *
    * @param traceEvents The events, in the order of their times.
+   * @throws {TypeError} If they are not an array of objects.
    */
   constructor(traceEvents: readonly TraceEvent[]) {
+    checkEvents(traceEvents);
     this.traceEvents = traceEvents;
   }
 
@@ -226,6 +229,7 @@ interface Known {
   readonly waitsIn?: string | null;
   readonly exception?: unknown;
   readonly value?: unknown;
+  successful?(): boolean;
 }
 
 const clock = performance;
@@ -353,22 +357,15 @@ class Recorder implements Observer, TraceRecording {
   ended(greenlet: Greenlet): void {
     const track = this.#trackOf(greenlet);
     if (track.state === "ended") return;
-    const { exception, value } = greenlet as Known;
     this.#become(track, "ended");
-    const name = exception !== undefined
-      ? "failed"
-      : value instanceof GreenletExit
-      ? "killed"
-      : "ended";
     this.#events.push({
-      name,
       cat: "greenlet",
       ph: "i",
       s: "t",
       ts: track.since,
       pid: PID,
       tid: track.tid,
-      ...(exception === undefined ? {} : { args: { error: show(exception) } }),
+      ...endOf(greenlet as Known),
     });
   }
 
@@ -546,27 +543,65 @@ class Recorder implements Observer, TraceRecording {
   }
 }
 
+function checkEvents(events: unknown): void {
+  const what = "Cannot make trace as";
+  if (isRevoked(events) || !Array.isArray(events)) {
+    throw new TypeError(
+      `${what} 'traceEvents' must be an array: received ${show(events)}`,
+    );
+  }
+  const wrong = events.findIndex((event) => !isObject(event));
+  if (wrong < 0) return;
+  throw new TypeError(
+    `${what} 'traceEvents[${wrong}]' must be an object: received ${
+      show(events[wrong])
+    }`,
+  );
+}
+
 function rounded(micros: number): number {
   return Math.round(micros * 1000) / 1000;
 }
 
+// An error of a subclass's own members must not get into the greenlet that is observed.
+
 function nameOf(greenlet: Greenlet): string {
   if (greenlet === main) return "main";
-  return (greenlet as Known).name ?? String(greenlet);
+  const name = () => (greenlet as Known).name ?? String(greenlet);
+  return textOf(name, "a greenlet that can't be shown");
 }
 
 /** Describes the wait of a greenlet. Asks as the hub, since a greenlet that runs has no wait. */
 function waitOf(greenlet: Greenlet): string {
-  const text = runDetached(() => (greenlet as Known).waitsIn);
-  if (text === null) return "its turn";
-  return text ?? "a switch to another greenlet";
+  return waitInWords(() => {
+    const text = runDetached(() => (greenlet as Known).waitsIn);
+    if (text === null) return "its turn";
+    return text ?? "a switch to another greenlet";
+  });
 }
 
-function show(error: unknown): string {
+/** Describes how a greenlet has ended. */
+function endOf(greenlet: Known): Pick<TraceEvent, "name" | "args"> {
   try {
-    return String(error);
+    if (greenlet.value instanceof GreenletExit) return { name: "killed" };
+    // A body may have thrown `undefined`. A greenlet of the core does not tell.
+    if (greenlet.successful?.() ?? true) return { name: "ended" };
+    const { exception } = greenlet;
+    const error = textOf(
+      () => String(exception),
+      "an error that can't be shown",
+    );
+    return { name: "failed", args: { error } };
   } catch {
-    return "an error that can't be shown";
+    return { name: "ended" };
+  }
+}
+
+function textOf(say: () => string, otherwise: string): string {
+  try {
+    return say();
+  } catch {
+    return otherwise;
   }
 }
 

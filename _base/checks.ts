@@ -4,20 +4,75 @@
  * @module
  */
 
-/** Shows a value of the program in a message. Never throws. */
-export function show(value: unknown): string {
-  if (typeof value === "string") return JSON.stringify(value);
-  if (typeof value === "bigint") return `${value}n`;
+/**
+ * Matches what a terminal does not print as a character of the line: ends of lines, control codes,
+ * changes of the direction of the text, and halves of surrogate pairs.
+ */
+export const NOT_IN_LINE =
+  /[\p{Cc}\p{Cs}\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/gu;
+
+/**
+ * Returns a text of the program as one line: escapes what a terminal does not print. Otherwise the
+ * name of a greenlet could look like other lines, or change the colours.
+ */
+export function oneLine(text: string): string {
+  return text.replace(NOT_IN_LINE, (char) => {
+    const escaped = JSON.stringify(char).slice(1, -1);
+    if (escaped !== char) return escaped;
+    return `\\u${char.charCodeAt(0).toString(16).padStart(4, "0")}`;
+  });
+}
+
+/**
+ * Returns a text that code of the program makes, as one line. Never throws.
+ *
+ * @param otherwise The text if that code throws.
+ */
+export function inWords(
+  say: () => string,
+  otherwise = "something that can't be shown",
+): string {
   try {
-    if (Array.isArray(value) && value.length === 0) return "[]";
-    // As a string, a function would be its source text.
-    return typeof value === "function"
-      ? `function ${value.name || "without a name"}`
-      : String(value);
+    return oneLine(String(say()));
   } catch {
-    // The value has no `toString()`, or one that throws.
-    return `a value of type ${typeof value}`;
+    return otherwise;
   }
+}
+
+/** Returns the description of a wait, as one line. A class in it may have a name that throws. */
+export function waitInWords(describe: () => string): string {
+  return inWords(describe, "a wait that can't be described");
+}
+
+/** The most items of an array, and characters of a string, that are shown. */
+const MOST_SHOWN = 3;
+const LONGEST_SHOWN = 1000;
+
+/** Shows a value of the program in a message, as one line. Never throws. */
+export function show(value: unknown): string {
+  // For a value that has no `toString()`, or one that throws.
+  return inWords(() => textOf(value), `a value of type ${typeof value}`);
+}
+
+function textOf(value: unknown): string {
+  if (typeof value === "string") {
+    const isLong = value.length > LONGEST_SHOWN;
+    return JSON.stringify(isLong ? `${value.slice(0, LONGEST_SHOWN)}…` : value);
+  }
+  if (typeof value === "bigint") return `${value}n`;
+  // As a string, it would be its numbers.
+  if (ArrayBuffer.isView(value)) return Object.prototype.toString.call(value);
+  // As a string, a function would be its source text.
+  if (typeof value === "function") {
+    return `function ${value.name || "without a name"}`;
+  }
+  if (!Array.isArray(value)) return String(value);
+  // As a string, `[5]` would be `5`.
+  const items = value.slice(0, MOST_SHOWN).map((item) =>
+    Array.isArray(item) ? "[…]" : show(item)
+  );
+  if (value.length > MOST_SHOWN) items.push("…");
+  return `[${items.join(", ")}]`;
 }
 
 /** Whether it is an object, and no function. */
@@ -70,6 +125,20 @@ export function checkOptions(options: unknown, what: string): void {
     `Cannot ${what} as the options must be an object: received ${
       show(options)
     }`,
+  );
+}
+
+/**
+ * Checks an option that is on or off. Any other value would count as on, also `"no"`.
+ *
+ * @param what For the message: the action that failed, such as `wait`.
+ * @param name For the message: the name of the option.
+ * @throws {TypeError} If it is neither `true` nor `false`; it may be left out.
+ */
+export function checkFlag(flag: unknown, what: string, name: string): void {
+  if (flag === undefined || typeof flag === "boolean") return;
+  throw new TypeError(
+    `Cannot ${what} as '${name}' must be true or false: received ${show(flag)}`,
   );
 }
 

@@ -9,6 +9,7 @@ import {
   Greenlet,
   GreenletError,
 } from "../greenlet.ts";
+import { show } from "../_base/checks.ts";
 import { type Context, makeContext } from "./async_context.ts";
 import { errorFor, isExpected } from "./interrupts.ts";
 import { main } from "./main.ts";
@@ -83,7 +84,9 @@ export abstract class ScopedGreenlet extends Greenlet {
 
 function leftSuspended(greenlet: Greenlet, error: unknown): GreenletError {
   return new GreenletError(
-    `${greenlet} was left suspended for good as it has swallowed its kill again and again`,
+    `${
+      show(greenlet)
+    } was left suspended for good as it has swallowed its kill again and again`,
     { cause: error },
   );
 }

@@ -11,10 +11,12 @@ import {
   checkCallback,
   checkOptions,
   instanceOf,
+  inWords,
   isBody,
   isInstance,
   isObject,
   nameFrom,
+  oneLine,
   show,
 } from "../_base/checks.ts";
 import { type BodyResult, isThenable } from "../_base/thenable.ts";
@@ -226,7 +228,7 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
   static {
     showAs<Greenlet>(
       this,
-      (one) => `${one} ${stateOf(one)}${durationText(waitedBy(one))}`,
+      (one) => `${show(one)} ${stateOf(one)}${durationText(waitedBy(one))}`,
     );
     spawnUnreported = (run) => {
       const greenlet = new Greenlet(run);
@@ -613,7 +615,9 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
   override switch<S = unknown>(...args: unknown[]): core.Switch<S> {
     if (this.#state === "following") {
       throw new GreenletError(
-        `Cannot switch to ${this} as its body is an async function, which only its waits resume: use kill(), or a generator body`,
+        `Cannot switch to ${
+          show(this)
+        } as its body is an async function, which only its waits resume: use kill(), or a generator body`,
       );
     }
     if (this.dead) {
@@ -978,13 +982,15 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
   override toString(): string {
     const { label } = this;
     const title = label === "" || label === "run" ? "" : `: ${label}`;
-    return `<${this.constructor.name} ${JSON.stringify(this.name)}${title}>`;
+    return oneLine(
+      `<${this.constructor.name} ${JSON.stringify(this.name)}${title}>`,
+    );
   }
 }
 
 function notStartable(greenlet: Greenlet, run: unknown): TypeError {
   return new TypeError(
-    `Cannot start ${greenlet} as ${
+    `Cannot start ${show(greenlet)} as ${
       typeof run === "function"
         ? "its 'run' is an async generator function, and a call of it would run no line"
         : "it has no 'run': pass a function to its constructor or define run() in its class"
@@ -1011,7 +1017,7 @@ const PERFORMED: core.Switch<undefined> = {
 /** The wait for a greenlet's end. */
 class Joining extends LinkedWait<Greenlet, void> {
   override describe(subject = this.subject): string {
-    return `join of ${subject}`;
+    return `join of ${show(subject)}`;
   }
 
   override linked(): void {
@@ -1036,10 +1042,10 @@ export class RawGreenlet extends ScopedGreenlet {
       this,
       (greenlet) =>
         greenlet.active
-          ? `${greenlet} ${stateOf(greenlet)}${
+          ? `${show(greenlet)} ${stateOf(greenlet)}${
             durationText(waitedBy(greenlet))
           }`
-          : `${greenlet}`,
+          : show(greenlet),
     );
   }
 
@@ -1119,8 +1125,12 @@ export class RawGreenlet extends ScopedGreenlet {
   }
 }
 
-/** Describes what a greenlet does, or how it has ended. */
+/** Describes what a greenlet does, or how it has ended. Never throws, whatever a subclass does. */
 export function stateOf(greenlet: core.Greenlet): string {
+  return inWords(() => stateText(greenlet), "is in an unknown state");
+}
+
+function stateText(greenlet: core.Greenlet): string {
   if (greenlet === currentScope().greenlet) return "runs";
   if (greenlet === main) {
     const waits = describeWaits(scopeOf(main));

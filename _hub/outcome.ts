@@ -4,6 +4,7 @@
  * @module
  */
 
+import { show } from "../_base/checks.ts";
 import type { Scope } from "./scope.ts";
 import { LinkedWait, type Links } from "./links.ts";
 import { ScopedGreenlet } from "./current.ts";
@@ -48,7 +49,7 @@ export class OutcomeWait<T> extends LinkedWait<Outcome<T>, T> {
 
   override describe(subject = this.subject): string {
     return subject instanceof ScopedGreenlet
-      ? `get of ${subject}`
+      ? `get of ${show(subject)}`
       : callOf(subject, "get()");
   }
 

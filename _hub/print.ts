@@ -4,7 +4,7 @@
  * @module
  */
 
-import { isInstance } from "../_base/checks.ts";
+import { inWords, isInstance } from "../_base/checks.ts";
 import { GreenletExit } from "../greenlet.ts";
 import { waitThatThrew } from "./stacks.ts";
 import { userFrames } from "../_base/frames.ts";
@@ -38,7 +38,7 @@ export function printError(context: unknown, error: unknown): void {
       : String(context)
   );
   try {
-    withUserFrames(error, () => console.error(error));
+    withStacks(error, userFrames, () => console.error(error));
   } catch {
     // A getter of the error may throw.
     console.error(inWords(() => String(error)));
@@ -52,8 +52,16 @@ export function printError(context: unknown, error: unknown): void {
   console.error(`${name} failed with ${what}${sites.join("")}`);
 }
 
-/** Calls a function while an error, and the errors inside it, show only frames of the user. */
-function withUserFrames(error: unknown, show: () => void): void {
+/**
+ * Calls a function while an error, and the errors inside it, have other stacks.
+ *
+ * @param change Returns a stack as it is to be shown.
+ */
+export function withStacks(
+  error: unknown,
+  change: (stack: string) => string,
+  show: () => void,
+): void {
   const before = new Map<Error, string>();
   const left = [error];
   while (left.length > 0) {
@@ -66,7 +74,7 @@ function withUserFrames(error: unknown, show: () => void): void {
     if (one instanceof AggregateError) left.push(...one.errors);
   }
   try {
-    for (const [one, stack] of before) setStack(one, userFrames(stack));
+    for (const [one, stack] of before) setStack(one, change(stack));
     show();
   } finally {
     for (const [one, stack] of before) setStack(one, stack);
@@ -80,12 +88,4 @@ function setStack(error: Error, stack: string): void {
 
 function nameOf(error: unknown): string {
   return error instanceof Error ? error.name : typeof error;
-}
-
-function inWords(say: () => string): string {
-  try {
-    return say();
-  } catch {
-    return "something that can't be shown";
-  }
 }

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { waitInWords } from "../_base/checks.ts";
 import { then } from "../_base/language.ts";
 import { isNested } from "./run_queue.ts";
 
@@ -154,10 +155,5 @@ export function waitThatThrew(error: unknown): string | undefined {
 }
 
 function describe(wait: Described, subject: unknown): string {
-  try {
-    return wait.describe(subject);
-  } catch {
-    // The name of a greenlet or of a class may be a getter that throws.
-    return "a wait that can't be described";
-  }
+  return waitInWords(() => wait.describe(subject));
 }

@@ -850,9 +850,9 @@ class Delegation implements Iterator<unknown, unknown, unknown> {
     if (this.#orphaned) {
       throw this.#abandonWait(
         new GreenletError(
-          `Cannot switch to ${this.#scope.greenlet} as it waits: received ${
-            show(value)
-          }; end the wait, or use kill()`,
+          `Cannot switch to ${
+            show(this.#scope.greenlet)
+          } as it waits: received ${show(value)}; end the wait, or use kill()`,
         ),
       );
     }

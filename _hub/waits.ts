@@ -7,7 +7,7 @@
  * @module
  */
 
-import { show } from "../_base/checks.ts";
+import { show, waitInWords } from "../_base/checks.ts";
 import { addressName } from "../_base/addresses.ts";
 import { getCurrent as getRunning, Greenlet } from "../greenlet.ts";
 import { main } from "./main.ts";
@@ -24,10 +24,10 @@ const MOST_NAMED = 3;
 export function describeWaits(scope: Scope): string | null {
   const pending = waitedIn(scope);
   if (pending === null) return null;
-  if (!(pending instanceof Set)) return pending.describe();
+  if (!(pending instanceof Set)) return waitInWords(() => pending.describe());
   const counts = new Map<string, number>();
   for (const one of pending) {
-    const text = one.describe();
+    const text = waitInWords(() => one.describe());
     counts.set(text, (counts.get(text) ?? 0) + 1);
   }
   // Nearly always the wait for an async function that itself waits in the others.

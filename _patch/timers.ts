@@ -10,6 +10,7 @@
  */
 
 import { argumentAt, markHandled, property, then } from "../_base/language.ts";
+import { isObject } from "../_base/checks.ts";
 import { getBuiltin } from "../_base/builtin.ts";
 import { findSymbol } from "../_base/runtime.ts";
 import timers, { setImmediate } from "node:timers";
@@ -144,6 +145,8 @@ interface Setting<T> {
   readonly repeats: boolean;
   /** Returns the arguments for its callback. */
   argsOf(timer: T): unknown[];
+  /** The object that the program gets, if it is known before the timer is set. */
+  readonly object?: object;
 }
 
 /** The places of timers in the order of the hub's timers, by timer. */
@@ -163,28 +166,63 @@ function leavePlace(key: unknown): void {
 class HandMovedTimer<T> implements QueuedWait {
   #running: Timer | null = null;
   #isDropped = false;
+  /** Counts its starts: `refresh()` may come between a deadline and the call. */
+  #starts = 0;
   readonly #inContext = current.capture();
+  readonly setting: Setting<T>;
+  readonly callback: Callback;
+  timer: T;
 
-  constructor(
-    readonly setting: Setting<T>,
-    readonly callback: Callback,
-    readonly timer: T,
-  ) {
+  constructor(setting: Setting<T>, callback: Callback, timer: T) {
+    this.setting = setting;
+    this.callback = callback;
+    this.timer = timer;
     this.#start();
   }
 
   #start(): void {
+    this.#starts++;
     this.#running = startTimer(this.setting.ms!, this);
   }
 
+  /**
+   * Starts it again, also when it has fired.
+   *
+   * @param setAgain Sets the timer of the runtime again, and returns it.
+   */
+  refresh(setAgain: () => T): void {
+    if (this.#isDropped) return;
+    stopTimer(this.#running);
+    const key = this.setting.keyOf(this.timer);
+    if (places.get(key) !== this) {
+      this.timer = setAgain();
+      places.set(this.setting.keyOf(this.timer), this);
+    }
+    this.#start();
+  }
+
   expired(): "a turn" {
+    const start = this.#starts;
     // Called by the runtime, which handles what the callback throws.
-    setImmediate(() => this.proceed(() => this.#call()));
+    setImmediate(() => {
+      if (start === this.#starts) this.proceed(() => this.#call());
+    });
     return "a turn";
   }
 
   proceed(run: () => void): void {
-    if (!this.#isDropped) run();
+    if (!this.#isDropped && !this.#isCleared) run();
+  }
+
+  /** Whether the program has cleared it after the end of the patch, when no call tells that. */
+  get #isCleared(): boolean {
+    const { object } = this;
+    return isObject(object) && Reflect.get(object, "_destroyed") === true;
+  }
+
+  /** What the program has got: an object, or a number. */
+  get object(): unknown {
+    return this.setting.object ?? this.timer;
   }
 
   #call(): void {
@@ -196,7 +234,7 @@ class HandMovedTimer<T> implements QueuedWait {
       places.delete(keyOf(this.timer));
       clear(this.timer);
     }
-    this.#inContext(() => Reflect.apply(this.callback, this.timer, args));
+    this.#inContext(() => Reflect.apply(this.callback, this.object, args));
   }
 
   drop(): void {
@@ -209,9 +247,14 @@ class HandMovedTimer<T> implements QueuedWait {
 function setByHand<T>(setting: Setting<T>, callback: Callback): T {
   const timer = setting.set(nothing, LONGEST);
   const key = setting.keyOf(timer);
-  places.set(key, new HandMovedTimer(setting, callback, timer));
+  const moved = new HandMovedTimer(setting, callback, timer);
+  places.set(key, moved);
+  if (isObject(moved.object)) handMoved.set(moved.object, moved);
   return timer;
 }
+
+/** The timers that a test clock moves, by the objects that the program has got. */
+const handMoved = new WeakMap<object, HandMovedTimer<unknown>>();
 
 const capture = () => current.capture();
 
@@ -563,6 +606,7 @@ function patchTimeouts(patches: Patches, timeouts: Timeouts): void {
         ms: delayOf(delay),
         repeats: this._repeat,
         argsOf: () => this._timerArgs ?? [],
+        object: this,
       };
       return scope === null
         ? inLine(setting)(callback)
@@ -574,7 +618,27 @@ function patchTimeouts(patches: Patches, timeouts: Timeouts): void {
       if (places.size > 0) leavePlace(Number(this));
       return original.call(this);
     });
+  if (!("refresh" in prototype)) return;
+  patches.replace<Refresh>(
+    prototype,
+    "refresh",
+    (original) =>
+      function (this: Timeout) {
+        const moved = handMoved.get(this);
+        if (moved === undefined) return original.call(this);
+        moved.refresh(() => {
+          // Fired timers have these values no more.
+          this._onTimeout = nothing;
+          this._idleTimeout = LONGEST;
+          original.call(this);
+          return isObject(moved.timer) ? this : Number(this);
+        });
+        return this;
+      },
+  );
 }
+
+type Refresh = (this: Timeout) => Timeout;
 
 /** Patches the functions of `node:timers/promises`, which make their own promises. */
 function patchPromises(patches: Patches): void {

@@ -112,11 +112,13 @@ export class Fleet {
    * @returns The address on which they will listen.
    */
   start(asked: TcpAddress, told: (signal: EndingSignal) => void): Deno.NetAddr {
-    const what = `Cannot start ${this.#server} in processes`;
+    const what = `Cannot start ${show(this.#server)} in processes`;
     checkCanShare(what);
     if (running !== null) {
       throw new GreenletError(
-        `${what} as the program has ${running.#server} already: one server of a program can have processes at a time`,
+        `${what} as the program has ${
+          show(running.#server)
+        } already: one server of a program can have processes at a time`,
       );
     }
     const listen = getOriginal(Deno, "listen");
@@ -196,7 +198,9 @@ export class Fleet {
     report(
       this.#server,
       new GreenletError(
-        `Process ${member.pid} of ${this.#server} ${how}: another one is started in ${delay} ms`,
+        `${member.title} of ${
+          show(this.#server)
+        } ${how}: another one is started in ${delay} ms`,
       ),
     );
     slot.timer = startTimer(delay, {
@@ -231,7 +235,7 @@ export class Fleet {
           report(
             this.#server,
             new GreenletError(
-              `Process ${next.pid} of ${this.#server} ${await next
+              `${next.title} of ${show(this.#server)} ${await next
                 .ended} before it served: the old processes go on to serve`,
             ),
           );
@@ -342,8 +346,10 @@ class Member {
     });
   }
 
-  get pid(): number | undefined {
-    return this.#child.pid;
+  /** Its name in messages. A process that could not be started has no number. */
+  get title(): string {
+    const { pid } = this.#child;
+    return pid === undefined ? "A process" : `Process ${pid}`;
   }
 
   #send(...order: Order): void {

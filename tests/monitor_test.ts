@@ -200,7 +200,7 @@ Deno.test("monitor() prints from its thread which greenlet never comes back", as
   )}";
     monitor();
     const greenlet = spawn(async () => { for (;;) { await sleep(300); const end = performance.now() + 60_000; while (performance.now() < end); } });
-    greenlet.name = "endless";
+    greenlet.name = "end\\nless";
     await greenlet.join();`;
   const child = new Deno.Command(Deno.execPath(), {
     args: ["eval", "--no-check", code],
@@ -217,7 +217,7 @@ Deno.test("monitor() prints from its thread which greenlet never comes back", as
   await child.status;
   assertStringIncludes(
     text,
-    "Greenlet 'endless' has held up the event loop for",
+    "Greenlet 'end\\u000aless' has held up the event loop for",
   );
 });
 
