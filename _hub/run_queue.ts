@@ -127,8 +127,9 @@ export function spendBudget(): boolean {
     hasTurned = false;
     turned = now;
   }
-  // `untilLook` stays at 0 or less: each call finds no time left until the loop has turned.
-  if (now - turned >= SLICE) return false;
+  // `untilLook` stays at 0 or less: each call finds no time left until the loop has turned. A fake
+  // clock that has ended may leave a time that is yet to come.
+  if (now - turned >= SLICE || now < turned) return false;
   untilLook = LOOK_EVERY;
   return true;
 }
