@@ -35,7 +35,13 @@ import { report } from "./_hub/main.ts";
 import { Mapping, MappingWait, type Room } from "./_hub/mapping.ts";
 import { giveBackError, keepError, takeError } from "./_hub/reports.ts";
 import { Results } from "./_hub/results.ts";
-import { checkpoint, DONE, LateCall, readyWait } from "./_hub/suspension.ts";
+import {
+  checkpoint,
+  DONE,
+  doneWait,
+  LateCall,
+  readyWait,
+} from "./_hub/suspension.ts";
 import { checkDuration, countDown, now, timeoutOf } from "./_hub/timers.ts";
 import { BLOCKERS, CALL, callOf, classOf, several } from "./_hub/waits.ts";
 import { Event } from "./event.ts";
@@ -359,7 +365,7 @@ export abstract class GroupBase implements AsyncDisposable {
     for (const mapping of this.#room.mappings) mapping.cut(thrown);
     const dying = new Dying(this.greenlets);
     killOnce([...this.#waiting, ...this.greenlets], thrown, grace);
-    if (!block || this.greenlets.size === 0) return DONE;
+    if (!block || this.greenlets.size === 0) return doneWait();
     const until = now() + timeout;
     return composed(async () => {
       this.#dying.add(dying);
@@ -399,7 +405,7 @@ export abstract class GroupBase implements AsyncDisposable {
     error: unknown = new GreenletExit(),
     options: KillOptions = NO_OPTIONS,
   ): Wait<void> {
-    if (!this.greenlets.has(greenlet)) return DONE;
+    if (!this.greenlets.has(greenlet)) return doneWait();
     if (scopeOf(greenlet).killed === null) return greenlet.kill(error, options);
     const timeout = timeoutOf(options, "kill");
     const { block = true, grace } = options;
@@ -728,7 +734,7 @@ export class Group extends GroupBase {
 
   /** Returns at once: a group always has room. */
   protected override enter(): Wait<unknown> {
-    return checkpoint(currentScope()) ?? DONE;
+    return checkpoint(currentScope()) ?? doneWait();
   }
 
   /** Returns `true`: a group always has room. */
@@ -828,7 +834,7 @@ export class Pool extends GroupBase {
 
   /** Waits for a free place for a greenlet, and takes it. */
   protected override enter(): Wait<unknown> {
-    return this.#room?.acquire() ?? checkpoint(currentScope()) ?? DONE;
+    return this.#room?.acquire() ?? checkpoint(currentScope()) ?? doneWait();
   }
 
   /** Takes a place if one is free now. Returns whether it has taken one. */

@@ -26,7 +26,12 @@ import { nameClasses, showAs } from "./_base/inspecting.ts";
 import { NO_OPTIONS } from "./_base/language.ts";
 import { currentScope } from "./_hub/current.ts";
 import type { Scope } from "./_hub/scope.ts";
-import { checkpoint, DONE, failedWait, readyWait } from "./_hub/suspension.ts";
+import {
+  checkpoint,
+  doneWait,
+  failedWait,
+  readyWait,
+} from "./_hub/suspension.ts";
 import { Deque } from "./_base/deque.ts";
 import { Heap } from "./_base/heap.ts";
 import { areRivals, firstToMatch } from "./_hub/rivals.ts";
@@ -434,7 +439,7 @@ export class SimpleQueue<T> {
     const { block = true } = options;
     if (!this.#isShutDown && !this.full()) {
       this.#accept(item);
-      return DONE;
+      return doneWait();
     }
     const scope = currentScope();
     const due = checkpoint(scope);
@@ -1012,7 +1017,7 @@ export class Channel<T> {
     if (getter !== null) {
       this.#getters.remove(getter);
       getter.take(item);
-      return DONE;
+      return doneWait();
     }
     const scope = currentScope();
     const due = checkpoint(scope);

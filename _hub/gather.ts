@@ -35,6 +35,7 @@ import { GRACE, type Scope } from "./scope.ts";
 import {
   checkpoint,
   DONE,
+  doneWait,
   LateCall,
   readyWait,
   Suspension,
@@ -518,7 +519,7 @@ export function killAll(
   const scope = currentScope();
   const alive = () =>
     [...all].filter((g): g is Greenlet => g instanceof Greenlet && !g.dead);
-  if (!block || alive().length === 0) return DONE;
+  if (!block || alive().length === 0) return doneWait();
   const left = countDown(timeout);
   return checkpoint(scope) ?? new LateCall(scope, () => {
     const rest = alive();

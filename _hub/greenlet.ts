@@ -59,7 +59,9 @@ import { startSoon } from "./start_queue.ts";
 import {
   checkpoint,
   DONE,
+  doneWait,
   failedWait,
+  interruptedWait,
   isAwaiting,
   LateCall,
   readyWait,
@@ -747,7 +749,7 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
     const scope = currentScope();
     const due = checkpoint(scope);
     if (due !== null) return due;
-    if (this.dead) return DONE;
+    if (this.dead) return doneWait();
     return new Joining(Greenlet.#linksOf(this)).limit(timeout).suspend(scope);
   }
 
@@ -853,7 +855,7 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
     const timeout = timeoutOf(options, "kill");
     const { block = true, grace = GRACE } = options;
     checkDuration(grace, "kill");
-    if (this.dead) return DONE;
+    if (this.dead) return doneWait();
     const thrown = instanceOf(error);
     aborts.get(this)?.abort(thrown);
     if (!Greenlet.#dieBeforeStart(this, thrown)) {
@@ -866,7 +868,7 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
     // The greenlet kills itself: the call throws, even if the greenlet also waits in another
     // call.
     if (this.dead) return DONE;
-    if (scope.greenlet === this) return failedWait(thrown);
+    if (scope.greenlet === this) return interruptedWait(thrown);
     const left = countDown(timeout);
     return new LateCall(scope, () => this.join({ timeout: left() }));
   }

@@ -23,12 +23,14 @@ import { main, report } from "./main.ts";
 import { observers } from "./observer.ts";
 import { react, type Reaction, type Reactions } from "./reactions.ts";
 import {
+  deferToNextTurn,
   lastLook,
   serveTasks,
   sinceLook,
   type Sleeper,
   spendBudget,
   spendOnceInTurn,
+  spendReady,
   wake,
 } from "./run_queue.ts";
 import {
@@ -351,7 +353,7 @@ class DueWait extends LateWait<never> {
 
   protected override begin(): Wait<never> {
     const { error, how } = this.take();
-    if (how === "once") return failedWait(error);
+    if (how === "once") return interruptedWait(error);
     const wait = new Suspension<never>();
     if (how === "abandoned") abandon(this.#scope, error);
     if (how === "thrown" || how === "returned") wait.settle(how, error);
@@ -365,7 +367,7 @@ export function isAwaiting(scope: Scope): boolean {
   return scope.awaited !== null && scope.awaited !== DRIVEN;
 }
 
-/** A wait that has ended from the start. */
+/** A wait whose outcome is known from the start. */
 class Over implements Delegable {
   readonly state: Settled;
   readonly value: unknown;
@@ -385,23 +387,56 @@ class Over implements Delegable {
   }
 }
 
-/** Makes a wait that has ended with a value. */
-export function readyWait<T>(value: T): Wait<T> {
+function overWith<T>(value: T): Wait<T> {
   const wait = newWait(new Over(value, false));
   resolveLast(value);
   return wait as Wait<T>;
 }
 
 /** The wait that has ended with `undefined`. All calls share it. */
-export const DONE: Wait<void> = readyWait(undefined);
+export const DONE: Wait<void> = overWith(undefined);
+
+/**
+ * The wait of a call that was ready: it ends at once. When the time slice is over, its promise is
+ * fulfilled after a turn of the event loop, as async bodies whose calls are always ready would
+ * starve timers. A generator body goes on at once: such a call is no switch point.
+ */
+export function readyWait<T>(value: T): Wait<T> {
+  return spendReady() ? overWith(value) : readyLater(value);
+}
+
+/** As {@linkcode readyWait}, without a value. */
+export function doneWait(): Wait<void> {
+  return spendReady() ? DONE : readyLater(undefined);
+}
+
+function readyLater<T>(value: T): Wait<T> {
+  const wait = newWait(new Over(value, false));
+  const resolve = resolveLast;
+  deferToNextTurn({ wake: () => resolve(value) });
+  return wait as Wait<T>;
+}
 
 /** Takes the error of a wait that {@linkcode checkpoint} has returned. */
 export function errorOf(due: Wait<never>): unknown {
   return (due as unknown as DueWait).take().error;
 }
 
-/** Makes a wait that has ended with an error. It does not count as an unhandled rejection. */
+/**
+ * The wait of a call that has failed at once, as {@linkcode readyWait}. It does not count as an
+ * unhandled rejection.
+ */
 export function failedWait(error: unknown): Wait<never> {
+  if (spendReady()) return interruptedWait(error);
+  const wait = newWait(new Over(error, true));
+  markHandled(wait);
+  const resolve = resolveLast;
+  deferToNextTurn({ wake: () => rejectWith(resolve, error) });
+  return wait as Wait<unknown> as Wait<never>;
+}
+
+/** As {@linkcode failedWait}, but at once whatever the time: for an error that was thrown in. */
+export function interruptedWait(error: unknown): Wait<never> {
   const wait = newWait(new Over(error, true));
   markHandled(wait);
   rejectWith(resolveLast, error);

@@ -17,7 +17,7 @@ import { interruptibleScope, runDetached } from "../_hub/current.ts";
 import { report } from "../_hub/main.ts";
 import { addPending, type Pending, removePending } from "../_hub/scope.ts";
 import type { Scope } from "../_hub/scope.ts";
-import { checkpoint, failedWait } from "../_hub/suspension.ts";
+import { checkpoint, interruptedWait } from "../_hub/suspension.ts";
 import type { Wait } from "../_hub/suspension.ts";
 import { NO_BLOCKERS } from "../_hub/waits.ts";
 
@@ -235,7 +235,7 @@ function retried(owner: Scope): Wait<never> | null {
   const { killedBy = null } = from ?? {};
   const isRetry = killedBy !== null && from!.scope === owner &&
     interruptibleScope() === null && isDying(owner);
-  return isRetry ? failedWait(killedBy.error) : null;
+  return isRetry ? interruptedWait(killedBy.error) : null;
 }
 
 /** Whether a scope was killed, and its body has not ended. */

@@ -8,12 +8,18 @@ import {
 import { clock } from "../_clock.ts";
 import { setImmediate } from "node:timers";
 import {
+  AsyncResult,
+  Event,
   type Greenlet,
   joinAll,
   killAll,
+  Lock,
+  Queue,
+  Semaphore,
   sleep,
   spawn,
   until,
+  type Wait,
   Waiter,
   withTimeout,
 } from "../../mod.ts";
@@ -265,6 +271,96 @@ for (const [what, bodies] of Object.entries(ENDLESS)) {
     },
   );
 }
+
+/** Calls that are always ready. */
+function readyCalls(): Record<string, () => unknown> {
+  const queue = new Queue<number>();
+  const event = new Event();
+  event.set();
+  const result = new AsyncResult<number>();
+  result.set(1);
+  const failed = new AsyncResult<number>();
+  failed.setException(new Error("Failed"));
+  const lock = new Lock();
+  const dead = spawn(() => {});
+  return {
+    "Queue.put() and get()": async () => {
+      await queue.put(1);
+      await queue.get();
+    },
+    "Event.wait()": () => event.wait(),
+    "AsyncResult.get()": () => result.get(),
+    "Semaphore.acquire()": () => new Semaphore(1).acquire(),
+    "Lock.acquire()": async () => {
+      await lock.acquire();
+      lock.release();
+    },
+    "Greenlet.join() of a dead one": () => dead.join(),
+    "Greenlet.get() of a dead one": () => dead.get(),
+    "joinAll() of none": () => joinAll([]),
+    "Greenlet.kill() of a dead one": () => dead.kill(),
+    "killAll() of none": () => killAll([]),
+    "AsyncResult.get() of an error": () => failed.get().then(null, () => {}),
+    "Queue.get() that does not block": () =>
+      new Queue().get({ block: false }).then(null, () => {}),
+  };
+}
+
+for (const name of Object.keys(readyCalls())) {
+  Deno.test(`${name} for ever lets timers and sockets have their turn, although it is always ready`, async () => {
+    const call = readyCalls()[name]!;
+    await settle();
+    await using loop = new EventLoop();
+    let isOver = false;
+    const greenlet = spawn(async () => {
+      for (let i = 0; i < 5_000_000 && !isOver; i++) await call();
+      return isOver;
+    });
+    await loop.turn();
+    isOver = true;
+    assert(await greenlet.get());
+  });
+}
+
+testBoth(
+  "Queue.put() and get() in two greenlets for ever let timers and sockets have their turn",
+  {
+    async async(step: () => Wait<unknown>) {
+      for (;;) await step();
+    },
+    *generator(step: () => Wait<unknown>) {
+      for (;;) yield* step();
+    },
+  },
+  async (body) => {
+    await using loop = new EventLoop();
+    const queue = new Queue<number>(1);
+    const greenlets = [
+      spawn(body, () => queue.put(1)),
+      spawn(body, () => queue.get()),
+    ];
+    await loop.turn();
+    await killAll(greenlets);
+  },
+);
+
+Deno.test("Queue.put() with room lets no other greenlet run in a generator body, however long it goes on", async () => {
+  const queue = new Queue<number>();
+  let others = 0;
+  await settle();
+  const other = spawn(async () => {
+    for (;;) {
+      await sleep(0);
+      others++;
+    }
+  });
+  await spawn(function* () {
+    const before = others;
+    for (let i = 0; i < 10_000; i++) yield* queue.put(i);
+    assertEquals(others, before);
+  }).get();
+  await other.kill();
+});
 
 /** A chain of greenlets, each spawned by the one before. */
 class Chain {
