@@ -427,7 +427,8 @@ export function errorOf(due: Wait<never>): unknown {
  * unhandled rejection.
  */
 export function failedWait(error: unknown): Wait<never> {
-  if (spendReady()) return interruptedWait(error);
+  // An error costs more than the look.
+  if (spendBudget()) return interruptedWait(error);
   const wait = newWait(new Over(error, true));
   markHandled(wait);
   const resolve = resolveLast;

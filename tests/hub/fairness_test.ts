@@ -11,6 +11,7 @@ import {
   AsyncResult,
   Event,
   type Greenlet,
+  GreenletExit,
   joinAll,
   killAll,
   Lock,
@@ -279,6 +280,7 @@ function readyCalls(): Record<string, () => unknown> {
   event.set();
   const result = new AsyncResult<number>();
   result.set(1);
+  const exit = new GreenletExit();
   const failed = new AsyncResult<number>();
   failed.setException(new Error("Failed"));
   const lock = new Lock();
@@ -298,8 +300,8 @@ function readyCalls(): Record<string, () => unknown> {
     "Greenlet.join() of a dead one": () => dead.join(),
     "Greenlet.get() of a dead one": () => dead.get(),
     "joinAll() of none": () => joinAll([]),
-    "Greenlet.kill() of a dead one": () => dead.kill(),
-    "killAll() of none": () => killAll([]),
+    "Greenlet.kill() of a dead one": () => dead.kill(exit),
+    "killAll() of none": () => killAll([], { error: exit }),
     "AsyncResult.get() of an error": () => failed.get().then(null, () => {}),
     "Queue.get() that does not block": () =>
       new Queue().get({ block: false }).then(null, () => {}),
