@@ -130,6 +130,18 @@ for (const [name, make] of Object.entries(OWNED)) {
   });
 }
 
+for (const name of ["Lock", "RLock"]) {
+  Deno.test(`${name} is not released by a disposer that was called before it was acquired again`, async () => {
+    const lock = OWNED[name]!();
+    const dispose = (await lock.acquire())![Symbol.dispose];
+    dispose();
+    await lock.acquire();
+    dispose();
+    assert(lock.locked());
+    lock.release();
+  });
+}
+
 for (const name of ["Condition of an RLock", "Condition of a Lock"]) {
   Deno.test(`${name} is released at the end of a block that has waited for it, and of one within it`, async () => {
     const condition = OWNED[name]!() as Condition;

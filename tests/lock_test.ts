@@ -1863,19 +1863,29 @@ for (const [name, make] of Object.entries(CONDITIONS)) {
 
   Deno.test(`Condition.wait() of ${name} in withTimeout() ends in time, without the lock if need be`, async () => {
     const [condition, lock] = make();
+    const left = new Event();
     const log: unknown[] = [];
     const g = spawn(async () => {
-      using _ = await condition.acquire();
-      log.push(await withTimeout(5, () => condition.wait(), { value: "late" }));
+      {
+        using _ = await condition.acquire();
+        log.push(
+          await withTimeout(5, () => condition.wait(), { value: "late" }),
+        );
+      }
+      left.set();
+      await lock.acquire();
+      lock.release();
+      log.push(lock.locked());
     });
     await settle();
     const release = await hold(lock);
-    await g.get();
+    await left.wait();
     assertEquals(log, ["late"]);
     assert(lock.locked());
     assertEquals(await lock.acquire({ blocking: false }), null);
     await release();
-    assertFalse(lock.locked());
+    await g.get();
+    assertEquals(log, ["late", false]);
     await lock.acquire();
     lock.release();
     assertThrows(() => lock.release(), RangeError);

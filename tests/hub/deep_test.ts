@@ -13,8 +13,10 @@ import {
   nursery,
   sleep,
   spawn,
+  Timeout,
   withTimeout,
 } from "../../mod.ts";
+import { TestClock } from "../../testing.ts";
 import { type Bodies, settle, testBoth } from "../_bodies.ts";
 
 const FOREVER = 1e9;
@@ -48,6 +50,35 @@ testBoth(
     }
   },
 );
+
+Deno.test("Timeout.close() lets go of its error within thousands of withTimeout()", async () => {
+  using clock = new TestClock();
+  const innermost = new Event();
+  const foreign = Promise.withResolvers<void>();
+  async function nested(depth: number): Promise<void> {
+    await sleep(0);
+    if (depth > 0) return withTimeout(FOREVER, () => nested(depth - 1));
+    innermost.set();
+    await foreign.promise;
+    await sleep(0);
+  }
+  const timeout = new Timeout(1);
+  const greenlet = spawn(() => {
+    timeout.start();
+    return nested(DEEP);
+  });
+  await innermost.wait();
+  // Both end in one tick: the error has come to the innermost function, and was not thrown.
+  const closer = spawn(async () => {
+    await sleep(1);
+    timeout.close();
+    foreign.resolve();
+  });
+  await sleep(0);
+  await clock.advance(1);
+  await closer.get();
+  await greenlet.get();
+});
 
 /** Greenlets in a chain, or in one group. */
 const MANY = 2000;
