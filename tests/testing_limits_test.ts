@@ -113,6 +113,24 @@ for (
   });
 }
 
+Deno.test("TestClock moves a timer that is refreshed at its time, before it is called", async () => {
+  const { setImmediate } = timers;
+  using _ = monkey.patch();
+  using clock = new TestClock();
+  const log: number[] = [];
+  const timer = timers.setTimeout(() => log.push(clock.now), 10);
+  // In each turn, so also in that between the deadline and the call.
+  function look(): void {
+    if (clock.now < 10) setImmediate(look);
+    else timer.refresh();
+  }
+  look();
+  await clock.advance(19);
+  assertEquals(log, []);
+  await clock.advance(1);
+  assertEquals([log, clock.pending], [[20], 0]);
+});
+
 testBoth("TestClock moves a timer that a greenlet refreshes in its callback", {
   async async(clock: TestClock, log: number[]) {
     const timer = timers.setTimeout(() => {

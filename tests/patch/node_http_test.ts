@@ -458,6 +458,48 @@ test("http.get() is left alone without the part node, and when patch() is undone
   }
 });
 
+test("http.get() that ends without a connection emits its last events once", async () => {
+  using failures = new Failures();
+  using _ = patch();
+  using site = new Site();
+  const agent = new http.Agent({ maxSockets: 1 });
+  const log: string[] = [];
+  const ended: Promise<void>[] = [];
+  async function call(name: string, before: Promise<void> | null) {
+    if (before !== null) await before;
+    const options = before === null ? { agent } : {};
+    const request = http.get(site.url, options);
+    for (const event of ["error", "close"]) {
+      request.on(event, () => log.push(`${name}: ${event}`));
+    }
+    ended.push(new Promise((resolve) => request.on("close", resolve)));
+    await until(new Promise(() => {}));
+  }
+  const gate = Promise.withResolvers<void>();
+  const greenlets = [
+    spawn(call, "connecting", null),
+    spawn(call, "in the queue", null),
+    spawn(call, "killed before", gate.promise),
+  ];
+  await turns(1);
+  for (const greenlet of greenlets) greenlet.kill(undefined, { block: false });
+  gate.resolve();
+  await joinAll(greenlets);
+  await Promise.all(ended);
+  // Connections that the agent has begun to open come later.
+  await arrive();
+  assertEquals(log.toSorted(), [
+    "connecting: close",
+    "connecting: error",
+    "in the queue: close",
+    "in the queue: error",
+    "killed before: close",
+    "killed before: error",
+  ]);
+  agent.destroy();
+  assertEquals(failures.errors, []);
+});
+
 test("http.Agent is usable after random kills, and no reply is mixed up", async () => {
   const server = http.createServer((request, response) => {
     const answer = () => response.end(`reply to ${request.url}`);

@@ -352,7 +352,9 @@ for (const [kind, start] of Object.entries(kinds)) {
 // Parts of a package that wait for its own events
 
 const onces = {
-  "events.once()": events.once,
+  // Looked up at each call: `patch()` replaces it.
+  "events.once()": (emitter: events.EventEmitter, event: string | symbol) =>
+    events.once(emitter, event),
   "once(), imported by name": once,
 };
 
