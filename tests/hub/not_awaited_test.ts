@@ -26,6 +26,7 @@ import {
   Waiter,
   withTimeout,
 } from "../../mod.ts";
+import { TestClock } from "../../testing.ts";
 import { Failures, settle, testBoth } from "../_bodies.ts";
 
 const FOREVER = 1e9;
@@ -243,3 +244,46 @@ testBoth(
     assertEquals(log, ["1 is still there"]);
   },
 );
+
+/** Kills of a greenlet that was killed before and does not end. */
+const LIMITED: Record<
+  string,
+  (group: Group, greenlet: Greenlet, options: { timeout: number }) => unknown
+> = {
+  "Greenlet.kill()": (_, greenlet, options) =>
+    greenlet.kill(undefined, options),
+  "killAll()": (_, greenlet, options) => killAll([greenlet], options),
+  "Group.kill()": (group, _, options) => group.kill(options),
+  "Group.killOne()": (group, greenlet, options) =>
+    group.killOne(greenlet, undefined, options),
+};
+
+for (const [name, call] of Object.entries(LIMITED)) {
+  Deno.test(`${name} that is awaited later counts its timeout from the call`, async () => {
+    using clock = new TestClock();
+    const foreign = Promise.withResolvers<void>();
+    const greenlet = spawn(() => foreign.promise);
+    const group = new Group([greenlet]);
+    await sleep(0);
+    greenlet.kill(undefined, { block: false, grace: Infinity });
+    const kill = call(group, greenlet, { timeout: 10 });
+    await clock.advance(6);
+    let over = false;
+    const later = spawn(async () => {
+      // `killAll()` throws a `Timeout`; the others return.
+      try {
+        await kill;
+      } catch (error) {
+        assertInstanceOf(error, Timeout);
+      }
+      over = true;
+    });
+    await clock.advance(3);
+    assert(!over);
+    await clock.advance(1);
+    assert(over);
+    foreign.resolve();
+    await group.join();
+    await later.join();
+  });
+}
