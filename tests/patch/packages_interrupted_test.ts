@@ -470,16 +470,17 @@ const programs: Record<string, (log: Log) => Promise<unknown>> = {
     await turns(3);
   },
   async "timers"(log) {
-    setTimeout(() => log("second"), 2);
+    // In the order of their deadlines: a machine may stand still between two calls.
     setTimeout(() => {
       log("first");
       process.nextTick(() => log("tick"));
       queueMicrotask(() => log("microtask"));
     }, 1);
-    const cleared = setTimeout(() => log("cleared"), 3);
     setTimeout(() => clearTimeout(cleared), 1);
+    setTimeout(() => log("second"), 2);
     const awaited = pause(2).then(() => log("awaited"));
     setTimeout(() => log("third"), 2);
+    const cleared = setTimeout(() => log("cleared"), 3);
     await awaited;
     await timersPromises.setTimeout(3, "promised").then(log);
   },
