@@ -145,10 +145,10 @@ const RETRY_AFTER = "1";
  * makes that moment at its timeout; after a `close()` alone it may take as long as the uploads.
  *
  * A client that goes away in the middle of its upload is noticed when the handler reads the body:
- * the read throws the runtime's `Deno.errors.BadResource`. A handler that lets this error through
- * counts as killed, so it is not reported, and the log has the same entry as for any client that
- * goes away. The runtime does not tell about a client that leaves while the body is not read, or
- * after it has come in pieces.
+ * the read throws the runtime's `Deno.errors.BadResource`, or `Deno.errors.Http` over TLS. A
+ * handler that lets this error through counts as killed, so it is not reported, and the log has
+ * the same entry as for any client that goes away. The runtime does not tell about a client that
+ * leaves while the body is not read, or after it has come in pieces.
  *
  * The runtime accepts connections by itself. If that fails, for example because file descriptors
  * have run out, the runtime closes all connections. The server then reports the error to the hub
@@ -650,7 +650,7 @@ class Exchange implements TimerTarget {
    * ends by an error of the body, and not by the kill.
    */
   #reason(error: unknown): unknown {
-    if (!isOfClosed(error)) return error;
+    if (!mayBeOfLostBody(error)) return error;
     if (this.#killedBy === undefined) {
       if (stateOf(this.#findUpload()) !== "lost") return error;
       this.#killedBy = clientGone();
@@ -703,7 +703,10 @@ class Exchange implements TimerTarget {
       () => this.#gone(),
     );
     const { completed } = this.#info;
-    if (completed !== undefined) then(completed, stream.sent, stream.sent);
+    // Over HTTP/2 the runtime tells this before it cancels the stream.
+    if (completed !== undefined) {
+      then(completed, stream.sent, () => this.#gone());
+    }
     // The stream may pass on the body of the request.
     if (bytes === STREAM) this.#findUpload();
     this.#unwatch();
@@ -830,8 +833,12 @@ function clientGone(): GreenletExit {
   return new GreenletExit("The client has gone away");
 }
 
-/** Whether an error, or one that has caused it, says that something was closed. */
-function isOfClosed(error: unknown): boolean {
+/**
+ * Whether an error, or one that has caused it, may be that of a read of a body whose connection
+ * is lost. Over TLS and HTTP/2 the runtime throws `Http`.
+ */
+function mayBeOfLostBody(error: unknown): boolean {
+  const { BadResource, Http } = Deno.errors;
   const seen = new Set<unknown>();
   for (let it = error; it instanceof Error && !seen.has(it); it = it.cause) {
     if (it instanceof Deno.errors.BadResource) return true;
