@@ -918,4 +918,4 @@ function clfDate(date: Date): string {
   return `${day}/${date.getUTCFullYear()}:${time.map(two).join(":")} +0000`;
 }
 
-nameClasses({ HttpServer, RequestGreenlet });
+nameClasses({ HttpServer });

@@ -1107,4 +1107,4 @@ export class DatagramServer extends BaseServer {
   }
 }
 
-nameClasses({ BaseServer, StreamServer, DatagramServer, ConnectionGreenlet });
+nameClasses({ BaseServer, StreamServer, DatagramServer });
