@@ -21,7 +21,13 @@
 
 import { nameClasses } from "./_base/inspecting.ts";
 import { checkAddress } from "./_base/addresses.ts";
-import { checkFunction, isObject, nameFrom, show } from "./_base/checks.ts";
+import {
+  checkCallback,
+  checkFunction,
+  isObject,
+  nameFrom,
+  show,
+} from "./_base/checks.ts";
 import { markHandled, NO_OPTIONS, then } from "./_base/language.ts";
 import { AT_ONCE, BodyStream, Pieces, told } from "./_base/body_stream.ts";
 import { stateOf, uploadOf } from "./_base/request_body.ts";
@@ -209,9 +215,7 @@ export class HttpServer extends BaseServer {
       );
     }
     checkDuration(requestTimeout, "create HTTP server", "'requestTimeout'");
-    if (log !== undefined && log !== "common") {
-      checkFunction(log, "create HTTP server", "log");
-    }
+    checkLog(log);
     if (tls !== undefined) checkTls(tls, "create HTTP server");
     this.#requested = { ...address };
     this.#tls = tls ?? null;
@@ -363,6 +367,18 @@ export class HttpServer extends BaseServer {
     if (!(greenlet instanceof RequestGreenlet)) killOnce([greenlet]);
     else greenlet.exchange.kill(new GreenletExit("The server stops"));
   }
+}
+
+function checkLog(log: unknown): void {
+  if (log === undefined || log === "common") return;
+  if (typeof log === "function") {
+    return checkCallback(log, "create HTTP server", "log");
+  }
+  throw new TypeError(
+    `Cannot create HTTP server as 'log' must be a function or "common": received ${
+      show(log)
+    }`,
+  );
 }
 
 /** The part of a server that its requests share. */
@@ -691,8 +707,10 @@ class Exchange implements TimerTarget {
     const headers = new Headers(response.headers);
     if (this.#method === "HEAD") {
       if (body !== STREAM) return this.#give(response);
-      markHandled(response.body!.cancel());
-      return this.#give(new Response(null, { status, statusText, headers }));
+      markHandled(response.body!.getReader().cancel());
+      // A body of `null` would get `content-length: 0`, which GET does not answer.
+      const none = ReadableStream.from<Uint8Array>([]);
+      return this.#give(new Response(none, { status, statusText, headers }));
     }
     const bytes = typeof body === "string"
       ? new TextEncoder().encode(body)
@@ -841,7 +859,7 @@ function mayBeOfLostBody(error: unknown): boolean {
   const { BadResource, Http } = Deno.errors;
   const seen = new Set<unknown>();
   for (let it = error; it instanceof Error && !seen.has(it); it = it.cause) {
-    if (it instanceof Deno.errors.BadResource) return true;
+    if (it instanceof BadResource || it instanceof Http) return true;
     seen.add(it);
   }
   return false;
