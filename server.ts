@@ -177,8 +177,8 @@ export abstract class BaseServer implements AsyncDisposable {
   /** The greenlets that are killed when it closes. */
   readonly #workers = new Set<Greenlet>();
   readonly #ended = new Event();
-  /** The greenlets of `stop()` that have not ended. */
-  readonly #stopping = new Set<Greenlet>();
+  /** The greenlets of `stop()` that have not ended, and their callers. */
+  readonly #stopping = new Map<Greenlet, AnyGreenlet>();
 
   static {
     showAs(this, (server) => ({
@@ -374,8 +374,9 @@ export abstract class BaseServer implements AsyncDisposable {
         await this.#ended.wait();
       } finally {
         this.close();
-        if (this.#stopping.size > 0) await joinAll([...this.#stopping]);
-        else await this.stop();
+        if (this.#stopping.size > 0) await joinAll([...this.#stopping.keys()]);
+        // Also for handlers that have called `stop()`, which has not waited for them.
+        await this.stop();
       }
     });
   }
@@ -410,8 +411,9 @@ export abstract class BaseServer implements AsyncDisposable {
    * switch point. gevent's `stop`.
    *
    * It always returns in time: a handler that is stuck in a foreign promise is left behind after
-   * its grace, and its connection is closed. A handler that calls `stop` does not wait for
-   * itself. An interrupt of the caller is thrown at once, and the handlers are killed.
+   * its grace, and its connection is closed. A handler that calls `stop` waits neither for itself
+   * nor for others that have called it. An interrupt of the caller is thrown at once, and the
+   * handlers are killed.
    *
    * @param options How long to wait.
    * @returns Nothing.
@@ -421,15 +423,15 @@ export abstract class BaseServer implements AsyncDisposable {
     checkOptions(options, "stop the server");
     const { timeout = this.#stopTimeout } = options;
     checkDuration(timeout, "stop the server");
-    const caller = getCurrent();
+    const caller = getCurrent() as AnyGreenlet;
     this.close();
     let deadline = now() + timeout;
     // In a new greenlet, as the stop goes on when the caller is interrupted.
     const stopping = runDetached(() => {
-      return spawn(() => this.#end(deadline, caller as AnyGreenlet));
+      return spawn(() => this.#end(deadline, caller));
     });
     stopping.name = `stop of ${show(this)}`;
-    this.#stopping.add(stopping);
+    this.#stopping.set(stopping, caller);
     const ended = new Promise<void>((resolve) => {
       stopping.rawlink(() => {
         this.#stopping.delete(stopping);
@@ -596,8 +598,13 @@ export abstract class BaseServer implements AsyncDisposable {
     }
   }
 
+  /** The handlers to wait for, or to kill, in a `stop()` by a greenlet. */
   #others(caller: AnyGreenlet): AnyGreenlet[] {
-    return [...this.connections].filter((greenlet) => greenlet !== caller);
+    const { connections } = this;
+    if (!connections.has(caller)) return [...connections];
+    // Two handlers that stop their server must not wait for each other.
+    const callers = new Set(this.#stopping.values()).add(caller);
+    return [...connections].filter((greenlet) => !callers.has(greenlet));
   }
 
   /** Returns the name of the class and the address. */
