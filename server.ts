@@ -203,7 +203,8 @@ export abstract class BaseServer implements AsyncDisposable {
     checkOptions(options, "create server");
     const { pool, minDelay = 10, maxDelay = 1000, stopTimeout = 1000 } =
       options;
-    const { processes, permissions } = options;
+    const { processes } = options;
+    const permissions = checkPermissions(options.permissions, "create server");
     checkDuration(minDelay, "create server", "'minDelay'");
     checkDuration(maxDelay, "create server", "'maxDelay'");
     checkDuration(stopTimeout, "create server", "'stopTimeout'");
@@ -217,7 +218,7 @@ export abstract class BaseServer implements AsyncDisposable {
       ? null
       : new Fleet(this, {
         size: processes,
-        permissions: checkPermissions(permissions, "create server"),
+        permissions,
         minDelay,
         maxDelay: this.#maxDelay,
         stopTimeout,

@@ -81,7 +81,9 @@ export function checkAddress(
   }
   if (kind === "unix") {
     if (typeof path === "string" && path !== "") return;
-    throw numberError(what, "path", "a path", path);
+    throw new TypeError(
+      `Cannot ${what} as 'path' must be a path: received ${show(path)}`,
+    );
   }
   if (hostname !== undefined && typeof hostname !== "string") {
     throw new TypeError(
