@@ -657,8 +657,13 @@ export class Socket<A extends Deno.Addr = Deno.Addr> implements Deno.Conn<A> {
 
   #take<T>(make: (ms: number) => BytesTaker<T>): Wait<T> {
     const scope = currentScope();
-    return checkpoint(scope) ??
-      this.#bytes.take(make(this.#timeout).startTime(), scope);
+    const due = checkpoint(scope);
+    if (due !== null) return due;
+    // Where no bytes are wanted, only a call that wants some gets the error of a closed socket.
+    const taker = this.#state === "open"
+      ? make(this.#timeout).startTime()
+      : new Receiver(MOST, Infinity) as BytesTaker<unknown> as BytesTaker<T>;
+    return this.#bytes.take(taker, scope);
   }
 
   #method<C extends Deno.Conn, K extends keyof C & string>(
