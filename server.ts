@@ -375,9 +375,10 @@ export abstract class BaseServer implements AsyncDisposable {
         await this.#ended.wait();
       } finally {
         this.close();
-        if (this.#stopping.size > 0) await joinAll([...this.#stopping.keys()]);
-        // Also for handlers that have called `stop()`, which has not waited for them.
-        await this.stop();
+        const before = [...this.#stopping.keys()];
+        if (before.length > 0) await joinAll(before);
+        // A `stop()` has not waited for the handlers that have called it.
+        if (before.length === 0 || this.connections.size > 0) await this.stop();
       }
     });
   }
