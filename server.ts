@@ -40,6 +40,7 @@ import {
 import {
   checkFunction,
   checkOptions,
+  isObject,
   numberError,
   show,
 } from "./_base/checks.ts";
@@ -760,7 +761,8 @@ export class StreamServer extends BaseServer {
     options: StreamServerOptions = NO_OPTIONS,
   ) {
     const isOpen = isListener(address);
-    if (!isOpen) checkAddress(address, "create stream server");
+    if (isOpen) checkListener(address);
+    else checkAddress(address, "create stream server");
     checkProcesses(options, isOpen ? null : address, "create stream server");
     checkFunction(handle, "create stream server", "handle");
     super(isOpen ? address.addr : { ...address }, options);
@@ -900,6 +902,16 @@ function isListener(
   value: unknown,
 ): value is SocketListener | Deno.Listener {
   return typeof (value as Partial<Deno.Listener> | null)?.accept === "function";
+}
+
+function checkListener(listener: SocketListener | Deno.Listener): void {
+  const { addr, close } = listener as Partial<Deno.Listener>;
+  if (isObject(addr) && typeof close === "function") return;
+  throw new TypeError(
+    `Cannot create stream server as the listener must have 'addr' and 'close()': received ${
+      show(listener)
+    }`,
+  );
 }
 
 /** A datagram and the address of its sender. */

@@ -36,6 +36,7 @@ import { connectIn } from "./_hub/cancelling.ts";
 import {
   Accepter,
   BytesOf,
+  closeSocket,
   ConnBytes,
   Connections,
   connectionsOf,
@@ -44,6 +45,7 @@ import {
   originalOf,
   readableBy,
   readableOf,
+  refSocket,
   unreffed,
 } from "./_hub/conns.ts";
 import { currentScope } from "./_hub/current.ts";
@@ -344,7 +346,8 @@ export class Socket<A extends Deno.Addr = Deno.Addr> implements Deno.Conn<A> {
   /**
    * Makes a socket of a connection. From then on, use the connection only through the socket.
    *
-   * @param conn A connection of the runtime, or an object with the same methods.
+   * @param conn A connection of the runtime, or an object with the same methods: `read`, `write`
+   * and `close` at least.
    * @throws {TypeError} If `conn` is not a connection, or is a `Socket` already.
    */
   constructor(conn: Deno.Conn<A>) {
@@ -547,8 +550,10 @@ export class Socket<A extends Deno.Addr = Deno.Addr> implements Deno.Conn<A> {
    * socket can still read. A switch point. gevent's `shutdown(SHUT_WR)`.
    *
    * @returns A wait that ends when the writing side is closed.
+   * @throws {TypeError} If the connection is not the runtime's and has no `closeWrite()`.
    */
   closeWrite(): Wait<void> {
+    this.#method(this.#conn, "closeWrite", "one that can close one side");
     const scope = currentScope();
     return checkpoint(scope) ?? this.#outbox.closeWrite(this.#timeout, scope);
   }
@@ -562,7 +567,7 @@ export class Socket<A extends Deno.Addr = Deno.Addr> implements Deno.Conn<A> {
    */
   handshake(): Wait<Deno.TlsHandshakeInfo> {
     const conn = this.#conn as Deno.Conn as Deno.TlsConn;
-    const handshake = this.#method(conn, "handshake", "TLS");
+    const handshake = this.#method(conn, "handshake", "one of TLS");
     const scope = currentScope();
     return checkpoint(scope) ??
       new HandshakeWait(this.#timeout).begin(() => handshake.call(conn), scope);
@@ -577,7 +582,7 @@ export class Socket<A extends Deno.Addr = Deno.Addr> implements Deno.Conn<A> {
    */
   setNoDelay(noDelay = true): void {
     const conn = this.#conn as Deno.Conn as Deno.TcpConn;
-    this.#method(conn, "setNoDelay", "TCP").call(conn, noDelay);
+    this.#method(conn, "setNoDelay", "one of TCP").call(conn, noDelay);
   }
 
   /**
@@ -589,7 +594,7 @@ export class Socket<A extends Deno.Addr = Deno.Addr> implements Deno.Conn<A> {
    */
   setKeepAlive(keepAlive = true): void {
     const conn = this.#conn as Deno.Conn as Deno.TcpConn;
-    this.#method(conn, "setKeepAlive", "TCP").call(conn, keepAlive);
+    this.#method(conn, "setKeepAlive", "one of TCP").call(conn, keepAlive);
   }
 
   /**
@@ -618,12 +623,12 @@ export class Socket<A extends Deno.Addr = Deno.Addr> implements Deno.Conn<A> {
   /** Lets waits on this socket keep the process alive. This is the default. */
   ref(): void {
     unreffed.delete(this.#conn);
-    if (this.#bytes.ref()) originalOf(this.#conn, "ref").call(this.#conn);
+    if (this.#bytes.ref()) refSocket(this.#conn, "ref");
   }
 
   /** Lets the process end while they wait. */
   unref(): void {
-    originalOf(this.#conn, "unref").call(this.#conn);
+    refSocket(this.#conn, "unref");
     unreffed.add(this.#conn);
     this.#bytes.unref();
   }
@@ -640,7 +645,7 @@ export class Socket<A extends Deno.Addr = Deno.Addr> implements Deno.Conn<A> {
   /** Closes the socket, if it is open. */
   [Symbol.dispose](): void {
     this.#closing();
-    originalOf(this.#conn, Symbol.dispose).call(this.#conn);
+    closeSocket(this.#conn);
   }
 
   #closing(): void {
@@ -669,12 +674,12 @@ export class Socket<A extends Deno.Addr = Deno.Addr> implements Deno.Conn<A> {
   #method<C extends Deno.Conn, K extends keyof C & string>(
     conn: C,
     name: K,
-    kind: string,
+    wanted: string,
   ): C[K] {
     const method = originalOf(conn, name);
     if (typeof method === "function") return method;
     throw new TypeError(
-      `Cannot call ${name}() as the socket must be one of ${kind}: received one of ${this.localAddr?.transport}`,
+      `Cannot call ${name}() as the socket must be ${wanted}: received one of ${this.localAddr?.transport}`,
     );
   }
 }
@@ -808,12 +813,14 @@ export class SocketListener<A extends Deno.Addr = Deno.Addr>
    * Makes a listener of sockets of a `Deno.Listener`. From then on, use that only through this
    * one.
    *
-   * @param listener A listener of the runtime, or an object with the same methods.
+   * @param listener A listener of the runtime, or an object with the same methods: `accept` and
+   * `close` at least.
    * @throws {TypeError} If `listener` is not a listener.
    */
   constructor(listener: Deno.Listener<Deno.Conn, A>) {
     const isListener = isObject(listener) &&
       typeof listener.accept === "function" &&
+      typeof listener.close === "function" &&
       !(listener instanceof SocketListener);
     if (!isListener) {
       throw new TypeError(
@@ -845,14 +852,12 @@ export class SocketListener<A extends Deno.Addr = Deno.Addr>
   /** Lets waits for a connection keep the process alive. This is the default. */
   ref(): void {
     unreffed.delete(this.#listener);
-    if (this.#connections.ref()) {
-      originalOf(this.#listener, "ref").call(this.#listener);
-    }
+    if (this.#connections.ref()) refSocket(this.#listener, "ref");
   }
 
   /** Lets the process end while they wait. */
   unref(): void {
-    originalOf(this.#listener, "unref").call(this.#listener);
+    refSocket(this.#listener, "unref");
     unreffed.add(this.#listener);
     this.#connections.unref();
   }
@@ -874,7 +879,7 @@ export class SocketListener<A extends Deno.Addr = Deno.Addr>
   /** Closes the listener, if it is open. */
   [Symbol.dispose](): void {
     this.#closing();
-    originalOf(this.#listener, Symbol.dispose).call(this.#listener);
+    closeSocket(this.#listener);
   }
 
   #closing(): void {

@@ -36,10 +36,14 @@ type Write = (this: Deno.Conn, data: Uint8Array) => Promise<number>;
 type Accept = (this: Deno.Listener) => Promise<Deno.Conn>;
 type Readable = ReadableStream<Uint8Array<ArrayBuffer>>;
 
-/** An object with `ref()` and `unref()`, as the runtime's connections have. */
-interface Holding {
-  ref(): void;
-  unref(): void;
+/**
+ * The methods of the runtime's connections and listeners that others may lack, such as those of
+ * tests.
+ */
+interface Closable extends Partial<Disposable> {
+  close(): void;
+  ref?(): void;
+  unref?(): void;
 }
 
 /** Returns the original method of the runtime's object, even under `patch()`. */
@@ -73,14 +77,28 @@ export function operationsFor(conn: Deno.Conn): SocketOps | null {
 /** Sets whether a socket keeps the process alive; it never does after the program's `unref()`. */
 export const hold: Hold = {
   take(socket) {
-    if (!unreffed.has(socket)) {
-      originalOf(socket as Holding, "ref").call(socket as Holding);
-    }
+    if (!unreffed.has(socket)) refSocket(socket as Closable, "ref");
   },
   release(socket) {
-    originalOf(socket as Holding, "unref").call(socket as Holding);
+    refSocket(socket as Closable, "unref");
   },
 };
+
+/** Calls `ref()` or `unref()` of a connection or a listener, if it has the method. */
+export function refSocket(socket: Closable, name: "ref" | "unref"): void {
+  originalOf(socket, name)?.call(socket);
+}
+
+/** Closes a connection or a listener, if it is open. */
+export function closeSocket(socket: Closable): void {
+  const dispose = originalOf(socket, Symbol.dispose);
+  if (dispose !== undefined) return dispose.call(socket);
+  try {
+    originalOf(socket, "close").call(socket);
+  } catch {
+    // It is closed already.
+  }
+}
 
 /** The wait of one `accept`. */
 export class Accepter extends QueuedWait<Accepter, Deno.Conn> {
