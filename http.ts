@@ -532,7 +532,7 @@ class Exchange implements TimerTarget {
     this.#method = request.method;
     this.#url = request.url;
     this.#greenlet = new RequestGreenlet(this);
-    service.load.note();
+    service.load.noteRequest();
   }
 
   begin(): Response | Promise<Response> {
@@ -817,6 +817,7 @@ class Exchange implements TimerTarget {
   #over(): void {
     if (this.#stage === "over") return;
     this.#stage = "over";
+    this.#service.load.noteAnswer();
     stopTimer(this.#timer);
     this.#unwatch();
     if (this.#service.log !== null) this.#tell(this.#service.log);

@@ -27,8 +27,11 @@ type Serve = (
  * new clients keep coming. Until then each response tells its client to close the connection.
  */
 export const LINGER = 200;
-/** The number of requests within `LOAD_TIME` ms that counts as a load. */
-const LOAD = 16;
+/**
+ * The number of answers within `LOAD_TIME` ms that counts as a load: by then clients keep their
+ * connections, and one may have sent its next request.
+ */
+const LOAD = 4;
 const LOAD_TIME = 500;
 
 /**
@@ -140,15 +143,22 @@ export class Served {
   }
 }
 
-/** Counts requests, and tells whether many come. */
+/** Counts requests, and tells whether many are answered. */
 export class Load {
   #count = 0;
-  /** The times at which the count last was a multiple of `LOAD`, and the multiple before. */
+  #answers = 0;
+  /** The times at which the answers last were a multiple of `LOAD`, and the multiple before. */
   #last = -Infinity;
   #before = -Infinity;
 
-  note(): void {
-    if (++this.#count % LOAD !== 0) return;
+  /** Must be called for each request. */
+  noteRequest(): void {
+    this.#count++;
+  }
+
+  /** Must be called for each request that is over. */
+  noteAnswer(): void {
+    if (++this.#answers % LOAD !== 0) return;
     this.#before = this.#last;
     this.#last = performance.now();
   }
