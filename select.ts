@@ -196,14 +196,18 @@ export function select<
 }
 
 function keysOf(alternatives: unknown): string[] {
-  if (isObject(alternatives) && !isRevoked(alternatives)) {
-    return Object.keys(alternatives);
-  }
+  if (isRecord(alternatives)) return Object.keys(alternatives);
   throw new TypeError(
     `Cannot select as the alternatives must be in an object or an array: received ${
       show(alternatives)
     }`,
   );
+}
+
+/** Whether a value may have alternatives as properties: a `Map`, or a single alternative, has none. */
+function isRecord(value: unknown): value is object {
+  return isObject(value) && !isRevoked(value) && !(Symbol.iterator in value) &&
+    !isInstance(value, Promise) && !isInstance(value, Greenlet);
 }
 
 function checkAlternative(one: unknown, key: string | number): void {
