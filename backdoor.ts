@@ -36,6 +36,7 @@ import {
 import { firstPlace, userFrames } from "./_base/frames.ts";
 import { ignore, NO_OPTIONS, then } from "./_base/language.ts";
 import { Names, parse } from "./_base/repl.ts";
+import { isGone } from "./_hub/conns.ts";
 import { getCurrent, runDetached } from "./_hub/current.ts";
 import { withStacks } from "./_hub/print.ts";
 import { type Greenlet, GreenletExit } from "./greenlet.ts";
@@ -172,15 +173,6 @@ function isLocal(address: object): boolean {
   return /^localhost$/i.test(hostname) ||
     /^(::ffff:)?127\.\d+\.\d+\.\d+$/i.test(hostname) ||
     hostname === "::1" || hostname === "0:0:0:0:0:0:0:1";
-}
-
-/** Whether the client is gone. */
-function isGone(error: unknown): boolean {
-  const { errors } = Deno;
-  return error instanceof errors.ConnectionReset ||
-    error instanceof errors.UnexpectedEof ||
-    error instanceof errors.BrokenPipe ||
-    error instanceof errors.ConnectionAborted;
 }
 
 /** A connection: its names, and its input so far. */

@@ -48,6 +48,7 @@ import { currentScope, getCurrent, runDetached } from "./_hub/current.ts";
 import { endAll, killOnce, STUCK_AFTER } from "./_hub/kill.ts";
 import { report } from "./_hub/main.ts";
 import { composed } from "./_hub/composed.ts";
+import { isGone } from "./_hub/conns.ts";
 import {
   checkTls,
   type ServerTlsConn,
@@ -875,8 +876,9 @@ export class StreamServer extends BaseServer {
         return true;
       } catch (error) {
         conn.abort();
-        // A peer that leaves during the handshake is no error.
-        if (error instanceof Deno.errors.UnexpectedEof) return false;
+        // A peer that leaves during the handshake is no error. The checks of some load balancers
+        // reset their connections.
+        if (isGone(error)) return false;
         throw error;
       }
     });

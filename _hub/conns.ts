@@ -100,6 +100,15 @@ export function closeSocket(socket: Closable): void {
   }
 }
 
+/** Whether an error of a connection says that the peer is gone. */
+export function isGone(error: unknown): boolean {
+  const { errors } = Deno;
+  return error instanceof errors.ConnectionReset ||
+    error instanceof errors.UnexpectedEof ||
+    error instanceof errors.BrokenPipe ||
+    error instanceof errors.ConnectionAborted;
+}
+
 /** The wait of one `accept`. */
 export class Accepter extends QueuedWait<Accepter, Deno.Conn> {
   protected override get call(): string {

@@ -150,25 +150,25 @@ export class ServerTlsConn implements Deno.Conn {
       this.#handshake.resolve({ alpnProtocol: tls.alpnProtocol || null });
     });
     tls.on("readable", wake);
-    tls.on("end", () => {
-      this.#isEnded = true;
-      wake();
-    });
+    tls.on("end", () => this.#ended(wake));
     tls.on("error", (error: Error) => {
       this.#failure = error;
       this.#handshake.reject(error);
       wake();
     });
-    tls.on("close", () => {
-      this.#isEnded = true;
-      this.#handshake.reject(
-        this.#failure ??
-          new Deno.errors.UnexpectedEof(
-            "The peer has left before the TLS handshake was over",
-          ),
-      );
-      wake();
-    });
+    tls.on("close", () => this.#ended(wake));
+  }
+
+  #ended(wake: () => void): void {
+    this.#isEnded = true;
+    // Does nothing if the handshake is over.
+    this.#handshake.reject(
+      this.#failure ??
+        new Deno.errors.UnexpectedEof(
+          "The peer has left before the TLS handshake was over",
+        ),
+    );
+    wake();
   }
 
   /** Waits for the handshake. */
