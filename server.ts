@@ -40,7 +40,6 @@ import {
 import {
   checkFunction,
   checkOptions,
-  isObject,
   numberError,
   show,
 } from "./_base/checks.ts";
@@ -48,7 +47,7 @@ import { currentScope, getCurrent, runDetached } from "./_hub/current.ts";
 import { endAll, killOnce, STUCK_AFTER } from "./_hub/kill.ts";
 import { report } from "./_hub/main.ts";
 import { composed } from "./_hub/composed.ts";
-import { isGone } from "./_hub/conns.ts";
+import { checkListener, isGone, isListener } from "./_hub/conns.ts";
 import {
   checkTls,
   type ServerTlsConn,
@@ -431,9 +430,8 @@ export abstract class BaseServer implements AsyncDisposable {
     this.close();
     let deadline = now() + timeout;
     // In a new greenlet, as the stop goes on when the caller is interrupted.
-    const stopping = runDetached(() => {
-      return spawn(() => this.#end(deadline, caller));
-    });
+    const end = () => this.#end(deadline, caller);
+    const stopping = runDetached(() => spawn(end));
     stopping.name = `stop of ${show(this)}`;
     this.#stopping.set(stopping, caller);
     const ended = new Promise<void>((resolve) => {
@@ -762,7 +760,7 @@ export class StreamServer extends BaseServer {
     options: StreamServerOptions = NO_OPTIONS,
   ) {
     const isOpen = isListener(address);
-    if (isOpen) checkListener(address);
+    if (isOpen) checkListener(address, "create stream server");
     else checkAddress(address, "create stream server");
     checkProcesses(options, isOpen ? null : address, "create stream server");
     checkFunction(handle, "create stream server", "handle");
@@ -774,9 +772,8 @@ export class StreamServer extends BaseServer {
       "'handshakeTimeout'",
     );
     if (tls !== undefined) checkTls(tls, "create stream server");
-    if (
-      tls !== undefined && isOpen && address.constructor.name !== "Listener"
-    ) {
+    const isPlain = !isOpen || address.constructor.name === "Listener";
+    if (tls !== undefined && !isPlain) {
       throw new TypeError(
         "Cannot create stream server as 'tls' needs an address, or a listener of Deno.listen()",
       );
@@ -898,22 +895,6 @@ export class StreamServer extends BaseServer {
   protected override abandon(greenlet: AnyGreenlet): void {
     if (greenlet instanceof ConnectionGreenlet) closeConnection(greenlet);
   }
-}
-
-function isListener(
-  value: unknown,
-): value is SocketListener | Deno.Listener {
-  return typeof (value as Partial<Deno.Listener> | null)?.accept === "function";
-}
-
-function checkListener(listener: SocketListener | Deno.Listener): void {
-  const { addr, close } = listener as Partial<Deno.Listener>;
-  if (isObject(addr) && typeof close === "function") return;
-  throw new TypeError(
-    `Cannot create stream server as the listener must have 'addr' and 'close()': received ${
-      show(listener)
-    }`,
-  );
 }
 
 /** A datagram and the address of its sender. */

@@ -8,7 +8,7 @@
  * @module
  */
 
-import { isObject } from "../_base/checks.ts";
+import { isObject, show } from "../_base/checks.ts";
 import { noteOneLeft, noteOneTaken } from "../_base/left.ts";
 import { getOriginal } from "../_base/properties.ts";
 import { Stamp } from "../_base/stamp.ts";
@@ -107,6 +107,26 @@ export function isGone(error: unknown): boolean {
     error instanceof errors.UnexpectedEof ||
     error instanceof errors.BrokenPipe ||
     error instanceof errors.ConnectionAborted;
+}
+
+/** Whether a value is meant as a listener of the runtime, or of `listen()`. */
+export function isListener(value: unknown): value is Deno.Listener {
+  return typeof (value as Partial<Deno.Listener> | null)?.accept === "function";
+}
+
+/**
+ * Checks that a listener has what a server needs.
+ *
+ * @throws {TypeError} If it has not.
+ */
+export function checkListener(listener: Deno.Listener, what: string): void {
+  const { addr, close } = listener as Partial<Deno.Listener>;
+  if (isObject(addr) && typeof close === "function") return;
+  throw new TypeError(
+    `Cannot ${what} as the listener must have 'addr' and 'close()': received ${
+      show(listener)
+    }`,
+  );
 }
 
 /** The wait of one `accept`. */
