@@ -17,7 +17,7 @@ import { Begun } from "./begun.ts";
 import { QueuedWait } from "./wait_queue.ts";
 import { List } from "../_base/linked_list.ts";
 import { operate } from "./operation.ts";
-import { noteLoopTurn } from "./run_queue.ts";
+import { noteLoopTurn, runSoon } from "./run_queue.ts";
 import { stopTimer } from "./timers.ts";
 import { Timeout } from "./timeout.ts";
 import { placeLater } from "./stacks.ts";
@@ -32,16 +32,17 @@ export const MOST_WRITTEN = 1024 * 1024;
 
 /** The waits for the results of an inbox, in order. */
 class Takers<K extends QueuedWait<K, T>, T> extends List<K> {
-  readonly #inbox: { left(): void };
+  readonly #inbox: { left(wasFirst: boolean): void };
 
-  constructor(inbox: { left(): void }) {
+  constructor(inbox: { left(wasFirst: boolean): void }) {
     super(inbox);
     this.#inbox = inbox;
   }
 
   override leave(taker: K): void {
+    const wasFirst = taker === this.first;
     super.leave(taker);
-    this.#inbox.left();
+    this.#inbox.left(wasFirst);
   }
 }
 
@@ -233,11 +234,21 @@ export abstract class Inbox<T, K extends QueuedWait<K, T>, R> {
     if (this.#state === "orphaned" && this.isWaitedFor) this.#adopt();
   }
 
-  /** Must be called when a wait has left the queue before its turn. */
-  left(): void {
-    if (this.#state !== "busy" || this.isWaitedFor) return;
-    this.#state = "orphaned";
-    this.release();
+  /** Must be called when a wait has left the queue before it was served. */
+  left(wasFirst: boolean): void {
+    if (this.isWaitedFor) {
+      // The first one may have wanted more than there is, which is enough for the next one. Not
+      // now, as the next one may be interrupted with it.
+      if (wasFirst && this.hasResult) runSoon(Inbox.#serveNext, this);
+    } else if (this.#state === "busy") {
+      this.#state = "orphaned";
+      this.release();
+    }
+  }
+
+  // deno-lint-ignore no-explicit-any -- inboxes of all kinds
+  static #serveNext(this: void, inbox: Inbox<any, any, any>): void {
+    inbox.#serve();
   }
 
   /** Lets the operation keep the process alive again. */
@@ -300,7 +311,7 @@ export abstract class Inbox<T, K extends QueuedWait<K, T>, R> {
       operation = Promise.reject(error);
     }
     then(operation, inbox.#kept, inbox.#failed);
-    inbox.left();
+    inbox.left(false);
   }
 
   // Made once, and not for every operation.
