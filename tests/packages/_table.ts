@@ -150,10 +150,19 @@ export const table = {
     version: 2,
     phases: {
       "before the connection": after(
-        "connectAmqp",
+        "orGiveBack",
         "the connection is closed once it is made",
       ),
       ...query("until", DROPPED),
+      "waiting for a confirm": after("until", "the server keeps the message"),
+      "waiting for a message": after(
+        "until",
+        "the consumer goes on, unless it is cancelled",
+      ),
+      "within the body": after(
+        "orGiveBack",
+        "the message goes back to its queue once it has come",
+      ),
     },
   },
   nats: {
