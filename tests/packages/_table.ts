@@ -203,7 +203,10 @@ export const table = {
   "puppeteer-core": {
     version: 25,
     phases: {
-      "waiting for a page": after("until", "the page is closed"),
+      "starting its browser": after("withSignal", "the browser ends"),
+      "waiting for a page": after("withSignal", "the page stays usable"),
+      "waiting for an element": after("withSignal", "the page stays usable"),
+      "waiting for code in a page": after("until", "the page is closed"),
     },
   },
   "p-queue": {
