@@ -11,6 +11,7 @@
 
 import { EventEmitter } from "node:events";
 import { argumentAt, noOptions } from "../_base/language.ts";
+import { holdBackEnd } from "./child_ends.ts";
 import { callerOf } from "../_base/runtime.ts";
 import { addSignal } from "../_hub/cancelling.ts";
 import { interruptibleScope, runDetached } from "../_hub/current.ts";
@@ -128,6 +129,7 @@ class OnceWait extends Operation<unknown[]> {
     if (final) return super.interrupt(error, final);
     if (this.#interrupt !== null) return this.scope!.hold(error);
     this.#interrupt = { error };
+    holdBackEnd(this.emitter);
     this.markOwnHandled();
     runDetached(() => this.#abort.abort(error));
   }
@@ -198,6 +200,7 @@ class OnceByName implements Ending {
   }
 
   end(error: unknown): boolean {
+    holdBackEnd(this.#emitter);
     this.#emitter.removeListener("error", this.#fail);
     this.#fail(error);
     return true;
