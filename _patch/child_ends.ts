@@ -3,6 +3,7 @@
  *
  * A package may wait for the exit again when its wait has failed, as execa does. If the child has
  * just ended, Node would emit `exit` between the two waits, and the package would wait for ever.
+ * And if an interrupt ends the child, the exit comes: a wait for it need not be interrupted again.
  *
  * @module
  */
@@ -10,10 +11,7 @@
 import { setImmediate } from "../_base/immediate.ts";
 import { type Emitter, override } from "./foreign.ts";
 
-/** How many turns of the loop the code that was interrupted needs to wait again. */
-const TURNS = 2;
-
-/** The events that are held back. */
+/** The events at the end of a child. */
 const ENDS: ReadonlySet<unknown> = new Set(["exit", "close"]);
 
 /** How many interrupts hold back the end of a child, and how many events are held back. */
@@ -24,37 +22,41 @@ interface Held {
 
 const children = new WeakMap<object, Held>();
 
-/** Holds back the end of a child for a moment, as a wait for its events is being interrupted. */
+/** Holds back the end of a child for a turn of the loop, as a wait for it is being interrupted. */
 export function holdBackEnd(emitter: unknown): void {
   if (!isChild(emitter)) return;
-  let held = children.get(emitter);
-  if (held === undefined) {
-    held = { interrupts: 0, events: 0 };
-    children.set(emitter, held);
-    hold(emitter, held);
-  }
-  const child = held;
-  child.interrupts++;
-  after(TURNS, () => child.interrupts--);
+  const held = children.get(emitter) ?? hold(emitter);
+  held.interrupts++;
+  setImmediate(() => held.interrupts--);
 }
 
-function hold(child: Emitter, held: Held): void {
+/** Children that an interrupt is ending. */
+const ending = new WeakSet<object>();
+
+/** Notes that a child is being ended, by SIGKILL if it ignores all else. */
+export function markEnding(child: Emitter): void {
+  ending.add(child);
+}
+
+/** Whether an event is the end of a child that is being ended, so that it surely comes. */
+export function isSureToCome(emitter: object, event: unknown): boolean {
+  return ENDS.has(event) && ending.has(emitter);
+}
+
+function hold(child: Emitter): Held {
+  const held = { interrupts: 0, events: 0 };
+  children.set(child, held);
   override(child, "emit", (emit) => (...args: unknown[]) => {
     const isFree = held.interrupts === 0 && held.events === 0;
     if (isFree || !ENDS.has(args[0])) return Reflect.apply(emit, child, args);
     held.events++;
-    const emitLate = () => {
-      if (held.interrupts > 0) return setImmediate(emitLate);
+    setImmediate(() => {
       held.events--;
       Reflect.apply(emit, child, args);
-    };
-    setImmediate(emitLate);
+    });
     return true;
   });
-}
-
-function after(turns: number, call: () => void): void {
-  setImmediate(turns === 1 ? call : () => after(turns - 1, call));
+  return held;
 }
 
 function isChild(emitter: unknown): emitter is Emitter {

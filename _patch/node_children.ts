@@ -18,7 +18,7 @@
 
 import type { Disposals } from "../_base/disposals.ts";
 import { listen } from "./channels.ts";
-import { holdBackEnd } from "./child_ends.ts";
+import { holdBackEnd, markEnding } from "./child_ends.ts";
 import {
   abortError,
   type Emitter,
@@ -150,6 +150,7 @@ class OwnedChild implements Ending {
       child.stdout?.destroy();
       child.stderr?.destroy();
     };
+    markEnding(child);
     endChild(
       { pid: child.pid!, kill },
       { grace: PATIENCE, group: false, holds: true },

@@ -11,7 +11,7 @@
 
 import { EventEmitter } from "node:events";
 import { argumentAt, noOptions } from "../_base/language.ts";
-import { holdBackEnd } from "./child_ends.ts";
+import { holdBackEnd, isSureToCome } from "./child_ends.ts";
 import { callerOf } from "../_base/runtime.ts";
 import { addSignal } from "../_hub/cancelling.ts";
 import { interruptibleScope, runDetached } from "../_hub/current.ts";
@@ -55,10 +55,12 @@ export function patchEvents(patches: Patches): void {
       function (this: EventEmitter, event, listener) {
         const emitter = Reflect.apply(once, this, arguments as never);
         if (listener?.name === EVENT_LISTENER) {
-          if (typeof event === "symbol") privatelyAwaited.add(this);
-          else privatelyAwaited.delete(this);
+          const isLeftAlone = typeof event === "symbol" ||
+            isSureToCome(this, event);
+          if (isLeftAlone) leftAlone.add(this);
+          else leftAlone.delete(this);
         } else if (event === "error" && listener?.name === ERROR_LISTENER) {
-          if (privatelyAwaited.delete(this)) return emitter;
+          if (leftAlone.delete(this)) return emitter;
           // Called here, and not in a function: `callerOf` counts the frames of the stack.
           const scope = interruptibleScope();
           if (scope !== null && EVENTS.test(callerOf(1))) {
@@ -150,11 +152,11 @@ class OnceWait extends Operation<unknown[]> {
 }
 
 /**
- * Emitters on which `once` of `node:events` has begun to wait for an event whose name is a symbol.
- * Only the package that has made the symbol knows of the event. Such a wait is left alone, as it is
- * a part of something larger: execa would never settle its promise if the wait failed.
+ * Emitters on which `once` of `node:events` has begun a wait that is left alone. It may be for an
+ * event whose name is a symbol: only the package that has made the symbol knows of the event, and
+ * the wait is a part of something larger. execa would never settle its promise if it failed.
  */
-const privatelyAwaited = new WeakSet<EventEmitter>();
+const leftAlone = new WeakSet<EventEmitter>();
 
 /** The name of the listener for errors in `once` of `node:events`. */
 const ERROR_LISTENER = "errorListener";

@@ -3,7 +3,7 @@
 import { execa } from "execa";
 import childProcess, { type ChildProcess } from "node:child_process";
 import events, { once } from "node:events";
-import { assert, assertEquals } from "@std/assert";
+import { assert, assertEquals, assertInstanceOf } from "@std/assert";
 import {
   type Greenlet,
   GreenletExit,
@@ -12,9 +12,13 @@ import {
   spawn,
   until,
 } from "../../mod.ts";
+import { TestClock } from "../../testing.ts";
 import { Failures } from "../_bodies.ts";
 import { test } from "../_random.ts";
-import { when } from "../_waits.ts";
+import { Gate, when } from "../_waits.ts";
+
+/** The grace of a kill, in milliseconds. */
+const GRACE = 1000;
 
 type Once = (child: ChildProcess, event: string) => Promise<unknown[]>;
 
@@ -128,4 +132,28 @@ for (const [name, make] of Object.entries(calls)) {
       });
     }
   }
+}
+
+for (const [way, interrupt] of Object.entries(ways)) {
+  test(`execa() whose greenlet is ${way} ends with its child, however late the machine tells of its exit`, async () => {
+    using failures = new Failures();
+    using _ = patch();
+    using clock = new TestClock();
+    const begun = new Gate();
+    const greenlet: Greenlet = spawn(async () => {
+      const { promise, resolve } = Promise.withResolvers<void>();
+      const child = execa("sh", ["-c", "trap '' TERM; echo ready; read line"]);
+      child.stdout.once("data", () => resolve());
+      await promise;
+      begun.open();
+      await child;
+    });
+    await begun.opened;
+    interrupt(greenlet);
+    // SIGKILL, and then the end of the grace, before any exit can have come
+    await clock.advance(GRACE);
+    await greenlet.join();
+    assertInstanceOf(greenlet.value, GreenletExit);
+    assertEquals(failures.errors, []);
+  });
 }
