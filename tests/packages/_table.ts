@@ -173,7 +173,13 @@ export const table = {
     },
   },
   mqtt: { version: 5, phases: query("until", DROPPED) },
-  ws: { version: 8, phases: query("untilMessage", CLOSED) },
+  ws: {
+    version: 8,
+    phases: {
+      "before the connection": after("until", CLOSED),
+      ...query("untilMessage", CLOSED),
+    },
+  },
   "socket.io-client": { version: 4, phases: query("until", DROPPED) },
   bullmq: {
     version: 6,
