@@ -19,7 +19,7 @@ import { Operation } from "../_hub/operation.ts";
 import type { Scope } from "../_hub/scope.ts";
 import { checkpoint } from "../_hub/suspension.ts";
 import { classOf } from "../_hub/waits.ts";
-import { type Ending, ForeignOperation } from "./foreign.ts";
+import { type Ending, ForeignOperation, tolerateErrors } from "./foreign.ts";
 import { leavable } from "./leaving.ts";
 import type { Patches } from "./patch_set.ts";
 
@@ -55,16 +55,15 @@ export function patchEvents(patches: Patches): void {
       function (this: EventEmitter, event, listener) {
         const emitter = Reflect.apply(once, this, arguments as never);
         if (listener?.name === EVENT_LISTENER) {
-          const isLeftAlone = typeof event === "symbol" ||
-            isSureToCome(this, event);
-          if (isLeftAlone) leftAlone.add(this);
-          else leftAlone.delete(this);
+          awaited.set(this, event);
         } else if (event === "error" && listener?.name === ERROR_LISTENER) {
-          if (leftAlone.delete(this)) return emitter;
+          const event = awaited.get(this);
+          awaited.delete(this);
+          if (isLeftAlone(this, event)) return emitter;
           // Called here, and not in a function: `callerOf` counts the frames of the stack.
           const scope = interruptibleScope();
           if (scope !== null && EVENTS.test(callerOf(1))) {
-            own(this, listener, scope);
+            own(this, listener, scope, event);
           }
         }
         return emitter;
@@ -103,7 +102,9 @@ function cooperativeOnce(original: Once): Once {
       Reflect.apply(original, this, [args[0], args[1], given] as never)
     );
     const text = nameOf("once", args[0], args[1]);
-    return new OnceWait(abort, text, args[0]).follow(event).suspend(scope);
+    return new OnceWait(abort, text, args[0], args[1]).follow(event).suspend(
+      scope,
+    );
   } as Once;
 }
 
@@ -117,6 +118,7 @@ class OnceWait extends Operation<unknown[]> {
     abort: AbortController,
     text: () => string,
     readonly emitter: object,
+    readonly event: unknown,
   ) {
     super(text, (error) => runDetached(() => abort.abort(error)));
     this.#abort = abort;
@@ -128,10 +130,10 @@ class OnceWait extends Operation<unknown[]> {
 
   override interrupt(error: unknown, final: boolean): void {
     if (!this.isPending) return;
+    beforeInterrupt(this.emitter, this.event);
     if (final) return super.interrupt(error, final);
     if (this.#interrupt !== null) return this.scope!.hold(error);
     this.#interrupt = { error };
-    holdBackEnd(this.emitter);
     this.markOwnHandled();
     runDetached(() => this.#abort.abort(error));
   }
@@ -151,12 +153,44 @@ class OnceWait extends Operation<unknown[]> {
   }
 }
 
+/** The event for which `once` of `node:events` has just begun to wait. */
+const awaited = new WeakMap<EventEmitter, string | symbol>();
+
 /**
- * Emitters on which `once` of `node:events` has begun a wait that is left alone. It may be for an
- * event whose name is a symbol: only the package that has made the symbol knows of the event, and
- * the wait is a part of something larger. execa would never settle its promise if it failed.
+ * Whether a wait is left alone. If the event's name is a symbol, only the package that has made the
+ * symbol knows of the event, and the wait is a part of something larger: execa would never settle
+ * its promise if the wait failed.
  */
-const leftAlone = new WeakSet<EventEmitter>();
+function isLeftAlone(emitter: EventEmitter, event: unknown): boolean {
+  return typeof event === "symbol" || isSureToCome(emitter, event);
+}
+
+/** The events by which emitters tell that they have begun. */
+const BEGINNINGS: ReadonlySet<unknown> = new Set([
+  "connect",
+  "listening",
+  "open",
+  "ready",
+  "secureConnect",
+  "spawn",
+]);
+
+/** Emitters whose errors are tolerated. */
+const tolerated = new WeakSet<object>();
+
+/**
+ * Prepares an emitter for the interrupt of a wait. A package that waits for a socket to connect
+ * takes a failed wait for the end of the socket, and adds no listener for errors: a later one,
+ * such as that of a time limit, must not end the process.
+ */
+function beforeInterrupt(emitter: unknown, event: unknown): void {
+  holdBackEnd(emitter);
+  const isBeginning = BEGINNINGS.has(event) &&
+    emitter instanceof EventEmitter && !tolerated.has(emitter);
+  if (!isBeginning) return;
+  tolerated.add(emitter);
+  tolerateErrors(emitter);
+}
 
 /** The name of the listener for errors in `once` of `node:events`. */
 const ERROR_LISTENER = "errorListener";
@@ -172,10 +206,15 @@ type Wrapped = Listener & { readonly listener?: Listener };
 /** The waits of `once`, by their listeners for errors. */
 const waits = new WeakMap<Listener, ForeignOperation>();
 
-function own(emitter: EventEmitter, listener: Listener, scope: Scope): void {
+function own(
+  emitter: EventEmitter,
+  listener: Listener,
+  scope: Scope,
+  event: unknown,
+): void {
   waits.set(
     listener,
-    new ForeignOperation(scope, new OnceByName(emitter, listener)),
+    new ForeignOperation(scope, new OnceByName(emitter, listener, event)),
   );
 }
 
@@ -183,14 +222,16 @@ function own(emitter: EventEmitter, listener: Listener, scope: Scope): void {
 class OnceByName implements Ending {
   readonly #emitter: EventEmitter;
   readonly #fail: Listener;
+  readonly #event: unknown;
 
-  constructor(emitter: EventEmitter, fail: Listener) {
+  constructor(emitter: EventEmitter, fail: Listener, event: unknown) {
     this.#emitter = emitter;
     this.#fail = fail;
+    this.#event = event;
   }
 
   describe(): string {
-    return nameOf("once", this.#emitter, this.#find()?.event)();
+    return nameOf("once", this.#emitter, this.#event)();
   }
 
   get emitter(): object {
@@ -202,13 +243,14 @@ class OnceByName implements Ending {
   }
 
   end(error: unknown): boolean {
-    holdBackEnd(this.#emitter);
+    beforeInterrupt(this.#emitter, this.#event);
     this.#emitter.removeListener("error", this.#fail);
     this.#fail(error);
     return true;
   }
 
   silence(): void {
+    beforeInterrupt(this.#emitter, this.#event);
     this.#emitter.removeListener("error", this.#fail);
     const found = this.#find();
     if (found === null) return;
