@@ -14,10 +14,16 @@ import { type Emitter, override } from "./foreign.ts";
 /** The events at the end of a child. */
 const ENDS: ReadonlySet<unknown> = new Set(["exit", "close"]);
 
-/** How many interrupts hold back the end of a child, and how many events are held back. */
+/** After how many interrupted waits for its end a package seems to ignore them. */
+const IGNORED = 3;
+
 interface Held {
+  /** How many interrupts hold back the end of the child. */
   interrupts: number;
+  /** How many events are held back. */
   events: number;
+  /** How many waits were interrupted in all. */
+  waits: number;
 }
 
 const children = new WeakMap<object, Held>();
@@ -27,6 +33,7 @@ export function holdBackEnd(emitter: unknown): void {
   if (!isChild(emitter)) return;
   const held = children.get(emitter) ?? hold(emitter);
   held.interrupts++;
+  held.waits++;
   setImmediate(() => held.interrupts--);
 }
 
@@ -38,13 +45,19 @@ export function markEnding(child: Emitter): void {
   ending.add(child);
 }
 
-/** Whether an event is the end of a child that is being ended, so that it surely comes. */
-export function isSureToCome(emitter: object, event: unknown): boolean {
-  return ENDS.has(event) && ending.has(emitter);
+/**
+ * Whether a new wait is left alone: for the end of a child that surely comes, or of one for which a
+ * package waits again and again. Else execa would use up the patience with a body that ignores its
+ * kill, and the body would never clean up.
+ */
+export function isEndLeftAlone(emitter: unknown, event: unknown): boolean {
+  if (!ENDS.has(event) || !isChild(emitter)) return false;
+  const { waits } = children.get(emitter) ?? { waits: 0 };
+  return ending.has(emitter) || waits >= IGNORED;
 }
 
 function hold(child: Emitter): Held {
-  const held = { interrupts: 0, events: 0 };
+  const held = { interrupts: 0, events: 0, waits: 0 };
   children.set(child, held);
   override(child, "emit", (emit) => (...args: unknown[]) => {
     const isFree = held.interrupts === 0 && held.events === 0;

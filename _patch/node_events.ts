@@ -11,7 +11,7 @@
 
 import { EventEmitter } from "node:events";
 import { argumentAt, noOptions } from "../_base/language.ts";
-import { holdBackEnd, isSureToCome } from "./child_ends.ts";
+import { holdBackEnd, isEndLeftAlone } from "./child_ends.ts";
 import { callerOf } from "../_base/runtime.ts";
 import { addSignal } from "../_hub/cancelling.ts";
 import { interruptibleScope, runDetached } from "../_hub/current.ts";
@@ -86,11 +86,15 @@ function cooperativeOnce(original: Once): Once {
   return function (this: unknown) {
     const scope = interruptibleScope();
     const args = arguments as unknown as Parameters<Once>;
-    if (scope === null || typeof argumentAt(args, 1) === "symbol") {
+    const [emitter, name] = [argumentAt(args, 0), argumentAt(args, 1)];
+    if (scope === null || isLeftAlone(emitter, name)) {
       return runDetached(() => Reflect.apply(original, this, args));
     }
     const due = checkpoint(scope);
-    if (due !== null) return due;
+    if (due !== null) {
+      beforeInterrupt(emitter, name);
+      return due;
+    }
     const abort = new AbortController();
     const options = argumentAt(args, 2);
     const given = addSignal(
@@ -161,8 +165,8 @@ const awaited = new WeakMap<EventEmitter, string | symbol>();
  * symbol knows of the event, and the wait is a part of something larger: execa would never settle
  * its promise if the wait failed.
  */
-function isLeftAlone(emitter: EventEmitter, event: unknown): boolean {
-  return typeof event === "symbol" || isSureToCome(emitter, event);
+function isLeftAlone(emitter: unknown, event: unknown): boolean {
+  return typeof event === "symbol" || isEndLeftAlone(emitter, event);
 }
 
 /** The events by which emitters tell that they have begun. */

@@ -15,7 +15,7 @@ import {
 import { TestClock } from "../../testing.ts";
 import { Failures } from "../_bodies.ts";
 import { test } from "../_random.ts";
-import { Gate, when } from "../_waits.ts";
+import { Gate, turns, when } from "../_waits.ts";
 
 /** The grace of a kill, in milliseconds. */
 const GRACE = 1000;
@@ -154,6 +154,60 @@ for (const [way, interrupt] of Object.entries(ways)) {
     await clock.advance(GRACE);
     await greenlet.join();
     assertInstanceOf(greenlet.value, GreenletExit);
+    assertEquals(failures.errors, []);
+  });
+}
+
+/** Waits for a child that no interrupt ends. */
+const patient: Record<
+  string,
+  (begun: (child: ChildProcess) => void) => Promise<unknown>
+> = {
+  async "execa()"(begun) {
+    const child = execa("sleep", ["1000"], { detached: true });
+    begun(child as unknown as ChildProcess);
+    await child.catch(() => {});
+  },
+  async "a package that waits again"(begun) {
+    const child = childProcess.spawn("sleep", ["1000"], { detached: true });
+    begun(child);
+    await exitOf(child, once);
+  },
+  async "a package that waits again by the default export"(begun) {
+    const child = childProcess.spawn("sleep", ["1000"], { detached: true });
+    begun(child);
+    await exitOf(child, events.once);
+  },
+};
+
+for (const [name, wait] of Object.entries(patient)) {
+  test(`${name} goes on with a detached child when its greenlet is killed, which cleans up after it`, async () => {
+    using failures = new Failures();
+    using _ = patch();
+    using clock = new TestClock();
+    const begun = new Gate();
+    let child: ChildProcess;
+    let isCleanedUp = false;
+    const greenlet = spawn(async () => {
+      try {
+        await wait((made) => {
+          child = made;
+          child.once("spawn", () => begun.open());
+        });
+        await sleep(0);
+      } finally {
+        isCleanedUp = true;
+      }
+    });
+    await begun.opened;
+    greenlet.kill(undefined, { block: false });
+    await clock.advance(GRACE);
+    await turns(50);
+    assert(!greenlet.dead);
+    child!.kill();
+    await greenlet.join();
+    assertInstanceOf(greenlet.value, GreenletExit);
+    assert(isCleanedUp);
     assertEquals(failures.errors, []);
   });
 }
