@@ -18,6 +18,7 @@
 
 import type { Disposals } from "../_base/disposals.ts";
 import { listen } from "./channels.ts";
+import { holdBackEnd, markEnding } from "./child_ends.ts";
 import {
   abortError,
   type Emitter,
@@ -123,6 +124,7 @@ class OwnedChild implements Ending {
 
   end(error: unknown): boolean {
     const child = this.#child;
+    holdBackEnd(child);
     this.#kill();
     const isHeard = child.listenerCount("error") > 0;
     // The same error as for an aborted signal. `execFile` adds properties to it.
@@ -148,6 +150,7 @@ class OwnedChild implements Ending {
       child.stdout?.destroy();
       child.stderr?.destroy();
     };
+    markEnding(child);
     endChild(
       { pid: child.pid!, kill },
       { grace: PATIENCE, group: false, holds: true },

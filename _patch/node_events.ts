@@ -11,6 +11,7 @@
 
 import { EventEmitter } from "node:events";
 import { argumentAt, noOptions } from "../_base/language.ts";
+import { holdBackEnd, isEndLeftAlone } from "./child_ends.ts";
 import { callerOf } from "../_base/runtime.ts";
 import { addSignal } from "../_hub/cancelling.ts";
 import { interruptibleScope, runDetached } from "../_hub/current.ts";
@@ -18,7 +19,7 @@ import { Operation } from "../_hub/operation.ts";
 import type { Scope } from "../_hub/scope.ts";
 import { checkpoint } from "../_hub/suspension.ts";
 import { classOf } from "../_hub/waits.ts";
-import { type Ending, ForeignOperation } from "./foreign.ts";
+import { type Ending, ForeignOperation, tolerateErrors } from "./foreign.ts";
 import { leavable } from "./leaving.ts";
 import type { Patches } from "./patch_set.ts";
 
@@ -54,14 +55,15 @@ export function patchEvents(patches: Patches): void {
       function (this: EventEmitter, event, listener) {
         const emitter = Reflect.apply(once, this, arguments as never);
         if (listener?.name === EVENT_LISTENER) {
-          if (typeof event === "symbol") privatelyAwaited.add(this);
-          else privatelyAwaited.delete(this);
+          awaited.set(this, event);
         } else if (event === "error" && listener?.name === ERROR_LISTENER) {
-          if (privatelyAwaited.delete(this)) return emitter;
+          const event = awaited.get(this);
+          awaited.delete(this);
+          if (isLeftAlone(this, event)) return emitter;
           // Called here, and not in a function: `callerOf` counts the frames of the stack.
           const scope = interruptibleScope();
           if (scope !== null && EVENTS.test(callerOf(1))) {
-            own(this, listener, scope);
+            own(this, listener, scope, event);
           }
         }
         return emitter;
@@ -84,11 +86,15 @@ function cooperativeOnce(original: Once): Once {
   return function (this: unknown) {
     const scope = interruptibleScope();
     const args = arguments as unknown as Parameters<Once>;
-    if (scope === null || typeof argumentAt(args, 1) === "symbol") {
+    const [emitter, name] = [argumentAt(args, 0), argumentAt(args, 1)];
+    if (scope === null || isLeftAlone(emitter, name)) {
       return runDetached(() => Reflect.apply(original, this, args));
     }
     const due = checkpoint(scope);
-    if (due !== null) return due;
+    if (due !== null) {
+      beforeInterrupt(emitter, name);
+      return due;
+    }
     const abort = new AbortController();
     const options = argumentAt(args, 2);
     const given = addSignal(
@@ -100,7 +106,9 @@ function cooperativeOnce(original: Once): Once {
       Reflect.apply(original, this, [args[0], args[1], given] as never)
     );
     const text = nameOf("once", args[0], args[1]);
-    return new OnceWait(abort, text, args[0]).follow(event).suspend(scope);
+    return new OnceWait(abort, text, args[0], args[1]).follow(event).suspend(
+      scope,
+    );
   } as Once;
 }
 
@@ -114,6 +122,7 @@ class OnceWait extends Operation<unknown[]> {
     abort: AbortController,
     text: () => string,
     readonly emitter: object,
+    readonly event: unknown,
   ) {
     super(text, (error) => runDetached(() => abort.abort(error)));
     this.#abort = abort;
@@ -125,6 +134,7 @@ class OnceWait extends Operation<unknown[]> {
 
   override interrupt(error: unknown, final: boolean): void {
     if (!this.isPending) return;
+    beforeInterrupt(this.emitter, this.event);
     if (final) return super.interrupt(error, final);
     if (this.#interrupt !== null) return this.scope!.hold(error);
     this.#interrupt = { error };
@@ -147,12 +157,44 @@ class OnceWait extends Operation<unknown[]> {
   }
 }
 
+/** The event for which `once` of `node:events` has just begun to wait. */
+const awaited = new WeakMap<EventEmitter, string | symbol>();
+
 /**
- * Emitters on which `once` of `node:events` has begun to wait for an event whose name is a symbol.
- * Only the package that has made the symbol knows of the event. Such a wait is left alone, as it is
- * a part of something larger: execa would never settle its promise if the wait failed.
+ * Whether a wait is left alone. If the event's name is a symbol, only the package that has made the
+ * symbol knows of the event, and the wait is a part of something larger: execa would never settle
+ * its promise if the wait failed.
  */
-const privatelyAwaited = new WeakSet<EventEmitter>();
+function isLeftAlone(emitter: unknown, event: unknown): boolean {
+  return typeof event === "symbol" || isEndLeftAlone(emitter, event);
+}
+
+/** The events by which emitters tell that they have begun. */
+const BEGINNINGS: ReadonlySet<unknown> = new Set([
+  "connect",
+  "listening",
+  "open",
+  "ready",
+  "secureConnect",
+  "spawn",
+]);
+
+/** Emitters whose errors are tolerated. */
+const tolerated = new WeakSet<object>();
+
+/**
+ * Prepares an emitter for the interrupt of a wait. A package that waits for a socket to connect
+ * takes a failed wait for the end of the socket, and adds no listener for errors: a later one,
+ * such as that of a time limit, must not end the process.
+ */
+function beforeInterrupt(emitter: unknown, event: unknown): void {
+  holdBackEnd(emitter);
+  const isBeginning = BEGINNINGS.has(event) &&
+    emitter instanceof EventEmitter && !tolerated.has(emitter);
+  if (!isBeginning) return;
+  tolerated.add(emitter);
+  tolerateErrors(emitter);
+}
 
 /** The name of the listener for errors in `once` of `node:events`. */
 const ERROR_LISTENER = "errorListener";
@@ -168,10 +210,15 @@ type Wrapped = Listener & { readonly listener?: Listener };
 /** The waits of `once`, by their listeners for errors. */
 const waits = new WeakMap<Listener, ForeignOperation>();
 
-function own(emitter: EventEmitter, listener: Listener, scope: Scope): void {
+function own(
+  emitter: EventEmitter,
+  listener: Listener,
+  scope: Scope,
+  event: unknown,
+): void {
   waits.set(
     listener,
-    new ForeignOperation(scope, new OnceByName(emitter, listener)),
+    new ForeignOperation(scope, new OnceByName(emitter, listener, event)),
   );
 }
 
@@ -179,14 +226,16 @@ function own(emitter: EventEmitter, listener: Listener, scope: Scope): void {
 class OnceByName implements Ending {
   readonly #emitter: EventEmitter;
   readonly #fail: Listener;
+  readonly #event: unknown;
 
-  constructor(emitter: EventEmitter, fail: Listener) {
+  constructor(emitter: EventEmitter, fail: Listener, event: unknown) {
     this.#emitter = emitter;
     this.#fail = fail;
+    this.#event = event;
   }
 
   describe(): string {
-    return nameOf("once", this.#emitter, this.#find()?.event)();
+    return nameOf("once", this.#emitter, this.#event)();
   }
 
   get emitter(): object {
@@ -198,12 +247,14 @@ class OnceByName implements Ending {
   }
 
   end(error: unknown): boolean {
+    beforeInterrupt(this.#emitter, this.#event);
     this.#emitter.removeListener("error", this.#fail);
     this.#fail(error);
     return true;
   }
 
   silence(): void {
+    beforeInterrupt(this.#emitter, this.#event);
     this.#emitter.removeListener("error", this.#fail);
     const found = this.#find();
     if (found === null) return;

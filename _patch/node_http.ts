@@ -3,7 +3,9 @@
  *
  * A request belongs to the greenlet that makes it, until its response has been read to the
  * end. While no code reads a response, it belongs to no greenlet; then to the one that reads it.
- * A request is over when its connection is handed to the program (`upgrade`, `connect`).
+ * A request is over when its connection is handed to the program (`connect`). One that asks for an
+ * upgrade, such as that of a WebSocket, belongs to no greenlet: several may share the connection,
+ * and a package connects again when it fails.
  *
  * @module
  */
@@ -81,6 +83,7 @@ export function watchRequests(disposals: Disposals): void {
       ({ request }) => {
         if (seen.has(request)) return;
         seen.add(request);
+        if (request.getHeader("upgrade") !== undefined) return;
         const scope = owningScope();
         if (scope !== null) new OwnedRequest(request, scope);
       },

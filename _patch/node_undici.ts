@@ -1,7 +1,8 @@
 /**
  * Requests of the package `undici`, for the part `node` of `patch()`.
  *
- * A request belongs to the greenlet that makes it, until its response has arrived in full.
+ * A request belongs to the greenlet that makes it, until its response has arrived in full. One that
+ * asks for an upgrade belongs to no greenlet, as in `node:http`.
  *
  * @module
  */
@@ -17,6 +18,8 @@ interface Request {
   readonly method: string;
   readonly origin: unknown;
   readonly path: string;
+  /** The protocol that it asks for, such as that of a WebSocket. */
+  readonly upgrade?: string | null;
   /** Ends the request and closes its connection; missing before it has a connection. */
   abort?: ((error: unknown) => void) | null;
   /** Marks the request as failed: its client does not send it then. */
@@ -30,6 +33,7 @@ export function watchUndici(disposals: Disposals): void {
     disposals,
     "undici:request:create",
     ({ request }) => {
+      if (request.upgrade) return;
       inContextOf(request, () => {
         const scope = owningScope();
         if (scope === null) return;

@@ -43,11 +43,6 @@ interface PostgresConnection {
   release(): void;
 }
 
-/** The part of `amqplib` that the recipe uses. */
-interface Amqp<C extends { close(): unknown }> {
-  connect(url: string): Promise<C>;
-}
-
 /** The part of a socket of `ws` that the recipe uses. */
 interface Socket {
   once(event: string, listener: (value: unknown) => void): unknown;
@@ -154,14 +149,13 @@ export async function queryPostgres<T, S extends PostgresConnection>(
   }
 }
 
-// amqplib
-export function connectAmqp<C extends { close(): unknown }>(
-  amqp: Amqp<C>,
-  url: string,
-): PromiseLike<C> {
-  const connecting = amqp.connect(url);
-  return until(connecting, () => {
-    connecting.then((late) => late.close(), () => {});
+// What comes late is closed, cancelled or returned to where it came from
+export function orGiveBack<T>(
+  pending: Promise<T>,
+  giveBack: (late: T) => unknown,
+): PromiseLike<T> {
+  return until(pending, () => {
+    pending.then(giveBack).catch(() => {});
   });
 }
 

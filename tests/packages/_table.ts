@@ -150,10 +150,19 @@ export const table = {
     version: 2,
     phases: {
       "before the connection": after(
-        "connectAmqp",
+        "orGiveBack",
         "the connection is closed once it is made",
       ),
       ...query("until", DROPPED),
+      "waiting for a confirm": after("until", "the server keeps the message"),
+      "waiting for a message": after(
+        "until",
+        "the consumer goes on, unless it is cancelled",
+      ),
+      "within the body": after(
+        "orGiveBack",
+        "the message goes back to its queue once it has come",
+      ),
     },
   },
   nats: {
@@ -164,7 +173,13 @@ export const table = {
     },
   },
   mqtt: { version: 5, phases: query("until", DROPPED) },
-  ws: { version: 8, phases: query("untilMessage", CLOSED) },
+  ws: {
+    version: 8,
+    phases: {
+      "before the connection": after("until", CLOSED),
+      ...query("untilMessage", CLOSED),
+    },
+  },
   "socket.io-client": { version: 4, phases: query("until", DROPPED) },
   bullmq: {
     version: 6,
@@ -194,7 +209,10 @@ export const table = {
   "puppeteer-core": {
     version: 25,
     phases: {
-      "waiting for a page": after("until", "the page is closed"),
+      "starting its browser": after("withSignal", "the browser ends"),
+      "waiting for a page": after("withSignal", "the page stays usable"),
+      "waiting for an element": after("withSignal", "the page stays usable"),
+      "waiting for code in a page": after("until", "the page is closed"),
     },
   },
   "p-queue": {

@@ -91,6 +91,25 @@ testPackage("mqtt", {
 }, missing("mosquitto"));
 
 testPackage("ws", {
+  "before the connection"(stack) {
+    const relay = stack.use(new Relay());
+    let socket: WebSocket;
+    const open = () => {
+      socket = new WebSocket(`ws://${relay.host}`);
+      socket.on("error", () => {});
+      return new Promise<void>((resolve) => {
+        socket.once("open", () => resolve());
+        socket.once("close", () => resolve());
+      });
+    };
+    return {
+      call: open,
+      recipe: () => until(open(), () => socket.terminate()),
+      begun: () => relay.connected(),
+      freed: () => relay.closed(),
+      answer: () => socket.terminate(),
+    };
+  },
   async "waiting for the answer"(stack) {
     const server = new WebSocketServer({ host: "127.0.0.1", port: 0 });
     await new Promise((resolve) => server.once("listening", resolve));

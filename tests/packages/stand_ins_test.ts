@@ -1,14 +1,12 @@
-/** Clients whose servers are stand-ins here: `mongodb` and `amqplib`. */
+/** A client whose server is a stand-in here: `mongodb`. */
 
-import { until, withSignal } from "../../mod.ts";
+import { withSignal } from "../../mod.ts";
 import { testKills } from "./_kills.ts";
-import { serveAmqp, serveMongo } from "./_peers.ts";
-import { connectAmqp } from "./_recipes.ts";
+import { serveMongo } from "./_peers.ts";
 import { Relay } from "./_relay.ts";
 import { testPackage } from "./_scenes.ts";
 
-// Loaded without their types, which declare globals of Node and change those of other tests.
-const { default: amqp } = await import("amqplib" as string);
+// Loaded without its types, which declare globals of Node and change those of other tests.
 const { BSON, MongoClient } = await import("mongodb" as string);
 
 /** Without timers, which no test waits for. */
@@ -79,52 +77,5 @@ testKills("mongodb", async (stack) => {
       documents.find({ number }, { signal }).toArray()
     );
     return (found as { number: number }[])[0]!.number;
-  };
-});
-
-testPackage("amqplib", {
-  async "before the connection"(stack) {
-    const relay = stack.use(new Relay(await serveAmqp(stack)));
-    const url = `amqp://${relay.host}`;
-    relay.hold();
-    return {
-      async call() {
-        const connection = await amqp.connect(url);
-        stack.defer(() => connection.close());
-      },
-      recipe: () => connectAmqp(amqp, url),
-      begun: () => relay.connected(),
-      freed() {
-        relay.release();
-        return relay.closed();
-      },
-      answer: () => relay.release(),
-    };
-  },
-  async "waiting for the answer"(stack) {
-    const relay = stack.use(new Relay(await serveAmqp(stack)));
-    const connection = await amqp.connect(`amqp://${relay.host}`);
-    stack.defer(() => connection.close());
-    const channel = await connection.createChannel();
-    relay.hold();
-    return {
-      call: () => channel.checkQueue("queue"),
-      recipe: () => until(channel.checkQueue("queue")),
-      begun: () => relay.heard("queue"),
-      freed: () => Promise.resolve(relay.release()),
-      answer: () => relay.release(),
-      after: () => channel.checkQueue("next"),
-    };
-  },
-});
-
-testKills("amqplib", async (stack) => {
-  const port = await serveAmqp(stack);
-  const connection = await amqp.connect(`amqp://127.0.0.1:${port}`);
-  stack.defer(() => connection.close());
-  const channel = await connection.createChannel();
-  return async (number) => {
-    const found = await until(channel.checkQueue(`${number}`));
-    return (found as { queue: string }).queue;
   };
 });
