@@ -5,7 +5,13 @@
  */
 
 import { getBuiltin } from "./builtin.ts";
-import { isObject, isRevoked, numberError, show } from "./checks.ts";
+import {
+  checkOptions,
+  isObject,
+  isRevoked,
+  numberError,
+  show,
+} from "./checks.ts";
 
 /** The address of a TCP server, as for `Deno.listen`. */
 export interface TcpAddress {
@@ -72,6 +78,9 @@ export function checkAddress(
     unknown
   >;
   const kind = transport ?? transports[0]!;
+  if (transports.includes("unix")) {
+    checkTransportOfPath(address as object, what);
+  }
   if (!transports.includes(kind as string)) {
     throw new TypeError(
       `Cannot ${what} as 'transport' must be ${
@@ -97,8 +106,32 @@ export function checkAddress(
   }
 }
 
+/**
+ * Checks the options of a call that connects or listens, as far as the runtime does not: it would
+ * listen on any port if there is only a path.
+ *
+ * @param what For the message: the action that failed, such as `connect`.
+ * @throws {TypeError} If they are not an object, or have a path and no transport.
+ */
+export function checkSocketOptions(options: unknown, what: string): void {
+  checkOptions(options, what, "an address such as { port: 80 }");
+  checkTransportOfPath(options as object, what);
+}
+
+function checkTransportOfPath(address: object, what: string): void {
+  const { transport, path } = address as Partial<UnixAddress>;
+  if (transport !== undefined || path === undefined) return;
+  throw new TypeError(
+    `Cannot ${what} as 'transport' must be "unix" for the path ${
+      show(path)
+    }: received undefined`,
+  );
+}
+
 function checkOptionsOf(address: unknown, what: string): void {
-  if (isObject(address) && !isRevoked(address)) return;
+  if (isObject(address) && !isRevoked(address) && !Array.isArray(address)) {
+    return;
+  }
   throw new TypeError(
     `Cannot ${what} as the address must be an object such as { port: 80 }: received ${
       show(address)

@@ -8,6 +8,7 @@ import { nameClasses, showAs } from "../_base/inspecting.ts";
 import { NO_OPTIONS } from "../_base/language.ts";
 import type * as core from "../greenlet.ts";
 import {
+  ADVICE_ERROR,
   checkIterable,
   instanceOf,
   isInstance,
@@ -509,7 +510,7 @@ export function killAll(
   greenlets: Iterable<core.Greenlet>,
   options: KillAllOptions = NO_OPTIONS,
 ): Wait<void> {
-  const timeout = timeoutOf(options, "kill all");
+  const timeout = timeoutOf(options, "kill all", ADVICE_ERROR);
   const { error = new GreenletExit(), block = true, grace = GRACE } = options;
   checkDuration(grace, "kill all");
   const all = new Set(toArray(greenlets, "kill all"));

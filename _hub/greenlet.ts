@@ -9,6 +9,7 @@ import { NO_OPTIONS, then } from "../_base/language.ts";
 import * as core from "../greenlet.ts";
 import {
   checkCallback,
+  checkKillError,
   checkOptions,
   instanceOf,
   inWords,
@@ -852,6 +853,7 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
     error: unknown = new GreenletExit(),
     options: KillOptions = NO_OPTIONS,
   ): Wait<void> {
+    checkKillError(error);
     const timeout = timeoutOf(options, "kill");
     const { block = true, grace = GRACE } = options;
     checkDuration(grace, "kill");
@@ -995,7 +997,9 @@ function notStartable(greenlet: Greenlet, run: unknown): TypeError {
     `Cannot start ${show(greenlet)} as ${
       typeof run === "function"
         ? "its 'run' is an async generator function, and a call of it would run no line"
-        : "it has no 'run': pass a function to its constructor or define run() in its class"
+        : `it has no 'run': pass a function to its constructor or define run() in its class${
+          "_run" in greenlet ? ", not _run()" : ""
+        }`
     }`,
   );
 }
@@ -1193,6 +1197,7 @@ export function kill(
 ): Wait<void> {
   if (isInstance(greenlet, Greenlet)) return greenlet.kill(error, options);
   checkKillable(greenlet, "kill");
+  checkKillError(error);
   checkOptions(options, "kill");
   const { grace = GRACE } = options;
   checkDuration(grace, "kill");
