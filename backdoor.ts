@@ -25,7 +25,7 @@
 
 import { nameClasses } from "./_base/inspecting.ts";
 import { getBuiltin } from "./_base/builtin.ts";
-import { addressName, type ServerAddress } from "./_base/addresses.ts";
+import { addressName } from "./_base/addresses.ts";
 import {
   checkFlag,
   checkOptions,
@@ -41,8 +41,12 @@ import { withStacks } from "./_hub/print.ts";
 import { type Greenlet, GreenletExit } from "./greenlet.ts";
 import { until } from "./hub.ts";
 import { formatRunInfo } from "./inspect.ts";
-import { StreamServer, type StreamServerOptions } from "./server.ts";
-import type { Socket, SocketListener } from "./socket.ts";
+import {
+  type ListensOn,
+  StreamServer,
+  type StreamServerOptions,
+} from "./server.ts";
+import type { Socket } from "./socket.ts";
 
 /** Options of {@linkcode BackdoorServer}. */
 export interface BackdoorOptions extends StreamServerOptions {
@@ -117,7 +121,7 @@ export class BackdoorServer extends StreamServer {
    * @throws {TypeError | RangeError} If the address or an option is invalid.
    */
   constructor(
-    address: ServerAddress | SocketListener | Deno.Listener,
+    address: ListensOn,
     options: BackdoorOptions = NO_OPTIONS,
   ) {
     super(address, (socket: Socket) => this.#serve(socket), options);

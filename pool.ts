@@ -22,10 +22,10 @@ import {
   ADVICE_ERROR,
   checkFunction,
   checkIterable,
-  checkKillError,
   checkOptions,
   instanceOf,
   isInstance,
+  killErrorOf,
   numberError,
   show,
 } from "./_base/checks.ts";
@@ -407,13 +407,15 @@ export abstract class GroupBase implements AsyncDisposable {
     error: unknown = new GreenletExit(),
     options: KillOptions = NO_OPTIONS,
   ): Wait<void> {
-    checkKillError(error);
+    const thrown = killErrorOf(error);
     if (!this.greenlets.has(greenlet)) return doneWait();
-    if (scopeOf(greenlet).killed === null) return greenlet.kill(error, options);
+    if (scopeOf(greenlet).killed === null) {
+      return greenlet.kill(thrown, options);
+    }
     const timeout = timeoutOf(options, "kill");
     const { block = true, grace } = options;
     if (grace !== undefined) checkDuration(grace, "kill");
-    killOnce([greenlet], error, grace);
+    killOnce([greenlet], thrown, grace);
     // A greenlet can't wait for its own end.
     if (!block || getCurrent() === greenlet) return DONE;
     const scope = currentScope();

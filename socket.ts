@@ -16,7 +16,7 @@
  *   }
  * });
  *
- * using socket = await connect(listener.addr as Deno.NetAddr);
+ * using socket = await connect(listener.addr);
  * await socket.sendAll("hello\n");
  * console.log(new TextDecoder().decode(await socket.recvUntil("\n"))); // HELLO
  * socket.close();

@@ -12,44 +12,7 @@ import {
   numberError,
   show,
 } from "./checks.ts";
-
-/** The address of a TCP server, as for `Deno.listen`. */
-export interface TcpAddress {
-  /** The kind of address. @default {"tcp"} */
-  transport?: "tcp";
-  /** An IP address of this machine, or `localhost`. @default {"0.0.0.0"} */
-  hostname?: string;
-  /** The port: 0 for any that is free. */
-  port: number;
-  /** Whether other processes may listen on the port as well. @default {false} */
-  reusePort?: boolean;
-  /** The number of connections that the system keeps until they are accepted. */
-  tcpBacklog?: number;
-}
-
-/** The address of a server for Unix sockets, as for `Deno.listen`. */
-export interface UnixAddress {
-  /** The kind of address. */
-  transport: "unix";
-  /** The path of the socket, which must not exist. */
-  path: string;
-}
-
-/** The address of a server. */
-export type ServerAddress = TcpAddress | UnixAddress;
-
-/** The address of a server for datagrams. */
-export interface UdpAddress {
-  /** The kind of address. @default {"udp"} */
-  transport?: "udp";
-  /** An IP address of this machine, or `localhost`. @default {"0.0.0.0"} */
-  hostname?: string;
-  /** The port: 0 for any that is free. */
-  port: number;
-}
-
-/** An address as the runtime returns it, or as a program passes it to a server. */
-export type AnyAddress = ServerAddress | UdpAddress | Deno.Addr;
+import type { AnyAddress, TcpAddress, UnixAddress } from "./server_types.ts";
 
 /** Writes an address: `127.0.0.1:80`, `[::1]:80`, `unix:/path`. */
 export function addressName(address: AnyAddress): string {
@@ -172,4 +135,9 @@ export function runtimeError(error: Error & { code?: string }): Error {
   };
   const own = classes[error.code ?? ""];
   return own === undefined ? error : new own(error.message);
+}
+
+/** Whether a value is a listener of the runtime, or one of sockets. */
+export function isListener(value: unknown): value is Deno.Listener {
+  return typeof (value as Partial<Deno.Listener> | null)?.accept === "function";
 }

@@ -154,16 +154,18 @@ export function checkFlag(flag: unknown, what: string, name: string): void {
 }
 
 /**
- * Checks the error of a kill. Without this check, `kill({ block: false })` would throw the
- * options into the body, and wait.
+ * Returns the error of a kill, as {@linkcode instanceOf}. Without the check,
+ * `kill({ block: false })` would throw the options into the body, and wait.
  *
  * @throws {TypeError} If it is the options of the kill.
  */
-export function checkKillError(error: unknown): void {
-  if (isInstance(error, Error) || !isObject(error) || isRevoked(error)) return;
+export function killErrorOf(error: unknown): unknown {
+  if (isInstance(error, Error) || !isObject(error) || isRevoked(error)) {
+    return instanceOf(error);
+  }
   const names = Object.keys(error);
   if (names.length === 0 || !names.every((name) => KILL_OPTIONS.has(name))) {
-    return;
+    return error;
   }
   const list = names.join(", ");
   throw new TypeError(

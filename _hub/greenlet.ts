@@ -9,13 +9,13 @@ import { NO_OPTIONS, then } from "../_base/language.ts";
 import * as core from "../greenlet.ts";
 import {
   checkCallback,
-  checkKillError,
   checkOptions,
   instanceOf,
   inWords,
   isBody,
   isInstance,
   isObject,
+  killErrorOf,
   nameFrom,
   oneLine,
   show,
@@ -853,12 +853,11 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
     error: unknown = new GreenletExit(),
     options: KillOptions = NO_OPTIONS,
   ): Wait<void> {
-    checkKillError(error);
+    const thrown = killErrorOf(error);
     const timeout = timeoutOf(options, "kill");
     const { block = true, grace = GRACE } = options;
     checkDuration(grace, "kill");
     if (this.dead) return doneWait();
-    const thrown = instanceOf(error);
     aborts.get(this)?.abort(thrown);
     if (!Greenlet.#dieBeforeStart(this, thrown)) {
       killOrRetry(this, thrown, grace);
@@ -997,9 +996,7 @@ function notStartable(greenlet: Greenlet, run: unknown): TypeError {
     `Cannot start ${show(greenlet)} as ${
       typeof run === "function"
         ? "its 'run' is an async generator function, and a call of it would run no line"
-        : `it has no 'run': pass a function to its constructor or define run() in its class${
-          "_run" in greenlet ? ", not _run()" : ""
-        }`
+        : "it has no 'run': pass a function to its constructor or define run() in its class, not _run()"
     }`,
   );
 }
@@ -1197,11 +1194,10 @@ export function kill(
 ): Wait<void> {
   if (isInstance(greenlet, Greenlet)) return greenlet.kill(error, options);
   checkKillable(greenlet, "kill");
-  checkKillError(error);
   checkOptions(options, "kill");
   const { grace = GRACE } = options;
   checkDuration(grace, "kill");
-  if (!greenlet.dead) killOrRetry(greenlet, instanceOf(error), grace);
+  if (!greenlet.dead) killOrRetry(greenlet, killErrorOf(error), grace);
   return DONE;
 }
 
