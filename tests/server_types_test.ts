@@ -1,5 +1,6 @@
 import { assertEquals } from "@std/assert";
 import {
+  BackdoorServer,
   connect,
   DatagramServer,
   listen,
@@ -38,7 +39,9 @@ Deno.test("StreamServer's types know the addresses of what it listens on", async
   );
   assertEquals(four.address.path, path);
   await using five = new DatagramServer(tcp, () => {});
-  assertEquals(five.address.port, 0);
+  await using six = new BackdoorServer(tcp);
+
+  for (const server of [five, six]) assertEquals(server.address.port, 0);
 });
 
 Deno.test("StreamServer's types allow any address in a subclass", () => {
