@@ -240,7 +240,8 @@ export function joinAll<G extends Waitable>(
 
 /**
  * Waits until objects are ready; without objects, until all greenlets but the current one have
- * ended. A switch point. gevent's `wait`.
+ * ended. A switch point. gevent's `wait`, which also waits for what else is on its event loop, such
+ * as calls of a `ThreadPool`.
  *
  * @returns Whether all have ended; `false` at the timeout.
  *

@@ -976,7 +976,7 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
     return links;
   }
 
-  /** Joins the greenlet, at the end of an `await using` block. */
+  /** Joins the greenlet at the end of an `await using` block, also if the block has thrown. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.join();
   }

@@ -17,6 +17,7 @@ import {
   listenTls,
   nursery,
   Pool,
+  select,
   sleep,
   spawn,
   spawnLater,
@@ -166,6 +167,13 @@ Deno.test("Servers and sockets refuse a path without its transport", () => {
     },
     `as 'transport' must be "unix" for the path "${path}": received undefined`,
   );
+});
+
+Deno.test("select() without alternatives names sleep()", () => {
+  refused({
+    "object": () => select({}, { timeout: 5 }),
+    "array": () => select([], { timeout: 5 }),
+  }, "as there is no alternative: pass one, or call sleep()");
 });
 
 Deno.test("subprocess.run() refuses the command and its arguments in one array", () => {
