@@ -10,7 +10,7 @@
  * server.start();
  *
  * // In a terminal: nc 127.0.0.1 PORT
- * const { port } = server.address as Deno.NetAddr;
+ * const { port } = server.address;
  * using socket = await connect({ hostname: "127.0.0.1", port });
  * await socket.recvUntil(">>> ");
  * await socket.sendAll("state.jobs + 1\n");
@@ -25,7 +25,7 @@
 
 import { nameClasses } from "./_base/inspecting.ts";
 import { getBuiltin } from "./_base/builtin.ts";
-import { addressName, type ServerAddress } from "./_base/addresses.ts";
+import { addressName } from "./_base/addresses.ts";
 import {
   checkFlag,
   checkOptions,
@@ -42,8 +42,12 @@ import { withStacks } from "./_hub/print.ts";
 import { type Greenlet, GreenletExit } from "./greenlet.ts";
 import { until } from "./hub.ts";
 import { formatRunInfo } from "./inspect.ts";
-import { StreamServer, type StreamServerOptions } from "./server.ts";
-import type { Socket, SocketListener } from "./socket.ts";
+import {
+  type ListensOn,
+  StreamServer,
+  type StreamServerOptions,
+} from "./server.ts";
+import type { Socket } from "./socket.ts";
 
 /** Options of {@linkcode BackdoorServer}. */
 export interface BackdoorOptions extends StreamServerOptions {
@@ -90,6 +94,8 @@ const LONGEST_LINE = 1024 * 1024;
  * the running code goes on. The next read or write of the connection ends its greenlet. A kill of
  * the greenlet, as by `stop()`, ends it although the code awaits a promise that never settles.
  *
+ * @typeParam L What it listens on.
+ *
  * @example Usage
  * ```ts
  * import { BackdoorServer } from "@gevent/gevent";
@@ -102,7 +108,8 @@ const LONGEST_LINE = 1024 * 1024;
  * server.start(); // nc -U $path
  * ```
  */
-export class BackdoorServer extends StreamServer {
+export class BackdoorServer<L extends ListensOn = ListensOn>
+  extends StreamServer<L> {
   /** The names that all connections share. gevent's `locals`. */
   readonly locals: object;
   /** Text that is sent first to each connection; `""` for none. */
@@ -118,7 +125,7 @@ export class BackdoorServer extends StreamServer {
    * @throws {TypeError | RangeError} If the address or an option is invalid.
    */
   constructor(
-    address: ServerAddress | SocketListener | Deno.Listener,
+    address: L,
     options: BackdoorOptions = NO_OPTIONS,
   ) {
     super(address, (socket: Socket) => this.#serve(socket), options);

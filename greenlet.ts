@@ -281,9 +281,11 @@ export class Greenlet {
   /**
    * The value of `run`, unless the instance or its class defines `run`; `null` after the
    * start. Not `#run`, as structuredClone() has to refuse a greenlet: it refuses the function
-   * in this field, but it would copy an object that has only private fields.
+   * in this field, but it would copy an object that has only private fields. Not `_run`, as
+   * programs from Python define that.
    */
-  private _run: ((...args: never[]) => unknown) | null | undefined = undefined;
+  private _greenletRun: ((...args: never[]) => unknown) | null | undefined =
+    undefined;
   /** `null` only in main. */
   #parent: Greenlet | null;
   /** The generator; `null` for a plain body, before the start and after the end. */
@@ -294,10 +296,10 @@ export class Greenlet {
   /** The property `run`. Not an accessor of the class, as a subclass may define it as a method. */
   static readonly #runProperty: PropertyDescriptor & ThisType<Greenlet> = {
     get() {
-      return this._run ?? undefined;
+      return this._greenletRun ?? undefined;
     },
     set(run) {
-      if (this._run === null || this.#state !== "pending") {
+      if (this._greenletRun === null || this.#state !== "pending") {
         throw new TypeError(
           `Cannot set 'run' of ${
             describe(this)
@@ -305,7 +307,7 @@ export class Greenlet {
         );
       }
       if (run !== undefined) checkRun(run, "set 'run'");
-      this._run = run;
+      this._greenletRun = run;
     },
     configurable: true,
   };
@@ -526,8 +528,8 @@ export class Greenlet {
    */
   protected takeRun(): (...args: never[]) => unknown {
     const run = this.run!;
-    if (run !== this._run) Greenlet.#hideRun(this);
-    this._run = null;
+    if (run !== this._greenletRun) Greenlet.#hideRun(this);
+    this._greenletRun = null;
     this.#label ||= run.name;
     return run;
   }

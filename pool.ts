@@ -19,11 +19,13 @@
 import { nameClasses, showAs } from "./_base/inspecting.ts";
 import { NO_OPTIONS } from "./_base/language.ts";
 import {
+  ADVICE_ERROR,
   checkFunction,
   checkIterable,
   checkOptions,
   instanceOf,
   isInstance,
+  killErrorOf,
   numberError,
   show,
 } from "./_base/checks.ts";
@@ -358,7 +360,7 @@ export abstract class GroupBase implements AsyncDisposable {
    * @throws {TypeError | RangeError} If a time is not a number of milliseconds.
    */
   kill(options: KillAllOptions = NO_OPTIONS): Wait<void> {
-    const timeout = timeoutOf(options, "kill all");
+    const timeout = timeoutOf(options, "kill all", ADVICE_ERROR);
     const { error = new GreenletExit(), block = true, grace } = options;
     if (grace !== undefined) checkDuration(grace, "kill all");
     const thrown = instanceOf(error);
@@ -405,12 +407,15 @@ export abstract class GroupBase implements AsyncDisposable {
     error: unknown = new GreenletExit(),
     options: KillOptions = NO_OPTIONS,
   ): Wait<void> {
+    const thrown = killErrorOf(error);
     if (!this.greenlets.has(greenlet)) return doneWait();
-    if (scopeOf(greenlet).killed === null) return greenlet.kill(error, options);
+    if (scopeOf(greenlet).killed === null) {
+      return greenlet.kill(thrown, options);
+    }
     const timeout = timeoutOf(options, "kill");
     const { block = true, grace } = options;
     if (grace !== undefined) checkDuration(grace, "kill");
-    killOnce([greenlet], error, grace);
+    killOnce([greenlet], thrown, grace);
     // A greenlet can't wait for its own end.
     if (!block || getCurrent() === greenlet) return DONE;
     const scope = currentScope();
@@ -440,6 +445,7 @@ export abstract class GroupBase implements AsyncDisposable {
     args: A = [] as unknown[] as A,
   ): Wait<BodyResult<R>> {
     checkFunction(run, "apply", "run");
+    checkIterable(args, "apply", "arguments");
     // A greenlet of the group calls the function itself, as in gevent: it may hold the last
     // place, and would wait for itself.
     if (this.has(getCurrent() as AnyGreenlet)) {
@@ -486,6 +492,7 @@ export abstract class GroupBase implements AsyncDisposable {
     callback?: (result: BodyResult<R>) => unknown,
   ): Greenlet<BodyResult<R>> {
     checkFunction(run, "apply", "run");
+    checkIterable(args, "apply", "arguments");
     checkCallback(callback, "apply");
     const greenlet = new Greenlet(run, ...args) as Greenlet<BodyResult<R>>;
     if (this.tryEnter()) {

@@ -184,7 +184,9 @@ export function select<
     ? (alternatives as readonly unknown[]).slice()
     : keys.map((key) => (alternatives as Record<string, unknown>)[key]);
   if (all.length === 0) {
-    throw new TypeError("Cannot select as there is no alternative: pass one");
+    throw new TypeError(
+      "Cannot select as there is no alternative: pass one, or call sleep()",
+    );
   }
   for (let i = 0; i < all.length; i++) {
     checkAlternative(all[i], keys === null ? i : keys[i]!);

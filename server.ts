@@ -12,7 +12,7 @@
  * );
  * server.start();
  *
- * using socket = await connect(server.address as Deno.NetAddr);
+ * using socket = await connect(server.address);
  * console.log(new TextDecoder().decode(await socket.recv())); // hello
  * ```
  *
@@ -26,16 +26,21 @@ import { nameClasses, showAs } from "./_base/inspecting.ts";
 import type { RemoteInfo, Socket as UdpSocket } from "node:dgram";
 import { getBuiltin } from "./_base/builtin.ts";
 import { markHandled, NO_OPTIONS, then } from "./_base/language.ts";
+import type {
+  AnyAddress,
+  EndAddress,
+  ListensOn,
+  OwnAddress,
+  ServerProcessOptions,
+  TcpAddress,
+  UdpAddress,
+} from "./_base/server_types.ts";
 import {
   addressName,
-  type AnyAddress,
   checkAddress,
+  isListener,
   numericHost,
   runtimeError,
-  type ServerAddress,
-  type TcpAddress,
-  type UdpAddress,
-  type UnixAddress,
 } from "./_base/addresses.ts";
 import {
   checkFunction,
@@ -73,7 +78,7 @@ import { listen, Socket, SocketListener } from "./socket.ts";
 import { withTimeout } from "./timeout.ts";
 
 export type { TlsOptions };
-export type { AnyAddress, ServerAddress, TcpAddress, UdpAddress, UnixAddress };
+export type * from "./_base/server_types.ts";
 
 /** Options of every server. */
 export interface ServerOptions {
@@ -101,43 +106,6 @@ export interface ServerOptions {
   stopTimeout?: number;
 }
 
-/** Options of servers that can use several cores. */
-export interface ServerProcessOptions {
-  /**
-   * The number of processes that serve the port. `start()` starts the program again, so many
-   * times and with the same arguments. In each of these processes the same code makes the same
-   * server, which serves. This process accepts no connections: it watches over the others. Each
-   * process has its own `pool` and limits. With `1` there are two processes: this one and one
-   * that serves.
-   *
-   * One that ends is started again, after the delays of {@linkcode ServerOptions}, and the hub
-   * is told. SIGTERM and SIGINT stop the server, and set the exit code as `run` does. SIGHUP
-   * replaces the processes one by one by new ones of the program as it is then; each serves
-   * until the next one does, and then what it has to its end. No connection is refused by that.
-   * On Linux, with `--allow-ffi`, none is lost; else the system resets one that arrives in the
-   * moment in which a listener is closed. A process ends when this one has.
-   *
-   * Needs `--unstable-net`, `--allow-run`, `--allow-env`, and a TCP address. Linux spreads the
-   * connections over the processes; macOS may not, and Windows can't share a port. Connections
-   * are refused until the first process serves. A program can have one such server at a time.
-   *
-   * @default {undefined} This process serves.
-   */
-  processes?: number;
-  /**
-   * The permissions of the processes, in the form of the permissions of a `Worker`. `"inherit"`
-   * passes on each permission that this program has in full, and the permission to listen on the
-   * address. A permission for some paths or hosts only has to be repeated here, as a program
-   * can't list its own.
-   *
-   * In any case the processes may read one environment variable, which this process sets for
-   * them.
-   *
-   * @default {"inherit"}
-   */
-  permissions?: Deno.PermissionOptions;
-}
-
 /** Options of {@linkcode BaseServer.stop}. */
 export interface StopOptions {
   /** After how many milliseconds to kill the handlers. @default {the server's `stopTimeout`} */
@@ -156,8 +124,11 @@ type State = "idle" | "started" | "closed";
  * `BaseServer`.
  *
  * A subclass listens in `open`, stops listening in `shut`, and runs its handlers with `serve`.
+ *
+ * @typeParam A The type of its address.
  */
-export abstract class BaseServer implements AsyncDisposable {
+export abstract class BaseServer<A extends AnyAddress = AnyAddress>
+  implements AsyncDisposable {
   /** The pool in which the handlers run; `null` without a limit. */
   readonly pool: Pool | null;
   readonly #minDelay: number;
@@ -245,8 +216,8 @@ export abstract class BaseServer implements AsyncDisposable {
    * The address of the server. After the start it has the port that the system has chosen.
    * gevent's `address`.
    */
-  get address(): AnyAddress {
-    return this.#bound ?? this.#asked;
+  get address(): A {
+    return (this.#bound ?? this.#asked) as A;
   }
 
   /**
@@ -650,8 +621,15 @@ function poolOf(pool: unknown): Pool | null {
   );
 }
 
-/** The function that {@linkcode StreamServer} calls for each connection. */
-export type ConnectionHandler = (socket: Socket, address: Deno.Addr) => unknown;
+/**
+ * The function that {@linkcode StreamServer} calls for each connection.
+ *
+ * @typeParam P The type of the addresses of both ends.
+ */
+export type ConnectionHandler<P extends Deno.Addr = Deno.Addr> = (
+  socket: Socket<P>,
+  address: P,
+) => unknown;
 
 /** Options of {@linkcode StreamServer}. */
 export interface StreamServerOptions
@@ -717,6 +695,8 @@ function closeConnection(greenlet: unknown): void {
  * A client that sends nothing keeps its place until its handler gives up. Set `socket.timeout`
  * to limit each wait.
  *
+ * @typeParam L What it listens on.
+ *
  * @example An echo server
  * ```ts
  * import { connect, StreamServer } from "@gevent/gevent";
@@ -730,14 +710,15 @@ function closeConnection(greenlet: unknown): void {
  * );
  * server.start();
  *
- * using socket = await connect(server.address as Deno.NetAddr);
+ * using socket = await connect(server.address);
  * await socket.sendAll("hello\n");
  * console.log(new TextDecoder().decode(await socket.recvUntil("\n"))); // hello
  * ```
  */
-export class StreamServer extends BaseServer {
+export class StreamServer<L extends ListensOn = ListensOn>
+  extends BaseServer<OwnAddress<L>> {
   readonly #handle: ConnectionHandler;
-  readonly #given: ServerAddress | SocketListener | Deno.Listener;
+  readonly #given: ListensOn;
   readonly #tls: TlsIdentity | null;
   readonly #handshakeTimeout: number;
   #listener: Disposable | null = null;
@@ -755,8 +736,8 @@ export class StreamServer extends BaseServer {
    * @throws {Error} The error of `node:tls`, if the certificate is invalid.
    */
   constructor(
-    address: ServerAddress | SocketListener | Deno.Listener,
-    handle: ConnectionHandler,
+    address: L,
+    handle: ConnectionHandler<EndAddress<L>>,
     options: StreamServerOptions = NO_OPTIONS,
   ) {
     const isOpen = isListener(address);
@@ -779,22 +760,20 @@ export class StreamServer extends BaseServer {
       );
     }
     this.#given = address;
-    this.#handle = handle;
+    this.#handle = handle as ConnectionHandler;
     this.#tls = tls === undefined ? null : new TlsIdentity(tls);
     this.#handshakeTimeout = handshakeTimeout;
   }
 
   /** Begins to listen. */
   protected override open(address: AnyAddress): Deno.Addr {
-    const given = isListener(this.#given)
-      ? this.#given
-      : address as ServerAddress;
+    const given = isListener(this.#given) ? this.#given : address as ListensOn;
     return this.#tls === null
       ? this.#openPlain(given)
       : this.#openTls(this.#tls, given);
   }
 
-  #openPlain(given: ServerAddress | SocketListener | Deno.Listener): Deno.Addr {
+  #openPlain(given: ListensOn): Deno.Addr {
     const listener = given instanceof SocketListener
       ? given
       : isListener(given)
@@ -817,7 +796,7 @@ export class StreamServer extends BaseServer {
 
   #openTls(
     identity: TlsIdentity,
-    given: ServerAddress | SocketListener | Deno.Listener,
+    given: ListensOn,
   ): Deno.Addr {
     const original = denoFunction("listen");
     const listener = isListener(given)
@@ -898,10 +877,7 @@ export class StreamServer extends BaseServer {
 }
 
 /** A datagram and the address of its sender. */
-interface Datagram {
-  readonly data: Uint8Array;
-  readonly address: Deno.NetAddr;
-}
+type Datagram = Parameters<DatagramHandler>;
 
 /** How many bytes of datagrams may wait for room: as many as Linux keeps for a socket. */
 const MOST_WAITING = 212_992;
@@ -932,11 +908,11 @@ export type DatagramHandler = (
  *   heard.put(new TextDecoder().decode(data));
  * });
  * server.start();
- * await server.sendTo("hello", server.address as Deno.NetAddr); // To itself
+ * await server.sendTo("hello", server.address); // To itself
  * console.log(await heard.get()); // hello
  * ```
  */
-export class DatagramServer extends BaseServer {
+export class DatagramServer extends BaseServer<UdpAddress | Deno.NetAddr> {
   readonly #handle: DatagramHandler;
   readonly #hostname: string;
   readonly #port: number;
@@ -1073,7 +1049,7 @@ export class DatagramServer extends BaseServer {
       hostname: from.address,
       port: from.port,
     };
-    const datagram = { data: new Uint8Array(bytes), address };
+    const datagram: Datagram = [new Uint8Array(bytes), address];
     if (this.pool === null) return this.#begin(datagram);
     const cost = bytes.length + DATAGRAM_COST;
     if (this.#waitingBytes + cost > MOST_WAITING) return;
@@ -1088,7 +1064,7 @@ export class DatagramServer extends BaseServer {
     then(this.#serve(datagram), undefined, (error) => report(this, error));
   }
 
-  #serve({ data, address }: Datagram): Promise<void> {
+  #serve([data, address]: Datagram): Promise<void> {
     const greenlet = runDetached(() =>
       new Greenlet(this.#handle, data, address)
     );
@@ -1102,7 +1078,7 @@ export class DatagramServer extends BaseServer {
       for (;;) {
         const datagram = this.#waiting.shift();
         if (datagram === undefined) return;
-        this.#waitingBytes -= datagram.data.length + DATAGRAM_COST;
+        this.#waitingBytes -= datagram[0].length + DATAGRAM_COST;
         await this.#serve(datagram);
       }
     } finally {

@@ -16,7 +16,7 @@
  *   }
  * });
  *
- * using socket = await connect(listener.addr as Deno.NetAddr);
+ * using socket = await connect(listener.addr);
  * await socket.sendAll("hello\n");
  * console.log(new TextDecoder().decode(await socket.recvUntil("\n"))); // HELLO
  * socket.close();
@@ -26,7 +26,7 @@
  * @module
  */
 
-import { addressName } from "./_base/addresses.ts";
+import { addressName, checkSocketOptions } from "./_base/addresses.ts";
 import { nameClasses, showAs } from "./_base/inspecting.ts";
 import { checkOptions, isObject, numberError, show } from "./_base/checks.ts";
 import { bare, NO_OPTIONS, then } from "./_base/language.ts";
@@ -963,7 +963,7 @@ export function connect(
 /** Connects to an address of any kind. */
 export function connect(options: ConnectOptions): Wait<Socket>;
 export function connect(options: ConnectOptions): Wait<Socket> {
-  checkOptions(options, "connect");
+  checkSocketOptions(options, "connect");
   const scope = currentScope();
   const original = denoFunction("connect");
   return checkpoint(scope) ??
@@ -1008,7 +1008,7 @@ export type ListenOptions =
 export function connectTls(
   options: Deno.ConnectTlsOptions | ConnectTlsWithCertOptions,
 ): Wait<Socket<Deno.NetAddr>> {
-  checkOptions(options, "connect by TLS");
+  checkSocketOptions(options, "connect by TLS");
   const scope = currentScope();
   const original = denoFunction("connectTls");
   return checkpoint(scope) ??
@@ -1055,7 +1055,7 @@ export function listen(
 /** Listens on an address of any kind. */
 export function listen(options: ListenOptions): SocketListener;
 export function listen(options: ListenOptions): SocketListener {
-  checkOptions(options, "listen");
+  checkSocketOptions(options, "listen");
   const original = denoFunction("listen") as (
     options: ListenOptions,
   ) => Deno.Listener;
@@ -1085,7 +1085,7 @@ export function listen(options: ListenOptions): SocketListener {
 export function listenTls(
   options: Deno.ListenTlsOptions & Deno.TlsCertifiedKeyPem,
 ): SocketListener<Deno.NetAddr> {
-  checkOptions(options, "listen for TLS");
+  checkSocketOptions(options, "listen for TLS");
   return new SocketListener(denoFunction("listenTls")(options));
 }
 

@@ -573,7 +573,10 @@ async function feed(
 
 function checkCommand(command: unknown): void {
   if (isPathOrUrl(command) && command !== "") return;
-  throw wrong("command", pathInstead(command, "a name or a URL"), command);
+  const wanted = !isRevoked(command) && Array.isArray(command)
+    ? "a name or a URL, before the array of its arguments"
+    : pathInstead(command, "a name or a URL");
+  throw wrong("command", wanted, command);
 }
 
 /** Whether the runtime takes a value for a path: otherwise its errors don't name the argument. */

@@ -5,45 +5,14 @@
  */
 
 import { getBuiltin } from "./builtin.ts";
-import { isObject, isRevoked, numberError, show } from "./checks.ts";
-
-/** The address of a TCP server, as for `Deno.listen`. */
-export interface TcpAddress {
-  /** The kind of address. @default {"tcp"} */
-  transport?: "tcp";
-  /** An IP address of this machine, or `localhost`. @default {"0.0.0.0"} */
-  hostname?: string;
-  /** The port: 0 for any that is free. */
-  port: number;
-  /** Whether other processes may listen on the port as well. @default {false} */
-  reusePort?: boolean;
-  /** The number of connections that the system keeps until they are accepted. */
-  tcpBacklog?: number;
-}
-
-/** The address of a server for Unix sockets, as for `Deno.listen`. */
-export interface UnixAddress {
-  /** The kind of address. */
-  transport: "unix";
-  /** The path of the socket, which must not exist. */
-  path: string;
-}
-
-/** The address of a server. */
-export type ServerAddress = TcpAddress | UnixAddress;
-
-/** The address of a server for datagrams. */
-export interface UdpAddress {
-  /** The kind of address. @default {"udp"} */
-  transport?: "udp";
-  /** An IP address of this machine, or `localhost`. @default {"0.0.0.0"} */
-  hostname?: string;
-  /** The port: 0 for any that is free. */
-  port: number;
-}
-
-/** An address as the runtime returns it, or as a program passes it to a server. */
-export type AnyAddress = ServerAddress | UdpAddress | Deno.Addr;
+import {
+  checkOptions,
+  isObject,
+  isRevoked,
+  numberError,
+  show,
+} from "./checks.ts";
+import type { AnyAddress, TcpAddress, UnixAddress } from "./server_types.ts";
 
 /** Writes an address: `127.0.0.1:80`, `[::1]:80`, `unix:/path`. */
 export function addressName(address: AnyAddress): string {
@@ -72,6 +41,9 @@ export function checkAddress(
     unknown
   >;
   const kind = transport ?? transports[0]!;
+  if (transports.includes("unix")) {
+    checkTransportOfPath(address as object, what);
+  }
   if (!transports.includes(kind as string)) {
     throw new TypeError(
       `Cannot ${what} as 'transport' must be ${
@@ -99,8 +71,32 @@ export function checkAddress(
   }
 }
 
+/**
+ * Checks the options of a call that connects or listens, as far as the runtime does not: it would
+ * listen on any port if there is only a path.
+ *
+ * @param what For the message: the action that failed, such as `connect`.
+ * @throws {TypeError} If they are not an object, or have a path and no transport.
+ */
+export function checkSocketOptions(options: unknown, what: string): void {
+  checkOptions(options, what, "an address such as { port: 80 }");
+  checkTransportOfPath(options as object, what);
+}
+
+function checkTransportOfPath(address: object, what: string): void {
+  const { transport, path } = address as Partial<UnixAddress>;
+  if (transport !== undefined || path === undefined) return;
+  throw new TypeError(
+    `Cannot ${what} as 'transport' must be "unix" for the path ${
+      show(path)
+    }: received undefined`,
+  );
+}
+
 function checkOptionsOf(address: unknown, what: string): void {
-  if (isObject(address) && !isRevoked(address)) return;
+  if (isObject(address) && !isRevoked(address) && !Array.isArray(address)) {
+    return;
+  }
   throw new TypeError(
     `Cannot ${what} as the address must be an object such as { port: 80 }: received ${
       show(address)
@@ -141,4 +137,9 @@ export function runtimeError(error: Error & { code?: string }): Error {
   };
   const own = classes[error.code ?? ""];
   return own === undefined ? error : new own(error.message);
+}
+
+/** Whether a value is a listener of the runtime, or one of sockets. */
+export function isListener(value: unknown): value is Deno.Listener {
+  return typeof (value as Partial<Deno.Listener> | null)?.accept === "function";
 }

@@ -112,21 +112,32 @@ export function isObjectOrFunction(value: unknown): value is object {
 }
 
 /**
- * Checks options. Without this check, `join(5)` and `join([5])` would silently ignore the 5.
+ * Checks options. Without this check, `join(5)`, `join([5])` and `killAll(all, new Error())`
+ * would silently ignore the argument.
  *
  * @param what For the message: the action that failed, such as `wait`.
- * @throws {TypeError} If they are not an object.
+ * @param advice For the message: what to write instead.
+ * @throws {TypeError} If they are not an object, or are an error.
  */
-export function checkOptions(options: unknown, what: string): void {
-  if (isObject(options) && !isRevoked(options) && !Array.isArray(options)) {
-    return;
-  }
+export function checkOptions(
+  options: unknown,
+  what: string,
+  advice?: string,
+): void {
+  const isUsable = isObject(options) && !isRevoked(options);
+  const isError = isUsable && isInstance(options, Error);
+  if (isUsable && !isError && !Array.isArray(options)) return;
   throw new TypeError(
-    `Cannot ${what} as the options must be an object: received ${
-      show(options)
+    `Cannot ${what} as the options must ${
+      isError ? "not be an error" : "be an object"
+    }: received ${show(options)}${
+      advice === undefined ? "" : `; write ${advice}`
     }`,
   );
 }
+
+/** Advice for a call whose options have an `error`, which gevent takes as an argument. */
+export const ADVICE_ERROR = "{ error }";
 
 /**
  * Checks an option that is on or off. Any other value would count as on, also `"no"`.
@@ -141,6 +152,28 @@ export function checkFlag(flag: unknown, what: string, name: string): void {
     `Cannot ${what} as '${name}' must be true or false: received ${show(flag)}`,
   );
 }
+
+/**
+ * Returns the error of a kill, as {@linkcode instanceOf}. Without the check,
+ * `kill({ block: false })` would throw the options into the body, and wait.
+ *
+ * @throws {TypeError} If it is the options of the kill.
+ */
+export function killErrorOf(error: unknown): unknown {
+  if (isInstance(error, Error) || !isObject(error) || isRevoked(error)) {
+    return instanceOf(error);
+  }
+  const names = Object.keys(error);
+  if (names.length === 0 || !names.every((name) => KILL_OPTIONS.has(name))) {
+    return error;
+  }
+  const list = names.join(", ");
+  throw new TypeError(
+    `Cannot kill as the error must not be the options: received { ${list} }; write kill(undefined, { ${list} })`,
+  );
+}
+
+const KILL_OPTIONS = new Set(["block", "timeout", "grace"]);
 
 /** Returns the error to throw. If a class of errors is given, makes one, as Python does. */
 export function instanceOf(error: unknown): unknown {
@@ -252,8 +285,16 @@ export function checkCallable(
 ): void {
   if (typeof value === "function" && !isRevoked(value)) return;
   throw new TypeError(
-    `Cannot ${what} as '${name}' must be a function: received ${show(value)}`,
+    `Cannot ${what} as '${name}' must be a function: received ${show(value)}${
+      isResultOfCall(value) ? "; pass the function, without calling it" : ""
+    }`,
   );
+}
+
+/** Whether a value is what an async function or a generator function returns. */
+function isResultOfCall(value: unknown): boolean {
+  const kind = isObject(value) && !isRevoked(value) && kindOf(value);
+  return kind === "Promise" || kind === "Generator";
 }
 
 /** The kind of a function, by its tag: a bound function has it, too. */

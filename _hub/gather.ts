@@ -8,6 +8,7 @@ import { nameClasses, showAs } from "../_base/inspecting.ts";
 import { NO_OPTIONS } from "../_base/language.ts";
 import type * as core from "../greenlet.ts";
 import {
+  ADVICE_ERROR,
   checkIterable,
   instanceOf,
   isInstance,
@@ -239,7 +240,8 @@ export function joinAll<G extends Waitable>(
 
 /**
  * Waits until objects are ready; without objects, until all greenlets but the current one have
- * ended. A switch point. gevent's `wait`.
+ * ended. A switch point. gevent's `wait`, which also waits for what else is on its event loop, such
+ * as calls of a `ThreadPool`.
  *
  * @returns Whether all have ended; `false` at the timeout.
  *
@@ -509,7 +511,7 @@ export function killAll(
   greenlets: Iterable<core.Greenlet>,
   options: KillAllOptions = NO_OPTIONS,
 ): Wait<void> {
-  const timeout = timeoutOf(options, "kill all");
+  const timeout = timeoutOf(options, "kill all", ADVICE_ERROR);
   const { error = new GreenletExit(), block = true, grace = GRACE } = options;
   checkDuration(grace, "kill all");
   const all = new Set(toArray(greenlets, "kill all"));

@@ -15,6 +15,7 @@ import {
   isBody,
   isInstance,
   isObject,
+  killErrorOf,
   nameFrom,
   oneLine,
   show,
@@ -852,11 +853,11 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
     error: unknown = new GreenletExit(),
     options: KillOptions = NO_OPTIONS,
   ): Wait<void> {
+    const thrown = killErrorOf(error);
     const timeout = timeoutOf(options, "kill");
     const { block = true, grace = GRACE } = options;
     checkDuration(grace, "kill");
     if (this.dead) return doneWait();
-    const thrown = instanceOf(error);
     aborts.get(this)?.abort(thrown);
     if (!Greenlet.#dieBeforeStart(this, thrown)) {
       killOrRetry(this, thrown, grace);
@@ -975,7 +976,7 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
     return links;
   }
 
-  /** Joins the greenlet, at the end of an `await using` block. */
+  /** Joins the greenlet at the end of an `await using` block, also if the block has thrown. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.join();
   }
@@ -995,7 +996,7 @@ function notStartable(greenlet: Greenlet, run: unknown): TypeError {
     `Cannot start ${show(greenlet)} as ${
       typeof run === "function"
         ? "its 'run' is an async generator function, and a call of it would run no line"
-        : "it has no 'run': pass a function to its constructor or define run() in its class"
+        : "it has no 'run': pass a function to its constructor or define run() in its class, not _run()"
     }`,
   );
 }
@@ -1196,7 +1197,7 @@ export function kill(
   checkOptions(options, "kill");
   const { grace = GRACE } = options;
   checkDuration(grace, "kill");
-  if (!greenlet.dead) killOrRetry(greenlet, instanceOf(error), grace);
+  if (!greenlet.dead) killOrRetry(greenlet, killErrorOf(error), grace);
   return DONE;
 }
 

@@ -15,6 +15,7 @@ import { type Race, Scope, ScopeOwned } from "./scope.ts";
 import { beneath, checkpoint, type Settled, Suspension } from "./suspension.ts";
 import type { Wait } from "./suspension.ts";
 import {
+  ADVICE_ERROR,
   checkFunction,
   checkOptions,
   instanceOf,
@@ -94,7 +95,7 @@ export class Timeout extends Error {
    */
   constructor(ms?: number | null, options: TimeoutOptions = NO_OPTIONS) {
     const after = ms ?? Infinity;
-    checkOptions(options, "create timeout");
+    checkOptions(options, "create timeout", ADVICE_ERROR);
     checkDuration(after, "create timeout");
     super(after === Infinity ? "Timed out" : `Timed out after ${after} ms`);
     this.ms = after;
@@ -272,7 +273,11 @@ export function withTimeout<R, V = never>(
   options: WithTimeoutOptions<V> = NO_OPTIONS,
 ): Wait<BodyResult<R> | V> {
   checkDuration(ms, "call with a timeout");
-  checkOptions(options, "call with a timeout");
+  checkOptions(
+    options,
+    "call with a timeout",
+    "() => run(...args) to pass arguments",
+  );
   checkFunction(run, "call with a timeout", "run");
   const scope = currentScope();
   const wait = checkpoint(scope) ?? new Limited(scope, ms, options).start(run);

@@ -505,14 +505,16 @@ export function checkDuration(
  * none.
  *
  * @param what For the message: the action that failed, such as `wait`.
+ * @param advice For the message: what to write in place of wrong options.
  * @throws {TypeError} If the options are not an object, or the timeout is not a number.
  * @throws {RangeError} If the timeout is `NaN`.
  */
 export function timeoutOf(
   options: { readonly timeout?: number },
   what: string,
+  advice?: string,
 ): number {
-  checkOptions(options, what);
+  checkOptions(options, what, advice);
   const { timeout = Infinity } = options;
   checkDuration(timeout, what);
   return timeout;

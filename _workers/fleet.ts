@@ -8,7 +8,7 @@
  * @module
  */
 
-import type { TcpAddress } from "../_base/addresses.ts";
+import type { TcpAddress } from "../_base/server_types.ts";
 import { checkOptions, numberError, show } from "../_base/checks.ts";
 import { markHandled, then } from "../_base/language.ts";
 import { getOriginal } from "../_base/properties.ts";
