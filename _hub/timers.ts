@@ -10,6 +10,7 @@
 
 import { clearImmediate, setImmediate } from "../_base/immediate.ts";
 import { checkOptions, show } from "../_base/checks.ts";
+import { NO_OPTIONS } from "../_base/language.ts";
 import { Heap } from "../_base/heap.ts";
 import { List, type Member } from "../_base/linked_list.ts";
 import { noteCleared } from "../_base/pending.ts";
@@ -512,6 +513,8 @@ export function timeoutOf(
   options: { readonly timeout?: number },
   what: string,
 ): number {
+  // Nearly always. Spares 4 % of a hand-off.
+  if (options === NO_OPTIONS) return Infinity;
   checkOptions(options, what);
   const { timeout = Infinity } = options;
   checkDuration(timeout, what);
