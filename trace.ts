@@ -351,7 +351,7 @@ class Recorder implements Observer, TraceRecording {
     const track = this.#trackOf(greenlet);
     if (track === this.#main) return;
     // A generator body is resumed by a switch, which the core reports.
-    if (scopeOf(greenlet).awaited === null) this.#resume(track);
+    if (scopeOf(greenlet).driver === null) this.#resume(track);
   }
 
   ended(greenlet: Greenlet): void {

@@ -160,6 +160,12 @@ export interface Pending {
   readonly blockers: readonly Greenlet[];
 }
 
+/** What resumes a generator body after each of its waits. */
+export interface Driver {
+  /** The wait in which the body is suspended; `null` while the body runs. */
+  awaited: Pending | null;
+}
+
 /** Adds a wait to the waits that an interrupt of the scope ends. */
 export function addPending(scope: Scope, one: Pending): void {
   one.scope = scope;
@@ -269,7 +275,7 @@ export class Scope implements Mapped {
   readonly #greenlet: Greenlet;
   #pending: Pending | Set<Pending> | null = null;
   #interrupts: InterruptState | null = null;
-  #awaited: Pending | null = null;
+  #driver: Driver | null = null;
   #errorIsHandled = false;
   #root: Tree | null = null;
   #cold: ColdFields | null = null;
@@ -302,16 +308,13 @@ export class Scope implements Mapped {
     this.#interrupts = interrupts;
   }
 
-  /**
-   * The wait in which the generator body is suspended; `DRIVEN` if the body runs and `drive`
-   * will resume it.
-   */
-  get awaited(): Pending | null {
-    return this.#awaited;
+  /** What resumes the generator body; `null` if the body has not waited yet, or has ended. */
+  get driver(): Driver | null {
+    return this.#driver;
   }
 
-  set awaited(awaited: Pending | null) {
-    this.#awaited = awaited;
+  set driver(driver: Driver | null) {
+    this.#driver = driver;
   }
 
   /** Whether the greenlet's error is thrown elsewhere, so that it is not reported. */

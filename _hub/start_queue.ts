@@ -8,6 +8,7 @@ import { then } from "../_base/language.ts";
 import { current } from "./current.ts";
 import {
   events,
+  FULL,
   holdTasks,
   lastTurn,
   releaseTasks,
@@ -30,10 +31,13 @@ type Begin<S> = (starter: S) => void;
  */
 class Batch<S> {
   readonly #begin: Begin<S>;
-  readonly #starters: S[] = [];
+  #starters: S[] = [];
+  /** Full arrays of starters, which come before `#starters`. */
+  #full: S[][] | null = null;
   readonly #context: unknown = current.snapshot();
   #wakeups = 0;
   #events = 0;
+  /** The number of bodies in the first array that have begun. */
   #begun = 0;
 
   constructor(begin: Begin<S>) {
@@ -47,12 +51,17 @@ class Batch<S> {
   }
 
   add(starter: S): void {
+    if (this.#starters.length === FULL) {
+      (this.#full ??= []).push(this.#starters);
+      this.#starters = [];
+    }
     this.#starters.push(starter);
   }
 
   /** The starters that have not begun. */
   get rest(): S[] {
-    return this.#starters.slice(this.#begun);
+    return (this.#full ?? []).concat([this.#starters]).flat()
+      .slice(this.#begun);
   }
 
   /** Begins after a turn, in the caller's async context: the promise reaction keeps that. */
@@ -69,7 +78,7 @@ class Batch<S> {
       this.#beginSome();
     } finally {
       // Only a tracer can have thrown. The other bodies begin all the same.
-      if (this.#begun < this.#starters.length) {
+      if (this.#full !== null || this.#begun < this.#starters.length) {
         holdTasks();
         this.beginAfter(turn());
       } else {
@@ -82,10 +91,17 @@ class Batch<S> {
   /** Begins a chunk; or all, if a greenlet was woken meanwhile, which must not go before them. */
   #beginSome(): void {
     const begin = this.#begin;
-    const starters = this.#starters;
-    for (let left = CHUNK; this.#begun < starters.length; left--) {
-      if (left <= 0 && wakeups() === this.#wakeups) return;
-      begin(starters[this.#begun++]!);
+    let left = CHUNK;
+    for (;;) {
+      const starters = this.#full?.[0] ?? this.#starters;
+      for (; this.#begun < starters.length; left--) {
+        if (left <= 0 && wakeups() === this.#wakeups) return;
+        begin(starters[this.#begun++]!);
+      }
+      if (this.#full === null) return;
+      this.#full.shift();
+      if (this.#full.length === 0) this.#full = null;
+      this.#begun = 0;
     }
   }
 }

@@ -10,6 +10,7 @@
 
 import { clearImmediate, setImmediate } from "../_base/immediate.ts";
 import { checkOptions, show } from "../_base/checks.ts";
+import { NO_OPTIONS } from "../_base/language.ts";
 import { Heap } from "../_base/heap.ts";
 import { List, type Member } from "../_base/linked_list.ts";
 import { noteCleared } from "../_base/pending.ts";
@@ -514,6 +515,8 @@ export function timeoutOf(
   what: string,
   advice?: string,
 ): number {
+  // Nearly always. Spares 4 % of a hand-off.
+  if (options === NO_OPTIONS) return Infinity;
   checkOptions(options, what, advice);
   const { timeout = Infinity } = options;
   checkDuration(timeout, what);

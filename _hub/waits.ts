@@ -138,7 +138,7 @@ export function describeGreenlet(
   }
   if (getRunning() === greenlet) return null;
   // Its wait has ended, and it is about to go on.
-  if (scope !== null && scope.awaited !== null) return null;
+  if (scope !== null && scope.driver !== null) return null;
   return "a switch to another greenlet";
 }
 
