@@ -38,7 +38,6 @@ import type {
 import {
   addressName,
   checkAddress,
-  isListener,
   numericHost,
   runtimeError,
 } from "./_base/addresses.ts";

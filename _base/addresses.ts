@@ -138,8 +138,3 @@ export function runtimeError(error: Error & { code?: string }): Error {
   const own = classes[error.code ?? ""];
   return own === undefined ? error : new own(error.message);
 }
-
-/** Whether a value is a listener of the runtime, or one of sockets. */
-export function isListener(value: unknown): value is Deno.Listener {
-  return typeof (value as Partial<Deno.Listener> | null)?.accept === "function";
-}
