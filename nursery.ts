@@ -308,7 +308,7 @@ class Nursing extends Suspension<unknown> {
 
   override interrupt(error: unknown, final: boolean): void {
     // If this wait is not awaited, the interrupt must not be an unhandled rejection.
-    this.markOwnHandled();
+    this.markInterrupted(error, final);
     if (final) {
       this.#lastThrow = this.#outer.lastThrow;
       this.#inner.escalate(error, this.#lastThrow === "thrown");

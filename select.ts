@@ -576,7 +576,7 @@ class Selection extends PatientWait<unknown> implements Race {
   override interrupt(error: unknown, final: boolean): void {
     if (!this.isPending) return;
     if (this.#first >= 0) return super.interrupt(error, final);
-    this.markOwnHandled();
+    this.markInterrupted(error, final);
     this.#ending = { error, isInterrupt: true };
     if (final) this.#lastThrow = this.waiter.lastThrow;
     // The alternative that is being begun throws it in its next wait.

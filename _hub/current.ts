@@ -22,6 +22,7 @@ import {
   Scope,
   treeOf,
 } from "./scope.ts";
+import { noteUnheard } from "./unheard.ts";
 
 /** Carries the scope through every `await`. */
 export const current: Context<Scope> = makeContext();
@@ -216,6 +217,8 @@ watchRejections(
   {
     isExpected: (reason) => isExpected(reason, current.get() ?? mainScope),
     failureOfMain: (reason) => errorFor(reason, mainScope),
+    noteUnheard: (promise, reason) =>
+      noteUnheard(promise, reason, current.get() ?? mainScope),
     capture: () => current.capture(),
   },
   runDetached,

@@ -62,7 +62,7 @@ import {
   DONE,
   doneWait,
   failedWait,
-  interruptedWait,
+  interruptingWait,
   isAwaiting,
   LateCall,
   readyWait,
@@ -869,7 +869,7 @@ export class Greenlet<T = unknown> extends ScopedGreenlet
     // The greenlet kills itself: the call throws, even if the greenlet also waits in another
     // call.
     if (this.dead) return DONE;
-    if (scope.greenlet === this) return interruptedWait(thrown);
+    if (scope.greenlet === this) return interruptingWait(scope, thrown);
     const left = countDown(timeout);
     return new LateCall(scope, () => this.join({ timeout: left() }));
   }
@@ -1253,6 +1253,7 @@ async function throwSoon(
   const wait = new Suspension<never>();
   wait.suspend(scope);
   scope.kill(error, grace);
+  scope.gets(error);
   const { throw: fail, return: end } = core.Greenlet.prototype;
   try {
     (wait.state === "returned" ? end : fail).call(greenlet, error);

@@ -361,7 +361,7 @@ export class MappingWait<T, R> extends PatientWait<R[]> {
 
   override interrupt(error: unknown, final: boolean): void {
     if (!this.isPending) return;
-    this.markOwnHandled();
+    this.markInterrupted(error, final);
     // Only the first error is thrown.
     const isFirst = this.#cause === null && this.#mapping.failure === null;
     if (isFirst) this.#cause = { error };

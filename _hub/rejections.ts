@@ -54,6 +54,11 @@ export interface Judgement {
   isExpected(reason: unknown): boolean;
   /** The error to report, where the main module has failed with an expected one. */
   failureOfMain(reason: unknown): unknown;
+  /**
+   * Notes a rejection that is not handled. Returns whether it is that of an interrupted wait,
+   * which is expected.
+   */
+  noteUnheard(promise: Promise<unknown>, reason: unknown): boolean;
   /** Makes a function that calls another one in the current context. */
   capture(): CallInContext;
 }
@@ -75,6 +80,7 @@ function judge(
   const isRaised = promise !== found;
   // Skips it if it was handled since it was raised.
   if (isRaised) return raising.delete(promise) ? promise : null;
+  if (judgement.noteUnheard(promise, reason)) return null;
   if (judgement.isExpected(reason)) {
     raiseIfMainFailed(promise, reason, judgement.failureOfMain(reason));
     return null;
@@ -144,6 +150,9 @@ export function raise(promise: Promise<unknown>, reason: unknown): void {
   standIns.set(Promise.reject(reason), promise);
 }
 
+/** Whether the runtime tells which rejected promises have no handlers. */
+export let areWatched = false;
+
 /**
  * Watches the rejections of this realm. To be called once.
  *
@@ -159,8 +168,11 @@ export function watchRejections(
 ): void {
   if (typeof globalThis.addEventListener === "function") {
     watchEvents(judgement, callApart, callWhereRejected);
+    // Bun has no such events.
+    areWatched = typeof PromiseRejectionEvent === "function";
   } else if (typeof globalThis.process?.emit === "function") {
     watchProcess(globalThis.process, judgement);
+    areWatched = true;
   }
 }
 

@@ -69,7 +69,7 @@ class Taker<R> extends PatientWait<Result<R>> implements Member<Taker<R>> {
       return this.throw(error);
     }
     if (this.isPending && this.leave === null) {
-      this.markOwnHandled();
+      this.markInterrupted(error, final);
       this.#results.leave(this, { error });
       if (!final) return;
     }

@@ -85,6 +85,8 @@ class InterruptState implements TimerTarget {
   /** The error that has interrupted the body last; `earlier` has those before. */
   last: unknown = undefined;
   earlier: WeakSet<object> | null = null;
+  /** How many waits `last` has ended whose errors the body may have got. */
+  reached = 0;
   /** The `Timeout` that has interrupted the body last. */
   limit: Error | null = null;
   /** Whether a kill was thrown into the body. Not a stage, as it is also needed after the end. */
@@ -447,11 +449,63 @@ export class Scope implements Mapped {
     noteThrown(this, error);
     if (this.pending === null) this.hold(error);
     else {
-      const { interrupts } = this;
-      if (interrupts?.kill?.error === error) interrupts!.isKillThrown = true;
+      const { interrupts, pending } = this;
+      if (interrupts !== null) {
+        if (interrupts.kill?.error === error) interrupts.isKillThrown = true;
+        interrupts.reached = pending instanceof Set ? pending.size : 1;
+      }
       visitPending(interruptEach, this, error, false);
     }
     this.startGraceTimer();
+  }
+
+  /** Whether the waits that an error ends now are counted, for {@linkcode Scope.unheard}. */
+  isCounting(error: unknown): boolean {
+    const { interrupts } = this;
+    return interrupts !== null && interrupts.reached > 0 &&
+      interrupts.last === error && this !== mainScope && isInterrupt(error);
+  }
+
+  /**
+   * Notes that no code awaits a promise of this scope which an interrupt has rejected. If that is
+   * so for all waits that the interrupt has ended, the body has not got it: it was in a foreign
+   * promise. Then its next wait throws it.
+   *
+   * @returns Whether the next wait will throw it.
+   */
+  unheard(error: unknown): boolean {
+    if (!this.isCounting(error)) return false;
+    const interrupts = this.interrupts!;
+    const { kill, stage } = interrupts;
+    if (stage !== "interrupted" && stage !== "graced") return false;
+    if (--interrupts.reached > 0) return false;
+    if (kill !== null && kill.error === error) {
+      kill.deadline = this.pending === null ? Infinity : now() + kill.grace;
+      interrupts.isKillThrown = false;
+      this.stopGraceTimer();
+    }
+    this.interrupt(error);
+    return true;
+  }
+
+  /** Counts one more promise that throws an error. Returns whether they are counted. */
+  countOneMore(error: unknown): boolean {
+    const isCounting = this.isCounting(error);
+    if (isCounting) this.interrupts!.reached++;
+    return isCounting;
+  }
+
+  /** Notes that the body gets the error by itself, and not only by its waits. */
+  gets(error: unknown): void {
+    const { interrupts } = this;
+    if (interrupts !== null && interrupts.last === error) {
+      interrupts.reached = 0;
+    }
+  }
+
+  /** Notes that the body awaits a promise after all that an error has rejected. */
+  hear(error: unknown): void {
+    if (this.holds(error)) this.takeDue(error);
   }
 
   /** Throws a timeout into the body. An error of the body that wraps it counts as the timeout. */
@@ -590,6 +644,7 @@ export class Scope implements Mapped {
     if (interrupts.last !== this.killed?.error) noteLast(interrupts, undefined);
     interrupts.last = undefined;
     interrupts.limit = null;
+    interrupts.reached = 0;
     interrupts.held.length = 0;
     if (interrupts.stage !== "abandoned") interrupts.stage = "ended";
     interrupts.kill = null;
@@ -608,6 +663,7 @@ export class Scope implements Mapped {
       interrupts!.held.splice(i, 1);
       interrupts!.thrown = undefined;
     }
+    this.gets(error);
     if (this.pending !== null) visitPending(unholdEach, this, error, false);
   }
 

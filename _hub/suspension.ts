@@ -21,6 +21,7 @@ import { abandon, current, currentScope, runIn, scopeOf } from "./current.ts";
 import { errorFor } from "./interrupts.ts";
 import { main, report } from "./main.ts";
 import { observers } from "./observer.ts";
+import { areWatched } from "./rejections.ts";
 import { react, type Reaction, type Reactions } from "./reactions.ts";
 import {
   deferToNextTurn,
@@ -56,6 +57,7 @@ import {
   type Timer,
   type TimerTarget,
 } from "./timers.ts";
+import { WAITING } from "./unheard.ts";
 import { FOREIGN, NO_BLOCKERS } from "./waits.ts";
 
 /**
@@ -64,7 +66,7 @@ import { FOREIGN, NO_BLOCKERS } from "./waits.ts";
  *
  * The operation has begun when the call returns, whether it is awaited or not. An interrupted
  * wait rejects with the error of the interrupt. If nothing awaits it, that does not count as an
- * unhandled rejection.
+ * unhandled rejection, and the next wait of the greenlet throws the error.
  *
  * @typeParam T The type of the result.
  *
@@ -88,8 +90,6 @@ export interface Wait<T> extends Promise<T> {
 }
 
 serveTasks();
-
-const WAITING = Symbol("waiting");
 
 /** An object that makes the iterator of a wait. */
 interface Delegable {
@@ -381,7 +381,7 @@ class Over implements Delegable {
     this.value = value;
   }
 
-  delegate(): Iterator<unknown, unknown, unknown> {
+  delegate(_wait: OwnWait): Iterator<unknown, unknown, unknown> {
     return this;
   }
 
@@ -449,6 +449,22 @@ export function failedWait(error: unknown): Wait<never> {
   return wait as Wait<unknown> as Wait<never>;
 }
 
+/** The error of a call that throws an interrupt, unless nothing awaits the call. */
+class Interrupting extends Over {
+  override delegate(wait: OwnWait): Iterator<unknown, unknown, unknown> {
+    markHandled(wait);
+    return this;
+  }
+}
+
+/** The wait of a call that throws an interrupt which other waits of its scope throw as well. */
+export function interruptingWait(scope: Scope, error: unknown): Wait<never> {
+  const wait = newWait(new Interrupting(error, true));
+  if (!areWatched || !scope.countOneMore(error)) markHandled(wait);
+  rejectWith(resolveLast, error);
+  return wait as Wait<unknown> as Wait<never>;
+}
+
 /** As {@linkcode failedWait}, but at once whatever the time: for an error that was thrown in. */
 export function interruptedWait(error: unknown): Wait<never> {
   const wait = newWait(new Over(error, true));
@@ -470,6 +486,11 @@ export type Settled = "given" | "thrown" | "returned";
  * - otherwise: how it has ended
  */
 type SuspensionState = "idle" | "waiting" | "racing" | Settled;
+
+/** Whether the runtime will tell if nothing awaits a wait that an error interrupts. */
+function tellsUnheard(scope: Scope, error: unknown): boolean {
+  return areWatched && scope.isCounting(error);
+}
 
 /** Waits that are no unhandled rejections once they are rejected. */
 const toMark = new WeakSet<object>();
@@ -559,6 +580,14 @@ export class Suspension<T> implements Pending, Sleeper, TimerTarget {
     if (this.promise !== null) markHandled(this.promise);
   }
 
+  /**
+   * As {@linkcode Suspension.markOwnHandled}, for the error of an interrupt, unless the runtime is
+   * to tell whether anything awaits the wait.
+   */
+  protected markInterrupted(error: unknown, final: boolean): void {
+    if (final || !tellsUnheard(this.scope!, error)) this.markOwnHandled();
+  }
+
   /** Ends the wait after `ms`, by `timedOut`. */
   limit(ms: number): this {
     this.timer = startTimer(ms, this);
@@ -618,15 +647,18 @@ export class Suspension<T> implements Pending, Sleeper, TimerTarget {
 
   interrupt(error: unknown, final: boolean): void {
     if (!this.isPending) return;
-    const how = final ? this.scope!.lastThrow : "thrown";
+    const scope = this.scope!;
+    const how = final ? scope.lastThrow : "thrown";
     const isOurs = isUnplaced(error);
     if (isOurs) noteWait(error, this, this.subject);
+    const isCounted = !final && tellsUnheard(scope, error);
     // Not yet: of a promise with two reactions V8 does not find the awaiters.
-    if (isOurs && followsAwaits) toMark.add(this);
-    else this.markOwnHandled();
+    if (!isCounted && isOurs && followsAwaits) toMark.add(this);
+    else if (!isCounted) this.markOwnHandled();
     // Settles before the undo, which may interrupt the same scope.
     this.settle(how, error);
     this.undo(error);
+    if (isCounted) this.scope = scope;
   }
 
   /** Ends the wait because it has lost a race. Does not call the race. */

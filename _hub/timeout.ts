@@ -417,8 +417,10 @@ class Limited extends Suspension<unknown> implements Reaction, Race {
       this.#inner.escalate(error, this.#lastThrow === "thrown");
     } else this.#inner.interrupt(error);
     // If nothing awaits the call, an interrupt must not count as an unhandled rejection.
-    this.markOwnHandled();
-    const isStuck = final || this.#inner.holds(error);
+    this.markInterrupted(error, final);
+    // The function may turn out not to await what it throws from.
+    const isStuck = final || this.#inner.holds(error) ||
+      this.#inner.isCounting(error);
     if (isStuck) this.#leaveSoon(error);
   }
 

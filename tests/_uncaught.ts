@@ -4,6 +4,8 @@
  * @module
  */
 
+import { assertEquals } from "@std/assert";
+
 /**
  * Collects the errors and rejections that reach the process while this is in use, and keeps
  * it alive.
@@ -43,5 +45,25 @@ export class Uncaught implements Disposable {
   [Symbol.dispose](): void {
     removeEventListener("error", this.#onError);
     removeEventListener("unhandledrejection", this.#onRejection);
+  }
+}
+
+/** Fails at the end of its block if there was an unhandled rejection meanwhile. */
+export class Unhandled implements AsyncDisposable {
+  readonly #reasons: unknown[] = [];
+  readonly #listener = (event: PromiseRejectionEvent) => {
+    event.preventDefault();
+    this.#reasons.push(event.reason);
+  };
+
+  constructor() {
+    globalThis.addEventListener("unhandledrejection", this.#listener);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    // The runtime reports them when the microtasks are done.
+    await new Promise((resolve) => setTimeout(resolve, 0));
+    globalThis.removeEventListener("unhandledrejection", this.#listener);
+    assertEquals(this.#reasons, [], "unhandled rejections");
   }
 }

@@ -44,6 +44,7 @@ import {
   settle,
   testBoth,
 } from "../_bodies.ts";
+import { Unhandled } from "../_uncaught.ts";
 
 clock.inEachTest();
 
@@ -62,26 +63,6 @@ const never = new Promise<never>(() => {});
 /** Waits outside of every greenlet, so that nothing of ours is involved. */
 function foreign<T = void>(ms: number, value?: T): Promise<T> {
   return new Promise((resolve) => setTimeout(resolve, ms, value as T));
-}
-
-/** Collects the unhandled rejections while this is in use. */
-class Unhandled implements AsyncDisposable {
-  readonly #reasons: unknown[] = [];
-  readonly #listener = (event: PromiseRejectionEvent) => {
-    event.preventDefault();
-    this.#reasons.push(event.reason);
-  };
-
-  constructor() {
-    globalThis.addEventListener("unhandledrejection", this.#listener);
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    // The runtime reports them when the microtasks are done.
-    await foreign(0);
-    globalThis.removeEventListener("unhandledrejection", this.#listener);
-    assertEquals(this.#reasons, [], "unhandled rejections");
-  }
 }
 
 function nameOf(error: unknown): string {
