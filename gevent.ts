@@ -35,6 +35,7 @@ import { startSoon } from "./_hub/start_queue.ts";
 import { observers } from "./_hub/observer.ts";
 import { reportUntaken } from "./_hub/reports.ts";
 import { hasTasks, noteWoken, runSoon, spendBudget } from "./_hub/run_queue.ts";
+import { LeanWait, type OwnWait } from "./_hub/own_wait.ts";
 import { RunWatch, type TopWait } from "./_hub/loop_end.ts";
 import { GRACE, type Scope, type Waited } from "./_hub/scope.ts";
 import {
@@ -42,14 +43,7 @@ import {
   setExitCode,
   SignalListener,
 } from "./_hub/signals.ts";
-import {
-  checkpoint,
-  LeanWait,
-  type OwnWait,
-  Suspension,
-  TURN,
-  type Wait,
-} from "./_hub/suspension.ts";
+import { checkpoint, Suspension, TURN, type Wait } from "./_hub/suspension.ts";
 import {
   checkDuration,
   enterTimer,

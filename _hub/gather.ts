@@ -20,13 +20,8 @@ import { GreenletExit } from "../greenlet.ts";
 import { Timeout } from "./timeout.ts";
 import { placeLater } from "./stacks.ts";
 import { currentScope } from "./current.ts";
-import {
-  checkKillable,
-  Greenlet,
-  kill,
-  type KillOptions,
-  type Waitable,
-} from "./greenlet.ts";
+import { Greenlet, kill, type KillOptions, type Waitable } from "./greenlet.ts";
+import { checkKillable } from "./interrupts.ts";
 import { forEachOf } from "./kill.ts";
 import { linkAll, unlinkAll, waking } from "./links.ts";
 import { whenAllEnded } from "./live.ts";

@@ -34,7 +34,7 @@ import {
   scopeOf,
   spawnerOf,
 } from "./current.ts";
-import { failureFor } from "./interrupts.ts";
+import { checkKillable, failureFor } from "./interrupts.ts";
 import {
   callLink,
   checkLink,
@@ -1199,15 +1199,6 @@ export function kill(
   checkDuration(grace, "kill");
   if (!greenlet.dead) killOrRetry(greenlet, killErrorOf(error), grace);
   return DONE;
-}
-
-export function checkKillable(greenlet: core.Greenlet, what: string): void {
-  if (isInstance(greenlet, core.Greenlet) && greenlet.parent !== null) return;
-  throw new TypeError(
-    `Cannot ${what} as it must be a greenlet, and not the main one: received ${
-      show(greenlet)
-    }`,
-  );
 }
 
 /** Kills a started greenlet, or a greenlet of the core: at once if possible, else from the hub. */

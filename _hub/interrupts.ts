@@ -7,8 +7,8 @@
  * @module
  */
 
-import { type Greenlet, GreenletError, GreenletExit } from "../greenlet.ts";
-import { isInstance, isObject } from "../_base/checks.ts";
+import { Greenlet, GreenletError, GreenletExit } from "../greenlet.ts";
+import { isInstance, isObject, show } from "../_base/checks.ts";
 import { consistsOf, eachWrapped, findWrapped } from "./wrapped.ts";
 
 /** The members of a scope that are used here. */
@@ -183,4 +183,14 @@ export function standIn(substitute: object, error: unknown): void {
 /** Returns the error that `error` stands for, or `error` itself. */
 function original(error: unknown): unknown {
   return isObject(error) && standIns.has(error) ? standIns.get(error) : error;
+}
+
+/** Checks that a value is a greenlet that can be killed. */
+export function checkKillable(greenlet: Greenlet, what: string): void {
+  if (isInstance(greenlet, Greenlet) && greenlet.parent !== null) return;
+  throw new TypeError(
+    `Cannot ${what} as it must be a greenlet, and not the main one: received ${
+      show(greenlet)
+    }`,
+  );
 }
