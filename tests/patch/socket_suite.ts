@@ -789,7 +789,11 @@ export function testSockets(name: string, transport: Transport): void {
         () => interrupted.more(Math.floor(next() * 2.5)),
       );
       const reused = new Uint8Array(400_000);
-      for (let i = 0; i < 150 || interrupted.count < 10; i++) {
+      for (
+        let i = 0;
+        i < (isRepeated ? 40 : 150) || interrupted.count < 10;
+        i++
+      ) {
         const byte = i % 200;
         const size = 1 + Math.floor(next() ** 2 * reused.length);
         const data = reused.subarray(0, size).fill(byte);
