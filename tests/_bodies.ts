@@ -76,6 +76,7 @@ export interface ScriptOutput {
 
 /** The modules that `mod.ts` is made of, the lower ones first; the last one is `mod.ts`. */
 const MODULES = [
+  "greenlet",
   "hub",
   "timeout",
   "gevent",
@@ -88,25 +89,33 @@ const MODULES = [
   "nursery",
   "select",
   "signal",
+  "inspect",
   "socket",
   "threadpool",
+  "subprocess",
   "server",
   "http",
+  "backdoor",
+  "trace",
+  "monitor",
   "monkey",
   "mod",
 ].map((name) => new URL(`../${name}.ts`, import.meta.url).href);
 
-/** The module that exports each name of the library. */
-let origins: Promise<Map<string, string>> | undefined;
+/** The import of each name of the library, from the lowest module that has it. */
+let imports: Promise<Map<string, string>> | undefined;
 
-async function findOrigins(): Promise<Map<string, string>> {
+async function findImports(): Promise<Map<string, string>> {
   const found = new Map<string, string>();
   const whole = await import("../mod.ts") as Record<string, unknown>;
   for (const module of MODULES) {
     const exports = await import(module) as Record<string, unknown>;
-    for (const name of Object.keys(exports)) {
-      if (!found.has(name) && whole[name] === exports[name]) {
-        found.set(name, module);
+    const from = `from ${JSON.stringify(module)};`;
+    for (const [name, value] of Object.entries(whole)) {
+      if (found.has(name)) continue;
+      if (value === exports) found.set(name, `import * as ${name} ${from}`);
+      else if (Object.hasOwn(exports, name) && exports[name] === value) {
+        found.set(name, `import { ${name} } ${from}`);
       }
     }
   }
@@ -118,14 +127,11 @@ async function findOrigins(): Promise<Map<string, string>> {
  * 170 ms of processor time, and the greenlets alone 70.
  */
 async function importsOf(script: string): Promise<string> {
-  const modules: Record<string, string[]> = {};
   const named = new Set(script.match(/[\w$]+/g));
-  for (const [name, module] of await (origins ??= findOrigins())) {
-    if (named.has(name)) (modules[module] ??= []).push(name);
+  const lines: string[] = [];
+  for (const [name, line] of await (imports ??= findImports())) {
+    if (named.has(name)) lines.push(line);
   }
-  const lines = Object.entries(modules).map(([module, names]) =>
-    `import { ${names.join(", ")} } from ${JSON.stringify(module)};`
-  );
   if (named.has("gevent")) {
     lines.push(`import * as gevent from ${JSON.stringify(MODULES.at(-1))};`);
   }

@@ -80,41 +80,60 @@ const MAINS: Record<string, string> = {
     }`,
 };
 
+/** Runs all mains one after the other in one process, and gives the lines that each led to. */
+async function unwindAll(
+  signal: Deno.Signal,
+  exitCode: number,
+): Promise<Map<string, string[]>> {
+  const mains = Object.values(MAINS);
+  const { out, err, code } = await runSignalled(
+    `
+    for (const main of [${mains.join(", ")}]) {
+      Deno.exitCode = 0;
+      spawn(async () => {
+        try {
+          await sleep(1e6);
+        } finally {
+          await sleep(1);
+          console.log("child");
+        }
+      });
+      spawn(function* () {
+        try {
+          yield* sleep(1e6);
+        } finally {
+          console.log("generator");
+        }
+      });
+      const result = await run(main).catch((error) => error);
+      console.log(result instanceof Error, Deno.exitCode);
+      console.log("next");
+    }
+  `,
+    ...mains.map(() => signal),
+  );
+  assertEquals([err, code], ["", exitCode]);
+  const lines = out.join("\n").split("\nnext").map((part) =>
+    part.trim().split("\n")
+  );
+  return new Map(Object.keys(MAINS).map((name, i) => [name, lines[i]!]));
+}
+
 for (const [signal, exitCode] of SIGNALS) {
-  for (const [name, main] of Object.entries(MAINS)) {
+  let unwound: ReturnType<typeof unwindAll> | undefined;
+  for (const name of Object.keys(MAINS)) {
     Deno.test(`run() with ${name} is unwound by ${signal}, and sets the exit code`, async () => {
-      const { out, err, code } = await runSignalled(
-        `
-        spawn(async () => {
-          try {
-            await sleep(1e6);
-          } finally {
-            await sleep(1);
-            console.log("child");
-          }
-        });
-        spawn(function* () {
-          try {
-            yield* sleep(1e6);
-          } finally {
-            console.log("generator");
-          }
-        });
-        const result = await run(${main}).catch((error) => error);
-        console.log(result instanceof Error, Deno.exitCode);
-      `,
-        signal,
-      );
+      const all = await (unwound ??= unwindAll(signal, exitCode));
+      const out = all.get(name)!;
       const lines = out.filter((line) => line !== "main").toSorted();
       assertEquals(lines, [
         "child",
         "generator",
         "ready",
         `true ${exitCode}`,
-      ], err);
+      ]);
       assertEquals(out.at(-1), `true ${exitCode}`);
       assertEquals(out.includes("main"), name.endsWith("that waits"));
-      assertEquals([err, code], ["", exitCode]);
     });
   }
 
@@ -205,21 +224,35 @@ const DEADLOCKS: Record<string, string> = {
   "that comes later": "await sleep(5); await new Event().wait();",
 };
 
-for (const [name, deadlock] of Object.entries(DEADLOCKS)) {
+/** Runs all of them in one process, which the last one ends; the lines that each led to. */
+async function runDeadlocks(): Promise<string[]> {
+  const runs = Object.values(DEADLOCKS).map((deadlock) => `
+    run(async () => {
+      console.log("begun");
+      ${deadlock}
+    })`);
+  const { out, err, code } = await runScript(
+    `
+    const tell = (error) => console.log(String(error));
+    ${runs.slice(0, -1).map((run) => `await ${run}.catch(tell);`).join("")}
+    await ${runs.at(-1)};
+    console.log("not reached");
+  `,
+    undefined,
+    ["--no-check"],
+  );
+  assertEquals([out.at(-1), code], ["begun", 1]);
+  const parts = [...out, err].join("\n").split("begun\n");
+  assertEquals(parts.shift(), "");
+  return parts;
+}
+
+let deadlocks: ReturnType<typeof runDeadlocks> | undefined;
+
+for (const [i, name] of Object.keys(DEADLOCKS).entries()) {
   Deno.test(`run() in a deadlock ${name} ends with a LoopExit`, async () => {
-    const { out, err, code } = await runScript(
-      `
-      await run(async () => {
-        console.log("begun");
-        ${deadlock}
-      });
-      console.log("not reached");
-    `,
-      undefined,
-      ["--no-check"],
-    );
-    assertEquals([out, code], [["begun"], 1]);
-    assertStringIncludes(err, "LoopExit: Nothing can end");
+    const all = await (deadlocks ??= runDeadlocks());
+    assertStringIncludes(all[i]!, "LoopExit: Nothing can end");
   });
 }
 

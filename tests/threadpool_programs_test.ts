@@ -152,7 +152,7 @@ for (const how of ["exits", "is killed"]) {
 }
 
 /** How long a random program goes on: `THREADPOOL_CALLS=10000` for a long one. */
-const CALLS = Number(Deno.env.get("THREADPOOL_CALLS") ?? 80);
+const CALLS = Number(Deno.env.get("THREADPOOL_CALLS") ?? 50);
 
 for (const isolate of KINDS) {
   Deno.test(`ThreadPool ends each of many random calls once, ${isolate}`, async () => {

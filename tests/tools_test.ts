@@ -132,7 +132,7 @@ Deno.test("grouped() knows of no file that does not exist", () => {
   );
 });
 
-Deno.test("runSuite() runs each file, alone or in a group, and reports failures and wrong types", async () => {
+Deno.test("runSuite() runs each file, alone or in a group, and reports failures, and wrong types with --check", async () => {
   const folder = await Deno.makeTempDir();
   try {
     const files = {
@@ -163,18 +163,36 @@ Deno.test("runSuite() runs each file, alone or in a group, and reports failures 
       "told",
       "C fails",
       "told, too",
-      "types",
-      "TS2322",
       "exits.ts",
     ];
     for (const part of parts) {
       assertEquals(told.includes(part), true, `${part} in ${told}`);
     }
+    assertEquals(told.includes("TS2322"), false);
     const text = printed.join("\n");
     assertMatch(text, /A passes \.\.\. ok[^]*D passes \.\.\. ok/);
+    const checked = await runSuite({
+      files: paths.slice(0, 1),
+      flags: ["--check"],
+    });
+    assertEquals([checked.passed, checked.failed], [0, 1]);
+    assertMatch(checked.errors[0]!, /TS2322/);
   } finally {
     await Deno.remove(folder, { recursive: true });
   }
+});
+
+Deno.test("The tasks that check the types cover all that the tests run, and come before them", async () => {
+  const { tasks, exclude } = JSON.parse(await Deno.readTextFile("deno.json"));
+  assertMatch(
+    tasks.check.command,
+    /^deno check --doc .* \. \*\.md docs\/\*\.md$/,
+  );
+  // `deno check .` takes every file but these.
+  assertEquals(exclude, ["coverage/"]);
+  const inOrder = /deno task check\b[^]*deno task test\b/;
+  assertMatch(tasks.ok.command, inOrder);
+  assertMatch(await Deno.readTextFile(".ci/run"), inOrder);
 });
 
 Deno.test("withSeeds() runs the seeds that once failed, then a new one, and names the one that fails", async () => {

@@ -14,7 +14,6 @@
  */
 
 import { pathToFileURL } from "node:url";
-import { documented } from "../tests/_documented.ts";
 
 /** The outcome of a run: of a file, or of the whole suite. */
 export interface Outcome {
@@ -55,21 +54,7 @@ const JOBS = navigator.hardwareConcurrency + 1;
  * other only.
  */
 export const GROUPS: readonly (readonly string[])[] = [
-  // These start the most processes, and take long.
-  [
-    "tests/threadpool_memory_test.ts",
-    "tests/threadpool_programs_test.ts",
-    "tests/threadpool_values_test.ts",
-  ],
-  [
-    "tests/patch/datagrams_test.ts",
-    "tests/patch/fs_test.ts",
-    "tests/patch/polluted_test.ts",
-    "tests/patch/process_test.ts",
-    "tests/patch/stdin_test.ts",
-    "tests/patch/streams_test.ts",
-    "tests/patch/waits_in_test.ts",
-  ],
+  // Those that take longest come first: these start many processes.
   [
     "tests/hub/loop_exit_left_test.ts",
     "tests/hub/loop_exit_test.ts",
@@ -81,6 +66,138 @@ export const GROUPS: readonly (readonly string[])[] = [
     "tests/signal_test.ts",
     "tests/symptoms_test.ts",
   ],
+  [
+    "tests/patch/datagrams_test.ts",
+    "tests/patch/fs_test.ts",
+    "tests/patch/polluted_test.ts",
+    "tests/patch/process_test.ts",
+    "tests/patch/stdin_test.ts",
+    "tests/patch/streams_test.ts",
+    "tests/patch/waits_in_test.ts",
+  ],
+  [
+    "tests/auto_test.ts",
+    "tests/docs_test.ts",
+    "tests/hub/errors_test.ts",
+    "tests/hub/main_errors_test.ts",
+    "tests/hub/unhandled_test.ts",
+  ],
+  [
+    "tests/hash_tree_test.ts",
+    "tests/monitor_test.ts",
+    "tests/processes_reload_test.ts",
+    "tests/processes_test.ts",
+    "tests/processes_unstartable_test.ts",
+    "tests/subprocess_test.ts",
+    "tests/threadpool_arguments_test.ts",
+  ],
+  [
+    "tests/packages/databases_test.ts",
+    "tests/packages/http_test.ts",
+    "tests/packages/messages_test.ts",
+    "tests/packages/services_test.ts",
+    "tests/packages/stand_ins_test.ts",
+    "tests/packages/table_test.ts",
+    "tests/packages/work_test.ts",
+    "tests/patch/packages_http_test.ts",
+    "tests/patch/packages_interrupted_test.ts",
+    "tests/patch/packages_redis_test.ts",
+    "tests/patch/packages_sleep_test.ts",
+  ],
+  ["tests/patch/net_test.ts", "tests/patch/tls_test.ts"],
+  [
+    "tests/threadpool_memory_test.ts",
+    "tests/threadpool_programs_test.ts",
+    "tests/threadpool_test.ts",
+    "tests/threadpool_values_test.ts",
+  ],
+  ["tests/http_test.ts", "tests/server_test.ts", "tests/socket_test.ts"],
+  ["tests/patch/callbacks_test.ts", "tests/patch/shared_queues_test.ts"],
+  [
+    "tests/bundle_test.ts",
+    "tests/packages/browser_test.ts",
+    "tests/runtimes_test.ts",
+    "tests/tools_test.ts",
+    "tests/upstream_test.ts",
+  ],
+  [
+    "tests/monkey_test.ts",
+    "tests/patch/dns_test.ts",
+    "tests/patch/events_test.ts",
+    "tests/patch/http_test.ts",
+    "tests/patch/loops_left_test.ts",
+    "tests/patch/servers_test.ts",
+    "tests/patch/stream_functions_test.ts",
+    "tests/patch/support_test.ts",
+    "tests/patch/timer_errors_test.ts",
+    "tests/patch/timers_test.ts",
+    "tests/patch/websocket_test.ts",
+    "tests/select_sockets_test.ts",
+  ],
+  [
+    "tests/backdoor_ends_test.ts",
+    "tests/backdoor_test.ts",
+    "tests/flags_test.ts",
+    "tests/hub/context_test.ts",
+    "tests/hub/order_model_test.ts",
+    "tests/hub/order_pairs_test.ts",
+    "tests/hub/untaken_errors_test.ts",
+    "tests/inspect_forms_test.ts",
+    "tests/links_test.ts",
+    "tests/local_hints_test.ts",
+    "tests/one_line_names_test.ts",
+    "tests/opentelemetry_test.ts",
+    "tests/peers_test.ts",
+    "tests/pool_steps_test.ts",
+    "tests/subprocess_arguments_test.ts",
+    "tests/testing_test.ts",
+    "tests/trace_test.ts",
+    "tests/types_test.ts",
+    "tests/with_signal_test.ts",
+  ],
+  [
+    "tests/node_interrupts_test.ts",
+    "tests/patch/node_by_name_test.ts",
+    "tests/patch/node_children_test.ts",
+    "tests/patch/node_events_test.ts",
+    "tests/patch/node_handles_test.ts",
+    "tests/patch/node_http2_test.ts",
+    "tests/patch/node_http_test.ts",
+    "tests/patch/node_https_test.ts",
+    "tests/patch/node_promises_test.ts",
+    "tests/patch/node_same_test.ts",
+    "tests/patch/node_streams_test.ts",
+    "tests/patch/node_test.ts",
+    "tests/patch/node_timers_test.ts",
+  ],
+  [
+    "tests/assert_switches_test.ts",
+    "tests/http_log_test.ts",
+    "tests/http_upload_test.ts",
+    "tests/hub/deep_test.ts",
+    "tests/hub/errors_beside_test.ts",
+    "tests/hub/failing_callbacks_test.ts",
+    "tests/hub/hostile_test.ts",
+    "tests/hub/next_task_test.ts",
+    "tests/hub/not_awaited_test.ts",
+    "tests/hub/order_mapping_test.ts",
+    "tests/hub/refused_kills_test.ts",
+    "tests/hub/suppressed_test.ts",
+    "tests/hub/throwing_iterators_test.ts",
+    "tests/hub/throwing_timers_test.ts",
+    "tests/hub/trees_test.ts",
+    "tests/hub/waitables_test.ts",
+    "tests/inspect_test.ts",
+    "tests/lock_dispose_test.ts",
+    "tests/messages_test.ts",
+    "tests/select_both_ends_test.ts",
+    "tests/server_stop_test.ts",
+    "tests/socket_speed_test.ts",
+    "tests/stacks_test.ts",
+    "tests/unasked_test.ts",
+  ],
+  // These wait until the hub has nothing to do, so that other files may leave nothing there.
+  ["tests/hub/throwing_values_test.ts", "tests/spawn_sites_test.ts"],
   // In each test of these files time jumps: `Clock.inEachTest()` is for a whole module.
   [
     "tests/event_test.ts",
@@ -110,139 +227,20 @@ export const GROUPS: readonly (readonly string[])[] = [
     "tests/socket_timeout_test.ts",
     "tests/waited_test.ts",
   ],
-  // These go by the runtime's clock.
-  [
-    "tests/backdoor_ends_test.ts",
-    "tests/backdoor_test.ts",
-    "tests/flags_test.ts",
-    "tests/hub/context_test.ts",
-    "tests/hub/order_model_test.ts",
-    "tests/hub/order_pairs_test.ts",
-    "tests/hub/untaken_errors_test.ts",
-    "tests/inspect_forms_test.ts",
-    "tests/links_test.ts",
-    "tests/local_hints_test.ts",
-    "tests/one_line_names_test.ts",
-    "tests/opentelemetry_test.ts",
-    "tests/peers_test.ts",
-    "tests/pool_steps_test.ts",
-    "tests/subprocess_arguments_test.ts",
-    "tests/testing_test.ts",
-    "tests/trace_test.ts",
-    "tests/types_test.ts",
-    "tests/with_signal_test.ts",
-  ],
-  [
-    "tests/assert_switches_test.ts",
-    "tests/http_log_test.ts",
-    "tests/http_upload_test.ts",
-    "tests/hub/deep_test.ts",
-    "tests/hub/errors_beside_test.ts",
-    "tests/hub/failing_callbacks_test.ts",
-    "tests/hub/next_task_test.ts",
-    "tests/hub/not_awaited_test.ts",
-    "tests/hub/refused_kills_test.ts",
-    "tests/hub/suppressed_test.ts",
-    "tests/hub/throwing_iterators_test.ts",
-    "tests/hub/throwing_timers_test.ts",
-    "tests/hub/trees_test.ts",
-    "tests/hub/waitables_test.ts",
-    "tests/lock_dispose_test.ts",
-    "tests/select_both_ends_test.ts",
-    "tests/server_stop_test.ts",
-    "tests/socket_speed_test.ts",
-    "tests/unasked_test.ts",
-  ],
-  [
-    "tests/hub/hostile_test.ts",
-    "tests/hub/order_mapping_test.ts",
-    "tests/inspect_test.ts",
-    "tests/messages_test.ts",
-    "tests/stacks_test.ts",
-  ],
-  [
-    "tests/node_interrupts_test.ts",
-    "tests/patch/node_by_name_test.ts",
-    "tests/patch/node_children_test.ts",
-    "tests/patch/node_events_test.ts",
-    "tests/patch/node_handles_test.ts",
-    "tests/patch/node_http2_test.ts",
-    "tests/patch/node_http_test.ts",
-    "tests/patch/node_https_test.ts",
-    "tests/patch/node_promises_test.ts",
-    "tests/patch/node_same_test.ts",
-    "tests/patch/node_streams_test.ts",
-    "tests/patch/node_test.ts",
-    "tests/patch/node_timers_test.ts",
-  ],
-  [
-    "tests/monkey_test.ts",
-    "tests/patch/dns_test.ts",
-    "tests/patch/events_test.ts",
-    "tests/patch/http_test.ts",
-    "tests/patch/loops_left_test.ts",
-    "tests/patch/servers_test.ts",
-    "tests/patch/stream_functions_test.ts",
-    "tests/patch/support_test.ts",
-    "tests/patch/timer_errors_test.ts",
-    "tests/patch/timers_test.ts",
-    "tests/patch/websocket_test.ts",
-    "tests/select_sockets_test.ts",
-  ],
-  [
-    "tests/packages/databases_test.ts",
-    "tests/packages/http_test.ts",
-    "tests/packages/messages_test.ts",
-    "tests/packages/services_test.ts",
-    "tests/packages/stand_ins_test.ts",
-    "tests/packages/table_test.ts",
-    "tests/packages/work_test.ts",
-    "tests/patch/packages_http_test.ts",
-    "tests/patch/packages_interrupted_test.ts",
-    "tests/patch/packages_redis_test.ts",
-    "tests/patch/packages_sleep_test.ts",
-  ],
-  [
-    "tests/auto_test.ts",
-    "tests/docs_test.ts",
-    "tests/hub/errors_test.ts",
-    "tests/hub/main_errors_test.ts",
-    "tests/hub/unhandled_test.ts",
-  ],
-  [
-    "tests/hash_tree_test.ts",
-    "tests/monitor_test.ts",
-    "tests/processes_reload_test.ts",
-    "tests/processes_test.ts",
-    "tests/processes_unstartable_test.ts",
-    "tests/subprocess_test.ts",
-    "tests/threadpool_arguments_test.ts",
-  ],
-  ["tests/http_test.ts", "tests/server_test.ts", "tests/socket_test.ts"],
-  ["tests/patch/net_test.ts", "tests/patch/tls_test.ts"],
-  // These wait until the hub has nothing to do, so that other files may leave nothing there.
-  ["tests/hub/throwing_values_test.ts", "tests/spawn_sites_test.ts"],
-  ["tests/bundle_test.ts", "tests/tools_test.ts", "tests/upstream_test.ts"],
-  ["tests/packages/browser_test.ts", "tests/runtimes_test.ts"],
-  ["tests/patch/callbacks_test.ts", "tests/patch/shared_queues_test.ts"],
 ];
 
-/** Files that run by themselves, and take long for their size. */
-const LONG: readonly string[] = ["tests/threadpool_test.ts"];
-
 /**
- * Groups files that share a process. The groups that take longest come first, so that none of
- * them runs alone at the end.
+ * Groups files that share a process. The groups that are listed first begin first, so that none of
+ * those that take long runs alone at the end.
  */
 export function grouped(files: readonly string[], all = GROUPS): string[][] {
   const left = new Set(files);
   const groups = all
     .map((group) => group.filter((file) => left.delete(file)))
     .filter((group) => group.length > 0);
-  const first = LONG.filter((file) => left.delete(file));
   return [
     ...groups.filter((group) => group.length > 1),
-    ...[...first, ...left].map((file) => [file]),
+    ...[...left].map((file) => [file]),
     ...groups.filter((group) => group.length === 1),
   ];
 }
@@ -416,8 +414,8 @@ export function parseOutput(
 }
 
 /**
- * Runs the suite: checks the types of every file and of the examples in the documentation,
- * or of the test files that are given, and runs the test files.
+ * Runs the suite: all test files, or those that are given. Types are checked with the flag
+ * `--check` only: that takes 25 s of processor time, and `deno task check` does it for all files.
  *
  * @returns The sum of the outcomes.
  */
@@ -425,7 +423,6 @@ export async function runSuite(options: SuiteOptions = {}): Promise<Outcome> {
   const { flags = [], files = [], groups, jobs = JOBS, print = () => {} } =
     options;
   const paths = files.length > 0 ? files : testFiles();
-  const importMap = flags.filter((flag) => flag.startsWith("--import-map="));
   const total: Outcome = {
     passed: 0,
     failed: 0,
@@ -435,24 +432,11 @@ export async function runSuite(options: SuiteOptions = {}): Promise<Outcome> {
     errors: [],
   };
 
-  const checkTypes = async (): Promise<void> => {
-    // As `deno task check` does: after that, nothing is left to be checked.
-    const pages = documented().filter((path) => path.endsWith(".md"));
-    const all = files.length > 0 ? files : [".", ...pages];
-    const args = ["check", "-q", "--doc", ...importMap, ...all];
-    const { text, code } = await runDeno(args);
-    if (code === 0) return;
-    total.failed++;
-    total.failures.push("The check of the types");
-    total.errors.push(text.trim());
-  };
-
   const runGroup = async (group: string[]): Promise<void> => {
     await using module = await moduleOf(group);
-    // `checkTypes()` checks the types of all files.
-    const others = flags.filter((flag) => flag !== "--no-check");
-    const args = ["test", "-q", "-P", "--no-check", "--config=deno.json"];
-    const { text, code } = await runDeno([...args, ...others, module.path]);
+    const args = ["test", "-q", "-P", "--config=deno.json", ...flags];
+    if (!flags.some((flag) => /^--check\b/.test(flag))) args.push("--no-check");
+    const { text, code } = await runDeno([...args, module.path]);
     const [outcome, tests] = parseOutput(group.join(", "), text, code);
     if (tests !== "") print(tests);
     total.passed += outcome.passed;
@@ -464,7 +448,6 @@ export async function runSuite(options: SuiteOptions = {}): Promise<Outcome> {
   };
 
   const queue = grouped(paths, groups).map((group) => () => runGroup(group));
-  if (!flags.includes("--no-check")) queue.unshift(checkTypes);
   const work = async (): Promise<void> => {
     for (let next; (next = queue.shift()) !== undefined;) await next();
   };

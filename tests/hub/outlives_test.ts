@@ -93,21 +93,25 @@ const MEASURE = `
   }
 `;
 
+/** Code that is compiled while a test measures would take memory. */
+const FLAGS = ["--v8-flags=--expose-gc,--no-opt,--no-maglev,--no-sparkplug"];
+
 /** Runs a script that prints what is left, and checks that nothing is. */
 async function leavesNothing(
   script: string,
   flags: string[] = [],
 ): Promise<void> {
   const { out, err, code } = await runScript(MEASURE + script, () => {}, [
-    // Code that is compiled while a test measures would take memory.
-    "--v8-flags=--expose-gc,--no-opt,--no-maglev,--no-sparkplug",
+    ...FLAGS,
     ...flags,
   ]);
   assertEquals([out, err, code], [["done"], "", 0]);
 }
 
-Deno.test("until() of a promise that never settles leaves no reaction in it when it is interrupted", async () => {
-  await leavesNothing(`
+/** Scripts that share a process. */
+const shared: Record<string, string> = {
+  "until() of a promise that never settles leaves no reaction in it when it is interrupted":
+    `
     const promise = new Promise(() => {});
     const before = new Promise(() => {});
     class Own extends Promise {}
@@ -129,13 +133,9 @@ Deno.test("until() of a promise that never settles leaves no reaction in it when
       "until() of a frozen promise": () => until(frozen),
       "until() of a wait of main": () => until(shared),
       "until() of a wait of another greenlet": () => until(of.wait),
-    });
-    console.log("done");
-    Deno.exit();`);
-});
-
-Deno.test("withTimeout() of a function that returns a promise that never settles leaves no reaction in it", async () => {
-  await leavesNothing(`
+    });`,
+  "withTimeout() of a function that returns a promise that never settles leaves no reaction in it":
+    `
     const promise = new Promise(() => {});
     class Own extends Promise {}
     const own = new Own(() => {});
@@ -144,13 +144,9 @@ Deno.test("withTimeout() of a function that returns a promise that never settles
       "one of an own class": () => own,
     })) {
       await tell(name, () => withTimeout(0, run, { value: 1 }));
-    }
-    console.log("done");
-    Deno.exit();`);
-});
-
-Deno.test("yield* of another greenlet's wait leaves nothing in it when it is interrupted", async () => {
-  await leavesNothing(`
+    }`,
+  "yield* of another greenlet's wait leaves nothing in it when it is interrupted":
+    `
     const event = new Event();
     let theirs;
     spawn(() => theirs = event.wait());
@@ -170,10 +166,35 @@ Deno.test("yield* of another greenlet's wait leaves nothing in it when it is int
     };
     for (const [name, round] of Object.entries(rounds)) {
       await tell(name, round);
-    }
-    console.log("done");
-    Deno.exit();`);
-});
+    }`,
+};
+
+/** Runs them, and gives what each has told. */
+async function runShared(): Promise<Map<string, string[]>> {
+  const parts = Object.values(shared).map((script) =>
+    `await (async () => { ${script} })();\nconsole.log("next");`
+  );
+  const { out, err, code } = await runScript(
+    `${MEASURE} ${parts.join("\n")} Deno.exit();`,
+    undefined,
+    FLAGS,
+  );
+  assertEquals([err, code], ["", 0]);
+  const told: string[][] = [[]];
+  for (const line of out) {
+    if (line === "next") told.push([]);
+    else told.at(-1)!.push(line);
+  }
+  return new Map(Object.keys(shared).map((name, i) => [name, told[i]!]));
+}
+
+let told: ReturnType<typeof runShared> | undefined;
+
+for (const name of Object.keys(shared)) {
+  Deno.test(name, async () => {
+    assertEquals((await (told ??= runShared())).get(name), []);
+  });
+}
 
 class Counting<T> extends Promise<T> {
   static asked = 0;

@@ -942,7 +942,7 @@ Deno.test("Conn.read() and Conn.write() are right where the runtime's operations
           "--allow-all",
           "--preload=tests/patch/_other_operations.ts",
           "--import-map=tests/offline/import_map.json",
-          "--filter=/thousands.*, tcp|be used again, tcp|waits for a write.*, tcp|as they are/",
+          "--filter=/a thousand reads.*, tcp|be used again, tcp|waits for a write.*, tcp|as they are/",
           "tests/patch/net_test.ts",
         ],
         env: { NO_COLOR: "1", OPERATIONS: difference },

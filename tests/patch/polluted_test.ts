@@ -421,24 +421,28 @@ async function tryAll(): Promise<Map<string, string[]>> {
       const kinds = [${kinds.join(",\n")}];
       const changes = [${pollutions.join(",\n")}];
       for (const [kind, doors] of kinds) {
+        const expected = new Map();
         for (const [what, pollute] of changes) {
-          const expected = new Map();
           for (const [door, run] of doors) {
-            watch(what + ": " + door + " outside greenlets");
-            expected.set(door, await outcome(pollute, run));
+            const which = what + ": " + door;
+            watch(which + " outside greenlets");
+            expected.set(which, await outcome(pollute, run));
           }
-          using _ = patch();
+        }
+        using _ = patch();
+        for (const [what, pollute] of changes) {
           for (const [door, run] of doors) {
-            watch(what + ": " + door);
+            const which = what + ": " + door;
+            watch(which);
             const found = await spawn(() => outcome(pollute, run)).get();
             const limited = await withTimeout(
               100_000,
               () => outcome(pollute, run),
             );
-            const before = expected.get(door);
+            const before = expected.get(which);
             for (const [how, one] of [["", found], [", limited", limited]]) {
               if (one !== before) {
-                console.log(what + ": " + door + how + " gives " + one +
+                console.log(which + how + " gives " + one +
                   " where it gave " + before);
               }
             }
