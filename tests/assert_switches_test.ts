@@ -19,6 +19,7 @@ import {
   until,
 } from "../mod.ts";
 import { type Body, testBoth } from "./_bodies.ts";
+import { turns } from "./_waits.ts";
 
 /** More than any machine takes for what a test does. */
 const LONG = 1e7;
@@ -154,6 +155,8 @@ Deno.test("assertSwitches() sees code between two foreign promises, and names no
   const error = await failure(async () => {
     using _ = assertSwitches({ maxBlocking: LONG });
     await foreign();
+    // The timer may come before the loop has turned, and then it is still the block's stretch.
+    await turns(2);
     compute(2 * LONG);
     for (let beats = 0; beats < 3; beats++) {
       await new Promise((resolve) => setTimeout(resolve, 100));
