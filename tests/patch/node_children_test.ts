@@ -39,7 +39,9 @@ const calls: Record<
 > = {
   "exec()": (made) =>
     new Promise((resolve, reject) => {
-      made(exec("sleep 1000", (error) => error ? reject(error) : resolve(0)));
+      made(
+        exec("exec sleep 1000", (error) => error ? reject(error) : resolve(0)),
+      );
     }),
   "promisify(exec)()"(made) {
     const promise = promisify(exec)("exec sleep 1000");
