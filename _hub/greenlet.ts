@@ -1244,7 +1244,7 @@ async function throwSoon(
   const wait = new Suspension<never>();
   wait.suspend(scope);
   scope.kill(error, grace);
-  scope.gets(error);
+  scope.noteHeard(error);
   const { throw: fail, return: end } = core.Greenlet.prototype;
   try {
     (wait.state === "returned" ? end : fail).call(greenlet, error);

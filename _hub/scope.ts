@@ -496,7 +496,7 @@ export class Scope implements Mapped {
   }
 
   /** Notes that the body gets the error by itself, and not only by its waits. */
-  gets(error: unknown): void {
+  noteHeard(error: unknown): void {
     const { interrupts } = this;
     if (interrupts !== null && interrupts.last === error) {
       interrupts.reached = 0;
@@ -504,7 +504,7 @@ export class Scope implements Mapped {
   }
 
   /** Notes that the body awaits a promise after all that an error has rejected. */
-  hear(error: unknown): void {
+  takeHeld(error: unknown): void {
     if (this.holds(error)) this.takeDue(error);
   }
 
@@ -663,7 +663,7 @@ export class Scope implements Mapped {
       interrupts!.held.splice(i, 1);
       interrupts!.thrown = undefined;
     }
-    this.gets(error);
+    this.noteHeard(error);
     if (this.pending !== null) visitPending(unholdEach, this, error, false);
   }
 

@@ -305,18 +305,29 @@ export function errorOf(due: Wait<never>): unknown {
   return (due as unknown as DueWait).take().error;
 }
 
+/** Makes a wait that has failed. If it is late, its promise is rejected after a turn of the loop. */
+function failing(over: Over, isHandled: boolean, isLate = false): Wait<never> {
+  const wait = newWait(over);
+  const resolve = resolveLast;
+  if (isHandled) markHandled(wait);
+  const reject = () => rejectWith(resolve, over.value);
+  if (isLate) deferToNextTurn({ wake: reject });
+  else reject();
+  return wait as Wait<unknown> as Wait<never>;
+}
+
 /**
  * The wait of a call that has failed at once, as {@linkcode readyWait}. It does not count as an
  * unhandled rejection.
  */
 export function failedWait(error: unknown): Wait<never> {
-  // An error costs more than the look.
-  if (spendBudget()) return interruptedWait(error);
-  const wait = newWait(new Over(error, true));
-  markHandled(wait);
-  const resolve = resolveLast;
-  deferToNextTurn({ wake: () => rejectWith(resolve, error) });
-  return wait as Wait<unknown> as Wait<never>;
+  // Each looks at the time, as an error costs more than that.
+  return failing(new Over(error, true), true, !spendBudget());
+}
+
+/** As {@linkcode failedWait}, but at once whatever the time: for an error that was thrown in. */
+export function interruptedWait(error: unknown): Wait<never> {
+  return failing(new Over(error, true), true);
 }
 
 /** The error of a call that throws an interrupt, unless nothing awaits the call. */
@@ -329,18 +340,8 @@ class Interrupting extends Over {
 
 /** The wait of a call that throws an interrupt which other waits of its scope throw as well. */
 export function interruptingWait(scope: Scope, error: unknown): Wait<never> {
-  const wait = newWait(new Interrupting(error, true));
-  if (!areWatched || !scope.countOneMore(error)) markHandled(wait);
-  rejectWith(resolveLast, error);
-  return wait as Wait<unknown> as Wait<never>;
-}
-
-/** As {@linkcode failedWait}, but at once whatever the time: for an error that was thrown in. */
-export function interruptedWait(error: unknown): Wait<never> {
-  const wait = newWait(new Over(error, true));
-  markHandled(wait);
-  rejectWith(resolveLast, error);
-  return wait as Wait<unknown> as Wait<never>;
+  const tells = areWatched && scope.countOneMore(error);
+  return failing(new Interrupting(error, true), !tells);
 }
 
 /**

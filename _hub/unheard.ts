@@ -37,7 +37,7 @@ export function noteUnheard(
   const waiting = (promise as { [WAITING]?: Waiting })[WAITING];
   const ended = waiting?.value === error ? waiting?.scope ?? null : null;
   const waiter = ended ?? scope;
-  if (waiter.unheard(error)) onceUsed(promise, () => waiter.hear(error));
+  if (waiter.unheard(error)) onceUsed(promise, () => waiter.takeHeld(error));
   return ended !== null;
 }
 

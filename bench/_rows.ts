@@ -154,7 +154,7 @@ type Works = [
 const WORKS: Works[] = [
   ["switch", "switch", 2_000_000, [
     [OURS],
-    [GREENLET, atLeast(4)],
+    [GREENLET, atLeast(5)],
     [BARE, atMost(4)],
   ]],
   ["chain", "switch to the next of a chain of 1,000", 100_000, [

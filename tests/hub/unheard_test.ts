@@ -76,6 +76,8 @@ const NOT_AWAITED: Record<string, () => unknown> = {
   "nursery()": () => nursery(() => sleep(FOREVER)),
   "select()": () => select([() => sleep(FOREVER), () => full().put(1)]),
   "Pool.map()": () => new Pool(1).map(() => sleep(FOREVER), [1]),
+  "the next of Pool.imap()": () =>
+    new Pool(1).imap(() => sleep(FOREVER), [1]).next(),
 };
 
 /** Ways to interrupt a greenlet once. */
